@@ -1,0 +1,22 @@
+"""What a user typed wrongly, said in one line."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+  """Bad input that is found before anything is compiled; the command line prints its one line and exits 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """' Did you mean …?' for a misspelt name, or the list of known names when none is near."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+  return f' Did you mean {close[0]}?' if close else f' Known: {", ".join(known)}.'
+
+
+def choose(what: str, name: str, known: dict):
+  """`known[name]`, or a UsageError which offers the nearest name, such as «unknown model 'resnet2'. Did you mean resnet20?»."""
+  if name not in known:
+    raise UsageError(f'unknown {what} {name!r}.{nearest(name, known)}')
+  return known[name]

@@ -1,0 +1,96 @@
+"""The vocabulary: an experiment is a `Program`, and what it trains is a `TrainState`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' [batch] int32; in evaluation also 'mask' [batch] bool
+Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
+
+# The purposes a step's key is folded with, so that no two draws of a step share a key.
+INITIALISE, AUGMENT, DROPOUT, EVALUATE = range(4)
+
+
+@struct.dataclass
+class TrainState:
+  """All that a step changes. Replicated over devices, except `per_example`, whose leading axis is split over them.
+
+  A Program may use a state of its own, as long as it is a pytree dataclass with `step`, `key` and `nonfinite_step`.
+  """
+
+  step: jax.Array  # [] int32: updates made; never mapped over seeds
+  params: Any  # pytree of float32
+  collections: Any  # Linen's mutable collections, such as {'batch_stats': ...}; {} where there are none
+  opt_state: Any  # optax
+  ema: Any  # running average of params, or None
+  key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
+  nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
+  per_example: Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none
+
+  @classmethod
+  def create(cls, key, params, optimiser, *, collections=None, ema=False, per_example=None) -> 'TrainState':
+    """The state before the first step. `optimiser` is an optax GradientTransformation."""
+    return cls(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      collections=collections or {},
+      opt_state=optimiser.init(params),
+      ema=jax.tree.map(jnp.copy, params) if ema else None,
+      key=key,
+      nonfinite_step=jnp.full((), -1, jnp.int32),
+      per_example=per_example or {},
+    )
+
+  @property
+  def eval_params(self):
+    """The averaged params where the run keeps them, else the params."""
+    return self.params if self.ema is None else self.ema
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """An experiment, as pure functions. Whatever one wants to do with it is a transformation of these.
+
+  Attributes:
+    init: key -> state.
+    step: (state, batch) -> (state, metrics).
+    evaluate: (state, batch, key) -> sums: any pytree, added up leaf by leaf over batches, replicas and hosts.
+    summarise: sums (NumPy, on the host) -> {name: number}.
+    predict: (state, batch, key) -> outputs [batch, ...], or None.
+    example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None.
+    uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
+    report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
+  """
+
+  init: Callable[[jax.Array], Any]
+  step: Callable[[Any, Batch], tuple[Any, Metrics]]
+  evaluate: Callable[[Any, Batch, jax.Array], Any]
+  summarise: Callable[[Any], dict[str, float]]
+  predict: Callable[[Any, Batch, jax.Array], Any] | None = None
+  example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
+  uninformed_loss: float | None = None
+  report: Callable[[Any, int, Path], None] | None = None
+
+
+def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+  """(sum, count) of one value per example, [batch] -> two float32 scalars; masked examples count nothing."""
+  values = values.astype(jnp.float32)
+  if mask is None:
+    return values.sum(), jnp.asarray(values.size, jnp.float32)
+  mask = mask.astype(jnp.float32)
+  return jnp.where(mask > 0, values, 0).sum(), mask.sum()
+
+
+def step_key(state, purpose: int) -> jax.Array:
+  """The key of one purpose at the state's step: the same before and after a resume, alone or vmapped."""
+  return jax.random.fold_in(jax.random.fold_in(state.key, state.step), purpose)
+
+
+def example_keys(key: jax.Array, batch: Batch) -> jax.Array:
+  """One key per example, [batch], from the examples' own numbers: however a batch is cut, an example draws the same."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, batch['index'])

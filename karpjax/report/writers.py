@@ -1,0 +1,271 @@
+"""Where a run's numbers go: metrics.jsonl (the truth) and what is derived from it: CSV, TensorBoard, Weights & Biases.
+
+A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list with one number per seed.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from karpjax.errors import UsageError
+
+METRICS = 'metrics.jsonl'
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+  """Replaces a file in one piece: a reader, or a crash at any moment, finds the old content or the new, never half."""
+  path = Path(path)
+  temporary = path.with_name(path.name + '.tmp')
+  try:
+    with open(temporary, 'wb') as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)  # a full disk leaves no litter
+    raise
+  _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes JSON in one piece; NumPy and JAX numbers become plain ones, NaN and infinity become null."""
+  write_bytes(path, (json.dumps(plain(value), indent=2, allow_nan=False) + '\n').encode())
+
+
+def plain(value: Any) -> Any:
+  """The same value in JSON's own types: arrays as lists, NaN and infinity as None, tuples as lists, paths as text."""
+  if isinstance(value, Mapping):
+    return {str(name): plain(item) for name, item in value.items()}
+  if value is None or isinstance(value, bool | str | int):
+    return value
+  if isinstance(value, float):
+    return float(value) if math.isfinite(value) else None
+  if isinstance(value, Path):
+    return str(value)
+  if hasattr(value, '__array__'):
+    return plain(np.asarray(value).tolist())
+  if isinstance(value, Iterable):
+    return [plain(item) for item in value]
+  raise TypeError(f'{type(value).__name__} has no JSON form: {value!r}')
+
+
+def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
+  """{'mean', 'std', 'values'} over seeds; std is the sample's (divided by n - 1), NaN for a single seed."""
+  values = [float(value) for value in values]
+  numbers = np.asarray(values, np.float64)
+  with np.errstate(invalid='ignore'):  # inf - inf of a diverged seed
+    std = float(numbers.std(ddof=1)) if len(values) > 1 else math.nan
+    return {'mean': float(numbers.mean()), 'std': std, 'values': values}
+
+
+class Rows:
+  """metrics.jsonl, open for appending.
+
+  A row is on the disk when `append` returns. Append a step's row before its checkpoint is saved: on resume the rows
+  up to the checkpoint's step stay as they are, to the byte; those beyond it, and a line torn by a crash, are dropped.
+
+  Args:
+    folder: the run's folder.
+    resume_step: the step of the checkpoint the run goes on from, or None to begin anew with no rows.
+  """
+
+  def __init__(self, folder: Path, resume_step: int | None = None):
+    path = Path(folder) / METRICS
+    old = path.read_bytes() if path.exists() else b''
+    kept = b''
+    if resume_step is not None:
+      kept = b''.join(line for line, row in _lines(old) if row['step'] <= resume_step)
+    if kept != old:
+      write_bytes(path, kept)
+    self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  open for as long as the run
+    _sync_folder(path.parent)
+
+  def append(self, row: Mapping[str, Any]) -> None:
+    """Adds one row; `row['step']` is an int, every other value a number or one number per seed."""
+    line = (json.dumps(plain({'step': int(row['step']), **row}), allow_nan=False) + '\n').encode()
+    start = self._file.seek(0, os.SEEK_END)
+    try:
+      rest = line
+      while rest:  # an unbuffered write may stop short, as on a disk that fills up
+        rest = rest[self._file.write(rest) :]
+      os.fsync(self._file.fileno())
+    except OSError:
+      self._file.truncate(start)  # no half line for the next row to be glued to
+      raise
+
+  def close(self) -> None:
+    self._file.close()
+
+  def __enter__(self) -> 'Rows':
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+  """All whole rows of a run, in order; a null reads as NaN. A line that is being written, or is torn, is left out."""
+  path = Path(folder) / METRICS
+  return [
+    {name: _number(value) for name, value in row.items()}
+    for _, row in _lines(path.read_bytes() if path.exists() else b'')
+  ]
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+  """The metrics' names in order of first appearance, without 'step'."""
+  return list(dict.fromkeys(name for row in rows for name in row if name != 'step'))
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
+  """A row with each list of seeds spread out: name/mean, name/std, name/0, name/1, ..."""
+  spread = {}
+  for name, value in row.items():
+    if isinstance(value, list | tuple | np.ndarray):
+      summary = summarise_seeds(value)
+      spread |= {f'{name}/mean': summary['mean'], f'{name}/std': summary['std']}
+      spread |= {f'{name}/{seed}': number for seed, number in enumerate(summary['values'])}
+    else:
+      spread[name] = value
+  return spread
+
+
+def write_csv(folder: Path) -> None:
+  """metrics.csv from metrics.jsonl: one line per row, one column per metric (`flat`), empty where a row lacks it."""
+  rows = [flat(row) for row in read_rows(folder)]
+  text = io.StringIO()
+  writer = csv.DictWriter(text, ['step', *columns(rows)], restval='', lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  write_bytes(Path(folder) / 'metrics.csv', text.getvalue().encode())
+
+
+class TensorBoard:
+  """The run's tensorboard folder, written without TensorFlow.
+
+  Opening it rebuilds the folder from metrics.jsonl, so that a resumed run shows each point once and none that is gone.
+  With several seeds a metric gets the tag of its mean, and one per seed: name, name/0, name/1, ...
+  """
+
+  def __init__(self, folder: Path):
+    import tensorboardX
+
+    self._folder = Path(folder)
+    logs = self._folder / 'tensorboard'
+    shutil.rmtree(logs, ignore_errors=True)
+    self._writer = tensorboardX.SummaryWriter(str(logs), flush_secs=10)
+    for row in read_rows(folder):
+      self.append(row)
+
+  def append(self, row: Mapping[str, Any]) -> None:
+    """Adds one row's numbers as scalars; NaN and infinity, which have no place on a curve, are left out."""
+    for name, value in flat(row).items():
+      if name == 'step' or name.endswith('/std') or not math.isfinite(value):
+        continue
+      self._writer.add_scalar(name.removesuffix('/mean'), value, int(row['step']))
+
+  def finish(self, step: int) -> None:
+    """Adds config.json as text and plots/*.png as images, as far as they exist, and closes."""
+    from PIL import Image
+
+    config = self._folder / 'config.json'
+    if config.exists():
+      # indented by four: Markdown's verbatim text
+      lines = config.read_text().splitlines()
+      self._writer.add_text('config', '\n'.join('    ' + line for line in lines), step)
+    for path in sorted((self._folder / 'plots').glob('*.png')):
+      with Image.open(path) as image:
+        self._writer.add_image(path.stem, np.asarray(image.convert('RGB')), step, dataformats='HWC')
+    self.close()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class Wandb:
+  """The same rows in Weights & Biases. A resumed run goes on in the same W&B run, whose id lies in `wandb_id`.
+
+  Args:
+    folder: the run's folder.
+    mode: 'offline' or 'online'.
+    config: what config.json holds.
+
+  Raises:
+    UsageError: the package `wandb` is not installed, or the mode is neither of the two.
+  """
+
+  def __init__(self, folder: Path, mode: str, config: Mapping[str, Any]):
+    wandb = require_wandb(mode)
+    identity = Path(folder) / 'wandb_id'
+    if not identity.exists():
+      write_bytes(identity, uuid.uuid4().hex[:8].encode())
+    self._run = wandb.init(
+      project='karpjax',
+      name=Path(folder).resolve().name,
+      id=identity.read_text(),
+      resume='allow',
+      mode=mode,
+      dir=str(folder),
+      config=plain(config),
+    )
+
+  def append(self, row: Mapping[str, Any]) -> None:
+    numbers = {name: value for name, value in flat(row).items() if name != 'step'}
+    self._run.log(numbers, step=int(row['step']))
+
+  def finish(self, summary: Mapping[str, Any]) -> None:
+    """Writes the final numbers into the W&B run's summary, and closes."""
+    self._run.summary.update(plain(summary))
+    self._run.finish()
+
+
+def require_wandb(mode: str):
+  """The module `wandb`, or a UsageError with what to install; to be asked before anything is compiled."""
+  if mode not in ('offline', 'online'):
+    raise UsageError(f'--wandb={mode}: expected offline or online')
+  try:
+    import wandb
+  except ImportError:
+    raise UsageError(f'--wandb={mode} needs the package wandb: pip install wandb') from None
+  return wandb
+
+
+def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+  """Each whole line of metrics.jsonl, as it stands and parsed."""
+  for line in content.splitlines(keepends=True):
+    try:
+      row = json.loads(line)
+    except ValueError:  # torn, or not text
+      continue
+    if line.endswith(b'\n') and isinstance(row, dict) and isinstance(row.get('step'), int):
+      yield line, row
+
+
+def _number(value: Any) -> Any:
+  if isinstance(value, list):
+    return [_number(item) for item in value]
+  return math.nan if value is None else value
+
+
+def _sync_folder(folder: Path) -> None:
+  """Makes a file's new name durable, where the system lets a folder be synced."""
+  try:
+    descriptor = os.open(folder, os.O_RDONLY)
+  except OSError:
+    return
+  try:
+    os.fsync(descriptor)
+  except OSError:
+    pass
+  finally:
+    os.close(descriptor)

@@ -1,0 +1,18 @@
+"""Eight simulated devices for every test, and the real data where they are at hand."""
+
+import os
+from pathlib import Path
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+  """The folder of real data sets: KARPJAX_DATA, or ../shared/data beside the checkout."""
+  folder = Path(os.environ.get('KARPJAX_DATA', Path(__file__).parents[2] / 'shared' / 'data'))
+  if not folder.is_dir():
+    pytest.skip(f'real data are absent: no {folder.name} folder beside the checkout, and KARPJAX_DATA is not set')
+  return folder

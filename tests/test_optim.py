@@ -1,0 +1,278 @@
+"""Schedules against their closed forms, optimisers against their papers in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from karpjax import errors, optim
+
+RATE = 0.1
+
+
+def rates(name, ts, **options):
+  rate = optim.schedule(name, RATE, 100, **options)
+  return np.array([float(rate(t)) for t in ts])
+
+
+def params_and_gradients():
+  rng = np.random.default_rng(0)
+  shapes = {'conv': {'kernel': (3, 3, 2, 4), 'bias': (5, 5, 4)}, 'norm': {'scale': (4,), 'bias': (4,)}}
+  shapes |= {'hidden': {'kernel': (6, 5)}, 'head': {'kernel': (5, 3), 'bias': (3,)}}
+  draw = lambda: jax.tree.map(
+    lambda shape: rng.normal(size=shape).astype('f4'), shapes, is_leaf=lambda x: isinstance(x, tuple)
+  )
+  return draw(), [draw(), draw()]
+
+
+def run(optimiser, params, gradients):
+  state = optimiser.init(params)
+  for gradient in gradients:
+    updates, state = optimiser.update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  return params
+
+
+def constant():
+  return optim.schedule('constant', RATE, 100)
+
+
+@pytest.mark.parametrize(
+  'name, options, ts, expected',
+  [
+    ('constant', {}, [0, 7, 99], [0.1, 0.1, 0.1]),
+    ('constant', {'warmup': 4}, [0, 1, 3, 4, 50], [0.02, 0.04, 0.08, 0.1, 0.1]),
+    ('linear', {}, [0, 25, 100, 120], [0.1, 0.075, 0, 0]),
+    ('linear', {'final': 0.02, 'warmup': 20}, [9, 20, 60, 100], [0.1 * 10 / 21, 0.1, 0.06, 0.02]),
+    ('cosine', {}, [0, 50, 100], [0.1, 0.05, 0]),
+    ('cosine', {'final': 0.02}, [25, 100], [0.02 + 0.08 * (1 + np.sqrt(0.5)) / 2, 0.02]),
+    ('step', {'boundaries': (10, 20)}, [9, 10, 19, 20, 99], [0.1, 0.01, 0.01, 0.001, 0.001]),
+    ('step', {'boundaries': (10,), 'factor': 0.5, 'warmup': 4}, [0, 9, 10], [0.02, 0.1, 0.05]),
+    ('exponential', {'decay_rate': 0.5, 'decay_every': 10}, [0, 5, 20], [0.1, 0.1 * np.sqrt(0.5), 0.025]),
+    ('exponential', {'decay_rate': 0.5, 'decay_every': 10, 'warmup': 1}, [0, 1, 11], [0.05, 0.1, 0.05]),
+    ('rsqrt', {}, [0, 3, 99], [0.1, 0.05, 0.01]),
+    ('rsqrt', {'warmup': 3}, [0, 3, 15, 63], [0.025, 0.1, 0.05, 0.025]),
+  ],
+)
+def test_schedules_follow_their_closed_forms(name, options, ts, expected):
+  np.testing.assert_allclose(rates(name, ts, **options), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_independence_of_the_number_of_steps_is_as_declared():
+  options = {'boundaries': (10, 20), 'warmup': 5}
+  for name in optim.SCHEDULES:
+    short, long = (optim.schedule(name, RATE, steps, **options) for steps in (50, 100))
+    same = all(float(short(t)) == float(long(t)) for t in range(50))
+    assert same == (name in optim.INDEPENDENT_OF_STEPS), name
+
+
+def test_plain_sgd_adds_nothing_to_the_update():
+  params, (gradient, _) = params_and_gradients()
+  optimiser = optim.build('sgd', constant())
+  assert jax.tree.leaves(optimiser.init(params)) == []
+  jaxpr = jax.make_jaxpr(lambda g, p: optimiser.update(g, optimiser.init(p), p)[0])(gradient, params)
+  assert [str(e.primitive) for e in jaxpr.eqns] == ['mul'] * len(jax.tree.leaves(params))
+  new = run(optimiser, params, [gradient])
+  jax.tree.map(
+    lambda n, p, g: np.testing.assert_array_equal(n, p - np.float32(RATE) * g), new, params, gradient
+  )
+
+
+def sgd(p, gradients):
+  for g in gradients:
+    p = p - RATE * g
+  return p
+
+
+def momentum(p, gradients, nesterov=False):
+  v = 0
+  for g in gradients:
+    v = 0.9 * v + g
+    p = p - RATE * (g + 0.9 * v if nesterov else v)
+  return p
+
+
+def adam(p, gradients, decay=0.0):
+  m = s = 0
+  for t, g in enumerate(gradients, 1):
+    m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+    p = p - RATE * (m / (1 - 0.9**t) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8) + decay * p)
+  return p
+
+
+def rmsprop(p, gradients):
+  s = 0
+  for g in gradients:
+    s = 0.9 * s + 0.1 * g**2
+    p = p - RATE * g / (np.sqrt(s) + 1e-8)
+  return p
+
+
+def adagrad(p, gradients):
+  s = 0
+  for g in gradients:
+    s = s + g**2
+    p = p - RATE * g / np.sqrt(s)
+  return p
+
+
+def adadelta(p, gradients):
+  s = d = 0
+  for g in gradients:
+    s = 0.95 * s + 0.05 * g**2
+    change = np.sqrt(d + 1e-6) / np.sqrt(s + 1e-6) * g
+    d = 0.95 * d + 0.05 * change**2
+    p = p - RATE * change
+  return p
+
+
+def lion(p, gradients, decay=0.0):
+  m = 0
+  for g in gradients:
+    p = p - RATE * (np.sign(0.9 * m + 0.1 * g) + decay * p)
+    m = 0.99 * m + 0.01 * g
+  return p
+
+
+def orthogonal(m):
+  """Jordan et al. 2024: five quintic Newton-Schulz iterations on the matrix over its Frobenius norm."""
+  x = m / np.linalg.norm(m)
+  x = x.T if m.shape[0] > m.shape[1] else x
+  for _ in range(5):
+    a = x @ x.T
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  return x.T if m.shape[0] > m.shape[1] else x
+
+
+def muon(p, gradients, decay=0.0):
+  """Nesterov's momentum as a running average freed of its start; its length is normalised away."""
+  m = 0
+  shape, matrix = p.shape, (-1, p.shape[-1])
+  p = p.reshape(matrix)
+  for t, g in enumerate(gradients, 1):
+    g = g.reshape(matrix)
+    m = 0.95 * m + 0.05 * g
+    ahead = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+    p = p - RATE * (0.2 * np.sqrt(max(p.shape)) * orthogonal(ahead) + decay * p)
+  return p.reshape(shape)
+
+
+@pytest.mark.parametrize(
+  'name, rule',
+  [
+    ('sgd', sgd),
+    ('momentum', momentum),
+    ('nesterov', lambda p, g: momentum(p, g, nesterov=True)),
+    ('adam', adam),
+    ('adamw', adam),
+    ('rmsprop', rmsprop),
+    ('adagrad', adagrad),
+    ('adadelta', adadelta),
+    ('lion', lion),
+    ('muon', muon),
+  ],
+)
+def test_two_updates_follow_the_paper(name, rule):
+  params, gradients = params_and_gradients()
+  new = run(optim.build(name, constant()), params, gradients)
+  rules = jax.tree.map(lambda _: rule, params)
+  if name == 'muon':
+    rules = jax.tree.map(lambda matrix: muon if matrix else adam, optim.is_matrix(params))
+  double = lambda tree: jax.tree.map(lambda x: np.asarray(x, 'f8'), tree)
+  expected = jax.tree.map(lambda f, p, *g: f(p, g), rules, double(params), *double(gradients))
+  jax.tree.map(lambda n, e: np.testing.assert_allclose(n, e, rtol=2e-4, atol=2e-5), new, expected)
+
+
+def test_muon_takes_kernels_and_leaves_the_head():
+  params, _ = params_and_gradients()
+  matrices = optim.is_matrix(params)
+  assert matrices['conv'] == {'kernel': True, 'bias': False}
+  assert matrices['hidden']['kernel'] and not matrices['head']['kernel'] and not matrices['norm']['scale']
+
+
+@pytest.mark.parametrize('name', optim.OPTIMISERS)
+def test_weight_decay_spares_biases_and_norms(name):
+  params, gradients = params_and_gradients()
+  plain = run(optim.build(name, constant()), params, gradients)
+  decayed = run(optim.build(name, constant(), weight_decay=0.3), params, gradients)
+  changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), plain, decayed)
+  kernel = {'kernel': True, 'bias': False}
+  assert changed['conv'] == changed['head'] == kernel
+  assert changed['norm'] == {'scale': False, 'bias': False}
+  # Coupled decay is the plain rule with decay * params added to each gradient; decoupled decay is not.
+  p, coupled = params, optim.build(name, constant())
+  state = coupled.init(p)
+  for gradient in gradients:
+    l2 = jax.tree.map(lambda g, w, d: g + 0.3 * w if d else g, gradient, p, optim.is_decayed(p))
+    updates, state = coupled.update(l2, state, p)
+    p = optax.apply_updates(p, updates)
+  same = np.allclose(p['conv']['kernel'], decayed['conv']['kernel'], rtol=1e-4, atol=1e-5)
+  assert same == (name not in optim.DECOUPLED)
+
+
+@pytest.mark.parametrize('name, rule', [('adamw', adam), ('lion', lion), ('muon', muon)])
+def test_decoupled_decay_is_subtracted_beside_the_update(name, rule):
+  params, gradients = params_and_gradients()
+  new = run(optim.build(name, constant(), weight_decay=0.3), params, gradients)
+  leaf = lambda tree: np.asarray(tree['conv']['kernel'], 'f8')
+  expected = rule(leaf(params), [leaf(g) for g in gradients], decay=0.3)
+  np.testing.assert_allclose(new['conv']['kernel'], expected, rtol=2e-4, atol=2e-5)
+
+
+def test_clipping_is_by_the_norm_of_all_gradients_together_and_comes_first():
+  params, (gradient, _) = params_and_gradients()
+  norm = np.sqrt(sum((g.astype('f8') ** 2).sum() for g in jax.tree.leaves(gradient)))
+  for clip, factor in ((2.0, 2.0 / norm), (2 * norm, 1.0)):
+    optimiser = optim.build('sgd', constant(), clip=clip, weight_decay=0.5)
+    updates, _ = optimiser.update(gradient, optimiser.init(params), params)
+    expected = -RATE * (factor * gradient['hidden']['kernel'] + 0.5 * params['hidden']['kernel'])
+    np.testing.assert_allclose(updates['hidden']['kernel'], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', optim.OPTIMISERS)
+def test_seeds_in_a_loop_train_as_each_alone(name):
+  rate = optim.schedule('cosine', RATE, 10, warmup=2)
+  optimiser = optim.build(name, rate, weight_decay=0.1, clip=1.0)
+
+  @jax.jit
+  def train(params):
+    def body(_, carry):
+      params, state = carry
+      gradient = jax.tree.map(lambda p: jnp.sin(3 * p), params)
+      updates, state = optimiser.update(gradient, state, params)
+      return optax.apply_updates(params, updates), state
+
+    return jax.lax.fori_loop(0, 3, body, (params, optimiser.init(params)))[0]
+
+  params, gradients = params_and_gradients()
+  seeds = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, *gradients)  # [3, ...]
+  together = jax.vmap(train)(seeds)
+  alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(train, (params, *gradients)))
+  jax.tree.map(lambda t, a: np.testing.assert_allclose(t, a, rtol=1e-4, atol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize(
+  'call, said',
+  [
+    (lambda: optim.schedule('cosin', 0.1, 10), 'Did you mean cosine?'),
+    (lambda: optim.build('adamW', constant()), 'Did you mean adamw?'),
+    (lambda: optim.schedule('constant', -0.1, 10), 'learning_rate=-0.1'),
+    (lambda: optim.schedule('constant', float('nan'), 10), 'learning_rate=nan'),
+    (lambda: optim.schedule('constant', float('inf'), 10), 'learning_rate=inf'),
+    (lambda: optim.schedule('linear', 0.1, 10, warmup=11), 'warmup=11'),
+    (lambda: optim.schedule('step', 0.1, 10, boundaries=(5, 5)), 'boundaries=5,5'),
+    (lambda: optim.schedule('step', 0.1, 10), 'needs --boundaries'),
+    (
+      lambda: optim.build('sgd', constant(), momentum=0.9),
+      'takes no --momentum=0.9; these do: momentum, nesterov',
+    ),
+    (lambda: optim.build('momentum', constant(), momentum=1.0), 'momentum=1.0'),
+    (lambda: optim.build('sgd', constant(), weight_decay=-1), 'weight_decay=-1'),
+    (lambda: optim.build('sgd', constant(), clip=float('nan')), 'clip=nan'),
+  ],
+)
+def test_bad_values_are_named(call, said):
+  with pytest.raises(errors.UsageError, match='(?s)' + said.replace('?', r'\?')) as error:
+    call()
+  assert '\n' not in str(error.value)
