@@ -13,7 +13,8 @@ from pathlib import Path
 
 from absl import flags
 
-from karpjax.errors import UsageError
+from karpjax import optim
+from karpjax.errors import Diverged, UsageError
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 
@@ -44,9 +45,6 @@ def optimiser_flag(default, help, **options):  # noqa: A002
   return flag(default, help, group='Optimiser', **options)
 
 
-SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'exponential', 'rsqrt')
-
-
 @dataclasses.dataclass(frozen=True)
 class Train:
   """What every experiment has. Durations are in steps, epochs or examples: 2000, 10epochs, 50000examples."""
@@ -60,37 +58,41 @@ class Train:
   steps_per_call: str = run_flag('auto', 'Steps in one call of the compiled program: a number, or auto, which measures.')
   microbatches: int = run_flag(1, 'Cut each batch into this many parts, worked off one after the other.')
   dtype: str = run_flag('float32', 'Of the computation; parameters, norm statistics and losses stay float32.', choices=('float32', 'bfloat16'))
+  compilation_cache: str = run_flag('', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
   log_every: Duration = run_flag('100', 'A row of training metrics this often.', free=True)
   eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', free=True)
   report_every: Duration = run_flag('0', 'Draw the experiment\'s plots this often; 0: at the end only.', free=True)
+  select: str = run_flag('validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.')
   keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', free=True)
   eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', free=True)
   final_splits: tuple[str, ...] = run_flag(('validation', 'test'), 'Splits evaluated once, at the end.', free=True)
   eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', free=True)
+  plots: bool = run_flag(True, 'Draw plots/ at the end.', free=True)
   tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', free=True)
   wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), free=True)
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices.')
   data_dir: str = data_flag('', 'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.', free=True)
   validation: float = data_flag(0.1, 'Share (below 1) or number of training examples set aside where the set has no validation split.')
+  split_seed: int = data_flag(0, 'Of the splits that are drawn: validation, and a folder\'s test.')
   order: str = data_flag('reshuffle', 'Examples in a new order each epoch, in one shuffled order, or as stored.', choices=('reshuffle', 'shuffle', 'stored'))
   resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones stream from the host.')
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', free=True)
 
-  optimiser: str = optimiser_flag('adam', 'sgd, momentum, nesterov, adam, adamw, rmsprop, adagrad, adadelta, lion or muon.')
+  optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
   learning_rate: float = optimiser_flag(1e-3, 'The peak of the schedule.')
-  schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=SCHEDULES)
+  schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up from 0.')
   final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.')
   boundaries: tuple[Duration, ...] = optimiser_flag((), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.')
   decay: float = optimiser_flag(0.1, 'Factor of the step and exponential schedules.')
   decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule multiplies by --decay.')
-  momentum: float = optimiser_flag(0.9, 'Of momentum, nesterov, rmsprop and muon.')
-  beta1: float = optimiser_flag(0.9, 'First-moment decay of adam, adamw and lion.')
-  beta2: float = optimiser_flag(0.999, 'Second-moment decay of adam, adamw, lion, rmsprop and adadelta.')
-  epsilon: float = optimiser_flag(1e-8, 'Added to denominators of the adaptive optimisers.')
+  momentum: float | None = optimiser_flag(None, 'Of momentum, nesterov and muon; the optimiser\'s own if not given.')
+  beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.')
+  beta2: float | None = optimiser_flag(None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.')
+  epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.')
   weight_decay: float = optimiser_flag(0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
   ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
@@ -127,7 +129,7 @@ def resolve(config, examples: int):
   for name, low in (('batch_size', 1), ('seeds', 1), ('microbatches', 1), ('keep', 1), ('eval_batch_size', 1), ('workers', 0), ('resident_mb', 0)):
     if getattr(config, name) < low:
       raise UsageError(f'--{name}={getattr(config, name)}: at least {low} is needed')
-  for name in ('validation', 'weight_decay', 'clip', 'ema', 'momentum', 'final_learning_rate', 'decay'):
+  for name in ('validation', 'weight_decay', 'clip', 'ema', 'final_learning_rate', 'decay'):
     value = getattr(config, name)
     if not (math.isfinite(value) and value >= 0):
       raise UsageError(f'--{name}={value}: a finite number, not negative, is needed')
@@ -189,10 +191,8 @@ def _parse(argument, annotation, choices=None):
   if typing.get_origin(annotation) is tuple:
     items = argument.split(',') if isinstance(argument, str) else argument
     return tuple(_parse(item, typing.get_args(annotation)[0], choices) for item in items if item != '')
-  if isinstance(annotation, types.UnionType):  # `int | None`: the empty string is None
-    if argument is None or argument == '':
-      return None
-    return _parse(argument, typing.get_args(annotation)[0], choices)
+  if isinstance(annotation, types.UnionType):  # `int | None`: None stands for a default that is chosen elsewhere
+    return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
   if annotation is Duration:
     return str(argument)
   value = annotation(argument)
@@ -214,7 +214,7 @@ def flag_values(config_class) -> flags.FlagValues:
   values = flags.FlagValues()
   for field in dataclasses.fields(config_class):
     help_text = field.metadata['help']
-    if field.type is bool:
+    if field.type in (bool, bool | None):
       flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
     else:
       parser = _Parser(field.type, field.metadata['choices'])
@@ -279,6 +279,16 @@ def saved(workdir: str | Path) -> dict | None:
     raise UsageError(f'{path} cannot be read: {error}') from None
 
 
+def remember_compilations(folder: str) -> None:
+  """Keeps compiled programs on disk: the second start of a run is a fraction of the first."""
+  import jax
+
+  if folder != 'off':
+    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
 def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
   """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
 
@@ -297,10 +307,14 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
       if stored['experiment'] != name:
         raise UsageError(f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir')
       config = parse(config_class, argv, base=from_json(config_class, stored['flags']))
+    remember_compilations(config.compilation_cache)
     if config.deterministic:
       os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
     run(config)
   except UsageError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 2
+  except Diverged as error:
+    print(f'{name}: {error}', file=sys.stderr)
+    return 1
   return 0

@@ -8,6 +8,10 @@ class UsageError(ValueError):
   """Bad input that is found before anything is compiled; the command line prints its one line and exits 2."""
 
 
+class Diverged(RuntimeError):
+  """Every seed of a run has met NaN or infinity; its last good state is kept, and the command line exits 1."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """' Did you mean …?' for a misspelt name, or the list of known names when none is near."""
   known = sorted(known)

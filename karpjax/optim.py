@@ -132,10 +132,10 @@ def build(
     lion      Chen et al. 2023, algorithm 2
     muon      Jordan et al. 2024, updates scaled by 0.2 * sqrt(max(fan_in, fan_out)) so that AdamW's rates and
               decays serve (Liu et al. 2025). Kernels of rank > 2 are matrices [window * in, out]. AdamW, with
-              beta1, beta2 and eps, takes the rest: biases, norms, embeddings and the last layer (see `is_matrix`)
+              beta1, beta2 and eps, takes the rest: biases, norms, embeddings, last layer (see `is_matrix`)
 
-  Weight decay spares what `is_decayed` spares. It is decoupled (multiplied by the learning rate and subtracted
-  beside the update) for adamw, lion and muon; for all others it is coupled: L2, added to the gradient before
+  Weight decay spares what `is_decayed` spares. It is decoupled (multiplied by the rate and subtracted beside
+  the update) for adamw, lion and muon; for all others it is coupled: L2, added to the gradient before
   momentum and moments, as in He et al. 2015.
 
   Args:
@@ -173,6 +173,31 @@ def build(
   )
 
 
+def configured(config) -> optax.GradientTransformation:
+  """The optimiser and schedule that a resolved `config.Train` names."""
+  rate = schedule(
+    config.schedule,
+    config.learning_rate,
+    config.steps,
+    warmup=config.warmup,
+    final=config.final_learning_rate,
+    boundaries=config.boundaries,
+    factor=config.decay,
+    decay_rate=config.decay,
+    decay_every=config.decay_every,
+  )
+  return build(
+    config.optimiser,
+    rate,
+    momentum=config.momentum,
+    beta1=config.beta1,
+    beta2=config.beta2,
+    eps=config.epsilon,
+    weight_decay=config.weight_decay,
+    clip=config.clip,
+  )
+
+
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
   return jax.tree.map_with_path(
@@ -181,12 +206,13 @@ def is_decayed(params):
 
 
 def is_matrix(params):
-  """Which params Muon takes: those of `is_decayed` which lie under no name with 'embed', 'head' or 'logits'."""
-  outer = ('embed', 'head', 'logits')
-  return jax.tree.map_with_path(
-    lambda path, decayed: decayed and not any(part in name for name in _names(path) for part in outer),
-    is_decayed(params),
-  )
+  """Which params Muon takes: those of `is_decayed`, less embeddings and the layers that end a model, by name."""
+
+  def hidden(path, decayed):
+    layer = _names(path)[-2:][0]
+    return decayed and layer not in ('logits', 'out') and 'embed' not in layer
+
+  return jax.tree.map_with_path(hidden, is_decayed(params))
 
 
 def _rule(name, momentum=None, beta1=None, beta2=None, eps=None) -> list[optax.GradientTransformation]:

@@ -210,7 +210,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
     return carry.replace(state=carry.state.replace(per_example=parts))
 
   def replicate(tree):
-    return jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.asarray, tree)
+    return jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.array, tree)  # a copy: calls donate it
 
   def place(carry):
     return relaid(carry, cut, replicate)

@@ -1,10 +1,11 @@
 """What a data set is, whatever it was read from, and `load`, which reads one by name.
 
-Random access only: the order of examples is the business of `batches`. Images keep their stored scale (uint8 where they
-can) until `preprocessing.preprocess` brings them to [0, 1] or another range inside the step.
+Random access only: the order of examples is the business of `batches`. Images keep their stored scale (uint8
+where they can) until `preprocessing.preprocess` brings them to [0, 1] or another range inside the step.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from karpjax import errors
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-  """What a model and a prediction must know of a data set; saved with a run, so that predicting needs no data.
+  """What a model and a prediction must know of a data set; saved with a run, so predicting needs no data.
 
   Attributes:
     name: as given to `load`.
@@ -26,7 +27,8 @@ class Spec:
     mean, std: of the train split, per channel (the last axis), on the [0, 1] scale.
     examples: size of the train split.
     dtype: of the raw examples: 'uint8', 'uint16' or 'float32'.
-    stored: the shape before `image_size` and `channels` were applied; equal to `shape` where neither changed it.
+    stored: the shape before `image_size` and `channels` were applied; equal to `shape` where neither changed
+      it.
   """
 
   name: str
@@ -66,24 +68,31 @@ class Split:
   @classmethod
   def of(cls, **arrays: np.ndarray) -> 'Split':
     """A split that lies in memory: arrays [size, ...]."""
-    return cls(
-      len(next(iter(arrays.values()))), arrays, lambda indices: {k: v[indices] for k, v in arrays.items()}
-    )
+    return cls(len(next(iter(arrays.values()))), arrays, functools.partial(_take, arrays))
 
   def select(self, indices: np.ndarray) -> 'Split':
     """The examples `indices` [n], in that order."""
     if self.arrays is not None:
       return Split.of(**self.fetch(indices))
-    return Split(len(indices), None, lambda chosen: self.fetch(indices[chosen]))
+    return Split(len(indices), None, functools.partial(_select, self.fetch, indices))
 
   def change(self, images: Callable[[np.ndarray], np.ndarray]) -> 'Split':
     """`images` [n, ...] -> [n, ...] applied to 'image' whenever examples are fetched."""
+    return Split(self.size, None, functools.partial(_change, self.fetch, images))
 
-    def fetch(indices):
-      batch = self.fetch(indices)
-      return {**batch, 'image': images(batch['image'])}
 
-    return Split(self.size, None, fetch)
+# Named functions, so that a split can be pickled for the worker processes that decode it.
+def _take(arrays, indices):
+  return {name: np.asarray(array[indices]) for name, array in arrays.items()}
+
+
+def _select(fetch, chosen, indices):
+  return fetch(chosen[indices])
+
+
+def _change(fetch, images, indices):
+  batch = fetch(indices)
+  return {**batch, 'image': images(batch['image'])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,22 +122,27 @@ def load(
   """The data set `name`, with batches of 'image' (raw) and 'label' (int32).
 
   Args:
-    name: 'digits', 'mnist1d', 'mnist1d_shuffled', 'usps', 'folder:PATH', or an image-classification set of TensorFlow
-      Datasets that is prepared on this machine, such as 'mnist', 'cifar10:3.0.2', 'imagenet_v2/topimages'.
-    data_dir: where usps.npz (or files/usps.npz) and prepared TFDS sets (or tfds/) are found; by default TFDS_DATA_DIR or
-      ~/tensorflow_datasets.
-    validation: how much of train becomes the validation split, where the set has none of its own: a fraction below 1, or
-      a count.
+    name: 'digits', 'mnist1d', 'mnist1d_shuffled', 'usps', 'folder:PATH', or an image-classification set of
+      TensorFlow Datasets that is prepared on this machine, such as 'mnist', 'cifar10:3.0.2',
+      'imagenet_v2/topimages'.
+    data_dir: where usps.npz (or files/usps.npz) and prepared TFDS sets (or tfds/) are found; by default
+      TFDS_DATA_DIR or ~/tensorflow_datasets.
+    validation: how much of train becomes the validation split, where the set has none of its own: a fraction
+      below 1, or a count.
     seed: of the validation split and of a folder's train/test split.
     image_size: height and width to resize to; 0 leaves the stored size. Images of one size are resized as
-      `images.resize` does (bilinear, without antialiasing); photographs of many sizes, and folders, by Pillow's
-      antialiased bilinear filter.
+      `images.resize` does (bilinear, without antialiasing); photographs of many sizes, and folders, by
+      Pillow's antialiased bilinear filter.
     channels: 1 (luma) or 3; 0 leaves them as stored.
-    subset: 'TRAIN/TEST:SEED', such as '7291/2007:1337': so many examples, drawn without replacement by that seed.
-    resident_bytes: a set whose splits need no more is held as whole arrays; a larger one is decoded as it is fetched.
+    subset: 'TRAIN/TEST:SEED', such as '7291/2007:1337': so many examples, drawn without replacement by that
+      seed. NumPy draws; torch.randperm of the same seed is another draw, as TFDS's order is not the order of
+      MNIST's own files.
+    resident_bytes: a set whose splits need no more is held as whole arrays; a larger one is decoded as it is
+      fetched.
 
   Raises:
-    UsageError: in one line, for whatever is wrong with the name, the files or the arguments. Nothing is downloaded.
+    UsageError: in one line, for whatever is wrong with the name, the files or the arguments. Nothing is
+      downloaded.
   """
   from karpjax.data import bundled, folder, images, splitting, tfds
 

@@ -60,9 +60,7 @@ def _patches(geometry, x):
   fields = []
   for offset in itertools.product(*map(range, geometry.window)):
     stop = [o + s * (n - 1) + 1 for o, s, n in zip(offset, geometry.strides, geometry.output)]
-    fields.append(
-      lax.slice(x, (0, *offset, 0), (x.shape[0], *stop, x.shape[-1]), (1, *geometry.strides, 1))
-    )
+    fields.append(lax.slice(x, (0, *offset, 0), (x.shape[0], *stop, x.shape[-1]), (1, *geometry.strides, 1)))
   return jnp.concatenate(fields, axis=-1)
 
 
@@ -77,7 +75,9 @@ def _cpu_input_gradient(geometry, g, kernel):
   # dilate by the strides, then convolve with the kernel turned round
   flipped = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
   padding = []
-  for n, m, k, s, (low, _) in zip(geometry.size, geometry.output, geometry.window, geometry.strides, geometry.padding):
+  for n, m, k, s, (low, _) in zip(
+    geometry.size, geometry.output, geometry.window, geometry.strides, geometry.padding
+  ):
     before = k - 1 - low
     padding.append((before, n - before - (s * (m - 1) + 1) + k - 1, s - 1))
   g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *padding, (0, 0, 0)))

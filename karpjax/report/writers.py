@@ -1,6 +1,6 @@
-"""Where a run's numbers go: metrics.jsonl (the truth) and what is derived from it: CSV, TensorBoard, Weights & Biases.
+"""Where a run's numbers go: metrics.jsonl, the truth, and what is derived from it: CSV, TensorBoard, W&B.
 
-A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list with one number per seed.
+A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list, one per seed.
 """
 
 import csv
@@ -22,7 +22,7 @@ METRICS = 'metrics.jsonl'
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-  """Replaces a file in one piece: a reader, or a crash at any moment, finds the old content or the new, never half."""
+  """Replaces a file in one piece: a reader, or a crash, finds the old content or the new, never half."""
   path = Path(path)
   temporary = path.with_name(path.name + '.tmp')
   try:
@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-  """The same value in JSON's own types: arrays as lists, NaN and infinity as None, tuples as lists, paths as text."""
+  """The same value in JSON's own types: arrays and tuples as lists, NaN and infinity as None."""
   if isinstance(value, Mapping):
     return {str(name): plain(item) for name, item in value.items()}
   if value is None or isinstance(value, bool | str | int):
@@ -71,8 +71,8 @@ def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
 class Rows:
   """metrics.jsonl, open for appending.
 
-  A row is on the disk when `append` returns. Append a step's row before its checkpoint is saved: on resume the rows
-  up to the checkpoint's step stay as they are, to the byte; those beyond it, and a line torn by a crash, are dropped.
+  A row is on the disk when `append` returns. Append a step's row before its checkpoint is saved: on resume
+  the rows up to the checkpoint's step stay as they are, to the byte; those beyond it, and torn lines, go.
 
   Args:
     folder: the run's folder.
@@ -114,7 +114,7 @@ class Rows:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-  """All whole rows of a run, in order; a null reads as NaN. A line that is being written, or is torn, is left out."""
+  """All whole rows of a run, in order; a null reads as NaN. A line half written is left out."""
   path = Path(folder) / METRICS
   return [
     {name: _number(value) for name, value in row.items()}
@@ -141,7 +141,7 @@ def flat(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_csv(folder: Path) -> None:
-  """metrics.csv from metrics.jsonl: one line per row, one column per metric (`flat`), empty where a row lacks it."""
+  """metrics.csv from metrics.jsonl: a line per row, a column per metric of `flat`, empty where it lacks."""
   rows = [flat(row) for row in read_rows(folder)]
   text = io.StringIO()
   writer = csv.DictWriter(text, ['step', *columns(rows)], restval='', lineterminator='\n')
@@ -153,7 +153,7 @@ def write_csv(folder: Path) -> None:
 class TensorBoard:
   """The run's tensorboard folder, written without TensorFlow.
 
-  Opening it rebuilds the folder from metrics.jsonl, so that a resumed run shows each point once and none that is gone.
+  Opening it rebuilds the folder from metrics.jsonl: a resumed run shows each point once, none that is gone.
   With several seeds a metric gets the tag of its mean, and one per seed: name, name/0, name/1, ...
   """
 
@@ -193,7 +193,7 @@ class TensorBoard:
 
 
 class Wandb:
-  """The same rows in Weights & Biases. A resumed run goes on in the same W&B run, whose id lies in `wandb_id`.
+  """The same rows in Weights & Biases. A resumed run goes on in the same W&B run; its id lies in `wandb_id`.
 
   Args:
     folder: the run's folder.

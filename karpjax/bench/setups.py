@@ -1,0 +1,73 @@
+"""What is timed: a model, its options, its data's shape, its optimiser. Plain data that both workers read."""
+
+import dataclasses
+
+from karpjax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """One training step.
+
+  Attributes:
+    model: a key of karpjax.models.MODELS.
+    options: of the model; others have its defaults. Without dropout, so that first losses agree.
+    shape: of one image, uint8.
+    classes: outputs.
+    batch_size: examples a step.
+    optimiser: its 'name', 'learning_rate', 'momentum', 'weight_decay', as image_classification's flags.
+    loss: 'cross_entropy', or 'squared_error' to targets of +1 and -1.
+  """
+
+  model: str
+  shape: tuple[int, ...]
+  options: dict = dataclasses.field(default_factory=dict)
+  classes: int = 10
+  batch_size: int = 128
+  optimiser: dict = dataclasses.field(default_factory=lambda: {'name': 'adam', 'learning_rate': 1e-3})
+  loss: str = 'cross_entropy'
+
+
+MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
+_RESNET = {
+  'name': 'momentum',
+  'learning_rate': 0.1,
+  'momentum': 0.9,
+  'weight_decay': 1e-4,
+}  # He et al. 2015, section 4.2
+_SGD = {'name': 'momentum', 'learning_rate': 1e-3, 'momentum': 0.9}
+
+SETUPS = {
+  'lecun1989': Setup(
+    'lenet1989',
+    (16, 16, 1),
+    batch_size=1,
+    optimiser={'name': 'sgd', 'learning_rate': 0.03},
+    loss='squared_error',
+  ),
+  'mnist_cnn': Setup('cnn', MNIST, {'widths': (32, 64), 'hidden': (128,)}),
+  'cifar10_cnn': Setup('cnn', CIFAR, {'widths': (16, 32), 'hidden': (64,)}, batch_size=64, optimiser=_SGD),
+  'cnn64': Setup('cnn', CIFAR, {'widths': (64, 128), 'hidden': ()}),
+  'cnn224': Setup(
+    'cnn', IMAGENET, {'widths': (64, 256), 'head': 'average', 'hidden': ()}, classes=1000, batch_size=8
+  ),
+  'logistic': Setup('logistic', MNIST),
+  'mlp': Setup('mlp', MNIST),
+  'vgg': Setup('vgg', CIFAR),
+  'resnet20': Setup('resnet20', CIFAR, optimiser=_RESNET),
+  'resnet56': Setup('resnet56', CIFAR, optimiser=_RESNET),
+  'resnet18': Setup('resnet18', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
+  'resnet50': Setup('resnet50', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
+}
+
+
+def choose(name: str) -> Setup:
+  """The set-up called `name`, or a UsageError which offers the nearest."""
+  return errors.choose('benchmark', name, SETUPS)
+
+
+def from_json(values: dict) -> Setup:
+  """The inverse of dataclasses.asdict after JSON made lists of its tuples."""
+  frozen = lambda x: tuple(x) if isinstance(x, list) else x
+  options = {name: frozen(value) for name, value in values['options'].items()}
+  return Setup(**{name: frozen(value) for name, value in values.items()} | {'options': options})

@@ -1,0 +1,271 @@
+"""Augmentation, pure in (key, image), so that it runs inside the step and an example's draw is its own.
+
+All of it commutes with scaling the pixel values: raw images on the scale of 255 serve as well as [0, 1].
+Apply it before `preprocess`: then a filled border is black, not the mean.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from karpjax import errors, gradients
+
+
+def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+  """[height, width, channels] -> the same, mirrored left to right with probability ½."""
+  return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def translate(image: jax.Array, offset: jax.Array, mode: str = 'zero') -> jax.Array:
+  """The image as seen through a window that has moved by `offset`.
+
+  Args:
+    image: [height, width, channels].
+    offset: [2] int32, rows down and columns right: output (y, x) is input (y + offset[0], x + offset[1]).
+    mode: what lies outside: 'zero', 'edge' (the nearest pixel) or 'wrap' (the other side).
+
+  Returns:
+    [height, width, channels], of the same type.
+  """
+  # Two takes, of rows and of columns: 0.4 ms for 128 images of 32×32×3 on two CPU cores; selects among
+  # shifted copies, or products with one-hot matrices, cost seven times that.
+  height, width, _ = image.shape
+  inside = True
+  for axis, size in enumerate((height, width)):
+    at = jnp.arange(size) + offset[axis]
+    image = jnp.take(
+      image, at % size if mode == 'wrap' else jnp.clip(at, 0, size - 1), axis=axis, mode='clip'
+    )
+    inside = inside & jnp.expand_dims((at >= 0) & (at < size), (1 - axis, 2))
+  return jnp.where(inside, image, 0) if mode == 'zero' else image
+
+
+def shift(key: jax.Array, image: jax.Array, pixels: float, mode: str = 'zero') -> jax.Array:
+  """`translate` by up to `pixels` whole pixels each way: padding by that many and cropping back at random."""
+  pixels = int(pixels)
+  return translate(image, jax.random.randint(key, (2,), -pixels, pixels + 1), mode)
+
+
+def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
+  """[height, width, channels] float32 turned anticlockwise about its centre; bilinear, zero outside.
+
+  Args:
+    image: what to turn.
+    radians: [] float32.
+  """
+  height, width, _ = image.shape
+  y, x = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
+  cos, sin = jnp.cos(radians), jnp.sin(radians)
+  # Where each output pixel comes from, [height, width]: rows grow downwards, hence the signs.
+  rows = cos * y[:, None] + sin * x + (height - 1) / 2
+  columns = cos * x - sin * y[:, None] + (width - 1) / 2
+  top, left = jnp.floor(rows), jnp.floor(columns)
+  turned = jnp.zeros_like(image)
+  for down in (0, 1):
+    for right in (0, 1):
+      row, column = top + down, left + right
+      weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
+      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+      flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(
+        jnp.int32
+      )
+      pixels = jnp.take(
+        image.reshape(height * width, -1), flat, axis=0, mode='clip'
+      )  # [height, width, channels]
+      turned += jnp.where(inside, weight, 0)[..., None] * pixels
+  return turned
+
+
+def random_rotate(key: jax.Array, image: jax.Array, degrees: float) -> jax.Array:
+  """`rotate` by an angle drawn uniformly from ± `degrees`."""
+  limit = math.radians(degrees)
+  return rotate(image.astype(jnp.float32), jax.random.uniform(key, minval=-limit, maxval=limit))
+
+
+def jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
+  """Brightness, contrast and saturation, each by a factor drawn uniformly from 1 ± `strength`, in that order.
+
+  The image [height, width, channels] is blended with black, with its mean luma, and with its own grey
+  version. Values are not clipped. Saturation leaves an image of one channel as it is.
+  """
+  brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
+
+  def grey(image):  # ITU-R 601 luma, [height, width, 1]
+    if image.shape[-1] == 1:
+      return image
+    return 0.299 * image[..., 0:1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:3]
+
+  image = image.astype(jnp.float32) * brightness
+  mean = grey(image).mean()
+  image = mean + contrast * (image - mean)
+  return grey(image) + saturation * (image - grey(image))
+
+
+def cutout(key: jax.Array, image: jax.Array, length: float) -> jax.Array:
+  """A square of `length` pixels set to zero, its centre anywhere in the image (Cutout, arXiv:1708.04552)."""
+  height, width, _ = image.shape
+  return jnp.where(_box(key, height, width, int(length), int(length)), 0, image)
+
+
+def _box(key, height, width, box_height, box_width):
+  """[height, width, 1] bool: a box with its centre drawn uniformly from the image, clipped by that."""
+  row, column = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+  top, left = row - box_height // 2, column - box_width // 2
+  y, x = jnp.arange(height), jnp.arange(width)
+  return (((y >= top) & (y < top + box_height))[:, None] & ((x >= left) & (x < left + box_width)))[..., None]
+
+
+def mixup(
+  keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+  """Each example blended with the next one of the whole batch over all replicas (mixup, arXiv:1710.09412).
+
+  Args:
+    keys: [batch], one per example; its own weight λ is drawn from Beta(alpha, alpha).
+    images: [batch, ...].
+    targets: [batch, classes] float32, each adding up to one.
+    alpha: above 0.
+
+  Returns:
+    λ · example + (1 − λ) · the next, images and targets alike, float32.
+  """
+  weight = jax.vmap(lambda key: jax.random.beta(key, alpha, alpha))(keys)
+  blend = jax.vmap(lambda weight, own, other: weight * own + (1 - weight) * other)
+  return blend(weight, images, _next(images)), blend(weight, targets, _next(targets))
+
+
+def cutmix(
+  keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+) -> tuple[jax.Array, jax.Array]:
+  """A box of the next example of the whole batch pasted into each (CutMix, arXiv:1905.04899).
+
+  Args:
+    keys: [batch], one per example: λ from Beta(alpha, alpha); the box covers 1 − λ of the image before this
+      clips it.
+    images: [batch, height, width, channels].
+    targets: [batch, classes] float32; they mix by the area that is really covered.
+    alpha: above 0.
+  """
+  _, height, width, _ = images.shape
+
+  def one(key, image, other, target, other_target):
+    weight_key, box_key = jax.random.split(key)
+    side = jnp.sqrt(1 - jax.random.beta(weight_key, alpha, alpha))
+    box = _box(box_key, height, width, *((side * size).astype(jnp.int32) for size in (height, width)))
+    covered = box.mean()
+    return jnp.where(box, other, image), (1 - covered) * target + covered * other_target
+
+  return jax.vmap(one)(keys, images, _next(images), targets, _next(targets))
+
+
+def _next(rows):
+  """[batch of this replica, ...]: each row's next one in the whole batch, and the first for the last."""
+  whole = jnp.roll(gradients.gather(rows), -1, axis=0)  # [whole batch, ...]
+  return jax.lax.dynamic_slice_in_dim(whole, gradients.offset(len(rows)), len(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """One augmentation and how much of it, such as ('shift', 4)."""
+
+  name: str
+  amount: float = 0.0
+
+
+# name -> the function; what its amount is, with the highest one (None: it takes no amount)
+IMAGES = {
+  'flip': (flip, None, 0),
+  'shift': (shift, 'whole pixels', 4096),
+  'shift_edge': (functools.partial(shift, mode='edge'), 'whole pixels', 4096),
+  'roll': (functools.partial(shift, mode='wrap'), 'whole pixels', 4096),
+  'rotate': (random_rotate, 'degrees', 180),
+  'jitter': (jitter, 'a fraction', 1),
+  'cutout': (cutout, 'whole pixels', 4096),
+}
+MIXES = {'mixup': (mixup, 'alpha', 100), 'cutmix': (cutmix, 'alpha', 100)}
+
+
+def parse(text: str) -> tuple[Step, ...]:
+  """'flip,shift:4,cutout:8,rotate:10,jitter:0.4,mixup:0.2' -> the steps; '' -> none.
+
+  Raises:
+    UsageError: for an unknown name, or an amount that is missing, superfluous or out of range.
+  """
+  steps = []
+  for item in filter(None, map(str.strip, text.split(','))):
+    name, _, amount = item.partition(':')
+    _, what, highest = errors.choose('augmentation', name, IMAGES | MIXES)
+    if what is None:
+      if amount:
+        raise errors.UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
+      steps.append(Step(name))
+      continue
+    try:
+      number = float(amount)
+    except ValueError:
+      number = math.nan
+    if not 0 < number <= highest or (what == 'whole pixels' and number != int(number)):
+      raise errors.UsageError(
+        f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}'
+      )
+    steps.append(Step(name, number))
+  return tuple(steps)
+
+
+def augment(
+  steps: Sequence[Step], keys: jax.Array, images: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """All steps in their order; mixup and CutMix come last, and of both together each example draws one.
+
+  Args:
+    steps: from `parse`.
+    keys: [batch], one per example (`program.example_keys`); step i of an example draws from its key folded
+      with i.
+    images: [batch, height, width, channels], before `preprocess`.
+    targets: [batch, classes] float32, one-hot or smoothed.
+
+  Returns:
+    Images of the same shape, float32 unless every step only moves or blanks pixels, and targets.
+
+  Raises:
+    UsageError: while tracing, where the examples aren't images or are smaller than a step's pixels.
+  """
+  if not steps:
+    return images, targets
+  if images.ndim != 4:
+    raise errors.UsageError(
+      f'augmentation is for images; an example of this data set has shape {images.shape[1:]}'
+    )
+  fold = jax.vmap(jax.random.fold_in, (0, None))
+  mixes = []
+  for i, step in enumerate(steps):
+    function, what, _ = (IMAGES | MIXES)[step.name]
+    if what == 'whole pixels' and step.amount >= min(images.shape[1:3]):
+      size = '×'.join(map(str, images.shape[1:3]))
+      raise errors.UsageError(
+        f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels'
+      )
+    if step.name in MIXES:
+      mixes.append(functools.partial(function, fold(keys, i), alpha=step.amount))
+    else:
+      amount = () if what is None else (step.amount,)
+      # The barrier keeps XLA from fusing the steps, which would compute each anew for every pixel that the
+      # next reads.
+      images = jax.lax.optimization_barrier(_each(function, fold(keys, i), images, *amount))
+  mixed = [mix(images.astype(jnp.float32), targets) for mix in mixes]
+  if not mixed:
+    return images, targets
+  drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(mixed)))(fold(keys, len(steps)))
+
+  def pick(*choices):
+    return jnp.choose(drawn.reshape(-1, *[1] * (choices[0].ndim - 1)), choices, mode='clip')
+
+  return jax.tree.map(pick, *mixed)
+
+
+def _each(function, keys, images, *amount):
+  return jax.vmap(lambda key, image: function(key, image, *amount))(keys, images)

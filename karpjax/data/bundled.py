@@ -1,0 +1,100 @@
+"""Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, and usps.npz."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from karpjax import errors
+from karpjax.data import splitting
+from karpjax.data.dataset import Dataset, Spec, Split
+
+DIGITS = tuple('0123456789')
+
+
+def digits(data_dir: Path | None = None) -> Dataset:
+  """1,797 handwritten digits, [8, 8, 1] uint8 of 0 … 16; a fixed stratified split, 1,437 and 360."""
+  from sklearn import datasets
+
+  images, labels = datasets.load_digits(return_X_y=True)
+  images, labels = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
+  train, test = splitting.stratified(labels, 360, seed=0)
+  splits = {
+    'train': Split.of(image=images[train], label=labels[train]),
+    'test': Split.of(image=images[test], label=labels[test]),
+  }
+  return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0, (), (), 0), splits)
+
+
+def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
+  """4,000 and 1,000 series, [40, 1] float32, as the package mnist1d makes them by default (arXiv:2011.14439).
+
+  Args:
+    data_dir: not needed.
+    shuffled: the paper's control: all series with their positions permuted in one and the same way.
+  """
+  import random
+
+  from mnist1d import data
+
+  arguments = data.get_dataset_args()
+  arguments.shuffle_seq = shuffled
+  before = random.getstate(), np.random.get_state()
+  try:
+    made = data.make_dataset(arguments)  # it seeds the global generators
+  finally:
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+  splits = {
+    'train': Split.of(image=made['x'].astype(np.float32)[..., None], label=made['y'].astype(np.int32)),
+    'test': Split.of(
+      image=made['x_test'].astype(np.float32)[..., None], label=made['y_test'].astype(np.int32)
+    ),
+  }
+  name = 'mnist1d_shuffled' if shuffled else 'mnist1d'
+  return Dataset(Spec(name, (40, 1), DIGITS, 1.0, (), (), 0, 'float32'), splits)
+
+
+def mnist1d_shuffled(data_dir: Path | None = None) -> Dataset:
+  """`mnist1d` without its spatial order."""
+  return mnist1d(data_dir, shuffled=True)
+
+
+def usps(data_dir: Path | None = None) -> Dataset:
+  """The zip-code digits of LeCun et al. 1989: 7,291 and 2,007, [16, 16, 1] uint16 of 0 … 2000, from usps.npz.
+
+  The train split is sorted by class, as on disk. The file holds x_train [n, 16, 16], y_train [n], x_test and
+  y_test.
+
+  Raises:
+    UsageError: where the file is missing, isn't such a file, or has a label outside 0 … 9.
+  """
+  folder = data_dir or Path()
+  path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)
+  if path is None:
+    raise errors.UsageError(
+      f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as --data_dir=FOLDER'
+    )
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {key: file[key] for key in ('x_train', 'y_train', 'x_test', 'y_test')}
+  except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    raise errors.UsageError(
+      f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}'
+    ) from error
+  splits = {}
+  for split in ('train', 'test'):
+    images, labels = arrays[f'x_{split}'], arrays[f'y_{split}']
+    if images.shape[1:] != (16, 16) or labels.shape != images.shape[:1] or not len(images):
+      raise errors.UsageError(
+        f'{path}: x_{split} {list(images.shape)} and y_{split} {list(labels.shape)}; not [n, 16, 16] and [n]'
+      )
+    if images.dtype.kind not in 'iu' or images.min() < 0 or images.max() > 2000:
+      raise errors.UsageError(f'{path}: x_{split} is {images.dtype}; expected whole numbers of 0 to 2000')
+    splits[split] = Split.of(image=images[..., None].astype(np.uint16), label=labels.astype(np.int32))
+  spec = Spec('usps', (16, 16, 1), DIGITS, 2000.0, (), (), 0, 'uint16')
+  splitting.labels(str(path), splits, spec)
+  return Dataset(spec, splits)
+
+
+SOURCES = {'digits': digits, 'mnist1d': mnist1d, 'mnist1d_shuffled': mnist1d_shuffled, 'usps': usps}

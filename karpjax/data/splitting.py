@@ -1,0 +1,152 @@
+"""Which examples belong to which split, and whether a split is held whole or decoded as it is fetched."""
+
+import math
+import re
+
+import numpy as np
+
+from karpjax import errors
+from karpjax.data.dataset import Spec, Split
+
+MEGABYTE = 2**20
+
+
+def permutation(seed: int, purpose: int, size: int) -> np.ndarray:
+  """[size] int64, drawn from (seed, purpose). It sorts Philox's own bits, the same in every NumPy."""
+  bits = np.random.Philox(key=np.array([seed % 2**64, purpose], np.uint64)).random_raw(size)
+  return np.argsort(bits, kind='stable')
+
+
+def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Example numbers of train and test, each shuffled; every class gives the same share, rounded.
+
+  Args:
+    labels: [n] int.
+    test: size of the test split; what rounding leaves over goes to the classes with the largest remainders.
+    seed: of the draw.
+
+  Returns:
+    ([n - test], [test]) int64.
+  """
+  order = permutation(seed, 0, len(labels))
+  classes, counts = np.unique(labels, return_counts=True)
+  shares = counts * test / len(labels)
+  taken = np.floor(shares).astype(int)
+  taken[np.argsort(taken - shares, kind='stable')[: test - taken.sum()]] += 1
+  in_test = np.zeros(len(labels), bool)
+  for label, count in zip(classes, taken):
+    in_test[order[labels[order] == label][:count]] = True
+  return order[~in_test[order]], order[in_test[order]]
+
+
+def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """Train and test cut down to 'TRAIN/TEST:SEED' examples, in the order drawn; '' cuts nothing."""
+  if not text:
+    return splits, ()
+  parsed = re.fullmatch(r'(\d+)/(\d+):(\d+)', text)
+  if not parsed:
+    raise errors.UsageError(f'--subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337')
+  train, test, seed = map(int, parsed.groups())
+  splits = dict(splits)
+  for purpose, (split, count) in enumerate({'train': train, 'test': test}.items()):
+    size = splits[split].size
+    if not 1 <= count <= size:
+      raise errors.UsageError(f'--subset={text}: {count} {split} examples asked for; the set has {size:,}')
+    splits[split] = splits[split].select(permutation(seed, purpose, size)[:count])
+  return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
+
+
+def hold_out(
+  splits: dict[str, Split], validation: float, seed: int
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """Takes the validation split from train, by seed, where the set has none; arguments as `load`'s."""
+  size = splits['train'].size
+  if not math.isfinite(validation) or validation < 0 or (validation > 1 and validation != int(validation)):
+    raise errors.UsageError(f'--validation={validation}: give a fraction of train below 1, or a count')
+  if not validation:
+    return splits, ()
+  if 'validation' in splits:
+    own = splits['validation'].size
+    return splits, (f"validation: the set's own split, {own:,} examples; none is taken from train",)
+  count = round(validation * size) if validation < 1 else int(validation)
+  if not 1 <= count < size:
+    raise errors.UsageError(
+      f'--validation={validation:g} is {count:,} of {size:,} train examples: leave at least one on each side'
+    )
+  order = permutation(seed, 2, size)
+  splits = {
+    **splits,
+    'train': splits['train'].select(np.sort(order[count:])),
+    'validation': splits['train'].select(np.sort(order[:count])),
+  }
+  return splits, (f'validation: {count:,} of the {size:,} train examples, drawn with seed {seed}',)
+
+
+def settle(
+  name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int
+) -> tuple[dict[str, Split], str]:
+  """Whole arrays for all splits where they need at most `resident_bytes`, else none; and which, in words."""
+  sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
+  need = sum(s.size for s in splits.values()) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+  megabytes = f'{need / MEGABYTE:,.0f} MB' if need >= MEGABYTE else f'{need / MEGABYTE:.1f} MB'
+  limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of --resident_mb'
+  note = f'{name}: {sizes} examples of {"×".join(map(str, spec.shape))} {spec.dtype}, {megabytes} decoded'
+  if need > resident_bytes:
+    streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
+    return streamed, f'{note}, streamed from the host (over {limit})'
+  whole = {
+    split: s if s.arrays is not None else materialise(s, f'{name} {split}') for split, s in splits.items()
+  }
+  labels(name, whole, spec)
+  return whole, f'{note}, kept on the device (under {limit})'
+
+
+def labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
+  """Raises a UsageError where a label isn't the number of a class."""
+  for split, s in splits.items():
+    wrong = np.flatnonzero((s.arrays['label'] < 0) | (s.arrays['label'] >= len(spec.classes)))
+    if wrong.size:
+      raise errors.UsageError(
+        f'{name}: label {s.arrays["label"][wrong[0]]} of {split} example {wrong[0]} is out of range: '
+        f'{len(spec.classes)} classes are numbered 0 to {len(spec.classes) - 1}'
+      )
+
+
+def materialise(split: Split, title: str, *, empty=np.empty, chunk: int = 512) -> Split:
+  """Fetches all of a split into whole arrays, with a progress bar on a terminal.
+
+  Args:
+    split: what to fetch.
+    title: of the bar.
+    empty: (shape, dtype) -> the array to fill.
+    chunk: examples fetched at once.
+  """
+  import tqdm
+
+  arrays = {}
+  for start in tqdm.trange(0, split.size, chunk, desc=title, unit_scale=chunk, leave=False, disable=None):
+    batch = split.fetch(np.arange(start, min(start + chunk, split.size)))
+    for key, values in batch.items():
+      if key not in arrays:
+        arrays[key] = empty((split.size, *values.shape[1:]), values.dtype)
+      arrays[key][start : start + len(values)] = values
+  return Split.of(**arrays)
+
+
+def statistics(
+  split: Split, maximum: float, *, sample: int = 1024
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation per channel on the [0, 1] scale; where streamed, of `sample` examples."""
+  if split.arrays is None:
+    split = Split.of(**split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64))))
+  images = split.arrays['image']
+  total, squares, count = 0.0, 0.0, 0
+  for start in range(0, len(images), 2048):
+    # [n, ..., channels] -> [n · positions, channels]
+    values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, images.shape[-1]) / maximum
+    total = total + values.sum(0, dtype=np.float64)
+    squares = squares + np.square(values).sum(0, dtype=np.float64)
+    count += len(values)
+  mean = total / count
+  std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+  return tuple(map(float, mean)), tuple(map(float, std))

@@ -1,0 +1,188 @@
+"""Image-classification sets of TensorFlow Datasets, read without TensorFlow from array_record files on disk.
+
+TFDS is storage here: a set that fits in memory is decoded once and kept as .npy files in KARPJAX_CACHE (by
+default ~/.cache/karpjax). Nothing in this module touches the network.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from karpjax import errors
+from karpjax.data import bundled, images, splitting
+from karpjax.data.dataset import Dataset, Spec, Split
+
+
+def read(
+  name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31
+) -> Dataset:
+  """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label'.
+
+  A set without a test split has its validation split as 'test'; one with train only gives a fifth of that, by
+  a fixed draw. Images of many sizes need `image_size` and are resized by Pillow's antialiased bilinear
+  filter.
+
+  Raises:
+    UsageError: where the set isn't known, isn't prepared, or isn't one of labelled images.
+  """
+  folder = find(name, data_dir)
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  shape, classes = _features(name, builder.info)
+  if builder.info.file_format.value != 'array_record':
+    raise errors.UsageError(
+      f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}'
+    )
+  if None in shape[:2]:
+    if not image_size:
+      raise errors.UsageError(f'{name} has images of many sizes: give --image_size=N to resize all to N×N')
+    shape = (image_size, image_size, shape[2] or 3)
+  spec = Spec(name, shape, classes, 255.0, (), (), 0)
+
+  splits, notes = {}, []
+  for split in ('train', 'validation', 'test'):
+    if split in builder.info.splits and builder.info.splits[split].num_examples:
+      missing = [file for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
+      if missing:
+        raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+      # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same
+      # JPEG.
+      source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
+      fetch = functools.partial(_fetch, f'{name}: {split}', source, shape)
+      splits[split] = Split(len(source), None, fetch)
+  if 'train' not in splits:
+    raise errors.UsageError(f'{name} has no train split; it has: {", ".join(builder.info.splits) or "none"}')
+
+  if sum(split.size for split in splits.values()) * math.prod(shape) <= resident_bytes:
+    for split in splits:
+      files = [Path(file) for file in builder.info.splits[split].filepaths]
+      splits[split] = _keep(f'{builder.info.full_name}/{split}', splits[split], spec, files)
+  if 'test' not in splits and 'validation' in splits:
+    splits['test'] = splits.pop('validation')
+    notes.append(f"{name}: has no test split, so the set's validation split is 'test'")
+  if 'test' not in splits:
+    size = splits['train'].size
+    order = splitting.permutation(0, 3, size)
+    count = max(size // 5, 1)
+    notes.append(
+      f'{name}: has no test split; {count:,} of its {size:,} train examples, a fixed draw, are the test split'
+    )
+    splits['test'] = splits['train'].select(np.sort(order[:count]))
+    splits['train'] = splits['train'].select(np.sort(order[count:]))
+  return Dataset(spec, splits, tuple(notes))
+
+
+def find(name: str, data_dir: Path | None = None) -> Path:
+  """The folder of a prepared set's highest version, or the one named; a UsageError says how to prepare it."""
+  bare, _, version = name.partition(':')
+  default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+  for root in [data_dir, data_dir / 'tfds'] if data_dir else [default]:
+    prepared = sorted((root / bare).glob(f'{version or "*"}/dataset_info.json'), key=_version)
+    if bare and prepared:
+      return prepared[-1].parent
+    others = sorted((root / bare).glob('*/dataset_info.json'), key=_version) if bare else []
+    if others:
+      versions = ', '.join(path.parent.name for path in others)
+      raise errors.UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
+    configs = sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}) if bare else []
+    if configs:
+      raise errors.UsageError(
+        f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}'
+      )
+  import tensorflow_datasets as tfds
+
+  known = set(tfds.list_builders(with_community_datasets=False))
+  if bare.split('/')[0] in known:
+    place = data_dir or default
+    raise errors.UsageError(
+      f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}'
+    )
+  near = errors.nearest(name, known | set(bundled.SOURCES))
+  if 'Did you mean' not in near:
+    near = (
+      f' Known: {", ".join(bundled.SOURCES)}, folder:PATH, and image sets of TFDS such as mnist or cifar10.'
+    )
+  raise errors.UsageError(f'unknown data set {name!r}.{near}')
+
+
+def _version(path):
+  return [int(part) if part.isdigit() else -1 for part in path.parent.name.split('.')]
+
+
+def _prepare(name, data_dir):
+  where = f' --data_dir={data_dir}' if data_dir else ''
+  return f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
+
+
+def _features(name, info):
+  """(height, width, channels), None where it varies, and the class names."""
+  import tensorflow_datasets as tfds
+
+  features = dict(info.features.items())
+  image, label = features.get('image'), features.get('label')
+  if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
+    raise errors.UsageError(
+      f'{name} has features {", ".join(features)}; expected an image and one label, called image and label'
+    )
+  if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, None):
+    raise errors.UsageError(
+      f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels'
+    )
+  return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes)))
+
+
+def _fetch(title, source, shape, indices):
+  records = source.__getitems__([int(i) for i in indices])
+  decoded = np.empty((len(indices), *shape), np.uint8)
+  for row, (index, record) in enumerate(zip(indices, records)):
+    try:
+      decoded[row] = images.read(io.BytesIO(record['image']), shape[-1], shape[:2])
+    except errors.UsageError as error:
+      raise errors.UsageError(f'{title} example {index} is not a readable PNG or JPEG image') from error
+  return {'image': decoded, 'label': np.array([record['label'] for record in records], np.int32)}
+
+
+def _keep(title, split, spec, files):
+  """The split as whole arrays, mapped from .npy files in the cache, decoded and written there at first."""
+  stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+  digest = hashlib.sha256(json.dumps([stats, spec.shape]).encode()).hexdigest()[:16]
+  cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
+  folder = cache / f'{title.replace("/", "-")}-{digest}'
+  kept = _mapped(folder, split.size, spec.shape)
+  if kept:
+    return kept
+  whole = splitting.materialise(split, f'decoding {title}')
+  temporary = None
+  try:
+    cache.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=cache, prefix='writing-'))
+    for key, array in whole.arrays.items():
+      np.save(temporary / f'{key}.npy', array, allow_pickle=False)
+    shutil.rmtree(folder, ignore_errors=True)  # what is there, if anything, is not whole
+    os.replace(temporary, folder)
+  except OSError:  # a full or read-only disk: the arrays are in memory all the same
+    return whole
+  finally:
+    if temporary:
+      shutil.rmtree(temporary, ignore_errors=True)
+  return _mapped(folder, split.size, spec.shape) or whole
+
+
+def _mapped(folder, size, shape):
+  try:
+    arrays = {
+      key: np.load(folder / f'{key}.npy', mmap_mode='r', allow_pickle=False) for key in ('image', 'label')
+    }
+  except (OSError, ValueError, EOFError):
+    return None
+  whole = arrays['image'].shape == (size, *shape) and arrays['label'].shape == (size,)
+  return Split.of(**arrays) if whole else None

@@ -1,0 +1,67 @@
+"""Batch normalisation whose moments are those of the whole batch, however many devices share it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from karpjax import gradients
+
+
+def moments(x):
+  """Mean and (biased) variance of each channel over the whole batch, all replicas' rows included.
+
+  One pass, as E[x^2] - E[x]^2 in float32: compiled, the variance's relative error is about 3e-7 (mean / std)^2,
+  so 3e-5 where the mean is ten standard deviations and 3e-3 where it is a hundred. Activations stay far below
+  that, and a second pass over x costs half as much again in training.
+
+  Args:
+    x: [batch, ..., channels].
+
+  Returns:
+    Two arrays [channels] float32.
+  """
+  x = x.astype(jnp.float32)
+  axes = tuple(range(x.ndim - 1))
+  mean, mean_of_squares = gradients.mean((x.mean(axes), jnp.square(x).mean(axes)))  # [channels]
+  return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)  # rounding may leave it below 0
+
+
+class BatchNorm(nn.Module):
+  """Ioffe & Szegedy 2015, algorithms 1 and 2: by the batch in training, by running statistics in evaluation.
+
+  Params 'scale' and 'bias', collection 'batch_stats' with 'mean' and 'var', each [channels] float32, also
+  where the computation is in bfloat16. The running variance is the biased one, as in Linen; PyTorch keeps the
+  unbiased one.
+
+  Attributes:
+    momentum: of the running statistics: new = momentum * old + (1 - momentum) * batch.
+    epsilon: added to the variance.
+    dtype: of the output.
+    scale_init: zeros at a residual branch's end make its block begin as the identity (Goyal et al. 2017).
+  """
+
+  momentum: float = 0.9
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+  scale_init: Callable = nn.initializers.ones_init()
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """x: [batch, ..., channels] -> the same shape, of `dtype`."""
+    channels = x.shape[-1:]
+    scale = self.param('scale', self.scale_init, channels)
+    bias = self.param('bias', nn.initializers.zeros_init(), channels)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
+    if train:
+      mean, var = moments(x)
+      if not self.is_initializing():
+        for running, now in ((running_mean, mean), (running_var, var)):
+          running.value = self.momentum * running.value + (1 - self.momentum) * now
+    else:
+      mean, var = running_mean.value, running_var.value
+    gain = scale * jax.lax.rsqrt(var + self.epsilon)
+    return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(self.dtype)

@@ -1,0 +1,290 @@
+"""The only training loop: it logs, evaluates, saves, stops and goes on; what is trained is the Program's business."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from karpjax import checkpoint, transform, workdir
+from karpjax.data.dataset import Dataset
+from karpjax.errors import Diverged, UsageError
+from karpjax.program import Program
+from karpjax.report import page, plots, progress, writers
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """What a run came to: `numbers` are those of summary.json, `state` the final one in global form, `folder` the workdir."""
+
+  numbers: dict[str, Any]
+  state: Any
+  folder: Path
+
+
+def divide(totals) -> dict[str, Any]:
+  """{'train/name': sum / count}, each a number, or one per seed; NaN where nothing was counted."""
+  with np.errstate(divide='ignore', invalid='ignore'):
+    return {f'train/{n}': (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist() for n, (s, c) in totals.items()}
+
+
+def summarise(program: Program, sums, split: str, seeds: int) -> dict[str, Any]:
+  """{'split/name': number, or one per seed} from a split's sums on the host."""
+  if seeds == 1:
+    return {f'{split}/{n}': x for n, x in program.summarise(sums).items()}
+  each = [program.summarise(jax.tree.map(lambda x: x[s], sums)) for s in range(seeds)]
+  return {f'{split}/{n}': [one[n] for one in each] for n in each[0]}
+
+
+def due(t: int, every: int) -> bool:
+  return every > 0 and t % every == 0
+
+
+def following(t: int, every: int) -> int:
+  """The first multiple of `every` beyond t; without end where every is 0."""
+  return (t // every + 1) * every if every > 0 else 2**62
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+  """The signals that have come, for the loop to look at between calls. A second one interrupts at once."""
+  came: list[int] = []
+
+  def handler(number, _):
+    if came:
+      raise KeyboardInterrupt
+    came.append(number)
+
+  previous = {}
+  with contextlib.suppress(ValueError):  # only the main thread may set handlers
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield came
+  finally:
+    for number, old in previous.items():
+      signal.signal(number, old)
+
+
+def train(program: Program, dataset: Dataset, config, *, experiment: str, say: Callable[[str], None] = print) -> Summary:
+  """Trains a Program and leaves a run in its workdir; goes on where an earlier one stopped, to the same bits.
+
+  Args:
+    program: what is trained.
+    dataset: with a 'train' split and those that the config evaluates.
+    config: a resolved `config.Train`.
+    experiment: its name, for config.json and the default workdir.
+    say: is given each line for the reader.
+
+  Raises:
+    UsageError: for what cannot work, before anything is compiled.
+    Diverged: when every seed has met NaN or infinity.
+    SystemExit: 128 + signal, after saving, when stopped by SIGTERM or SIGINT; 1 when the disk does not take any more.
+  """
+  for flag in ('eval_splits', 'final_splits'):
+    for split in getattr(config, flag):
+      if split not in ('train', 'validation', 'test'):
+        raise UsageError(f'--{flag}={split}: splits are train, validation and test')
+  if config.wandb != 'off':
+    writers.require_wandb(config.wandb)
+  runner = transform.runner(program, dataset, config)
+  found = checkpoint.weights(config.init_from) if config.init_from else None
+  folder = Path(config.workdir) if config.workdir else workdir.default(experiment)
+  with workdir.claim(folder), stop_signals() as signals:
+    stored = workdir.refuse_changes(folder, experiment, config)
+    say(f'workdir: {folder}')
+    checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
+    restored = checkpoints.restore(runner.shapes)
+    start, carry, information = restored or (0, None, {})
+    finished = _finished(folder, config.steps) if start == config.steps else None
+    if finished:
+      say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
+      return Summary(finished, carry.state, folder)
+    if restored:
+      say(f'goes on at step {start} of {config.steps}')
+    else:
+      carry = runner.init()
+      if found:
+        state, rows = checkpoint.replace_weights(carry.state, found)
+        carry = carry.replace(state=state)
+        for line in progress.table(rows, ('array', 'shape', config.init_from)):
+          say(line)
+    checkpoints.forget_after(start)
+    params = transform.first_seed(carry.state, config.seeds).params
+    description = workdir.describe(experiment, config, spec=dataset.spec)
+    description |= {'choices': (stored or {}).get('choices', {}), 'parameters': progress.parameter_table(params)}
+    carry = runner.place(carry)
+    description['compiled'] = runner.prepare(carry, description['choices'])
+    workdir.write_config(folder, description)
+    for line in progress.start_up(description, dataset, config):
+      say(line)
+
+    bar = progress.Progress(start, config.steps, say)
+    sinks = [writers.Rows(folder, start), bar]
+    if config.tensorboard:
+      sinks.append(writers.TensorBoard(folder))
+    if config.wandb != 'off':
+      sinks.append(writers.Wandb(folder, config.wandb, description))
+    try:
+      run = _Run(program, dataset, config, runner, checkpoints, signals, sinks, folder, say, information)
+      carry = run.steps(carry, start)
+      numbers = run.finish(carry, description)
+    except OSError as error:
+      raise SystemExit(f'stopped: {error}. What was saved before is intact; the same command goes on from there.') from None
+    finally:
+      checkpoints.close()
+      for sink in sinks:
+        sink.close()
+    for line in progress.final(numbers, folder):
+      say(line)
+    if checkpoints.failed:
+      raise SystemExit(checkpoints.failed)
+    return Summary(numbers, runner.globalise(carry).state, folder)
+
+
+def _finished(folder: Path, steps: int) -> dict | None:
+  path = folder / 'summary.json'
+  with contextlib.suppress(OSError, ValueError):
+    numbers = json.loads(path.read_text())
+    return numbers if numbers['steps'] == steps else None
+  return None
+
+
+@dataclasses.dataclass
+class _Run:
+  """The loop and its clocks; everything with an effect is here or in what it calls."""
+
+  program: Program
+  dataset: Dataset
+  config: Any
+  runner: transform.Runner
+  checkpoints: checkpoint.Checkpoints
+  signals: list[int]
+  sinks: list
+  folder: Path
+  say: Callable[[str], None]
+  information: dict  # of the checkpoint gone on from: 'seconds' of training before it, and the 'best'
+  warned: tuple[int, ...] = ()
+  trained: int = 0  # steps of this process, and the seconds they took
+  busy: float = 0.0
+
+  def steps(self, carry, t: int):
+    """From step t to the last; returns the final carry."""
+    config, saved = self.config, t
+    begun = self.began = time.perf_counter()
+    marked = t
+    while t < config.steps:
+      stop = min(
+        config.steps,
+        self.runner.call_end(t),
+        *(following(t, every) for every in (config.log_every, config.eval_every, config.checkpoint_every, config.report_every)),
+      )
+      carry = self.runner.advance(carry, t, stop, due(t, config.log_every) or due(t, config.eval_every))
+      t = stop
+      last = t == config.steps
+      evaluates = last or due(t, config.eval_every)
+      saves = last or due(t, config.checkpoint_every) or bool(self.signals)
+      if not (evaluates or saves or due(t, config.log_every) or due(t, config.report_every)):
+        continue
+      totals, nonfinite = jax.device_get((carry.totals, carry.state.nonfinite_step))
+      self.busy, self.trained = self.busy + time.perf_counter() - begun, self.trained + t - marked
+      rate = (t - marked) / (time.perf_counter() - begun)
+      if self.config.parallel == 'pmap':
+        totals, nonfinite = jax.tree.map(lambda x: x[0], (totals, nonfinite))
+      if evaluates or due(t, config.log_every):
+        row = {'step': t, 'epoch': t * config.batch_size / self.dataset.spec.examples, **divide(totals), 'steps_per_second': rate}
+        if evaluates and (np.asarray(nonfinite) < 0).any():
+          row |= self.evaluate(carry, last)
+        for sink in self.sinks:
+          sink.append(row)
+      self.stop_where_all_diverged(np.atleast_1d(nonfinite), totals, saved)
+      if evaluates:
+        self.keep_best(carry, t, row)
+      if saves:
+        self.checkpoints.save(t, self.runner.globalise(carry), self.about(t))
+        saved = t
+      if self.program.report and due(t, config.report_every) and not last:
+        self.draw(carry, t)
+      if self.signals and not last:
+        self.stop(t)
+      begun, marked = time.perf_counter(), t
+    return carry
+
+  def evaluate(self, carry, last: bool) -> dict[str, Any]:
+    splits = dict.fromkeys(self.config.eval_splits + (self.config.final_splits if last else ()))
+    numbers = {}
+    for split in splits:
+      if split in self.dataset.splits:
+        numbers |= summarise(self.program, self.runner.evaluate(carry, split), split, self.config.seeds)
+    return numbers
+
+  def about(self, t: int) -> dict:
+    seconds = self.information.get('seconds', 0.0) + time.perf_counter() - self.began
+    return {'seconds': seconds, 'best': self.information.get('best'), 'seeds': self.config.seeds}
+
+  def keep_best(self, carry, t: int, row: dict) -> None:
+    name = self.config.select.removeprefix('-')
+    if name not in row:
+      return
+    value = float(np.nanmean(row[name])) * (-1 if self.config.select.startswith('-') else 1)
+    best = self.information.get('best')
+    if best is None or value < best['value']:
+      self.information = {**self.information, 'best': {'step': t, 'value': value}}
+      self.checkpoints.save(t, self.runner.globalise(carry), self.about(t), kind='best')
+
+  def stop_where_all_diverged(self, nonfinite: np.ndarray, totals, saved: int) -> None:
+    """Raises Diverged when no seed is left; says so where some have gone."""
+    gone = tuple(np.flatnonzero(nonfinite >= 0).tolist())
+    if gone == self.warned:
+      return
+    bad = [name for name, (s, _) in totals.items() if not np.isfinite(s).all()] or ['the gradient']
+    seeds = ', '.join(f'seed {self.config.seed + s} at step {nonfinite[s]}' for s in gone)
+    advice = f'Try a lower --learning_rate (now {self.config.learning_rate}), --clip=1 or --warmup.'
+    where = f'the last good checkpoint is of step {saved} in {self.folder / "checkpoints"}' if saved else 'no checkpoint was saved yet'
+    text = f'NaN or infinity in {", ".join(bad)}: {seeds}'
+    if len(gone) < len(nonfinite):
+      self.say(f'{text}; the other seeds go on. {advice}')
+      self.warned = gone
+      return
+    raise Diverged(f'{text}; {where}. {advice}')
+
+  def stop(self, t: int) -> None:
+    self.checkpoints.wait()
+    writers.write_csv(self.folder)
+    self.say(self.checkpoints.failed or f'stopped by signal {self.signals[0]}: step {t} is saved; --workdir={self.folder} goes on from it')
+    raise SystemExit(128 + self.signals[0])
+
+  def draw(self, carry, t: int) -> None:
+    state = transform.first_seed(self.runner.globalise(carry).state, self.config.seeds)
+    self.program.report(state, t, self.folder)
+
+  def finish(self, carry, description: dict) -> dict[str, Any]:
+    """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
+    rows = writers.read_rows(self.folder)
+    final = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
+    numbers = {
+      'steps': self.config.steps,
+      'parameters': sum(p['count'] for p in description['parameters']),
+      **final,
+      'seconds': self.about(self.config.steps)['seconds'],
+      'compile_seconds': description['compiled']['compile_seconds'],
+      'steps_per_second': self.trained / self.busy if self.busy else rows[-1]['steps_per_second'],
+    }
+    if self.config.plots:
+      if self.program.report:
+        self.draw(carry, self.config.steps)
+      plots.curves(rows, self.folder)
+    writers.write_csv(self.folder)
+    writers.write_json(self.folder / 'summary.json', numbers)
+    for sink in self.sinks:
+      if isinstance(sink, writers.TensorBoard):
+        sink.finish(self.config.steps)
+      elif isinstance(sink, writers.Wandb):
+        sink.finish(numbers)
+    page.write_page(self.folder)
+    return numbers

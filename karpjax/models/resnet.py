@@ -1,0 +1,138 @@
+"""Residual networks (He et al. 2015) for CIFAR (section 4.2) and ImageNet (table 1), over any image size."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from karpjax import errors
+from karpjax.layers import channel_attention, convolution, normalisation
+from karpjax.models import mlp
+
+# He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
+kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+# torchvision's dense layers: U(-1, 1) / sqrt(fan_in)
+logits_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+
+
+def conv(x, features: int, window: int, *, stride: int = 1, dtype, name: str):
+  """No bias, padding window // 2: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), features]."""
+  rank = x.ndim - 2
+  layer = convolution.Conv(
+    features,
+    (window,) * rank,
+    strides=stride,
+    padding=((window // 2, window // 2),) * rank,
+    use_bias=False,
+    dtype=dtype,
+    kernel_init=kernel_init,
+    name=name,
+  )
+  return layer(x)
+
+
+class Block(nn.Module):
+  """relu(shortcut(x) + residual(x)): two 3x3 convolutions, or a bottleneck of 1x1, 3x3 and 1x1.
+
+  The bottleneck's stride is in its 3x3 convolution, "v1.5", as in torchvision and flax; the paper has it in
+  the first 1x1.
+
+  Attributes:
+    width: channels of the convolutions; the bottleneck's output has four times as many.
+    stride: of the block.
+    bottleneck: which of the two residual branches.
+    projection: the shortcut where shapes differ: 1x1 convolution and norm (option B), or every stride-th
+      place with channels of zeros added (option A, no params).
+    zero_init: whether the branch's last norm begins with scale 0 (Goyal et al. 2017, section 5.1).
+    attention: 'none', 'se' or 'cbam', at the branch's end.
+    dtype: of the computation.
+  """
+
+  width: int
+  stride: int
+  bottleneck: bool
+  projection: bool
+  zero_init: bool
+  attention: str
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """x: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), out]."""
+    width, features = self.width, self.width * (4 if self.bottleneck else 1)
+    if self.bottleneck:
+      layers = (width, 1, 1), (width, 3, self.stride), (features, 1, 1)
+    else:
+      layers = (width, 3, self.stride), (features, 3, 1)
+    y = x
+    for i, (channels, window, stride) in enumerate(layers, start=1):
+      last = i == len(layers)
+      scale_init = nn.initializers.zeros_init() if last and self.zero_init else nn.initializers.ones_init()
+      y = conv(y, channels, window, stride=stride, dtype=self.dtype, name=f'conv{i}')
+      y = normalisation.BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f'norm{i}')(y, train=train)
+      y = y if last else nn.relu(y)
+    y = channel_attention.attend(self.attention, y, dtype=self.dtype, name='attention')
+    reshaped = self.stride > 1 or x.shape[-1] != features
+    if reshaped and self.projection:
+      x = conv(x, features, 1, stride=self.stride, dtype=self.dtype, name='projection')
+      x = normalisation.BatchNorm(dtype=self.dtype, name='projection_norm')(x, train=train)
+    elif reshaped:
+      x = x[(slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
+      zeros = features - x.shape[-1]
+      x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, zeros),))  # [batch, *spatial', features]
+    return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+  """A stem, stages of blocks (each but the first halves the image), the mean over places, one dense layer.
+
+  Attributes:
+    classes: outputs.
+    dtype: of the computation; norm statistics and logits are float32.
+    blocks: in each stage.
+    widths: of each stage's blocks.
+    bottleneck: which kind of block.
+    imagenet: the stem of ImageNet (7x7 by 2, 3x3 max pooling by 2), with projection shortcuts and
+      zero-initialised last norms; else that of CIFAR (3x3), with shortcuts without params.
+    attention: 'none', 'se' or 'cbam', in each block.
+  """
+
+  classes: int
+  dtype: Any = jnp.float32
+  blocks: tuple[int, ...] = (3, 3, 3)
+  widths: tuple[int, ...] = (16, 32, 64)
+  bottleneck: bool = False
+  imagenet: bool = False
+  attention: str = 'none'
+
+  @nn.compact
+  def __call__(self, x, *, train: bool = False):
+    """x: [batch, *spatial, channels] -> logits [batch, classes] float32.
+
+    Raises:
+      UsageError: for widths that do not fit, or an unknown attention.
+    """
+    mlp.check(widths=self.widths)
+    if len(self.widths) != len(self.blocks):
+      given = ','.join(map(str, self.widths))
+      raise errors.UsageError(
+        f'--widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths'
+      )
+    if not self.imagenet and list(self.widths) != sorted(self.widths):
+      given = ','.join(map(str, self.widths))
+      raise errors.UsageError(f'--widths={given}: shortcuts without params need widths that never shrink')
+    x = x.astype(self.dtype)
+    window, stride = (7, 2) if self.imagenet else (3, 1)
+    x = conv(x, self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
+    x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
+    if self.imagenet:
+      x = convolution.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
+    for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
+      for i in range(blocks):
+        stride = 2 if stage > 1 and i == 0 else 1
+        name = f'stage{stage}_block{i + 1}'
+        kinds = dict(bottleneck=self.bottleneck, projection=self.imagenet, zero_init=self.imagenet)
+        block = Block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
+        x = block(x, train=train)  # [batch, *ceil(spatial / stride), out]
+    x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
+    return nn.Dense(self.classes, kernel_init=logits_init, name='logits')(x)

@@ -1,0 +1,165 @@
+"""What a classification run leaves beside its curves: the per-class report and the plots that suit it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.metrics import classification
+from karpjax.report import pictures, plots, writers
+
+BATCH = 500  # examples in one call of predict
+MISTAKES = 20
+SALIENCIES = 8
+
+
+def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> None:
+  """A Program's `report`: predicts the test split (else validation, else train) for `write`.
+
+  Args:
+    program: its `predict` gives logits [batch, classes].
+    dataset: with classes; the report is of one of its splits.
+    state: of one seed.
+    t: the step, for the report's heading.
+    folder: the run's folder.
+    seeds: how many the run has; `state` is that of the first.
+  """
+  name = next(name for name in ('test', 'validation', 'train') if name in dataset.splits)
+  split, spec, key = dataset.splits[name], dataset.spec, jax.random.key(0)
+  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, key)))
+  labels, probabilities = [], []
+  size = min(BATCH, split.size)
+  for start in range(0, split.size, size):
+    real = min(size, split.size - start)
+    batch = _batch(
+      split, (start + np.arange(size)) % split.size
+    )  # the last batch is filled up from the first
+    labels.append(batch['label'][:real])
+    probabilities.append(np.asarray(predict(state, batch))[:real])
+  write(
+    folder,
+    classes=spec.classes,
+    labels=np.concatenate(labels),
+    probabilities=np.concatenate(probabilities),
+    images=lambda indices: split.fetch(indices)['image'].astype(np.float32) / spec.maximum,
+    kernel=first_kernel(getattr(state, 'eval_params', None), spec.shape),
+    saliency=lambda indices: saliency(program, state, _batch(split, indices)),
+    heading=f'{name} split, step {t}',
+    seeds=seeds,
+  )
+
+
+def write(
+  folder: Path,
+  *,
+  classes: Sequence[str],
+  labels: np.ndarray,
+  probabilities: np.ndarray,
+  images: Callable[[np.ndarray], np.ndarray],
+  kernel: np.ndarray | None = None,
+  saliency: Callable[[np.ndarray], np.ndarray] | None = None,
+  heading: str = 'test split',
+  seeds: int = 1,
+) -> None:
+  """report.txt, report.json, and the plots: confusion matrix, reliability, worst mistakes, filters, saliency.
+
+  Args:
+    folder: the run's folder.
+    classes: their names.
+    labels: [n] int.
+    probabilities: [n, classes].
+    images: example numbers [k] -> [k, height, width, channels] in [0, 1], or signals [k, length, channels].
+    kernel: of the first layer, [height, width, in, out] or [width, in, out]; None: no such plot.
+    saliency: example numbers [k] -> [k, height, width] or [k, length]; None: no such plot.
+    heading: says in the report what was predicted.
+    seeds: of the run; the arrays are those of the first, and what is written says so.
+  """
+  labels = np.asarray(labels)
+  predicted, names = probabilities.argmax(1), np.asarray(classes, object)
+  confusion, calibration = classification.tally(labels, probabilities)
+  error = classification.expected_calibration_error(calibration)
+  shown = f'first of {seeds} seeds' if seeds > 1 else ''
+  note = f' · {shown}' if shown else ''
+  report = classification.per_class_report(confusion, classes)
+  writers.write_json(
+    Path(folder) / 'report.json',
+    {'heading': heading, 'shown': shown, 'expected_calibration_error': error, **report},
+  )
+  writers.write_bytes(Path(folder) / 'report.txt', table(report, heading + note).encode())
+
+  plots.confusion(confusion, classes, folder, note)
+  plots.reliability(calibration, error, folder, note)
+  # The worst are those whose true class got the least; ties in order of their numbers.
+  wrong = np.flatnonzero(predicted != labels)
+  given = probabilities[wrong, labels[wrong]]
+  worst = wrong[np.argsort(given, kind='stable')[:MISTAKES]]
+  if not len(worst):
+    (Path(folder) / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
+  else:
+    chance = probabilities[worst, predicted[worst]]
+    pictures.mistakes(images(worst), names[labels[worst]], names[predicted[worst]], chance, folder, note)
+  if kernel is not None:
+    pictures.filters(kernel, folder, note)
+  if saliency is not None:
+    few = np.arange(min(SALIENCIES, len(labels)))
+    pictures.saliency(images(few), saliency(few), names[labels[few]], names[predicted[few]], folder, note)
+
+
+def table(report: dict, heading: str) -> str:
+  """`per_class_report`'s numbers as aligned text."""
+  averages = [{'class': f'{name} average', **report[name]} for name in ('micro', 'macro', 'weighted')]
+  width = max(len(row['class']) for row in [*report['classes'], *averages])
+  line = lambda row: (
+    f'{row["class"]:>{width}}  {row["precision"]:9.4f}  {row["recall"]:9.4f}  {row["f1"]:9.4f}'
+    f'  {row["support"]:9d}'
+  )
+  head = f'{"":>{width}}  {"precision":>9}  {"recall":>9}  {"F1":>9}  {"support":>9}'
+  return '\n'.join([heading, '', head, *map(line, report['classes']), '', *map(line, averages), ''])
+
+
+def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:
+  """The kernel that meets the image, or None where no layer has such a one.
+
+  Args:
+    params: pytree of arrays.
+    shape: of one example, [height, width, channels] or [length, channels].
+
+  Returns:
+    [*window, channels, out]; of a dense layer over all pixels [*shape[:-1], channels, out].
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  kernels = [x for path, x in leaves if 'kernel' in jax.tree_util.keystr(path)]
+  for kernel in kernels:
+    if kernel.ndim == len(shape) + 1 and kernel.shape[-2] == shape[-1]:
+      return np.asarray(kernel, np.float32)
+  for kernel in kernels:
+    if kernel.ndim == 2 and kernel.shape[0] == np.prod(shape):
+      return np.asarray(kernel, np.float32).reshape(*shape, -1)
+  return None
+
+
+def saliency(program, state, batch) -> np.ndarray:
+  """How strongly each place moves the largest logit: [batch, height, width] or [batch, length], not negative.
+
+  The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional
+  Networks", section 3).
+  """
+
+  @jax.jit
+  def gradient(state, batch, images):
+    largest = lambda images: (
+      program.predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
+    )
+    return jnp.abs(jax.grad(largest)(images)).max(-1)  # [batch, ..., channels] -> [batch, ...]
+
+  return np.asarray(gradient(state, batch, jnp.asarray(batch['image'], jnp.float32)))
+
+
+def _batch(split, indices: np.ndarray) -> dict[str, np.ndarray]:
+  return {
+    **split.fetch(indices),
+    'index': np.asarray(indices, np.int32),
+    'mask': np.ones(len(indices), bool),
+  }

@@ -1,0 +1,157 @@
+"""Images and signals of a run, as grids in its folder `plots`: worst mistakes, examples, filters, saliency.
+
+An image is [height, width, channels] in [0, 1]: one channel is grey, three are colours, else the mean.
+A signal is [length, channels], drawn as lines.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from karpjax.report import plots
+from karpjax.report.plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, short
+
+
+@plots.styled
+def mistakes(
+  images: np.ndarray,
+  true: Sequence[str],
+  predicted: Sequence[str],
+  probability: np.ndarray,
+  folder: Path,
+  note: str = '',
+) -> Path:
+  """plots/worst_mistakes.png: images [n, ...], true and predicted names, probability of the latter [n]."""
+  captions = [
+    [(f'true {short(t)}', INK), (f'predicted {short(p)}, {100 * q:.0f} %', VERMILION)]
+    for t, p, q in zip(true, predicted, probability)
+  ]
+  return plots.save(_grid(list(images), captions, 4, 'Worst mistakes' + note), folder, 'worst_mistakes')
+
+
+@plots.styled
+def class_grid(
+  images: np.ndarray, labels: np.ndarray, classes: Sequence[str], folder: Path, name: str = 'examples'
+) -> Path:
+  """plots/NAME.png: a row per class (the first twenty) with up to eight of the images [n, ...]."""
+  rows = [np.flatnonzero(np.asarray(labels) == label)[:8] for label in range(min(len(classes), 20))]
+  columns = max(len(row) for row in rows)
+  cells = [images[row[i]] if i < len(row) else None for row in rows for i in range(columns)]
+  more = f' · the first 20 of {len(classes)} classes' if len(classes) > 20 else ''
+  names = [short(name) for name in classes[:20]]
+  figure = _grid(cells, [[]] * len(cells), columns, plots.title(name) + more, width=0.7, row_names=names)
+  return plots.save(figure, folder, name)
+
+
+@plots.styled
+def filters(kernel: np.ndarray, folder: Path, note: str = '') -> Path:
+  """plots/first_layer_filters.png: the first 64 of a kernel [height, width, in, out] or [width, in, out]."""
+  kernel = np.asarray(kernel, np.float32)
+  cells = np.moveaxis(kernel, -1, 0)[:64]  # [..., in, out] -> [out, ..., in]
+  cells = cells / max(float(np.abs(cells).max()), 1e-12)  # one scale for all: weak filters look weak
+  if kernel.ndim == 4:
+    if kernel.shape[2] == 3:
+      cells = (cells + 1) / 2  # in the image's own colours, zero is grey
+    else:
+      cells = _coloured((cells.mean(-1) + 1) / 2, 'RdBu_r')  # red above zero, blue below
+  number = f'64 of {kernel.shape[-1]}' if kernel.shape[-1] > 64 else len(cells)
+  heading = f'First-layer filters · {number}{note}'
+  figure = _grid(list(cells), [[]] * len(cells), 8, heading, width=0.75, limits=(-1, 1))
+  return plots.save(figure, folder, 'first_layer_filters')
+
+
+@plots.styled
+def saliency(
+  images: np.ndarray,
+  maps: np.ndarray,
+  true: Sequence[str],
+  predicted: Sequence[str],
+  folder: Path,
+  note: str = '',
+) -> Path:
+  """plots/saliency.png: each image [n, ...] beside how strongly each place moves the prediction.
+
+  Args:
+    images: [n, height, width, channels] or [n, length, channels].
+    maps: [n, height, width] or [n, length], not negative; each is drawn on its own scale.
+    true, predicted: names, [n].
+    folder: the run's folder.
+    note: ends the title.
+  """
+  cells, captions = [], []
+  for image, map_, t, p in zip(images, maps, true, predicted):
+    map_ = np.asarray(map_) / max(float(np.max(map_)), 1e-12)
+    cells += [image, _coloured(map_, 'magma') if map_.ndim == 2 else map_]
+    captions += [[(f'true {short(t)}', INK), (f'predicted {short(p)}', INK if t == p else VERMILION)]]
+    captions += [[('its saliency', FAINT)]]
+  figure = _grid(cells, captions, 4, 'Saliency: what moves the prediction' + note)
+  return plots.save(figure, folder, 'saliency')
+
+
+def _coloured(values: np.ndarray, colours: str) -> np.ndarray:
+  """[...] in [0, 1] -> [..., 3], by one of matplotlib's colour maps."""
+  import matplotlib
+
+  return matplotlib.colormaps[colours](values)[..., :3]
+
+
+def _grid(cells, captions, columns: int, heading: str, *, width: float = 1.35, limits=None, row_names=()):
+  """A figure of images or signals, `columns` in a row, `width` inches each; None leaves a gap.
+
+  Args:
+    cells: [height, width, channels] in [0, 1], or a signal [length, channels] or [length].
+    captions: for each cell its lines of (text, colour), written below it.
+    columns: cells in a row.
+    heading: the title.
+    width: of a cell, in inches.
+    limits: (lowest, highest) value of the signals; None: each fills its cell.
+    row_names: what to write to the left of each row.
+  """
+  columns = max(1, min(columns, len(cells)))
+  shape = next(np.shape(cell) for cell in cells if cell is not None)
+  tall = min(max(shape[0] / shape[1], 0.4), 2.5) if len(shape) == 3 else 0.7  # of a cell one wide
+  gap, text = 0.08, 0.14 / width  # between cells; a line of text
+  pitch = tall + max(len(caption) for caption in captions) * text + 1.5 * gap
+  rows, across = math.ceil(len(cells) / columns), columns * (1 + gap) - gap
+  margin = 0.085 * max(map(len, row_names), default=0) / width  # what the longest name needs
+  across += margin
+  figure, axis = plots.new_figure(
+    max(across * width, 3.6) + 0.2, rows * pitch * width + 0.42, margins=(0.1, 0.1, 0.04, 0.38)
+  )
+  for row, name in enumerate(row_names):
+    axis.text(-gap, row * pitch + tall / 2, name, fontsize=8, ha='right', va='center')
+  for i, cell in enumerate(cells):
+    left, top = (i % columns) * (1 + gap), (i // columns) * pitch
+    if cell is not None:
+      _draw(axis, np.asarray(cell, np.float32), left, top, tall, limits)
+    for line, (words, colour) in enumerate(captions[i]):
+      y = top + tall + line * text + 0.03
+      axis.text(left, y, words, fontsize=7, color=colour, va='top', clip_on=False)
+  axis.set(
+    xlim=(-margin, max(across, 3.6 / width) - margin), ylim=(rows * pitch, -0.02), aspect='equal', anchor='NW'
+  )
+  axis.set_axis_off()
+  axis.set_title(heading)
+  return figure
+
+
+def _draw(axis, cell: np.ndarray, left: float, top: float, tall: float, limits) -> None:
+  """One image or signal in the box 1 wide and `tall` high whose upper left corner is (left, top)."""
+  if cell.ndim == 3:
+    image = (
+      cell if cell.shape[-1] == 3 else np.repeat(cell.mean(-1, keepdims=True), 3, -1)
+    )  # [h, w, c] -> [h, w, 3]
+    axis.imshow(np.clip(image, 0, 1), extent=(left, left + 1, top + tall, top), interpolation='nearest')
+    return
+  from matplotlib.patches import Rectangle
+
+  signal = cell.reshape(len(cell), -1)  # [length] -> [length, 1]
+  low, high = limits or (float(signal.min()), float(signal.max()))
+  height = (signal - low) / max(high - low, 1e-12)
+  box = {'facecolor': '#f5f6f8', 'edgecolor': '#d9dce1', 'linewidth': 0.6}
+  axis.add_patch(Rectangle((left, top), 1, tall, **box))
+  across = left + np.linspace(0.04, 0.96, len(signal))
+  for channel, colour in zip(height.T, (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)):
+    axis.plot(across, top + tall * (0.94 - 0.88 * channel), color=colour, linewidth=1)

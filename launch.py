@@ -1,0 +1,52 @@
+"""The front door of karpjax.
+
+  python launch.py                              list the experiments
+  python launch.py NAME [--flag=value …]        run one; --help shows its flags
+  python launch.py check NAME [--flag=value …]  what a careful person checks before training
+  python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
+  python launch.py bench NAME                   our step against PyTorch's
+  python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
+"""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+COMMANDS = {
+  'check': 'karpjax.recipe',
+  'reproduce': 'karpjax.reproduce',
+  'bench': 'karpjax.bench',
+  'predict': 'karpjax.predict',
+}
+
+
+def experiments() -> dict[str, str]:
+  """{name: first line of its docstring}, read without importing anything."""
+  files = sorted((ROOT / 'experiments').glob('[a-z]*.py'))
+  return {f.stem: (ast.get_docstring(ast.parse(f.read_text())) or '').split('\n')[0] for f in files}
+
+
+def main(argv: list[str]) -> int:
+  known = experiments()
+  if not argv or argv[0] in ('--help', '-h', 'list'):
+    print(__doc__.strip(), '', 'experiments:', *(f'  {name:24} {line}' for name, line in known.items()), sep='\n')
+    return 0
+  name, *rest = argv
+  sys.path.insert(0, str(ROOT))
+  if name in COMMANDS:
+    return importlib.import_module(COMMANDS[name]).main(rest)
+  if name not in known:
+    from karpjax import errors
+
+    print(f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr)
+    return 2
+  from karpjax import config
+
+  module = importlib.import_module(f'experiments.{name}')
+  return config.main(module.run, module.Config, rest)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""The benchmark command: its twins are our models, and its table says what was measured."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from karpjax import bench
+from karpjax.bench import measure, setups
+
+EASY = ('lecun1989', 'logistic', 'mlp', 'cifar10_cnn')
+CASES = {
+  **{name: setups.SETUPS[name] for name in EASY},
+  'windows': setups.Setup(
+    'cnn',
+    (13, 13, 3),
+    {
+      'widths': (4, 6),
+      'kernel_size': (4, 3),
+      'stride': (2, 1),
+      'pool': (1, 2),
+      'norm': 'batch',
+      'hidden': (5,),
+    },
+    optimiser={'name': 'nesterov', 'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.01},
+  ),
+  'average': setups.Setup(
+    'cnn',
+    (12, 12, 1),
+    {'widths': (4,), 'padding': 'VALID', 'head': 'average', 'activation': 'gelu', 'depth': 2},
+    optimiser={'name': 'adamw', 'learning_rate': 0.01, 'weight_decay': 0.1},
+  ),
+}
+SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
+
+
+def small(setup):
+  """The same model on a small batch of small images."""
+  size = min(setup.shape[0], 32 if setup.model.startswith('resnet') else setup.shape[0])
+  return dataclasses.replace(setup, batch_size=min(setup.batch_size, 8), shape=(size, size, setup.shape[2]))
+
+
+@pytest.mark.parametrize(
+  'setup',
+  [pytest.param(setup, id=name) for name, setup in CASES.items()]
+  + [pytest.param(setup, id=name, marks=pytest.mark.slow) for name, setup in SLOW.items()],
+)
+def test_the_twin_has_our_first_losses(setup, tmp_path):
+  pytest.importorskip('torch')
+  from karpjax.bench import ours, torch_worker
+
+  setup = small(setup)
+  _, first_losses, facts, params = ours.our_step(setup, seeds=1, steps_per_call='1')
+  ours.save(tmp_path / 'weights.npz', setup, params)
+  with np.load(tmp_path / 'weights.npz', allow_pickle=False) as file:
+    arrays = dict(file)
+  expected = first_losses()
+  assert len(set(expected)) == len(expected), 'the batches or the weights must change'
+  for channels_last, fused in ((False, True), (True, False)):
+    step = torch_worker.training(setup, arrays, channels_last=channels_last, fused=fused)
+    found = [step().item() for _ in expected]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+  assert facts['steps_per_call'] == 1
+  assert facts['flops'] > 2 * setup.batch_size * sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
+
+
+def test_every_setup_is_json():
+  for setup in setups.SETUPS.values():
+    assert setups.from_json(json.loads(json.dumps(dataclasses.asdict(setup)))) == setup
+
+
+def fake(name, times, losses, **facts):
+  facts = {'losses': losses, 'versions': 'none', **facts}
+  return types.SimpleNamespace(name=name, times=times, peaks=[100e9, 50e9, 200e9], memory=2**20, facts=facts)
+
+
+def result(our_losses=(2.0, 1.0), their_losses=(2.0, 1.0)):
+  ours = fake(
+    'ours', [0.1, 0.2, 0.1], our_losses, flops=5e9, parameters=7, compile_seconds=3.0, steps_per_call=1
+  )
+  theirs = fake('PyTorch', [0.3, 0.3, 0.4], their_losses, threads=2, channels_last=True, fused=False)
+  rows = [measure.row(worker, ours) for worker in (ours, theirs)]
+  return {'setup': dataclasses.asdict(setups.SETUPS['mlp']), 'rows': rows}
+
+
+def test_figures_are_medians_and_ratios_turn_by_turn():
+  ours, theirs = result()['rows']
+  assert (ours['seconds'], theirs['seconds']) == (0.1, 0.3)
+  assert theirs['ratio'] == pytest.approx(3.0)  # of 3, 1.5 and 4
+  assert ours['share_of_peak'] == pytest.approx(5e9 / 0.1 / 100e9)
+  assert theirs['share_of_peak'] == pytest.approx(5e9 / 0.3 / 100e9)
+  table = measure.report('mlp', result())
+  assert 'ours is 3.00 times as fast as PyTorch' in table and '2 threads, channels last' in table
+
+
+@pytest.mark.parametrize(
+  'theirs, expected', [((2.0, 1.0), 0.0), ((2.0, 1.1), 0.1), ((float('nan'), 1.0), float('inf'))]
+)
+def test_disagreement_of_first_losses(theirs, expected):
+  assert measure.disagreement(result(their_losses=theirs)['rows']) == pytest.approx(expected)
+
+
+def test_losses_that_differ_are_an_error(monkeypatch, capsys):
+  monkeypatch.setattr(measure, 'measure', lambda setup, flags: result(their_losses=(2.0, 1.001)))
+  assert bench.main(['mlp']) == 1
+  assert 'THE FIRST LOSSES DIFFER' in capsys.readouterr().err
+
+
+def test_workers_take_turns_and_a_dead_one_says_why(tmp_path, monkeypatch):
+  (tmp_path / 'counting.py').write_text(
+    'from karpjax.bench import worker\n'
+    'worker.step_seconds = lambda run: 0.1\n'
+    'def run(steps): assert steps == 10\n'
+    'worker.serve(lambda: ({"name": worker.job()["name"]}, run, lambda: print("noise")))\n'
+  )
+  (tmp_path / 'dying.py').write_text('raise SystemExit("out of luck")\n')
+  monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+  worker = measure.Worker(tmp_path, 'counter', sys.executable, 'counting', {'name': 'seven'})
+  worker.turn(1.0)
+  worker.turn(1.0)
+  worker.close()
+  assert worker.facts == {'name': 'seven', 'step_seconds': 0.1}
+  assert len(worker.times) == len(worker.peaks) == 2 and worker.memory > 2**20
+  assert worker.process.returncode == 0
+  with pytest.raises(RuntimeError, match='dier stopped: out of luck'):
+    measure.Worker(tmp_path, 'dier', sys.executable, 'dying', {})
+
+
+@pytest.mark.parametrize(
+  'argv, said',
+  [
+    (['resnet2'], 'Did you mean resnet'),
+    (['mlp', '--round=3'], 'rounds'),
+    (['mlp', '--rounds=0'], '--rounds'),
+    (['mlp', '--torch_python=/nowhere/python'], '--torch_python=/nowhere/python cannot be run'),
+    (['mlp', '--json=/nowhere/result.json'], 'no such folder'),
+  ],
+)
+def test_bad_input_is_one_line_and_exit_2(argv, said, capsys):
+  assert bench.main(argv) == 2
+  error = capsys.readouterr().err
+  assert said in error and error.count('\n') == 1
+
+
+def test_the_command_from_end_to_end(tmp_path, capsys):
+  flags = ['--batch_size=4', '--rounds=2', '--round_seconds=0.05', f'--json={tmp_path / "result.json"}']
+  assert bench.main(['logistic', *flags, '--seeds=2', '--steps_per_call=3']) == 0
+  rows = json.loads((tmp_path / 'result.json').read_text())['rows']
+  names = [row['name'] for row in rows if row['name'] != 'PyTorch']
+  assert names == ['ours', 'ours, 2 seeds', 'ours, 3 a call']
+  assert rows[2]['steps_per_call'] == 3 and rows[2]['losses'] == pytest.approx(rows[0]['losses'], rel=1e-5)
+  assert np.shape(rows[1]['losses']) == (len(rows[0]['losses']), 2)
+  assert 'of peak' in capsys.readouterr().out

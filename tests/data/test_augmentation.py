@@ -1,0 +1,195 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors, gradients
+from karpjax.data import augmentation
+
+ALL = 'flip,shift:3,rotate:10,jitter:0.4,cutout:4'
+
+
+def keys(n, seed=0):
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(n))
+
+
+@pytest.fixture
+def images():
+  return np.random.default_rng(0).random((8, 12, 10, 3), np.float32)
+
+
+def test_flip_mirrors_half_of_the_images_and_twice_is_the_identity(images):
+  image = images[0]
+  many = keys(400)
+  flipped = jax.vmap(augmentation.flip, (0, None))(many, image)
+  mirrored = np.array([np.array_equal(f, image[:, ::-1]) for f in flipped])
+  kept = np.array([np.array_equal(f, image) for f in flipped])
+  assert (mirrored ^ kept).all()
+  assert 150 < mirrored.sum() < 250
+  again = jax.vmap(augmentation.flip)(many, flipped)
+  np.testing.assert_array_equal(again, np.broadcast_to(image, again.shape))
+
+
+@pytest.mark.parametrize('mode, pad', [('zero', 'constant'), ('edge', 'edge'), ('wrap', 'wrap')])
+@pytest.mark.parametrize('dtype', [np.float32, np.uint8])
+def test_translate_is_numpys_padding_and_cropping(images, mode, pad, dtype):
+  image = (images[0] * 255).astype(dtype)
+  padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), pad)
+  translate = jax.jit(augmentation.translate, static_argnums=2)
+  for down in (-4, -1, 0, 3):
+    for right in (-3, 0, 1, 4):
+      got = translate(image, jnp.array([down, right]), mode)
+      assert got.dtype == dtype
+      np.testing.assert_array_equal(got, padded[4 + down : 16 + down, 4 + right : 14 + right])
+
+
+def test_shift_draws_every_offset_within_the_limit_and_no_other():
+  image = np.arange(81, dtype=np.float32).reshape(9, 9, 1)
+  shifted = jax.vmap(lambda key: augmentation.shift(key, image, 1.0))(keys(300))
+  centres = np.unique(np.asarray(shifted)[:, 4, 4, 0])
+  np.testing.assert_array_equal(centres, [30, 31, 32, 39, 40, 41, 48, 49, 50])
+
+
+def test_roll_keeps_the_mean(images):
+  rolled, _ = augmentation.augment(augmentation.parse('roll:3'), keys(8), images, None)
+  assert not np.array_equal(rolled, images)
+  np.testing.assert_allclose(rolled.mean((1, 2)), images.mean((1, 2)), rtol=1e-5)
+
+
+def test_rotate_by_quarter_turns_is_rot90_and_by_nothing_the_identity():
+  image = np.random.default_rng(0).random((9, 9, 2), np.float32)
+  rotate = jax.jit(augmentation.rotate)
+  for turns in range(4):
+    got = rotate(image, jnp.float32(turns * np.pi / 2))
+    np.testing.assert_allclose(got, np.rot90(image, turns), atol=1e-5)
+
+
+def test_rotate_is_scipys_bilinear_rotation_away_from_the_border():
+  from scipy import ndimage
+
+  y, x = np.mgrid[:20, :16].astype(np.float32)
+  image = np.stack([np.sin(y / 3) + np.cos(x / 2), y * x], -1)
+  expected = ndimage.rotate(image, 17, reshape=False, order=1)
+  got = augmentation.rotate(image, jnp.float32(np.radians(17)))
+  np.testing.assert_allclose(got[5:-5, 5:-5], expected[5:-5, 5:-5], atol=1e-3)
+
+
+def test_jitter_keeps_black_and_scales_grey_alike():
+  key = jax.random.key(1)
+  np.testing.assert_array_equal(augmentation.jitter(key, jnp.zeros((4, 4, 3)), 0.5), 0)
+  grey = jnp.full((4, 4, 3), 0.25)
+  jittered = np.asarray(augmentation.jitter(key, grey, 0.5))
+  np.testing.assert_allclose(
+    jittered, jittered[0, 0, 0], rtol=1e-5
+  )  # no contrast, no colour: brightness alone
+  assert 0.125 <= jittered[0, 0, 0] <= 0.375
+
+
+def test_jitter_is_brightness_then_contrast_then_saturation(images):
+  image, key = images[0], jax.random.key(3)
+  brightness, contrast, saturation = np.asarray(jax.random.uniform(key, (3,), minval=0.6, maxval=1.4))
+  luma = np.array([0.299, 0.587, 0.114])
+  expected = image * brightness
+  expected = expected * contrast + (expected @ luma).mean() * (1 - contrast)
+  expected = expected * saturation + (expected @ luma)[..., None] * (1 - saturation)
+  np.testing.assert_allclose(augmentation.jitter(key, image, 0.4), expected, atol=1e-5)
+
+
+def test_cutout_blanks_one_square_that_the_border_clips():
+  image = jnp.ones((10, 10, 2))
+  blank = 1 - np.asarray(jax.vmap(lambda key: augmentation.cutout(key, image, 4.0))(keys(500)))
+  areas = blank[..., 0].sum((1, 2))
+  assert set(areas) <= {h * w for h in (2, 3, 4) for w in (2, 3, 4)}
+  assert (areas == 16).mean() == pytest.approx(0.49, abs=0.08)  # centres 2 … 8 of 0 … 9, in both directions
+  for mask in blank[:50, ..., 0]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+
+
+@pytest.mark.parametrize('mix', ['mixup:0.4', 'cutmix:1'])
+def test_mixed_targets_add_up_to_one_and_weigh_as_the_pixels_do(mix):
+  n = 16
+  images = jnp.broadcast_to(jnp.eye(n)[:, None, None], (n, 12, 12, n))  # image i is 1 in channel i only
+  mixed, targets = jax.jit(functools.partial(augmentation.augment, augmentation.parse(mix)))(
+    keys(n), images, jnp.eye(n)
+  )
+  np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
+  np.testing.assert_allclose(mixed.mean((1, 2)), targets, atol=1e-5)
+  partners = np.roll(np.eye(n), -1, 0)
+  assert np.asarray(targets)[(np.eye(n) + partners) == 0].max() == 0
+  assert 0 < np.asarray((targets * partners).sum(1)).mean() < 1
+
+
+def test_mixup_weights_are_beta_distributed():
+  n, alpha = 2000, 0.4
+  _, targets = jax.jit(augmentation.mixup)(keys(n), jnp.zeros((n, 1)), jnp.eye(n), alpha)
+  weights = np.diag(targets)
+  assert weights.mean() == pytest.approx(0.5, abs=0.03)
+  assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
+
+
+def test_an_example_draws_the_same_in_another_batch(images):
+  steps = augmentation.parse(ALL)
+  apply = jax.jit(lambda keys, images: augmentation.augment(steps, keys, images, None)[0])
+  whole = apply(keys(8), images)
+  np.testing.assert_allclose(apply(keys(8)[3:5], images[3:5]), whole[3:5], atol=1e-5)
+  other = apply(keys(8, seed=1), images)
+  assert np.abs(other - whole).max() > 0.1
+
+
+def test_the_result_does_not_depend_on_how_many_devices_share_the_batch(images):
+  steps = augmentation.parse('flip,shift:3,rotate:10,mixup:0.4,cutmix:1')
+
+  def apply(data, images, targets):
+    return augmentation.augment(steps, jax.random.wrap_key_data(data), images, targets)
+
+  arguments = jax.random.key_data(keys(8)), jnp.asarray(images), jnp.eye(8)
+  alone = jax.jit(apply)(*arguments)
+  split = [x.reshape(4, 2, *x.shape[1:]) for x in arguments]
+  shared = jax.pmap(apply, axis_name=gradients.REPLICAS)(*split)
+  for one, many in zip(alone, shared):
+    np.testing.assert_allclose(many.reshape(one.shape), one, atol=1e-5)
+
+
+def test_moving_and_blanking_keeps_uint8_and_equals_float32(images):
+  raw = (images * 255).astype(np.uint8)
+  steps = augmentation.parse('flip,shift:2,cutout:4')
+  as_uint8, _ = augmentation.augment(steps, keys(8), raw, None)
+  as_float, _ = augmentation.augment(steps, keys(8), raw.astype(np.float32), None)
+  assert as_uint8.dtype == np.uint8
+  np.testing.assert_array_equal(as_uint8, as_float)
+
+
+def test_parse_reads_what_it_says():
+  steps = augmentation.parse('flip, shift:4,mixup:0.2')
+  assert steps == (augmentation.Step('flip'), augmentation.Step('shift', 4), augmentation.Step('mixup', 0.2))
+  assert augmentation.parse('') == ()
+
+
+@pytest.mark.parametrize(
+  'text, says',
+  [
+    ('flop', 'Did you mean flip'),
+    ('cutmax:1', 'Did you mean cutmix'),
+    ('shift', 'shift:N'),
+    ('shift:1.5', 'whole pixels'),
+    ('shift:-1', 'above 0'),
+    ('flip:2', 'takes no amount'),
+    ('rotate:nan', 'degrees'),
+    ('jitter:2', 'at most 1'),
+    ('mixup:inf', 'alpha'),
+  ],
+)
+def test_a_wrong_augmentation_is_refused_in_one_line(text, says):
+  with pytest.raises(errors.UsageError, match=says) as error:
+    augmentation.parse(text)
+  assert '\n' not in str(error.value)
+
+
+def test_series_and_small_images_are_refused():
+  with pytest.raises(errors.UsageError, match='for images'):
+    augmentation.augment(augmentation.parse('flip'), keys(2), jnp.zeros((2, 40, 1)), None)
+  with pytest.raises(errors.UsageError, match='too much for images of 8×8'):
+    augmentation.augment(augmentation.parse('cutout:8'), keys(2), jnp.zeros((2, 8, 8, 1)), None)

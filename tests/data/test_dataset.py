@@ -1,0 +1,229 @@
+import json
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.data import dataset, images, preprocessing, splitting, tables
+
+
+@pytest.fixture(scope='module')
+def digits():
+  return dataset.load('digits')
+
+
+def write_usps(folder, **changes):
+  arrays = {
+    'x_train': np.arange(3 * 256, dtype=np.uint16).reshape(3, 16, 16),
+    'y_train': np.array([0, 1, 9]),
+    'x_test': np.full((2, 16, 16), 2000, np.uint16),
+    'y_test': np.array([3, 4]),
+  }
+  np.savez(folder / 'usps.npz', **(arrays | changes))
+  return folder
+
+
+def test_digits_are_scikit_learns_split_by_class(digits):
+  from sklearn import datasets
+
+  assert {name: split.size for name, split in digits.splits.items()} == {'train': 1437, 'test': 360}
+  both = [np.concatenate([digits.splits[s].arrays[k] for s in ('train', 'test')]) for k in ('image', 'label')]
+  rows = np.concatenate([both[0].reshape(1797, 64), both[1][:, None]], 1)
+  original = np.concatenate([datasets.load_digits().data, datasets.load_digits().target[:, None]], 1)
+  np.testing.assert_array_equal(np.unique(rows, axis=0), np.unique(original, axis=0))
+  assert both[0].dtype == np.uint8 and both[0].max() == digits.spec.maximum == 16
+  counts = np.bincount(digits.splits['test'].arrays['label'])
+  np.testing.assert_allclose(counts, np.bincount(both[1]) * 360 / 1797, atol=1)
+  labels = digits.splits['train'].arrays['label']
+  assert (np.diff(labels) != 0).mean() > 0.8  # shuffled
+
+
+def test_digits_are_split_alike_for_every_seed(digits):
+  other = dataset.load('digits', seed=5)
+  np.testing.assert_array_equal(other.splits['test'].arrays['image'], digits.splits['test'].arrays['image'])
+
+
+def test_spec_holds_the_train_splits_statistics_and_survives_json(digits):
+  unit = digits.splits['train'].arrays['image'] / 16
+  assert digits.spec.mean == pytest.approx((unit.mean(),), rel=1e-5)
+  assert digits.spec.std == pytest.approx((unit.std(),), rel=1e-5)
+  assert digits.spec.examples == 1437 and digits.spec.classes == tuple('0123456789')
+  assert dataset.Spec.from_json(json.loads(json.dumps(digits.spec.to_json()))) == digits.spec
+
+
+def test_mnist1d_is_the_packages_own_and_leaves_the_global_generators_alone():
+  from mnist1d import data
+
+  before = np.random.get_state()[1].copy()
+  ours, shuffled = dataset.load('mnist1d'), dataset.load('mnist1d_shuffled')
+  np.testing.assert_array_equal(np.random.get_state()[1], before)
+  made = data.make_dataset(data.get_dataset_args())
+  np.testing.assert_allclose(ours.splits['train'].arrays['image'][..., 0], made['x'], rtol=1e-6)
+  np.testing.assert_array_equal(ours.splits['test'].arrays['label'], made['y_test'])
+  assert ours.spec.shape == (40, 1) and ours.splits['train'].size == 4000
+
+  plain, permuted = (d.splits['test'].arrays['image'][..., 0] for d in (ours, shuffled))
+  order = [int(np.flatnonzero(np.abs(permuted - column[:, None]).max(0) < 1e-4)[0]) for column in plain.T]
+  assert sorted(order) == list(range(40)) and order != list(range(40))
+
+
+def test_usps_is_the_file_in_its_order(shared_data):
+  data = dataset.load('usps', data_dir=shared_data)
+  train = data.splits['train'].arrays
+  assert (train['image'].shape, train['image'].dtype, train['image'].max()) == (
+    (7291, 16, 16, 1),
+    np.uint16,
+    2000,
+  )
+  assert data.splits['test'].size == 2007 and data.spec.maximum == 2000
+  assert np.count_nonzero(np.diff(train['label'])) == 9  # sorted by class
+
+
+@pytest.mark.parametrize(
+  'changes, says',
+  [
+    ({'y_train': np.array([0, 1, 10])}, 'label 10 of train example 2 is out of range'),
+    ({'y_test': np.array([-1, 1])}, 'label -1 of test example 0'),
+    ({'y_test': np.array([1])}, 'y_test'),
+    ({'x_test': np.full((2, 16, 16), 3000)}, '0 to 2000'),
+    ({'x_test': np.zeros((2, 8, 8), np.uint16)}, 'not'),
+    ({'x_test': np.array([{}, {}], object)}, 'not a whole file'),  # would have to be unpickled
+  ],
+)
+def test_a_faulty_usps_file_is_refused(tmp_path, changes, says):
+  assert dataset.load('usps', data_dir=write_usps(tmp_path)).splits['train'].size == 3
+  with pytest.raises(errors.UsageError, match=says):
+    dataset.load('usps', data_dir=write_usps(tmp_path, **changes))
+
+
+def test_a_usps_file_that_is_absent_or_cut_is_named(tmp_path):
+  with pytest.raises(errors.UsageError, match=r'usps\.npz is in neither .*--data_dir'):
+    dataset.load('usps', data_dir=tmp_path)
+  path = write_usps(tmp_path) / 'usps.npz'
+  path.write_bytes(path.read_bytes()[:500])
+  with pytest.raises(errors.UsageError, match=r'usps\.npz is not a whole file'):
+    dataset.load('usps', data_dir=tmp_path)
+
+
+def test_validation_is_taken_from_train_by_seed(digits):
+  fraction, count = dataset.load('digits', validation=0.1), dataset.load('digits', validation=144)
+  assert {k: s.size for k, s in fraction.splits.items()} == {'train': 1293, 'test': 360, 'validation': 144}
+  np.testing.assert_array_equal(
+    fraction.splits['validation'].arrays['image'], count.splits['validation'].arrays['image']
+  )
+  other = dataset.load('digits', validation=0.1, seed=1).splits['validation'].arrays['image']
+  assert not np.array_equal(other, count.splits['validation'].arrays['image'])
+  parts = [fraction.splits[s].arrays['image'] for s in ('train', 'validation')]
+  whole = digits.splits['train'].arrays['image']
+  np.testing.assert_array_equal(
+    np.unique(np.concatenate(parts).reshape(1437, 64), axis=0), np.unique(whole.reshape(1437, 64), axis=0)
+  )
+  assert fraction.spec.examples == 1293
+
+
+def test_subset_draws_without_replacement_by_its_own_seed(digits):
+  small = dataset.load('digits', subset='100/50:7')
+  assert (small.splits['train'].size, small.splits['test'].size, small.spec.examples) == (100, 50, 100)
+  same = dataset.load('digits', subset='100/50:7', seed=3)
+  np.testing.assert_array_equal(small.splits['train'].arrays['image'], same.splits['train'].arrays['image'])
+  everything = dataset.load('digits', subset='1437/360:1').splits['train'].arrays['image']
+  whole = digits.splits['train'].arrays['image']
+  assert not np.array_equal(everything, whole)
+  np.testing.assert_array_equal(np.sort(everything.reshape(1437, 64), 0), np.sort(whole.reshape(1437, 64), 0))
+
+
+@pytest.mark.parametrize(
+  'arguments, says',
+  [
+    ({'validation': 1437}, 'leave at least one'),
+    ({'validation': 1e-9}, 'leave at least one'),
+    ({'validation': -0.1}, 'fraction'),
+    ({'validation': 1.5}, 'fraction'),
+    ({'validation': float('nan')}, 'fraction'),
+    ({'subset': '1438/10:0'}, 'the set has 1,437'),
+    ({'subset': '10/0:0'}, 'the set has 360'),
+    ({'subset': '10'}, 'TRAIN/TEST:SEED'),
+    ({'image_size': -1}, 'image_size'),
+    ({'channels': 2}, 'channels'),
+    ({'data_dir': '/nonexistent/folder'}, 'not a folder'),
+  ],
+)
+def test_wrong_arguments_are_refused_in_one_line(arguments, says):
+  with pytest.raises(errors.UsageError, match=says) as error:
+    dataset.load('digits', **arguments)
+  assert '\n' not in str(error.value)
+
+
+def test_series_are_neither_resized_nor_recoloured():
+  series = dataset.Spec('mnist1d', (40, 1), (), 1.0, (), (), 0)
+  for arguments in ((8, 0), (0, 3)):
+    with pytest.raises(errors.UsageError, match='for images'):
+      images.conversion(series, *arguments)
+
+
+def test_streamed_and_resident_examples_are_the_same():
+  arguments = {'image_size': 11, 'channels': 3, 'validation': 0.2, 'subset': '200/20:1'}
+  resident = dataset.load('digits', **arguments)
+  streamed = dataset.load('digits', **arguments, resident_bytes=1000)
+  assert 'kept on the device' in resident.notes[-1] and 'streamed' in streamed.notes[-1]
+  assert resident.spec.shape == (11, 11, 3)
+  for name in ('train', 'validation', 'test'):
+    one, other = resident.splits[name], streamed.splits[name]
+    assert other.arrays is None and other.size == one.size
+    numbers = np.array([3, 0, 3, one.size - 1])
+    for key, values in pickle.loads(pickle.dumps(other.fetch))(numbers).items():
+      np.testing.assert_array_equal(values, one.arrays[key][numbers])
+      np.testing.assert_array_equal(values, one.fetch(numbers)[key])
+
+
+def test_permutation_is_one_for_ever():
+  assert splitting.permutation(1337, 0, 8).tolist() == [2, 4, 5, 6, 7, 3, 0, 1]
+  assert sorted(splitting.permutation(0, 1, 1000)) == list(range(1000))
+
+
+@pytest.mark.parametrize('dtype, maximum', [(np.uint8, 255.0), (np.uint16, 2000.0), (np.float32, 1.0)])
+def test_preprocess_brings_each_type_to_its_range(dtype, maximum):
+  raw = (np.array([0, 0.25, 1])[None, :, None, None] * maximum).astype(dtype)
+  raw = np.broadcast_to(raw, (2, 3, 1, 2))
+  spec = dataset.Spec('some', (3, 1, 2), (), maximum, (0.5, 0.25), (0.25, 0.0), 2)
+  unit = raw / maximum
+  expected = {'unit': unit, 'symmetric': 2 * unit - 1, 'standard': (unit - [0.5, 0.25]) / [0.25, 1]}
+  for how, values in expected.items():
+    got = jax.jit(lambda x, how=how: preprocessing.preprocess(x, spec, how))(raw)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, values, atol=1e-6)
+  with pytest.raises(errors.UsageError, match='Did you mean symmetric'):
+    preprocessing.preprocess(raw, spec, 'symetric')
+
+
+def test_diabetes_bmi_is_scikit_learns_example():
+  data = tables.load_table('diabetes_bmi')
+  train, test = (data.splits[s].arrays for s in ('train', 'test'))
+  assert test['features'].shape == (20, 1) and train['features'].shape == (422, 1)
+  design = np.concatenate([train['features'], np.ones((422, 1))], 1).astype(np.float64)
+  slope, intercept = np.linalg.lstsq(design, train['target'].astype(np.float64))[0]
+  residual = test['target'] - (slope * test['features'][:, 0] + intercept)
+  assert slope == pytest.approx(938.2379, abs=0.01)
+  assert np.mean(residual**2) == pytest.approx(2548.07, abs=0.05)
+  assert 1 - np.mean(residual**2) / test['target'].var() == pytest.approx(0.4726, abs=1e-4)
+
+
+def test_tables_are_split_by_seed_and_standardised_by_their_spec():
+  cancer = tables.load_table('breast_cancer')
+  assert (cancer.spec.classes, cancer.spec.shape) == (('malignant', 'benign'), (30,))
+  assert {k: s.size for k, s in cancer.splits.items()} == {'train': 455, 'test': 114}
+  assert np.bincount(cancer.splits['test'].arrays['target']).tolist() == [42, 72]  # of 212 and 357
+  standard = preprocessing.preprocess(cancer.splits['train'].arrays['features'], cancer.spec, 'standard')
+  np.testing.assert_allclose(standard.mean(0), 0, atol=1e-4)
+  np.testing.assert_allclose(standard.std(0), 1, atol=1e-4)
+
+  diabetes = tables.load_table('diabetes')
+  assert {k: s.size for k, s in diabetes.splits.items()} == {'train': 354, 'test': 88}
+  assert diabetes.spec.classes == () and diabetes.splits['train'].arrays['target'].dtype == np.float32
+  other = tables.load_table('diabetes', seed=1)
+  assert not np.array_equal(other.splits['test'].arrays['target'], diabetes.splits['test'].arrays['target'])
+  with pytest.raises(errors.UsageError, match='Did you mean diabetes'):
+    tables.load_table('diabetis')

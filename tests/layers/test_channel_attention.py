@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.layers import channel_attention
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def excitation(params, pooled):
+  """The two dense layers in NumPy. pooled: [channels] -> [channels]."""
+  hidden = np.maximum(pooled @ params['squeeze']['kernel'] + params['squeeze']['bias'], 0)
+  return hidden @ params['excite']['kernel'] + params['excite']['bias']
+
+
+def initialised(module, x, seed=0):
+  params = module.init(jax.random.key(seed), x)['params']
+  # biases other than zero, so that a forgotten one shows
+  return jax.tree.map(lambda a: np.asarray(a) + np.linspace(-0.2, 0.3, a.size).reshape(a.shape), params)
+
+
+@pytest.mark.parametrize('shape', [(2, 5, 6, 64), (2, 7, 64)])
+def test_squeeze_and_excitation_against_numpy(shape):
+  x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  module = channel_attention.SqueezeExcitation()
+  params = initialised(module, x)
+  y = module.apply({'params': params}, x)
+  for image, output in zip(x, y):
+    gate = sigmoid(excitation(params['excitation'], image.reshape(-1, 64).mean(0)))
+    np.testing.assert_allclose(output, image * gate, atol=1e-5)
+
+
+def test_cbam_against_loops():
+  x = np.random.default_rng(1).normal(size=(2, 5, 6, 64)).astype(np.float32)
+  module = channel_attention.CBAM()
+  params = initialised(module, x)
+  y = module.apply({'params': params}, x)
+  kernel = params['place']['kernel']  # [7, 7, 2, 1]
+  for image, output in zip(x, y):
+    flat = image.reshape(-1, 64)
+    gate = excitation(params['excitation'], flat.mean(0)) + excitation(params['excitation'], flat.max(0))
+    image = image * sigmoid(gate)
+    both = np.pad(np.stack([image.mean(-1), image.max(-1)], -1), ((3, 3), (3, 3), (0, 0)))
+    for i in range(5):
+      for j in range(6):
+        place = sigmoid((both[i : i + 7, j : j + 7] * kernel[..., 0]).sum())
+        np.testing.assert_allclose(output[i, j], image[i, j] * place, atol=1e-5)
+
+
+def test_squeeze_and_excitation_commutes_with_a_shift_of_the_places():
+  x = np.random.default_rng(2).normal(size=(1, 6, 6, 16)).astype(np.float32)
+  module = channel_attention.SqueezeExcitation()
+  params = module.init(jax.random.key(0), x)
+  shifted = np.roll(x, (2, 1), (1, 2))
+  np.testing.assert_allclose(module.apply(params, shifted), np.roll(module.apply(params, x), (2, 1), (1, 2)), atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['se', 'cbam'])
+def test_bfloat16_keeps_params_and_shape(kind):
+  module = channel_attention.ATTENTIONS[kind](dtype=jnp.bfloat16)
+  x = jnp.ones((2, 9, 32), jnp.bfloat16)
+  params = module.init(jax.random.key(0), x)
+  y = module.apply(params, x)
+  assert (y.shape, y.dtype) == (x.shape, x.dtype)
+  assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+def test_unknown_kind_is_refused():
+  with pytest.raises(errors.UsageError, match='Did you mean cbam'):
+    channel_attention.attend('cbma', jnp.ones((1, 2, 2, 4)), dtype=jnp.float32, name='attention')

@@ -1,0 +1,183 @@
+"""The convolution equals XLA's in values and derivatives, and is XLA's, to the letter, where it does not run on a CPU."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from karpjax.errors import UsageError
+from karpjax.layers import convolution as conv
+
+# batch 2; size, window, strides, padding, in, out: few and many channels, each lowering, each kind of padding
+CASES = [
+  ((9, 8), (3, 3), (1, 1), 'SAME', 1, 4),
+  ((9, 8), (3, 3), (2, 2), 'SAME', 16, 8),
+  ((9, 8), (3, 3), (1, 1), 'VALID', 16, 8),
+  ((9, 8), (1, 1), (2, 2), 'SAME', 16, 4),
+  ((9, 8), (1, 1), (1, 1), 'SAME', 16, 4),
+  ((9, 8), (5, 5), (1, 2), ((0, 3), (2, 1)), 3, 5),
+  ((9, 8), (7, 7), (2, 2), 'SAME', 3, 5),
+  ((8, 8), (2, 2), (2, 2), 'VALID', 16, 3),
+  ((8, 9), (3, 2), (3, 3), 'VALID', 16, 3),
+  ((11,), (5,), (2,), 'SAME', 1, 6),
+  ((11,), (3,), (1,), ((2, 0),), 24, 6),
+]
+
+
+def arrays(size, window, channels, features, dtype=jnp.float32, seeds=()):
+  """x [*seeds, 2, *size, channels], kernel [*seeds, *window, channels, features]."""
+  x, kernel = jax.random.key(0), jax.random.key(1)
+  return (
+    jax.random.normal(x, (*seeds, 2, *size, channels), dtype),
+    jax.random.normal(kernel, (*seeds, *window, channels, features), dtype),
+  )
+
+
+def ours(strides, padding):
+  return lambda x, kernel: conv.convolution(x, kernel, strides=strides, padding=padding)
+
+
+def plain(strides, padding):
+  def f(x, kernel):
+    dimensions = conv.DIMENSIONS[kernel.ndim - 2]
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dimensions)
+
+  return f
+
+
+def derivatives(f):
+  """(value, gradients) of a loss whose cotangent differs from place to place."""
+
+  def both(*args):
+    y, pullback = jax.vjp(f, *args)
+    return y, *pullback(jnp.cos(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype))
+
+  return jax.jit(both)
+
+
+def assert_close(a, b, tolerance=2e-6):
+  for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert one.dtype == other.dtype and one.shape == other.shape
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max())
+
+
+@pytest.mark.parametrize('size, window, strides, padding, channels, features', CASES)
+def test_equals_xla_in_values_and_gradients(size, window, strides, padding, channels, features):
+  args = arrays(size, window, channels, features)
+  assert_close(derivatives(ours(strides, padding))(*args), derivatives(plain(strides, padding))(*args))
+
+
+@pytest.mark.parametrize('channels', [1, 16])
+def test_bfloat16_equals_float32_to_its_rounding(channels):
+  args = arrays((9, 8), (3, 3), channels, 8, jnp.bfloat16)
+  exact = derivatives(plain((1, 1), 'SAME'))(*(a.astype(jnp.float32) for a in args))
+  result = derivatives(ours((1, 1), 'SAME'))(*args)
+  assert all(r.dtype == jnp.bfloat16 for r in result)
+  assert_close([r.astype(jnp.float32) for r in result], exact, 2e-2)
+
+
+@pytest.mark.parametrize('strides', [(1, 1), (2, 2)])
+def test_gradient_of_a_gradient_penalty(strides):
+  """As WGAN-GP asks: the gradient in the kernel, of the norm of the gradient in the input."""
+
+  def penalty(f):
+    def norm(x, kernel):
+      score = lambda x: jnp.tanh(f(jnp.tanh(f(x, kernel)), kernel)).sum()
+      return (jax.grad(score)(x) ** 2).sum()
+
+    return jax.jit(jax.grad(norm, argnums=(0, 1)))
+
+  args = arrays((6, 6), (3, 3), 3, 3)
+  assert_close(penalty(ours(strides, 'SAME'))(*args), penalty(plain(strides, 'SAME'))(*args), 1e-5)
+
+
+@pytest.mark.parametrize('channels, seeds', [(1, 3), (16, 3), (16, 20)])
+@pytest.mark.parametrize('mapped', [(0, 0), (None, 0), (0, None)])
+def test_vmap_equals_a_loop(channels, seeds, mapped):
+  x, kernel = arrays((6, 5), (3, 3), channels, 4, seeds=(seeds,))
+  args = [a if axis == 0 else a[0] for a, axis in zip((x, kernel), mapped)]
+  batched = jax.jit(jax.vmap(derivatives(ours((1, 1), 'SAME')), mapped))(*args)
+  one = derivatives(plain((1, 1), 'SAME'))
+  rows = [one(*(a[i] if axis == 0 else a for a, axis in zip(args, mapped))) for i in range(seeds)]
+  assert_close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+
+
+def test_no_grouped_convolution_for_vmapped_seeds_and_no_slow_one_in_a_loop():
+  """XLA's CPU is fast only at an ungrouped convolution of [batch, ..., channels] whose window is that of the kernel."""
+  x, kernel = arrays((12, 12), (3, 3), 16, 8, seeds=(3,))
+  step = jax.vmap(derivatives(ours((1, 1), 'SAME')))
+  text = jax.jit(lambda *a: lax.fori_loop(0, 4, lambda i, c: step(x, c[2]), step(*a))).lower(x, kernel).as_text()
+  lines = [line for line in text.splitlines() if 'stablehlo.convolution' in line]
+  assert lines and 'feature_group_count = 1' in lines[0]
+  for line in lines:
+    assert 'dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]' in line
+    assert 'batch_group_count = 1' in line and 'feature_group_count = 1' in line
+
+
+def lowered(f, args, platform):
+  """StableHLO, with neither the names of functions nor private functions inlined once."""
+  text = jax.jit(f).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+  return sorted(re.sub(r'%[\w:#]+', '%', line.strip()) for line in text.splitlines() if 'stablehlo.' in line)
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+@pytest.mark.parametrize('vmapped', [False, True])
+@pytest.mark.parametrize('size, window, strides, padding, channels, features', CASES[:2] + CASES[6:7] + CASES[-1:])
+def test_accelerators_get_the_plain_program(platform, vmapped, size, window, strides, padding, channels, features):
+  args = arrays(size, window, channels, features, seeds=(3,) if vmapped else ())
+  wrap = jax.vmap if vmapped else lambda f: f
+  text = [lowered(wrap(derivatives(f(strides, padding))), args, platform) for f in (ours, plain)]
+  assert sum('stablehlo.convolution' in line for line in text[0]) == 3
+  assert text[0] == text[1]
+
+
+def test_layer_is_linens():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  for options in ({}, {'strides': (2, 2), 'use_bias': False}, {'padding': ((1, 0), (2, 1))}):
+    theirs, layer = nn.Conv(5, (3, 3), **options), conv.Conv(5, (3, 3), **options)
+    variables = theirs.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, layer.init(jax.random.key(1), x))
+    assert_close(layer.apply(variables, x), theirs.apply(variables, x))
+  half = conv.Conv(5, (3, 3), strides=2, dtype=jnp.bfloat16)
+  variables = half.init(jax.random.key(1), x)
+  assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(variables))
+  assert half.apply(variables, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('shape', [(2, 8, 6, 3), (2, 9, 7, 3), (2, 9, 3)])
+@pytest.mark.parametrize('window, stride, padding', [(2, 2, 'VALID'), (3, 3, 'VALID'), (3, 2, 'SAME'), (2, 1, 'VALID')])
+def test_pools_are_linens(shape, window, stride, padding):
+  x = jax.random.normal(jax.random.key(0), shape)
+  rank = len(shape) - 2
+  for mine, theirs in ((conv.max_pool, nn.max_pool), (conv.avg_pool, nn.avg_pool)):
+    f = lambda x: mine(x, window, stride, padding)
+    g = lambda x: theirs(x, (window,) * rank, (stride,) * rank, padding)
+    assert_close(derivatives(f)(x), derivatives(g)(x))
+    assert lowered(f, (x,), 'tpu') == lowered(g, (x,), 'tpu')
+
+
+def test_max_pool_passes_the_whole_gradient_at_ties():
+  x = jnp.ones((1, 4, 4, 1))
+  gradient = jax.jit(jax.grad(lambda x: conv.max_pool(x).sum()))(x)
+  np.testing.assert_allclose(gradient.reshape(2, 2, 2, 2).sum((1, 3)), 1)
+
+
+@pytest.mark.parametrize(
+  'x, kernel, options, message',
+  [
+    ((2, 8, 8, 3), (3, 3, 4, 5), {}, '3 channels'),
+    ((2, 8, 3), (3, 3, 3, 5), {}, 'spatial'),
+    ((2, 8, 8, 3), (3, 3, 3, 5), {'strides': (1,)}, 'strides'),
+    ((2, 8, 8, 3), (3, 3, 3, 5), {'padding': 'same'}, "'SAME'"),
+    ((2, 8, 8, 3), (3, 3, 3, 5), {'padding': ((1, 1),)}, 'padding'),
+    ((2, 2, 2, 3), (3, 3, 3, 5), {'padding': 'VALID'}, 'window'),
+  ],
+)
+def test_bad_input_is_refused(x, kernel, options, message):
+  with pytest.raises(UsageError, match=message):
+    jax.eval_shape(lambda x, k: conv.convolution(x, k, **options), jnp.zeros(x), jnp.zeros(kernel))

@@ -1,0 +1,205 @@
+"""What holds for every model, and how a model is built by name."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors, models
+from karpjax.losses import classification
+
+# name, shape, options: small enough to run
+SMALL = [
+  ('logistic', (6, 1), {}),
+  ('mlp', (4,), {'widths': (8, 8), 'residual': True, 'norm': 'batch'}),
+  ('lenet1989', (16, 16, 1), {'output': 'linear'}),
+  ('cnn', (8, 8, 1), {'widths': (4, 8), 'hidden': (8,), 'attention': 'cbam'}),
+  ('cnn', (40, 1), {'widths': (4, 8), 'hidden': (8,), 'norm': 'batch', 'attention': 'se', 'activation': 'gelu'}),
+  ('vgg', (8, 8, 3), {'widths': (4, 8), 'hidden': (8,)}),
+  ('resnet20', (8, 8, 1), {'widths': (4, 4, 8)}),
+  ('resnet18', (8, 8, 1), {'widths': (4, 4, 8, 8), 'attention': 'se'}),
+  ('gru', (12, 1), {'widths': (4,)}),
+]
+small = pytest.mark.parametrize('name, shape, options', SMALL)
+
+
+def built(name, shape, options, dtype=jnp.float32, classes=5):
+  return models.build(name, shape=shape, classes=classes, dtype=dtype, options=options)
+
+
+@functools.cache
+def initialised(index, dtype=jnp.float32):
+  name, shape, options = SMALL[index]
+  module = built(name, shape, options, dtype)
+  x = np.random.default_rng(0).normal(size=(6, *shape)).astype(np.float32)
+  return module, jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), x), x
+
+
+def training_gradient(module, variables, x, labels):
+  state = {name: value for name, value in variables.items() if name != 'params'}
+
+  def loss(params):
+    logits, updated = module.apply(
+      {'params': params, **state}, x, train=True, rngs={'dropout': jax.random.key(1)}, mutable=list(state)
+    )
+    return classification.cross_entropy(logits, labels).sum(), (logits, updated)
+
+  return jax.grad(loss, has_aux=True)(variables['params'])
+
+
+@pytest.mark.parametrize(
+  'name, shape, classes, options, expected',
+  [
+    # greydanus/mnist1d, notebooks/models.py: LinearBase, MLPBase, ConvBase, GRUBase, as its notebooks print them
+    ('logistic', (40, 1), 10, {}, 410),
+    ('mlp', (40, 1), 10, {'widths': (100, 100), 'residual': True}, 15_210),
+    (
+      'cnn',
+      (40, 1),
+      10,
+      {'widths': (25,) * 3, 'kernel_size': (5, 3, 3), 'stride': 2, 'padding': '1', 'pool': 1, 'hidden': ()},
+      5_210,
+    ),
+    ('gru', (40, 1), 10, {}, 5_134),
+    # LeCun et al. 1989, section 3
+    ('lenet1989', (16, 16, 1), 10, {}, 9_760),
+    # keras-io examples, mnist_cnn of Keras 2: "Total params: 1,199,882"
+    (
+      'cnn',
+      (28, 28, 1),
+      10,
+      {'padding': 'VALID', 'pool': (1, 2), 'dropout': (0.25, 0.5)},
+      1_199_882,
+    ),
+    # by hand: 9 * 32 + 32, 9 * 32 * 64 + 64, 49 * 64 * 128 + 128, 1290
+    ('cnn', (28, 28, 1), 10, {}, 421_642),
+    # 27 * 16 + 16, 144 * 32 + 32, 64 * 32 * 64 + 64, 650
+    ('cnn', (32, 32, 3), 10, {'widths': (16, 32), 'hidden': (64,)}, 136_874),
+    # 27 * 64 + 64, 576 * 128 + 128, 64 * 128 * 10 + 10
+    ('cnn', (32, 32, 3), 10, {'widths': (64, 128), 'hidden': ()}, 157_578),
+    # 27 * 64 + 64, 112 * 112 * 64 * 256 + 256, 257,000
+    ('cnn', (224, 224, 3), 1000, {'widths': (64,), 'hidden': (256,)}, 205_779_944),
+  ],
+)
+def test_parameter_counts(name, shape, classes, options, expected):
+  module = built(name, shape, options, classes=classes)
+  variables = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, *shape)))
+  assert sum(math.prod(a.shape) for a in jax.tree.leaves(variables['params'])) == expected
+
+
+@pytest.mark.parametrize('index', range(len(SMALL)))
+def test_a_permutation_of_the_batch_permutes_the_logits(index):
+  """In evaluation an example's logits depend on it alone; in training mode batch norm sees the batch as a set."""
+  module, variables, x = initialised(index)
+  order = np.array([3, 0, 5, 1, 4, 2])
+  apply = jax.jit(lambda x: module.apply(variables, x, train=False))
+  logits = apply(x)
+  np.testing.assert_allclose(apply(x[order]), logits[order], atol=1e-5)
+  changed = x.copy()
+  changed[0] += 1
+  np.testing.assert_allclose(apply(changed)[1:], logits[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('index', range(len(SMALL)))
+def test_gradients_are_finite_and_params_statistics_and_logits_float32(index, dtype):
+  module, variables, x = initialised(index, dtype)
+  labels = np.arange(6, dtype=np.int32) % 5
+  grads, (logits, updated) = jax.jit(functools.partial(training_gradient, module))(variables, x, labels)
+  assert logits.shape == (6, 5)
+  assert {a.dtype for a in jax.tree.leaves((variables, grads, logits, updated))} == {jnp.dtype(jnp.float32)}
+  assert all(np.isfinite(a).all() for a in jax.tree.leaves((grads, logits, updated)))
+  if dtype == jnp.bfloat16:
+    exact = initialised(index)[0].apply(variables, x, train=False)
+    rounded = module.apply(variables, x, train=False)
+    assert np.abs(exact - rounded).max() <= 0.05 * max(1, np.abs(exact).max())
+
+
+@pytest.mark.parametrize('index', range(len(SMALL)))
+def test_bfloat16_reaches_the_matmuls(index):
+  """Every convolution and matmul but the last takes bfloat16, where there is one before the last."""
+  name, shape, options = SMALL[index]
+  module = built(name, shape, options, jnp.bfloat16)
+  x = jnp.ones((2, *shape))
+  variables = jax.eval_shape(module.init, jax.random.key(0), x)
+  text = str(jax.make_jaxpr(lambda v, x: module.apply(v, x, train=False))(variables, x))
+  assert ('bf16' in text) == (name != 'none')
+  products = [line for line in text.splitlines() if 'dot_general' in line or 'conv_general_dilated' in line]
+  assert name == 'logistic' or any(':bf16[' in line for line in products)
+
+
+def test_init_maps_over_keys_as_seeds_do():
+  """As alone, seed by seed, and each seed has weights of its own."""
+  module, _, x = initialised(6)
+  init = functools.partial(module.init, x=x, train=False)
+  keys = jax.random.split(jax.random.key(0), 3)
+  mapped = jax.jit(lambda keys: jax.lax.map(init, keys))(keys)
+  for s in range(3):
+    alone = jax.jit(init)(keys[s])
+    jax.tree.map(lambda a, b, s=s: np.testing.assert_allclose(a[s], b, atol=1e-6), mapped, alone)
+  kernels = np.asarray(mapped['params']['stem']['kernel'])
+  assert np.abs(kernels[0] - kernels[1]).max() > 0.01
+
+
+def test_vmapped_seeds_have_the_gradients_of_each_alone():
+  module, _, x = initialised(4)
+  keys = jax.random.split(jax.random.key(0), 2)
+  variables = jax.lax.map(functools.partial(module.init, x=x, train=False), keys)
+  labels = np.arange(6, dtype=np.int32) % 5
+  gradient = jax.jit(lambda v, x: training_gradient(module, v, x, labels)[0])
+  mapped = jax.jit(jax.vmap(gradient))(variables, np.stack([x, -x]))
+  for s, example in enumerate((x, -x)):
+    alone = gradient(jax.tree.map(lambda a, s=s: a[s], variables), example)
+    jax.tree.map(lambda a, b, s=s: np.testing.assert_allclose(a[s], b, atol=2e-5), mapped, alone)
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+@pytest.mark.parametrize('index', range(len(SMALL)))
+def test_training_lowers_for_accelerators(index, platform):
+  name, shape, options = SMALL[index]
+  module = built(name, shape, options, jnp.bfloat16)
+  x = jax.ShapeDtypeStruct((6, *shape), jnp.float32)
+  variables = jax.eval_shape(module.init, jax.random.key(0), x)
+  labels = jax.ShapeDtypeStruct((6,), jnp.int32)
+  traced = jax.jit(functools.partial(training_gradient, module)).trace(variables, x, labels)
+  assert 'stablehlo' in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize(
+  'name, shape, options, message',
+  [
+    ('resnet2', (8, 8, 1), {}, "unknown model 'resnet2'. Did you mean resnet20"),
+    ('resnet20', (30,), {}, 'resnet20 takes a 1-D signal or an image, not a table of shape 30'),
+    ('gru', (8, 8, 1), {}, 'gru takes a 1-D signal, not an image of shape 8x8x1'),
+    ('lenet1989', (40, 1), {}, 'lenet1989 takes an image, not a 1-D signal of shape 40x1'),
+    ('lenet1989', (28, 28, 1), {}, '16x16x1'),
+    ('resnet20', (8, 8, 1), {'hidden': (3,)}, 'resnet20 has no --hidden. Its options: attention, widths'),
+    ('logistic', (8,), {'widths': (3,)}, 'logistic has no --widths. Its options: none'),
+    ('gru', (8, 1), {'dropout': (0.1, 0.2)}, '--dropout=0.1,0.2: model gru takes one value'),
+  ],
+)
+def test_what_does_not_fit_is_refused_by_name(name, shape, options, message):
+  with pytest.raises(errors.UsageError, match=message):
+    built(name, shape, options)
+
+
+def test_an_option_left_at_none_is_the_models_own_default():
+  none = dict.fromkeys(('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size'))
+  assert built('cnn', (8, 8, 1), none) == built('cnn', (8, 8, 1), {})
+  assert built('resnet50', (8, 8, 1), {'hidden': None}).widths == (64, 128, 256, 512)
+
+
+def test_one_value_stands_for_a_tuple_of_one_and_the_other_way_round():
+  assert built('mlp', (4,), {'widths': 7}).widths == (7,)
+  assert built('lenet1989', (16, 16, 1), {'dropout': (0.25,)}).dropout == 0.25
+  assert built('cnn', (8, 8, 1), {'widths': [4, 5]}).widths == (4, 5)
+
+
+def test_every_model_is_listed_with_its_options():
+  assert models.options('logistic') == {}
+  assert models.options('resnet50') == {'widths': (64, 128, 256, 512), 'attention': 'none'}
+  assert set(models.options('vgg')) == set(models.options('cnn'))
+  assert all(name in {row[0] for row in SMALL} | {'resnet50', 'resnet56'} for name in models.MODELS)

@@ -1,0 +1,245 @@
+"""What a run writes must survive crashes, and what is derived from it must agree with it."""
+
+import csv
+import json
+import math
+import struct
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.report import writers
+
+
+def lines(folder):
+  return (folder / 'metrics.jsonl').read_bytes()
+
+
+def test_rows_are_one_json_object_a_line(tmp_path):
+  with writers.Rows(tmp_path) as rows:
+    rows.append({'step': np.int32(10), 'train/loss': np.float32(0.5), 'steps_per_second': 3})
+    rows.append({'step': 20, 'train/loss': np.array([0.25, np.nan]), 'test/accuracy': [1.0, -math.inf]})
+  expected = (
+    b'{"step": 10, "train/loss": 0.5, "steps_per_second": 3}\n'
+    b'{"step": 20, "train/loss": [0.25, null], "test/accuracy": [1.0, null]}\n'
+  )
+  assert lines(tmp_path) == expected
+  first, second = writers.read_rows(tmp_path)
+  assert first == {'step': 10, 'train/loss': 0.5, 'steps_per_second': 3}
+  assert second['train/loss'][0] == 0.25 and math.isnan(second['train/loss'][1])
+
+
+def test_jax_numbers_are_plain_numbers():
+  jnp = pytest.importorskip('jax.numpy')
+  assert writers.plain({'a': jnp.float32(2), 'b': (jnp.arange(2), float('inf'))}) == {
+    'a': 2.0,
+    'b': [[0, 1], None],
+  }
+  with pytest.raises(TypeError, match='object has no JSON form'):
+    writers.plain({'a': object()})
+
+
+def test_resume_keeps_the_rows_up_to_the_checkpoint_to_the_byte_wherever_the_file_was_torn(tmp_path):
+  with writers.Rows(tmp_path) as rows:
+    for step in range(0, 50, 10):
+      rows.append({'step': step, 'train/loss': 1 / (step + 3)})
+  whole = lines(tmp_path)
+  kept = b''.join(whole.splitlines(keepends=True)[:3])  # steps 0, 10, 20
+  for end in range(len(kept), len(whole) + 1):
+    (tmp_path / 'metrics.jsonl').write_bytes(whole[:end])
+    with writers.Rows(tmp_path, resume_step=20):
+      assert lines(tmp_path) == kept
+  # and going on from there gives the file of a run that was never interrupted
+  with writers.Rows(tmp_path, resume_step=20) as rows:
+    for step in (30, 40):
+      rows.append({'step': step, 'train/loss': 1 / (step + 3)})
+  assert lines(tmp_path) == whole
+  assert [path.name for path in tmp_path.iterdir()] == ['metrics.jsonl']
+
+
+def test_a_file_that_needs_no_cut_is_not_rewritten(tmp_path):
+  with writers.Rows(tmp_path) as rows:
+    rows.append({'step': 1, 'loss': 2.0})
+  before = (tmp_path / 'metrics.jsonl').stat().st_ino
+  writers.Rows(tmp_path, resume_step=1).close()
+  assert (tmp_path / 'metrics.jsonl').stat().st_ino == before
+
+
+def test_beginning_anew_leaves_no_old_row(tmp_path):
+  with writers.Rows(tmp_path) as rows:
+    rows.append({'step': 0, 'loss': 2.0})
+  writers.Rows(tmp_path).close()
+  assert lines(tmp_path) == b''
+
+
+def test_reading_leaves_out_the_line_that_is_being_written(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_bytes(
+    b'{"step": 1, "a": null}\n\x00\x00\n{"step": 2, "a": 0.1}\n{"step": 3, "a": 0.'
+  )
+  assert [row['step'] for row in writers.read_rows(tmp_path)] == [1, 2]
+  assert writers.read_rows(tmp_path / 'absent') == []
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path):
+  rows = writers.Rows(tmp_path)
+  rows.append({'step': 1, 'loss': 1.0})
+
+  class Full:  # takes ten bytes of a line, then fails
+    def __init__(self, file):
+      self.file, self.room = file, 10
+
+    def __getattr__(self, name):
+      return getattr(self.file, name)
+
+    def write(self, content):
+      if not self.room:
+        raise OSError(28, 'No space left on device')
+      written, self.room = self.file.write(content[: self.room]), 0
+      return written
+
+  disk, rows._file = rows._file, Full(rows._file)
+  with pytest.raises(OSError, match='No space'):
+    rows.append({'step': 2, 'loss': 1.0})
+  rows._file = disk
+  rows.append({'step': 3, 'loss': 1.0})
+  assert lines(tmp_path) == b'{"step": 1, "loss": 1.0}\n{"step": 3, "loss": 1.0}\n'
+  rows.close()
+
+
+def test_json_is_written_in_one_piece(tmp_path, monkeypatch):
+  path = tmp_path / 'summary.json'
+  writers.write_json(path, {'test/accuracy': 0.5, 'bad': np.float32('nan'), 'folder': tmp_path})
+  assert json.loads(path.read_text()) == {'test/accuracy': 0.5, 'bad': None, 'folder': str(tmp_path)}
+
+  def crash(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(writers.os, 'replace', crash)
+  with pytest.raises(OSError):
+    writers.write_json(path, {})
+  assert json.loads(path.read_text())['test/accuracy'] == 0.5
+  assert [item.name for item in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_seeds_are_summarised_by_the_sample_standard_deviation():
+  assert writers.summarise_seeds([1, 2, 6]) == {'mean': 3.0, 'std': math.sqrt(7), 'values': [1.0, 2.0, 6.0]}
+  assert math.isnan(writers.summarise_seeds([1.0])['std'])
+  assert math.isnan(writers.summarise_seeds([1.0, math.inf])['std'])
+
+
+def test_csv_has_a_column_per_metric_and_per_seed(tmp_path):
+  with writers.Rows(tmp_path) as rows:
+    rows.append({'step': 1, 'train/loss': [1.0, 3.0], 'steps_per_second': 5.0})
+    rows.append({'step': 2, 'train/loss': [1.0, math.nan], 'test/error': [0.0, 1.0]})
+  writers.write_csv(tmp_path)
+  with open(tmp_path / 'metrics.csv', newline='') as file:
+    first, second = csv.DictReader(file)
+  seeds = ['mean', 'std', '0', '1']
+  assert list(first) == [
+    'step',
+    *(f'train/loss/{s}' for s in seeds),
+    'steps_per_second',
+    *(f'test/error/{s}' for s in seeds),
+  ]
+  assert [float(first[f'train/loss/{s}']) for s in seeds] == [2.0, math.sqrt(2), 1.0, 3.0]
+  assert first['test/error/mean'] == '' and second['steps_per_second'] == ''
+  assert second['train/loss/1'] == 'nan' and second['test/error/0'] == '0.0'
+
+
+def events(folder):
+  """Every event of a TensorBoard folder: records of length (8 bytes), checksum (4), content, checksum (4)."""
+  from tensorboardX.proto import event_pb2
+
+  for path in sorted((folder / 'tensorboard').iterdir()):
+    content = path.read_bytes()
+    while content:
+      (length,) = struct.unpack('<Q', content[:8])
+      event = event_pb2.Event()
+      event.ParseFromString(content[12 : 12 + length])
+      content = content[16 + length :]
+      yield event
+
+
+def scalars(folder):
+  points = [(v.tag, e.step, v.simple_value) for e in events(folder) for v in e.summary.value]
+  return [
+    point for point in points if point[0] != 'config/text_summary' and not point[0].startswith('curves')
+  ]
+
+
+def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_path):
+  def run(first, last, resume_step):
+    with writers.Rows(tmp_path, resume_step) as rows:
+      board = writers.TensorBoard(tmp_path)
+      for step in range(first, last):
+        row = {'step': step, 'train/loss': [step + 0.0, step + 1.0], 'steps_per_second': 2.0, 'bad': math.nan}
+        rows.append(row)
+        board.append(row)
+      board.close()
+
+  run(0, 5, None)
+  run(3, 6, 2)
+  expected = []
+  for step in range(6):
+    expected += [
+      ('train/loss', step, step + 0.5),
+      ('train/loss/0', step, step),
+      ('train/loss/1', step, step + 1),
+    ]
+    expected += [('steps_per_second', step, 2.0)]
+  assert scalars(tmp_path) == expected
+
+
+def test_tensorboard_ends_with_the_config_and_the_plots(tmp_path):
+  from PIL import Image
+
+  writers.write_json(tmp_path / 'config.json', {'experiment': 'regression'})
+  (tmp_path / 'plots').mkdir()
+  Image.new('L', (7, 5)).save(tmp_path / 'plots' / 'curves.png')
+  writers.TensorBoard(tmp_path).finish(9)
+  values = {v.tag: (e.step, v) for e in events(tmp_path) for v in e.summary.value}
+  step, text = values['config/text_summary']
+  assert step == 9 and b'"experiment": "regression"' in text.tensor.string_val[0]
+  step, image = values['curves']
+  assert step == 9 and (image.image.height, image.image.width) == (5, 7)
+
+
+def test_nothing_here_imports_tensorflow(tmp_path):
+  writers.TensorBoard(tmp_path).close()
+  assert 'tensorflow' not in sys.modules
+
+
+def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monkeypatch):
+  runs = []
+
+  class Run:
+    def __init__(self, **arguments):
+      self.arguments, self.rows, self.summary, self.finished = arguments, [], {}, False
+      runs.append(self)
+
+    def log(self, row, step):
+      self.rows.append((step, row))
+
+    def finish(self):
+      self.finished = True
+
+  monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
+  for step in (1, 2):
+    tracker = writers.Wandb(tmp_path, 'offline', {'flags': {'steps': 2}})
+    tracker.append({'step': step, 'train/loss': [1.0, 3.0], 'steps_per_second': 4.0})
+    tracker.finish({'test/error': {'mean': 0.5}})
+  assert runs[0].arguments['id'] == runs[1].arguments['id'] and runs[0].arguments['mode'] == 'offline'
+  step, row = runs[1].rows[0]
+  assert step == 2 and row['train/loss/mean'] == 2.0 and row['train/loss/1'] == 3.0 and 'step' not in row
+  assert runs[1].summary == {'test/error': {'mean': 0.5}} and runs[1].finished
+
+
+def test_wandb_that_is_absent_or_misspelt_is_said_in_one_line(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)  # makes its import fail
+  with pytest.raises(errors.UsageError, match='pip install wandb'):
+    writers.require_wandb('offline')
+  with pytest.raises(errors.UsageError, match='expected offline or online'):
+    writers.require_wandb('sometimes')

@@ -1,0 +1,98 @@
+"""Flags, durations and their errors."""
+
+import dataclasses
+
+import pytest
+
+from karpjax import config
+from karpjax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  widths: tuple[int, ...] | None = config.flag(None, 'Widths.')
+  rate: float | None = config.flag(None, 'A rate.')
+  flag: bool | None = config.flag(None, 'A flag.')
+
+
+@pytest.mark.parametrize(
+  'text, steps',
+  [('2000', 2000), (7, 7), ('10epochs', 79), ('1 epoch', 8), ('0.5epochs', 4), ('1000examples', 8), ('1e3', 1000), ('128examples', 1), ('0', 0)],
+)
+def test_durations(text, steps):
+  assert config.in_steps(text, batch_size=128, examples=1000) == steps
+
+
+@pytest.mark.parametrize('text', ['ten', '10 hours', '-3', '', 'nan', '1.2.3'])
+def test_what_is_no_duration(text):
+  with pytest.raises(UsageError, match='--warmup=.*10epochs'):
+    config.in_steps(text, batch_size=1, examples=1, name='warmup')
+
+
+def test_resolved_durations_are_whole_steps_and_resolving_again_changes_nothing():
+  once = config.resolve(Config(steps='2epochs', batch_size=10, boundaries=('1epochs', '15')), examples=95)
+  assert (once.steps, once.boundaries, once.eval_every) == (19, (10, 15), 10)
+  assert config.resolve(once, examples=95) == once
+
+
+def test_flags_round_trip():
+  given = Config(seed=3, widths=(1, 2), rate=0.5, learning_rate=1e-4, flag=True, eval_splits=())
+  assert config.parse(Config, config.as_flags(given)) == given
+  assert config.from_json(Config, config.to_json(given)) == given
+  assert config.parse(Config, ['--widths=']).widths == ()
+
+
+def test_flags_given_override_a_base_and_leave_the_rest():
+  base = Config(seed=3, batch_size=7)
+  assert config.parse(Config, ['--batch_size=9'], base=base) == dataclasses.replace(base, batch_size=9)
+
+
+def test_flagfile(tmp_path):
+  (tmp_path / 'a.flags').write_text('# a comment\n--seed=5\n--noflag\n')
+  assert config.parse(Config, [f'--flagfile={tmp_path / "a.flags"}', '--seeds=2']) == Config(seed=5, seeds=2, flag=False)
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    (['--learning_rat=1'], 'learning_rate'),
+    (['--seed=one'], 'seed'),
+    (['--optimiser=adamm'], 'adam'),
+    (['stray'], 'stray'),
+    (['--flagfile=/nowhere'], 'nowhere'),
+  ],
+)
+def test_what_is_no_flag(argv, message):
+  with pytest.raises(UsageError, match=message):
+    config.parse(Config, argv)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'batch_size': 101}, 'larger than the train split of 100'),
+    ({'batch_size': 0}, 'batch_size=0'),
+    ({'steps': '0'}, 'at least one step'),
+    ({'learning_rate': -1.0}, 'learning_rate=-1'),
+    ({'learning_rate': float('nan')}, 'learning_rate=nan'),
+    ({'seeds': 0}, 'seeds=0'),
+    ({'microbatches': 3, 'batch_size': 10}, 'does not divide'),
+    ({'ema': 1.0}, 'ema'),
+    ({'steps_per_call': 'many'}, 'steps_per_call'),
+  ],
+)
+def test_values_no_run_can_have(changes, message):
+  with pytest.raises(UsageError, match=message):
+    config.resolve(Config(**{'batch_size': 10} | changes), examples=100)
+
+
+def test_two_configs_live_in_one_process():
+  one, two = config.flag_values(Config), config.flag_values(config.Train)
+  assert 'widths' in one and 'widths' not in two
+
+
+def test_usage_shows_every_flag_with_type_default_and_help():
+  text = config.usage(Config, 'name', 'What it is.')
+  for field in dataclasses.fields(Config):
+    assert f'--{field.name}=' in text and field.metadata['help'] in text
+  assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text

@@ -1,0 +1,134 @@
+"""Interrupted and continued gives the same bits as never interrupted, on each path; and one path gives the numbers of another."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import image_classification as experiment
+from karpjax import checkpoint
+from karpjax.report import writers
+
+SMALL = dict(
+  model='mlp', widths=(16,), norm='batch', dropout=(0.1,), augment='shift:1', batch_size=16, steps='47', log_every='10',
+  eval_every='15', checkpoint_every='20', learning_rate=0.01, ema=0.9, tensorboard=False, plots=False, steps_per_call='7',
+)  # fmt: skip
+PATHS = {
+  'one step per call': dict(steps_per_call='1'),
+  'many steps per call': {},
+  'seeds': dict(seeds=3),
+  'pmap': dict(parallel='pmap'),
+  'seeds under pmap': dict(seeds=2, parallel='pmap'),
+  'streamed': dict(resident_mb=0),
+  'microbatches': dict(microbatches=4),
+}
+TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
+
+
+def run(folder, stop_at=(), **changes):
+  """Trains; sends itself SIGTERM when the rows of the steps `stop_at` are printed."""
+  stops = [f'step {t}/' for t in stop_at]
+
+  def say(line):
+    if any(line.startswith(stop) for stop in stops):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=say)
+
+
+def rows(folder):
+  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(folder / writers.METRICS))]
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+def assert_same_bits(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].tobytes() == b[name].tobytes(), name
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
+  whole = run(tmp_path / 'whole', **PATHS[path])
+  # Rows of evaluations are always printed; the calls end at multiples of 7, so the stops fall between all other events.
+  for stop in (15, 30) if path == 'many steps per call' else (15,):
+    with pytest.raises(SystemExit) as stopped:
+      run(tmp_path / 'parts', stop_at=(stop,), **PATHS[path])
+    assert stopped.value.code == 128 + signal.SIGTERM
+  parts = run(tmp_path / 'parts', **PATHS[path])
+  assert_same_bits(arrays(whole), arrays(parts))
+  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+  numbers = [{n: x for n, x in s.numbers.items() if n not in TIMES} for s in (whole, parts)]
+  assert numbers[0] == numbers[1]
+
+
+def test_calls_of_any_length_give_the_same_bits(tmp_path):
+  a, b = (run(tmp_path / n, steps_per_call=n) for n in ('7', '100'))
+  assert_same_bits(arrays(a), arrays(b))
+
+
+def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
+  a, b, c = (run(tmp_path / name, seed=seed) for name, seed in (('a', 0), ('b', 0), ('c', 1)))
+  assert_same_bits(arrays(a), arrays(b))
+  assert not np.array_equal(arrays(a)['params/logits/kernel'], arrays(c)['params/logits/kernel'])
+
+
+def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
+  short = dict(steps='3', optimiser='sgd', learning_rate=0.1)
+  several = run(tmp_path / 'several', seeds=3, **short)
+  for s in range(3):
+    alone = arrays(run(tmp_path / str(s), seed=s, **short))
+    for name, x in alone.items():
+      there = arrays(several)[name] if name == 'step' else arrays(several)[name][s]
+      if x.dtype == np.uint32:
+        assert np.array_equal(x, there)
+      else:
+        np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize('path', ['pmap', 'streamed', 'microbatches', 'one step per call'])
+def test_paths_agree(tmp_path, path):
+  """Dropout masks differ between layouts, and batch norm's moments between microbatches: both are off."""
+  plain = dict(dropout=(0.0,), steps='3', optimiser='sgd', learning_rate=0.1, norm='none' if path == 'microbatches' else 'batch')
+  a, b = arrays(run(tmp_path / 'a', **plain)), arrays(run(tmp_path / 'b', **plain | PATHS[path]))
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
+  for x, y in zip(rows(tmp_path / 'a'), rows(tmp_path / 'b')):
+    for name in x:
+      np.testing.assert_allclose(y[name], x[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_a_run_goes_on_under_another_layout(tmp_path):
+  """One checkpoint format, whatever ran the program."""
+  plain = dict(dropout=(0.0,), optimiser='sgd', learning_rate=0.1)
+  whole = arrays(run(tmp_path / 'whole', **plain))
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'moved', stop_at=(15,), parallel='pmap', **plain)
+  moved = arrays(run(tmp_path / 'moved', **plain))
+  for name in whole:
+    np.testing.assert_allclose(moved[name], whole[name], atol=1e-4, err_msg=name)
+
+
+def test_a_finished_run_says_so_and_more_steps_go_on(tmp_path):
+  first = run(tmp_path / 'run', steps='30')
+  before = (tmp_path / 'run' / writers.METRICS).read_bytes()
+  again = run(tmp_path / 'run', steps='30')
+  assert again.numbers == json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert (tmp_path / 'run' / writers.METRICS).read_bytes() == before
+  more = run(tmp_path / 'run', steps='47')
+  assert_same_bits(arrays(more), arrays(run(tmp_path / 'whole')))
+  assert not np.array_equal(arrays(more)['params/logits/kernel'], arrays(first)['params/logits/kernel'])
+
+
+def test_the_step_counter_is_not_mapped_over_seeds(tmp_path):
+  summary = run(tmp_path, seeds=2, steps='2')
+  assert summary.state.step.shape == () and int(summary.state.step) == 2
+  assert summary.state.nonfinite_step.shape == (2,)
+  assert jax.random.key_data(summary.state.key).shape == (2, 2)
