@@ -1,11 +1,11 @@
 """The front door of karpjax.
 
-  python launch.py                              list the experiments
-  python launch.py NAME [--flag=value …]        run one; --help shows its flags
-  python launch.py check NAME [--flag=value …]  what a careful person checks before training
-  python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
-  python launch.py bench NAME                   our step against PyTorch's
-  python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
+python launch.py                              list the experiments
+python launch.py NAME [--flag=value …]        run one; --help shows its flags
+python launch.py check NAME [--flag=value …]  what a careful person checks before training
+python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
+python launch.py bench NAME                   our step against PyTorch's
+python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
 """
 
 import ast
@@ -31,7 +31,9 @@ def experiments() -> dict[str, str]:
 def main(argv: list[str]) -> int:
   known = experiments()
   if not argv or argv[0] in ('--help', '-h', 'list'):
-    print(__doc__.strip(), '', 'experiments:', *(f'  {name:24} {line}' for name, line in known.items()), sep='\n')
+    print(
+      __doc__.strip(), '', 'experiments:', *(f'  {name:24} {line}' for name, line in known.items()), sep='\n'
+    )
     return 0
   name, *rest = argv
   sys.path.insert(0, str(ROOT))
@@ -40,7 +42,9 @@ def main(argv: list[str]) -> int:
   if name not in known:
     from karpjax import errors
 
-    print(f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr)
+    print(
+      f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr
+    )
     return 2
   from karpjax import config
 

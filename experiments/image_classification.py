@@ -1,9 +1,9 @@
 """Image classification, from LeCun 1989 to ResNet.
 
-  python launch.py image_classification                                      # scikit-learn's digits, bundled
-  python launch.py image_classification --dataset=mnist --data_dir=DIR       # any TFDS image set that is prepared
-  python launch.py image_classification --dataset=folder:PATH --image_size=64 --model=resnet20
-  python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds
+python launch.py image_classification                                      # scikit-learn's digits, bundled
+python launch.py image_classification --dataset=mnist --data_dir=DIR       # any TFDS image set that is prepared
+python launch.py image_classification --dataset=folder:PATH --image_size=64 --model=resnet20
+python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds
 """
 
 import dataclasses
@@ -25,36 +25,60 @@ LOSSES = ('cross_entropy', 'squared_error')
 
 @dataclasses.dataclass(frozen=True)
 class Config(config.Train):
-  dataset: str = config.flag('digits', 'digits, mnist1d, mnist1d_shuffled, usps, folder:PATH, or a TFDS name such as mnist.')
+  dataset: str = config.flag(
+    'digits', 'digits, mnist1d, mnist1d_shuffled, usps, folder:PATH, or a TFDS name such as mnist.'
+  )
   image_size: int = config.flag(0, 'Resize to this height and width; 0: as stored.')
   channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.')
   subset: str = config.flag('', 'TRAIN/TEST:SEED draws so many examples of each split, as 7291/2007:1337.')
-  scale: str = config.flag('standard', 'Of the pixels: [0, 1], [-1, 1], or mean 0 and deviation 1 per channel.', choices=('unit', 'symmetric', 'standard'))
-  augment: str = config.flag('', 'Of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
-  model: str = config.flag('cnn', 'Its options are below; one that is not given has the model\'s own default.', choices=models.MODELS)
-  loss: str = config.flag('cross_entropy', 'squared_error is LeCun 1989\'s: to targets of +1 and -1.', choices=LOSSES)
+  scale: str = config.flag(
+    'standard',
+    'Of the pixels: [0, 1], [-1, 1], or mean 0 and deviation 1 per channel.',
+    choices=('unit', 'symmetric', 'standard'),
+  )
+  augment: str = config.flag(
+    '', 'Of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.'
+  )
+  model: str = config.flag(
+    'cnn', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
+  )
+  loss: str = config.flag(
+    'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=LOSSES
+  )
   label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all classes.')
   steps: config.Duration = config.run_flag('40epochs', 'How long to train.')
   batch_size: int = config.data_flag(64, 'Examples in one step, over all devices.')
 
-  widths: tuple[int, ...] | None = config.flag(None, 'Channels or units of each block or layer.', group='Model')
+  widths: tuple[int, ...] | None = config.flag(
+    None, 'Channels or units of each block or layer.', group='Model'
+  )
   depth: tuple[int, ...] | None = config.flag(None, 'Convolutions in a block.', group='Model')
-  kernel_size: tuple[int, ...] | None = config.flag(None, 'Of the convolutions; one, or one per block.', group='Model')
-  stride: tuple[int, ...] | None = config.flag(None, 'Of each block\'s first convolution.', group='Model')
+  kernel_size: tuple[int, ...] | None = config.flag(
+    None, 'Of the convolutions; one, or one per block.', group='Model'
+  )
+  stride: tuple[int, ...] | None = config.flag(None, "Of each block's first convolution.", group='Model')
   padding: str | None = config.flag(None, 'SAME, VALID, or zeros on each side.', group='Model')
-  pool: tuple[int, ...] | None = config.flag(None, 'Window of the max pooling after each block; 1: none.', group='Model')
+  pool: tuple[int, ...] | None = config.flag(
+    None, 'Window of the max pooling after each block; 1: none.', group='Model'
+  )
   head: str | None = config.flag(None, 'flatten or average.', group='Model')
-  hidden: tuple[int, ...] | None = config.flag(None, 'Units of the dense layers before the last; empty: none.', group='Model')
+  hidden: tuple[int, ...] | None = config.flag(
+    None, 'Units of the dense layers before the last; empty: none.', group='Model'
+  )
   norm: str | None = config.flag(None, 'none or batch.', group='Model')
-  dropout: tuple[float, ...] | None = config.flag(None, 'Rates on the dense layers\' inputs.', group='Model')
+  dropout: tuple[float, ...] | None = config.flag(None, "Rates on the dense layers' inputs.", group='Model')
   attention: str | None = config.flag(None, 'none, se (squeeze-and-excitation) or cbam.', group='Model')
   activation: str | None = config.flag(None, 'relu, tanh or gelu.', group='Model')
-  residual: bool | None = config.flag(None, 'Adds each hidden layer\'s input to its output (mlp).', group='Model')
+  residual: bool | None = config.flag(
+    None, "Adds each hidden layer's input to its output (mlp).", group='Model'
+  )
   output: str | None = config.flag(None, 'tanh or linear (lenet1989).', group='Model')
 
 
 def model_options(config: Config) -> dict:
-  named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
+  named = {
+    f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'
+  }
   return {name: value for name, value in named.items() if value is not None}
 
 
@@ -75,7 +99,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: config with durations in steps."""
   classes = len(spec.classes)
   dtype = jnp.dtype(config.dtype)
-  model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config))
+  model = models.build(
+    config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config)
+  )
   optimiser = optim.configured(config)
   augmentations = augmentation.parse(config.augment)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how=config.scale)
@@ -99,12 +125,16 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     # From the first example's number, so that replicas and microbatches drop different units.
     dropout = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])
     variables = {'params': params, **collections}
-    logits, collections = model.apply(variables, images, train=True, rngs={'dropout': dropout}, mutable=list(collections))
+    logits, collections = model.apply(
+      variables, images, train=True, rngs={'dropout': dropout}, mutable=list(collections)
+    )
     wrong = logits.argmax(-1) != batch['label']
     return {'loss': pair(example_loss(logits, labels)), 'error': pair(wrong)}, collections
 
   def predict(state, batch, key):
-    logits = model.apply({'params': state.eval_params, **state.collections}, prepare(batch['image']), train=False)
+    logits = model.apply(
+      {'params': state.eval_params, **state.collections}, prepare(batch['image']), train=False
+    )
     return logits
 
   def example_losses(state, batch, key):
@@ -129,7 +159,9 @@ def run(config_: Config, **options) -> loop.Summary:
   examples = data(config_)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, functions, examples, seeds=resolved.seeds))
+  functions = dataclasses.replace(
+    functions, report=functools.partial(report.draw, functions, examples, seeds=resolved.seeds)
+  )
   return loop.train(functions, examples, resolved, experiment='image_classification', **options)
 
 

@@ -1,8 +1,8 @@
 """Linear and logistic regression by gradient descent, on scikit-learn's tables.
 
-  python launch.py regression                                   # diabetes: ten columns, linear
-  python launch.py reproduce diabetes                           # one column: scikit-learn's least-squares example
-  python launch.py regression --dataset=breast_cancer           # logistic
+python launch.py regression                                   # diabetes: ten columns, linear
+python launch.py reproduce diabetes                           # one column: scikit-learn's least-squares example
+python launch.py regression --dataset=breast_cancer           # logistic
 """
 
 import dataclasses
@@ -22,14 +22,22 @@ from karpjax.report import regression as report
 
 @dataclasses.dataclass(frozen=True)
 class Config(config.Train):
-  dataset: str = config.flag('diabetes', 'diabetes and diabetes_bmi (linear), breast_cancer (logistic).', choices=tables.TABLES)
+  dataset: str = config.flag(
+    'diabetes', 'diabetes and diabetes_bmi (linear), breast_cancer (logistic).', choices=tables.TABLES
+  )
   model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=('linear', 'mlp'))
   widths: tuple[int, ...] | None = config.flag(None, 'Units of each hidden layer of the mlp.', group='Model')
   steps: config.Duration = config.run_flag('2000', 'How long to train.')
   eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: config.Duration = config.run_flag('500', 'Save this often; 0: at the end and when stopped.', free=True)
-  final_splits: tuple[str, ...] = config.run_flag(('train', 'validation', 'test'), 'Splits evaluated once, at the end.', free=True)
-  batch_size: int = config.data_flag(0, 'Examples in one step; 0: the whole train split, which is plain gradient descent.')
+  checkpoint_every: config.Duration = config.run_flag(
+    '500', 'Save this often; 0: at the end and when stopped.', free=True
+  )
+  final_splits: tuple[str, ...] = config.run_flag(
+    ('train', 'validation', 'test'), 'Splits evaluated once, at the end.', free=True
+  )
+  batch_size: int = config.data_flag(
+    0, 'Examples in one step; 0: the whole train split, which is plain gradient descent.'
+  )
   optimiser: str = config.optimiser_flag('nesterov', 'The update rule.', choices=optim.OPTIMISERS)
   learning_rate: float = config.optimiser_flag(0.05, 'The peak of the schedule.')
 
@@ -47,7 +55,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   name, options = ('logistic', {}) if config.model == 'linear' else ('mlp', {})
   if config.widths is not None:
     options['widths'] = config.widths
-  model = models.build(name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options)
+  model = models.build(
+    name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options
+  )
   optimiser = optim.configured(config)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how='standard')
 
@@ -72,7 +82,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     if classes:
       return classification.sums(outputs, batch['target'], each, batch['mask'])
     sums = regression.sums(outputs[:, 0], batch['target'], each, batch['mask'])
-    if spec.shape == (1,) and config.model == 'linear':  # in the column's own unit, as scikit-learn reports it
+    if (
+      spec.shape == (1,) and config.model == 'linear'
+    ):  # in the column's own unit, as scikit-learn reports it
       sums['coefficient'] = (state.eval_params['logits']['kernel'][0, 0] / spec.std[0], jnp.ones(()))
     return sums
 

@@ -52,33 +52,69 @@ class Train:
   steps: Duration = run_flag('10epochs', 'How long to train.')
   seed: int = run_flag(0, 'Of parameters, data order, augmentation and dropout.')
   seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.')
-  workdir: str = run_flag('', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', free=True)
-  init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
-  parallel: str = run_flag('none', 'How a step is spread over the local devices.', choices=('none', 'pmap'), free=True)
-  steps_per_call: str = run_flag('auto', 'Steps in one call of the compiled program: a number, or auto, which measures.')
+  workdir: str = run_flag(
+    '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', free=True
+  )
+  init_from: str = run_flag(
+    '', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.'
+  )
+  parallel: str = run_flag(
+    'none', 'How a step is spread over the local devices.', choices=('none', 'pmap'), free=True
+  )
+  steps_per_call: str = run_flag(
+    'auto', 'Steps in one call of the compiled program: a number, or auto, which measures.'
+  )
   microbatches: int = run_flag(1, 'Cut each batch into this many parts, worked off one after the other.')
-  dtype: str = run_flag('float32', 'Of the computation; parameters, norm statistics and losses stay float32.', choices=('float32', 'bfloat16'))
-  compilation_cache: str = run_flag('', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True)
-  deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
+  dtype: str = run_flag(
+    'float32',
+    'Of the computation; parameters, norm statistics and losses stay float32.',
+    choices=('float32', 'bfloat16'),
+  )
+  compilation_cache: str = run_flag(
+    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
+  )
+  deterministic: bool = run_flag(
+    False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.'
+  )
   log_every: Duration = run_flag('100', 'A row of training metrics this often.', free=True)
   eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', free=True)
-  report_every: Duration = run_flag('0', 'Draw the experiment\'s plots this often; 0: at the end only.', free=True)
-  select: str = run_flag('validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.')
+  checkpoint_every: Duration = run_flag(
+    '1epochs', 'Save this often; 0: at the end and when stopped.', free=True
+  )
+  report_every: Duration = run_flag(
+    '0', "Draw the experiment's plots this often; 0: at the end only.", free=True
+  )
+  select: str = run_flag(
+    'validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
+  )
   keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', free=True)
   eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', free=True)
-  final_splits: tuple[str, ...] = run_flag(('validation', 'test'), 'Splits evaluated once, at the end.', free=True)
+  final_splits: tuple[str, ...] = run_flag(
+    ('validation', 'test'), 'Splits evaluated once, at the end.', free=True
+  )
   eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', free=True)
   plots: bool = run_flag(True, 'Draw plots/ at the end.', free=True)
   tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', free=True)
   wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), free=True)
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices.')
-  data_dir: str = data_flag('', 'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.', free=True)
-  validation: float = data_flag(0.1, 'Share (below 1) or number of training examples set aside where the set has no validation split.')
-  split_seed: int = data_flag(0, 'Of the splits that are drawn: validation, and a folder\'s test.')
-  order: str = data_flag('reshuffle', 'Examples in a new order each epoch, in one shuffled order, or as stored.', choices=('reshuffle', 'shuffle', 'stored'))
-  resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones stream from the host.')
+  data_dir: str = data_flag(
+    '',
+    'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.',
+    free=True,
+  )
+  validation: float = data_flag(
+    0.1, 'Share (below 1) or number of training examples set aside where the set has no validation split.'
+  )
+  split_seed: int = data_flag(0, "Of the splits that are drawn: validation, and a folder's test.")
+  order: str = data_flag(
+    'reshuffle',
+    'Examples in a new order each epoch, in one shuffled order, or as stored.',
+    choices=('reshuffle', 'shuffle', 'stored'),
+  )
+  resident_mb: int = data_flag(
+    2048, 'Sets up to this size live on the device; larger ones stream from the host.'
+  )
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', free=True)
 
   optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
@@ -86,16 +122,28 @@ class Train:
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up from 0.')
   final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.')
-  boundaries: tuple[Duration, ...] = optimiser_flag((), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.')
+  boundaries: tuple[Duration, ...] = optimiser_flag(
+    (), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.'
+  )
   decay: float = optimiser_flag(0.1, 'Factor of the step and exponential schedules.')
-  decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule multiplies by --decay.')
-  momentum: float | None = optimiser_flag(None, 'Of momentum, nesterov and muon; the optimiser\'s own if not given.')
+  decay_every: Duration = optimiser_flag(
+    '1epochs', 'How often the exponential schedule multiplies by --decay.'
+  )
+  momentum: float | None = optimiser_flag(
+    None, "Of momentum, nesterov and muon; the optimiser's own if not given."
+  )
   beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.')
-  beta2: float | None = optimiser_flag(None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.')
+  beta2: float | None = optimiser_flag(
+    None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.'
+  )
   epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.')
-  weight_decay: float = optimiser_flag(0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
+  weight_decay: float = optimiser_flag(
+    0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.'
+  )
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
-  ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
+  ema: float = optimiser_flag(
+    0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.'
+  )
 
 
 # ---- durations ----
@@ -109,7 +157,9 @@ def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps') -
   """
   match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?', str(duration).strip())
   if not match:
-    raise UsageError(f'--{name}={duration} is no duration: type steps, epochs or examples, as 2000, 10epochs or 50000examples')
+    raise UsageError(
+      f'--{name}={duration} is no duration: type steps, epochs or examples, as 2000, 10epochs or 50000examples'
+    )
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
@@ -126,7 +176,15 @@ def resolve(config, examples: int):
   Raises:
     UsageError: naming the flag, for a value that no run can have.
   """
-  for name, low in (('batch_size', 1), ('seeds', 1), ('microbatches', 1), ('keep', 1), ('eval_batch_size', 1), ('workers', 0), ('resident_mb', 0)):
+  for name, low in (
+    ('batch_size', 1),
+    ('seeds', 1),
+    ('microbatches', 1),
+    ('keep', 1),
+    ('eval_batch_size', 1),
+    ('workers', 0),
+    ('resident_mb', 0),
+  ):
     if getattr(config, name) < low:
       raise UsageError(f'--{name}={getattr(config, name)}: at least {low} is needed')
   for name in ('validation', 'weight_decay', 'clip', 'ema', 'final_learning_rate', 'decay'):
@@ -138,10 +196,14 @@ def resolve(config, examples: int):
   if config.ema >= 1:
     raise UsageError(f'--ema={config.ema}: a decay below 1 is needed, as 0.999')
   if config.batch_size > examples:
-    raise UsageError(f'--batch_size={config.batch_size} is larger than the train split of {examples} examples')
+    raise UsageError(
+      f'--batch_size={config.batch_size} is larger than the train split of {examples} examples'
+    )
   if config.batch_size % config.microbatches:
     raise UsageError(f'--microbatches={config.microbatches} does not divide --batch_size={config.batch_size}')
-  if config.steps_per_call != 'auto' and not (config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1):
+  if config.steps_per_call != 'auto' and not (
+    config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1
+  ):
     raise UsageError(f'--steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
 
   changes = {}
@@ -191,7 +253,9 @@ def _parse(argument, annotation, choices=None):
   if typing.get_origin(annotation) is tuple:
     items = argument.split(',') if isinstance(argument, str) else argument
     return tuple(_parse(item, typing.get_args(annotation)[0], choices) for item in items if item != '')
-  if isinstance(annotation, types.UnionType):  # `int | None`: None stands for a default that is chosen elsewhere
+  if isinstance(
+    annotation, types.UnionType
+  ):  # `int | None`: None stands for a default that is chosen elsewhere
     return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
   if annotation is Duration:
     return str(argument)
@@ -256,7 +320,10 @@ def usage(config_class, name: str, description: str) -> str:
   """The text of `--help`: every flag with type, default and help, grouped."""
   lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
   fields = dataclasses.fields(config_class)
-  groups = sorted({f.metadata['group'] for f in fields}, key=lambda g: (g != 'Experiment', [f.metadata['group'] for f in fields].index(g)))
+  groups = sorted(
+    {f.metadata['group'] for f in fields},
+    key=lambda g: (g != 'Experiment', [f.metadata['group'] for f in fields].index(g)),
+  )
   for group in groups:
     lines += ['', f'{group}:']
     for field in (f for f in fields if f.metadata['group'] == group):
@@ -284,7 +351,9 @@ def remember_compilations(folder: str) -> None:
   import jax
 
   if folder != 'off':
-    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
+    jax.config.update(
+      'jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser())
+    )
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
@@ -305,7 +374,9 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
     stored = saved(config.workdir) if config.workdir else None
     if stored:
       if stored['experiment'] != name:
-        raise UsageError(f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir')
+        raise UsageError(
+          f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir'
+        )
       config = parse(config_class, argv, base=from_json(config_class, stored['flags']))
     remember_compilations(config.compilation_cache)
     if config.deterministic:

@@ -31,7 +31,10 @@ class Summary:
 def divide(totals) -> dict[str, Any]:
   """{'train/name': sum / count}, each a number, or one per seed; NaN where nothing was counted."""
   with np.errstate(divide='ignore', invalid='ignore'):
-    return {f'train/{n}': (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist() for n, (s, c) in totals.items()}
+    return {
+      f'train/{n}': (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist()
+      for n, (s, c) in totals.items()
+    }
 
 
 def summarise(program: Program, sums, split: str, seeds: int) -> dict[str, Any]:
@@ -71,7 +74,9 @@ def stop_signals() -> Iterator[list[int]]:
       signal.signal(number, old)
 
 
-def train(program: Program, dataset: Dataset, config, *, experiment: str, say: Callable[[str], None] = print) -> Summary:
+def train(
+  program: Program, dataset: Dataset, config, *, experiment: str, say: Callable[[str], None] = print
+) -> Summary:
   """Trains a Program and leaves a run in its workdir; goes on where an earlier one stopped, to the same bits.
 
   Args:
@@ -117,7 +122,10 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     checkpoints.forget_after(start)
     params = transform.first_seed(carry.state, config.seeds).params
     description = workdir.describe(experiment, config, spec=dataset.spec)
-    description |= {'choices': (stored or {}).get('choices', {}), 'parameters': progress.parameter_table(params)}
+    description |= {
+      'choices': (stored or {}).get('choices', {}),
+      'parameters': progress.parameter_table(params),
+    }
     carry = runner.place(carry)
     description['compiled'] = runner.prepare(carry, description['choices'])
     workdir.write_config(folder, description)
@@ -135,7 +143,9 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       carry = run.steps(carry, start)
       numbers = run.finish(carry, description)
     except OSError as error:
-      raise SystemExit(f'stopped: {error}. What was saved before is intact; the same command goes on from there.') from None
+      raise SystemExit(
+        f'stopped: {error}. What was saved before is intact; the same command goes on from there.'
+      ) from None
     finally:
       checkpoints.close()
       for sink in sinks:
@@ -182,7 +192,10 @@ class _Run:
       stop = min(
         config.steps,
         self.runner.call_end(t),
-        *(following(t, every) for every in (config.log_every, config.eval_every, config.checkpoint_every, config.report_every)),
+        *(
+          following(t, every)
+          for every in (config.log_every, config.eval_every, config.checkpoint_every, config.report_every)
+        ),
       )
       carry = self.runner.advance(carry, t, stop, due(t, config.log_every) or due(t, config.eval_every))
       t = stop
@@ -197,7 +210,12 @@ class _Run:
       if self.config.parallel == 'pmap':
         totals, nonfinite = jax.tree.map(lambda x: x[0], (totals, nonfinite))
       if evaluates or due(t, config.log_every):
-        row = {'step': t, 'epoch': t * config.batch_size / self.dataset.spec.examples, **divide(totals), 'steps_per_second': rate}
+        row = {
+          'step': t,
+          'epoch': t * config.batch_size / self.dataset.spec.examples,
+          **divide(totals),
+          'steps_per_second': rate,
+        }
         if evaluates and (np.asarray(nonfinite) < 0).any():
           row |= self.evaluate(carry, last)
         for sink in self.sinks:
@@ -245,7 +263,11 @@ class _Run:
     bad = [name for name, (s, _) in totals.items() if not np.isfinite(s).all()] or ['the gradient']
     seeds = ', '.join(f'seed {self.config.seed + s} at step {nonfinite[s]}' for s in gone)
     advice = f'Try a lower --learning_rate (now {self.config.learning_rate}), --clip=1 or --warmup.'
-    where = f'the last good checkpoint is of step {saved} in {self.folder / "checkpoints"}' if saved else 'no checkpoint was saved yet'
+    where = (
+      f'the last good checkpoint is of step {saved} in {self.folder / "checkpoints"}'
+      if saved
+      else 'no checkpoint was saved yet'
+    )
     text = f'NaN or infinity in {", ".join(bad)}: {seeds}'
     if len(gone) < len(nonfinite):
       self.say(f'{text}; the other seeds go on. {advice}')
@@ -256,7 +278,10 @@ class _Run:
   def stop(self, t: int) -> None:
     self.checkpoints.wait()
     writers.write_csv(self.folder)
-    self.say(self.checkpoints.failed or f'stopped by signal {self.signals[0]}: step {t} is saved; --workdir={self.folder} goes on from it')
+    self.say(
+      self.checkpoints.failed
+      or f'stopped by signal {self.signals[0]}: step {t} is saved; --workdir={self.folder} goes on from it'
+    )
     raise SystemExit(128 + self.signals[0])
 
   def draw(self, carry, t: int) -> None:
@@ -266,7 +291,9 @@ class _Run:
   def finish(self, carry, description: dict) -> dict[str, Any]:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
     rows = writers.read_rows(self.folder)
-    final = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
+    final = {
+      n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n
+    }
     numbers = {
       'steps': self.config.steps,
       'parameters': sum(p['count'] for p in description['parameters']),

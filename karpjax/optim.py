@@ -206,7 +206,7 @@ def is_decayed(params):
 
 
 def is_matrix(params):
-  """Which params Muon takes: those of `is_decayed`, less embeddings and the layers that end a model, by name."""
+  """Which params Muon takes: those of `is_decayed`, less embeddings and last layers, by name."""
 
   def hidden(path, decayed):
     layer = _names(path)[-2:][0]

@@ -41,7 +41,11 @@ def loss_at_initialisation(program, state, batch) -> Result:
   if program.uninformed_loss is None or program.example_losses is None:
     return Result(name, None, 'no uninformed loss is known')
   loss = float(_losses(program, state, batch).mean())
-  return Result(name, abs(loss - program.uninformed_loss) <= 0.5 * program.uninformed_loss + 0.1, f'{loss:.4f}; uninformed {program.uninformed_loss:.4f}')
+  return Result(
+    name,
+    abs(loss - program.uninformed_loss) <= 0.5 * program.uninformed_loss + 0.1,
+    f'{loss:.4f}; uninformed {program.uninformed_loss:.4f}',
+  )
 
 
 def no_leak_across_the_batch(program, state, batch) -> Result:
@@ -52,7 +56,9 @@ def no_leak_across_the_batch(program, state, batch) -> Result:
   other = {n: x.at[0].set(x[-1]) if n != 'index' else x for n, x in batch.items()}
   before, after = np.asarray(_losses(program, state, batch)), np.asarray(_losses(program, state, other))
   moved = float(np.abs(after - before)[1:].max())
-  return Result(name, moved <= 1e-5 * (1 + np.abs(before).max()), f'largest change of another example\'s loss {moved:.1e}')
+  return Result(
+    name, moved <= 1e-5 * (1 + np.abs(before).max()), f"largest change of another example's loss {moved:.1e}"
+  )
 
 
 def gradients_reach_all(program, state, batch) -> Result:
@@ -62,12 +68,20 @@ def gradients_reach_all(program, state, batch) -> Result:
   for _ in range(3):
     after, _ = step(after, batch)
   still, wild = [], []
-  for name, a, b in zip(checkpoint.names(state.params), jax.tree.leaves(state.params), jax.tree.leaves(after.params)):
+  for name, a, b in zip(
+    checkpoint.names(state.params), jax.tree.leaves(state.params), jax.tree.leaves(after.params)
+  ):
     if not np.isfinite(b).all():
       wild.append(name)
     elif np.array_equal(a, b):
       still.append(name)
-  text = f'not finite: {", ".join(wild)}' if wild else f'never moved: {", ".join(still)}' if still else f'all {len(jax.tree.leaves(state.params))} arrays finite and moving'
+  text = (
+    f'not finite: {", ".join(wild)}'
+    if wild
+    else f'never moved: {", ".join(still)}'
+    if still
+    else f'all {len(jax.tree.leaves(state.params))} arrays finite and moving'
+  )
   return Result('gradients reach every parameter', not (still or wild), text)
 
 
@@ -83,7 +97,11 @@ def overfits_one_batch(program, state, batch, *, steps: int = OVERFIT_STEPS) -> 
     first = last if first is None else first
     if last < 0.05 * first:
       break
-  return Result('one batch can be overfitted', last < 0.1 * first, f'loss {first:.4f} -> {last:.4f} in at most {steps} steps of {len(few["index"])} examples')
+  return Result(
+    'one batch can be overfitted',
+    last < 0.1 * first,
+    f'loss {first:.4f} -> {last:.4f} in at most {steps} steps of {len(few["index"])} examples',
+  )
 
 
 def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
@@ -100,7 +118,9 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
     return loss
 
   real, blind = trained(batch), trained(zeroed)
-  return Result('real inputs beat zeroed ones', real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps')
+  return Result(
+    'real inputs beat zeroed ones', real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps'
+  )
 
 
 def same_seed_same_bits(program, state, batch) -> Result:
@@ -115,7 +135,11 @@ def same_seed_same_bits(program, state, batch) -> Result:
 
   a, b = after(), after()
   different = [n for n in a if a[n].tobytes() != b[n].tobytes()]
-  return Result('the same seed gives the same bits', not different, 'three steps, twice' if not different else f'differ: {", ".join(different)}')
+  return Result(
+    'the same seed gives the same bits',
+    not different,
+    'three steps, twice' if not different else f'differ: {", ".join(different)}',
+  )
 
 
 def no_dead_units(program, state, batch) -> Result:
@@ -175,7 +199,9 @@ def main(argv: list[str]) -> int:
     given = config.parse(experiment.Config, argv[1:])
     data = experiment.data(given)
     resolved = config.resolve(dataclasses.replace(given, seeds=1, parallel='none'), data.spec.examples)
-    transform.runner(experiment.program(resolved, data.spec), data, resolved)  # its errors, before anything is compiled
+    transform.runner(
+      experiment.program(resolved, data.spec), data, resolved
+    )  # its errors, before anything is compiled
     train = data.splits['train']
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
@@ -188,5 +214,7 @@ def main(argv: list[str]) -> int:
     print(f'check: {error}', file=sys.stderr)
     return 2
   word = {True: 'pass', False: 'FAIL', None: '-'}
-  print(*progress.table([(word[r.passed], r.name, r.figure) for r in results], ('', 'check', 'figure')), sep='\n')
+  print(
+    *progress.table([(word[r.passed], r.name, r.figure) for r in results], ('', 'check', 'figure')), sep='\n'
+  )
   return int(any(r.passed is False for r in results))

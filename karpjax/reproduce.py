@@ -152,16 +152,26 @@ def write_readme(known: dict[str, dict]) -> None:
 
 def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(
-    prog='launch.py reproduce', description='Runs flagfiles of experiments/papers; other flags are passed to the experiment.'
+    prog='launch.py reproduce',
+    description='Runs flagfiles of experiments/papers; other flags are passed to the experiment.',
   )
-  parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
+  parser.add_argument(
+    'names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them'
+  )
   parser.add_argument('--runs', default='runs/papers', help='where the runs are left (default runs/papers)')
-  parser.add_argument('--no_record', action='store_true', help='leave results.jsonl and the README as they are')
+  parser.add_argument(
+    '--no_record', action='store_true', help='leave results.jsonl and the README as they are'
+  )
   options, flags = parser.parse_known_args(argv)
   try:
     known = papers()
     if not options.names:
-      print(*progress.table([(n, p['what'], p.get('needs', '')) for n, p in known.items()], ('name', 'what', 'needs')), sep='\n')
+      print(
+        *progress.table(
+          [(n, p['what'], p.get('needs', '')) for n, p in known.items()], ('name', 'what', 'needs')
+        ),
+        sep='\n',
+      )
       return 0
     results, failed = {}, []
     for name in choose(options.names, known):

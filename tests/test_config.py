@@ -17,7 +17,17 @@ class Config(config.Train):
 
 @pytest.mark.parametrize(
   'text, steps',
-  [('2000', 2000), (7, 7), ('10epochs', 79), ('1 epoch', 8), ('0.5epochs', 4), ('1000examples', 8), ('1e3', 1000), ('128examples', 1), ('0', 0)],
+  [
+    ('2000', 2000),
+    (7, 7),
+    ('10epochs', 79),
+    ('1 epoch', 8),
+    ('0.5epochs', 4),
+    ('1000examples', 8),
+    ('1e3', 1000),
+    ('128examples', 1),
+    ('0', 0),
+  ],
 )
 def test_durations(text, steps):
   assert config.in_steps(text, batch_size=128, examples=1000) == steps
@@ -49,7 +59,9 @@ def test_flags_given_override_a_base_and_leave_the_rest():
 
 def test_flagfile(tmp_path):
   (tmp_path / 'a.flags').write_text('# a comment\n--seed=5\n--noflag\n')
-  assert config.parse(Config, [f'--flagfile={tmp_path / "a.flags"}', '--seeds=2']) == Config(seed=5, seeds=2, flag=False)
+  assert config.parse(Config, [f'--flagfile={tmp_path / "a.flags"}', '--seeds=2']) == Config(
+    seed=5, seeds=2, flag=False
+  )
 
 
 @pytest.mark.parametrize(
@@ -95,4 +107,6 @@ def test_usage_shows_every_flag_with_type_default_and_help():
   text = config.usage(Config, 'name', 'What it is.')
   for field in dataclasses.fields(Config):
     assert f'--{field.name}=' in text and field.metadata['help'] in text
-  assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
+  assert (
+    '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
+  )

@@ -40,7 +40,10 @@ def run(folder, stop_at=(), **changes):
 
 
 def rows(folder):
-  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(folder / writers.METRICS))]
+  return [
+    {n: x for n, x in row.items() if n not in TIMES}
+    for row in map(json.loads, open(folder / writers.METRICS))
+  ]
 
 
 def arrays(summary):
@@ -95,7 +98,13 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
 @pytest.mark.parametrize('path', ['pmap', 'streamed', 'microbatches', 'one step per call'])
 def test_paths_agree(tmp_path, path):
   """Dropout masks differ between layouts, and batch norm's moments between microbatches: both are off."""
-  plain = dict(dropout=(0.0,), steps='3', optimiser='sgd', learning_rate=0.1, norm='none' if path == 'microbatches' else 'batch')
+  plain = dict(
+    dropout=(0.0,),
+    steps='3',
+    optimiser='sgd',
+    learning_rate=0.1,
+    norm='none' if path == 'microbatches' else 'batch',
+  )
   a, b = arrays(run(tmp_path / 'a', **plain)), arrays(run(tmp_path / 'b', **plain | PATHS[path]))
   assert a.keys() == b.keys()
   for name in a:

@@ -94,15 +94,13 @@ def jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
   """
   brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
 
-  def grey(image):  # ITU-R 601 luma, [height, width, 1]
-    if image.shape[-1] == 1:
-      return image
-    return 0.299 * image[..., 0:1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:3]
-
-  image = image.astype(jnp.float32) * brightness
-  mean = grey(image).mean()
-  image = mean + contrast * (image - mean)
-  return grey(image) + saturation * (image - grey(image))
+  image = image.astype(jnp.float32)
+  grey = image
+  if image.shape[-1] == 3:  # ITU-R 601 luma, [height, width, 1]
+    grey = 0.299 * image[..., 0:1] + 0.587 * image[..., 1:2] + 0.114 * image[..., 2:3]
+  # All three are linear, and saturation keeps the luma: so they come together, and the luma is computed once.
+  coloured = grey + saturation * (image - grey)
+  return brightness * (contrast * coloured + (1 - contrast) * grey.mean())
 
 
 def cutout(key: jax.Array, image: jax.Array, length: float) -> jax.Array:

@@ -54,52 +54,96 @@ def _plain_kernel_gradient(geometry, x, g):
   return jax.linear_transpose(lambda kernel: _plain(geometry, x, kernel), kernel)(g)[0]
 
 
-def _patches(geometry, x):
-  """[batch, *size, in] -> [batch, *output, window * in]: each output's receptive field ("im2col")."""
+def _shifted(geometry, x):
+  """[batch, *size, in] -> one [batch, *output, in] per place in the window, in the kernel's order."""
   x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in geometry.padding), (0, 0, 0)))
-  fields = []
+  shifted = []
   for offset in itertools.product(*map(range, geometry.window)):
     stop = [o + s * (n - 1) + 1 for o, s, n in zip(offset, geometry.strides, geometry.output)]
-    fields.append(lax.slice(x, (0, *offset, 0), (x.shape[0], *stop, x.shape[-1]), (1, *geometry.strides, 1)))
-  return jnp.concatenate(fields, axis=-1)
+    shifted.append(lax.slice(x, (0, *offset, 0), (x.shape[0], *stop, x.shape[-1]), (1, *geometry.strides, 1)))
+  return shifted
+
+
+def _is_thin(geometry, channels: int) -> bool:
+  """Whether a receptive field has so few numbers that to copy them all costs less than a convolution's set-up."""
+  return math.prod(geometry.window) * channels <= 64
 
 
 def _cpu(geometry, x, kernel):
-  if math.prod(kernel.shape[:-1]) <= 64:
-    patches = _patches(geometry, x)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
   return _unrolled(partial(_plain, geometry))(x, kernel)
 
 
 def _cpu_input_gradient(geometry, g, kernel):
-  # dilate by the strides, then convolve with the kernel turned round
-  flipped = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
-  padding = []
-  for n, m, k, s, (low, _) in zip(
-    geometry.size, geometry.output, geometry.window, geometry.strides, geometry.padding
-  ):
-    before = k - 1 - low
-    padding.append((before, n - before - (s * (m - 1) + 1) + k - 1, s - 1))
-  g = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-  ones, zeros = (1,) * len(padding), ((0, 0),) * len(padding)
-  return _unrolled(partial(_plain, Geometry(g.shape[1:-1], geometry.window, ones, zeros)))(g, flipped)
+  if kernel.shape[-2] <= 4 or max(geometry.strides) > 1:
+    # a matmul for every place in the window at once, then the overlapping places added up ("col2im")
+    columns = g @ kernel.reshape(-1, kernel.shape[-1]).T  # [batch, *output, window * in]
+    columns = columns.reshape(*g.shape[:-1], -1, kernel.shape[-2])  # [batch, *output, window, in]
+    total = 0
+    for place, offset in enumerate(itertools.product(*map(range, geometry.window))):
+      padding = [
+        (o - low, n - (o - low) - (s * (m - 1) + 1), s - 1)
+        for o, n, m, s, (low, _) in zip(
+          offset, geometry.size, geometry.output, geometry.strides, geometry.padding
+        )
+      ]
+      total += lax.pad(columns[..., place, :], jnp.zeros((), g.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
+    return total
+  # strides are 1: a convolution with the kernel turned round
+  turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
+  padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(geometry.window, geometry.padding))
+  return _unrolled(partial(_plain, Geometry(geometry.output, geometry.window, geometry.strides, padding)))(
+    g, turned
+  )
 
 
 def _cpu_kernel_gradient(geometry, x, g):
-  patches = _patches(geometry, x).reshape(math.prod(g.shape[:-1]), -1)
-  gradient = patches.T @ g.reshape(-1, g.shape[-1])
-  return gradient.reshape(*geometry.window, x.shape[-1], g.shape[-1])
+  flat = g.reshape(-1, g.shape[-1])  # [batch * output, out]
+  shape = (*geometry.window, x.shape[-1], g.shape[-1])
+  if _is_thin(geometry, x.shape[-1]):
+    patches = jnp.concatenate(_shifted(geometry, x), axis=-1)  # [batch, *output, window * in]: "im2col"
+    return (patches.reshape(flat.shape[0], -1).T @ flat).reshape(shape)
+  if x.shape[-1] >= 32:
+    return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
+  return _unrolled(partial(_cpu_kernel_gradient_by_convolution, geometry))(x, g)
+
+
+def _cpu_kernel_gradient_by_convolution(geometry, x, g):
+  # Channels and batch change places in x and in the result, by transposes of arrays. With dimension numbers instead,
+  # as in XLA's own gradient, the CPU has a fast convolution at the top level only, and one 70 times slower in a loop.
+  rank = len(geometry.size)
+  spatial = range(1, 1 + rank)
+  padding = [
+    (low, k - 1 + s * (m - 1) + 1 - n - low)
+    for n, k, s, m, (low, _) in zip(
+      geometry.size, geometry.window, geometry.strides, geometry.output, geometry.padding
+    )
+  ]
+  y = lax.conv_general_dilated(
+    x.transpose(rank + 1, *spatial, 0),  # [in, *size, batch]
+    g.transpose(*spatial, 0, rank + 1),  # [*output, batch, out]
+    (1,) * rank,
+    padding,
+    rhs_dilation=geometry.strides,
+    dimension_numbers=DIMENSIONS[rank],
+  )
+  return jnp.moveaxis(y, 0, -2)  # [in, *window, out] -> [*window, in, out]
+
+
+UNROLLED = 16  # mapped convolutions; more are a loop, since compile time grows with each
 
 
 def _unrolled(f):
-  """`f` of two arrays, unrolled where it is mapped over: XLA's CPU is slow at the grouped convolution that `vmap` makes."""
+  """`f` of two arrays, one by one where it is mapped over: the CPU is slow at the grouped convolution that `vmap` makes."""
   f = jax.custom_batching.custom_vmap(f)
 
   @f.def_vmap
   def rule(size, mapped, a, b):
-    take = lambda array, is_mapped, i: array[i] if is_mapped else array
-    outputs = [f(take(a, mapped[0], i), take(b, mapped[1], i)) for i in range(size)]
-    return jnp.stack(outputs), True
+    def one(i):
+      return f(a[i] if mapped[0] else a, b[i] if mapped[1] else b)
+
+    if size > UNROLLED:
+      return lax.map(one, jnp.arange(size)), True
+    return jnp.stack([one(i) for i in range(size)]), True
 
   return f
 
@@ -174,11 +218,24 @@ def convolution(x, kernel, *, strides: Sequence[int] | None = None, padding='SAM
       f'convolution: the input has {x.shape[-1]} channels, the kernel {kernel.shape} expects {kernel.shape[-2]}.'
     )
   strides = tuple(strides or (1,) * rank)
+  if len(strides) != rank or min(strides) < 1:
+    raise UsageError(
+      f'convolution: strides {strides} for {rank} spatial axes: expected {rank} positive integers.'
+    )
   size, window = x.shape[1:-1], kernel.shape[:-2]
-  if isinstance(padding, str):
+  if padding in ('SAME', 'VALID'):
     padding = lax.padtype_to_pads(size, window, strides, padding)
+  elif isinstance(padding, str) or len(padding) != rank:
+    raise UsageError(
+      f"convolution: padding {padding!r}: expected 'SAME', 'VALID' or (low, high) for each of {rank} spatial axes."
+    )
   padding = tuple((int(low), int(high)) for low, high in padding)
-  return _forward(Geometry(size, window, strides, padding), x, kernel)
+  geometry = Geometry(size, window, strides, padding)
+  if min(geometry.output) < 1:
+    raise UsageError(
+      f"convolution: the window {window} exceeds the input {size}; use padding='SAME' or a smaller one."
+    )
+  return _forward(geometry, x, kernel)
 
 
 class Conv(nn.Module):
@@ -227,12 +284,26 @@ def _pool(x, window, stride, padding, plain, tiled):
   plain = partial(plain, window_shape=(window,) * rank, strides=(stride,) * rank, padding=padding)
   if window != stride or padding != 'VALID':
     return plain(x)
-  axes = tuple(range(2, 2 + 2 * rank, 2))
-  return lax.platform_dependent(x, cpu=lambda x: tiled(_tiles(x, window), axes), default=plain)
+  forms = {'cpu': lambda x: tiled(_tiles(x, window), tuple(range(2, 2 + 2 * rank, 2))), 'default': plain}
+
+  @jax.custom_vjp
+  def pool(x):
+    return lax.platform_dependent(x, **forms)
+
+  def backward(x, g):
+    forms_of_gradient = {name: lambda x, g, f=f: jax.vjp(f, x)[1](g)[0] for name, f in forms.items()}
+    return (lax.platform_dependent(x, g, **forms_of_gradient),)
+
+  pool.defvjp(lambda x: (pool(x), x), backward)
+  return pool(x)
 
 
 def max_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
-  """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype."""
+  """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype.
+
+  Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where windows
+  do not overlap, it is divided equally among them (after a relu both are zero wherever the maximum is).
+  """
   return _pool(x, window, stride, padding, nn.max_pool, jnp.max)
 
 

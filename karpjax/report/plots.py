@@ -68,6 +68,8 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
   """
   families: dict[str, list[str]] = {}
   for name in writers.columns(rows):
+    if name == 'epoch':
+      continue  # a straight line
     split, _, rest = name.partition('/')
     families.setdefault(rest if split in SPLITS else name, []).append(name)
   paths = []

@@ -73,8 +73,10 @@ def start_up(description: dict, dataset, config) -> list[str]:
 def number(value) -> str:
   """A metric in a line: 4 significant digits; of several seeds, mean ± standard deviation."""
   values = np.atleast_1d(np.asarray(value, np.float64))
-  text = f'{np.mean(values):.4g}'
-  return text if values.size == 1 else f'{text} ± {np.std(values, ddof=1):.2g}'
+  if values.size == 1:
+    return f'{values[0]:.4g}'
+  with np.errstate(invalid='ignore'):  # of a seed that has diverged
+    return f'{values.mean():.4g} ± {values.std(ddof=1):.2g}'
 
 
 class Progress:
@@ -126,6 +128,6 @@ def final(numbers: dict, folder) -> list[str]:
     )
   lines = table(rows, ('metric', 'final'))
   lines += [
-    f'{numbers["seconds"]:.1f} s, of which {numbers["compile_seconds"]:.1f} s compilation; {numbers["steps_per_second"]:.4g} steps/s'
+    f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s'
   ]
   return [*lines, f'page: {folder / "index.html"}']

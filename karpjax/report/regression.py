@@ -16,7 +16,10 @@ def coefficients(params, spec) -> dict:
     spec: of the table.
   """
   slope = np.asarray(params['logits']['kernel'], np.float64)[:, 0] / np.asarray(spec.std)
-  return {'coefficients': slope, 'intercept': float(params['logits']['bias'][0] - slope @ np.asarray(spec.mean))}
+  return {
+    'coefficients': slope,
+    'intercept': float(params['logits']['bias'][0] - slope @ np.asarray(spec.mean)),
+  }
 
 
 def draw(program, dataset, state, t: int, folder: Path) -> None:
@@ -39,4 +42,6 @@ def draw(program, dataset, state, t: int, folder: Path) -> None:
     return
   if list(state.params) == ['logits']:
     writers.write_json(folder / 'report.json', coefficients(state.params, spec))
-  plots.predictions(target, outputs[:, 0], folder, features=split.arrays['features'] if spec.shape == (1,) else None)
+  plots.predictions(
+    target, outputs[:, 0], folder, features=split.arrays['features'] if spec.shape == (1,) else None
+  )

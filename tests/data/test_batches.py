@@ -11,7 +11,10 @@ def test_an_epoch_visits_every_example_once_and_steps_need_no_history():
   size, batch_size = 103, 10
   all_at_once = batches.indices(5, 0, 31, batch_size=batch_size, size=size).reshape(-1)
   for epoch in range(3):
-    assert sorted(all_at_once[epoch * size : (epoch + 1) * size]) == list(range(min(size, 310 - epoch * size)))[:size]
+    assert (
+      sorted(all_at_once[epoch * size : (epoch + 1) * size])
+      == list(range(min(size, 310 - epoch * size)))[:size]
+    )
   for t in (0, 10, 17, 30):
     one = batches.indices(5, t, 1, batch_size=batch_size, size=size)[0]
     np.testing.assert_array_equal(one, all_at_once[t * batch_size : (t + 1) * batch_size])
@@ -25,7 +28,9 @@ def test_epochs_and_seeds_differ_and_orders_are_what_they_say():
   once = batches.indices(0, 0, 2, **args, order='shuffle')
   np.testing.assert_array_equal(once[0], once[1])
   np.testing.assert_array_equal(once[0], a)
-  np.testing.assert_array_equal(batches.indices(0, 1, 2, batch_size=30, size=50, order='stored')[0], [*range(30, 50), *range(10)])
+  np.testing.assert_array_equal(
+    batches.indices(0, 1, 2, batch_size=30, size=50, order='stored')[0], [*range(30, 50), *range(10)]
+  )
 
 
 def test_exact_evaluation_counts_every_example_once():

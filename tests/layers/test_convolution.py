@@ -111,7 +111,9 @@ def test_no_grouped_convolution_for_vmapped_seeds_and_no_slow_one_in_a_loop():
   """XLA's CPU is fast only at an ungrouped convolution of [batch, ..., channels] whose window is that of the kernel."""
   x, kernel = arrays((12, 12), (3, 3), 16, 8, seeds=(3,))
   step = jax.vmap(derivatives(ours((1, 1), 'SAME')))
-  text = jax.jit(lambda *a: lax.fori_loop(0, 4, lambda i, c: step(x, c[2]), step(*a))).lower(x, kernel).as_text()
+  text = (
+    jax.jit(lambda *a: lax.fori_loop(0, 4, lambda i, c: step(x, c[2]), step(*a))).lower(x, kernel).as_text()
+  )
   lines = [line for line in text.splitlines() if 'stablehlo.convolution' in line]
   assert lines and 'feature_group_count = 1' in lines[0]
   for line in lines:
@@ -127,8 +129,12 @@ def lowered(f, args, platform):
 
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
 @pytest.mark.parametrize('vmapped', [False, True])
-@pytest.mark.parametrize('size, window, strides, padding, channels, features', CASES[:2] + CASES[6:7] + CASES[-1:])
-def test_accelerators_get_the_plain_program(platform, vmapped, size, window, strides, padding, channels, features):
+@pytest.mark.parametrize(
+  'size, window, strides, padding, channels, features', CASES[:2] + CASES[6:7] + CASES[-1:]
+)
+def test_accelerators_get_the_plain_program(
+  platform, vmapped, size, window, strides, padding, channels, features
+):
   args = arrays(size, window, channels, features, seeds=(3,) if vmapped else ())
   wrap = jax.vmap if vmapped else lambda f: f
   text = [lowered(wrap(derivatives(f(strides, padding))), args, platform) for f in (ours, plain)]
@@ -150,7 +156,9 @@ def test_layer_is_linens():
 
 
 @pytest.mark.parametrize('shape', [(2, 8, 6, 3), (2, 9, 7, 3), (2, 9, 3)])
-@pytest.mark.parametrize('window, stride, padding', [(2, 2, 'VALID'), (3, 3, 'VALID'), (3, 2, 'SAME'), (2, 1, 'VALID')])
+@pytest.mark.parametrize(
+  'window, stride, padding', [(2, 2, 'VALID'), (3, 3, 'VALID'), (3, 2, 'SAME'), (2, 1, 'VALID')]
+)
 def test_pools_are_linens(shape, window, stride, padding):
   x = jax.random.normal(jax.random.key(0), shape)
   rank = len(shape) - 2

@@ -20,7 +20,9 @@ def slope_by_differences(loss, x, eps=1e-2):
     high, low = x.copy(), x.copy()
     high[i] += eps
     low[i] -= eps
-    gradient[i] = (np.asarray(loss(high), np.float64).sum() - np.asarray(loss(low), np.float64).sum()) / (2 * eps)
+    gradient[i] = (np.asarray(loss(high), np.float64).sum() - np.asarray(loss(low), np.float64).sum()) / (
+      2 * eps
+    )
   return gradient
 
 
@@ -48,7 +50,9 @@ def test_cross_entropy_equals_optax(smoothing):
   )
   # probabilities of labels give what the labels give
   np.testing.assert_allclose(
-    classification.cross_entropy(logits, jax.nn.one_hot(labels, 4), label_smoothing=smoothing), expected, rtol=1e-5
+    classification.cross_entropy(logits, jax.nn.one_hot(labels, 4), label_smoothing=smoothing),
+    expected,
+    rtol=1e-5,
   )
 
 
@@ -60,7 +64,9 @@ def test_squared_error_to_targets_closed_form():
 
 
 def test_binary_cross_entropy_closed_forms_and_optax():
-  np.testing.assert_allclose(classification.binary_cross_entropy(np.zeros(2), np.array([0, 1])), np.log(2), rtol=1e-6)
+  np.testing.assert_allclose(
+    classification.binary_cross_entropy(np.zeros(2), np.array([0, 1])), np.log(2), rtol=1e-6
+  )
   logits = np.array([-90.0, -2, 0.5, 90], np.float32)
   labels = np.array([1.0, 0, 0.3, 0], np.float32)
   losses = classification.binary_cross_entropy(logits, labels)

@@ -17,7 +17,11 @@ SMALL = [
   ('mlp', (4,), {'widths': (8, 8), 'residual': True, 'norm': 'batch'}),
   ('lenet1989', (16, 16, 1), {'output': 'linear'}),
   ('cnn', (8, 8, 1), {'widths': (4, 8), 'hidden': (8,), 'attention': 'cbam'}),
-  ('cnn', (40, 1), {'widths': (4, 8), 'hidden': (8,), 'norm': 'batch', 'attention': 'se', 'activation': 'gelu'}),
+  (
+    'cnn',
+    (40, 1),
+    {'widths': (4, 8), 'hidden': (8,), 'norm': 'batch', 'attention': 'se', 'activation': 'gelu'},
+  ),
   ('vgg', (8, 8, 3), {'widths': (4, 8), 'hidden': (8,)}),
   ('resnet20', (8, 8, 1), {'widths': (4, 4, 8)}),
   ('resnet18', (8, 8, 1), {'widths': (4, 4, 8, 8), 'attention': 'se'}),
@@ -187,7 +191,9 @@ def test_what_does_not_fit_is_refused_by_name(name, shape, options, message):
 
 
 def test_an_option_left_at_none_is_the_models_own_default():
-  none = dict.fromkeys(('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size'))
+  none = dict.fromkeys(
+    ('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size')
+  )
   assert built('cnn', (8, 8, 1), none) == built('cnn', (8, 8, 1), {})
   assert built('resnet50', (8, 8, 1), {'hidden': None}).widths == (64, 128, 256, 512)
 

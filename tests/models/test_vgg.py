@@ -8,7 +8,8 @@ from karpjax import models
 
 
 @pytest.mark.parametrize(
-  'depth, expected', [((1, 1, 2, 2, 2), 132_863_336), ((2, 2, 3, 3, 3), 138_357_544), ((2, 2, 4, 4, 4), 143_667_240)]
+  'depth, expected',
+  [((1, 1, 2, 2, 2), 132_863_336), ((2, 2, 3, 3, 3), 138_357_544), ((2, 2, 4, 4, 4), 143_667_240)],
 )
 def test_configurations_a_d_and_e_have_torchvisions_parameter_counts(depth, expected):
   """torchvision's vgg11, vgg16, vgg19 (Simonyan & Zisserman 2015, table 2: 133, 138 and 144 million)."""

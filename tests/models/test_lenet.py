@@ -1,0 +1,150 @@
+"""LeNet of 1989 against the paper's counts and a plain-loop NumPy implementation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.models.lenet import LeNet1989
+
+SEEN = (
+  [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] * 4
+)  # plane of H2 -> planes of H1
+
+
+def random_variables(model, batch=2):
+  """Params with every bias away from its initial value, and images."""
+  x = jax.random.uniform(jax.random.key(1), (batch, 16, 16, 1), minval=-1, maxval=1)
+  params = jax.jit(model.init)(jax.random.key(0), x)['params']
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(2), len(leaves))
+  leaves = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
+  return jax.tree.unflatten(tree, leaves), x
+
+
+def weighted_sums(image, kernels, biases, seen):
+  """One layer, unit by unit. image [planes, n, n], kernels [out][seen, 5, 5], biases [out, n / 2, n / 2]."""
+  n = image.shape[1]
+  out = np.array(biases, np.float64)
+  for o, i, j in np.ndindex(out.shape):
+    for s, plane in enumerate(seen[o]):
+      for u, v in np.ndindex(5, 5):
+        row, column = 2 * i + u - 2, 2 * j + v - 2
+        inside = 0 <= row < n and 0 <= column < n
+        out[o, i, j] += kernels[o][s, u, v] * (image[plane, row, column] if inside else -1.0)
+  return out
+
+
+def plain(params, x):
+  """The paper's network with loops. x [batch, 16, 16, 1] -> [batch, 10]."""
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+  outputs = []
+  for image in np.asarray(x, np.float64)[..., 0]:
+    h1 = p['h1']['kernel'].reshape(12, 1, 5, 5), p['h1']['bias'].reshape(12, 8, 8)
+    h1 = np.tanh(weighted_sums(image[None], *h1, [[0]] * 12))
+    h2 = p['h2']['kernel'].reshape(12, 8, 5, 5), p['h2']['bias'].reshape(12, 4, 4)
+    h2 = np.tanh(weighted_sums(h1, *h2, SEEN))
+    h3 = np.tanh(h2.reshape(192) @ p['h3']['kernel'] + p['h3']['bias'])
+    outputs.append(np.tanh(h3 @ p['out']['kernel'] + p['out']['bias']))
+  return np.array(outputs)
+
+
+def test_parameter_and_connection_counts_are_the_papers():
+  params, _ = random_variables(LeNet1989())
+  sizes = {name: (layer['kernel'].size, layer['bias'].size) for name, layer in params.items()}
+  assert sizes == {
+    'h1': (12 * 25, 768),  # 1,068
+    'h2': (12 * 200, 192),  # 2,592
+    'h3': (5760, 30),  # 5,790
+    'out': (300, 10),  # 310
+  }
+  assert sum(map(sum, sizes.values())) == 9760
+  fan_in = {name: layer['kernel'].shape[1] for name, layer in params.items() if name in ('h1', 'h2')}
+  connections = {
+    name: bias * (fan_in.get(name, kernel // bias) + 1) for name, (kernel, bias) in sizes.items()
+  }
+  assert connections == {'h1': 19968, 'h2': 38592, 'h3': 5790, 'out': 310}
+  assert sum(connections.values()) == 64660
+
+
+def test_each_layer_starts_within_its_bound_and_fills_it():
+  params = LeNet1989().init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  for name, fan_in in (('h1', 25), ('h2', 200), ('h3', 192), ('out', 30)):
+    bound = 2.4 / fan_in**0.5
+    kernel = np.asarray(params[name]['kernel'])
+    assert 0.97 * bound < np.abs(kernel).max() <= bound * (1 + 1e-6)
+    assert abs(kernel.std() / (bound / 3**0.5) - 1) < 0.1
+    assert (np.asarray(params[name]['bias']) == (-1 if name == 'out' else 0)).all()
+  linear = LeNet1989(output='linear').init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  assert (linear['out']['bias'] == 0).all()
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_forward_equals_the_plain_loops(batch):
+  params, x = random_variables(LeNet1989(), batch)
+  np.testing.assert_allclose(LeNet1989().apply({'params': params}, x), plain(params, x), atol=2e-6)
+
+
+def test_gradient_equals_finite_differences_of_the_plain_loops():
+  params, x = random_variables(LeNet1989(), 1)
+  weights = np.linspace(-1, 1, 10)
+  loss = lambda p: (LeNet1989().apply({'params': p}, x) * weights).sum()
+  gradients = jax.jit(jax.grad(loss))(params)
+  rng = np.random.default_rng(0)
+  for name in params:
+    for kind in ('kernel', 'bias'):
+      value = np.asarray(params[name][kind], np.float64)
+      direction = rng.choice([-1.0, 1.0], value.shape)
+      ends = [
+        (plain({**params, name: {**params[name], kind: value + h * direction}}, x) * weights).sum()
+        for h in (1e-5, -1e-5)
+      ]
+      expected = (ends[0] - ends[1]) / 2e-5
+      assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(
+        1, abs(expected)
+      )
+
+
+def test_vmapped_seeds_equal_each_alone():
+  model = LeNet1989()
+  x = jax.random.uniform(jax.random.key(1), (2, 1, 16, 16, 1), minval=-1)
+  keys = jax.random.split(jax.random.key(0), 2)
+  gradient = lambda key, x: jax.grad(lambda v: (model.apply(v, x) ** 2).sum())(model.init(key, x))
+  together = jax.jit(jax.vmap(gradient))(keys, x)
+  alone = jax.tree.map(lambda *a: jnp.stack(a), *[jax.jit(gradient)(k, i) for k, i in zip(keys, x)])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), together, alone)
+
+
+def test_linear_output_is_the_inverse_of_tanh_and_relu_differs():
+  params, x = random_variables(LeNet1989())
+  logits = LeNet1989(output='linear').apply({'params': params}, x)
+  np.testing.assert_allclose(jnp.tanh(logits), LeNet1989().apply({'params': params}, x), atol=1e-6)
+  rectified = LeNet1989(output='linear', activation='relu').apply({'params': params}, x)
+  assert np.abs(rectified - logits).max() > 0.01
+
+
+def test_dropout_acts_in_training_only_and_bfloat16_gives_float32():
+  params, x = random_variables(LeNet1989())
+  model = LeNet1989(dropout=0.25)
+  dropped = model.apply({'params': params}, x, train=True, rngs={'dropout': jax.random.key(0)})
+  kept = model.apply({'params': params}, x)
+  np.testing.assert_array_equal(kept, LeNet1989().apply({'params': params}, x))
+  assert np.abs(dropped - kept).max() > 1e-3
+  half = LeNet1989(dtype=jnp.bfloat16).apply({'params': params}, x)
+  assert half.dtype == jnp.float32
+  np.testing.assert_allclose(half, kept, atol=0.1)
+
+
+def test_bad_input_is_named():
+  with pytest.raises(errors.UsageError, match='16x16x1, not 28x28x1'):
+    LeNet1989().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+  with pytest.raises(errors.UsageError, match='Did you mean tanh'):
+    LeNet1989(activation='tan').init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_gradient_lowers_elsewhere(platform):
+  params, x = random_variables(LeNet1989())
+  gradient = jax.jit(jax.grad(lambda p: LeNet1989().apply({'params': p}, x).sum()))
+  jax.export.export(gradient, platforms=[platform])(params)
