@@ -31,9 +31,7 @@ def experiments() -> dict[str, str]:
 def main(argv: list[str]) -> int:
   known = experiments()
   if not argv or argv[0] in ('--help', '-h', 'list'):
-    print(
-      __doc__.strip(), '', 'experiments:', *(f'  {name:24} {line}' for name, line in known.items()), sep='\n'
-    )
+    print(__doc__.strip(), '', 'experiments:', *(f'  {name:24} {line}' for name, line in known.items()), sep='\n')
     return 0
   name, *rest = argv
   sys.path.insert(0, str(ROOT))
@@ -42,9 +40,7 @@ def main(argv: list[str]) -> int:
   if name not in known:
     from karpjax import errors
 
-    print(
-      f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr
-    )
+    print(f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr)
     return 2
   from karpjax import config
 

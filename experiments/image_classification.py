@@ -36,26 +36,18 @@ class Config(config.Train):
     'Of the pixels: [0, 1], [-1, 1], or mean 0 and deviation 1 per channel.',
     choices=('unit', 'symmetric', 'standard'),
   )
-  augment: str = config.flag(
-    '', 'Of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.'
-  )
+  augment: str = config.flag('', 'Of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
   model: str = config.flag(
     'cnn', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
   )
-  loss: str = config.flag(
-    'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=LOSSES
-  )
+  loss: str = config.flag('cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=LOSSES)
   label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all classes.')
   steps: config.Duration = config.run_flag('40epochs', 'How long to train.')
   batch_size: int = config.data_flag(64, 'Examples in one step, over all devices.')
 
-  widths: tuple[int, ...] | None = config.flag(
-    None, 'Channels or units of each block or layer.', group='Model'
-  )
+  widths: tuple[int, ...] | None = config.flag(None, 'Channels or units of each block or layer.', group='Model')
   depth: tuple[int, ...] | None = config.flag(None, 'Convolutions in a block.', group='Model')
-  kernel_size: tuple[int, ...] | None = config.flag(
-    None, 'Of the convolutions; one, or one per block.', group='Model'
-  )
+  kernel_size: tuple[int, ...] | None = config.flag(None, 'Of the convolutions; one, or one per block.', group='Model')
   stride: tuple[int, ...] | None = config.flag(None, "Of each block's first convolution.", group='Model')
   padding: str | None = config.flag(None, 'SAME, VALID, or zeros on each side.', group='Model')
   pool: tuple[int, ...] | None = config.flag(
@@ -69,16 +61,12 @@ class Config(config.Train):
   dropout: tuple[float, ...] | None = config.flag(None, "Rates on the dense layers' inputs.", group='Model')
   attention: str | None = config.flag(None, 'none, se (squeeze-and-excitation) or cbam.', group='Model')
   activation: str | None = config.flag(None, 'relu, tanh or gelu.', group='Model')
-  residual: bool | None = config.flag(
-    None, "Adds each hidden layer's input to its output (mlp).", group='Model'
-  )
+  residual: bool | None = config.flag(None, "Adds each hidden layer's input to its output (mlp).", group='Model')
   output: str | None = config.flag(None, 'tanh or linear (lenet1989).', group='Model')
 
 
 def model_options(config: Config) -> dict:
-  named = {
-    f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'
-  }
+  named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
   return {name: value for name, value in named.items() if value is not None}
 
 
@@ -99,9 +87,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: config with durations in steps."""
   classes = len(spec.classes)
   dtype = jnp.dtype(config.dtype)
-  model = models.build(
-    config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config)
-  )
+  model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config))
   optimiser = optim.configured(config)
   augmentations = augmentation.parse(config.augment)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how=config.scale)
@@ -132,9 +118,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return {'loss': pair(example_loss(logits, labels)), 'error': pair(wrong)}, collections
 
   def predict(state, batch, key):
-    logits = model.apply(
-      {'params': state.eval_params, **state.collections}, prepare(batch['image']), train=False
-    )
+    logits = model.apply({'params': state.eval_params, **state.collections}, prepare(batch['image']), train=False)
     return logits
 
   def example_losses(state, batch, key):

@@ -55,9 +55,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   name, options = ('logistic', {}) if config.model == 'linear' else ('mlp', {})
   if config.widths is not None:
     options['widths'] = config.widths
-  model = models.build(
-    name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options
-  )
+  model = models.build(name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options)
   optimiser = optim.configured(config)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how='standard')
 
@@ -82,9 +80,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     if classes:
       return classification.sums(outputs, batch['target'], each, batch['mask'])
     sums = regression.sums(outputs[:, 0], batch['target'], each, batch['mask'])
-    if (
-      spec.shape == (1,) and config.model == 'linear'
-    ):  # in the column's own unit, as scikit-learn reports it
+    if spec.shape == (1,) and config.model == 'linear':  # in the column's own unit, as scikit-learn reports it
       sums['coefficient'] = (state.eval_params['logits']['kernel'][0, 0] / spec.std[0], jnp.ones(()))
     return sums
 

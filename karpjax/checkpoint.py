@@ -53,15 +53,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray], shapes) -> Any:
   leaves = []
   for name, shape in zip(names(shapes), jax.tree.leaves(shapes)):
     if name not in arrays:
-      raise UsageError(
-        f'the checkpoint has no {name}: it was written by another program; choose another --workdir'
-      )
+      raise UsageError(f'the checkpoint has no {name}: it was written by another program; choose another --workdir')
     key = _is_key(shape)
     expected = jax.eval_shape(jax.random.key_data, shape).shape if key else shape.shape
     if arrays[name].shape != expected:
-      raise UsageError(
-        f'the checkpoint has {name} {list(arrays[name].shape)} where {list(expected)} is needed'
-      )
+      raise UsageError(f'the checkpoint has {name} {list(arrays[name].shape)} where {list(expected)} is needed')
     leaves.append(jax.random.wrap_key_data(arrays[name]) if key else jnp.asarray(arrays[name], shape.dtype))
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
@@ -100,9 +96,7 @@ class Checkpoints:
     """Newest first. Read from the folder, before orbax looks: an empty folder makes it stumble."""
     folder = self.folder / kind
     return (
-      sorted((int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit()), reverse=True)
-      if folder.is_dir()
-      else []
+      sorted((int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit()), reverse=True) if folder.is_dir() else []
     )
 
   def _set_aside(self, kind: str, step: int, why: str) -> None:
@@ -138,9 +132,7 @@ class Checkpoints:
       self._fail(kind, step, error)
 
   def _fail(self, kind, step, error):
-    self.failed = (
-      f'the checkpoint of step {step} could not be written: {str(error).strip().splitlines()[0][:300]}'
-    )
+    self.failed = f'the checkpoint of step {step} could not be written: {str(error).strip().splitlines()[0][:300]}'
     self.say(f'{self.failed}; older ones are intact')
     self.managers.pop(kind, None)  # its background thread keeps raising; the next save starts anew
 
@@ -176,9 +168,7 @@ class Checkpoints:
         arrays = reader.restore((path / 'state').absolute(), target)
     except Exception as error:
       raise Damaged(
-        f'{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}'
-        if str(error)
-        else type(error).__name__
+        f'{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}' if str(error) else type(error).__name__
       ) from None
     arrays = {name: np.asarray(x) for name, x in arrays.items()}
     sums = checksums(arrays)
@@ -229,9 +219,7 @@ def weights(path: str) -> dict[str, np.ndarray]:
   arrays, meta = newest(file)
   prefix = 'state/ema/' if any(n.startswith('state/ema/') for n in arrays) else 'state/params/'
   chosen = {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
-  chosen |= {
-    n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')
-  }
+  chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
   return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
 
 
@@ -279,9 +267,7 @@ def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[t
   known = set(names(own))
   rows += [(name, str(list(x.shape)), 'skipped') for name, x in found.items() if name not in known]
   if not any(row[2] == 'matched' for row in rows):
-    raise UsageError(
-      f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's"
-    )
+    raise UsageError(f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's")
   own = jax.tree.unflatten(jax.tree.structure(own), leaves)
   params = own.pop('params')
   ema = None if state.ema is None else jax.tree.map(jnp.copy, params)

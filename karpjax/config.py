@@ -19,7 +19,7 @@ from karpjax.errors import Diverged, UsageError
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 
 
-def flag(default, help, *, group='Experiment', free=False, choices=None):  # noqa: A002
+def flag(default, help, *, group='Experiment', free=False, choices=None):
   """A field of a Config, and so a flag.
 
   Args:
@@ -33,15 +33,15 @@ def flag(default, help, *, group='Experiment', free=False, choices=None):  # noq
   return dataclasses.field(default=default, metadata=metadata)
 
 
-def run_flag(default, help, **options):  # noqa: A002
+def run_flag(default, help, **options):
   return flag(default, help, group='Run', **options)
 
 
-def data_flag(default, help, **options):  # noqa: A002
+def data_flag(default, help, **options):
   return flag(default, help, group='Data', **options)
 
 
-def optimiser_flag(default, help, **options):  # noqa: A002
+def optimiser_flag(default, help, **options):
   return flag(default, help, group='Optimiser', **options)
 
 
@@ -55,12 +55,8 @@ class Train:
   workdir: str = run_flag(
     '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', free=True
   )
-  init_from: str = run_flag(
-    '', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.'
-  )
-  parallel: str = run_flag(
-    'none', 'How a step is spread over the local devices.', choices=('none', 'pmap'), free=True
-  )
+  init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
+  parallel: str = run_flag('none', 'How a step is spread over the local devices.', choices=('none', 'pmap'), free=True)
   steps_per_call: str = run_flag(
     'auto', 'Steps in one call of the compiled program: a number, or auto, which measures.'
   )
@@ -73,25 +69,17 @@ class Train:
   compilation_cache: str = run_flag(
     '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
   )
-  deterministic: bool = run_flag(
-    False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.'
-  )
+  deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
   log_every: Duration = run_flag('100', 'A row of training metrics this often.', free=True)
   eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: Duration = run_flag(
-    '1epochs', 'Save this often; 0: at the end and when stopped.', free=True
-  )
-  report_every: Duration = run_flag(
-    '0', "Draw the experiment's plots this often; 0: at the end only.", free=True
-  )
+  checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', free=True)
+  report_every: Duration = run_flag('0', "Draw the experiment's plots this often; 0: at the end only.", free=True)
   select: str = run_flag(
     'validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )
   keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', free=True)
   eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', free=True)
-  final_splits: tuple[str, ...] = run_flag(
-    ('validation', 'test'), 'Splits evaluated once, at the end.', free=True
-  )
+  final_splits: tuple[str, ...] = run_flag(('validation', 'test'), 'Splits evaluated once, at the end.', free=True)
   eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', free=True)
   plots: bool = run_flag(True, 'Draw plots/ at the end.', free=True)
   tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', free=True)
@@ -112,9 +100,7 @@ class Train:
     'Examples in a new order each epoch, in one shuffled order, or as stored.',
     choices=('reshuffle', 'shuffle', 'stored'),
   )
-  resident_mb: int = data_flag(
-    2048, 'Sets up to this size live on the device; larger ones stream from the host.'
-  )
+  resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones stream from the host.')
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', free=True)
 
   optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
@@ -126,24 +112,14 @@ class Train:
     (), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.'
   )
   decay: float = optimiser_flag(0.1, 'Factor of the step and exponential schedules.')
-  decay_every: Duration = optimiser_flag(
-    '1epochs', 'How often the exponential schedule multiplies by --decay.'
-  )
-  momentum: float | None = optimiser_flag(
-    None, "Of momentum, nesterov and muon; the optimiser's own if not given."
-  )
+  decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule multiplies by --decay.')
+  momentum: float | None = optimiser_flag(None, "Of momentum, nesterov and muon; the optimiser's own if not given.")
   beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.')
-  beta2: float | None = optimiser_flag(
-    None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.'
-  )
+  beta2: float | None = optimiser_flag(None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.')
   epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.')
-  weight_decay: float = optimiser_flag(
-    0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.'
-  )
+  weight_decay: float = optimiser_flag(0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
-  ema: float = optimiser_flag(
-    0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.'
-  )
+  ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
 
 
 # ---- durations ----
@@ -196,14 +172,10 @@ def resolve(config, examples: int):
   if config.ema >= 1:
     raise UsageError(f'--ema={config.ema}: a decay below 1 is needed, as 0.999')
   if config.batch_size > examples:
-    raise UsageError(
-      f'--batch_size={config.batch_size} is larger than the train split of {examples} examples'
-    )
+    raise UsageError(f'--batch_size={config.batch_size} is larger than the train split of {examples} examples')
   if config.batch_size % config.microbatches:
     raise UsageError(f'--microbatches={config.microbatches} does not divide --batch_size={config.batch_size}')
-  if config.steps_per_call != 'auto' and not (
-    config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1
-  ):
+  if config.steps_per_call != 'auto' and not (config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1):
     raise UsageError(f'--steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
 
   changes = {}
@@ -253,9 +225,7 @@ def _parse(argument, annotation, choices=None):
   if typing.get_origin(annotation) is tuple:
     items = argument.split(',') if isinstance(argument, str) else argument
     return tuple(_parse(item, typing.get_args(annotation)[0], choices) for item in items if item != '')
-  if isinstance(
-    annotation, types.UnionType
-  ):  # `int | None`: None stands for a default that is chosen elsewhere
+  if isinstance(annotation, types.UnionType):  # `int | None`: None stands for a default that is chosen elsewhere
     return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
   if annotation is Duration:
     return str(argument)
@@ -351,9 +321,7 @@ def remember_compilations(folder: str) -> None:
   import jax
 
   if folder != 'off':
-    jax.config.update(
-      'jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser())
-    )
+    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 

@@ -106,9 +106,7 @@ def train_step(loss: Callable, optimiser, *, microbatches: int = 1, ema_decay: f
     if ema is not None:
       ema = optax.incremental_update(params, ema, 1 - ema_decay)
     metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
-    state = state.replace(
-      step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema
-    )
+    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
     return state, metrics
 
   return step

@@ -32,8 +32,7 @@ def divide(totals) -> dict[str, Any]:
   """{'train/name': sum / count}, each a number, or one per seed; NaN where nothing was counted."""
   with np.errstate(divide='ignore', invalid='ignore'):
     return {
-      f'train/{n}': (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist()
-      for n, (s, c) in totals.items()
+      f'train/{n}': (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist() for n, (s, c) in totals.items()
     }
 
 
@@ -291,9 +290,7 @@ class _Run:
   def finish(self, carry, description: dict) -> dict[str, Any]:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
     rows = writers.read_rows(self.folder)
-    final = {
-      n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n
-    }
+    final = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
     numbers = {
       'steps': self.config.steps,
       'parameters': sum(p['count'] for p in description['parameters']),

@@ -68,17 +68,13 @@ def schedule(
   if decay_every < 1:
     raise errors.UsageError(f'--decay_every={decay_every} must be at least one step.')
   if warmup < 0 or warmup > steps:
-    raise errors.UsageError(
-      f'--warmup={warmup} must lie between 0 and the {steps} steps of the run; shorten it.'
-    )
+    raise errors.UsageError(f'--warmup={warmup} must lie between 0 and the {steps} steps of the run; shorten it.')
   boundaries = tuple(boundaries)
   if any(b <= a for a, b in zip((0, *boundaries), boundaries)):
     given = ','.join(map(str, boundaries))
     raise errors.UsageError(f'--boundaries={given} must be positive and increase from each to the next.')
   if name == 'step' and not boundaries:
-    raise errors.UsageError(
-      '--schedule=step needs --boundaries, such as 32000,48000; or give --schedule=constant.'
-    )
+    raise errors.UsageError('--schedule=step needs --boundaries, such as 32000,48000; or give --schedule=constant.')
 
   learning_rate = float(learning_rate)
   if name == 'constant' and not warmup:
@@ -200,9 +196,7 @@ def configured(config) -> optax.GradientTransformation:
 
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
-  return jax.tree.map_with_path(
-    lambda path, p: p.ndim > 1 and _names(path)[-1] not in ('bias', 'scale'), params
-  )
+  return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and _names(path)[-1] not in ('bias', 'scale'), params)
 
 
 def is_matrix(params):
@@ -234,9 +228,7 @@ def _rule(name, momentum=None, beta1=None, beta2=None, eps=None) -> list[optax.G
     case 'muon':
       matrices = optax.chain(
         optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=_dimension_numbers),
-        optax.stateless_with_tree_map(
-          lambda u, _: 0.2 * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u
-        ),
+        optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u),
       )
       rest = optax.scale_by_adam(beta1, beta2, eps)
       return [optax.partition({True: matrices, False: rest}, is_matrix)]
@@ -244,9 +236,7 @@ def _rule(name, momentum=None, beta1=None, beta2=None, eps=None) -> list[optax.G
 
 def _dimension_numbers(params):
   """Every kernel [..., in, out] as the matrix [... * in, out]."""
-  return jax.tree.map(
-    lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,)), params
-  )
+  return jax.tree.map(lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,)), params)
 
 
 def _names(path) -> list[str]:

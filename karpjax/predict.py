@@ -37,9 +37,7 @@ def load(workdir: str | Path):
 def probabilities(program, state, batch: np.ndarray) -> np.ndarray:
   """[batch, *shape] raw examples -> [batch, classes] float32."""
   examples = {'image': jnp.asarray(batch), 'index': jnp.zeros(len(batch), jnp.int32)}
-  return np.asarray(
-    jax.jit(lambda s, b: jax.nn.softmax(program.predict(s, b, jax.random.key(0))))(state, examples)
-  )
+  return np.asarray(jax.jit(lambda s, b: jax.nn.softmax(program.predict(s, b, jax.random.key(0))))(state, examples))
 
 
 def main(argv: list[str]) -> int:

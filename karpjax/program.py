@@ -12,9 +12,7 @@ from flax import struct
 Batch = Mapping[
   str, jax.Array
 ]  # each [batch, ...]; always 'index' [batch] int32; in evaluation also 'mask' [batch] bool
-Metrics = Mapping[
-  str, tuple[jax.Array, jax.Array]
-]  # name -> (sum, count), scalars; divided once, when printed
+Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
 # The purposes a step's key is folded with, so that no two draws of a step share a key.
 INITIALISE, AUGMENT, DROPOUT, EVALUATE = range(4)
@@ -34,9 +32,7 @@ class TrainState:
   ema: Any  # running average of params, or None
   key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
   nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
-  per_example: (
-    Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none
-  )
+  per_example: Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none
 
   @classmethod
   def create(cls, key, params, optimiser, *, collections=None, ema=False, per_example=None) -> 'TrainState':

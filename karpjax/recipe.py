@@ -4,7 +4,6 @@ Each check is a pure function of a Program and a batch, and gives a figure and w
 """
 
 import dataclasses
-import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -68,9 +67,7 @@ def gradients_reach_all(program, state, batch) -> Result:
   for _ in range(3):
     after, _ = step(after, batch)
   still, wild = [], []
-  for name, a, b in zip(
-    checkpoint.names(state.params), jax.tree.leaves(state.params), jax.tree.leaves(after.params)
-  ):
+  for name, a, b in zip(checkpoint.names(state.params), jax.tree.leaves(state.params), jax.tree.leaves(after.params)):
     if not np.isfinite(b).all():
       wild.append(name)
     elif np.array_equal(a, b):
@@ -199,9 +196,7 @@ def main(argv: list[str]) -> int:
     given = config.parse(experiment.Config, argv[1:])
     data = experiment.data(given)
     resolved = config.resolve(dataclasses.replace(given, seeds=1, parallel='none'), data.spec.examples)
-    transform.runner(
-      experiment.program(resolved, data.spec), data, resolved
-    )  # its errors, before anything is compiled
+    transform.runner(experiment.program(resolved, data.spec), data, resolved)  # its errors, before anything is compiled
     train = data.splits['train']
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
@@ -214,7 +209,5 @@ def main(argv: list[str]) -> int:
     print(f'check: {error}', file=sys.stderr)
     return 2
   word = {True: 'pass', False: 'FAIL', None: '-'}
-  print(
-    *progress.table([(word[r.passed], r.name, r.figure) for r in results], ('', 'check', 'figure')), sep='\n'
-  )
+  print(*progress.table([(word[r.passed], r.name, r.figure) for r in results], ('', 'check', 'figure')), sep='\n')
   return int(any(r.passed is False for r in results))

@@ -155,21 +155,15 @@ def main(argv: list[str]) -> int:
     prog='launch.py reproduce',
     description='Runs flagfiles of experiments/papers; other flags are passed to the experiment.',
   )
-  parser.add_argument(
-    'names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them'
-  )
+  parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
   parser.add_argument('--runs', default='runs/papers', help='where the runs are left (default runs/papers)')
-  parser.add_argument(
-    '--no_record', action='store_true', help='leave results.jsonl and the README as they are'
-  )
+  parser.add_argument('--no_record', action='store_true', help='leave results.jsonl and the README as they are')
   options, flags = parser.parse_known_args(argv)
   try:
     known = papers()
     if not options.names:
       print(
-        *progress.table(
-          [(n, p['what'], p.get('needs', '')) for n, p in known.items()], ('name', 'what', 'needs')
-        ),
+        *progress.table([(n, p['what'], p.get('needs', '')) for n, p in known.items()], ('name', 'what', 'needs')),
         sep='\n',
       )
       return 0

@@ -26,9 +26,7 @@ from karpjax.data import batches
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 
-CALL_SECONDS = (
-  0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
-)
+CALL_SECONDS = 0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
 LARGEST_CALL = 8192
 
 
@@ -132,9 +130,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
   devices = jax.local_devices() if config.parallel == 'pmap' else None
   count = len(devices) if devices else 1
   if config.batch_size % (count * config.microbatches):
-    parts = f'{count} devices' + (
-      f' × --microbatches={config.microbatches}' if config.microbatches > 1 else ''
-    )
+    parts = f'{count} devices' + (f' × --microbatches={config.microbatches}' if config.microbatches > 1 else '')
     raise UsageError(f'--batch_size={config.batch_size} does not divide over {parts}')
   eval_batch = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
   eval_batch = -(-eval_batch // count) * count
@@ -152,9 +148,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
     return states.replace(step=states.step[0])
 
   example = {name: array[:1] for name, array in (train.arrays or train.fetch(np.zeros(1, np.int32))).items()}
-  batch = {
-    name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()
-  }
+  batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
   batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   metric_shapes = jax.eval_shape(program.step, state_shape, batch)[1]
   zeros = jax.tree.map(lambda x: jnp.zeros((seeds,) if seeds > 1 else (), x.dtype), dict(metric_shapes))
@@ -164,7 +158,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
   step = guarded(program.step)
   evaluate = lambda state, batch: gradients.total(
     program.evaluate(state, batch, programs.step_key(state, programs.EVALUATE))
-  )  # noqa: E501
+  )
   over_carry = Carry(_over_seeds(shapes.state), 0)
 
   def seeded(function, axes, out):
@@ -183,9 +177,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
     return gather_and_step(refresh(carry, fresh), arrays, numbers)
 
   def many_steps(carry, arrays, numbers, steps, fresh):  # numbers [steps_per_call, (seeds,) batch]
-    return jax.lax.fori_loop(
-      0, steps, lambda i, c: gather_and_step(c, arrays, numbers[i]), refresh(carry, fresh)
-    )
+    return jax.lax.fori_loop(0, steps, lambda i, c: gather_and_step(c, arrays, numbers[i]), refresh(carry, fresh))
 
   def add_sums(state, sums, batch, numbers, mask):
     batch = {**(_gather(batch, numbers) if numbers is not None else batch), 'mask': mask}
@@ -220,9 +212,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
     return carry.replace(state=carry.state.replace(per_example=parts))
 
   def replicate(tree):
-    return (
-      jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.array, tree)
-    )  # a copy: calls donate it
+    return jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.array, tree)  # a copy: calls donate it
 
   def place(carry):
     return relaid(carry, cut, replicate)
@@ -252,9 +242,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
   def advance_many(carry, start, stop, fresh):
     numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
     numbers[: stop - start] = numbers_of(start, stop - start)
-    return calls['many'](
-      carry, on_devices('train'), cut(numbers, axis + 1), np.int32(stop - start), np.bool_(fresh)
-    )
+    return calls['many'](carry, on_devices('train'), cut(numbers, axis + 1), np.int32(stop - start), np.bool_(fresh))
 
   def advance_one(carry, start, stop, fresh):
     return calls['one'](carry, on_devices('train'), cut(numbers_of(start, 1)[0]), np.bool_(fresh))
@@ -274,9 +262,7 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
   def compile_many(carry, steps):
     numbers = cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
     calls.update(
-      many=compiled(
-        many_steps, carry, on_devices('train'), numbers, np.int32(0), np.bool_(False), replicated=2
-      ),
+      many=compiled(many_steps, carry, on_devices('train'), numbers, np.int32(0), np.bool_(False), replicated=2),
       steps=steps,
     )
 
@@ -298,15 +284,11 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
       calls.update(one=compiled(one_batch, carry, batch, np.bool_(False), replicated=1), steps=1)
     elif wanted == 'auto':
       numbers = cut(numbers_of(0, 1)[0])
-      calls.update(
-        one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1
-      )
+      calls.update(one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1)
       _choose_steps(carry)
     elif int(wanted) == 1:
       numbers = cut(numbers_of(0, 1)[0])
-      calls.update(
-        one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1
-      )
+      calls.update(one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1)
     else:
       compile_many(carry, int(wanted))
     choices['steps_per_call'] = calls['steps']
@@ -345,24 +327,18 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
     sums = replicate(sum_zeros)
     for numbers, mask in parts:
       data, numbers = (
-        (jax.tree.map(lambda x: cut(x, 0), next(streamed)), None)
-        if streamed
-        else (on_devices(name), cut(numbers, 0))
+        (jax.tree.map(lambda x: cut(x, 0), next(streamed)), None) if streamed else (on_devices(name), cut(numbers, 0))
       )
       sums = add_compiled(carry.state, sums, data, numbers, cut(mask, 0))
     return jax.device_get(jax_utils.unreplicate(sums) if devices else sums)
 
-  eval_shapes = {
-    name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()
-  }
+  eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}
   eval_shapes |= {
     'index': jax.ShapeDtypeStruct((eval_batch,), jnp.int32),
     'mask': jax.ShapeDtypeStruct((eval_batch,), jnp.bool_),
   }
   sum_shapes = jax.eval_shape(program.evaluate, state_shape, eval_shapes, jax.random.key(0))
-  sum_zeros = jax.tree.map(
-    lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes
-  )
+  sum_zeros = jax.tree.map(lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes)
   add_compiled = (
     jax.pmap(add_sums, gradients.REPLICAS, devices=devices, donate_argnums=1)
     if devices

@@ -24,9 +24,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 def default(experiment: str) -> Path:
   """runs/EXPERIMENT/DATE-TIME, with a number where that is taken."""
   path = Path('runs') / experiment / datetime.datetime.now().strftime('%Y%m%d-%H%M%S')
-  return next(
-    p for p in [path, *(path.with_name(f'{path.name}-{i}') for i in range(2, 1000))] if not p.exists()
-  )
+  return next(p for p in [path, *(path.with_name(f'{path.name}-{i}') for i in range(2, 1000))] if not p.exists())
 
 
 @contextlib.contextmanager
@@ -49,9 +47,7 @@ def claim(folder: Path) -> Iterator[Path]:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
     lock.close()
-    raise UsageError(
-      f'another process is at work in {folder}; wait for it, or choose another --workdir'
-    ) from None
+    raise UsageError(f'another process is at work in {folder}; wait for it, or choose another --workdir') from None
   try:
     yield folder
   except UsageError:
@@ -99,9 +95,7 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   if stored is None:
     return None
   if stored['experiment'] != experiment:
-    raise UsageError(
-      f'{folder} holds a run of {stored["experiment"]}, not of {experiment}; choose another --workdir'
-    )
+    raise UsageError(f'{folder} holds a run of {stored["experiment"]}, not of {experiment}; choose another --workdir')
   now, changed = configs.to_json(config), []
   for field in dataclasses.fields(config):
     old = stored['flags'].get(field.name, now[field.name])

@@ -23,7 +23,5 @@ def shared_data() -> Path:
   """The folder of real data sets: KARPJAX_DATA, or ../shared/data beside the checkout."""
   folder = Path(os.environ.get('KARPJAX_DATA', Path(__file__).parents[2] / 'shared' / 'data'))
   if not folder.is_dir():
-    pytest.skip(
-      f'real data are absent: no {folder.name} folder beside the checkout, and KARPJAX_DATA is not set'
-    )
+    pytest.skip(f'real data are absent: no {folder.name} folder beside the checkout, and KARPJAX_DATA is not set')
   return folder

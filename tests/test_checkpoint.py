@@ -33,13 +33,7 @@ def saved(folder, steps=(10, 20, 30), keep=3, say=print):
 def test_what_was_saved_is_restored_to_the_bit_keys_included(tmp_path):
   saved(tmp_path)
   step, tree, meta = checkpoint.Checkpoints(tmp_path).restore(SHAPES)
-  assert (
-    step == 30
-    and int(tree['step']) == 30
-    and meta['note'] == 30
-    and tree['none'] is None
-    and tree['empty'] == {}
-  )
+  assert step == 30 and int(tree['step']) == 30 and meta['note'] == 30 and tree['none'] is None and tree['empty'] == {}
   np.testing.assert_array_equal(tree['w'], TREE['w'])
   assert jax.random.bits(tree['key']) == jax.random.bits(TREE['key'])
 
@@ -120,9 +114,7 @@ def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   store.close()
-  assert 'step 20 could not be written' in store.failed and any(
-    'older ones are intact' in line for line in said
-  )
+  assert 'step 20 could not be written' in store.failed and any('older ones are intact' in line for line in said)
   assert checkpoint.Checkpoints(tmp_path, say=said.append).restore(SHAPES)[0] == 10
   store = checkpoint.Checkpoints(tmp_path, say=said.append)
   store.save(30, TREE, {})  # with room again, saving goes on
@@ -148,6 +140,5 @@ def test_a_buffer_may_be_donated_as_soon_as_save_returns(tmp_path):
     x = double(x)
   store.close()
   assert (
-    checkpoint.Checkpoints(tmp_path).restore({'w': jax.ShapeDtypeStruct((2000, 1000), jnp.float32)})[1]['w']
-    == 1
+    checkpoint.Checkpoints(tmp_path).restore({'w': jax.ShapeDtypeStruct((2000, 1000), jnp.float32)})[1]['w'] == 1
   ).all()

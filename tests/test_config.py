@@ -107,6 +107,4 @@ def test_usage_shows_every_flag_with_type_default_and_help():
   text = config.usage(Config, 'name', 'What it is.')
   for field in dataclasses.fields(Config):
     assert f'--{field.name}=' in text and field.metadata['help'] in text
-  assert (
-    '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
-  )
+  assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text

@@ -95,10 +95,7 @@ def test_changed_flags_on_an_old_workdir_are_refused_by_name(empty_folder, capsy
 def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
   assert main('--workdir=run') == 0
   first = json.loads(Path('run/config.json').read_text())['flags']
-  assert (
-    config.main(experiment.run, experiment.Config, ['--workdir=run', '--steps=40', '--compilation_cache=off'])
-    == 0
-  )
+  assert config.main(experiment.run, experiment.Config, ['--workdir=run', '--steps=40', '--compilation_cache=off']) == 0
   again = json.loads(Path('run/config.json').read_text())['flags']
   assert again == {**first, 'steps': 40}
   assert 'goes on at step 30 of 40' in capsys.readouterr().out
@@ -154,9 +151,7 @@ def diverging(at_step: dict[int, int], seeds: int):
     seed = jax.random.key_data(state.key)[-1]
     limit = jnp.array([at_step.get(s, 10**6) for s in range(seeds)])[seed]
     loss = jnp.where(state.step >= limit, jnp.inf, 1.0)
-    return state.replace(step=state.step + 1, params={'w': state.params['w'] + loss}), {
-      'loss': (loss, jnp.ones(()))
-    }
+    return state.replace(step=state.step + 1, params={'w': state.params['w'] + loss}), {'loss': (loss, jnp.ones(()))}
 
   evaluate = lambda state, batch, key: {'loss': pair(batch['x'][:, 0], batch['mask'])}
   program = Program(init, step, evaluate, lambda sums: {'loss': float(sums['loss'][0])})
@@ -178,12 +173,7 @@ def test_the_loop_stops_at_infinity_and_names_step_metric_checkpoint_and_flags(t
     run()
   text = str(stopped.value)
   assert 'train/loss' in text or 'in loss' in text
-  assert (
-    'at step 17' in text
-    and 'checkpoint is of step 16' in text
-    and '--learning_rate' in text
-    and '--clip' in text
-  )
+  assert 'at step 17' in text and 'checkpoint is of step 16' in text and '--learning_rate' in text and '--clip' in text
   assert [step for step in checkpoint.Checkpoints(tmp_path / 'checkpoints')._steps('last')][0] == 16
 
 

@@ -58,9 +58,7 @@ def test_replicas(devices, microbatches):
   batch = batch_of(24)
   cut = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
   compute = gradients.compute(loss, microbatches=microbatches)
-  mapped = jax.pmap(
-    lambda b: compute(PARAMS, {}, b, KEY)[:2], gradients.REPLICAS, devices=jax.devices()[:devices]
-  )
+  mapped = jax.pmap(lambda b: compute(PARAMS, {}, b, KEY)[:2], gradients.REPLICAS, devices=jax.devices()[:devices])
   grads, metrics = mapped(cut)
   for replica in range(devices):
     np.testing.assert_allclose(grads['w'][replica], whole(batch)['w'], rtol=2e-5)
@@ -110,9 +108,7 @@ def test_the_running_average_follows_its_formula():
   step = gradients.train_step(loss, optimiser, ema_decay=0.75)
   batch = batch_of(8)
   after, metrics = step(state, batch)
-  expected = (
-    PARAMS['w'] - 0.1 * gradients.compute(loss)(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
-  )
+  expected = PARAMS['w'] - 0.1 * gradients.compute(loss)(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
   np.testing.assert_allclose(after.params['w'], expected, rtol=1e-6)
   np.testing.assert_allclose(after.ema['w'], 0.75 * PARAMS['w'] + 0.25 * expected, rtol=1e-6)
   assert after.eval_params is after.ema and int(after.step) == 1

@@ -40,10 +40,7 @@ def run(folder, stop_at=(), **changes):
 
 
 def rows(folder):
-  return [
-    {n: x for n, x in row.items() if n not in TIMES}
-    for row in map(json.loads, open(folder / writers.METRICS))
-  ]
+  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(folder / writers.METRICS))]
 
 
 def arrays(summary):

@@ -114,9 +114,7 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
 
     def ours(name, seeds=1, steps_per_call='auto', **job):
       print(f'compiling {name} …', file=sys.stderr)
-      return start(
-        name, sys.executable, 'karpjax.bench.ours', seeds=seeds, steps_per_call=str(steps_per_call), **job
-      )
+      return start(name, sys.executable, 'karpjax.bench.ours', seeds=seeds, steps_per_call=str(steps_per_call), **job)
 
     weights = str(folder / 'weights.npz')
     workers = [ours('ours', save=weights)]
@@ -181,9 +179,7 @@ def report(name: str, result: dict) -> str:
   lines.append('')
   lines += [f'{r["name"]}: {said(r)}' for r in rows]
   lines.append('')
-  lines += [
-    f'first losses, {r["name"]}: {losses(r["losses"])}' for r in rows if not isinstance(r['losses'][0], list)
-  ]
+  lines += [f'first losses, {r["name"]}: {losses(r["losses"])}' for r in rows if not isinstance(r['losses'][0], list)]
   if rows[-1]['name'] == 'PyTorch':
     ratio = rows[-1]['ratio']
     lines += ['', f'ours is {ratio:.2f} times as fast as PyTorch']
@@ -194,9 +190,7 @@ def said(r: dict) -> str:
   """How a row was run."""
   if 'threads' in r:
     layout = 'channels last' if r['channels_last'] else 'channels first'
-    return (
-      f'{r["versions"]}, {r["threads"]} threads, {layout}, {"fused" if r["fused"] else "plain"} optimiser'
-    )
+    return f'{r["versions"]}, {r["threads"]} threads, {layout}, {"fused" if r["fused"] else "plain"} optimiser'
   calls = r['steps_per_call']
   return f'{r["versions"]}, {calls} step{"s" if calls > 1 else ""} a call'
 
@@ -232,9 +226,7 @@ def main(argv) -> int:
   if len(result['rows']) > 1:
     print(f'first losses agree to {result["disagreement"]:.1e}')
   if result['disagreement'] > TOLERANCE:
-    print(
-      f'THE FIRST LOSSES DIFFER by more than {TOLERANCE}: these are not the same training', file=sys.stderr
-    )
+    print(f'THE FIRST LOSSES DIFFER by more than {TOLERANCE}: these are not the same training', file=sys.stderr)
     return 1
   if result['rows'][-1]['name'] != 'PyTorch':
     print('without PyTorch: --torch_python=PATH names an interpreter that has it', file=sys.stderr)

@@ -48,9 +48,7 @@ SETUPS = {
   'mnist_cnn': Setup('cnn', MNIST, {'widths': (32, 64), 'hidden': (128,)}),
   'cifar10_cnn': Setup('cnn', CIFAR, {'widths': (16, 32), 'hidden': (64,)}, batch_size=64, optimiser=_SGD),
   'cnn64': Setup('cnn', CIFAR, {'widths': (64, 128), 'hidden': ()}),
-  'cnn224': Setup(
-    'cnn', IMAGENET, {'widths': (64, 256), 'head': 'average', 'hidden': ()}, classes=1000, batch_size=8
-  ),
+  'cnn224': Setup('cnn', IMAGENET, {'widths': (64, 256), 'head': 'average', 'hidden': ()}, classes=1000, batch_size=8),
   'logistic': Setup('logistic', MNIST),
   'mlp': Setup('mlp', MNIST),
   'vgg': Setup('vgg', CIFAR),

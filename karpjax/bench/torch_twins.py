@@ -99,9 +99,7 @@ class MLP(Twin):
     self.layers, self.norms = nn.ModuleList(), nn.ModuleList()
     inputs, convert = math.prod(places), flattened_kernel(places)
     for i, width in enumerate(widths, start=1):
-      self.layers.append(
-        self.dense(f'{prefix}hidden{i}', inputs, width, bias=norm == 'none', convert=convert)
-      )
+      self.layers.append(self.dense(f'{prefix}hidden{i}', inputs, width, bias=norm == 'none', convert=convert))
       if norm == 'batch':
         self.norms.append(self.norm(f'{prefix}norm{i}', width, nn.BatchNorm1d))
       inputs, convert = width, dense_kernel
@@ -142,9 +140,7 @@ class CNN(Twin):
     size, _, channels = places
     self.convs, self.norms, self.pools = nn.ModuleList(), nn.ModuleList(), []
     self.activation, self.average = ACTIVATIONS[activation], head == 'average'
-    for width, layers, window, step, pooling in zip(
-      widths, each(depth), each(kernel_size), each(stride), each(pool)
-    ):
+    for width, layers, window, step, pooling in zip(widths, each(depth), each(kernel_size), each(stride), each(pool)):
       for i in range(layers):
         name = len(self.convs) + 1
         conv, size = self.conv(
@@ -196,9 +192,7 @@ class Block(Twin):
     self.stride, self.more, self.projection = stride, outputs - inputs, None
     self.same = stride == 1 and inputs == outputs
     if projection and not self.same:
-      conv, _ = self.conv(
-        f'{name}/projection', inputs, outputs, 1, size=0, stride=stride, padding=0, bias=False
-      )
+      conv, _ = self.conv(f'{name}/projection', inputs, outputs, 1, size=0, stride=stride, padding=0, bias=False)
       self.projection = nn.Sequential(conv, self.norm(f'{name}/projection_norm', outputs))
 
   def forward(self, x):
@@ -217,9 +211,7 @@ class ResNet(Twin):
     super().__init__()
     refuse(options, attention='none')
     window, stride = (7, 2) if imagenet else (3, 1)
-    stem, _ = self.conv(
-      'stem', places[2], widths[0], window, size=0, stride=stride, padding=window // 2, bias=False
-    )
+    stem, _ = self.conv('stem', places[2], widths[0], window, size=0, stride=stride, padding=window // 2, bias=False)
     layers = [stem, self.norm('stem_norm', widths[0]), nn.ReLU(inplace=True)]
     if imagenet:
       layers.append(nn.MaxPool2d(3, 2, padding=1))

@@ -51,9 +51,7 @@ def training(setup, arrays, *, channels_last: bool, fused: bool):
   """step () -> loss tensor: training from our first weights, on our first batches over and over."""
   twin = torch_twins.build(setup)
   twin.load({name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
-  images = torch.from_numpy(arrays['images']).permute(
-    0, 1, 4, 2, 3
-  )  # [steps, batch, channels, height, width]
+  images = torch.from_numpy(arrays['images']).permute(0, 1, 4, 2, 3)  # [steps, batch, channels, height, width]
   layout = torch.channels_last if channels_last else torch.contiguous_format
   images = [x.contiguous(memory_format=layout) for x in images]
   twin = twin.to(memory_format=layout)

@@ -37,9 +37,7 @@ def translate(image: jax.Array, offset: jax.Array, mode: str = 'zero') -> jax.Ar
   inside = True
   for axis, size in enumerate((height, width)):
     at = jnp.arange(size) + offset[axis]
-    image = jnp.take(
-      image, at % size if mode == 'wrap' else jnp.clip(at, 0, size - 1), axis=axis, mode='clip'
-    )
+    image = jnp.take(image, at % size if mode == 'wrap' else jnp.clip(at, 0, size - 1), axis=axis, mode='clip')
     inside = inside & jnp.expand_dims((at >= 0) & (at < size), (1 - axis, 2))
   return jnp.where(inside, image, 0) if mode == 'zero' else image
 
@@ -70,12 +68,8 @@ def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
       row, column = top + down, left + right
       weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
       inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-      flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(
-        jnp.int32
-      )
-      pixels = jnp.take(
-        image.reshape(height * width, -1), flat, axis=0, mode='clip'
-      )  # [height, width, channels]
+      flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(jnp.int32)
+      pixels = jnp.take(image.reshape(height * width, -1), flat, axis=0, mode='clip')  # [height, width, channels]
       turned += jnp.where(inside, weight, 0)[..., None] * pixels
   return turned
 
@@ -117,9 +111,7 @@ def _box(key, height, width, box_height, box_width):
   return (((y >= top) & (y < top + box_height))[:, None] & ((x >= left) & (x < left + box_width)))[..., None]
 
 
-def mixup(
-  keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
+def mixup(keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
   """Each example blended with the next one of the whole batch over all replicas (mixup, arXiv:1710.09412).
 
   Args:
@@ -136,9 +128,7 @@ def mixup(
   return blend(weight, images, _next(images)), blend(weight, targets, _next(targets))
 
 
-def cutmix(
-  keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
-) -> tuple[jax.Array, jax.Array]:
+def cutmix(keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
   """A box of the next example of the whole batch pasted into each (CutMix, arXiv:1905.04899).
 
   Args:
@@ -207,9 +197,7 @@ def parse(text: str) -> tuple[Step, ...]:
     except ValueError:
       number = math.nan
     if not 0 < number <= highest or (what == 'whole pixels' and number != int(number)):
-      raise errors.UsageError(
-        f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}'
-      )
+      raise errors.UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
     steps.append(Step(name, number))
   return tuple(steps)
 
@@ -235,18 +223,14 @@ def augment(
   if not steps:
     return images, targets
   if images.ndim != 4:
-    raise errors.UsageError(
-      f'augmentation is for images; an example of this data set has shape {images.shape[1:]}'
-    )
+    raise errors.UsageError(f'augmentation is for images; an example of this data set has shape {images.shape[1:]}')
   fold = jax.vmap(jax.random.fold_in, (0, None))
   mixes = []
   for i, step in enumerate(steps):
     function, what, _ = (IMAGES | MIXES)[step.name]
     if what == 'whole pixels' and step.amount >= min(images.shape[1:3]):
       size = '×'.join(map(str, images.shape[1:3]))
-      raise errors.UsageError(
-        f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels'
-      )
+      raise errors.UsageError(f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels')
     if step.name in MIXES:
       mixes.append(functools.partial(function, fold(keys, i), alpha=step.amount))
     else:

@@ -19,9 +19,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
   return generator.permutation(size).astype(np.int32)
 
 
-def indices(
-  seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str = 'reshuffle'
-) -> np.ndarray:
+def indices(seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str = 'reshuffle') -> np.ndarray:
   """The example numbers of steps start … start + steps − 1.
 
   Args:
@@ -71,9 +69,7 @@ class _Fetch:
     return fetch(self.split, self.numbers(t))
 
 
-def stream(
-  split: Split, numbers, start: int, stop: int, *, workers: int = 0
-) -> Iterator[dict[str, np.ndarray]]:
+def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
   """The batches of steps start … stop − 1, decoded ahead by grain's threads, or `workers` processes.
 
   Args:

@@ -47,9 +47,7 @@ def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
     np.random.set_state(before[1])
   splits = {
     'train': Split.of(image=made['x'].astype(np.float32)[..., None], label=made['y'].astype(np.int32)),
-    'test': Split.of(
-      image=made['x_test'].astype(np.float32)[..., None], label=made['y_test'].astype(np.int32)
-    ),
+    'test': Split.of(image=made['x_test'].astype(np.float32)[..., None], label=made['y_test'].astype(np.int32)),
   }
   name = 'mnist1d_shuffled' if shuffled else 'mnist1d'
   return Dataset(Spec(name, (40, 1), DIGITS, 1.0, (), (), 0, 'float32'), splits)
@@ -79,9 +77,7 @@ def usps(data_dir: Path | None = None) -> Dataset:
     with np.load(path, allow_pickle=False) as file:
       arrays = {key: file[key] for key in ('x_train', 'y_train', 'x_test', 'y_test')}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.UsageError(
-      f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}'
-    ) from error
+    raise errors.UsageError(f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}') from error
   splits = {}
   for split in ('train', 'test'):
     images, labels = arrays[f'x_{split}'], arrays[f'y_{split}']

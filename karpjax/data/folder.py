@@ -24,9 +24,7 @@ def read(name: str, *, seed: int = 0, image_size: int = 0) -> Dataset:
   """
   path = Path(name.removeprefix('folder:')).expanduser()
   if not path.is_dir():
-    raise errors.UsageError(
-      f'{path} is not a folder: --dataset=folder:PATH wants one class folder per class in PATH'
-    )
+    raise errors.UsageError(f'{path} is not a folder: --dataset=folder:PATH wants one class folder per class in PATH')
   if (path / 'train').is_dir() and (path / 'test').is_dir():
     parts = {split: _classes(path / split) for split in SPLITS if (path / split).is_dir()}
     _same_classes(path, parts)
@@ -34,9 +32,7 @@ def read(name: str, *, seed: int = 0, image_size: int = 0) -> Dataset:
     parts = {'all': _classes(path)}
   classes = tuple(next(iter(parts.values())))
   if len(classes) < 2:
-    raise errors.UsageError(
-      f'{path} has a single class folder, {classes[0]}: classification needs two or more'
-    )
+    raise errors.UsageError(f'{path} has a single class folder, {classes[0]}: classification needs two or more')
   size, channels, notes = _survey(
     [file for part in parts.values() for files in part.values() for file in files], image_size
   )
@@ -50,9 +46,7 @@ def read(name: str, *, seed: int = 0, image_size: int = 0) -> Dataset:
     everything = splits.pop('all')
     train, test = splitting.stratified(labels, max(round(0.2 * len(labels)), 1), seed)
     splits = {'train': everything.select(train), 'test': everything.select(test)}
-    notes.append(
-      f'{name}: no train and test folders; a fifth of each class is the test split, drawn with seed {seed}'
-    )
+    notes.append(f'{name}: no train and test folders; a fifth of each class is the test split, drawn with seed {seed}')
   return Dataset(Spec(name, (*size, channels), classes, 255.0, (), (), 0), splits, tuple(notes))
 
 
@@ -81,15 +75,11 @@ def _classes(path) -> dict[str, list[Path]]:
     files = _visible(folder)
     for file in files:
       if file.is_dir():
-        raise errors.UsageError(
-          f'{file} is a folder inside the class folder {folder}: class folders hold images only'
-        )
+        raise errors.UsageError(f'{file} is a folder inside the class folder {folder}: class folders hold images only')
       if file.suffix.lower() not in images.SUFFIXES:
         raise errors.UsageError(f'{file} is not a PNG or JPEG file: convert it or move it away')
     if not files:
-      raise errors.UsageError(
-        f'class folder {folder} has no images: remove it, or put PNG or JPEG files in it'
-      )
+      raise errors.UsageError(f'class folder {folder} has no images: remove it, or put PNG or JPEG files in it')
     classes[folder.name] = files
   return classes
 
@@ -114,9 +104,7 @@ def _survey(files, image_size) -> tuple[tuple[int, int], int, list[str]]:
     seen[found] = first, count + 1
   sizes = sorted({size for size, _ in seen})
   if len(sizes) > 1 and not image_size:
-    one, other = (
-      next(first for (size, _), (first, _) in seen.items() if size == s) for s in (sizes[0], sizes[-1])
-    )
+    one, other = (next(first for (size, _), (first, _) in seen.items() if size == s) for s in (sizes[0], sizes[-1]))
     raise errors.UsageError(
       f'images of {len(sizes)} sizes, such as {sizes[0][0]}×{sizes[0][1]} ({one}) and '
       f'{sizes[-1][0]}×{sizes[-1][1]} ({other}): give --image_size=N to resize all to N×N'

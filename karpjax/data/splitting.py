@@ -56,9 +56,7 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
   return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
 
 
-def hold_out(
-  splits: dict[str, Split], validation: float, seed: int
-) -> tuple[dict[str, Split], tuple[str, ...]]:
+def hold_out(splits: dict[str, Split], validation: float, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
   """Takes the validation split from train, by seed, where the set has none; arguments as `load`'s."""
   size = splits['train'].size
   if not math.isfinite(validation) or validation < 0 or (validation > 1 and validation != int(validation)):
@@ -82,9 +80,7 @@ def hold_out(
   return splits, (f'validation: {count:,} of the {size:,} train examples, drawn with seed {seed}',)
 
 
-def settle(
-  name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int
-) -> tuple[dict[str, Split], str]:
+def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int) -> tuple[dict[str, Split], str]:
   """Whole arrays for all splits where they need at most `resident_bytes`, else none; and which, in words."""
   sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
   need = sum(s.size for s in splits.values()) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
@@ -94,9 +90,7 @@ def settle(
   if need > resident_bytes:
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'
-  whole = {
-    split: s if s.arrays is not None else materialise(s, f'{name} {split}') for split, s in splits.items()
-  }
+  whole = {split: s if s.arrays is not None else materialise(s, f'{name} {split}') for split, s in splits.items()}
   labels(name, whole, spec)
   return whole, f'{note}, kept on the device (under {limit})'
 
@@ -133,9 +127,7 @@ def materialise(split: Split, title: str, *, empty=np.empty, chunk: int = 512) -
   return Split.of(**arrays)
 
 
-def statistics(
-  split: Split, maximum: float, *, sample: int = 1024
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(split: Split, maximum: float, *, sample: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
   """Mean and standard deviation per channel on the [0, 1] scale; where streamed, of `sample` examples."""
   if split.arrays is None:
     split = Split.of(**split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64))))

@@ -58,6 +58,4 @@ def load_table(name: str, *, seed: int = 0) -> Dataset:
     len(train),
     'float32',
   )
-  return Dataset(
-    spec, splits, (f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns',)
-  )
+  return Dataset(spec, splits, (f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns',))

@@ -21,9 +21,7 @@ from karpjax.data import bundled, images, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 
 
-def read(
-  name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31
-) -> Dataset:
+def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31) -> Dataset:
   """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label'.
 
   A set without a test split has its validation split as 'test'; one with train only gives a fifth of that, by
@@ -39,9 +37,7 @@ def read(
   builder = tfds.builder_from_directory(folder)
   shape, classes = _features(name, builder.info)
   if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(
-      f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}'
-    )
+    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
   if None in shape[:2]:
     if not image_size:
       raise errors.UsageError(f'{name} has images of many sizes: give --image_size=N to resize all to N×N')
@@ -95,22 +91,16 @@ def find(name: str, data_dir: Path | None = None) -> Path:
       raise errors.UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
     configs = sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}) if bare else []
     if configs:
-      raise errors.UsageError(
-        f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}'
-      )
+      raise errors.UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
   import tensorflow_datasets as tfds
 
   known = set(tfds.list_builders(with_community_datasets=False))
   if bare.split('/')[0] in known:
     place = data_dir or default
-    raise errors.UsageError(
-      f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}'
-    )
+    raise errors.UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
   near = errors.nearest(name, known | set(bundled.SOURCES))
   if 'Did you mean' not in near:
-    near = (
-      f' Known: {", ".join(bundled.SOURCES)}, folder:PATH, and image sets of TFDS such as mnist or cifar10.'
-    )
+    near = f' Known: {", ".join(bundled.SOURCES)}, folder:PATH, and image sets of TFDS such as mnist or cifar10.'
   raise errors.UsageError(f'unknown data set {name!r}.{near}')
 
 
@@ -134,9 +124,7 @@ def _features(name, info):
       f'{name} has features {", ".join(features)}; expected an image and one label, called image and label'
     )
   if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, None):
-    raise errors.UsageError(
-      f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels'
-    )
+    raise errors.UsageError(f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels')
   return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes)))
 
 
@@ -179,9 +167,7 @@ def _keep(title, split, spec, files):
 
 def _mapped(folder, size, shape):
   try:
-    arrays = {
-      key: np.load(folder / f'{key}.npy', mmap_mode='r', allow_pickle=False) for key in ('image', 'label')
-    }
+    arrays = {key: np.load(folder / f'{key}.npy', mmap_mode='r', allow_pickle=False) for key in ('image', 'label')}
   except (OSError, ValueError, EOFError):
     return None
   whole = arrays['image'].shape == (size, *shape) and arrays['label'].shape == (size,)

@@ -1,8 +1,8 @@
 """One convolution and one pooling for all models: XLA's own on accelerators, faster lowerings on the CPU.
 
-A convolution is linear in the input and in the kernel, so its derivatives are two more bilinear maps: `_forward`,
-`_input_gradient` and `_kernel_gradient`. The derivatives of each of the three are the other two, which closes them
-under differentiation of any order. Each has a plain form, which is all that an accelerator ever sees, and one for the CPU.
+A convolution is linear in the input and in the kernel, so its derivatives are two more bilinear maps, and the
+derivatives of each of `_forward`, `_input_gradient` and `_kernel_gradient` are the other two: reverse mode of any
+order. Each has a plain form, which is all that an accelerator ever runs, and one for the CPU.
 """
 
 import itertools
@@ -33,8 +33,7 @@ class Geometry(NamedTuple):
   def output(self) -> tuple[int, ...]:
     """Size of the output."""
     return tuple(
-      (n + low + high - k) // s + 1
-      for n, k, s, (low, high) in zip(self.size, self.window, self.strides, self.padding)
+      (n + low + high - k) // s + 1 for n, k, s, (low, high) in zip(self.size, self.window, self.strides, self.padding)
     )
 
 
@@ -65,7 +64,7 @@ def _shifted(geometry, x):
 
 
 def _is_thin(geometry, channels: int) -> bool:
-  """Whether a receptive field has so few numbers that to copy them all costs less than a convolution's set-up."""
+  """Whether a receptive field is so small that copying them all is cheap."""
   return math.prod(geometry.window) * channels <= 64
 
 
@@ -82,18 +81,14 @@ def _cpu_input_gradient(geometry, g, kernel):
     for place, offset in enumerate(itertools.product(*map(range, geometry.window))):
       padding = [
         (o - low, n - (o - low) - (s * (m - 1) + 1), s - 1)
-        for o, n, m, s, (low, _) in zip(
-          offset, geometry.size, geometry.output, geometry.strides, geometry.padding
-        )
+        for o, n, m, s, (low, _) in zip(offset, geometry.size, geometry.output, geometry.strides, geometry.padding)
       ]
       total += lax.pad(columns[..., place, :], jnp.zeros((), g.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
     return total
   # strides are 1: a convolution with the kernel turned round
   turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
   padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(geometry.window, geometry.padding))
-  return _unrolled(partial(_plain, Geometry(geometry.output, geometry.window, geometry.strides, padding)))(
-    g, turned
-  )
+  return _unrolled(partial(_plain, Geometry(geometry.output, geometry.window, geometry.strides, padding)))(g, turned)
 
 
 def _cpu_kernel_gradient(geometry, x, g):
@@ -108,15 +103,13 @@ def _cpu_kernel_gradient(geometry, x, g):
 
 
 def _cpu_kernel_gradient_by_convolution(geometry, x, g):
-  # Channels and batch change places in x and in the result, by transposes of arrays. With dimension numbers instead,
-  # as in XLA's own gradient, the CPU has a fast convolution at the top level only, and one 70 times slower in a loop.
+  # Channels and batch change places in x and in the result, by transposes of arrays. With dimension numbers
+  # instead, as in XLA's own gradient, the CPU's fast convolution serves the top level only: 70 times slower in loops.
   rank = len(geometry.size)
   spatial = range(1, 1 + rank)
   padding = [
     (low, k - 1 + s * (m - 1) + 1 - n - low)
-    for n, k, s, m, (low, _) in zip(
-      geometry.size, geometry.window, geometry.strides, geometry.output, geometry.padding
-    )
+    for n, k, s, m, (low, _) in zip(geometry.size, geometry.window, geometry.strides, geometry.output, geometry.padding)
   ]
   y = lax.conv_general_dilated(
     x.transpose(rank + 1, *spatial, 0),  # [in, *size, batch]
@@ -133,7 +126,7 @@ UNROLLED = 16  # mapped convolutions; more are a loop, since compile time grows 
 
 
 def _unrolled(f):
-  """`f` of two arrays, one by one where it is mapped over: the CPU is slow at the grouped convolution that `vmap` makes."""
+  """`f` of two arrays, one by one where mapped over: `vmap` would make a grouped convolution, slow on the CPU."""
   f = jax.custom_batching.custom_vmap(f)
 
   @f.def_vmap
@@ -168,7 +161,7 @@ def _kernel_gradient(geometry, x, g):
 
 
 def _bilinear(f, first: Callable, second: Callable):
-  """Gives `f` (a, b) its derivatives: `first` and `second` map (geometry, a, b, cotangent) to those in a and in b."""
+  """Gives `f` its derivatives in a and in b: `first` and `second` of (geometry, a, b, cotangent)."""
   f.defvjp(
     lambda geometry, a, b: (f(geometry, a, b), (a, b)),
     lambda geometry, saved, ct: (first(geometry, *saved, ct), second(geometry, *saved, ct)),
@@ -215,26 +208,20 @@ def convolution(x, kernel, *, strides: Sequence[int] | None = None, padding='SAM
     )
   if x.shape[-1] != kernel.shape[-2]:
     raise UsageError(
-      f'convolution: the input has {x.shape[-1]} channels, the kernel {kernel.shape} expects {kernel.shape[-2]}.'
+      f'convolution: input of {x.shape[-1]} channels, but kernel {kernel.shape} expects {kernel.shape[-2]}.'
     )
   strides = tuple(strides or (1,) * rank)
   if len(strides) != rank or min(strides) < 1:
-    raise UsageError(
-      f'convolution: strides {strides} for {rank} spatial axes: expected {rank} positive integers.'
-    )
+    raise UsageError(f'convolution: strides {strides} for {rank} spatial axes: expected {rank} positive integers.')
   size, window = x.shape[1:-1], kernel.shape[:-2]
   if padding in ('SAME', 'VALID'):
     padding = lax.padtype_to_pads(size, window, strides, padding)
   elif isinstance(padding, str) or len(padding) != rank:
-    raise UsageError(
-      f"convolution: padding {padding!r}: expected 'SAME', 'VALID' or (low, high) for each of {rank} spatial axes."
-    )
+    raise UsageError(f"convolution: padding {padding!r}: expected 'SAME', 'VALID' or {rank} pairs (low, high).")
   padding = tuple((int(low), int(high)) for low, high in padding)
   geometry = Geometry(size, window, strides, padding)
   if min(geometry.output) < 1:
-    raise UsageError(
-      f"convolution: the window {window} exceeds the input {size}; use padding='SAME' or a smaller one."
-    )
+    raise UsageError(f"convolution: the window {window} exceeds the input {size}; use padding='SAME' or a smaller one.")
   return _forward(geometry, x, kernel)
 
 
@@ -273,7 +260,7 @@ class Conv(nn.Module):
 
 
 def _tiles(x, window: int):
-  """[batch, *spatial, channels] -> [batch, spatial / window, window, ..., channels]; a remainder is cut off."""
+  """[batch, *spatial, channels] -> [batch, spatial / window, window, ..., channels]; cuts a remainder."""
   sizes = [n // window for n in x.shape[1:-1]]
   x = x[(slice(None), *(slice(n * window) for n in sizes))]
   return x.reshape(x.shape[0], *itertools.chain(*((n, window) for n in sizes)), x.shape[-1])
@@ -301,12 +288,12 @@ def _pool(x, window, stride, padding, plain, tiled):
 def max_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
   """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype.
 
-  Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where windows
-  do not overlap, it is divided equally among them (after a relu both are zero wherever the maximum is).
+  Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where
+  windows do not overlap, it is divided equally among them. After a relu, ties at 0 have no gradient either way.
   """
   return _pool(x, window, stride, padding, nn.max_pool, jnp.max)
 
 
 def avg_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
-  """Mean over windows, padding counted as zeros. x: [batch, *spatial, channels] -> [batch, *spatial', channels]."""
+  """Mean over windows, padding as zeros. x: [batch, *spatial, channels] -> [batch, *spatial', channels]."""
   return _pool(x, window, stride, padding, nn.avg_pool, jnp.mean)

@@ -92,7 +92,5 @@ def _columns(a, b):
   """Both as [batch, outputs] float32; refuses shapes that would broadcast into [batch, batch]."""
   a, b = (x[:, None] if x.ndim == 1 else x for x in (a, b))  # [batch, outputs]
   if a.shape != b.shape or a.ndim != 2:
-    raise errors.UsageError(
-      f'predictions {a.shape} do not fit targets {b.shape}: expected the same [batch, outputs]'
-    )
+    raise errors.UsageError(f'predictions {a.shape} do not fit targets {b.shape}: expected the same [batch, outputs]')
   return a.astype(jnp.float32), b.astype(jnp.float32)

@@ -55,9 +55,7 @@ def _fields(constructor) -> list[dataclasses.Field]:
   return [field for field in fields if field.name not in _DECIDED]
 
 
-def build(
-  name: str, *, shape: tuple[int, ...], classes: int, dtype=jnp.float32, options: dict[str, Any]
-) -> nn.Module:
+def build(name: str, *, shape: tuple[int, ...], classes: int, dtype=jnp.float32, options: dict[str, Any]) -> nn.Module:
   """The model called `name` for examples of `shape`, traced once but not compiled.
 
   Args:
@@ -81,9 +79,7 @@ def build(
     if value is None:
       continue
     if option not in fields:
-      raise errors.UsageError(
-        f'model {name} has no --{option}. Its options: {", ".join(sorted(fields)) or "none"}'
-      )
+      raise errors.UsageError(f'model {name} has no --{option}. Its options: {", ".join(sorted(fields)) or "none"}')
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if fields[option].type not in (int, float, str, bool):
       chosen[option] = values

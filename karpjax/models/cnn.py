@@ -99,9 +99,7 @@ class CNN(nn.Module):
     if head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)
-    dense = mlp.MLP(
-      self.classes, self.dtype, self.hidden, self.activation, self.norm, tuple(rates), first, name='head'
-    )
+    dense = mlp.MLP(self.classes, self.dtype, self.hidden, self.activation, self.norm, tuple(rates), first, name='head')
     return dense(x, train=train)
 
   def _padding(self, x, window: int, shape, layer: int):

@@ -39,9 +39,7 @@ def patches(x):
   Rows first, then columns: ten slices instead of twenty-five, and as few to add up in the gradient.
   """
   n = x.shape[-1]
-  x = jnp.pad(
-    x, ((0, 0),) * (x.ndim - 2) + ((2, 1), (2, 1)), constant_values=BACKGROUND
-  )  # [..., n + 3, n + 3]
+  x = jnp.pad(x, ((0, 0),) * (x.ndim - 2) + ((2, 1), (2, 1)), constant_values=BACKGROUND)  # [..., n + 3, n + 3]
   x = jnp.stack([x[..., u : u + n - 1 : 2, :] for u in range(5)], axis=-3)  # [..., 5, n / 2, n + 3]
   return jnp.stack([x[..., v : v + n - 1 : 2] for v in range(5)], axis=-3)  # [..., 5, 5, n / 2, n / 2]
 
@@ -49,9 +47,9 @@ def patches(x):
 def connect(kernel):
   """[12, 8 * 25] -> [12, 12 * 25], zero where a plane of H2 does not see a plane of H1.
 
-  The paper leaves the pattern open ("a scheme that will not be discussed here"). Here planes 0 to 3 see planes 0 to 7
-  of H1, planes 4 to 7 see 4 to 11, and planes 8 to 11 see 0 to 3 and 8 to 11: one dense product is faster than three
-  small ones.
+  The paper leaves the pattern open ("a scheme that will not be discussed here"). Here planes 0 to 3 see planes
+  0 to 7 of H1, planes 4 to 7 see 4 to 11, and planes 8 to 11 see 0 to 3 and 8 to 11. One dense product is faster
+  than three small ones.
   """
   first, second, third = jnp.split(kernel, 3)  # [4, 200] each
   return jnp.concatenate(
@@ -87,9 +85,7 @@ class LeNet1989(nn.Module):
     output = errors.choose('output', self.output, OUTPUTS)
     if x.shape[1:] != (16, 16, 1):
       shape = 'x'.join(map(str, x.shape[1:]))
-      raise errors.UsageError(
-        f'lenet1989 takes images of 16x16x1, not {shape}; resize them or choose model cnn'
-      )
+      raise errors.UsageError(f'lenet1989 takes images of 16x16x1, not {shape}; resize them or choose model cnn')
     batch = x.shape[0]
     layers = (
       Weights((12, 25), (12, 64), 25, name='h1')(),

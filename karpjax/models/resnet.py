@@ -115,9 +115,7 @@ class ResNet(nn.Module):
     mlp.check(widths=self.widths)
     if len(self.widths) != len(self.blocks):
       given = ','.join(map(str, self.widths))
-      raise errors.UsageError(
-        f'--widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths'
-      )
+      raise errors.UsageError(f'--widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths')
     if not self.imagenet and list(self.widths) != sorted(self.widths):
       given = ','.join(map(str, self.widths))
       raise errors.UsageError(f'--widths={given}: shortcuts without params need widths that never shrink')

@@ -33,9 +33,7 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   size = min(BATCH, split.size)
   for start in range(0, split.size, size):
     real = min(size, split.size - start)
-    batch = _batch(
-      split, (start + np.arange(size)) % split.size
-    )  # the last batch is filled up from the first
+    batch = _batch(split, (start + np.arange(size)) % split.size)  # the last batch is filled up from the first
     labels.append(batch['label'][:real])
     probabilities.append(np.asarray(predict(state, batch))[:real])
   write(
@@ -112,8 +110,7 @@ def table(report: dict, heading: str) -> str:
   averages = [{'class': f'{name} average', **report[name]} for name in ('micro', 'macro', 'weighted')]
   width = max(len(row['class']) for row in [*report['classes'], *averages])
   line = lambda row: (
-    f'{row["class"]:>{width}}  {row["precision"]:9.4f}  {row["recall"]:9.4f}  {row["f1"]:9.4f}'
-    f'  {row["support"]:9d}'
+    f'{row["class"]:>{width}}  {row["precision"]:9.4f}  {row["recall"]:9.4f}  {row["f1"]:9.4f}  {row["support"]:9d}'
   )
   head = f'{"":>{width}}  {"precision":>9}  {"recall":>9}  {"F1":>9}  {"support":>9}'
   return '\n'.join([heading, '', head, *map(line, report['classes']), '', *map(line, averages), ''])
@@ -149,9 +146,7 @@ def saliency(program, state, batch) -> np.ndarray:
 
   @jax.jit
   def gradient(state, batch, images):
-    largest = lambda images: (
-      program.predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
-    )
+    largest = lambda images: program.predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
     return jnp.abs(jax.grad(largest)(images)).max(-1)  # [batch, ..., channels] -> [batch, ...]
 
   return np.asarray(gradient(state, batch, jnp.asarray(batch['image'], jnp.float32)))

@@ -107,9 +107,7 @@ def _headlines(summary: Mapping[str, Any]) -> str:
   """The four numbers which a reader looks for first, large."""
   found = []
   for metric in HEADLINES:
-    found += [
-      f'{split}/{metric}' for split in ('test', 'validation', 'train') if f'{split}/{metric}' in summary
-    ][:1]
+    found += [f'{split}/{metric}' for split in ('test', 'validation', 'train') if f'{split}/{metric}' in summary][:1]
   if 'test/accuracy' in found and 'test/error' in found:
     found.remove('test/error')
   found = found[:2] + [name for name in ('parameters', 'seconds') if name in summary]
@@ -158,9 +156,7 @@ def _report(report: Mapping[str, Any]) -> list[str]:
       f'{scores["support"]:,}',
     )
 
-  averages = [
-    row(f'{name} average', report[name]) for name in ('micro', 'macro', 'weighted') if name in report
-  ]
+  averages = [row(f'{name} average', report[name]) for name in ('micro', 'macro', 'weighted') if name in report]
   rows = [row(scores['class'], scores) for scores in report['classes']]
   heading = 'Per class'
   about = ' · '.join(str(report[name]) for name in ('heading', 'shown') if report.get(name))

@@ -129,9 +129,7 @@ def _grid(cells, captions, columns: int, heading: str, *, width: float = 1.35, l
     for line, (words, colour) in enumerate(captions[i]):
       y = top + tall + line * text + 0.03
       axis.text(left, y, words, fontsize=7, color=colour, va='top', clip_on=False)
-  axis.set(
-    xlim=(-margin, max(across, 3.6 / width) - margin), ylim=(rows * pitch, -0.02), aspect='equal', anchor='NW'
-  )
+  axis.set(xlim=(-margin, max(across, 3.6 / width) - margin), ylim=(rows * pitch, -0.02), aspect='equal', anchor='NW')
   axis.set_axis_off()
   axis.set_title(heading)
   return figure
@@ -140,9 +138,7 @@ def _grid(cells, captions, columns: int, heading: str, *, width: float = 1.35, l
 def _draw(axis, cell: np.ndarray, left: float, top: float, tall: float, limits) -> None:
   """One image or signal in the box 1 wide and `tall` high whose upper left corner is (left, top)."""
   if cell.ndim == 3:
-    image = (
-      cell if cell.shape[-1] == 3 else np.repeat(cell.mean(-1, keepdims=True), 3, -1)
-    )  # [h, w, c] -> [h, w, 3]
+    image = cell if cell.shape[-1] == 3 else np.repeat(cell.mean(-1, keepdims=True), 3, -1)  # [h, w, c] -> [h, w, 3]
     axis.imshow(np.clip(image, 0, 1), extent=(left, left + 1, top + tall, top), interpolation='nearest')
     return
   from matplotlib.patches import Rectangle

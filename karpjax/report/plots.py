@@ -101,9 +101,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], folder: Path, note: st
   side = 2.6 + (0.36 * size if small else 5.2)
   figure, axis = new_figure(side + 0.7, side)
   # many classes: the root lifts the rare confusions out of the white
-  image = axis.imshow(
-    shares if small else np.sqrt(shares), cmap='Blues', vmin=0, vmax=1, interpolation='nearest'
-  )
+  image = axis.imshow(shares if small else np.sqrt(shares), cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
   bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
   bar.outline.set_visible(False)
   bar.set_label('share of the true class')
@@ -222,9 +220,7 @@ def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
     axis.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
   if len(points[-1][1]) < points[-1][2]:
     label += f' ({len(points[-1][1])} of {points[-1][2]} seeds)'
-  marker = (
-    {'marker': 'o', 'markersize': 3 if len(steps) > 1 else 6} if len(steps) <= 30 else {'linewidth': 1.1}
-  )
+  marker = {'marker': 'o', 'markersize': 3 if len(steps) > 1 else 6} if len(steps) <= 30 else {'linewidth': 1.1}
   axis.plot(steps, mean, color=colour, label=label, **marker)
   return list(mean)
 

@@ -24,9 +24,7 @@ def table(rows: list[tuple], heads: tuple[str, ...]) -> list[str]:
   cells = [tuple(map(str, row)) for row in (heads, *rows)]
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(heads))]
-  line = lambda row: '  '.join(
-    c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)
-  ).rstrip()
+  line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
   return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
 
 
@@ -106,11 +104,7 @@ class Progress:
       return
     self.spoken = time.monotonic()
     rate = row['steps_per_second']
-    left = (
-      datetime.timedelta(seconds=round((self.steps - row['step']) / rate))
-      if rate and math.isfinite(rate)
-      else '?'
-    )
+    left = datetime.timedelta(seconds=round((self.steps - row['step']) / rate)) if rate and math.isfinite(rate) else '?'
     self.say(f'step {row["step"]}/{self.steps}  {text}  {rate:.4g} steps/s  ETA {left}')
 
   def close(self) -> None:
@@ -123,9 +117,7 @@ def final(numbers: dict, folder) -> list[str]:
   shown = {n: x for n, x in numbers.items() if '/' in n}
   rows = []
   for name, value in shown.items():
-    rows.append(
-      (name, f'{value["mean"]:.4f} ± {value["std"]:.4f}' if isinstance(value, dict) else f'{value:.4f}')
-    )
+    rows.append((name, f'{value["mean"]:.4f} ± {value["std"]:.4f}' if isinstance(value, dict) else f'{value:.4f}'))
   lines = table(rows, ('metric', 'final'))
   lines += [
     f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s'

@@ -42,6 +42,4 @@ def draw(program, dataset, state, t: int, folder: Path) -> None:
     return
   if list(state.params) == ['logits']:
     writers.write_json(folder / 'report.json', coefficients(state.params, spec))
-  plots.predictions(
-    target, outputs[:, 0], folder, features=split.arrays['features'] if spec.shape == (1,) else None
-  )
+  plots.predictions(target, outputs[:, 0], folder, features=split.arrays['features'] if spec.shape == (1,) else None)

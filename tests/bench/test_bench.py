@@ -79,9 +79,7 @@ def fake(name, times, losses, **facts):
 
 
 def result(our_losses=(2.0, 1.0), their_losses=(2.0, 1.0)):
-  ours = fake(
-    'ours', [0.1, 0.2, 0.1], our_losses, flops=5e9, parameters=7, compile_seconds=3.0, steps_per_call=1
-  )
+  ours = fake('ours', [0.1, 0.2, 0.1], our_losses, flops=5e9, parameters=7, compile_seconds=3.0, steps_per_call=1)
   theirs = fake('PyTorch', [0.3, 0.3, 0.4], their_losses, threads=2, channels_last=True, fused=False)
   rows = [measure.row(worker, ours) for worker in (ours, theirs)]
   return {'setup': dataclasses.asdict(setups.SETUPS['mlp']), 'rows': rows}

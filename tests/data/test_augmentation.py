@@ -81,9 +81,7 @@ def test_jitter_keeps_black_and_scales_grey_alike():
   np.testing.assert_array_equal(augmentation.jitter(key, jnp.zeros((4, 4, 3)), 0.5), 0)
   grey = jnp.full((4, 4, 3), 0.25)
   jittered = np.asarray(augmentation.jitter(key, grey, 0.5))
-  np.testing.assert_allclose(
-    jittered, jittered[0, 0, 0], rtol=1e-5
-  )  # no contrast, no colour: brightness alone
+  np.testing.assert_allclose(jittered, jittered[0, 0, 0], rtol=1e-5)  # no contrast, no colour: brightness alone
   assert 0.125 <= jittered[0, 0, 0] <= 0.375
 
 

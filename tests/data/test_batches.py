@@ -11,10 +11,7 @@ def test_an_epoch_visits_every_example_once_and_steps_need_no_history():
   size, batch_size = 103, 10
   all_at_once = batches.indices(5, 0, 31, batch_size=batch_size, size=size).reshape(-1)
   for epoch in range(3):
-    assert (
-      sorted(all_at_once[epoch * size : (epoch + 1) * size])
-      == list(range(min(size, 310 - epoch * size)))[:size]
-    )
+    assert sorted(all_at_once[epoch * size : (epoch + 1) * size]) == list(range(min(size, 310 - epoch * size)))[:size]
   for t in (0, 10, 17, 30):
     one = batches.indices(5, t, 1, batch_size=batch_size, size=size)[0]
     np.testing.assert_array_equal(one, all_at_once[t * batch_size : (t + 1) * batch_size])

@@ -18,8 +18,7 @@ def reference(image, height, width):
   for y in range(height):
     for x in range(width):
       at_y, at_x = (
-        max((i + 0.5) * old / new - 0.5, 0)
-        for i, old, new in ((y, old_height, height), (x, old_width, width))
+        max((i + 0.5) * old / new - 0.5, 0) for i, old, new in ((y, old_height, height), (x, old_width, width))
       )
       y0, x0 = int(at_y), int(at_x)
       y1, x1 = min(y0 + 1, old_height - 1), min(x0 + 1, old_width - 1)

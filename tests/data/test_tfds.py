@@ -95,9 +95,7 @@ def test_streaming_gives_the_same_examples(folder):
     np.testing.assert_array_equal(values, resident.splits['train'].arrays[key][numbers])
 
 
-def test_the_second_load_decodes_nothing_and_a_changed_or_broken_cache_is_not_used(
-  folder, cache, monkeypatch
-):
+def test_the_second_load_decodes_nothing_and_a_changed_or_broken_cache_is_not_used(folder, cache, monkeypatch):
   first = dataset.load('paints', data_dir=folder).splits['train'].fetch(np.arange(20))
   assert len(list(cache.iterdir())) == 2  # train and test, and nothing temporary
   with monkeypatch.context() as patched:
@@ -152,9 +150,7 @@ def test_missing_or_foreign_record_files_are_named(folder, tmp_path):
     dataset.load('paints', data_dir=tmp_path)
   info = tmp_path / 'paints' / '1.2.0' / 'dataset_info.json'
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
-  with pytest.raises(
-    errors.UsageError, match=r'holds tfrecord files; prepare it with.*--file_format=array_record'
-  ):
+  with pytest.raises(errors.UsageError, match=r'holds tfrecord files; prepare it with.*--file_format=array_record'):
     dataset.load('paints', data_dir=tmp_path)
 
 

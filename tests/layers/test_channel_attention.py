@@ -56,9 +56,7 @@ def test_squeeze_and_excitation_commutes_with_a_shift_of_the_places():
   module = channel_attention.SqueezeExcitation()
   params = module.init(jax.random.key(0), x)
   shifted = np.roll(x, (2, 1), (1, 2))
-  np.testing.assert_allclose(
-    module.apply(params, shifted), np.roll(module.apply(params, x), (2, 1), (1, 2)), atol=1e-6
-  )
+  np.testing.assert_allclose(module.apply(params, shifted), np.roll(module.apply(params, x), (2, 1), (1, 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize('kind', ['se', 'cbam'])

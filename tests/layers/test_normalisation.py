@@ -60,9 +60,7 @@ def test_replicas_share_moments_and_gradients(replicas):
 
   def step(params, x, weights):
     def loss(params, x):
-      y, updated = normalisation.BatchNorm().apply(
-        {**state, 'params': params}, x, train=True, mutable=['batch_stats']
-      )
+      y, updated = normalisation.BatchNorm().apply({**state, 'params': params}, x, train=True, mutable=['batch_stats'])
       return (jnp.sin(y) * weights).sum(), (y, updated)
 
     (grads, input_grads), aux = jax.grad(loss, (0, 1), has_aux=True)(params, x)

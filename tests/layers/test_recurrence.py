@@ -53,12 +53,8 @@ def test_equals_pytorchs():
   theirs = torch.nn.GRU(3, 5, batch_first=True, bidirectional=True)
   params = {}
   for ours, name in (('input', 'ih'), ('state', 'hh')):
-    both = [
-      [getattr(theirs, f'{kind}_{name}_l0{way}') for way in ('', '_reverse')] for kind in ('weight', 'bias')
-    ]
-    params[f'{ours}_kernel'], params[f'{ours}_bias'] = (
-      np.stack([a.detach().numpy().T for a in pair]) for pair in both
-    )
+    both = [[getattr(theirs, f'{kind}_{name}_l0{way}') for way in ('', '_reverse')] for kind in ('weight', 'bias')]
+    params[f'{ours}_kernel'], params[f'{ours}_bias'] = (np.stack([a.detach().numpy().T for a in pair]) for pair in both)
   outputs, final = recurrence.GRU(5, True).apply({'params': params}, x)
   with torch.no_grad():
     expected, expected_final = theirs(torch.tensor(x))
@@ -95,9 +91,7 @@ def test_the_first_output_of_a_forward_gru_sees_only_the_first_input():
   x = np.random.default_rng(4).normal(size=(1, 6, 2)).astype(np.float32)
   module = recurrence.GRU(4, True)
   params = module.init(jax.random.key(0), x)
-  slope = jax.jit(jax.jacobian(lambda x: module.apply(params, x)[0]))(x)[
-    0, :, :, 0
-  ]  # [time, units, time, in]
+  slope = jax.jit(jax.jacobian(lambda x: module.apply(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
   forwards, backwards = (np.abs(slope[:, part]).max((1, 3)) > 0 for part in (slice(0, 4), slice(4, 8)))
   np.testing.assert_array_equal(forwards, np.tri(6, dtype=bool))
   np.testing.assert_array_equal(backwards, np.tri(6, dtype=bool).T)

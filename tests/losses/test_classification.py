@@ -20,9 +20,7 @@ def slope_by_differences(loss, x, eps=1e-2):
     high, low = x.copy(), x.copy()
     high[i] += eps
     low[i] -= eps
-    gradient[i] = (np.asarray(loss(high), np.float64).sum() - np.asarray(loss(low), np.float64).sum()) / (
-      2 * eps
-    )
+    gradient[i] = (np.asarray(loss(high), np.float64).sum() - np.asarray(loss(low), np.float64).sum()) / (2 * eps)
   return gradient
 
 
@@ -64,9 +62,7 @@ def test_squared_error_to_targets_closed_form():
 
 
 def test_binary_cross_entropy_closed_forms_and_optax():
-  np.testing.assert_allclose(
-    classification.binary_cross_entropy(np.zeros(2), np.array([0, 1])), np.log(2), rtol=1e-6
-  )
+  np.testing.assert_allclose(classification.binary_cross_entropy(np.zeros(2), np.array([0, 1])), np.log(2), rtol=1e-6)
   logits = np.array([-90.0, -2, 0.5, 90], np.float32)
   labels = np.array([1.0, 0, 0.3, 0], np.float32)
   losses = classification.binary_cross_entropy(logits, labels)
@@ -105,9 +101,7 @@ def test_masked_examples_count_nothing():
   mean = lambda logits, labels, mask: (lambda s: s[0] / s[1])(
     program.pair(classification.cross_entropy(logits, labels), mask)
   )
-  np.testing.assert_allclose(
-    mean(logits, labels_of_padding, mask), mean(logits[mask], labels[mask], None), rtol=1e-6
-  )
+  np.testing.assert_allclose(mean(logits, labels_of_padding, mask), mean(logits[mask], labels[mask], None), rtol=1e-6)
   gradient = jax.grad(mean)(logits, labels_of_padding, mask)
   np.testing.assert_array_equal(gradient[~mask], 0)
   np.testing.assert_allclose(gradient[mask], jax.grad(mean)(logits[mask], labels[mask], None), atol=1e-7)

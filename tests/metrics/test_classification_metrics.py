@@ -33,8 +33,7 @@ def test_sums_do_not_depend_on_the_cut_or_the_padding():
     real = len(part[1])
     # padding that would be seen: NaN logits and losses, and a real class
     part = [
-      np.concatenate([x, np.full((16 - real, *x.shape[1:]), 4 if x is part[1] else np.nan, x.dtype)])
-      for x in part
+      np.concatenate([x, np.full((16 - real, *x.shape[1:]), 4 if x is part[1] else np.nan, x.dtype)]) for x in part
     ]
     new = summed(*part, np.arange(16) < real)
     added = new if added is None else jax.tree.map(np.add, added, new)
@@ -116,9 +115,7 @@ def test_per_class_report_equals_scikit_learn_with_absent_classes_and_empty_rati
     labels, predicted, labels=range(7), target_names=names, output_dict=True, zero_division=0
   )
   theirs = {
-    name: {k.replace('-score', ''): v for k, v in row.items()}
-    for name, row in theirs.items()
-    if name != 'accuracy'
+    name: {k.replace('-score', ''): v for k, v in row.items()} for name, row in theirs.items() if name != 'accuracy'
   }
   for row in ours['classes']:
     assert {k: v for k, v in row.items() if k != 'class'} == pytest.approx(theirs[row['class']], abs=1e-12)

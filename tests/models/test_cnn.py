@@ -12,9 +12,7 @@ BUILD = dict(classes=10, dtype=jnp.float32)
 def test_against_torch_layer_by_layer():
   torch = pytest.importorskip('torch')
   functional = torch.nn.functional
-  module = cnn.CNN(
-    10, widths=(3, 4), depth=(2, 1), kernel_size=(5, 3), stride=(2, 1), padding='1', hidden=(6,)
-  )
+  module = cnn.CNN(10, widths=(3, 4), depth=(2, 1), kernel_size=(5, 3), stride=(2, 1), padding='1', hidden=(6,))
   x = np.random.default_rng(0).normal(size=(2, 20, 17, 2)).astype(np.float32)
   params = jax.jit(module.init)(jax.random.key(0), x)
   p = jax.tree.map(lambda a: torch.tensor(np.asarray(a)), params['params'])
@@ -64,9 +62,7 @@ def test_too_many_poolings_are_refused(depth, poolings, fits):
   if fits:
     models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
   else:
-    with pytest.raises(
-      errors.UsageError, match='8x8x1 is too small for 4 poolings: 1x1x4 is left before pooling 4'
-    ):
+    with pytest.raises(errors.UsageError, match='8x8x1 is too small for 4 poolings: 1x1x4 is left before pooling 4'):
       models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
 
 
@@ -87,9 +83,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
     models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
 
 
-@pytest.mark.parametrize(
-  'attention, added', [('none', 0), ('se', 4 * (2 * 8) + 4 + 8), ('cbam', 4 * 16 + 12 + 98)]
-)
+@pytest.mark.parametrize('attention, added', [('none', 0), ('se', 4 * (2 * 8) + 4 + 8), ('cbam', 4 * 16 + 12 + 98)])
 def test_attention_adds_its_params_to_each_convolution(attention, added):
   module = cnn.CNN(10, widths=(8,), depth=3, attention=attention)
   size = lambda module: sum(

@@ -8,9 +8,7 @@ import pytest
 from karpjax import errors
 from karpjax.models.lenet import LeNet1989
 
-SEEN = (
-  [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] * 4
-)  # plane of H2 -> planes of H1
+SEEN = [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] * 4  # plane of H2 -> planes of H1
 
 
 def random_variables(model, batch=2):
@@ -61,9 +59,7 @@ def test_parameter_and_connection_counts_are_the_papers():
   }
   assert sum(map(sum, sizes.values())) == 9760
   fan_in = {name: layer['kernel'].shape[1] for name, layer in params.items() if name in ('h1', 'h2')}
-  connections = {
-    name: bias * (fan_in.get(name, kernel // bias) + 1) for name, (kernel, bias) in sizes.items()
-  }
+  connections = {name: bias * (fan_in.get(name, kernel // bias) + 1) for name, (kernel, bias) in sizes.items()}
   assert connections == {'h1': 19968, 'h2': 38592, 'h3': 5790, 'out': 310}
   assert sum(connections.values()) == 64660
 
@@ -101,9 +97,7 @@ def test_gradient_equals_finite_differences_of_the_plain_loops():
         for h in (1e-5, -1e-5)
       ]
       expected = (ends[0] - ends[1]) / 2e-5
-      assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(
-        1, abs(expected)
-      )
+      assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(1, abs(expected))
 
 
 def test_vmapped_seeds_equal_each_alone():

@@ -191,9 +191,7 @@ def test_what_does_not_fit_is_refused_by_name(name, shape, options, message):
 
 
 def test_an_option_left_at_none_is_the_models_own_default():
-  none = dict.fromkeys(
-    ('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size')
-  )
+  none = dict.fromkeys(('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size'))
   assert built('cnn', (8, 8, 1), none) == built('cnn', (8, 8, 1), {})
   assert built('resnet50', (8, 8, 1), {'hidden': None}).widths == (64, 128, 256, 512)
 

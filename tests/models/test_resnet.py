@@ -52,9 +52,7 @@ def blocks_in_torch(p, x, stride, bottleneck, projection):
   conv = lambda x, name, stride: functional.conv2d(
     x, p[name]['kernel'].permute(3, 2, 0, 1), stride=stride, padding=p[name]['kernel'].shape[0] // 2
   )
-  norm = lambda x, name: functional.batch_norm(
-    x, None, None, p[name]['scale'], p[name]['bias'], training=True
-  )
+  norm = lambda x, name: functional.batch_norm(x, None, None, p[name]['scale'], p[name]['bias'], training=True)
   strides = (1, stride, 1) if bottleneck else (stride, 1)
   y = x
   for i, s in enumerate(strides, start=1):
@@ -75,9 +73,7 @@ def test_a_block_equals_pytorchs_layers(bottleneck, projection):
   x = np.random.default_rng(0).normal(size=(3, 9, 8, 4)).astype(np.float32)
   variables = jax.jit(lambda key: block.init(key, x, train=False))(jax.random.key(0))
   rng = np.random.default_rng(1)
-  params = jax.tree.map(
-    lambda a: np.asarray(a) + rng.normal(0, 0.1, a.shape).astype(np.float32), variables['params']
-  )
+  params = jax.tree.map(lambda a: np.asarray(a) + rng.normal(0, 0.1, a.shape).astype(np.float32), variables['params'])
   y, _ = block.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'])
   expected = blocks_in_torch(
     jax.tree.map(torch.tensor, params), torch.tensor(x).permute(0, 3, 1, 2), 2, bottleneck, projection
@@ -105,9 +101,7 @@ def test_initial_scale_is_heis_backward_case():
 def test_any_size_is_taken(name, shape):
   module = models.build(name, shape=shape, classes=7, dtype=jnp.float32, options={'widths': None})
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-  logits, _ = jax.eval_shape(
-    lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), x
-  )
+  logits, _ = jax.eval_shape(lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), x)
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 

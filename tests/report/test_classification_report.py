@@ -62,9 +62,7 @@ def test_draw_leaves_the_report_of_every_test_example_once(tmp_path, monkeypatch
   worst = [i for _, i in wrong]
   images, true, guessed, chance = shown['mistakes'][:4]
   np.testing.assert_allclose(images, arrays['image'][worst] / 255, rtol=1e-6)
-  assert list(true) == ['abc'[labels[i]] for i in worst] and list(guessed) == [
-    'abc'[predicted[i]] for i in worst
-  ]
+  assert list(true) == ['abc'[labels[i]] for i in worst] and list(guessed) == ['abc'[predicted[i]] for i in worst]
   np.testing.assert_allclose(chance, probabilities[worst].max(1), rtol=1e-5)
 
   # a linear model's gradient is its weights, whatever the image

@@ -125,6 +125,4 @@ def test_many_classes_and_many_arrays_are_folded_up(tmp_path):
   writers.write_json(tmp_path / 'config.json', {'parameters': arrays})
   reader = read(tmp_path)
   assert [tag for tag, _ in reader.tags].count('details') == 2
-  assert (
-    '100 classes' in reader.words and '100 arrays, 100 parameters' in reader.words and 'c99' in reader.words
-  )
+  assert '100 classes' in reader.words and '100 arrays, 100 parameters' in reader.words and 'c99' in reader.words

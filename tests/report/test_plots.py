@@ -103,9 +103,7 @@ def test_grids_take_grey_colour_and_signals_without_clipping_a_cell(drawn, tmp_p
     box = figure.bbox
     for text in figure.axes[0].texts:
       inside = text.get_window_extent()
-      assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= box.x1 and inside.y1 <= box.y1, (
-        text.get_text()
-      )
+      assert inside.x0 >= 0 and inside.y0 >= 0 and inside.x1 <= box.x1 and inside.y1 <= box.y1, text.get_text()
 
 
 def test_filters_share_one_scale(drawn, tmp_path):

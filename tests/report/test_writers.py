@@ -165,9 +165,7 @@ def events(folder):
 
 def scalars(folder):
   points = [(v.tag, e.step, v.simple_value) for e in events(folder) for v in e.summary.value]
-  return [
-    point for point in points if point[0] != 'config/text_summary' and not point[0].startswith('curves')
-  ]
+  return [point for point in points if point[0] != 'config/text_summary' and not point[0].startswith('curves')]
 
 
 def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_path):
