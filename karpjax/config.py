@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import re
 import sys
 import types
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from karpjax import optim
+from karpjax import optim, start_up
 from karpjax.errors import Diverged, UsageError
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
@@ -106,7 +105,7 @@ class Train:
   optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
   learning_rate: float = optimiser_flag(1e-3, 'The peak of the schedule.')
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
-  warmup: Duration = optimiser_flag('0', 'Linear warm-up from 0.')
+  warmup: Duration = optimiser_flag('0', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
   final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.')
   boundaries: tuple[Duration, ...] = optimiser_flag(
     (), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.'
@@ -316,16 +315,6 @@ def saved(workdir: str | Path) -> dict | None:
     raise UsageError(f'{path} cannot be read: {error}') from None
 
 
-def remember_compilations(folder: str) -> None:
-  """Keeps compiled programs on disk: the second start of a run is a fraction of the first."""
-  import jax
-
-  if folder != 'off':
-    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
-    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
-
-
 def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
   """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
 
@@ -346,9 +335,7 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
           f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir'
         )
       config = parse(config_class, argv, base=from_json(config_class, stored['flags']))
-    remember_compilations(config.compilation_cache)
-    if config.deterministic:
-      os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+    start_up.process(config)
     run(config)
   except UsageError as error:
     print(f'{name}: {error}', file=sys.stderr)

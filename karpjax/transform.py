@@ -65,7 +65,8 @@ class Runner:
 def all_finite(tree) -> jax.Array:
   """[] bool: whether every floating-point number of a pytree is finite."""
   leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+  # 0 · x is 0 for finite x and NaN for all others; a sum is several times faster than isfinite(x).all() on CPU.
+  return jnp.isfinite(sum((0 * x.astype(jnp.float32)).sum() for x in leaves))
 
 
 def guarded(step: Callable) -> Callable:

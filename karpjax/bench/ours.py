@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import image_classification
-from karpjax import config, transform
+from karpjax import config, start_up, transform
 from karpjax.bench import setups, worker
 from karpjax.data import batches, dataset
 
@@ -127,4 +127,5 @@ def prepare():
 
 
 if __name__ == '__main__':
+  start_up.keep_memory()
   worker.serve(prepare)

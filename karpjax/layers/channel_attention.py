@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import convolution
+from karpjax.layers import convolution, initialisers
 
 REDUCTION = 16  # both papers' choice
 SMALLEST = 4  # hidden units at least; only maps of under 64 channels meet it
@@ -23,7 +23,7 @@ class Excitation(nn.Module):
     """pooled: [..., channels] -> [..., channels], before the sigmoid."""
     channels = pooled.shape[-1]
     hidden = max(channels // REDUCTION, SMALLEST)
-    x = nn.Dense(hidden, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name='squeeze')(pooled)
+    x = nn.Dense(hidden, dtype=self.dtype, kernel_init=initialisers.he_normal, name='squeeze')(pooled)
     return nn.Dense(channels, dtype=self.dtype, name='excite')(nn.relu(x))
 
 

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax import lax
 
 from karpjax.errors import UsageError
+from karpjax.layers import initialisers
 
 DIMENSIONS = {1: ('NWC', 'WIO', 'NWC'), 2: ('NHWC', 'HWIO', 'NHWC')}
 
@@ -244,7 +245,7 @@ class Conv(nn.Module):
   padding: Any = 'SAME'
   use_bias: bool = True
   dtype: Any = jnp.float32
-  kernel_init: Callable = nn.initializers.lecun_normal()
+  kernel_init: Callable = initialisers.lecun_normal
   bias_init: Callable = nn.initializers.zeros_init()
 
   @nn.compact

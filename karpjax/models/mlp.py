@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import normalisation
+from karpjax.layers import initialisers, normalisation
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
 NORMS = {'none': None, 'batch': normalisation.BatchNorm}
@@ -14,7 +14,7 @@ NORMS = {'none': None, 'batch': normalisation.BatchNorm}
 
 def kernel_init(activation: str):
   """Initialiser of the kernel before an activation: LeCun et al. 1998 for tanh, else He et al. 2015."""
-  return nn.initializers.lecun_normal() if activation == 'tanh' else nn.initializers.he_normal()
+  return initialisers.lecun_normal if activation == 'tanh' else initialisers.he_normal
 
 
 def per_layer(option: str, values, layers: int) -> tuple:

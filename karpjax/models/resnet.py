@@ -6,13 +6,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import channel_attention, convolution, normalisation
+from karpjax.layers import channel_attention, convolution, initialisers, normalisation
 from karpjax.models import mlp
 
 # He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
-kernel_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+kernel_init = initialisers.variance_scaling(2.0, 'fan_out', 'normal')
 # torchvision's dense layers: U(-1, 1) / sqrt(fan_in)
-logits_init = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
+logits_init = initialisers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
 def conv(x, features: int, window: int, *, stride: int = 1, dtype, name: str):

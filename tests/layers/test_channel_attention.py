@@ -18,7 +18,7 @@ def excitation(params, pooled):
 
 
 def initialised(module, x, seed=0):
-  params = module.init(jax.random.key(seed), x)['params']
+  params = jax.jit(module.init)(jax.random.key(seed), x)['params']
   # biases other than zero, so that a forgotten one shows
   return jax.tree.map(lambda a: np.asarray(a) + np.linspace(-0.2, 0.3, a.size).reshape(a.shape), params)
 
@@ -28,7 +28,7 @@ def test_squeeze_and_excitation_against_numpy(shape):
   x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   module = channel_attention.SqueezeExcitation()
   params = initialised(module, x)
-  y = module.apply({'params': params}, x)
+  y = jax.jit(module.apply)({'params': params}, x)
   for image, output in zip(x, y):
     gate = sigmoid(excitation(params['excitation'], image.reshape(-1, 64).mean(0)))
     np.testing.assert_allclose(output, image * gate, atol=1e-5)
@@ -38,7 +38,7 @@ def test_cbam_against_loops():
   x = np.random.default_rng(1).normal(size=(2, 5, 6, 64)).astype(np.float32)
   module = channel_attention.CBAM()
   params = initialised(module, x)
-  y = module.apply({'params': params}, x)
+  y = jax.jit(module.apply)({'params': params}, x)
   kernel = params['place']['kernel']  # [7, 7, 2, 1]
   for image, output in zip(x, y):
     flat = image.reshape(-1, 64)
@@ -54,7 +54,7 @@ def test_cbam_against_loops():
 def test_squeeze_and_excitation_commutes_with_a_shift_of_the_places():
   x = np.random.default_rng(2).normal(size=(1, 6, 6, 16)).astype(np.float32)
   module = channel_attention.SqueezeExcitation()
-  params = module.init(jax.random.key(0), x)
+  params = jax.jit(module.init)(jax.random.key(0), x)
   shifted = np.roll(x, (2, 1), (1, 2))
   np.testing.assert_allclose(module.apply(params, shifted), np.roll(module.apply(params, x), (2, 1), (1, 2)), atol=1e-6)
 
@@ -63,8 +63,8 @@ def test_squeeze_and_excitation_commutes_with_a_shift_of_the_places():
 def test_bfloat16_keeps_params_and_shape(kind):
   module = channel_attention.ATTENTIONS[kind](dtype=jnp.bfloat16)
   x = jnp.ones((2, 9, 32), jnp.bfloat16)
-  params = module.init(jax.random.key(0), x)
-  y = module.apply(params, x)
+  params = jax.jit(module.init)(jax.random.key(0), x)
+  y = jax.jit(module.apply)(params, x)
   assert (y.shape, y.dtype) == (x.shape, x.dtype)
   assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 

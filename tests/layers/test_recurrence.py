@@ -33,7 +33,7 @@ def test_against_a_plain_loop(bidirectional, given):
   x = rng.normal(size=(3, 7, 2)).astype(np.float32)
   initial = rng.normal(size=(directions, 3, 4)).astype(np.float32) if given else None
   module = recurrence.GRU(4, bidirectional)
-  params = module.init(jax.random.key(0), x)['params']
+  params = jax.jit(module.init)(jax.random.key(0), x)['params']
   outputs, final = jax.jit(module.apply)({'params': params}, x, initial)
   params = jax.tree.map(np.asarray, params)
   for b in range(3):
@@ -55,7 +55,7 @@ def test_equals_pytorchs():
   for ours, name in (('input', 'ih'), ('state', 'hh')):
     both = [[getattr(theirs, f'{kind}_{name}_l0{way}') for way in ('', '_reverse')] for kind in ('weight', 'bias')]
     params[f'{ours}_kernel'], params[f'{ours}_bias'] = (np.stack([a.detach().numpy().T for a in pair]) for pair in both)
-  outputs, final = recurrence.GRU(5, True).apply({'params': params}, x)
+  outputs, final = jax.jit(recurrence.GRU(5, True).apply)({'params': params}, x)
   with torch.no_grad():
     expected, expected_final = theirs(torch.tensor(x))
   np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-5)
@@ -65,10 +65,11 @@ def test_equals_pytorchs():
 def test_two_halves_carried_over_equal_the_whole():
   x = np.random.default_rng(2).normal(size=(2, 10, 3)).astype(np.float32)
   module = recurrence.GRU(4)
-  params = module.init(jax.random.key(0), x)
-  whole, final = module.apply(params, x)
-  first, carried = module.apply(params, x[:, :6])
-  second, last = module.apply(params, x[:, 6:], carried)
+  params = jax.jit(module.init)(jax.random.key(0), x)
+  apply = jax.jit(module.apply)
+  whole, final = apply(params, x)
+  first, carried = apply(params, x[:, :6])
+  second, last = apply(params, x[:, 6:], carried)
   np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
   np.testing.assert_allclose(last, final, atol=1e-6)
 
@@ -77,7 +78,7 @@ def test_gradient_against_finite_differences():
   rng = np.random.default_rng(3)
   x = rng.normal(size=(2, 5, 2)).astype(np.float32)
   module = recurrence.GRU(3, True)
-  params = module.init(jax.random.key(0), x)
+  params = jax.jit(module.init)(jax.random.key(0), x)
   loss = jax.jit(lambda params: jnp.sin(module.apply(params, x)[0]).sum())
   gradient = jax.jit(jax.grad(loss))(params)
   for _ in range(3):
@@ -90,8 +91,8 @@ def test_gradient_against_finite_differences():
 def test_the_first_output_of_a_forward_gru_sees_only_the_first_input():
   x = np.random.default_rng(4).normal(size=(1, 6, 2)).astype(np.float32)
   module = recurrence.GRU(4, True)
-  params = module.init(jax.random.key(0), x)
-  slope = jax.jit(jax.jacobian(lambda x: module.apply(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
+  params = jax.jit(module.init)(jax.random.key(0), x)
+  slope = jax.jit(jax.jacobian(lambda x: jax.jit(module.apply)(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
   forwards, backwards = (np.abs(slope[:, part]).max((1, 3)) > 0 for part in (slice(0, 4), slice(4, 8)))
   np.testing.assert_array_equal(forwards, np.tri(6, dtype=bool))
   np.testing.assert_array_equal(backwards, np.tri(6, dtype=bool).T)
@@ -100,7 +101,7 @@ def test_the_first_output_of_a_forward_gru_sees_only_the_first_input():
 def test_bfloat16_keeps_params_and_state_float32():
   module = recurrence.GRU(4, dtype=jnp.bfloat16)
   x = jnp.ones((2, 5, 3))
-  params = module.init(jax.random.key(0), x)
-  outputs, final = module.apply(params, x)
+  params = jax.jit(module.init)(jax.random.key(0), x)
+  outputs, final = jax.jit(module.apply)(params, x)
   assert outputs.dtype == jnp.bfloat16 and final.dtype == jnp.float32
   assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}

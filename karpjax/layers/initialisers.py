@@ -1,0 +1,40 @@
+"""Initialisers that draw flat: the same numbers as Linen's, compiled several times faster.
+
+XLA compiles the counter-based generator of an array with four axes for seconds on CPU, and that of the same numbers in a row for
+tenths of a second; a ResNet has dozens of kernels.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+TRUNCATED_STD = 0.87962566103423978  # of a standard normal distribution cut at two standard deviations
+
+
+def variance_scaling(scale: float, mode: str, distribution: str):
+  """Weights of variance scale / n (Glorot & Bengio 2010; He et al. 2015), n being a kernel's fan.
+
+  Args:
+    scale: 1 keeps the variance of a linear layer's inputs, 2 that of a ReLU's.
+    mode: 'fan_in' or 'fan_out'.
+    distribution: 'truncated_normal' (at two standard deviations), 'normal' or 'uniform'.
+
+  Returns:
+    (key, shape [*window, in, out], dtype) -> array.
+  """
+
+  def init(key, shape, dtype=jnp.float32):
+    window, size = math.prod(shape[:-2]), math.prod(shape)
+    std = math.sqrt(scale / (window * (shape[-2] if mode == 'fan_in' else shape[-1])))
+    if distribution == 'uniform':
+      return jax.random.uniform(key, (size,), dtype, -1, 1).reshape(shape) * math.sqrt(3) * std
+    if distribution == 'normal':
+      return jax.random.normal(key, (size,), dtype).reshape(shape) * std
+    return jax.random.truncated_normal(key, -2, 2, (size,), dtype).reshape(shape) * (std / TRUNCATED_STD)
+
+  return init
+
+
+lecun_normal = variance_scaling(1.0, 'fan_in', 'truncated_normal')
+he_normal = variance_scaling(2.0, 'fan_in', 'truncated_normal')

@@ -1,0 +1,48 @@
+"""What is set once for the whole process, at the edge, before JAX begins: memory, compiled programs, determinism."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+# glibc's mallopt parameters (malloc.h)
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+
+
+def keep_memory() -> None:
+  """Lets the C library keep freed memory for the next step, where it is glibc.
+
+  XLA's CPU backend asks for a step's temporaries anew at each call. glibc gives such large blocks back to the system at
+  once, and the page faults of getting them again can cost as much as a third of a step.
+  """
+  if not sys.platform.startswith('linux'):
+    return
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is None:
+    return
+  mallopt(M_ARENA_MAX, 1)  # arenas of other threads cannot hold large blocks
+  mallopt(M_MMAP_MAX, 0)
+  mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+  mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def remember_compilations(folder: str) -> None:
+  """Keeps compiled programs on disk, so that the second start of a run is a fraction of the first.
+
+  Args:
+    folder: where; '' is ~/.cache/karpjax/compiled, 'off' is nowhere.
+  """
+  import jax
+
+  if folder != 'off':
+    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def process(config) -> None:
+  """All of it, as the config says."""
+  keep_memory()
+  remember_compilations(config.compilation_cache)
+  if config.deterministic:
+    os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
