@@ -28,6 +28,10 @@ class Result:
   passed: bool | None
   figure: str
 
+  def __post_init__(self):
+    if self.passed is not None:  # of NumPy's or JAX's booleans, Python's
+      object.__setattr__(self, 'passed', bool(self.passed))
+
 
 def _losses(program, state, batch):
   """Per-example losses [batch] in evaluation mode."""

@@ -37,7 +37,7 @@ def claim(folder: Path) -> Iterator[Path]:
   made = [p for p in (folder, *folder.parents) if not p.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'w')  # noqa: SIM115  held while the run lasts
+    lock = open(folder / '.lock', 'w')
   except OSError as error:
     for path in made:
       with contextlib.suppress(OSError):

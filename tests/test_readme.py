@@ -13,7 +13,9 @@ README = (ROOT / 'README.md').read_text()
 
 
 def launch(*argv, **options):
-  return subprocess.run([sys.executable, ROOT / 'launch.py', *argv], capture_output=True, text=True, check=False, **options)
+  return subprocess.run(
+    [sys.executable, ROOT / 'launch.py', *argv], capture_output=True, text=True, check=False, **options
+  )
 
 
 def test_the_complete_example_trains(tmp_path):

@@ -42,4 +42,23 @@ def draw(program, dataset, state, t: int, folder: Path) -> None:
     return
   if list(state.params) == ['logits']:
     writers.write_json(folder / 'report.json', coefficients(state.params, spec))
-  plots.predictions(target, outputs[:, 0], folder, features=split.arrays['features'] if spec.shape == (1,) else None)
+  predictions(target, outputs[:, 0], folder, split.arrays['features'][:, 0] if spec.shape == (1,) else None)
+
+
+@plots.styled
+def predictions(targets, outputs, folder: Path, column=None) -> Path:
+  """plots/predictions.png: predictions against targets, [n] each; over a single column, [n], where there is one."""
+  figure, axis = plots.new_figure(5.2, 4.6)
+  if column is None:
+    ends = [min(targets.min(), outputs.min()), max(targets.max(), outputs.max())]
+    axis.plot(ends, ends, color=plots.PURPLE, linewidth=1.2, label='equal')
+    axis.scatter(targets, outputs, s=14, alpha=0.7)
+    axis.set(xlabel='target', ylabel='prediction')
+  else:
+    order = np.argsort(column)
+    axis.scatter(column, targets, s=18, alpha=0.7, label='test examples')
+    axis.plot(column[order], outputs[order], color=plots.PURPLE, label='fitted')
+    axis.set(xlabel='column', ylabel='target')
+  axis.legend(frameon=False)
+  axis.set_title('Predictions on the test split')
+  return plots.save(figure, folder, 'predictions')

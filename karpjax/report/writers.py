@@ -87,7 +87,7 @@ class Rows:
       kept = b''.join(line for line, row in _lines(old) if row['step'] <= resume_step)
     if kept != old:
       write_bytes(path, kept)
-    self._file = open(path, 'ab', buffering=0)  # noqa: SIM115  open for as long as the run
+    self._file = open(path, 'ab', buffering=0)
     _sync_folder(path.parent)
 
   def append(self, row: Mapping[str, Any]) -> None:
