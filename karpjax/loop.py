@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from karpjax import checkpoint, transform, workdir
+from karpjax import runner as runners
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged, UsageError
 from karpjax.program import Program
@@ -96,7 +97,7 @@ def train(
         raise UsageError(f'--{flag}={split}: splits are train, validation and test')
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
-  runner = transform.runner(program, dataset, config)
+  runner = runners.bind(program, dataset, config)
   found = checkpoint.weights(config.init_from) if config.init_from else None
   folder = Path(config.workdir) if config.workdir else workdir.default(experiment)
   with workdir.claim(folder), stop_signals() as signals:
@@ -171,7 +172,7 @@ class _Run:
   program: Program
   dataset: Dataset
   config: Any
-  runner: transform.Runner
+  runner: runners.Runner
   checkpoints: checkpoint.Checkpoints
   signals: list[int]
   sinks: list

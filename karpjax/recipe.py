@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import checkpoint, config, errors, transform
+from karpjax import checkpoint, config, errors
 from karpjax import program as programs
+from karpjax import runner as runners
 from karpjax.data import batches
 from karpjax.report import progress
 
@@ -200,7 +201,7 @@ def main(argv: list[str]) -> int:
     given = config.parse(experiment.Config, argv[1:])
     data = experiment.data(given)
     resolved = config.resolve(dataclasses.replace(given, seeds=1, parallel='none'), data.spec.examples)
-    transform.runner(experiment.program(resolved, data.spec), data, resolved)  # its errors, before anything is compiled
+    runners.bind(experiment.program(resolved, data.spec), data, resolved)  # its errors, before anything is compiled
     train = data.splits['train']
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))

@@ -4,62 +4,25 @@ What is compiled takes a carry (the Program's state, and the metric sums since t
 next one. Many steps in one call are a `fori_loop` with a traced number of steps, so that logging, evaluation, checkpoints
 and resumes, which cut a run into calls, never change the compiled program, and so never change a bit.
 
-The global form of a carry, which checkpoints hold whatever ran the program, is that of one device: `per_example` leaves
-[batch, …]; with several seeds every leaf but the step counter has a leading axis [seeds, …]. pmap's form has one more
-leading axis [devices, …] on every leaf.
+Here is what is pure; `runner` binds it to data and devices.
 """
 
 import dataclasses
-import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import jax_utils, struct
+from flax import struct
 
 from karpjax import gradients
 from karpjax import program as programs
-from karpjax.data import batches
-from karpjax.data.dataset import Dataset, Split
-from karpjax.errors import UsageError
-
-CALL_SECONDS = 0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
-LARGEST_CALL = 8192
 
 
 @struct.dataclass
 class Carry:
   state: Any
   totals: Any  # Metrics: sums and counts since the last log
-
-
-@dataclasses.dataclass(frozen=True)
-class Runner:
-  """A Program bound to data and devices.
-
-  Attributes:
-    shapes: the global form of a carry, as ShapeDtypeStructs.
-    init: () -> carry, in global form.
-    place: carry in global form -> on the devices; globalise: the reverse.
-    prepare: (carry on the devices, choices) -> figures of the compiled step; fills in `choices`, a dict which a resumed
-      run gives back.
-    advance: (carry, start, stop, fresh) -> the carry after steps start … stop − 1, which must lie in one call;
-      `fresh` forgets the metric sums first.
-    call_end: t -> the first step beyond t at which a call has to end.
-    evaluate: (carry, name of a split) -> its sums, on the host.
-  """
-
-  shapes: Carry
-  init: Callable
-  place: Callable
-  globalise: Callable
-  prepare: Callable
-  advance: Callable
-  call_end: Callable
-  evaluate: Callable
 
 
 def all_finite(tree) -> jax.Array:
@@ -100,67 +63,26 @@ def _gather(arrays, numbers):
   return {**batch, 'index': numbers}
 
 
-def check_memory(state, seeds: int) -> None:
-  """Refuses so many states that cannot fit, before anything is compiled: three of each live at once in a step.
+@dataclasses.dataclass(frozen=True)
+class Calls:
+  """The functions that are compiled. With several seeds every leaf but the step counter has a leading axis [seeds, …].
 
-  Raises:
-    UsageError: which says how many seeds would fit.
+  Attributes:
+    one_batch: (carry, batch, fresh) -> carry; batch: each [(seeds,) batch, …]. `fresh` forgets the metric sums first.
+    one_step: (carry, arrays, numbers, fresh) -> carry; arrays [size, …] on the device, numbers [(seeds,) batch].
+    many_steps: (carry, arrays, numbers, steps, fresh) -> carry; numbers [most steps, (seeds,) batch], `steps` traced.
+    add_sums: (state, sums, batch, numbers, mask) -> sums; with `numbers` [batch] the batch is gathered from arrays.
   """
-  needed = 3 * seeds * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-  stats = jax.local_devices()[0].memory_stats() or {}
-  there = stats.get('bytes_limit') or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  if needed > there:
-    raise UsageError(
-      f'--seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and the device has '
-      f'{there / 1e9:.1f} GB; at most --seeds={max(1, int(seeds * there / needed))} could fit'
-    )
+
+  one_batch: Callable
+  one_step: Callable
+  many_steps: Callable
+  add_sums: Callable
 
 
-def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
-  """Binds a Program to its data and to the devices that the config names.
-
-  Args:
-    program: pure functions.
-    dataset: with a 'train' split.
-    config: a resolved `config.Train`.
-
-  Raises:
-    UsageError: when the batch does not divide over the devices, or the seeds' states do not fit in memory.
-  """
-  train, seeds = dataset.splits['train'], config.seeds
-  devices = jax.local_devices() if config.parallel == 'pmap' else None
-  count = len(devices) if devices else 1
-  if config.batch_size % (count * config.microbatches):
-    parts = f'{count} devices' + (f' × --microbatches={config.microbatches}' if config.microbatches > 1 else '')
-    raise UsageError(f'--batch_size={config.batch_size} does not divide over {parts}')
-  eval_batch = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
-  eval_batch = -(-eval_batch // count) * count
-
-  # ---- the global form ----
-  state_shape = jax.eval_shape(program.init, jax.random.key(0))
-  check_memory(state_shape, seeds)
-  keys = jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + seeds, dtype=jnp.uint32))
-
-  def init(keys):
-    if seeds == 1:
-      return program.init(keys[0])
-    # One after the other: a vmapped orthogonal initialiser can deadlock on two cores (jax 0.10).
-    states = jax.lax.map(program.init, keys)
-    return states.replace(step=states.step[0])
-
-  example = {name: array[:1] for name, array in (train.arrays or train.fetch(np.zeros(1, np.int32))).items()}
-  batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
-  batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-  metric_shapes = jax.eval_shape(program.step, state_shape, batch)[1]
-  zeros = jax.tree.map(lambda x: jnp.zeros((seeds,) if seeds > 1 else (), x.dtype), dict(metric_shapes))
-  shapes = jax.eval_shape(lambda keys: Carry(init(keys), zeros), keys)
-
-  # ---- transformations ----
-  step = guarded(program.step)
-  evaluate = lambda state, batch: gradients.total(
-    program.evaluate(state, batch, programs.step_key(state, programs.EVALUATE))
-  )
-  over_carry = Carry(_over_seeds(shapes.state), 0)
+def calls(program: programs.Program, state, seeds: int) -> Calls:
+  """Transforms a Program's step and evaluation; `state` gives the structure of its states."""
+  step, axes = guarded(program.step), Carry(_over_seeds(state), 0)
 
   def seeded(function, axes, out):
     return jax.vmap(function, axes, out) if seeds > 1 else function
@@ -168,216 +90,21 @@ def runner(program: programs.Program, dataset: Dataset, config) -> Runner:
   def refresh(carry, fresh):
     return carry.replace(totals=jax.tree.map(lambda x: jnp.where(fresh, 0, x), carry.totals))
 
-  def one_batch(carry, batch, fresh):  # batch: each [(seeds,) batch, …]
-    return seeded(step, (over_carry, 0), over_carry)(refresh(carry, fresh), batch)
+  def one_batch(carry, batch, fresh):
+    return seeded(step, (axes, 0), axes)(refresh(carry, fresh), batch)
 
-  def gather_and_step(carry, arrays, numbers):  # numbers [(seeds,) batch]
-    return seeded(lambda c, n: step(c, _gather(arrays, n)), (over_carry, 0), over_carry)(carry, numbers)
+  def gather_and_step(carry, arrays, numbers):
+    return seeded(lambda c, n: step(c, _gather(arrays, n)), (axes, 0), axes)(carry, numbers)
 
   def one_step(carry, arrays, numbers, fresh):
     return gather_and_step(refresh(carry, fresh), arrays, numbers)
 
-  def many_steps(carry, arrays, numbers, steps, fresh):  # numbers [steps_per_call, (seeds,) batch]
+  def many_steps(carry, arrays, numbers, steps, fresh):
     return jax.lax.fori_loop(0, steps, lambda i, c: gather_and_step(c, arrays, numbers[i]), refresh(carry, fresh))
 
   def add_sums(state, sums, batch, numbers, mask):
     batch = {**(_gather(batch, numbers) if numbers is not None else batch), 'mask': mask}
-    new = seeded(lambda s: evaluate(s, batch), (over_carry.state,), 0)(state)
-    return jax.tree.map(jnp.add, sums, new)
+    evaluate = lambda s: gradients.total(program.evaluate(s, batch, programs.step_key(s, programs.EVALUATE)))
+    return jax.tree.map(jnp.add, sums, seeded(evaluate, (axes.state,), 0)(state))
 
-  # ---- devices ----
-  def compiled(function, *arguments, replicated: int):
-    """Ahead of time; all but the last `replicated` arguments have pmap's leading axis. The first is donated."""
-    if devices:
-      axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
-      mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
-    else:
-      mapped = jax.jit(function, donate_argnums=0)
-    return mapped.lower(*arguments).compile()
-
-  axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
-
-  def cut(x, axis=axis):  # [.., batch, ..] -> [devices, .., batch / devices, ..]
-    if not devices:
-      return x
-    x = np.asarray(x)
-    return np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
-
-  def join(x):  # the reverse of cut
-    x = np.moveaxis(np.asarray(x), 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-  def relaid(carry, per_example, rest):
-    parts = jax.tree.map(per_example, carry.state.per_example)
-    carry = rest(carry.replace(state=carry.state.replace(per_example={})))
-    return carry.replace(state=carry.state.replace(per_example=parts))
-
-  def replicate(tree):
-    return jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.array, tree)  # a copy: calls donate it
-
-  def place(carry):
-    return relaid(carry, cut, replicate)
-
-  def globalise(carry):
-    return relaid(carry, join, jax_utils.unreplicate) if devices else carry
-
-  resident = {}
-
-  def on_devices(name: str):
-    """A split's arrays on the devices, put there once."""
-    if name not in resident:
-      resident[name] = replicate(dataset.splits[name].arrays)
-    return resident[name]
-
-  # ---- training ----
-  calls = {}  # filled by prepare: 'one' and 'many', compiled; 'steps', how many 'many' makes at the most
-  streaming = {}  # the iterator of streamed batches, and the step it has come to
-
-  def numbers_of(start, steps):  # [steps, (seeds,) batch]
-    rows = [
-      batches.indices(seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order)
-      for seed in range(config.seed, config.seed + seeds)
-    ]
-    return np.stack(rows, 1) if seeds > 1 else rows[0]
-
-  def advance_many(carry, start, stop, fresh):
-    numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
-    numbers[: stop - start] = numbers_of(start, stop - start)
-    return calls['many'](carry, on_devices('train'), cut(numbers, axis + 1), np.int32(stop - start), np.bool_(fresh))
-
-  def advance_one(carry, start, stop, fresh):
-    return calls['one'](carry, on_devices('train'), cut(numbers_of(start, 1)[0]), np.bool_(fresh))
-
-  def next_streamed(t):
-    if streaming.get('t') != t:
-      numbers = lambda t: numbers_of(t, 1)[0]
-      streaming['batches'] = batches.stream(train, numbers, t, config.steps, workers=config.workers)
-    streaming['t'] = t + 1
-    return jax.tree.map(cut, next(streaming['batches']))
-
-  def advance_streamed(carry, start, stop, fresh):
-    return calls['one'](carry, next_streamed(start), np.bool_(fresh))
-
-  shape_of_numbers = (seeds, config.batch_size) if seeds > 1 else (config.batch_size,)
-
-  def compile_many(carry, steps):
-    numbers = cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
-    calls.update(
-      many=compiled(many_steps, carry, on_devices('train'), numbers, np.int32(0), np.bool_(False), replicated=2),
-      steps=steps,
-    )
-
-  def seconds(advance, carry, steps, times=3):
-    """Median seconds of a step, on a copy of the carry: trying changes nothing."""
-    measured = []
-    for _ in range(times + 1):
-      copy = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
-      begun = time.perf_counter()
-      jax.block_until_ready(advance(copy, 0, steps, False))
-      measured.append((time.perf_counter() - begun) / steps)
-    return sorted(measured[1:])[times // 2]
-
-  def prepare(carry, choices):
-    begun = time.perf_counter()
-    wanted = choices.get('steps_per_call', config.steps_per_call)
-    if train.arrays is None:
-      batch = jax.tree.map(cut, batches.fetch(train, numbers_of(0, 1)[0]))
-      calls.update(one=compiled(one_batch, carry, batch, np.bool_(False), replicated=1), steps=1)
-    elif wanted == 'auto':
-      numbers = cut(numbers_of(0, 1)[0])
-      calls.update(one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1)
-      _choose_steps(carry)
-    elif int(wanted) == 1:
-      numbers = cut(numbers_of(0, 1)[0])
-      calls.update(one=compiled(one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1)
-    else:
-      compile_many(carry, int(wanted))
-    choices['steps_per_call'] = calls['steps']
-    return figures(calls.get('many') or calls['one'], time.perf_counter() - begun, seeds)
-
-  def _choose_steps(carry):
-    """Many steps a call only where that measures faster than one: a loop can be slower (convolutions on CPU)."""
-    one = seconds(advance_one, carry, 1)
-    if one > CALL_SECONDS / 4 or config.steps == 1:
-      return
-    steps = int(min(LARGEST_CALL, config.steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
-    compile_many(carry, steps)
-    first = seconds(advance_many, carry, 1, times=1)
-    trial = max(1, min(steps, int(CALL_SECONDS / first)))
-    if seconds(advance_many, carry, trial) < one:
-      calls.pop('one')
-    else:
-      calls.pop('many')
-      calls['steps'] = 1
-
-  def call_end(t):
-    return (t // calls['steps'] + 1) * calls['steps']
-
-  def advance(carry, start, stop, fresh):
-    if train.arrays is None:
-      return advance_streamed(carry, start, stop, fresh)
-    return (advance_many if 'many' in calls else advance_one)(carry, start, stop, fresh)
-
-  # ---- evaluation ----
-  def evaluate_split(carry, name):
-    split = dataset.splits[name]
-    parts = list(batches.exact(split.size, eval_batch))
-    streamed = split.arrays is None and batches.stream(
-      split, lambda i: parts[i][0], 0, len(parts), workers=config.workers
-    )
-    sums = replicate(sum_zeros)
-    for numbers, mask in parts:
-      data, numbers = (
-        (jax.tree.map(lambda x: cut(x, 0), next(streamed)), None) if streamed else (on_devices(name), cut(numbers, 0))
-      )
-      sums = add_compiled(carry.state, sums, data, numbers, cut(mask, 0))
-    return jax.device_get(jax_utils.unreplicate(sums) if devices else sums)
-
-  eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}
-  eval_shapes |= {
-    'index': jax.ShapeDtypeStruct((eval_batch,), jnp.int32),
-    'mask': jax.ShapeDtypeStruct((eval_batch,), jnp.bool_),
-  }
-  sum_shapes = jax.eval_shape(program.evaluate, state_shape, eval_shapes, jax.random.key(0))
-  sum_zeros = jax.tree.map(lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes)
-  add_compiled = (
-    jax.pmap(add_sums, gradients.REPLICAS, devices=devices, donate_argnums=1)
-    if devices
-    else jax.jit(add_sums, donate_argnums=1)
-  )
-
-  return Runner(
-    shapes=shapes,
-    init=lambda: jax.jit(lambda keys: Carry(init(keys), zeros))(keys),
-    place=place,
-    globalise=globalise,
-    prepare=prepare,
-    advance=advance,
-    call_end=call_end,
-    evaluate=evaluate_split,
-  )
-
-
-def figures(compiled, seconds: float, seeds: int) -> dict:
-  """What the compiler says of a step, all seeds together: FLOPs, bytes read and written, memory; and its own seconds."""
-  cost = compiled.cost_analysis() or {}
-  cost = cost[0] if isinstance(cost, list) else cost
-  memory = compiled.memory_analysis()
-  return {
-    'flops': cost.get('flops'),
-    'bytes': cost.get('bytes accessed'),
-    'argument_bytes': getattr(memory, 'argument_size_in_bytes', None),
-    'temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
-    'compile_seconds': seconds,
-    'seeds': seeds,
-  }
-
-
-def predictions(program: programs.Program, state, split: Split, batch_size: int) -> np.ndarray:
-  """The outputs of `program.predict` for every example of a split, in order: [size, …], from one seed's global state."""
-  predict = jax.jit(program.predict)
-  outputs = []
-  for numbers, mask in batches.exact(split.size, min(batch_size, split.size)):
-    batch = {**batches.fetch(split, numbers), 'mask': mask}
-    outputs.append(np.asarray(predict(state, batch, programs.step_key(state, programs.EVALUATE)))[mask])
-  return np.concatenate(outputs)
+  return Calls(one_batch, one_step, many_steps, add_sums)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import image_classification
-from karpjax import config, start_up, transform
+from karpjax import config, start_up
+from karpjax import runner as runners
 from karpjax.bench import setups, worker
 from karpjax.data import batches, dataset
 
@@ -67,7 +68,7 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str):
   """
   data = synthetic(setup)
   resolved = config.resolve(settings(setup, seeds, steps_per_call), data.spec.examples)
-  runner = transform.runner(image_classification.program(resolved, data.spec), data, resolved)
+  runner = runners.bind(image_classification.program(resolved, data.spec), data, resolved)
   carry = runner.place(runner.init())
   params = jax.device_get(carry.state.params)
   choices = {}

@@ -109,9 +109,14 @@ def test_what_a_run_leaves(tmp_path):
   ):
     assert (tmp_path / name).exists(), name
   plots = {p.stem for p in (tmp_path / 'plots').glob('*.png')}
-  assert plots >= {'curve_loss', 'curve_accuracy', 'confusion_matrix', 'reliability_diagram', 'worst_mistakes', 'saliency'}, (
-    plots
-  )
+  assert plots >= {
+    'curve_loss',
+    'curve_accuracy',
+    'confusion_matrix',
+    'reliability_diagram',
+    'worst_mistakes',
+    'saliency',
+  }, plots
   stored = json.loads((tmp_path / 'config.json').read_text())
   assert (
     stored['flags']['seeds'] == 2 and stored['versions']['jax'] == jax.__version__ and stored['compiled']['flops'] > 0
