@@ -82,6 +82,9 @@ def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) ->
 
   batches = grain.MapDataset.range(start, stop).map(_Fetch(split, numbers))
   if workers:
+    from absl import flags
+
+    flags.FLAGS.mark_as_parsed()  # grain reads flags of its own there; ours live elsewhere
     iterator = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(
       grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
     )

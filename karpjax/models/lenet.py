@@ -45,20 +45,68 @@ def patches(x):
 
 
 def connect(kernel):
-  """[12, 8 * 25] -> [12, 12 * 25], zero where a plane of H2 does not see a plane of H1.
+  """[12, 25 * 8] -> [12, 25 * 12], zero where a plane of H2 does not see a plane of H1.
 
   The paper leaves the pattern open ("a scheme that will not be discussed here"). Here planes 0 to 3 see planes
   0 to 7 of H1, planes 4 to 7 see 4 to 11, and planes 8 to 11 see 0 to 3 and 8 to 11. One dense product is faster
   than three small ones.
   """
-  first, second, third = jnp.split(kernel, 3)  # [4, 200] each
+  first, second, third = jnp.split(kernel.reshape(12, 25, 8), 3)  # [4, 25, 8] each
   return jnp.concatenate(
     [
-      jnp.pad(first, ((0, 0), (0, 100))),
-      jnp.pad(second, ((0, 0), (100, 0))),
-      jnp.concatenate([third[:, :100], jnp.zeros((4, 100), kernel.dtype), third[:, 100:]], axis=1),
+      jnp.pad(first, ((0, 0), (0, 0), (0, 4))),
+      jnp.pad(second, ((0, 0), (0, 0), (4, 0))),
+      jnp.concatenate([third[..., :4], jnp.zeros((4, 25, 4), kernel.dtype), third[..., 4:]], axis=2),
     ]
-  )  # [12, 300]
+  ).reshape(12, 300)
+
+
+def windows(x):
+  """[batch, 8, 8, 12] -> [batch * 16, 25 * 12]: as `patches`, planes last, so that both steps copy contiguous runs."""
+  batch = x.shape[0]
+  x = jnp.pad(x, ((0, 0), (2, 1), (2, 1), (0, 0)), constant_values=BACKGROUND)  # [batch, 11, 11, 12]
+  x = x.reshape(batch, 11, 11 * 12)
+  x = jnp.stack([x[:, :, 24 * j : 24 * j + 60] for j in range(4)], axis=1)  # [batch, 4, 11, 60]
+  x = x.reshape(batch, 4, 11 * 60)
+  x = jnp.stack([x[:, :, 120 * i : 120 * i + 300] for i in range(4)], axis=1)  # [batch, 4, 4, 300]
+  return x.reshape(batch * 16, 300)
+
+
+def add_windows(d):
+  """The transpose of `windows`, [batch * 16, 25 * 12] -> [batch, 8, 8, 12], with updates in place.
+
+  In pairs of pixels, window j covers the pair j - 1, the pair j and half of the pair j + 1, along both axes.
+  """
+  update = jax.lax.dynamic_update_slice
+  d = d.reshape(-1, 4, 4, 5, 60)  # [batch, i, j, row of the window, its columns and planes]
+  x = d[..., 24:48]  # [batch, 4, 4, 5, 24]
+  x = update(x, x[:, :, :3] + d[:, :, 1:, :, :24], (0, 0, 0, 0, 0))
+  x = update(x, x[:, :, 1:, :, :12] + d[:, :, :3, :, 48:], (0, 0, 1, 0, 0))
+  y = x[:, :, :, 2:4]  # [batch, 4, 4, 2, 24]
+  y = update(y, y[:, :3] + x[:, 1:, :, :2], (0, 0, 0, 0, 0))
+  y = update(y, y[:, 1:, :, :1] + x[:, :3, :, 4:], (0, 1, 0, 0, 0))
+  return y.swapaxes(2, 3).reshape(-1, 8, 8, 12)
+
+
+@jax.custom_vjp
+def weighted_sums(x, kernel):
+  """H2's convolution: [batch, 8, 8, 12] and [12, 300] -> [batch * 16, 12]."""
+  return windows(x) @ kernel.T
+
+
+def weighted_sums_forward(x, kernel):
+  x = windows(x)
+  return x @ kernel.T, (x, kernel)
+
+
+def weighted_sums_backward(saved, d):
+  x, kernel = saved
+  # Without the barrier XLA takes the transpose into the product, which is slower than transposing first.
+  transposed = jax.lax.optimization_barrier(d.T)  # [12, batch * 16]
+  return add_windows(d @ kernel), transposed @ x
+
+
+weighted_sums.defvjp(weighted_sums_forward, weighted_sums_backward)
 
 
 class LeNet1989(nn.Module):
@@ -88,20 +136,18 @@ class LeNet1989(nn.Module):
       raise errors.UsageError(f'lenet1989 takes images of 16x16x1, not {shape}; resize them or choose model cnn')
     batch = x.shape[0]
     layers = (
-      Weights((12, 25), (12, 64), 25, name='h1')(),
-      Weights((12, 200), (12, 16), 200, name='h2')(),
+      Weights((12, 25), (64, 12), 25, name='h1')(),
+      Weights((12, 200), (16, 12), 200, name='h2')(),
       Weights((192, 30), (30,), 192, name='h3')(),
       Weights((30, self.classes), (self.classes,), 30, -1.0 if self.output == 'tanh' else 0.0, name='out')(),
     )
     (w1, b1), (w2, b2), (w3, b3), (w4, b4) = jax.tree.map(lambda p: p.astype(self.dtype), layers)
-    # Planes come first and positions last: products of many columns, and no transposed copies, at batch 1.
+    # A single image has many positions and few planes: positions come last in the product of H1, planes after it.
     x = patches(x.astype(self.dtype)[..., 0])  # [batch, 5, 5, 8, 8]
     x = w1 @ x.reshape(batch, 25, 64).swapaxes(0, 1).reshape(25, batch * 64)  # [12, batch * 64]
-    x = activation(x.reshape(12, batch, 64) + b1[:, None])  # [12, batch, 64]
-    x = patches(x.reshape(12, batch, 8, 8))  # [12, batch, 5, 5, 4, 4]
-    x = connect(w2) @ x.reshape(12, batch, 25, 16).swapaxes(1, 2).reshape(300, batch * 16)  # [12, batch * 16]
-    x = activation(x.reshape(12, batch, 16) + b2[:, None])  # [12, batch, 16]
-    x = x.swapaxes(0, 1).reshape(batch, 192)
+    x = activation(x.reshape(12, batch, 64).transpose(1, 2, 0) + b1)  # [batch, 64, 12]
+    x = weighted_sums(x.reshape(batch, 8, 8, 12), connect(w2))  # [batch * 16, 12]
+    x = activation(x.reshape(batch, 16, 12) + b2).reshape(batch, 192)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = activation(x @ w3 + b3)  # [batch, 30]
     x = x @ w4 + b4  # [batch, classes]

@@ -1,24 +1,28 @@
 """LeNet of 1989 against the paper's counts and a plain-loop NumPy implementation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from karpjax import errors
-from karpjax.models.lenet import LeNet1989
+from karpjax.models.lenet import LeNet1989, add_windows, windows
 
 SEEN = [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] * 4  # plane of H2 -> planes of H1
 
 
-def random_variables(model, batch=2):
+@functools.cache
+def initial(output='tanh'):
+  return jax.jit(LeNet1989(output=output).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+
+
+def random_variables(batch=2):
   """Params with every bias away from its initial value, and images."""
-  x = jax.random.uniform(jax.random.key(1), (batch, 16, 16, 1), minval=-1, maxval=1)
-  params = jax.jit(model.init)(jax.random.key(0), x)['params']
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(2), len(leaves))
-  leaves = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
-  return jax.tree.unflatten(tree, leaves), x
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(np.float32), initial())
+  return params, rng.uniform(-1, 1, (batch, 16, 16, 1)).astype(np.float32)
 
 
 def weighted_sums(image, kernels, biases, seen):
@@ -39,17 +43,17 @@ def plain(params, x):
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
   outputs = []
   for image in np.asarray(x, np.float64)[..., 0]:
-    h1 = p['h1']['kernel'].reshape(12, 1, 5, 5), p['h1']['bias'].reshape(12, 8, 8)
+    h1 = p['h1']['kernel'].reshape(12, 1, 5, 5), p['h1']['bias'].T.reshape(12, 8, 8)
     h1 = np.tanh(weighted_sums(image[None], *h1, [[0]] * 12))
-    h2 = p['h2']['kernel'].reshape(12, 8, 5, 5), p['h2']['bias'].reshape(12, 4, 4)
-    h2 = np.tanh(weighted_sums(h1, *h2, SEEN))
+    h2 = p['h2']['kernel'].reshape(12, 5, 5, 8).transpose(0, 3, 1, 2), p['h2']['bias'].T.reshape(12, 4, 4)
+    h2 = np.tanh(weighted_sums(h1, *h2, SEEN)).transpose(1, 2, 0)
     h3 = np.tanh(h2.reshape(192) @ p['h3']['kernel'] + p['h3']['bias'])
     outputs.append(np.tanh(h3 @ p['out']['kernel'] + p['out']['bias']))
   return np.array(outputs)
 
 
 def test_parameter_and_connection_counts_are_the_papers():
-  params, _ = random_variables(LeNet1989())
+  params, _ = random_variables()
   sizes = {name: (layer['kernel'].size, layer['bias'].size) for name, layer in params.items()}
   assert sizes == {
     'h1': (12 * 25, 768),  # 1,068
@@ -65,25 +69,25 @@ def test_parameter_and_connection_counts_are_the_papers():
 
 
 def test_each_layer_starts_within_its_bound_and_fills_it():
-  params = LeNet1989().init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  params = initial()
   for name, fan_in in (('h1', 25), ('h2', 200), ('h3', 192), ('out', 30)):
     bound = 2.4 / fan_in**0.5
     kernel = np.asarray(params[name]['kernel'])
     assert 0.97 * bound < np.abs(kernel).max() <= bound * (1 + 1e-6)
     assert abs(kernel.std() / (bound / 3**0.5) - 1) < 0.1
     assert (np.asarray(params[name]['bias']) == (-1 if name == 'out' else 0)).all()
-  linear = LeNet1989(output='linear').init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  linear = initial('linear')
   assert (linear['out']['bias'] == 0).all()
 
 
 @pytest.mark.parametrize('batch', [1, 3])
 def test_forward_equals_the_plain_loops(batch):
-  params, x = random_variables(LeNet1989(), batch)
+  params, x = random_variables(batch)
   np.testing.assert_allclose(LeNet1989().apply({'params': params}, x), plain(params, x), atol=2e-6)
 
 
 def test_gradient_equals_finite_differences_of_the_plain_loops():
-  params, x = random_variables(LeNet1989(), 1)
+  params, x = random_variables(1)
   weights = np.linspace(-1, 1, 10)
   loss = lambda p: (LeNet1989().apply({'params': p}, x) * weights).sum()
   gradients = jax.jit(jax.grad(loss))(params)
@@ -100,18 +104,26 @@ def test_gradient_equals_finite_differences_of_the_plain_loops():
       assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(1, abs(expected))
 
 
+def test_add_windows_is_the_transpose_of_windows():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((3, 8, 8, 12)).astype(np.float32)
+  d = rng.standard_normal((3 * 16, 300)).astype(np.float32)
+  transpose = jax.jit(lambda d: jax.vjp(windows, x)[1](d)[0])
+  np.testing.assert_allclose(jax.jit(add_windows)(d), transpose(d), atol=1e-5)
+
+
 def test_vmapped_seeds_equal_each_alone():
-  model = LeNet1989()
-  x = jax.random.uniform(jax.random.key(1), (2, 1, 16, 16, 1), minval=-1)
-  keys = jax.random.split(jax.random.key(0), 2)
-  gradient = lambda key, x: jax.grad(lambda v: (model.apply(v, x) ** 2).sum())(model.init(key, x))
-  together = jax.jit(jax.vmap(gradient))(keys, x)
-  alone = jax.tree.map(lambda *a: jnp.stack(a), *[jax.jit(gradient)(k, i) for k, i in zip(keys, x)])
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), together, alone)
+  params, x = random_variables(2)
+  x = x[:, None]  # [seeds, batch, 16, 16, 1]
+  params = [params, jax.tree.map(lambda p: -0.8 * p, params)]
+  gradient = jax.grad(lambda p, x: (LeNet1989().apply({'params': p}, x) ** 2).sum())
+  together = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *p: jnp.stack(p), *params), x)
+  alone = jax.tree.map(lambda *g: jnp.stack(g), *map(jax.jit(gradient), params, x))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), together, alone)
 
 
 def test_linear_output_is_the_inverse_of_tanh_and_relu_differs():
-  params, x = random_variables(LeNet1989())
+  params, x = random_variables()
   logits = LeNet1989(output='linear').apply({'params': params}, x)
   np.testing.assert_allclose(jnp.tanh(logits), LeNet1989().apply({'params': params}, x), atol=1e-6)
   rectified = LeNet1989(output='linear', activation='relu').apply({'params': params}, x)
@@ -119,7 +131,7 @@ def test_linear_output_is_the_inverse_of_tanh_and_relu_differs():
 
 
 def test_dropout_acts_in_training_only_and_bfloat16_gives_float32():
-  params, x = random_variables(LeNet1989())
+  params, x = random_variables()
   model = LeNet1989(dropout=0.25)
   dropped = model.apply({'params': params}, x, train=True, rngs={'dropout': jax.random.key(0)})
   kept = model.apply({'params': params}, x)
@@ -139,6 +151,6 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])
 def test_gradient_lowers_elsewhere(platform):
-  params, x = random_variables(LeNet1989())
+  params, x = random_variables()
   gradient = jax.jit(jax.grad(lambda p: LeNet1989().apply({'params': p}, x).sum()))
   jax.export.export(gradient, platforms=[platform])(params)
