@@ -54,9 +54,13 @@ def _plain_kernel_gradient(geometry, x, g):
   return jax.linear_transpose(lambda kernel: _plain(geometry, x, kernel), kernel)(g)[0]
 
 
+def _pad(x, *padding):
+  return lax.pad(x, jnp.zeros((), x.dtype), tuple((low, high, 0) for low, high in padding))
+
+
 def _shifted(geometry, x):
   """[batch, *size, in] -> one [batch, *output, in] per place in the window, in the kernel's order."""
-  x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in geometry.padding), (0, 0, 0)))
+  x = _pad(x, (0, 0), *geometry.padding, (0, 0))
   shifted = []
   for offset in itertools.product(*map(range, geometry.window)):
     stop = [o + s * (n - 1) + 1 for o, s, n in zip(offset, geometry.strides, geometry.output)]
@@ -64,13 +68,21 @@ def _shifted(geometry, x):
   return shifted
 
 
-def _is_thin(geometry, channels: int) -> bool:
-  """Whether a receptive field is so small that copying them all is cheap."""
-  return math.prod(geometry.window) * channels <= 64
-
-
 def _cpu(geometry, x, kernel):
-  return _unrolled(partial(_plain, geometry))(x, kernel)
+  return _unrolled(partial(_plain_in_pairs, geometry))(x, kernel)
+
+
+def _plain_in_pairs(geometry, x, kernel):
+  """`_plain`, but few features are computed for two neighbouring places at once.
+
+  XLA's matmul is as slow for 16 columns as for 32; the wider kernel has a third more to multiply, much of it zeros.
+  """
+  if len(geometry.size) == 1 or max(geometry.strides) > 1 or kernel.shape[-1] > 16 or geometry.output[1] % 2:
+    return _plain(geometry, x, kernel)
+  pair = [_pad(kernel, (0, 0), (place, 1 - place), (0, 0), (0, 0)) for place in range(2)]
+  kernel = jnp.concatenate(pair, -1)  # [window, window + 1, in, 2 * out]
+  y = _plain(geometry._replace(strides=(1, 2)), x, kernel)  # [batch, height, width / 2, 2 * out]
+  return y.reshape(x.shape[0], *geometry.output, -1)
 
 
 def _cpu_input_gradient(geometry, g, kernel):
@@ -89,38 +101,37 @@ def _cpu_input_gradient(geometry, g, kernel):
   # strides are 1: a convolution with the kernel turned round
   turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
   padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(geometry.window, geometry.padding))
-  return _unrolled(partial(_plain, Geometry(geometry.output, geometry.window, geometry.strides, padding)))(g, turned)
+  geometry = Geometry(geometry.output, geometry.window, geometry.strides, padding)
+  return _unrolled(partial(_plain_in_pairs, geometry))(g, turned)
 
 
 def _cpu_kernel_gradient(geometry, x, g):
+  # Without the barrier, XLA computes what made x and g again in each of the copies below.
+  x, g = lax.optimization_barrier((x, g))
   flat = g.reshape(-1, g.shape[-1])  # [batch * output, out]
   shape = (*geometry.window, x.shape[-1], g.shape[-1])
-  if _is_thin(geometry, x.shape[-1]):
+  if math.prod(shape[:-1]) <= 64:  # copies of all receptive fields are cheap
     patches = jnp.concatenate(_shifted(geometry, x), axis=-1)  # [batch, *output, window * in]: "im2col"
     return (patches.reshape(flat.shape[0], -1).T @ flat).reshape(shape)
-  if x.shape[-1] >= 32:
-    return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
-  return _unrolled(partial(_cpu_kernel_gradient_by_convolution, geometry))(x, g)
+  if len(geometry.size) == 2 and max(geometry.strides) == 1 and g.shape[-1] <= 64:
+    return _cpu_kernel_gradient_by_columns(geometry, x, g)
+  return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
 
 
-def _cpu_kernel_gradient_by_convolution(geometry, x, g):
-  # Channels and batch change places in x and in the result, by transposes of arrays. With dimension numbers
-  # instead, as in XLA's own gradient, the CPU's fast convolution serves the top level only: 70 times slower in loops.
-  rank = len(geometry.size)
-  spatial = range(1, 1 + rank)
-  padding = [
-    (low, k - 1 + s * (m - 1) + 1 - n - low)
-    for n, k, s, m, (low, _) in zip(geometry.size, geometry.window, geometry.strides, geometry.output, geometry.padding)
-  ]
-  y = lax.conv_general_dilated(
-    x.transpose(rank + 1, *spatial, 0),  # [in, *size, batch]
-    g.transpose(*spatial, 0, rank + 1),  # [*output, batch, out]
-    (1,) * rank,
-    padding,
-    rhs_dilation=geometry.strides,
-    dimension_numbers=DIMENSIONS[rank],
+def _cpu_kernel_gradient_by_columns(geometry, x, g):
+  """One matmul per column of the window: x moved along the width by all places of g along the height."""
+  (height, width), channels, features = geometry.window, x.shape[-1], g.shape[-1]
+  # [batch, output + height - 1, output, height * out], as a sum because XLA makes it in one pass
+  moved = sum(
+    _pad(g, (0, 0), (i, height - 1 - i), (0, 0), (i * features, (height - 1 - i) * features)) for i in range(height)
   )
-  return jnp.moveaxis(y, 0, -2)  # [in, *window, out] -> [*window, in, out]
+  moved = moved.reshape(-1, height * features)
+  rows, (low, _) = geometry.padding
+  gradients = []
+  for j in range(width):
+    shifted = _pad(x, (0, 0), rows, (low - j, geometry.output[1] - geometry.size[1] - low + j), (0, 0))
+    gradients.append(shifted.reshape(-1, channels).T @ moved)  # [in, height * out]
+  return jnp.stack(gradients).reshape(width, channels, height, features).transpose(2, 0, 1, 3)
 
 
 UNROLLED = 16  # mapped convolutions; more are a loop, since compile time grows with each
@@ -161,28 +172,17 @@ def _kernel_gradient(geometry, x, g):
   )
 
 
-def _bilinear(f, first: Callable, second: Callable):
-  """Gives `f` its derivatives in a and in b: `first` and `second` of (geometry, a, b, cotangent)."""
-  f.defvjp(
-    lambda geometry, a, b: (f(geometry, a, b), (a, b)),
-    lambda geometry, saved, ct: (first(geometry, *saved, ct), second(geometry, *saved, ct)),
-  )
-
-
-_bilinear(
-  _forward,
-  lambda geometry, x, kernel, ct: _input_gradient(geometry, ct, kernel),
-  lambda geometry, x, kernel, ct: _kernel_gradient(geometry, x, ct),
+_forward.defvjp(
+  lambda geometry, x, kernel: (_forward(geometry, x, kernel), (x, kernel)),
+  lambda geometry, saved, ct: (_input_gradient(geometry, ct, saved[1]), _kernel_gradient(geometry, saved[0], ct)),
 )
-_bilinear(
-  _input_gradient,
-  lambda geometry, g, kernel, ct: _forward(geometry, ct, kernel),
-  lambda geometry, g, kernel, ct: _kernel_gradient(geometry, ct, g),
+_input_gradient.defvjp(
+  lambda geometry, g, kernel: (_input_gradient(geometry, g, kernel), (g, kernel)),
+  lambda geometry, saved, ct: (_forward(geometry, ct, saved[1]), _kernel_gradient(geometry, ct, saved[0])),
 )
-_bilinear(
-  _kernel_gradient,
-  lambda geometry, x, g, ct: _input_gradient(geometry, g, ct),
-  lambda geometry, x, g, ct: _forward(geometry, x, ct),
+_kernel_gradient.defvjp(
+  lambda geometry, x, g: (_kernel_gradient(geometry, x, g), (x, g)),
+  lambda geometry, saved, ct: (_input_gradient(geometry, saved[1], ct), _forward(geometry, saved[0], ct)),
 )
 
 
