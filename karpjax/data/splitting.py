@@ -127,11 +127,12 @@ def materialise(split: Split, title: str, *, empty=np.empty, chunk: int = 512) -
   return Split.of(**arrays)
 
 
-def statistics(split: Split, maximum: float, *, sample: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation per channel on the [0, 1] scale; where streamed, of `sample` examples."""
-  if split.arrays is None:
-    split = Split.of(**split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64))))
-  images = split.arrays['image']
+def statistics(split: Split, maximum: float, *, sample: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation per channel on the [0, 1] scale, of at most `sample` examples spread over the split.
+
+  The same examples whether the set is resident or streamed: how it is read must not change what is learnt.
+  """
+  images = split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64)))['image']
   total, squares, count = 0.0, 0.0, 0
   for start in range(0, len(images), 2048):
     # [n, ..., channels] -> [n · positions, channels]
