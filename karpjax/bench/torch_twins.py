@@ -241,22 +241,13 @@ class LeNet1989(Twin):
     self.kernel2, self.bias2 = empty(12, 8, 5, 5), empty(12, 4, 4)
     planes = lambda size: lambda array: array.reshape(size, size, 12).transpose(2, 0, 1)
     self.weights = {
-      'h1/kernel': (self.kernel1, lambda array: array.reshape(5, 5, 1, 12).transpose(3, 2, 0, 1)),
+      'h1/kernel': (self.kernel1, lambda array: array.reshape(12, 1, 5, 5)),
       'h1/bias': (self.bias1, planes(8)),
-      'h2/kernel': (self.kernel2, self.groups),
+      'h2/kernel': (self.kernel2, lambda array: array.reshape(12, 5, 5, 8).transpose(0, 3, 1, 2)),
       'h2/bias': (self.bias2, planes(4)),
     }
     self.h3 = self.dense('h3', 192, 30, convert=flattened_kernel((4, 4, 12)))
     self.out = self.dense('out', 30, classes)
-
-  @staticmethod
-  def groups(array):
-    """[block of H1, place * 4 planes, 2 groups * 4 planes] -> [3 groups * 4 planes, 8 planes seen, 5, 5]."""
-    kernel = array.reshape(3, 5, 5, 4, 2, 4)  # [block, 5, 5, seen, half, plane]
-    seen = lambda block, half: kernel[block, :, :, :, half].transpose(3, 2, 0, 1)  # [plane, seen, 5, 5]
-    # The blocks which each group sees, and which half of a block's kernels leads to that group.
-    sees = (((0, 0), (1, 0)), ((1, 1), (2, 0)), ((0, 1), (2, 1)))
-    return np.concatenate([np.concatenate([seen(*pair) for pair in pairs], 1) for pairs in sees])
 
   def forward(self, x):
     x = F.pad(x, (2, 1, 2, 1), value=-1.0)
