@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 
-from karpjax import gradients, transform
+from karpjax import gradients, start_up, transform
 from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset
@@ -116,7 +116,15 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
       mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
     else:
       mapped = jax.jit(function, donate_argnums=0)
-    return mapped.lower(*arguments).compile()
+    lowered = mapped.lower(*arguments)
+    if devices:
+      made = lowered.compile()
+      calls['flops'] = made.cost_analysis().get('flops')
+    else:  # counted before compilation, because afterwards calls of a library, such as oneDNN, count as nothing
+      calls['flops'] = lowered.cost_analysis().get('flops')
+      calls['options'] = start_up.compiler_options(calls['flops'])
+      made = lowered.compile(calls['options'])
+    return made
 
   axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
 
@@ -153,7 +161,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return resident[name]
 
   # ---- training ----
-  calls = {}  # filled by prepare: 'one' and 'many', compiled; 'steps', how many 'many' makes at the most
+  calls = {}  # filled by prepare: 'one' or 'many', compiled; 'steps', how many it makes at the most; …
   streaming = {}  # the iterator of streamed batches, and the step it has come to
 
   def numbers_of(start, steps):  # [steps, (seeds,) batch]
@@ -222,7 +230,10 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     else:
       compile_many(carry, int(wanted))
     choices['steps_per_call'] = calls['steps']
-    return figures(calls.get('many') or calls['one'], time.perf_counter() - begun, seeds)
+    seconds = time.perf_counter() - begun
+    return {'flops': calls['flops'], 'seeds': seeds, 'compile_seconds': seconds} | figures(
+      calls.get('many') or calls['one']
+    )
 
   def _choose_steps(carry):
     """Many steps a call only where that measures faster than one: a loop can be slower (convolutions on CPU)."""
@@ -259,7 +270,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
       data, numbers = (
         (jax.tree.map(lambda x: cut(x, 0), next(streamed)), None) if streamed else (on_devices(name), cut(numbers, 0))
       )
-      sums = add_compiled(carry.state, sums, data, numbers, cut(mask, 0))
+      sums = add_sums(carry.state, sums, data, numbers, cut(mask, 0))
     return jax.device_get(jax_utils.unreplicate(sums) if devices else sums)
 
   eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}
@@ -269,11 +280,14 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   }
   sum_shapes = jax.eval_shape(program.evaluate, state_shape, eval_shapes, jax.random.key(0))
   sum_zeros = jax.tree.map(lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes)
-  add_compiled = (
-    jax.pmap(functions.add_sums, gradients.REPLICAS, devices=devices, donate_argnums=1)
-    if devices
-    else jax.jit(functions.add_sums, donate_argnums=1)
-  )
+
+  def add_sums(*arguments):
+    if 'add' not in calls:
+      if devices:
+        calls['add'] = jax.pmap(functions.add_sums, gradients.REPLICAS, devices=devices, donate_argnums=1)
+      else:
+        calls['add'] = jax.jit(functions.add_sums, donate_argnums=1, compiler_options=calls.get('options'))
+    return calls['add'](*arguments)
 
   return Runner(
     shapes=shapes,
@@ -287,16 +301,11 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   )
 
 
-def figures(compiled, seconds: float, seeds: int) -> dict:
-  """What the compiler says of a step, all seeds together: FLOPs, bytes read and written, memory; and its own seconds."""
-  cost = compiled.cost_analysis() or {}
-  cost = cost[0] if isinstance(cost, list) else cost
+def figures(compiled) -> dict:
+  """What the compiler says of a program, all seeds together, in bytes: read and written, of arguments, of temporaries."""
   memory = compiled.memory_analysis()
   return {
-    'flops': cost.get('flops'),
-    'bytes': cost.get('bytes accessed'),
+    'bytes': compiled.cost_analysis().get('bytes accessed'),
     'argument_bytes': getattr(memory, 'argument_size_in_bytes', None),
     'temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
-    'compile_seconds': seconds,
-    'seeds': seeds,
   }

@@ -29,12 +29,8 @@ class Setup:
 
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
-_RESNET = {
-  'name': 'momentum',
-  'learning_rate': 0.1,
-  'momentum': 0.9,
-  'weight_decay': 1e-4,
-}  # He et al. 2015, section 4.2
+# He et al. 2015, section 4.2, with a tenth of the rate: at 0.1 rounding grows fourfold a step in the compared losses
+_RESNET = {'name': 'momentum', 'learning_rate': 0.01, 'momentum': 0.9, 'weight_decay': 1e-4}
 _SGD = {'name': 'momentum', 'learning_rate': 1e-3, 'momentum': 0.9}
 
 SETUPS = {

@@ -69,7 +69,7 @@ def _shifted(geometry, x):
 
 
 def _cpu(geometry, x, kernel):
-  return _unrolled(partial(_plain_in_pairs, geometry))(x, kernel)
+  return _unrolled(partial(_plain, geometry))(x, kernel)
 
 
 def _plain_in_pairs(geometry, x, kernel):
@@ -102,7 +102,7 @@ def _cpu_input_gradient(geometry, g, kernel):
   turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
   padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(geometry.window, geometry.padding))
   geometry = Geometry(geometry.output, geometry.window, geometry.strides, padding)
-  return _unrolled(partial(_plain_in_pairs, geometry))(g, turned)
+  return _unrolled(partial(_plain, geometry))(g, turned)
 
 
 def _cpu_kernel_gradient(geometry, x, g):
@@ -114,24 +114,24 @@ def _cpu_kernel_gradient(geometry, x, g):
     patches = jnp.concatenate(_shifted(geometry, x), axis=-1)  # [batch, *output, window * in]: "im2col"
     return (patches.reshape(flat.shape[0], -1).T @ flat).reshape(shape)
   if len(geometry.size) == 2 and max(geometry.strides) == 1 and g.shape[-1] <= 64:
-    return _cpu_kernel_gradient_by_columns(geometry, x, g)
+    return _cpu_kernel_gradient_in_one(geometry, x, g)
   return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
 
 
-def _cpu_kernel_gradient_by_columns(geometry, x, g):
-  """One matmul per column of the window: x moved along the width by all places of g along the height."""
+def _cpu_kernel_gradient_in_one(geometry, x, g):
+  """One matmul: x moved along the width to all columns of the window by g moved along the height to all its rows."""
   (height, width), channels, features = geometry.window, x.shape[-1], g.shape[-1]
-  # [batch, output + height - 1, output, height * out], as a sum because XLA makes it in one pass
-  moved = sum(
+  rows, (low, _) = geometry.padding
+  last = geometry.output[1] - geometry.size[1]
+  # both as sums, because XLA makes each in one pass
+  columns = sum(  # [batch, output + height - 1, output, width * in]
+    _pad(x, (0, 0), rows, (low - j, last - low + j), (j * channels, (width - 1 - j) * channels)) for j in range(width)
+  )
+  moved = sum(  # [batch, output + height - 1, output, height * out]
     _pad(g, (0, 0), (i, height - 1 - i), (0, 0), (i * features, (height - 1 - i) * features)) for i in range(height)
   )
-  moved = moved.reshape(-1, height * features)
-  rows, (low, _) = geometry.padding
-  gradients = []
-  for j in range(width):
-    shifted = _pad(x, (0, 0), rows, (low - j, geometry.output[1] - geometry.size[1] - low + j), (0, 0))
-    gradients.append(shifted.reshape(-1, channels).T @ moved)  # [in, height * out]
-  return jnp.stack(gradients).reshape(width, channels, height, features).transpose(2, 0, 1, 3)
+  gradient = columns.reshape(-1, width * channels).T @ moved.reshape(-1, height * features)
+  return gradient.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
 
 
 UNROLLED = 16  # mapped convolutions; more are a loop, since compile time grows with each
