@@ -113,6 +113,7 @@ def build(
   beta2: float | None = None,
   eps: float | None = None,
   weight_decay: float = 0.0,
+  decay_all: bool = False,
   clip: float = 0.0,
 ) -> optax.GradientTransformation:
   """The optimiser: clipping by global norm first, then decay and the update rule, then the learning rate.
@@ -130,7 +131,7 @@ def build(
               decays serve (Liu et al. 2025). Kernels of rank > 2 are matrices [window * in, out]. AdamW, with
               beta1, beta2 and eps, takes the rest: biases, norms, embeddings, last layer (see `is_matrix`)
 
-  Weight decay spares what `is_decayed` spares. It is decoupled (multiplied by the rate and subtracted beside
+  Weight decay spares what `is_decayed` spares, unless `decay_all`. It is decoupled (multiplied by the rate and subtracted beside
   the update) for adamw, lion and muon; for all others it is coupled: L2, added to the gradient before
   momentum and moments, as in He et al. 2015.
 
@@ -139,6 +140,7 @@ def build(
     rate: as `schedule` returns it.
     momentum, beta1, beta2, eps: None is the optimiser's own value, in OPTIMISERS.
     weight_decay: 0 is none.
+    decay_all: biases and norms too, as PyTorch's optimisers do unless told otherwise.
     clip: the greatest global norm of the gradients; 0 does not clip.
 
   Raises:
@@ -157,7 +159,7 @@ def build(
   _check('weight_decay', weight_decay)
   _check('clip', clip)
 
-  decay = [optax.add_decayed_weights(weight_decay, mask=is_decayed)] if weight_decay else []
+  decay = [optax.add_decayed_weights(weight_decay, mask=None if decay_all else is_decayed)] if weight_decay else []
   constant = rate(0)
   scale = optax.scale(-constant) if isinstance(constant, float) else optax.scale_by_learning_rate(rate)
   return optax.chain(
@@ -190,6 +192,7 @@ def configured(config) -> optax.GradientTransformation:
     beta2=config.beta2,
     eps=config.epsilon,
     weight_decay=config.weight_decay,
+    decay_all=config.decay_all,
     clip=config.clip,
   )
 

@@ -203,6 +203,8 @@ def test_weight_decay_spares_biases_and_norms(name):
   kernel = {'kernel': True, 'bias': False}
   assert changed['conv'] == changed['logits'] == kernel
   assert changed['norm'] == {'scale': False, 'bias': False}
+  everything = run(optim.build(name, constant(), weight_decay=0.3, decay_all=True), params, gradients)
+  assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), plain, everything)))
   # Coupled decay is the plain rule with decay * params added to each gradient; decoupled decay is not.
   plain_rule = optim.build(name, constant())
 

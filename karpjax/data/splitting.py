@@ -40,19 +40,25 @@ def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np
 
 
 def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple[str, ...]]:
-  """Train and test cut down to 'TRAIN/TEST:SEED' examples, in the order drawn; '' cuts nothing."""
+  """Train and test cut down to 'TRAIN/TEST:SEED' examples, in the order drawn; '' cuts nothing.
+
+  Drawn by NumPy's legacy generator, train first, so that subsets published as `np.random.seed(SEED)` and
+  `np.random.permutation(size)[:count]` are drawn alike.
+  """
   if not text:
     return splits, ()
   parsed = re.fullmatch(r'(\d+)/(\d+):(\d+)', text)
   if not parsed:
     raise errors.UsageError(f'--subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337')
   train, test, seed = map(int, parsed.groups())
-  splits = dict(splits)
-  for purpose, (split, count) in enumerate({'train': train, 'test': test}.items()):
+  if seed >= 2**32:
+    raise errors.UsageError(f'--subset={text}: the seed must be below {2**32:,}')
+  splits, random = dict(splits), np.random.RandomState(seed)
+  for split, count in {'train': train, 'test': test}.items():
     size = splits[split].size
     if not 1 <= count <= size:
       raise errors.UsageError(f'--subset={text}: {count} {split} examples asked for; the set has {size:,}')
-    splits[split] = splits[split].select(permutation(seed, purpose, size)[:count])
+    splits[split] = splits[split].select(random.permutation(size)[:count])
   return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
 
 

@@ -129,6 +129,9 @@ def test_subset_draws_without_replacement_by_its_own_seed(digits):
   assert (small.splits['train'].size, small.splits['test'].size, small.spec.examples) == (100, 50, 100)
   same = dataset.load('digits', subset='100/50:7', seed=3)
   np.testing.assert_array_equal(small.splits['train'].arrays['image'], same.splits['train'].arrays['image'])
+  np.random.seed(7)
+  drawn = digits.splits['train'].arrays['image'][np.random.permutation(1437)[:100]]
+  np.testing.assert_array_equal(small.splits['train'].arrays['image'], drawn)
   everything = dataset.load('digits', subset='1437/360:1').splits['train'].arrays['image']
   whole = digits.splits['train'].arrays['image']
   assert not np.array_equal(everything, whole)
@@ -146,6 +149,7 @@ def test_subset_draws_without_replacement_by_its_own_seed(digits):
     ({'subset': '1438/10:0'}, 'the set has 1,437'),
     ({'subset': '10/0:0'}, 'the set has 360'),
     ({'subset': '10'}, 'TRAIN/TEST:SEED'),
+    ({'subset': '10/10:4294967296'}, 'below 4,294,967,296'),
     ({'image_size': -1}, 'image_size'),
     ({'channels': 2}, 'channels'),
     ({'data_dir': '/nonexistent/folder'}, 'not a folder'),
