@@ -117,7 +117,9 @@ class Train:
   beta2: float | None = optimiser_flag(None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.')
   epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.')
   weight_decay: float = optimiser_flag(0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
-  decay_all: bool = optimiser_flag(False, "Whether weight decay takes biases and norms too, as PyTorch's optimisers do.")
+  decay_all: bool = optimiser_flag(
+    False, "Whether weight decay takes biases and norms too, as PyTorch's optimisers do."
+  )
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
   ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
 

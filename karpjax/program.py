@@ -33,6 +33,7 @@ class TrainState:
   key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
   nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
   per_example: Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none
+  hyper: Any = struct.field(default_factory=dict)  # {name: []}: what a vmapped sweep sets per member; {} otherwise
 
   @classmethod
   def create(cls, key, params, optimiser, *, collections=None, ema=False, per_example=None) -> 'TrainState':
@@ -55,6 +56,19 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
+class Population:
+  """The members of one vmapped run, where they are not --seeds consecutive seeds.
+
+  Attributes:
+    seeds: one per member: of its keys and of its data order.
+    hyper: {name: one number per member}, which become the states' `hyper`.
+  """
+
+  seeds: tuple[int, ...]
+  hyper: Mapping[str, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
   """An experiment, as pure functions. Whatever one wants to do with it is a transformation of these.
 
@@ -67,6 +81,7 @@ class Program:
     example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None.
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
     report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
+    population: whom --seeds=N stands for in a sweep.
   """
 
   init: Callable[[jax.Array], Any]
@@ -77,6 +92,7 @@ class Program:
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   uninformed_loss: float | None = None
   report: Callable[[Any, int, Path], None] | None = None
+  population: Population | None = None
 
 
 def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

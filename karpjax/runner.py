@@ -90,14 +90,16 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   # ---- the global form ----
   state_shape = jax.eval_shape(program.init, jax.random.key(0))
   check_memory(state_shape, seeds)
-  keys = jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + seeds, dtype=jnp.uint32))
+  population = program.population or programs.Population(tuple(range(config.seed, config.seed + seeds)), {})
+  keys = jax.vmap(jax.random.key)(jnp.array(population.seeds, jnp.uint32))
 
   def init(keys):
     if seeds == 1:
       return program.init(keys[0])
     # One after the other: a vmapped orthogonal initialiser can deadlock on two cores (jax 0.10).
     states = jax.lax.map(program.init, keys)
-    return states.replace(step=states.step[0])
+    hyper = {name: jnp.array(values, jnp.float32) for name, values in population.hyper.items()}
+    return states.replace(step=states.step[0], **({'hyper': hyper} if hyper else {}))
 
   example = {name: array[:1] for name, array in (train.arrays or train.fetch(np.zeros(1, np.int32))).items()}
   batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
@@ -167,7 +169,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   def numbers_of(start, steps):  # [steps, (seeds,) batch]
     rows = [
       batches.indices(seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order)
-      for seed in range(config.seed, config.seed + seeds)
+      for seed in population.seeds
     ]
     return np.stack(rows, 1) if seeds > 1 else rows[0]
 
