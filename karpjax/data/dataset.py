@@ -135,8 +135,7 @@ def load(
       Pillow's antialiased bilinear filter.
     channels: 1 (luma) or 3; 0 leaves them as stored.
     subset: 'TRAIN/TEST:SEED', such as '7291/2007:1337': so many examples, drawn without replacement by that
-      seed. NumPy draws; torch.randperm of the same seed is another draw, as TFDS's order is not the order of
-      MNIST's own files.
+      seed, as `splitting.subset` does. TFDS's order is not that of MNIST's own files.
     resident_bytes: a set whose splits need no more is held as whole arrays; a larger one is decoded as it is
       fetched.
 
