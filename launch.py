@@ -6,6 +6,10 @@ python launch.py check NAME [--flag=value …]  what a careful person checks bef
 python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
 python launch.py bench NAME                   our step against PyTorch's
 python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
+python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
+python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
+python launch.py slurm … -- NAME [flags]      submit to Slurm
+python launch.py --processes=2 NAME [flags]   hosts as processes of this machine, to rehearse a pod
 """
 
 import ast
@@ -19,6 +23,9 @@ COMMANDS = {
   'reproduce': 'karpjax.reproduce',
   'bench': 'karpjax.bench',
   'predict': 'karpjax.predict',
+  'sweep': 'karpjax.sweep',
+  'tpu': 'karpjax.launchers.tpu',
+  'slurm': 'karpjax.launchers.slurm',
 }
 
 
@@ -35,6 +42,10 @@ def main(argv: list[str]) -> int:
     return 0
   name, *rest = argv
   sys.path.insert(0, str(ROOT))
+  if name.split('=')[0] in ('--processes', '--devices'):
+    from karpjax import rehearse
+
+    return rehearse.main(argv)
   if name in COMMANDS:
     return importlib.import_module(COMMANDS[name]).main(rest)
   if name not in known:

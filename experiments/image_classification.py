@@ -12,12 +12,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from karpjax import config, gradients, loop, models, optim
+from karpjax import config, errors, gradients, hyperparameters, loop, models, optim
 from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
-from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair
+from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
 from karpjax.report import classification as report
 
 LOSSES = ('cross_entropy', 'squared_error')
@@ -63,6 +64,11 @@ class Config(config.Train):
   activation: str | None = config.flag(None, 'relu, tanh or gelu.', group='Model')
   residual: bool | None = config.flag(None, "Adds each hidden layer's input to its output (mlp).", group='Model')
   output: str | None = config.flag(None, 'tanh or linear (lenet1989).', group='Model')
+  remat: str | None = config.flag(
+    None,
+    'none, full or dots: what of a ResNet block the backward pass computes anew instead of keeping.',
+    group='Model',
+  )
 
 
 def model_options(config: Config) -> dict:
@@ -84,13 +90,16 @@ def data(config: Config) -> dataset.Dataset:
 
 
 def program(config: Config, spec: dataset.Spec) -> Program:
-  """The method: config with durations in steps."""
+  """The method: config with durations in steps; its rates, decays and shares may be traced numbers."""
+  if hyperparameters.is_known(config.label_smoothing) and not 0 <= config.label_smoothing <= 1:
+    raise errors.UsageError(f'--label_smoothing={config.label_smoothing}: a share of 0 to 1 is needed')
   classes = len(spec.classes)
   dtype = jnp.dtype(config.dtype)
   model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config))
   optimiser = optim.configured(config)
   augmentations = augmentation.parse(config.augment)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how=config.scale)
+  inputs = jnp.zeros((1, *spec.shape))
 
   def example_loss(logits, labels):  # labels [batch] or, mixed, [batch, classes]
     if config.loss == 'squared_error':
@@ -98,9 +107,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
 
   def init(key):
-    variables = model.init(key, prepare(jnp.zeros((1, *spec.shape), spec.dtype)), train=False)
+    variables = nn.meta.unbox(model.init(key, inputs, train=False))
     collections = {name: value for name, value in variables.items() if name != 'params'}
-    return TrainState.create(key, variables['params'], optimiser, collections=collections, ema=config.ema > 0)
+    ema = not hyperparameters.is_zero(config.ema)
+    return TrainState.create(key, variables['params'], optimiser, collections=collections, ema=ema)
 
   def loss(params, collections, batch, key):
     images, labels = batch['image'], batch['label']
@@ -136,17 +146,18 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(classes) if config.loss == 'cross_entropy' else None,
+    axes=partitioning(model, inputs, train=False),
   )
 
 
-def run(config_: Config, **options) -> loop.Summary:
+def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
   functions = dataclasses.replace(
     functions, report=functools.partial(report.draw, functions, examples, seeds=resolved.seeds)
   )
-  return loop.train(functions, examples, resolved, experiment='image_classification', **options)
+  return train(functions, examples, resolved, experiment='image_classification', **options)
 
 
 if __name__ == '__main__':

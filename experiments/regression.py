@@ -12,7 +12,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from karpjax import config, gradients, loop, models, optim
+from karpjax import config, gradients, hyperparameters, loop, models, optim
 from karpjax.data import dataset, preprocessing, splitting, tables
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, regression
@@ -64,7 +64,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
 
   def init(key):
     params = model.init(key, jnp.zeros((1, *spec.shape)), train=False)['params']
-    return TrainState.create(key, params, optimiser, ema=config.ema > 0)
+    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
 
   def loss(params, collections, batch, key):
     rngs = {'dropout': jax.random.fold_in(key, DROPOUT)}
@@ -95,14 +95,14 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   )
 
 
-def run(config_: Config, **options) -> loop.Summary:
+def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
   if config_.batch_size == 0:
     config_ = dataclasses.replace(config_, batch_size=examples.spec.examples)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
   functions = dataclasses.replace(functions, report=functools.partial(report.draw, functions, examples))
-  return loop.train(functions, examples, resolved, experiment='regression', **options)
+  return train(functions, examples, resolved, experiment='regression', **options)
 
 
 if __name__ == '__main__':

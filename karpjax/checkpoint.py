@@ -16,12 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax import hosts
 from karpjax.errors import UsageError
 
 SEPARATOR = '/'
 
 
 logging.getLogger('absl').setLevel(logging.CRITICAL)  # orbax logs what is reported here in a line
+
+
+def _alone():
+  """orbax's barriers are for one host: the first writes what `globalise` has brought together, and each reads for itself."""
+  import orbax.checkpoint as ocp
+
+  number = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=number, active_processes={number}, barrier_sync_key_prefix=f'host{number}'
+  )
 
 
 class Damaged(Exception):
@@ -88,7 +99,10 @@ class Checkpoints:
       options = ocp.CheckpointManagerOptions(
         preservation_policy=policies.LatestN(self.keep if kind == 'last' else 1),
         cleanup_tmp_directories=True,  # of a save that was killed
+        multiprocessing_options=_alone(),
+        create=False,
       )
+      (self.folder / kind).mkdir(parents=True, exist_ok=True)
       self.managers[kind] = ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
     return self.managers[kind]
 
@@ -119,6 +133,8 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
+    if not hosts.first():
+      return
     try:
       manager = self._manager(kind)
       if step in manager.all_steps():
@@ -160,9 +176,9 @@ class Checkpoints:
 
     path = self.folder / kind / str(step)
     try:
-      with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+      with ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=_alone()) as reader:
         meta = reader.restore((path / 'meta').absolute())
-      with ocp.StandardCheckpointer() as reader:
+      with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
         shapes = reader.metadata((path / 'state').absolute()).item_metadata.tree
         target = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
         arrays = reader.restore((path / 'state').absolute(), target)
@@ -180,20 +196,29 @@ class Checkpoints:
   def restore(self, shapes, *, kind: str = 'last') -> tuple[int, Any, dict] | None:
     """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
 
-    Newer ones that do not are moved to `damaged/`, and it is said.
+    Newer ones that do not are moved to `damaged/`, and it is said. The first host looks; all read what it found whole.
     """
-    for step in self._steps(kind):
-      try:
-        arrays, meta = self.load(kind, step)
-      except Damaged as why:
-        self._set_aside(kind, step, str(why))
-        continue
-      return step, from_arrays(arrays, shapes), meta
-    return None
+    found = []
+
+    def look():
+      for step in self._steps(kind):
+        try:
+          found.extend((step, *self.load(kind, step)))
+        except Damaged as why:
+          self._set_aside(kind, step, str(why))
+          continue
+        return step
+      return ''
+
+    step = hosts.on_first(look)
+    if not step:
+      return None
+    step, arrays, meta = found or (int(step), *self.load(kind, int(step)))
+    return step, from_arrays(arrays, shapes), meta
 
   def forget_after(self, step: int) -> None:
     """Removes checkpoints beyond a step, which the run goes on to write anew."""
-    for kind in ('last', 'best'):
+    for kind in ('last', 'best') if hosts.first() else ():
       for later in self._steps(kind):
         if later > step:
           shutil.rmtree(self.folder / kind / str(later))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from karpjax import optim, start_up
+from karpjax import hosts, optim, start_up
+from karpjax import mesh as meshes
 from karpjax.errors import Diverged, UsageError
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
@@ -32,8 +33,8 @@ def flag(default, help, *, group='Experiment', free=False, choices=None):
   return dataclasses.field(default=default, metadata=metadata)
 
 
-def run_flag(default, help, **options):
-  return flag(default, help, group='Run', **options)
+def run_flag(default, help, group='Run', **options):
+  return flag(default, help, group=group, **options)
 
 
 def data_flag(default, help, **options):
@@ -55,7 +56,14 @@ class Train:
     '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', free=True
   )
   init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
-  parallel: str = run_flag('none', 'How a step is spread over the local devices.', choices=('none', 'pmap'), free=True)
+  parallel: str = run_flag(
+    'none',
+    'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
+    'over a mesh of all of them, of all hosts.',
+    choices=('none', 'pmap', *meshes.AXES),
+    free=True,
+  )
+  mesh: str = run_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.', free=True)
   steps_per_call: str = run_flag(
     'auto', 'Steps in one call of the compiled program: a number, or auto, which measures.'
   )
@@ -68,6 +76,17 @@ class Train:
   compilation_cache: str = run_flag(
     '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
   )
+  compile_only: bool = run_flag(
+    False, 'Compile the step, say what it costs and what each device holds, and stop.', free=True
+  )
+  profile: str = run_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.', free=True)
+  distributed: bool = run_flag(
+    False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.', group='Hosts', free=True
+  )
+  coordinator: str = run_flag('', 'HOST:PORT of process 0, where JAX cannot find it.', group='Hosts', free=True)
+  num_processes: int | None = run_flag(None, 'How many processes train together.', group='Hosts', free=True)
+  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', free=True)
+  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', free=True)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
   log_every: Duration = run_flag('100', 'A row of training metrics this often.', free=True)
   eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', free=True)
@@ -339,6 +358,7 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
         )
       config = parse(config_class, argv, base=from_json(config_class, stored['flags']))
     start_up.process(config)
+    hosts.start(config)
     run(config)
   except UsageError as error:
     print(f'{name}: {error}', file=sys.stderr)

@@ -64,8 +64,9 @@ def compute(loss: Callable, *, microbatches: int = 1) -> Callable:
     if microbatches == 1:
       grads, (metrics, collections) = one(params, collections, batch, key)
     else:
-      # [batch, ...] -> [microbatches, batch / microbatches, ...]
-      parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
+      # [batch, ...] -> [microbatches, batch / microbatches, ...]: every microbatches-th row, so that each device
+      # of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices
+      parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
       first = jax.tree.map(lambda x: x[0], parts)
       shapes = jax.eval_shape(one, params, collections, first, key)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import checkpoint, transform, workdir
+from karpjax import checkpoint, hosts, profile, transform, workdir
 from karpjax import runner as runners
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged, UsageError
@@ -98,8 +98,15 @@ def train(
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
   runner = runners.bind(program, dataset, config)
+  if config.compile_only:
+    for line in progress.costs(runner.compile_only()) if hosts.first() else ():
+      say(line)
+    return Summary({}, None, None)
+  profiled = profile.steps(config.profile)
   found = checkpoint.weights(config.init_from) if config.init_from else None
-  folder = Path(config.workdir) if config.workdir else workdir.default(experiment)
+  folder = Path(hosts.told(config.workdir or str(workdir.default(experiment))))
+  if not hosts.first():
+    say = _silent
   with workdir.claim(folder), stop_signals() as signals:
     stored = workdir.refuse_changes(folder, experiment, config)
     say(f'workdir: {folder}')
@@ -115,12 +122,12 @@ def train(
     else:
       carry = runner.init()
       if found:
-        state, rows = checkpoint.replace_weights(carry.state, found)
+        state, rows = checkpoint.replace_weights(runner.globalise(carry).state, found)
         carry = carry.replace(state=state)
         for line in progress.table(rows, ('array', 'shape', config.init_from)):
           say(line)
     checkpoints.forget_after(start)
-    params = transform.first_seed(carry.state, config.seeds).params
+    params = jax.eval_shape(lambda c: transform.first_seed(c.state, config.seeds).params, runner.shapes)
     description = workdir.describe(experiment, config, spec=dataset.spec)
     description |= {
       'choices': (stored or {}).get('choices', {}),
@@ -128,18 +135,14 @@ def train(
     }
     carry = runner.place(carry)
     description['compiled'] = runner.prepare(carry, description['choices'])
-    workdir.write_config(folder, description)
+    if hosts.first():
+      workdir.write_config(folder, description)
     for line in progress.start_up(description, dataset, config):
       say(line)
 
-    bar = progress.Progress(start, config.steps, say)
-    sinks = [writers.Rows(folder, start), bar]
-    if config.tensorboard:
-      sinks.append(writers.TensorBoard(folder))
-    if config.wandb != 'off':
-      sinks.append(writers.Wandb(folder, config.wandb, description))
+    sinks = _sinks(folder, start, config, description, say) if hosts.first() else []
     try:
-      run = _Run(program, dataset, config, runner, checkpoints, signals, sinks, folder, say, information)
+      run = _Run(program, dataset, config, runner, checkpoints, signals, sinks, folder, say, information, profiled)
       carry = run.steps(carry, start)
       numbers = run.finish(carry, description)
     except OSError as error:
@@ -155,6 +158,20 @@ def train(
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.globalise(carry).state, folder)
+
+
+def _silent(line: str) -> None:
+  """Only the first host speaks."""
+
+
+def _sinks(folder, start, config, description, say) -> list:
+  """Who is given the metric rows."""
+  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say)]
+  if config.tensorboard:
+    sinks.append(writers.TensorBoard(folder))
+  if config.wandb != 'off':
+    sinks.append(writers.Wandb(folder, config.wandb, description))
+  return sinks
 
 
 def _finished(folder: Path, steps: int) -> dict | None:
@@ -179,9 +196,28 @@ class _Run:
   folder: Path
   say: Callable[[str], None]
   information: dict  # of the checkpoint gone on from: 'seconds' of training before it, and the 'best'
+  profiled: tuple[int, int] | None = None  # the first and the last step that --profile traces
   warned: tuple[int, ...] = ()
   trained: int = 0  # steps of this process, and the seconds they took
   busy: float = 0.0
+  spent: dict[str, float] = dataclasses.field(
+    default_factory=lambda: {'evaluation': 0.0, 'logging': 0.0, 'saving': 0.0}
+  )
+
+  @contextlib.contextmanager
+  def clocked(self, what: str):
+    begun = time.perf_counter()
+    try:
+      yield
+    finally:
+      self.spent[what] += time.perf_counter() - begun
+
+  def shares(self) -> dict[str, float]:
+    """Where the time since the start went: {'input_share': …, 'step_share': …, …}, of the host's clock."""
+    waited = self.runner.waited['input']
+    seconds = {'input': waited, 'step': max(0.0, self.busy - waited), **self.spent}
+    whole = sum(seconds.values()) or 1.0
+    return {f'{name}_share': value / whole for name, value in seconds.items()}
 
   def steps(self, carry, t: int):
     """From step t to the last; returns the final carry."""
@@ -196,19 +232,25 @@ class _Run:
           following(t, every)
           for every in (config.log_every, config.eval_every, config.checkpoint_every, config.report_every)
         ),
+        *(edge for edge in self.profiled or () if edge > t),
       )
+      if self.profiled and t == self.profiled[0]:
+        jax.profiler.start_trace(self.folder / 'profile')
       carry = self.runner.advance(carry, t, stop, due(t, config.log_every) or due(t, config.eval_every))
       t = stop
+      if self.profiled and t == self.profiled[1]:
+        jax.block_until_ready(carry)
+        jax.profiler.stop_trace()
+        self.say(f'trace of steps {self.profiled[0]} to {t}: tensorboard --logdir={self.folder / "profile"}')
       last = t == config.steps
       evaluates = last or due(t, config.eval_every)
-      saves = last or due(t, config.checkpoint_every) or bool(self.signals)
+      stops = self.stops(t)
+      saves = last or due(t, config.checkpoint_every) or stops
       if not (evaluates or saves or due(t, config.log_every) or due(t, config.report_every)):
         continue
-      totals, nonfinite = jax.device_get((carry.totals, carry.state.nonfinite_step))
+      totals, nonfinite = self.runner.fetch((carry.totals, carry.state.nonfinite_step))
       self.busy, self.trained = self.busy + time.perf_counter() - begun, self.trained + t - marked
       rate = (t - marked) / (time.perf_counter() - begun)
-      if self.config.parallel == 'pmap':
-        totals, nonfinite = jax.tree.map(lambda x: x[0], (totals, nonfinite))
       if evaluates or due(t, config.log_every):
         row = {
           'step': t,
@@ -217,21 +259,32 @@ class _Run:
           'steps_per_second': rate,
         }
         if evaluates and (np.asarray(nonfinite) < 0).any():
-          row |= self.evaluate(carry, last)
-        for sink in self.sinks:
-          sink.append(row)
+          with self.clocked('evaluation'):
+            row |= self.evaluate(carry, last)
+        with self.clocked('logging'):
+          for sink in self.sinks:
+            sink.append(row)
       self.stop_where_all_diverged(np.atleast_1d(nonfinite), totals, saved)
       if evaluates:
-        self.keep_best(carry, t, row)
+        with self.clocked('saving'):
+          self.keep_best(carry, t, row)
       if saves:
-        self.checkpoints.save(t, self.runner.globalise(carry), self.about(t))
+        with self.clocked('saving'):
+          self.checkpoints.save(t, self.runner.globalise(carry), self.about(t))
         saved = t
       if self.program.report and due(t, config.report_every) and not last:
         self.draw(carry, t)
-      if self.signals and not last:
+      if stops and not last:
         self.stop(t)
       begun, marked = time.perf_counter(), t
     return carry
+
+  def stops(self, t: int) -> bool:
+    """Whether a signal has come; hosts ask each other only where they log, so that the asking costs nothing."""
+    if jax.process_count() == 1:
+      return bool(self.signals)
+    every = self.config.log_every or 100
+    return due(t, every) and hosts.any_of(bool(self.signals))
 
   def evaluate(self, carry, last: bool) -> dict[str, Any]:
     splits = dict.fromkeys(self.config.eval_splits + (self.config.final_splits if last else ()))
@@ -277,19 +330,26 @@ class _Run:
 
   def stop(self, t: int) -> None:
     self.checkpoints.wait()
-    writers.write_csv(self.folder)
+    if hosts.first():
+      writers.write_csv(self.folder)
+    number = self.signals[0] if self.signals else signal.SIGTERM  # which came to another host
     self.say(
       self.checkpoints.failed
-      or f'stopped by signal {self.signals[0]}: step {t} is saved; --workdir={self.folder} goes on from it'
+      or f'stopped by signal {int(number)}: step {t} is saved; --workdir={self.folder} goes on from it'
     )
-    raise SystemExit(128 + self.signals[0])
+    hosts.wait('stopped')
+    raise SystemExit(128 + number)
 
   def draw(self, carry, t: int) -> None:
     state = transform.first_seed(self.runner.globalise(carry).state, self.config.seeds)
-    self.program.report(state, t, self.folder)
+    if hosts.first():
+      self.program.report(state, t, self.folder)
 
   def finish(self, carry, description: dict) -> dict[str, Any]:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
+    if self.program.report and self.config.plots:
+      self.draw(carry, self.config.steps)
+    hosts.wait('written')
     rows = writers.read_rows(self.folder)
     final = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
     numbers = {
@@ -299,10 +359,11 @@ class _Run:
       'seconds': self.about(self.config.steps)['seconds'],
       'compile_seconds': description['compiled']['compile_seconds'],
       'steps_per_second': self.trained / self.busy if self.busy else rows[-1]['steps_per_second'],
+      **self.shares(),
     }
+    if not hosts.first():
+      return numbers
     if self.config.plots:
-      if self.program.report:
-        self.draw(carry, self.config.steps)
       plots.curves(rows, self.folder)
     writers.write_csv(self.folder)
     writers.write_json(self.folder / 'summary.json', numbers)

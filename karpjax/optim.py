@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import errors
+from karpjax import errors, hyperparameters
 
 # Schedules whose rates are the same whatever the number of steps: a finished run under one may be prolonged.
 INDEPENDENT_OF_STEPS = frozenset({'constant', 'step', 'exponential', 'rsqrt'})
@@ -54,7 +54,8 @@ def schedule(
     rsqrt        learning_rate * sqrt((warmup + 1) / (t + 1)) (Vaswani et al. 2017, eq. 3, scaled to its peak)
 
   Returns:
-    [] int -> [] float32; the constant one without warm-up returns a Python float, by which `build` knows it.
+    [] int -> [] float32; the constant one without warm-up returns a Python float, by which `build` knows it, unless
+    `learning_rate` is traced. That, `final`, `factor` and `decay_rate` may be.
 
   Raises:
     errors.UsageError: an unknown name, a rate that is negative or not finite, warm-up longer than the run,
@@ -76,7 +77,8 @@ def schedule(
   if name == 'step' and not boundaries:
     raise errors.UsageError('--schedule=step needs --boundaries, such as 32000,48000; or give --schedule=constant.')
 
-  learning_rate = float(learning_rate)
+  if hyperparameters.is_known(learning_rate):
+    learning_rate = float(learning_rate)
   if name == 'constant' and not warmup:
     return lambda t: learning_rate
 
@@ -91,9 +93,9 @@ def schedule(
         return final + (learning_rate - final) * (1 + jnp.cos(jnp.pi * progress)) / 2
       case 'step':
         passed = sum((t >= b).astype(jnp.float32) for b in boundaries)
-        return learning_rate * jnp.power(jnp.float32(factor), passed)
+        return learning_rate * jnp.power(jnp.asarray(factor, jnp.float32), passed)
       case 'exponential':
-        return learning_rate * jnp.power(jnp.float32(decay_rate), jnp.maximum(t - warmup, 0) / decay_every)
+        return learning_rate * jnp.power(jnp.asarray(decay_rate, jnp.float32), jnp.maximum(t - warmup, 0) / decay_every)
       case 'rsqrt':
         return learning_rate * jnp.sqrt((warmup + 1) / (jnp.maximum(t, warmup) + 1))
 
@@ -142,6 +144,7 @@ def build(
     weight_decay: 0 is none.
     decay_all: biases and norms too, as PyTorch's optimisers do unless told otherwise.
     clip: the greatest global norm of the gradients; 0 does not clip.
+      All of these numbers may be traced; then the optimiser has every part, whatever their values.
 
   Raises:
     errors.UsageError: an unknown name, a value the optimiser does not take, a value out of range.
@@ -154,16 +157,18 @@ def build(
       others = ', '.join(n for n, t in OPTIMISERS.items() if key in t)
       raise errors.UsageError(f'--optimiser={name} takes no --{key}={value}; these do: {others}.')
     _check(key, value)
-    if key != 'eps' and value >= 1:
+    if key != 'eps' and hyperparameters.is_known(value) and value >= 1:
       raise errors.UsageError(f'--{key}={value} must be at least 0 and less than 1.')
   _check('weight_decay', weight_decay)
   _check('clip', clip)
 
-  decay = [optax.add_decayed_weights(weight_decay, mask=None if decay_all else is_decayed)] if weight_decay else []
+  decay = [optax.add_decayed_weights(weight_decay, mask=None if decay_all else is_decayed)]
+  if hyperparameters.is_zero(weight_decay):
+    decay = []
   constant = rate(0)
   scale = optax.scale(-constant) if isinstance(constant, float) else optax.scale_by_learning_rate(rate)
   return optax.chain(
-    *([optax.clip_by_global_norm(clip)] if clip else []),
+    *([] if hyperparameters.is_zero(clip) else [optax.clip_by_global_norm(_limit(clip))]),
     *([] if name in DECOUPLED else decay),
     *_rule(name, **takes | given),
     *(decay if name in DECOUPLED else []),
@@ -246,6 +251,11 @@ def _names(path) -> list[str]:
   return [str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', '')))).lower() for key in path]
 
 
+def _limit(clip):
+  """The norm to clip to: a traced 0 is no limit."""
+  return clip if hyperparameters.is_known(clip) else jnp.where(clip > 0, clip, jnp.inf)
+
+
 def _check(flag: str, value: float):
-  if not (math.isfinite(value) and value >= 0):
+  if hyperparameters.is_known(value) and not (math.isfinite(value) and value >= 0):
     raise errors.UsageError(f'--{flag}={value} must be a finite number, zero or greater.')

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 
 Batch = Mapping[
@@ -82,6 +83,7 @@ class Program:
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
     report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
     population: whom --seeds=N stands for in a sweep.
+    axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
   """
 
   init: Callable[[jax.Array], Any]
@@ -93,6 +95,22 @@ class Program:
   uninformed_loss: float | None = None
   report: Callable[[Any, int, Path], None] | None = None
   population: Population | None = None
+  axes: Callable[[], Any] | None = None
+
+
+def partitioning(model, *inputs, **options) -> Callable[[], Any]:
+  """For `Program.axes`: the names that a Linen module's parameters give to their axes (`nn.with_partitioning`).
+
+  Args:
+    model: the module.
+    inputs, options: of its call; only their shapes matter.
+  """
+
+  def axes():
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs, **options))
+    return nn.get_partition_spec(shapes)['params']
+
+  return axes
 
 
 def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:

@@ -13,9 +13,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import jax_utils
 
-from karpjax import gradients, start_up, transform
+from karpjax import costs, hosts, layouts, transform
 from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset
@@ -33,10 +32,13 @@ class Runner:
     shapes: the global form of a carry, as ShapeDtypeStructs.
     init: () -> carry, in global form.
     place: carry in global form -> on the devices; globalise: the reverse.
+    fetch: what every device holds alike, such as a carry's totals -> on the host.
     prepare: (carry on the devices, choices) -> figures of the compiled step; fills in `choices`, a dict which a resumed
       run gives back.
+    compile_only: () -> what one step costs, with the collectives of a mesh; nothing is put on the devices.
     advance: (carry, start, stop, fresh) -> the carry after steps start … stop − 1, which must lie in one call;
       `fresh` forgets the metric sums first.
+    waited: {'input': seconds that `advance` has spent on finding its examples}.
     call_end: t -> the first step beyond t at which a call has to end.
     evaluate: (carry, name of a split) -> its sums, on the host.
   """
@@ -45,8 +47,11 @@ class Runner:
   init: Callable
   place: Callable
   globalise: Callable
+  fetch: Callable
   prepare: Callable
+  compile_only: Callable
   advance: Callable
+  waited: dict
   call_end: Callable
   evaluate: Callable
 
@@ -79,8 +84,8 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     UsageError: when the batch does not divide over the devices, or the seeds' states do not fit in memory.
   """
   train, seeds = dataset.splits['train'], config.seeds
-  devices = jax.local_devices() if config.parallel == 'pmap' else None
-  count = len(devices) if devices else 1
+  layout = layouts.choose(config, program.axes)
+  count = layout.parts
   if config.batch_size % (count * config.microbatches):
     parts = f'{count} devices' + (f' × --microbatches={config.microbatches}' if config.microbatches > 1 else '')
     raise UsageError(f'--batch_size={config.batch_size} does not divide over {parts}')
@@ -106,64 +111,23 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   metric_shapes = jax.eval_shape(program.step, state_shape, batch)[1]
   zeros = jax.tree.map(lambda x: jnp.zeros((seeds,) if seeds > 1 else (), x.dtype), dict(metric_shapes))
-  shapes = jax.eval_shape(lambda keys: transform.Carry(init(keys), zeros), keys)
+  first_carry = lambda keys: transform.Carry(init(keys), zeros)
+  shapes = jax.eval_shape(first_carry, keys)
+  layout.lay(shapes)
 
   functions = transform.calls(program, shapes.state, seeds)
-
-  # ---- devices ----
-  def compiled(function, *arguments, replicated: int):
-    """Ahead of time; all but the last `replicated` arguments have pmap's leading axis. The first is donated."""
-    if devices:
-      axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
-      mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
-    else:
-      mapped = jax.jit(function, donate_argnums=0)
-    lowered = mapped.lower(*arguments)
-    if devices:
-      made = lowered.compile()
-      calls['flops'] = made.cost_analysis().get('flops')
-    else:  # counted before compilation, because afterwards calls of a library, such as oneDNN, count as nothing
-      calls['flops'] = lowered.cost_analysis().get('flops')
-      calls['options'] = start_up.compiler_options(calls['flops'])
-      made = lowered.compile(calls['options'])
-    return made
-
-  axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
-
-  def cut(x, axis=axis):  # [.., batch, ..] -> [devices, .., batch / devices, ..]
-    if not devices:
-      return x
-    x = np.asarray(x)
-    return np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
-
-  def join(x):  # the reverse of cut
-    x = np.moveaxis(np.asarray(x), 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-  def relaid(carry, per_example, rest):
-    parts = jax.tree.map(per_example, carry.state.per_example)
-    carry = rest(carry.replace(state=carry.state.replace(per_example={})))
-    return carry.replace(state=carry.state.replace(per_example=parts))
-
-  def replicate(tree):
-    return jax_utils.replicate(tree, devices) if devices else jax.tree.map(jnp.array, tree)  # a copy: calls donate it
-
-  def place(carry):
-    return relaid(carry, cut, replicate)
-
-  def globalise(carry):
-    return relaid(carry, join, jax_utils.unreplicate) if devices else carry
 
   resident = {}
 
   def on_devices(name: str):
     """A split's arrays on the devices, put there once."""
     if name not in resident:
-      resident[name] = replicate(dataset.splits[name].arrays)
+      resident[name] = layout.replicate(dataset.splits[name].arrays)
     return resident[name]
 
   # ---- training ----
   calls = {}  # filled by prepare: 'one' or 'many', compiled; 'steps', how many it makes at the most; …
+  waited = {'input': 0.0}
   streaming = {}  # the iterator of streamed batches, and the step it has come to
 
   def numbers_of(start, steps):  # [steps, (seeds,) batch]
@@ -173,34 +137,55 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     ]
     return np.stack(rows, 1) if seeds > 1 else rows[0]
 
+  axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
+  rows = (slice(None),) * axis + (layout.rows(config.batch_size),)  # of a batch, that this host supplies
+  shape_of_numbers = numbers_of(0, 1)[0][rows].shape
+
+  def numbers_here(start, steps):  # [steps, (seeds,) rows of the batch]
+    return numbers_of(start, steps)[(slice(None), *rows)]
+
+  def cut(x):
+    return layout.cut(x, axis)
+
   def advance_many(carry, start, stop, fresh):
+    begun = time.perf_counter()
     numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
-    numbers[: stop - start] = numbers_of(start, stop - start)
-    return calls['many'](carry, on_devices('train'), cut(numbers, axis + 1), np.int32(stop - start), np.bool_(fresh))
+    numbers[: stop - start] = numbers_here(start, stop - start)
+    numbers = layout.cut(numbers, axis + 1)
+    waited['input'] += time.perf_counter() - begun
+    return calls['many'](carry, on_devices('train'), numbers, np.int32(stop - start), np.bool_(fresh))
 
   def advance_one(carry, start, stop, fresh):
-    return calls['one'](carry, on_devices('train'), cut(numbers_of(start, 1)[0]), np.bool_(fresh))
+    begun = time.perf_counter()
+    numbers = cut(numbers_here(start, 1)[0])
+    waited['input'] += time.perf_counter() - begun
+    return calls['one'](carry, on_devices('train'), numbers, np.bool_(fresh))
 
   def next_streamed(t):
     if streaming.get('t') != t:
-      numbers = lambda t: numbers_of(t, 1)[0]
+      numbers = lambda t: numbers_here(t, 1)[0]
       streaming['batches'] = batches.stream(train, numbers, t, config.steps, workers=config.workers)
     streaming['t'] = t + 1
     return jax.tree.map(cut, next(streaming['batches']))
 
   def advance_streamed(carry, start, stop, fresh):
-    return calls['one'](carry, next_streamed(start), np.bool_(fresh))
+    begun = time.perf_counter()
+    batch = next_streamed(start)
+    waited['input'] += time.perf_counter() - begun
+    return calls['one'](carry, batch, np.bool_(fresh))
 
-  shape_of_numbers = (seeds, config.batch_size) if seeds > 1 else (config.batch_size,)
+  def compile_step(name, function, steps, *arguments, replicated):
+    calls[name], calls['flops'] = layout.compile(function, arguments, replicated)
+    calls['steps'] = steps
 
   def compile_many(carry, steps):
-    numbers = cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
-    calls.update(
-      many=compiled(
-        functions.many_steps, carry, on_devices('train'), numbers, np.int32(0), np.bool_(False), replicated=2
-      ),
-      steps=steps,
-    )
+    numbers = layout.cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
+    arguments = carry, on_devices('train'), numbers, np.int32(0), np.bool_(False)
+    compile_step('many', functions.many_steps, steps, *arguments, replicated=2)
+
+  def compile_one(carry):
+    arguments = carry, on_devices('train'), cut(numbers_here(0, 1)[0]), np.bool_(False)
+    compile_step('one', functions.one_step, 1, *arguments, replicated=1)
 
   def seconds(advance, carry, steps, times=3):
     """Median seconds of a step, on a copy of the carry: trying changes nothing."""
@@ -216,41 +201,46 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     begun = time.perf_counter()
     wanted = choices.get('steps_per_call', config.steps_per_call)
     if train.arrays is None:
-      batch = jax.tree.map(cut, batches.fetch(train, numbers_of(0, 1)[0]))
-      calls.update(one=compiled(functions.one_batch, carry, batch, np.bool_(False), replicated=1), steps=1)
-    elif wanted == 'auto':
-      numbers = cut(numbers_of(0, 1)[0])
-      calls.update(
-        one=compiled(functions.one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1
-      )
-      _choose_steps(carry)
-    elif int(wanted) == 1:
-      numbers = cut(numbers_of(0, 1)[0])
-      calls.update(
-        one=compiled(functions.one_step, carry, on_devices('train'), numbers, np.bool_(False), replicated=1), steps=1
-      )
+      batch = jax.tree.map(cut, batches.fetch(train, numbers_here(0, 1)[0]))
+      compile_step('one', functions.one_batch, 1, carry, batch, np.bool_(False), replicated=1)
+    elif wanted == 'auto' or int(wanted) == 1:
+      compile_one(carry)
+      if wanted == 'auto':
+        _choose_steps(carry)
     else:
       compile_many(carry, int(wanted))
     choices['steps_per_call'] = calls['steps']
     seconds = time.perf_counter() - begun
-    return {'flops': calls['flops'], 'seeds': seeds, 'compile_seconds': seconds} | figures(
+    return {'flops': calls['flops'], 'seeds': seeds, 'compile_seconds': seconds} | costs.figures(
       calls.get('many') or calls['one']
     )
 
   def _choose_steps(carry):
     """Many steps a call only where that measures faster than one: a loop can be slower (convolutions on CPU)."""
-    one = seconds(advance_one, carry, 1)
+    one = hosts.first_says(seconds(advance_one, carry, 1))  # all hosts have to choose alike
     if one > CALL_SECONDS / 4 or config.steps == 1:
       return
     steps = int(min(LARGEST_CALL, config.steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
     compile_many(carry, steps)
-    first = seconds(advance_many, carry, 1, times=1)
+    first = hosts.first_says(seconds(advance_many, carry, 1, times=1))
     trial = max(1, min(steps, int(CALL_SECONDS / first)))
-    if seconds(advance_many, carry, trial) < one:
+    if hosts.first_says(seconds(advance_many, carry, trial)) < one:
       calls.pop('one')
     else:
       calls.pop('many')
       calls['steps'] = 1
+
+  def compile_only():
+    carry = layout.shapes(shapes)
+    if train.arrays is None:
+      arguments = carry, jax.tree.map(cut, batches.fetch(train, numbers_here(0, 1)[0])), np.bool_(False)
+      compile_step('one', functions.one_batch, 1, *arguments, replicated=1)
+    else:
+      arrays = layout.replicated_shapes(train.arrays)
+      arguments = carry, arrays, cut(numbers_here(0, 1)[0]), np.bool_(False)
+      compile_step('one', functions.one_step, 1, *arguments, replicated=1)
+    made = calls['one']
+    return {'flops': calls['flops'], 'collectives': costs.collectives(made.as_text()), **costs.figures(made)}
 
   def call_end(t):
     return (t // calls['steps'] + 1) * calls['steps']
@@ -264,16 +254,20 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   def evaluate_split(carry, name):
     split = dataset.splits[name]
     parts = list(batches.exact(split.size, eval_batch))
+    here = layout.rows(eval_batch)
     streamed = split.arrays is None and batches.stream(
-      split, lambda i: parts[i][0], 0, len(parts), workers=config.workers
+      split, lambda i: parts[i][0][here], 0, len(parts), workers=config.workers
     )
-    sums = replicate(sum_zeros)
+    sums = layout.replicate(sum_zeros)
     for numbers, mask in parts:
-      data, numbers = (
-        (jax.tree.map(lambda x: cut(x, 0), next(streamed)), None) if streamed else (on_devices(name), cut(numbers, 0))
-      )
-      sums = add_sums(carry.state, sums, data, numbers, cut(mask, 0))
-    return jax.device_get(jax_utils.unreplicate(sums) if devices else sums)
+      if streamed:
+        data, numbers = jax.tree.map(lambda x: layout.cut(x, 0), next(streamed)), None
+      else:
+        data, numbers = on_devices(name), layout.cut(numbers[here], 0)
+      if 'add' not in calls:
+        calls['add'] = layout.compile_sums(functions.add_sums, calls.get('flops'))
+      sums = calls['add'](carry.state, sums, data, numbers, layout.cut(mask[here], 0))
+    return layout.fetch(sums)
 
   eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}
   eval_shapes |= {
@@ -283,31 +277,16 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   sum_shapes = jax.eval_shape(program.evaluate, state_shape, eval_shapes, jax.random.key(0))
   sum_zeros = jax.tree.map(lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes)
 
-  def add_sums(*arguments):
-    if 'add' not in calls:
-      if devices:
-        calls['add'] = jax.pmap(functions.add_sums, gradients.REPLICAS, devices=devices, donate_argnums=1)
-      else:
-        calls['add'] = jax.jit(functions.add_sums, donate_argnums=1, compiler_options=calls.get('options'))
-    return calls['add'](*arguments)
-
   return Runner(
     shapes=shapes,
-    init=lambda: jax.jit(lambda keys: transform.Carry(init(keys), zeros))(keys),
-    place=place,
-    globalise=globalise,
+    init=lambda: layout.init(first_carry, keys),
+    place=layout.place,
+    globalise=layout.globalise,
+    fetch=layout.fetch,
     prepare=prepare,
+    compile_only=compile_only,
     advance=advance,
+    waited=waited,
     call_end=call_end,
     evaluate=evaluate_split,
   )
-
-
-def figures(compiled) -> dict:
-  """What the compiler says of a program, all seeds together, in bytes: read and written, of arguments, of temporaries."""
-  memory = compiled.memory_analysis()
-  return {
-    'bytes': compiled.cost_analysis().get('bytes accessed'),
-    'argument_bytes': getattr(memory, 'argument_size_in_bytes', None),
-    'temporary_bytes': getattr(memory, 'temp_size_in_bytes', None),
-  }

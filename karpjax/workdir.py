@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 
 from karpjax import config as configs
-from karpjax import optim
+from karpjax import hosts, optim
 from karpjax.errors import UsageError
 from karpjax.report import writers
 
@@ -29,36 +29,49 @@ def default(experiment: str) -> Path:
 
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[Path]:
-  """Makes the folder and locks it for as long as the context lasts; a lock dies with its process.
+  """Makes the folder and locks it for as long as the context lasts; a lock dies with its process. The first host does it.
 
   Raises:
-    UsageError: where it cannot be written, or another process has it.
+    UsageError: where it cannot be written, another process has it, or a host does not see it.
   """
+  held = []
+  hosts.on_first(lambda: held.extend(_lock(folder)))
+  lock, made = held or (None, [])
+  try:
+    if hosts.any_of(not folder.is_dir()):
+      raise UsageError(f'--workdir={folder} is not seen by every host; it has to lie on a file system that they share')
+    yield folder
+  except UsageError:
+    if made and [p.name for p in folder.iterdir()] == ['.lock']:  # nothing has begun: nothing is left behind
+      (folder / '.lock').unlink()
+      _remove(made)
+    raise
+  finally:
+    if lock:
+      lock.close()
+
+
+def _lock(folder: Path):
+  """The open lock, and the folders that were made for it, innermost first."""
   made = [p for p in (folder, *folder.parents) if not p.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / '.lock', 'w')
   except OSError as error:
-    for path in made:
-      with contextlib.suppress(OSError):
-        path.rmdir()
+    _remove(made)
     raise UsageError(f'--workdir={folder} cannot be written: {error.strerror}') from None
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
     lock.close()
     raise UsageError(f'another process is at work in {folder}; wait for it, or choose another --workdir') from None
-  try:
-    yield folder
-  except UsageError:
-    if made and [p.name for p in folder.iterdir()] == ['.lock']:  # nothing has begun: nothing is left behind
-      (folder / '.lock').unlink()
-      for path in made:
-        with contextlib.suppress(OSError):
-          path.rmdir()
-    raise
-  finally:
-    lock.close()
+  return lock, made
+
+
+def _remove(made: list[Path]) -> None:
+  for path in made:
+    with contextlib.suppress(OSError):
+      path.rmdir()
 
 
 def _git_revision() -> str | None:
@@ -79,7 +92,7 @@ def describe(experiment: str, config, *, spec=None) -> dict:
     'command_line': sys.argv,
     'spec': spec.to_json() if spec else None,
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
-    'devices': [str(d) for d in jax.local_devices()],
+    'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
     'git': _git_revision(),
   }

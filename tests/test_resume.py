@@ -25,7 +25,8 @@ PATHS = {
   'streamed': dict(resident_mb=0),
   'microbatches': dict(microbatches=4),
 }
-TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
+SHARES = ('input_share', 'step_share', 'evaluation_share', 'logging_share', 'saving_share')
+TIMES = ('seconds', 'compile_seconds', 'steps_per_second', *SHARES)
 
 
 def run(folder, stop_at=(), **changes):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax import errors, hyperparameters
 
 
 def cross_entropy(logits, labels, *, label_smoothing: float = 0.0):
@@ -14,7 +14,7 @@ def cross_entropy(logits, labels, *, label_smoothing: float = 0.0):
   Args:
     logits: [batch, classes], any float dtype.
     labels: [batch] int class numbers, or [batch, classes] probabilities q (as mixup and CutMix make them).
-    label_smoothing: s in [0, 1]: q becomes (1 - s) q + s / classes (Szegedy et al. 2016, section 7).
+    label_smoothing: s in [0, 1]: q becomes (1 - s) q + s / classes (Szegedy et al. 2016, section 7). May be traced.
 
   Returns:
     [batch] float32.
@@ -32,7 +32,7 @@ def cross_entropy(logits, labels, *, label_smoothing: float = 0.0):
       f'cross_entropy of logits {logits.shape} and {labels.dtype} labels {labels.shape}: expected integers '
       f'{logits.shape[:-1]} or probabilities {logits.shape}'
     )
-  if label_smoothing:
+  if not hyperparameters.is_zero(label_smoothing):
     losses = (1 - label_smoothing) * losses - label_smoothing * log_probs.mean(-1)
   return losses
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
+from karpjax.layers import dropout
 
 ACTIVATIONS = {'tanh': jnp.tanh, 'relu': nn.relu}
 OUTPUTS = {'tanh': jnp.tanh, 'linear': lambda x: x}
@@ -148,7 +149,7 @@ class LeNet1989(nn.Module):
     x = activation(x.reshape(12, batch, 64).transpose(1, 2, 0) + b1)  # [batch, 64, 12]
     x = weighted_sums(x.reshape(batch, 8, 8, 12), connect(w2))  # [batch * 16, 12]
     x = activation(x.reshape(batch, 16, 12) + b2).reshape(batch, 192)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = dropout.Dropout(self.dropout)(x, train=train)
     x = activation(x @ w3 + b3)  # [batch, 30]
     x = x @ w4 + b4  # [batch, classes]
     return output(x.astype(jnp.float32))

@@ -5,8 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors
-from karpjax.layers import initialisers, normalisation
+from karpjax import errors, hyperparameters
+from karpjax.layers import dropout, initialisers, normalisation
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
 NORMS = {'none': None, 'batch': normalisation.BatchNorm}
@@ -31,10 +31,10 @@ def per_layer(option: str, values, layers: int) -> tuple:
 
 
 def check(**values) -> None:
-  """Refuses sizes under 1 and dropout rates outside [0, 1), by the option's name, with UsageError."""
+  """Refuses sizes under 1 and dropout rates outside [0, 1), unless traced, by the option's name, with UsageError."""
   for option, value in values.items():
     for x in value if isinstance(value, (tuple, list)) else (value,):
-      if option.endswith('dropout') and not 0 <= x < 1:
+      if option.endswith('dropout') and hyperparameters.is_known(x) and not 0 <= x < 1:
         raise errors.UsageError(f'--{option}={x}: expected a rate of at least 0 and under 1')
       if not option.endswith('dropout') and x < 1:
         raise errors.UsageError(f'--{option}={x}: expected at least 1')
@@ -67,7 +67,7 @@ class MLP(nn.Module):
     widths: units of each hidden layer; () leaves one dense layer.
     activation: 'relu', 'tanh' or 'gelu'.
     norm: 'none', or 'batch' for batch norm before each activation.
-    dropout: rate at which hidden units are dropped in training; one for all layers, or one for each.
+    dropout: rate at which hidden units are dropped in training; one for all layers, or one for each. May be traced.
     input_dropout: the same of the inputs.
     residual: whether a hidden layer as wide as the one before is added to that one, as in mnist1d's MLPBase.
   """
@@ -94,15 +94,24 @@ class MLP(nn.Module):
     rates = per_layer('dropout', self.dropout, len(self.widths))
     init = kernel_init(self.activation)
     x = x.reshape(x.shape[0], -1).astype(self.dtype)  # [batch, inputs]
-    x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
+    x = dropout.Dropout(self.input_dropout)(x, train=train)
     for layer, (width, rate) in enumerate(zip(self.widths, rates), start=1):
       before = x
-      dense = nn.Dense(width, norm is None, dtype=self.dtype, kernel_init=init, name=f'hidden{layer}')
+      # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).
+      axes = ('embed', 'hidden') if layer % 2 else ('hidden', 'embed')
+      dense = nn.Dense(
+        width,
+        norm is None,
+        dtype=self.dtype,
+        kernel_init=nn.with_partitioning(init, axes),
+        bias_init=nn.with_partitioning(nn.initializers.zeros_init(), axes[1:]),
+        name=f'hidden{layer}',
+      )
       x = dense(x)  # [batch, width]
       if norm is not None:
         x = norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train)
       x = activation(x)
       if self.residual and layer > 1 and before.shape == x.shape:
         x = before + x
-      x = nn.Dropout(rate, deterministic=not train)(x)
+      x = dropout.Dropout(rate)(x, train=train)
     return nn.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import channel_attention, convolution, initialisers, normalisation
+from karpjax.layers import channel_attention, convolution, initialisers, normalisation, rematerialisation
 from karpjax.models import mlp
 
 # He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
@@ -57,7 +57,7 @@ class Block(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
+  def __call__(self, x, train: bool):
     """x: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), out]."""
     width, features = self.width, self.width * (4 if self.bottleneck else 1)
     if self.bottleneck:
@@ -95,6 +95,7 @@ class ResNet(nn.Module):
     imagenet: the stem of ImageNet (7x7 by 2, 3x3 max pooling by 2), with projection shortcuts and
       zero-initialised last norms; else that of CIFAR (3x3), with shortcuts without params.
     attention: 'none', 'se' or 'cbam', in each block.
+    remat: 'none', 'full' or 'dots': what of each block the backward pass computes anew.
   """
 
   classes: int
@@ -104,6 +105,7 @@ class ResNet(nn.Module):
   bottleneck: bool = False
   imagenet: bool = False
   attention: str = 'none'
+  remat: str = 'none'
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -125,12 +127,13 @@ class ResNet(nn.Module):
     x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
     if self.imagenet:
       x = convolution.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
+    remat_block = rematerialisation.remat(Block, self.remat)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):
         stride = 2 if stage > 1 and i == 0 else 1
         name = f'stage{stage}_block{i + 1}'
         kinds = dict(bottleneck=self.bottleneck, projection=self.imagenet, zero_init=self.imagenet)
-        block = Block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
-        x = block(x, train=train)  # [batch, *ceil(spatial / stride), out]
+        block = remat_block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
+        x = block(x, train)  # [batch, *ceil(spatial / stride), out]
     x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
     return nn.Dense(self.classes, kernel_init=logits_init, name='logits')(x)

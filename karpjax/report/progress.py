@@ -43,7 +43,10 @@ def start_up(description: dict, dataset, config) -> list[str]:
   flags = description['flags']
   lines += [f'  {name} = {value}' for name, value in flags.items()]
   devices = description['devices']
-  lines += [f'devices: {len(devices)} × {description["device_kind"]} ({config.parallel})']
+  layout = config.mesh or config.parallel
+  lines += [f'devices: {len(devices)} × {description["device_kind"]} ({layout})']
+  if jax.process_count() > 1:
+    lines[-1] += f', on {jax.process_count()} hosts'
   lines += [f'data: {note}' for note in dataset.notes]
   rows = [(p['name'], '×'.join(map(str, p['shape'])) or 'scalar', p['count']) for p in parameters]
   lines += ['parameters:', *(f'  {line}' for line in table(rows, ('name', 'shape', 'count')))]
@@ -66,6 +69,18 @@ def start_up(description: dict, dataset, config) -> list[str]:
       f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
     ]
   return lines
+
+
+def costs(compiled: dict) -> list[str]:
+  """The lines of --compile_only: what a step takes, before anything is rented."""
+  rows = [
+    ('FLOPs of a step, all devices', quantity(compiled['flops'], 'FLOP')),
+    ('read and written, each device', quantity(compiled['bytes'], 'B')),
+    ('arguments (state, resident data), each device', quantity(compiled['argument_bytes'], 'B')),
+    ('temporaries, each device', quantity(compiled['temporary_bytes'], 'B')),
+  ]
+  rows += [(f'{kind} × {count}', quantity(size, 'B')) for kind, (count, size) in compiled['collectives'].items()]
+  return table(rows, ('compiled step', 'figure'))
 
 
 def number(value) -> str:
@@ -120,6 +135,7 @@ def final(numbers: dict, folder) -> list[str]:
     rows.append((name, f'{value["mean"]:.4f} ± {value["std"]:.4f}' if isinstance(value, dict) else f'{value:.4f}'))
   lines = table(rows, ('metric', 'final'))
   lines += [
-    f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s'
+    f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s',
+    'time: ' + ', '.join(f'{n.removesuffix("_share")} {x:.1%}' for n, x in numbers.items() if n.endswith('_share')),
   ]
   return [*lines, f'page: {folder / "index.html"}']

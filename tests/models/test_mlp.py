@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from karpjax import errors, models
 from karpjax.models import mlp
@@ -10,7 +11,7 @@ from karpjax.models import mlp
 def test_logistic_regression_begins_uninformed_and_is_linear():
   module = mlp.LogisticRegression(10)
   x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-  params = jax.jit(module.init)(jax.random.key(0), x)
+  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
   np.testing.assert_array_equal(module.apply(params, x), np.zeros((3, 10)))
   kernel = np.random.default_rng(1).normal(size=(20, 10)).astype(np.float32)
   params = {'params': {'logits': {'kernel': kernel, 'bias': np.arange(10.0, dtype=np.float32)}}}
@@ -21,7 +22,7 @@ def test_logistic_regression_begins_uninformed_and_is_linear():
 def test_mlp_against_numpy(residual):
   module = mlp.MLP(4, widths=(6, 6, 5), residual=residual)
   x = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
-  params = jax.jit(module.init)(jax.random.key(0), x)
+  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
   p = jax.tree.map(np.asarray, params['params'])
   layer = lambda name, h: h @ p[name]['kernel'] + p[name]['bias']
   first = np.maximum(layer('hidden1', x), 0)
@@ -34,7 +35,7 @@ def test_dropout_rates_go_to_their_layers():
   """Everything is kept where the rate is 0; a rate near 1 on the inputs leaves the bias alone."""
   x = np.ones((2, 8), np.float32)
   module = mlp.MLP(3, widths=(16,), dropout=0.5)
-  params = jax.jit(module.init)(jax.random.key(0), x)
+  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
 
   def run(module, train=True):
     return jax.jit(lambda: module.apply(params, x, train=train, rngs={'dropout': jax.random.key(1)}))()
@@ -56,7 +57,7 @@ def test_initial_scales():
 def test_norm_replaces_the_bias_and_trains_on_the_batch():
   module = mlp.MLP(2, widths=(4,), norm='batch')
   x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
-  variables = jax.jit(module.init)(jax.random.key(0), x)
+  variables = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
   assert 'bias' not in variables['params']['hidden1']
   _, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
   hidden = x @ np.asarray(variables['params']['hidden1']['kernel'])

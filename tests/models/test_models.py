@@ -183,7 +183,7 @@ def test_training_lowers_for_accelerators(name, platform):
     ('gru', (8, 8, 1), {}, 'gru takes a 1-D signal, not an image of shape 8x8x1'),
     ('lenet1989', (40, 1), {}, 'lenet1989 takes an image, not a 1-D signal of shape 40x1'),
     ('lenet1989', (28, 28, 1), {}, '16x16x1'),
-    ('resnet20', (8, 8, 1), {'hidden': (3,)}, 'resnet20 has no --hidden. Its options: attention, widths'),
+    ('resnet20', (8, 8, 1), {'hidden': (3,)}, 'resnet20 has no --hidden. Its options: attention, remat, widths'),
     ('logistic', (8,), {'widths': (3,)}, 'logistic has no --widths. Its options: none'),
     ('gru', (8, 1), {'dropout': (0.1, 0.2)}, '--dropout=0.1,0.2: model gru takes one value'),
   ],
@@ -207,6 +207,6 @@ def test_one_value_stands_for_a_tuple_of_one_and_the_other_way_round():
 
 def test_every_model_is_listed_with_its_options():
   assert models.options('logistic') == {}
-  assert models.options('resnet50') == {'widths': (64, 128, 256, 512), 'attention': 'none'}
+  assert models.options('resnet50') == {'widths': (64, 128, 256, 512), 'attention': 'none', 'remat': 'none'}
   assert set(models.options('vgg')) == set(models.options('cnn'))
   assert all(isinstance(models.options(name), dict) for name in models.MODELS)

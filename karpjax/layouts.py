@@ -1,0 +1,198 @@
+"""How a carry and its batches lie on the devices: on one, replicated for pmap, or cut over a mesh.
+
+A layout is what `runner` needs to know of devices. The global form of a carry, which checkpoints hold whatever ran the
+program, is that of one device.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import jax_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from karpjax import gradients, hosts, start_up
+from karpjax import mesh as meshes
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Attributes:
+  parts: over how many devices a batch is cut.
+  lay: (shapes of a carry) -> None: called once, before all others but `parts`.
+  init: (function of the keys, keys) -> a carry in global form.
+  place: carry in global form -> on the devices.
+  globalise: carry on the devices -> in global form, on this host.
+  replicate: arrays of the host -> on every device.
+  shapes, replicated_shapes: ShapeDtypeStructs of a carry, or of arrays, as they would lie on the devices.
+  cut: (array of the host, axis of the batch) -> cut over the devices.
+  rows: (batch size) -> the rows of a batch that this host supplies.
+  compile: (function, arguments, how many of the last are replicated) -> (compiled, FLOPs); donates the carry.
+  compile_sums: (function, compiler options) -> the same of (state, sums, …) -> sums; donates the sums.
+  fetch: replicated arrays -> on the host.
+  """
+
+  parts: int
+  lay: Callable
+  init: Callable
+  place: Callable
+  globalise: Callable
+  replicate: Callable
+  shapes: Callable
+  replicated_shapes: Callable
+  cut: Callable
+  rows: Callable
+  compile: Callable
+  compile_sums: Callable
+  fetch: Callable
+
+
+def choose(config, axes=None) -> Layout:
+  """The layout that --parallel and --mesh name.
+
+  Args:
+    config: a resolved `config.Train`.
+    axes: the Program's; see `mesh.shardings`.
+
+  Raises:
+    UsageError: for a mesh that does not fit the devices.
+  """
+  if config.mesh or config.parallel in meshes.AXES:
+    return _mesh(meshes.parse(config.parallel, config.mesh, jax.device_count()), config.seeds, axes)
+  if config.parallel == 'pmap':
+    return _pmap(jax.local_devices(), config.seeds)
+  return _one_device()
+
+
+def _one_device() -> Layout:
+  copy = lambda tree: jax.tree.map(jnp.array, tree)  # calls donate it
+
+  def compile(function, arguments, replicated):
+    # FLOPs are counted before compilation, because afterwards calls of a library, such as oneDNN, count as nothing
+    lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
+    flops = lowered.cost_analysis().get('flops')
+    return lowered.compile(start_up.compiler_options(flops)), flops
+
+  return Layout(
+    parts=1,
+    lay=lambda shapes: None,
+    init=lambda function, keys: jax.jit(function)(keys),
+    place=copy,
+    globalise=lambda carry: carry,
+    replicate=copy,
+    shapes=lambda carry: carry,
+    replicated_shapes=_structs,
+    cut=lambda x, axis: x,
+    rows=lambda size: slice(None),
+    compile=compile,
+    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=start_up.compiler_options(flops)),
+    fetch=jax.device_get,
+  )
+
+
+def _structs(tree, **options):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, **options), tree)
+
+
+def _pmap(devices, seeds: int) -> Layout:
+  """Every leaf has a leading axis [devices, …]."""
+  axis_of_batch = 1 if seeds > 1 else 0  # in a per-example leaf [(seeds,) batch, …]
+  count = len(devices)
+
+  def cut(x, axis):  # [.., batch, ..] -> [devices, .., batch / devices, ..]
+    x = np.asarray(x)
+    return np.moveaxis(x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), axis, 0)
+
+  def join(x):  # the reverse
+    x = np.moveaxis(np.asarray(x), 0, axis_of_batch)
+    return x.reshape(*x.shape[:axis_of_batch], -1, *x.shape[axis_of_batch + 2 :])
+
+  def relaid(carry, per_example, rest):
+    parts = jax.tree.map(per_example, carry.state.per_example)
+    carry = rest(carry.replace(state=carry.state.replace(per_example={})))
+    return carry.replace(state=carry.state.replace(per_example=parts))
+
+  def stacked(x):
+    return jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+
+  def cut_shape(shape):
+    return *shape[:axis_of_batch], shape[axis_of_batch] // count, *shape[axis_of_batch + 1 :]
+
+  def replicate(tree):
+    return jax_utils.replicate(tree, devices)
+
+  def place(carry):
+    return relaid(carry, lambda x: cut(x, axis_of_batch), replicate)
+
+  def compile(function, arguments, replicated):
+    axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
+    mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
+    compiled = mapped.lower(*arguments).compile()
+    return compiled, compiled.cost_analysis().get('flops')
+
+  return Layout(
+    parts=count,
+    lay=lambda shapes: None,
+    init=lambda function, keys: jax.jit(function)(keys),
+    place=place,
+    globalise=lambda carry: relaid(carry, join, jax_utils.unreplicate),
+    replicate=replicate,
+    shapes=lambda carry: relaid(
+      carry,
+      lambda x: jax.ShapeDtypeStruct((count, *cut_shape(x.shape)), x.dtype),
+      lambda tree: jax.tree.map(stacked, tree),
+    ),
+    replicated_shapes=lambda tree: jax.tree.map(stacked, tree),
+    cut=cut,
+    rows=lambda size: slice(None),
+    compile=compile,
+    compile_sums=lambda f, flops: jax.pmap(f, gradients.REPLICAS, devices=devices, donate_argnums=1),
+    fetch=lambda tree: jax.device_get(jax_utils.unreplicate(tree)),
+  )
+
+
+def _mesh(sizes: dict[str, int], seeds: int, axes) -> Layout:
+  """`jit` over a mesh of all devices of all hosts; in the program, arrays have their global shapes."""
+  mesh = meshes.make(sizes)
+  whole = NamedSharding(mesh, P())
+  laid = {}
+
+  def lay(shapes):
+    laid['carry'] = meshes.shardings(mesh, shapes, seeds, axes)
+
+  def cut(x, axis):
+    """From this host's rows of the batch; elsewhere x is whole."""
+    sharding = NamedSharding(mesh, P(*(None,) * axis, meshes.BATCH))
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+  def rows(size):
+    """Which rows the devices of this host hold, which are neighbours."""
+    held = NamedSharding(mesh, P(meshes.BATCH)).addressable_devices_indices_map((size,)).values()
+    bounds = [index[0].indices(size) for index in held]
+    return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
+
+  def compile(function, arguments, replicated):
+    lowered = jax.jit(function, donate_argnums=0, out_shardings=laid['carry']).lower(*arguments)
+    compiled = lowered.compile()
+    return compiled, lowered.cost_analysis().get('flops')
+
+  return Layout(
+    parts=sizes['data'] * sizes['fsdp'],
+    lay=lay,
+    init=lambda function, keys: jax.jit(function, out_shardings=laid['carry'])(meshes.put(keys, whole)),
+    place=lambda carry: jax.tree.map(meshes.put, carry, laid['carry']),
+    globalise=lambda carry: jax.tree.map(hosts.gather, carry),
+    replicate=lambda tree: jax.tree.map(lambda x: meshes.put(x, whole), tree),
+    shapes=lambda carry: jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), carry, laid['carry']
+    ),
+    replicated_shapes=lambda tree: _structs(tree, sharding=whole),
+    cut=cut,
+    rows=rows,
+    compile=compile,
+    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, out_shardings=whole),
+    fetch=jax.device_get,
+  )
