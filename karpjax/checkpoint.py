@@ -5,6 +5,7 @@ the step, a checksum per array and what a prediction needs. orbax itself restore
 latest; here a checkpoint that does not restore whole is moved aside and the one before it is used.
 """
 
+import json
 import logging
 import shutil
 import zlib
@@ -33,6 +34,12 @@ def _alone():
   return ocp.options.MultiprocessingOptions(
     primary_host=number, active_processes={number}, barrier_sync_key_prefix=f'host{number}'
   )
+
+
+def _zeros(shape):
+  if _is_key(shape):
+    return jax.random.wrap_key_data(jnp.zeros(jax.eval_shape(jax.random.key_data, shape).shape, jnp.uint32))
+  return jnp.zeros(shape.shape, shape.dtype)
 
 
 class Damaged(Exception):
@@ -196,7 +203,8 @@ class Checkpoints:
   def restore(self, shapes, *, kind: str = 'last') -> tuple[int, Any, dict] | None:
     """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
 
-    Newer ones that do not are moved to `damaged/`, and it is said. The first host looks; all read what it found whole.
+    Newer ones that do not are moved to `damaged/`, and it is said. The first host reads and tells the others, whose
+    disks need not hold what it has written.
     """
     found = []
 
@@ -213,8 +221,16 @@ class Checkpoints:
     step = hosts.on_first(look)
     if not step:
       return None
-    step, arrays, meta = found or (int(step), *self.load(kind, int(step)))
-    return step, from_arrays(arrays, shapes), meta
+    if hosts.first():
+      carry = from_arrays(found[1], shapes)
+    else:
+      carry = jax.tree.map(_zeros, shapes)
+    information = found[2] if found else {}
+    return (
+      int(step),
+      hosts.same(carry),
+      information | {'best': json.loads(hosts.told(json.dumps(information.get('best'))))},
+    )
 
   def forget_after(self, step: int) -> None:
     """Removes checkpoints beyond a step, which the run goes on to write anew."""

@@ -356,7 +356,10 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
         raise UsageError(
           f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir'
         )
-      config = parse(config_class, argv, base=from_json(config_class, stored['flags']))
+      # which processes train together is asked anew each time
+      lent = {f.name: stored['flags'].get(f.name, f.default) for f in dataclasses.fields(config_class)}
+      lent |= {f.name: f.default for f in dataclasses.fields(config_class) if f.metadata['group'] == 'Hosts'}
+      config = parse(config_class, argv, base=from_json(config_class, lent))
     start_up.process(config)
     hosts.start(config)
     run(config)

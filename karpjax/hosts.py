@@ -101,8 +101,8 @@ def _meet(coordinator: str, count: int, number: int, timeout: float) -> None:
       except (OSError, ValueError, OverflowError) as error:
         raise UsageError(f'--coordinator={coordinator}: port {port} cannot be used here: {error}') from None
       server.listen(count)
-      calls, problem = {}, ''
-      while len(calls) < count - 1 and not problem:
+      calls, came, problem = [], set(), ''
+      while len(came) < count - 1 and not problem:
         server.settimeout(max(0.01, deadline - time.monotonic()))
         try:
           call, _ = server.accept()
@@ -113,17 +113,18 @@ def _meet(coordinator: str, count: int, number: int, timeout: float) -> None:
             continue
           _, other, others = text.split()
         except TimeoutError:
-          missing = ', '.join(str(i) for i in range(1, count) if i not in calls)
+          missing = ', '.join(str(i) for i in range(1, count) if i not in came)
           problem = f'after {timeout:g} s, of {count} processes these are missing: {missing}. {CAUSES}'
           break
         except (OSError, ValueError):
           continue
-        if int(other) in calls or int(other) == 0:
+        if int(other) in came or int(other) == 0:
           problem = f'two processes have --process_id={other}; each needs its own, from 0 to {count - 1}'
         elif int(others) != count:
           problem = f'process {other} was started with --num_processes={others}, process 0 with {count}'
-        calls[int(other)] = call
-      for call in calls.values():
+        came.add(int(other))
+        calls.append(call)
+      for call in calls:
         try:
           call.sendall((problem or 'go').encode())
         except OSError:
@@ -193,16 +194,28 @@ def on_first(function: Callable):
 
 
 def told(text: str) -> str:
-  """The first host's text, on every host; at most 4,000 bytes of UTF-8."""
+  """The first host's text, on every host."""
   if jax.process_count() == 1:
     return text
   from jax.experimental import multihost_utils
 
-  padded = np.zeros(4096, np.uint8)
-  data = text.encode()
-  padded[: len(data)] = np.frombuffer(data, np.uint8)
-  heard = multihost_utils.broadcast_one_to_all(padded)
-  return bytes(np.asarray(heard)).rstrip(b'\0').decode()
+  data = np.frombuffer(text.encode(), np.uint8)
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+  if not first():
+    data = np.zeros(length, np.uint8)
+  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))).decode() if length else ''
+
+
+def same(tree):
+  """The first host's arrays, on every host: NumPy, and keys as local arrays."""
+  if jax.process_count() == 1:
+    return tree
+  from jax.experimental import multihost_utils
+
+  key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  bits = jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if key(x) else x), tree)
+  heard = multihost_utils.broadcast_one_to_all(bits)
+  return jax.tree.map(lambda x, b: jax.random.wrap_key_data(np.asarray(b)) if key(x) else np.asarray(b), tree, heard)
 
 
 def wait(name: str) -> None:

@@ -108,12 +108,14 @@ def train(
   if not hosts.first():
     say = _silent
   with workdir.claim(folder), stop_signals() as signals:
-    stored = workdir.refuse_changes(folder, experiment, config)
+    stored = json.loads(
+      hosts.on_first(lambda: json.dumps(_choices(workdir.refuse_changes(folder, experiment, config))))
+    )
     say(f'workdir: {folder}')
     checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
     restored = checkpoints.restore(runner.shapes)
     start, carry, information = restored or (0, None, {})
-    finished = _finished(folder, config.steps) if start == config.steps else None
+    finished = json.loads(hosts.told(json.dumps(_finished(folder, config.steps) if start == config.steps else None)))
     if finished:
       say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
       return Summary(finished, carry.state, folder)
@@ -130,7 +132,7 @@ def train(
     params = jax.eval_shape(lambda c: transform.first_seed(c.state, config.seeds).params, runner.shapes)
     description = workdir.describe(experiment, config, spec=dataset.spec)
     description |= {
-      'choices': (stored or {}).get('choices', {}),
+      'choices': stored,
       'parameters': progress.parameter_table(params),
     }
     carry = runner.place(carry)
@@ -158,6 +160,11 @@ def train(
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.globalise(carry).state, folder)
+
+
+def _choices(stored: dict | None) -> dict:
+  """What an earlier start of the run has measured and chosen."""
+  return (stored or {}).get('choices', {})
 
 
 def _silent(line: str) -> None:
@@ -349,7 +356,8 @@ class _Run:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
     if self.program.report and self.config.plots:
       self.draw(carry, self.config.steps)
-    hosts.wait('written')
+    if not hosts.first():
+      return json.loads(hosts.told(''))
     rows = writers.read_rows(self.folder)
     final = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
     numbers = {
@@ -361,8 +369,6 @@ class _Run:
       'steps_per_second': self.trained / self.busy if self.busy else rows[-1]['steps_per_second'],
       **self.shares(),
     }
-    if not hosts.first():
-      return numbers
     if self.config.plots:
       plots.curves(rows, self.folder)
     writers.write_csv(self.folder)
@@ -373,4 +379,5 @@ class _Run:
       elif isinstance(sink, writers.Wandb):
         sink.finish(numbers)
     page.write_page(self.folder)
+    hosts.told(json.dumps(numbers))
     return numbers

@@ -43,7 +43,7 @@ def parse(parallel: str, text: str, devices: int) -> dict[str, int]:
     match = re.fullmatch(r'(\w+):([1-9]\d*)', part)
     if not match:
       raise UsageError(f'--mesh={text}: write AXIS:SIZE,…, as data:4,fsdp:2,tensor:1')
-    choose('mesh axis', match[1], AXES)
+    choose('mesh axis', match[1], sizes)
     sizes[match[1]] = int(match[2])
   if math.prod(sizes.values()) != devices:
     product = ' × '.join(str(n) for n in sizes.values() if n > 1) or '1'

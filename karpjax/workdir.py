@@ -32,14 +32,12 @@ def claim(folder: Path) -> Iterator[Path]:
   """Makes the folder and locks it for as long as the context lasts; a lock dies with its process. The first host does it.
 
   Raises:
-    UsageError: where it cannot be written, another process has it, or a host does not see it.
+    UsageError: where it cannot be written, or another process has it.
   """
   held = []
   hosts.on_first(lambda: held.extend(_lock(folder)))
   lock, made = held or (None, [])
   try:
-    if hosts.any_of(not folder.is_dir()):
-      raise UsageError(f'--workdir={folder} is not seen by every host; it has to lie on a file system that they share')
     yield folder
   except UsageError:
     if made and [p.name for p in folder.iterdir()] == ['.lock']:  # nothing has begun: nothing is left behind

@@ -5,12 +5,11 @@
   python launch.py tpu … --dry_run -- NAME …                                                     # only prints the commands
 
 Copies the files that git knows to every worker, installs requirements-tpu.txt there, starts the experiment on all
-workers (JAX waits for ever for one that is left out), shows worker 0's output and brings its workdir back. The run
-does not hang on the connection. Ctrl-C stops it on all workers; it saves first. Paths in the experiment's flags are
+workers (JAX would wait for one that is left out), shows worker 0's output and brings its workdir back. A broken
+connection does not end the run; Ctrl-C stops it on all workers, and it saves first. Paths in the experiment's flags are
 those of the workers. The VM is never deleted: the last line says how.
 """
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -164,9 +163,9 @@ def follow(plan: dict[str, list[str]], timeout: float, log: Path) -> int:
   except subprocess.TimeoutExpired:
     raise Failed(f'the run has not ended {SAVING} s after it was stopped') from None
   finally:
-    with contextlib.suppress(ProcessLookupError):
+    if process.poll() is None:
       os.killpg(process.pid, signal.SIGTERM)
-    process.wait()
+      process.wait()
   if process.returncode:
     raise failure('follow', plan['follow'], process.returncode, log.read_bytes()[seen:].decode(errors='replace'), log)
   return stopped
@@ -186,7 +185,6 @@ def ended(plan: dict[str, list[str]], log: Path) -> int:
 
 def carry_out(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
   """Everything, from the VM to the workdir. Returns the run's exit status; 1 where gcloud fails, 130 after Ctrl-C."""
-  output.mkdir(parents=True, exist_ok=True)
   log, code = output / 'gcloud.log', 1
   log.touch()
   exists = started = False
@@ -249,10 +247,15 @@ def main(argv: list[str]) -> int:
     workdir = os.path.normpath(workdir) if workdir else str(workdirs.default(experiment))
     if workdir.startswith('..') or ':' in workdir:
       raise errors.UsageError(f'--workdir={workdir}: a path in the home of the workers is needed, or an absolute one')
+    output = Path(flags.output or f'runs/tpu/{flags.name}')
+    try:
+      if not flags.dry_run:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise errors.UsageError(f'--output={output} cannot be written: {error.strerror}') from None
   except errors.UsageError as error:
     print(f'tpu: {error}', file=sys.stderr)
     return 2
-  output = Path(flags.output or f'runs/tpu/{flags.name}')
   plan = commands(flags, experiment, rest, workdir, output)
   if not flags.dry_run:
     return carry_out(plan, flags, output)
