@@ -80,7 +80,9 @@ def test_collections_pass_through_the_microbatches_in_order():
 
   batch = batch_of(6) | {'index': jnp.arange(6)}
   compute = gradients.compute(counting, microbatches=3)
-  assert int(compute(PARAMS, {'seen': jnp.zeros((), jnp.int32)}, batch, KEY)[2]['seen']) == 12  # 0, 1, 2: every third row
+  assert (
+    int(compute(PARAMS, {'seen': jnp.zeros((), jnp.int32)}, batch, KEY)[2]['seen']) == 12
+  )  # 0, 1, 2: every third row
 
 
 def test_mean_total_and_gather_are_the_identity_on_one_device():

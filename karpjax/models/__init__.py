@@ -94,6 +94,14 @@ def build(name: str, *, shape: tuple[int, ...], classes: int, dtype=jnp.float32,
       f'model {name} takes {" or ".join(_KINDS[rank] for rank in ranks)}, '
       f'not {_KINDS.get(len(shape), "data")} of shape {dimensions(shape)}'
     )
+  # With a traced option we are inside of a step, and its numbers have been looked at before.
+  if not any(isinstance(value, jax.Array) for value in jax.tree.leaves(chosen)):
+    _trace(module, tuple(shape))
+  return module
+
+
+@functools.cache
+def _trace(module: nn.Module, shape: tuple[int, ...]) -> None:
+  """Traces a model once, for its errors; not again where a step builds the model anew."""
   x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   jax.eval_shape(functools.partial(module.init, train=False), jax.random.key(0), x)
-  return module

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,7 +90,9 @@ def run(folder: Path, part: dict, watch: Callable[[int, list[float]], bool], met
       ': out of memory?' if process.returncode == -signal.SIGKILL else ''
     )
   lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
-  return 'failed', lines[-1].removeprefix('sweep: ') if lines else f'exit code {process.returncode}'
+  # After the error itself JAX may add a word on its traceback.
+  said = [line for line in lines if re.match(r'sweep: |[\w.]+(Error|Exception|Interrupt|Exit)\b', line)] or lines
+  return 'failed', said[-1].removeprefix('sweep: ') if said else f'exit code {process.returncode}'
 
 
 @contextlib.contextmanager
