@@ -1,0 +1,20 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import start_up
+from karpjax.layers.convolution import convolution
+
+
+def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
+  assert start_up.compiler_options(None) == start_up.compiler_options(1e6) == {}
+  options = start_up.compiler_options(1e9)
+  assert bool(options) == (jax.__version_info__ >= (0, 11))
+  draw = np.random.default_rng(0)
+  x = jnp.asarray(draw.normal(size=(8, 16, 16, 16)), jnp.float32)
+  kernel = jnp.asarray(draw.normal(size=(3, 3, 16, 16)), jnp.float32)
+  plain, fast = (jax.jit(convolution, compiler_options=o)(x, kernel) for o in ({}, options))
+  np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4)
+  if options:
+    text = jax.jit(convolution, compiler_options=options).lower(x, kernel).compile().as_text()
+    assert 'onednn$convolution' in text
