@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import sys
+import warnings
 from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h)
@@ -59,6 +60,8 @@ def _onednn() -> dict:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:  # experimental: a later XLA may not know them
     return {}
+  # jaxlib cannot serialise a program that calls oneDNN, so each start compiles it anew.
+  warnings.filterwarnings('ignore', message='Error writing persistent compilation cache entry')
   return options
 
 
