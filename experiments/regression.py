@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from karpjax import config, gradients, hyperparameters, loop, models, optim
 from karpjax.data import dataset, preprocessing, splitting, tables
@@ -63,7 +64,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
 
   def init(key):
-    params = model.init(key, jnp.zeros((1, *spec.shape)), train=False)['params']
+    params = nn.meta.unbox(model.init(key, jnp.zeros((1, *spec.shape)), train=False)['params'])
     return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
 
   def loss(params, collections, batch, key):
