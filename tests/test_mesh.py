@@ -62,8 +62,16 @@ def alone(model, microbatches=1):
   return trained(**MODELS[model], microbatches=microbatches)[:3]
 
 
-@pytest.mark.parametrize('layout', LAYOUTS)
-@pytest.mark.parametrize('model', MODELS)
+CASES = [
+  pytest.param(
+    model, layout, marks=[pytest.mark.slow] if model != 'mlp' and layout not in ('data', 'all three') else []
+  )
+  for model in MODELS
+  for layout in LAYOUTS
+]
+
+
+@pytest.mark.parametrize('model, layout', CASES)
 def test_every_layout_gives_the_losses_of_one_device(model, layout):
   losses, sums, state = alone(model, LAYOUTS[layout].get('microbatches', 1))
   there, there_sums, there_state, _ = trained(**MODELS[model], **LAYOUTS[layout])

@@ -66,7 +66,8 @@ def run(asked: question.Question, plan: Plan, folder: Path, say: Callable[[str],
     trial = study.ask()
     trial.set_user_attr('workdir', here)
     # A seed of each trial's own: a search that was stopped draws what it would have drawn, and machines draw apart.
-    study.sampler = optuna.samplers.TPESampler(seed=asked.base.seed + trial.number)
+    own = np.random.SeedSequence((asked.base.seed, trial.number)).generate_state(1)[0]
+    study.sampler = optuna.samplers.TPESampler(seed=int(own))
     for name, axis in asked.axes.items():
       if not isinstance(axis, question.Range):
         trial.suggest_categorical(name, axis)
