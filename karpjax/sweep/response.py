@@ -35,7 +35,7 @@ def draw(trials: list[table.Trial], asked: question.Question, folder: Path) -> P
     else:
       axis.plot(at, y, color=plots.GREEN, linestyle='', marker='o', markersize=4, alpha=0.5)
       places = np.unique(at)
-      if len(places) < len(at):
+      if len(places) < len(at) and not isinstance(asked.axes[name], question.Range):
         most = [min(asked.sign * y[at == place]) * asked.sign for place in places]
         axis.plot(places, most, color=plots.BLUE, label='best of each value')
         axis.legend(loc='best')
