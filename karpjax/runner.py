@@ -6,6 +6,7 @@ leading axis [devices, …] on every leaf.
 """
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -131,10 +132,12 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   streaming = {}  # the iterator of streamed batches, and the step it has come to
 
   def numbers_of(start, steps):  # [steps, (seeds,) batch]
-    rows = [
-      batches.indices(seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order)
-      for seed in population.seeds
-    ]
+    one = functools.cache(
+      lambda seed: batches.indices(
+        seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order
+      )
+    )
+    rows = [one(seed) for seed in population.seeds]  # members of a sweep share seeds
     return np.stack(rows, 1) if seeds > 1 else rows[0]
 
   axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
