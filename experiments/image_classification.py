@@ -66,7 +66,8 @@ class Config(config.Train):
   output: str | None = config.flag(None, 'tanh or linear (lenet1989).', group='Model')
   remat: str | None = config.flag(
     None,
-    'none, full or dots: what of a ResNet block the backward pass computes anew instead of keeping.',
+    'What of a ResNet block the backward pass computes anew instead of keeping: none, full, or dots (all but matrix '
+    'products; convolutions are none of them).',
     group='Model',
   )
 

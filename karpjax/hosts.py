@@ -3,7 +3,6 @@
 JAX's own distributed runtime does the work. Every host runs the same program on the same steps; only the first writes.
 """
 
-import os
 import socket
 import sys
 import threading
@@ -235,11 +234,3 @@ def gather(x):
   from jax.experimental import multihost_utils
 
   return multihost_utils.process_allgather(x, tiled=True)
-
-
-def leave_at_once(code: int) -> None:
-  """Ends this process although others are gone: JAX's own way out would wait for them."""
-  if jax.process_count() > 1:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    threading.Timer(5, os._exit, (code,)).start()

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from karpjax import gradients, hosts, start_up
 from karpjax import mesh as meshes
+from karpjax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Layout:
   cut: (array of the host, axis of the batch) -> cut over the devices.
   rows: (batch size) -> the rows of a batch that this host supplies.
   compile: (function, arguments, how many of the last are replicated) -> (compiled, FLOPs); donates the carry.
-  compile_sums: (function, compiler options) -> the same of (state, sums, …) -> sums; donates the sums.
+  compile_sums: (function (state, sums, …) -> sums, FLOPs of a step) -> the function, compiled when called; donates sums.
   fetch: replicated arrays -> on the host.
   """
 
@@ -58,10 +59,15 @@ def choose(config, axes=None) -> Layout:
     axes: the Program's; see `mesh.shardings`.
 
   Raises:
-    UsageError: for a mesh that does not fit the devices.
+    UsageError: for a mesh that does not fit the devices, or a layout of one host where there are several.
   """
   if config.mesh or config.parallel in meshes.AXES:
     return _mesh(meshes.parse(config.parallel, config.mesh, jax.device_count()), config.seeds, axes)
+  if jax.process_count() > 1:
+    raise UsageError(
+      f'--parallel={config.parallel} is for one host, and there are {jax.process_count()}; '
+      'give --parallel=data or fsdp, or a --mesh'
+    )
   if config.parallel == 'pmap':
     return _pmap(jax.local_devices(), config.seeds)
   return _one_device()

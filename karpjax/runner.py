@@ -5,6 +5,7 @@ The global form of a carry, which checkpoints hold whatever ran the program, is 
 leading axis [devices, …] on every leaf.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -150,18 +151,22 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   def cut(x):
     return layout.cut(x, axis)
 
-  def advance_many(carry, start, stop, fresh):
+  @contextlib.contextmanager
+  def waiting():
     begun = time.perf_counter()
-    numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
-    numbers[: stop - start] = numbers_here(start, stop - start)
-    numbers = layout.cut(numbers, axis + 1)
+    yield
     waited['input'] += time.perf_counter() - begun
+
+  def advance_many(carry, start, stop, fresh):
+    with waiting():
+      numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
+      numbers[: stop - start] = numbers_here(start, stop - start)
+      numbers = layout.cut(numbers, axis + 1)
     return calls['many'](carry, on_devices('train'), numbers, np.int32(stop - start), np.bool_(fresh))
 
   def advance_one(carry, start, stop, fresh):
-    begun = time.perf_counter()
-    numbers = cut(numbers_here(start, 1)[0])
-    waited['input'] += time.perf_counter() - begun
+    with waiting():
+      numbers = cut(numbers_here(start, 1)[0])
     return calls['one'](carry, on_devices('train'), numbers, np.bool_(fresh))
 
   def next_streamed(t):
@@ -172,9 +177,8 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return jax.tree.map(cut, next(streaming['batches']))
 
   def advance_streamed(carry, start, stop, fresh):
-    begun = time.perf_counter()
-    batch = next_streamed(start)
-    waited['input'] += time.perf_counter() - begun
+    with waiting():
+      batch = next_streamed(start)
     return calls['one'](carry, batch, np.bool_(fresh))
 
   def compile_step(name, function, steps, *arguments, replicated):
@@ -186,9 +190,13 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     arguments = carry, on_devices('train'), numbers, np.int32(0), np.bool_(False)
     compile_step('many', functions.many_steps, steps, *arguments, replicated=2)
 
-  def compile_one(carry):
-    arguments = carry, on_devices('train'), cut(numbers_here(0, 1)[0]), np.bool_(False)
-    compile_step('one', functions.one_step, 1, *arguments, replicated=1)
+  def compile_one(carry, arrays):  # arrays: the resident train split, or None where it is streamed
+    numbers = numbers_here(0, 1)[0]
+    if arrays is None:
+      batch = jax.tree.map(cut, batches.fetch(train, numbers))
+      compile_step('one', functions.one_batch, 1, carry, batch, np.bool_(False), replicated=1)
+    else:
+      compile_step('one', functions.one_step, 1, carry, arrays, cut(numbers), np.bool_(False), replicated=1)
 
   def seconds(advance, carry, steps, times=3):
     """Median seconds of a step, on a copy of the carry: trying changes nothing."""
@@ -204,10 +212,9 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     begun = time.perf_counter()
     wanted = choices.get('steps_per_call', config.steps_per_call)
     if train.arrays is None:
-      batch = jax.tree.map(cut, batches.fetch(train, numbers_here(0, 1)[0]))
-      compile_step('one', functions.one_batch, 1, carry, batch, np.bool_(False), replicated=1)
+      compile_one(carry, None)
     elif wanted == 'auto' or int(wanted) == 1:
-      compile_one(carry)
+      compile_one(carry, on_devices('train'))
       if wanted == 'auto':
         _choose_steps(carry)
     else:
@@ -234,14 +241,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
       calls['steps'] = 1
 
   def compile_only():
-    carry = layout.shapes(shapes)
-    if train.arrays is None:
-      arguments = carry, jax.tree.map(cut, batches.fetch(train, numbers_here(0, 1)[0])), np.bool_(False)
-      compile_step('one', functions.one_batch, 1, *arguments, replicated=1)
-    else:
-      arrays = layout.replicated_shapes(train.arrays)
-      arguments = carry, arrays, cut(numbers_here(0, 1)[0]), np.bool_(False)
-      compile_step('one', functions.one_step, 1, *arguments, replicated=1)
+    compile_one(layout.shapes(shapes), layout.replicated_shapes(train.arrays) if train.arrays is not None else None)
     made = calls['one']
     return {'flops': calls['flops'], 'collectives': costs.collectives(made.as_text()), **costs.figures(made)}
 

@@ -36,6 +36,9 @@ def rows(folder):
 def test_two_hosts_are_one_device_and_go_on_as_one(tmp_path):
   plain = run(f'--workdir={tmp_path / "one"}', '--steps=20', '--log_every=5', processes=1)
   assert plain.returncode == 0, plain.stderr
+  alone = run(f'--workdir={tmp_path / "two"}', '--steps=10')  # --parallel=none
+  assert alone.returncode == 2 and '--parallel=none is for one host, and there are 2' in alone.stderr
+  assert not (tmp_path / 'two').exists()
   both = run(f'--workdir={tmp_path / "two"}', '--steps=10', '--log_every=5', '--parallel=fsdp', devices=2)
   assert both.returncode == 0, both.stderr
   assert 'on 2 hosts' in both.stdout and both.stdout.count('workdir:') == 1  # only the first speaks

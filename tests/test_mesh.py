@@ -185,10 +185,18 @@ def test_collectives_are_read_from_a_programs_text():
 
 
 @pytest.mark.parametrize('remat', ['full', 'dots'])
-def test_rematerialisation_changes_memory_and_no_number(remat):
+def test_rematerialisation_changes_no_number(remat):
   model = dict(model='resnet20', widths=(8, 8, 8), dropout=None)
   kept, anew = (trained(steps=2, **model, remat=how)[0] for how in ('none', remat))
   np.testing.assert_allclose(anew, kept, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason='the CPU backend of jax 0.10 gains nothing by it')
+def test_rematerialisation_holds_less():
+  model = dict(model='resnet20', dropout=None, batch_size=256)
+  memory = [bound(**model, remat=how).compile_only()['temporary_bytes'] for how in ('none', 'full')]
+  assert memory[1] < 0.75 * memory[0]
 
 
 def test_microbatches_hold_less():

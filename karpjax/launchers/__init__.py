@@ -34,6 +34,11 @@ def split(argv: list[str], example: str) -> tuple[list[str], str, list[str]]:
   return own, argv[at + 1], argv[at + 2 :]
 
 
+def wants_help(argv: list[str]) -> bool:
+  """Whether --help is asked of the launcher, and not of the experiment after `--`."""
+  return bool({'--help', '-h'} & set(argv[: argv.index('--')] if '--' in argv else argv))
+
+
 def checked(experiment: str, flags: list[str]):
   """The Config that these flags give the experiment: what it would refuse must not wait in a queue first.
 

@@ -66,6 +66,11 @@ def minutes(limit: str) -> float:
   return int(days or 0) * 1440 + hours * 60 + whole + seconds / 60
 
 
+def tasks(flags: Slurm) -> int:
+  """How many run on each node."""
+  return flags.tasks_per_node or flags.gpus_per_node or 1
+
+
 def check(flags: Slurm) -> None:
   """Raises UsageError where a flag is wrong."""
   for name, low in (('nodes', 1), ('gpus_per_node', 0), ('tasks_per_node', 0), ('cpus_per_task', 0)):
@@ -97,7 +102,7 @@ def script(flags: Slurm, command: list[str], folder: Path) -> str:
   options = {
     'job-name': quoted(flags.job_name),
     'nodes': flags.nodes,
-    'ntasks-per-node': flags.tasks_per_node or flags.gpus_per_node or 1,
+    'ntasks-per-node': tasks(flags),
     'gpus-per-node': flags.gpus_per_node,
     'cpus-per-task': flags.cpus_per_task,
     'mem': flags.mem,
@@ -167,14 +172,17 @@ def submit(path: Path, wait: bool) -> int:
 
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> 0 once submitted, 1 where sbatch refuses, 2 for bad input."""
-  if {'--help', '-h'} & set(argv[: argv.index('--')] if '--' in argv else argv):
+  if launchers.wants_help(argv):
     print(config.usage(Slurm, 'slurm', __doc__))
     return 0
   try:
     own, experiment, rest = launchers.split(argv, 'slurm --nodes=2 --gpus_per_node=4')
     flags = config.parse(Slurm, own)
     check(flags)
-    workdir = Path(launchers.checked(experiment, rest).workdir or workdirs.default(experiment)).absolute()
+    given = launchers.checked(experiment, rest)
+    if flags.nodes * tasks(flags) > 1 and given.parallel in ('none', 'pmap') and not given.mesh:
+      raise errors.UsageError(f'{experiment}: several tasks train together with --parallel=data or fsdp, or a --mesh')
+    workdir = Path(given.workdir or workdirs.default(experiment)).absolute()
     flags = dataclasses.replace(flags, job_name=flags.job_name or experiment)
     launch = [flags.python, '-u', str(launchers.ROOT / 'launch.py'), experiment]
     text = script(flags, [*launch, *rest, f'--workdir={workdir}', '--distributed'], workdir / 'jobs')

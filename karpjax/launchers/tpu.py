@@ -233,7 +233,7 @@ def carry_out(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
 
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> the run's exit status; 1 where gcloud fails, 2 for bad input."""
-  if {'--help', '-h'} & set(argv[: argv.index('--')] if '--' in argv else argv):
+  if launchers.wants_help(argv):
     print(config.usage(Tpu, 'tpu', __doc__))
     return 0
   try:

@@ -72,19 +72,6 @@ def _cpu(geometry, x, kernel):
   return _unrolled(partial(_plain, geometry))(x, kernel)
 
 
-def _plain_in_pairs(geometry, x, kernel):
-  """`_plain`, but few features are computed for two neighbouring places at once.
-
-  XLA's matmul is as slow for 16 columns as for 32; the wider kernel has a third more to multiply, much of it zeros.
-  """
-  if len(geometry.size) == 1 or max(geometry.strides) > 1 or kernel.shape[-1] > 16 or geometry.output[1] % 2:
-    return _plain(geometry, x, kernel)
-  pair = [_pad(kernel, (0, 0), (place, 1 - place), (0, 0), (0, 0)) for place in range(2)]
-  kernel = jnp.concatenate(pair, -1)  # [window, window + 1, in, 2 * out]
-  y = _plain(geometry._replace(strides=(1, 2)), x, kernel)  # [batch, height, width / 2, 2 * out]
-  return y.reshape(x.shape[0], *geometry.output, -1)
-
-
 def _cpu_input_gradient(geometry, g, kernel):
   if kernel.shape[-2] <= 4 or max(geometry.strides) > 1:
     # a matmul for every place in the window at once, then the overlapping places added up ("col2im")

@@ -18,7 +18,7 @@ from karpjax.launchers import slurm
 
 TEXT = """it's "so"  $HOME `x` \\ *;&"""  # what a shell would take apart
 FLAGS = ['--nodes=2', '--gpus_per_node=4']
-RUN = ['--', 'regression', f'--data_dir={TEXT}', '--steps=7']
+RUN = ['--', 'regression', f'--data_dir={TEXT}', '--steps=7', '--parallel=data']
 
 # Notes how it was called, does what answers.json says.
 STAND_IN = r"""
@@ -178,6 +178,8 @@ WRONG = {
   '--nodes=2 --': '`-- EXPERIMENT` is missing',
   'regression -- regression': "stray argument 'regression'",
   '-- regresion': 'Did you mean regression?',
+  '--nodes=2 -- regression': 'several tasks train together with --parallel=data',
+  '--nodes=2 -- regression --parallel=pmap': 'several tasks train together with --parallel=data',
   '-- regression --stps=5': "regression: Unknown command line flag 'stps'",
   '-- regression --seed=x': 'seed',
   '-- regression --workdir=/dev/null/run': 'cannot be written',
