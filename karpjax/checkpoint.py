@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: save, find, restore whole or not at all, and start from other weights.
+"""Checkpoints by orbax: save, find, restore whole or not at all.
 
 A checkpoint is a flat dict of arrays named by their path in the global form of the carry, with a JSON item beside it that holds
 the step, a checksum per array and what a prediction needs. orbax itself restores flipped bits and lists truncated steps as the
@@ -238,78 +238,3 @@ class Checkpoints:
       for later in self._steps(kind):
         if later > step:
           shutil.rmtree(self.folder / kind / str(later))
-
-
-# ---- other weights ----
-
-
-def weights(path: str) -> dict[str, np.ndarray]:
-  """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file.
-
-  Raises:
-    UsageError: where there is nothing to read.
-  """
-  file = Path(path)
-  if file.suffix == '.safetensors':
-    import safetensors.numpy
-
-    try:
-      return {n.replace('.', SEPARATOR): x for n, x in safetensors.numpy.load_file(file).items()}
-    except Exception as error:
-      raise UsageError(f'--init_from={path} cannot be read: {error}') from None
-  arrays, meta = newest(file)
-  prefix = 'state/ema/' if any(n.startswith('state/ema/') for n in arrays) else 'state/params/'
-  chosen = {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
-  chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
-  return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
-
-
-def newest(workdir: Path) -> tuple[dict[str, np.ndarray], dict]:
-  """(arrays, information) of a workdir's best checkpoint, or of its newest where no best was kept.
-
-  Raises:
-    UsageError: where no checkpoint of it restores whole.
-  """
-  store = Checkpoints(workdir / 'checkpoints')
-  for kind in ('best', 'last'):
-    for step in store._steps(kind):
-      try:
-        return store.load(kind, step)
-      except Damaged as why:
-        print(f'checkpoint of step {step} in {workdir} is damaged ({why}); looking for another')
-  raise UsageError(f'{workdir} holds no checkpoint; give the workdir of a run, or a FILE.safetensors')
-
-
-def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[tuple[str, str, str]]]:
-  """The state with every parameter and statistic that `found` has in the same shape, its averages included.
-
-  Args:
-    state: a TrainState, of one seed or of several (each gets the same weights).
-    found: as `weights` gives them.
-
-  Returns:
-    The state, and rows (name, shape, 'matched' | 'new' | 'skipped: …') that say what became of each.
-
-  Raises:
-    UsageError: when nothing matches.
-  """
-  own = {'params': state.params, **state.collections}
-  rows, leaves = [], []
-  lead = state.nonfinite_step.shape  # () or (seeds,)
-  for name, leaf in zip(names(own), jax.tree.leaves(own)):
-    other = found.get(name)
-    if other is not None and other.shape == leaf.shape[len(lead) :]:
-      leaf = jnp.broadcast_to(jnp.asarray(other, leaf.dtype), leaf.shape)
-      rows.append((name, str(list(other.shape)), 'matched'))
-    else:
-      why = '' if other is None else f' (there {list(other.shape)})'
-      rows.append((name, str(list(leaf.shape[len(lead) :])), f'new{why}'))
-    leaves.append(leaf)
-  known = set(names(own))
-  rows += [(name, str(list(x.shape)), 'skipped') for name, x in found.items() if name not in known]
-  if not any(row[2] == 'matched' for row in rows):
-    raise UsageError(f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's")
-  own = jax.tree.unflatten(jax.tree.structure(own), leaves)
-  params = own.pop('params')
-  ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-  return state.replace(params=params, collections=own, ema=ema), rows

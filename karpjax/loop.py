@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import checkpoint, hosts, profile, transform, workdir
+from karpjax import checkpoint, hosts, profile, transform, weights, workdir
 from karpjax import runner as runners
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged, UsageError
@@ -103,7 +103,7 @@ def train(
       say(line)
     return Summary({}, None, None)
   profiled = profile.steps(config.profile)
-  found = checkpoint.weights(config.init_from) if config.init_from else None
+  found = weights.read(config.init_from) if config.init_from else None
   folder = Path(hosts.told(config.workdir or str(workdir.default(experiment))))
   if not hosts.first():
     say = _silent
@@ -124,7 +124,7 @@ def train(
     else:
       carry = runner.init()
       if found:
-        state, rows = checkpoint.replace_weights(runner.globalise(carry).state, found)
+        state, rows = weights.replace_weights(runner.globalise(carry).state, found)
         carry = carry.replace(state=state)
         for line in progress.table(rows, ('array', 'shape', config.init_from)):
           say(line)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import checkpoint, config, errors
+from karpjax import checkpoint, config, errors, weights
 from karpjax.data import images
 from karpjax.data.dataset import Spec
 
@@ -27,7 +27,7 @@ def load(workdir: str | Path):
   experiment = importlib.import_module(f'experiments.{stored["experiment"]}')
   settings, spec = config.from_json(experiment.Config, stored['flags']), Spec.from_json(stored['spec'])
   program = experiment.program(settings, spec)
-  arrays, meta = checkpoint.newest(workdir)
+  arrays, meta = weights.newest(workdir)
   state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
   if meta['seeds'] > 1:
     state = {n: x if n == 'step' else x[0] for n, x in state.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import checkpoint, config, loop, sweep
+from karpjax import config, loop, sweep, weights
 from karpjax.sweep import grid, processes, question, response, search, table, vmapped
 
 TINY = dict(
@@ -269,7 +269,7 @@ def test_a_trial_runs_as_a_process_and_is_stopped(tmp_path):
   assert processes.run(tmp_path / 'trial', part, watch, asks.metric) == ('stopped', '')
   (step, (loss,)), *_ = seen
   assert step == 100 and 0 < loss < 3
-  assert checkpoint.newest(tmp_path / 'trial') and 'goes on from it' in (tmp_path / 'trial/output.txt').read_text()
+  assert weights.newest(tmp_path / 'trial') and 'goes on from it' in (tmp_path / 'trial/output.txt').read_text()
 
 
 def test_a_password_is_not_written_down():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import checkpoint, config, models, predict
+from karpjax import config, models, predict, weights
 from karpjax.data import dataset
 
 QUICK = dict(steps='6', batch_size=16, tensorboard=False, plots=False, steps_per_call='3', log_every='2')
@@ -166,7 +166,7 @@ def test_a_folder_of_images_is_learnt_and_predicted_without_the_folder(tmp_path,
 
 def test_prediction_is_that_of_the_best_checkpoint(tmp_path):
   summary = run(tmp_path, model='mlp', widths=(8,), steps='30', eval_every='5', seeds=2)
-  best, meta = checkpoint.newest(tmp_path)
+  best, meta = weights.newest(tmp_path)
   assert meta['step'] == meta['best']['step']
   _, state, _ = predict.load(tmp_path)
   np.testing.assert_array_equal(state.params['logits']['kernel'], best['state/params/logits/kernel'][0])
