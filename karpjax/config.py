@@ -59,8 +59,8 @@ class Train:
   parallel: str = run_flag(
     'none',
     'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
-    'over a mesh of all of them, of all hosts.',
-    choices=('none', 'pmap', *meshes.AXES),
+    'over a mesh of all of them, of all hosts; seeds: each device (on a CPU: each core) trains some of the seeds.',
+    choices=('none', 'pmap', 'seeds', *meshes.AXES),
     free=True,
   )
   mesh: str = run_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.', free=True)
@@ -73,11 +73,17 @@ class Train:
     'Of the computation; parameters, norm statistics and losses stay float32.',
     choices=('float32', 'bfloat16'),
   )
+  threads: int = run_flag(
+    0, 'Of a CPU, that share an operation; 0: one for each core. 1 is faster for steps of a fraction of a millisecond.'
+  )
   compilation_cache: str = run_flag(
     '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
   )
   compile_only: bool = run_flag(
     False, 'Compile the step, say what it costs and what each device holds, and stop.', free=True
+  )
+  topology: str = run_flag(
+    '', '--compile_only for TPUs that are not there, as v5e:4x4; needs libtpu (requirements-tpu.txt).', free=True
   )
   profile: str = run_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.', free=True)
   distributed: bool = run_flag(
@@ -180,6 +186,7 @@ def resolve(config, examples: int):
     ('keep', 1),
     ('eval_batch_size', 1),
     ('workers', 0),
+    ('threads', 0),
     ('resident_mb', 0),
   ):
     if getattr(config, name) < low:

@@ -98,7 +98,7 @@ def train(
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
   runner = runners.bind(program, dataset, config)
-  if config.compile_only:
+  if config.compile_only or config.topology:
     for line in progress.costs(runner.compile_only()) if hosts.first() else ():
       say(line)
     return Summary({}, None, None)

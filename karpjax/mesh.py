@@ -51,10 +51,10 @@ def parse(parallel: str, text: str, devices: int) -> dict[str, int]:
   return sizes
 
 
-def make(sizes: dict[str, int]) -> Mesh:
-  """The mesh, over all devices of all hosts; neighbours on the interconnect are neighbours on the last axes."""
+def make(sizes: dict[str, int], devices=None) -> Mesh:
+  """The mesh, over all devices of all hosts or those given; neighbours on the interconnect are neighbours on the last axes."""
   shape = tuple(sizes[axis] for axis in AXES)
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def _specification(path: str, shape: tuple[int, ...], names: tuple, sizes: dict[str, int]) -> P:

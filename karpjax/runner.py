@@ -58,18 +58,23 @@ class Runner:
   evaluate: Callable
 
 
-def check_memory(state, seeds: int) -> None:
+def check_memory(state, seeds: int, pieces: int = 1) -> None:
   """Refuses so many states that cannot fit, before anything is compiled: three of each live at once in a step.
+
+  Args:
+    state: the shapes of one seed's.
+    seeds: how many of them.
+    pieces: over how many accelerators they are cut; the devices of a CPU share one memory.
 
   Raises:
     UsageError: which says how many seeds would fit.
   """
   needed = 3 * seeds * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   stats = jax.local_devices()[0].memory_stats() or {}
-  there = stats.get('bytes_limit') or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  there = stats.get('bytes_limit', 0) * pieces or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   if needed > there:
     raise UsageError(
-      f'--seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and the device has '
+      f'--seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and there are '
       f'{there / 1e9:.1f} GB; at most --seeds={max(1, int(seeds * there / needed))} could fit'
     )
 
@@ -96,7 +101,8 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
 
   # ---- the global form ----
   state_shape = jax.eval_shape(program.init, jax.random.key(0))
-  check_memory(state_shape, seeds)
+  if not config.topology:  # whose memory the compiler knows
+    check_memory(state_shape, seeds, layout.pieces)
   population = program.population or programs.Population(tuple(range(config.seed, config.seed + seeds)), {})
   keys = jax.vmap(jax.random.key)(jnp.array(population.seeds, jnp.uint32))
 
@@ -241,7 +247,16 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
       calls['steps'] = 1
 
   def compile_only():
-    compile_one(layout.shapes(shapes), layout.replicated_shapes(train.arrays) if train.arrays is not None else None)
+    try:
+      compile_one(layout.shapes(shapes), layout.replicated_shapes(train.arrays) if train.arrays is not None else None)
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      why = str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
+      raise UsageError(
+        f'this step does not fit: {why} Try a smaller --batch_size, --microbatches=2, --dtype=bfloat16, or more devices '
+        'with --parallel=fsdp'
+      ) from None
     made = calls['one']
     return {'flops': calls['flops'], 'collectives': costs.collectives(made.as_text()), **costs.figures(made)}
 
@@ -261,7 +276,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     streamed = split.arrays is None and batches.stream(
       split, lambda i: parts[i][0][here], 0, len(parts), workers=config.workers
     )
-    sums = layout.replicate(sum_zeros)
+    sums = layout.sums(sum_zeros)
     for numbers, mask in parts:
       if streamed:
         data, numbers = jax.tree.map(lambda x: layout.cut(x, 0), next(streamed)), None

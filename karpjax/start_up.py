@@ -74,9 +74,27 @@ def compiler_options(flops: float | None) -> dict:
   return _onednn() if (flops or 0) >= LARGE_STEP else {}
 
 
+def cpu(threads: int, parallel: str) -> None:
+  """How XLA uses the cores of a CPU; JAX must not have begun.
+
+  Args:
+    threads: that share an operation; 0: one for each core, or one with seeds over devices.
+    parallel: with 'seeds', each core becomes a device, unless their number is given already.
+  """
+  import jax
+
+  if parallel == 'seeds':
+    threads = threads or 1
+    if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+      jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+  if threads:
+    os.environ['NPROC'] = str(threads)  # where XLA's CPU client looks for the size of its pool
+
+
 def process(config) -> None:
   """All of it, as the config says."""
   keep_memory()
+  cpu(config.threads, config.parallel)
   remember_compilations(config.compilation_cache)
   if config.deterministic:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'

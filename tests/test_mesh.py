@@ -89,6 +89,33 @@ def test_seeds_on_a_mesh_are_those_of_one_device():
   np.testing.assert_allclose(trained(seeds=2, seed=3, parallel='fsdp', **MODELS['mlp'])[0], losses, rtol=2e-4)
 
 
+@pytest.mark.parametrize('source', [{}, {'resident_mb': 0}], ids=['resident', 'streamed'])
+def test_seeds_over_devices_are_those_of_one_device(source):
+  model = MODELS['cnn with batch norm']
+  losses, sums, state, _ = trained(seeds=4, seed=3, **model)
+  there, there_sums, there_state, carry = trained(seeds=4, seed=3, parallel='seeds', **model, **source)
+  np.testing.assert_allclose(there, losses, rtol=1e-4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), there_sums, sums)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), there_state.params, state.params)
+  for leaf in jax.tree.leaves(carry.state.params):
+    assert [s.data.shape for s in leaf.addressable_shards] == [(1, *leaf.shape[1:])] * 4
+
+
+def test_seeds_over_devices_need_no_collective():
+  runner = bound(seeds=16, parallel='seeds', **MODELS['mlp'])
+  assert not runner.compile_only()['collectives']
+
+
+def test_many_steps_a_call_of_seeds_over_devices():
+  losses = trained(seeds=4, **MODELS['mlp'])[0]
+  runner = bound(seeds=4, parallel='seeds', **MODELS['mlp'] | {'steps_per_call': '4'})
+  carry = runner.place(runner.init())
+  runner.prepare(carry, {})
+  carry = runner.advance(carry, 0, 4, True)
+  total, count = runner.fetch(carry.totals['loss'])
+  np.testing.assert_allclose(total / count, losses.mean(0), rtol=2e-4)
+
+
 def test_many_steps_a_call_on_a_mesh():
   runner = bound(parallel='data', **MODELS['mlp'] | {'steps_per_call': '4'})
   carry = runner.place(runner.init())
@@ -165,6 +192,7 @@ def test_rules():
     (dict(mesh='data:2,fsdp:2'), '2 × 2 = 4, but there are 8 devices'),
     (dict(mesh='date:8'), 'Did you mean data'),
     (dict(mesh='data'), 'write AXIS:SIZE'),
+    (dict(parallel='seeds'), '--seeds=1 do not divide over 8 devices'),
     (dict(parallel='data', batch_size=60), 'batch_size=60 does not divide over 8 devices'),
     (dict(parallel='fsdp', batch_size=8, microbatches=2), 'does not divide over 8 devices × --microbatches=2'),
     (dict(parallel='tensor', model='mlp', widths=(12,)), '12 hidden do not divide over tensor:8'),

@@ -22,6 +22,7 @@ PATHS = {
   'seeds': dict(seeds=3),
   'pmap': dict(parallel='pmap'),
   'seeds under pmap': dict(seeds=2, parallel='pmap'),
+  'seeds over devices': dict(seeds=4, parallel='seeds'),
   'streamed': dict(resident_mb=0),
   'microbatches': dict(microbatches=4),
 }

@@ -3,6 +3,8 @@
   python launch.py bench mnist_cnn                            # ours beside PyTorch's, where it is installed
   python launch.py bench resnet20 --torch_python=PATH         # PyTorch of another interpreter
   python launch.py bench lecun1989 --seeds=8                  # eight vmapped seeds beside one
+  python launch.py bench lecun1989 --seeds=8 --parallel=seeds # the same, four on each of two cores
+  python launch.py bench lecun1989 --threads=1                # one thread beside one for each core
   python launch.py bench mlp --steps_per_call=1,64            # fixed numbers of steps per call beside auto
 
 Both start from the same weights and see the same batches; their first losses must agree, or the command
@@ -34,7 +36,11 @@ class Bench:
 
   batch_size: int = config.flag(0, "Examples a step; 0: the benchmark's own.", group='Bench')
   seeds: tuple[int, ...] = config.flag((), 'Vmapped seeds to time beside one, such as 8.', group='Bench')
+  parallel: str = config.flag(
+    'none', 'How several seeds are spread: over one device, or over all.', group='Bench', choices=('none', 'seeds')
+  )
   steps_per_call: tuple[int, ...] = config.flag((), 'Steps per call to time beside auto.', group='Bench')
+  threads: tuple[int, ...] = config.flag((), 'Threads of ours to time beside one for each core.', group='Bench')
   rounds: int = config.flag(7, 'How many turns each side takes.', group='Bench')
   round_seconds: float = config.flag(1.0, 'How long a turn takes, about.', group='Bench')
   torch_python: str = config.flag(
@@ -112,14 +118,16 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
       stack.callback(worker.close)
       return worker
 
-    def ours(name, seeds=1, steps_per_call='auto', **job):
+    def ours(name, seeds=1, steps_per_call='auto', parallel='none', threads=0, **job):
       print(f'compiling {name} …', file=sys.stderr)
-      return start(name, sys.executable, 'karpjax.bench.ours', seeds=seeds, steps_per_call=str(steps_per_call), **job)
+      job |= {'seeds': seeds, 'steps_per_call': str(steps_per_call), 'parallel': parallel, 'threads': threads}
+      return start(name, sys.executable, 'karpjax.bench.ours', **job)
 
     weights = str(folder / 'weights.npz')
     workers = [ours('ours', save=weights)]
-    workers += [ours(f'ours, {n} seeds', seeds=n) for n in flags.seeds if n != 1]
+    workers += [ours(f'ours, {n} seeds', seeds=n, parallel=flags.parallel) for n in flags.seeds if n != 1]
     workers += [ours(f'ours, {n} a call', steps_per_call=n) for n in flags.steps_per_call]
+    workers += [ours(f'ours, {n} thread{"s" if n > 1 else ""}', threads=n) for n in flags.threads]
     if with_torch:
       workers.append(start('PyTorch', flags.torch_python, 'karpjax.bench.torch_worker', load=weights))
     for turn in range(flags.rounds):

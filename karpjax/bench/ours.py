@@ -39,7 +39,7 @@ def synthetic(setup: setups.Setup) -> dataset.Dataset:
   return dataset.Dataset(spec, {'train': dataset.Split.of(image=images, label=labels)})
 
 
-def settings(setup: setups.Setup, seeds: int, steps_per_call: str) -> image_classification.Config:
+def settings(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str) -> image_classification.Config:
   """The flags of a run that trains the set-up."""
   rule = dict(setup.optimiser)
   return image_classification.Config(
@@ -49,6 +49,7 @@ def settings(setup: setups.Setup, seeds: int, steps_per_call: str) -> image_clas
     batch_size=setup.batch_size,
     seed=SEED,
     seeds=seeds,
+    parallel=parallel,
     steps=str(2**20),
     steps_per_call=steps_per_call,
     optimiser=rule.pop('name'),
@@ -57,7 +58,7 @@ def settings(setup: setups.Setup, seeds: int, steps_per_call: str) -> image_clas
   )
 
 
-def our_step(setup: setups.Setup, seeds: int, steps_per_call: str):
+def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
   """The step as a run has it.
 
   Returns:
@@ -67,7 +68,7 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str):
     params: the initial ones.
   """
   data = synthetic(setup)
-  resolved = config.resolve(settings(setup, seeds, steps_per_call), data.spec.examples)
+  resolved = config.resolve(settings(setup, seeds, steps_per_call, parallel), data.spec.examples)
   runner = runners.bind(image_classification.program(resolved, data.spec), data, resolved)
   carry = runner.place(runner.init())
   params = jax.device_get(carry.state.params)
@@ -116,7 +117,8 @@ def save(path, setup: setups.Setup, params) -> None:
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
-  run, first_losses, facts, params = our_step(setup, job['seeds'], job['steps_per_call'])
+  start_up.cpu(job['threads'], job['parallel'])
+  run, first_losses, facts, params = our_step(setup, job['seeds'], job['steps_per_call'], job['parallel'])
   if job.get('save'):
     save(job['save'], setup, params)
   facts['losses'] = first_losses()

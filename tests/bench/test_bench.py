@@ -54,7 +54,7 @@ def test_the_twin_has_our_first_losses(setup, tmp_path):
   from karpjax.bench import ours, torch_worker
 
   setup = small(setup)
-  _, first_losses, facts, params = ours.our_step(setup, seeds=1, steps_per_call='1')
+  _, first_losses, facts, params = ours.our_step(setup, seeds=1, steps_per_call='1', parallel='none')
   ours.save(tmp_path / 'weights.npz', setup, params)
   with np.load(tmp_path / 'weights.npz', allow_pickle=False) as file:
     arrays = dict(file)
