@@ -257,31 +257,27 @@ def _seeds(devices, seeds: int, described: bool) -> Layout:
     where = sharding(P(*(None,) * (axis - 1), 'seeds') if axis else P())
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) if described else meshes.put(x, where)
 
-  def mapped(function, arguments, out):
-    """`function` of each device's own seeds; the arguments lie as it needs them."""
-    own = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)
-    return jax.shard_map(function, mesh=mesh, in_specs=own, out_specs=out, check_vma=False)
+  def options(flops):  # each device of a CPU is a core, which has no other to share an operation with
+    alone = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}
+    return alone | start_up.compiler_options(flops)
 
   def compile(function, arguments, replicated):
-    lowered = jax.jit(mapped(function, arguments, laid['carry']), donate_argnums=0).lower(*arguments)
+    own = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already
+    each = jax.shard_map(function, mesh=mesh, in_specs=own, out_specs=laid['carry'], check_vma=False)
+    lowered = jax.jit(each, donate_argnums=0).lower(*arguments)
     if described:
       compiled = lowered.compile()
       return compiled, compiled.cost_analysis().get('flops', 0) * count
     flops = lowered.cost_analysis().get('flops', 0) * count  # counted for one device
-    options = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}  # a device is a core
-    return lowered.compile(options | start_up.compiler_options(flops)), flops
+    return lowered.compile(options(flops)), flops
 
   def compile_sums(function, flops):
-    made = {}  # by what is replicated, which differs between resident and streamed splits
+    def add(state, sums, *batch):
+      specs = laid['carry'].state, P('seeds'), *(P() for _ in batch)
+      each = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=P('seeds'), check_vma=False)
+      return each(state, sums, *batch)
 
-    def add(*arguments):
-      structure = jax.tree.structure(arguments)
-      if structure not in made:
-        whole = mapped(function, arguments, P('seeds'))
-        made[structure] = jax.jit(whole, donate_argnums=1, compiler_options=start_up.compiler_options(flops))
-      return made[structure](*arguments)
-
-    return add
+    return jax.jit(add, donate_argnums=1, compiler_options=options(flops))
 
   return Layout(
     parts=1,

@@ -123,7 +123,8 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   shapes = jax.eval_shape(first_carry, keys)
   layout.lay(shapes)
 
-  functions = transform.calls(program, shapes.state, seeds)
+  shared = seeds > 1 and len(set(population.seeds)) == 1  # members of a sweep may all have one seed, so one data order
+  functions = transform.calls(program, shapes.state, seeds, shared)
 
   resident = {}
 
@@ -144,10 +145,10 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
         seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order
       )
     )
-    rows = [one(seed) for seed in population.seeds]  # members of a sweep share seeds
-    return np.stack(rows, 1) if seeds > 1 else rows[0]
+    rows = [one(seed) for seed in population.seeds]
+    return rows[0] if seeds == 1 or shared else np.stack(rows, 1)
 
-  axis = 1 if seeds > 1 else 0  # of the batch, in an array [(seeds,) batch, …]
+  axis = 0 if seeds == 1 or shared else 1  # of the batch, in an array [(seeds,) batch, …]
   rows = (slice(None),) * axis + (layout.rows(config.batch_size),)  # of a batch, that this host supplies
   shape_of_numbers = numbers_of(0, 1)[0][rows].shape
 
@@ -273,18 +274,16 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     split = dataset.splits[name]
     parts = list(batches.exact(split.size, eval_batch))
     here = layout.rows(eval_batch)
-    streamed = split.arrays is None and batches.stream(
-      split, lambda i: parts[i][0][here], 0, len(parts), workers=config.workers
-    )
+    numbers = lambda i: parts[i][0][here]
+    if split.arrays is None:
+      read = batches.stream(split, numbers, 0, len(parts), workers=config.workers)
+    else:  # from the host as well: sets of different sizes on the device would be as many programs to compile
+      read = (batches.fetch(split, numbers(i)) for i in range(len(parts)))
     sums = layout.sums(sum_zeros)
-    for numbers, mask in parts:
-      if streamed:
-        data, numbers = jax.tree.map(lambda x: layout.cut(x, 0), next(streamed)), None
-      else:
-        data, numbers = on_devices(name), layout.cut(numbers[here], 0)
+    for batch, (_, mask) in zip(read, parts):
       if 'add' not in calls:
         calls['add'] = layout.compile_sums(functions.add_sums, calls.get('flops'))
-      sums = calls['add'](carry.state, sums, data, numbers, layout.cut(mask[here], 0))
+      sums = calls['add'](carry.state, sums, *jax.tree.map(lambda x: layout.cut(x, 0), (batch, mask[here])))
     return layout.fetch(sums)
 
   eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}

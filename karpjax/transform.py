@@ -71,7 +71,7 @@ class Calls:
     one_batch: (carry, batch, fresh) -> carry; batch: each [(seeds,) batch, …]. `fresh` forgets the metric sums first.
     one_step: (carry, arrays, numbers, fresh) -> carry; arrays [size, …] on the device, numbers [(seeds,) batch].
     many_steps: (carry, arrays, numbers, steps, fresh) -> carry; numbers [most steps, (seeds,) batch], `steps` traced.
-    add_sums: (state, sums, batch, numbers, mask) -> sums; with `numbers` [batch] the batch is gathered from arrays.
+    add_sums: (state, sums, batch, mask) -> sums; the batch is that of all seeds.
   """
 
   one_batch: Callable
@@ -80,9 +80,13 @@ class Calls:
   add_sums: Callable
 
 
-def calls(program: programs.Program, state, seeds: int) -> Calls:
-  """Transforms a Program's step and evaluation; `state` gives the structure of its states."""
+def calls(program: programs.Program, state, seeds: int, shared: bool = False) -> Calls:
+  """Transforms a Program's step and evaluation; `state` gives the structure of its states.
+
+  With `shared` all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
+  """
   step, axes = guarded(program.step), Carry(_over_seeds(state), 0)
+  own = None if shared else 0
 
   def seeded(function, axes, out):
     return jax.vmap(function, axes, out) if seeds > 1 else function
@@ -91,10 +95,10 @@ def calls(program: programs.Program, state, seeds: int) -> Calls:
     return carry.replace(totals=jax.tree.map(lambda x: jnp.where(fresh, 0, x), carry.totals))
 
   def one_batch(carry, batch, fresh):
-    return seeded(step, (axes, 0), axes)(refresh(carry, fresh), batch)
+    return seeded(step, (axes, own), axes)(refresh(carry, fresh), batch)
 
   def gather_and_step(carry, arrays, numbers):
-    return seeded(lambda c, n: step(c, _gather(arrays, n)), (axes, 0), axes)(carry, numbers)
+    return seeded(lambda c, n: step(c, _gather(arrays, n)), (axes, own), axes)(carry, numbers)
 
   def one_step(carry, arrays, numbers, fresh):
     return gather_and_step(refresh(carry, fresh), arrays, numbers)
@@ -102,8 +106,8 @@ def calls(program: programs.Program, state, seeds: int) -> Calls:
   def many_steps(carry, arrays, numbers, steps, fresh):
     return jax.lax.fori_loop(0, steps, lambda i, c: gather_and_step(c, arrays, numbers[i]), refresh(carry, fresh))
 
-  def add_sums(state, sums, batch, numbers, mask):
-    batch = {**(_gather(batch, numbers) if numbers is not None else batch), 'mask': mask}
+  def add_sums(state, sums, batch, mask):
+    batch = {**batch, 'mask': mask}
     evaluate = lambda s: gradients.total(program.evaluate(s, batch, programs.step_key(s, programs.EVALUATE)))
     return jax.tree.map(jnp.add, sums, seeded(evaluate, (axes.state,), 0)(state))
 

@@ -1,11 +1,15 @@
 """Whatever runs a Program, it is the same Program."""
 
+import logging
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from experiments import image_classification
 from karpjax import config, gradients, transform
 from karpjax import runner as runners
 from karpjax.data.dataset import Dataset, Spec, Split
@@ -145,3 +149,19 @@ def test_seeds_beyond_memory_are_refused_with_how_many_would_fit():
   with pytest.raises(UsageError, match=r'at most --seeds=\d+ could fit'):
     runners.check_memory(large, 1000)
   runners.check_memory(jax.eval_shape(lambda: {'w': jnp.zeros(1000)}), 1000)
+
+
+def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
+  """Steps, evaluations of splits of different sizes, saves: each is one compilation."""
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    image_classification.run(
+      image_classification.Config(
+        steps='50', log_every='7', eval_every='13', checkpoint_every='20', eval_splits=('train', 'validation'),
+        workdir=str(tmp_path / 'run'), tensorboard=False, plots=False, compilation_cache='off',
+      ),
+      say=str,
+    )  # fmt: skip
+  compiled = re.findall(r'Finished XLA compilation of (\S+) in', caplog.text)
+  ours = [name for name in compiled if re.search(r'step|sums|carry', name)]
+  assert any('sums' in name for name in ours) and any('step' in name for name in ours)
+  assert len(ours) == len(set(ours)), ours
