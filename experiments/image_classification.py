@@ -44,7 +44,7 @@ class Config(config.Train):
   loss: str = config.flag('cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=LOSSES)
   label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all classes.')
   steps: config.Duration = config.run_flag('25epochs', 'How long to train.')
-  batch_size: int = config.data_flag(64, 'Examples in one step, over all devices.')
+  batch_size: int = config.data_flag(64, 'Examples in one step, over all devices; 0: the whole train split.')
 
   widths: tuple[int, ...] | None = config.flag(None, 'Channels or units of each block or layer.', group='Model')
   depth: tuple[int, ...] | None = config.flag(None, 'Convolutions in a block.', group='Model')

@@ -98,8 +98,6 @@ def program(config: Config, spec: dataset.Spec) -> Program:
 
 def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
-  if config_.batch_size == 0:
-    config_ = dataclasses.replace(config_, batch_size=examples.spec.examples)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
   functions = dataclasses.replace(functions, report=functools.partial(report.draw, functions, examples))

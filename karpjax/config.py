@@ -109,7 +109,7 @@ class Train:
   tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', free=True)
   wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), free=True)
 
-  batch_size: int = data_flag(128, 'Examples in one step, over all devices.')
+  batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.')
   data_dir: str = data_flag(
     '',
     'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.',
@@ -179,6 +179,8 @@ def resolve(config, examples: int):
   Raises:
     UsageError: naming the flag, for a value that no run can have.
   """
+  if config.batch_size == 0:
+    config = dataclasses.replace(config, batch_size=examples)
   for name, low in (
     ('batch_size', 1),
     ('seeds', 1),

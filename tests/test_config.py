@@ -83,7 +83,7 @@ def test_what_is_no_flag(argv, message):
   'changes, message',
   [
     ({'batch_size': 101}, 'larger than the train split of 100'),
-    ({'batch_size': 0}, 'batch_size=0'),
+    ({'batch_size': -1}, 'batch_size=-1'),
     ({'steps': '0'}, 'at least one step'),
     ({'learning_rate': -1.0}, 'learning_rate=-1'),
     ({'learning_rate': float('nan')}, 'learning_rate=nan'),
@@ -96,6 +96,11 @@ def test_what_is_no_flag(argv, message):
 def test_values_no_run_can_have(changes, message):
   with pytest.raises(UsageError, match=message):
     config.resolve(Config(**{'batch_size': 10} | changes), examples=100)
+
+
+def test_a_batch_of_0_is_the_whole_train_split():
+  assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).batch_size == 100
+  assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).steps == 3
 
 
 def test_two_configs_live_in_one_process():

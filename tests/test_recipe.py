@@ -89,3 +89,8 @@ def test_the_command(capsys):
   assert capsys.readouterr().out.count('pass') == len(recipe.CHECKS)
   assert recipe.main(['image_clasification']) == 2
   assert recipe.main(['image_classification', '--model=mpl']) == 2
+
+
+def test_the_command_takes_every_experiments_defaults(capsys):
+  assert recipe.main(['regression']) in (0, 1)
+  assert 'pass' in capsys.readouterr().out
