@@ -232,11 +232,18 @@ def _mesh(sizes: dict[str, int], seeds: int, axes, devices, described: bool) -> 
   )
 
 
+def spread(seeds: int, devices: int) -> int:
+  """Over how many devices seeds are spread, as many on each: the largest number that divides them."""
+  return max(n for n in range(1, devices + 1) if seeds % n == 0)
+
+
 def _seeds(devices, seeds: int, described: bool) -> Layout:
   """Each device trains some of the seeds, and none speaks to another: by `shard_map` over one axis of devices."""
-  count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
+  count = spread(seeds, len(devices))
   if seeds == 1 or (jax.process_count() > 1 and count < len(devices)):
-    raise UsageError(f'--parallel=seeds: --seeds={seeds} do not divide over {len(devices)} devices')
+    raise UsageError(
+      f'--parallel=seeds: --seeds={seeds} do not divide over {len(devices)} devices; give a multiple, as --seeds={len(devices)}'
+    )
   mesh = jax.make_mesh((count,), ('seeds',), axis_types=(AxisType.Auto,), devices=devices[:count])
   laid = {}
 

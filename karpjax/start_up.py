@@ -86,7 +86,8 @@ def cpu(threads: int, parallel: str) -> None:
   if parallel == 'seeds':
     threads = threads or 1
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-      jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+      cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+      jax.config.update('jax_num_cpu_devices', cores)
   if threads:
     os.environ['NPROC'] = str(threads)  # where XLA's CPU client looks for the size of its pool
 

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from karpjax import checkpoint
+from karpjax import checkpoint, layouts
 
 
 def parameter_table(params) -> list[dict]:
@@ -44,6 +44,9 @@ def start_up(description: dict, dataset, config) -> list[str]:
   lines += [f'  {name} = {value}' for name, value in flags.items()]
   devices = description['devices']
   layout = config.mesh or config.parallel
+  if layout == 'seeds':
+    used = layouts.spread(config.seeds, len(devices))
+    layout = f'{config.seeds // used} seeds on {"each of " if used > 1 else ""}{used}'
   lines += [f'devices: {len(devices)} × {description["device_kind"]} ({layout})']
   if jax.process_count() > 1:
     lines[-1] += f', on {jax.process_count()} hosts'
