@@ -63,9 +63,7 @@ def alone(model, microbatches=1):
 
 
 CASES = [
-  pytest.param(
-    model, layout, marks=[pytest.mark.slow] if model != 'mlp' and layout not in ('data', 'all three') else []
-  )
+  pytest.param(model, layout, marks=[pytest.mark.slow] if model != 'mlp' and layout != 'all three' else [])
   for model in MODELS
   for layout in LAYOUTS
 ]
@@ -89,7 +87,9 @@ def test_seeds_on_a_mesh_are_those_of_one_device():
   np.testing.assert_allclose(trained(seeds=2, seed=3, parallel='fsdp', **MODELS['mlp'])[0], losses, rtol=2e-4)
 
 
-@pytest.mark.parametrize('source', [{}, {'resident_mb': 0}], ids=['resident', 'streamed'])
+@pytest.mark.parametrize(
+  'source', [{}, pytest.param({'resident_mb': 0}, marks=pytest.mark.slow)], ids=['resident', 'streamed']
+)
 def test_seeds_over_devices_are_those_of_one_device(source):
   model = MODELS['cnn with batch norm']
   losses, sums, state, _ = trained(seeds=4, seed=3, **model)

@@ -55,7 +55,9 @@ def assert_same_bits(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
-@pytest.mark.parametrize('path', PATHS)
+@pytest.mark.parametrize(
+  'path', [pytest.param(path, marks=[pytest.mark.slow] if path == 'seeds under pmap' else []) for path in PATHS]
+)
 def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
   whole = run(tmp_path / 'whole', **PATHS[path])
   # Rows of evaluations are always printed; the calls end at multiples of 7, so the stops fall between all other events.

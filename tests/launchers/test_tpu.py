@@ -258,6 +258,7 @@ def launch(cloud, *flags) -> subprocess.Popen:
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
   )
 
 
