@@ -73,9 +73,7 @@ class Train:
     'Of the computation; parameters, norm statistics and losses stay float32.',
     choices=('float32', 'bfloat16'),
   )
-  threads: int = run_flag(
-    0, 'Of a CPU, that share an operation; 0: one for each core. 1 is faster for steps of a fraction of a millisecond.'
-  )
+  threads: int = run_flag(0, 'Of a CPU, that share an operation; 0: one for each core. 1 can be faster for tiny steps.')
   compilation_cache: str = run_flag(
     '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
   )

@@ -151,6 +151,17 @@ def test_seeds_beyond_memory_are_refused_with_how_many_would_fit():
   runners.check_memory(jax.eval_shape(lambda: {'w': jnp.zeros(1000)}), 1000)
 
 
+def test_a_state_that_is_cut_over_accelerators_may_need_the_memory_of_all(monkeypatch):
+  class Device:
+    memory_stats = staticmethod(lambda: {'bytes_limit': 10**6})
+
+  monkeypatch.setattr(jax, 'local_devices', lambda: [Device])
+  state = jax.eval_shape(lambda: {'w': jnp.zeros(200_000)})  # 0.8 MB, three times
+  with pytest.raises(UsageError, match=r'there are 0.0 GB'):
+    runners.check_memory(state, 1)
+  runners.check_memory(state, 1, pieces=4)
+
+
 def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
   """Steps, evaluations of splits of different sizes, saves: each is one compilation."""
   with jax.log_compiles(), caplog.at_level(logging.WARNING):

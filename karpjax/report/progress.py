@@ -8,7 +8,8 @@ import time
 import jax
 import numpy as np
 
-from karpjax import checkpoint, layouts
+from karpjax import checkpoint
+from karpjax.layouts import sharded
 
 
 def parameter_table(params) -> list[dict]:
@@ -45,7 +46,7 @@ def start_up(description: dict, dataset, config) -> list[str]:
   devices = description['devices']
   layout = config.mesh or config.parallel
   if layout == 'seeds':
-    used = layouts.spread(config.seeds, len(devices))
+    used = sharded.spread(config.seeds, len(devices))
     layout = f'{config.seeds // used} seeds on {"each of " if used > 1 else ""}{used}'
   lines += [f'devices: {len(devices)} × {description["device_kind"]} ({layout})']
   if jax.process_count() > 1:
