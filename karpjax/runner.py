@@ -114,7 +114,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     hyper = {name: jnp.array(values, jnp.float32) for name, values in population.hyper.items()}
     return states.replace(step=states.step[0], **({'hyper': hyper} if hyper else {}))
 
-  example = {name: array[:1] for name, array in (train.arrays or train.fetch(np.zeros(1, np.int32))).items()}
+  example = train.fetch(np.zeros(1, np.int32))
   batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
   batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
   metric_shapes = jax.eval_shape(program.step, state_shape, batch)[1]
@@ -124,7 +124,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   layout.lay(shapes)
 
   shared = seeds > 1 and len(set(population.seeds)) == 1  # members of a sweep may all have one seed, so one data order
-  functions = transform.calls(program, shapes.state, seeds, shared)
+  functions = transform.calls(program, train.gather, shapes.state, seeds, shared)
 
   resident = {}
 

@@ -60,12 +60,6 @@ def _over_seeds(state):
   return jax.tree.map(lambda _: 0, state).replace(step=None)
 
 
-def _gather(arrays, numbers):
-  """The examples `numbers` [batch] of arrays [size, …], which may lie on the device."""
-  batch = {name: array.at[numbers].get(mode='promise_in_bounds') for name, array in arrays.items()}
-  return {**batch, 'index': numbers}
-
-
 @dataclasses.dataclass(frozen=True)
 class Calls:
   """The functions that are compiled. With several seeds every leaf but the step counter has a leading axis [seeds, …].
@@ -83,10 +77,15 @@ class Calls:
   add_sums: Callable
 
 
-def calls(program: programs.Program, state, seeds: int, shared: bool = False) -> Calls:
-  """Transforms a Program's step and evaluation; `state` gives the structure of its states.
+def calls(program: programs.Program, gather: Callable, state, seeds: int, shared: bool = False) -> Calls:
+  """Transforms a Program's step and evaluation.
 
-  With `shared` all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
+  Args:
+    program: what is run.
+    gather: (arrays, numbers [batch]) -> the examples of these numbers.
+    state: the structure of its states.
+    seeds: how many.
+    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
   """
   step, axes = guarded(program.step), Carry(_over_seeds(state), 0)
   own = None if shared else 0
@@ -101,7 +100,7 @@ def calls(program: programs.Program, state, seeds: int, shared: bool = False) ->
     return seeded(step, (axes, own), axes)(refresh(carry, fresh), batch)
 
   def gather_and_step(carry, arrays, numbers):
-    return seeded(lambda c, n: step(c, _gather(arrays, n)), (axes, own), axes)(carry, numbers)
+    return seeded(lambda c, n: step(c, {**gather(arrays, n), 'index': n}), (axes, own), axes)(carry, numbers)
 
   def one_step(carry, arrays, numbers, fresh):
     return gather_and_step(refresh(carry, fresh), arrays, numbers)

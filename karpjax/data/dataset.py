@@ -51,6 +51,18 @@ class Spec:
     return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
 
 
+def take(array, indices):
+  """array[indices], on the host or, traced, on the device; indices, of any shape, are within bounds."""
+  if isinstance(array, np.ndarray):
+    return np.asarray(array[indices])
+  return array.at[indices].get(mode='promise_in_bounds')
+
+
+def rows(arrays, indices):
+  """arrays {name: [size, ...]}, indices [n] -> {name: [n, ...]}."""
+  return {name: take(array, indices) for name, array in arrays.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
   """Examples 0 … size - 1, reached by number.
@@ -58,17 +70,24 @@ class Split:
   Attributes:
     size: how many.
     arrays: name -> [size, ...], such as 'image' and 'label' (int32), where they fit in memory; else None.
-    fetch: indices [n] -> {name: [n, ...]}, on the host; the same values as `arrays[name][indices]`.
+    fetch: indices [n] -> {name: [n, ...]}, on the host.
+    gather: (arrays, indices [n]) -> the same, pure; traced where the arrays live on the device.
   """
 
   size: int
   arrays: dict[str, np.ndarray] | None
   fetch: Callable[[np.ndarray], dict[str, np.ndarray]]
+  gather: Callable[[Any, Any], dict[str, Any]] = rows
 
   @classmethod
   def of(cls, **arrays: np.ndarray) -> 'Split':
     """A split that lies in memory: arrays [size, ...]."""
-    return cls(len(next(iter(arrays.values()))), arrays, functools.partial(_take, arrays))
+    return cls.made(len(next(iter(arrays.values()))), arrays, rows)
+
+  @classmethod
+  def made(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable) -> 'Split':
+    """A split whose examples are made of arrays of any shapes when they are asked for, as windows of a text."""
+    return cls(size, arrays, functools.partial(gather, arrays), gather)
 
   def select(self, indices: np.ndarray) -> 'Split':
     """The examples `indices` [n], in that order."""
@@ -82,10 +101,6 @@ class Split:
 
 
 # Named functions, so that a split can be pickled for the worker processes that decode it.
-def _take(arrays, indices):
-  return {name: np.asarray(array[indices]) for name, array in arrays.items()}
-
-
 def _select(fetch, chosen, indices):
   return fetch(chosen[indices])
 

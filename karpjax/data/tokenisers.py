@@ -1,0 +1,216 @@
+"""From text to numbers and back: characters, bytes, words, and byte-pair encoding.
+
+A tokeniser is an immutable record, saved with a run as JSON, so that sampling and predicting need no data.
+"""
+
+import collections
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from karpjax import errors
+
+KINDS = ('characters', 'bytes', 'words', 'bpe')
+PAD, UNKNOWN, BEGIN, END = range(4)
+SPECIALS = ('<pad>', '<unk>', '<s>', '</s>')  # of words and bpe, in this order
+MASK = '<mask>'  # follows them where a masked language model asks for it
+LINE_END = '\n'  # symbol 0 of characters and bytes on lines: begins and ends each of them
+WORDS = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokeniser:
+  """Attributes:
+  kind: one of KINDS.
+  symbols: the text of each token, by its number; () for bytes.
+  specials: how many of the first symbols stand for no text.
+  lower: whether texts are lower-cased first.
+  model: for bpe, the JSON of the `tokenizers` library.
+  """
+
+  kind: str
+  symbols: tuple[str, ...] = ()
+  specials: int = 0
+  lower: bool = False
+  model: str = ''
+
+  @property
+  def size(self) -> int:
+    """How many tokens there are."""
+    return 256 if self.kind == 'bytes' else len(self.symbols)
+
+  def split(self, text: str) -> list[str]:
+    """The pieces of a text that `numbers` takes: characters, or words."""
+    text = text.lower() if self.lower else text
+    return WORDS.findall(text) if self.kind == 'words' else list(text)
+
+  def numbers(self, pieces: Sequence[str]) -> list[int]:
+    """The token of each piece; <unk> where it has none.
+
+    Raises:
+      UsageError: for an unknown piece, where the tokeniser has no <unk>.
+    """
+    table = _table(self)
+    if self.specials > UNKNOWN:
+      return [table.get(piece, UNKNOWN) for piece in pieces]
+    unknown = [piece for piece in dict.fromkeys(pieces) if piece not in table]
+    if unknown:
+      shown = ' '.join(map(repr, unknown[:8])) + (' …' if len(unknown) > 8 else '')
+      raise errors.UsageError(
+        f'{len(unknown)} characters are in none of the training texts: {shown}; leave them out, '
+        'or train with --tokeniser=bytes'
+      )
+    return [table[piece] for piece in pieces]
+
+  def encode(self, text: str) -> np.ndarray:
+    """[n] int32, without <s> and </s>.
+
+    Raises:
+      UsageError: as `numbers`.
+    """
+    if self.lower:
+      text = text.lower()
+    if self.kind == 'bytes':
+      return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    if self.kind == 'bpe':
+      return np.array(_bpe(self.model).encode(text, add_special_tokens=False).ids, np.int32)
+    if self.kind == 'words':
+      return np.array(self.numbers(self.split(text)), np.int32)
+    codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
+    distinct, places = np.unique(codes, return_inverse=True)
+    return np.array(self.numbers([chr(code) for code in distinct]), np.int32)[places]
+
+  def decode(self, tokens: Iterable[int]) -> str:
+    """The text of tokens; specials have none, words are set apart by a space."""
+    tokens = [int(token) for token in tokens if token >= self.specials]
+    if self.kind == 'bytes':
+      return bytes(tokens).decode(errors='replace')
+    if self.kind == 'bpe':
+      return _bpe(self.model).decode(tokens)
+    return (' ' if self.kind == 'words' else '').join(self.symbols[token] for token in tokens)
+
+  def characters(self) -> np.ndarray:
+    """[size] float32: how many characters each token adds to a text; of words none are known, so all are 0."""
+    if self.kind == 'bytes':  # the bytes 10xxxxxx go on with a character
+      return np.array([(b & 0xC0) != 0x80 for b in range(256)], np.float32)
+    if self.kind == 'words':
+      return np.zeros(self.size, np.float32)
+    if self.kind == 'characters':
+      return (np.arange(self.size) >= self.specials).astype(np.float32)
+    codes = _byte_alphabet()
+    starts = lambda symbol: sum((codes.get(c, 0) & 0xC0) != 0x80 for c in symbol)
+    return np.array([0 if i < self.specials else starts(s) for i, s in enumerate(self.symbols)], np.float32)
+
+  def to_json(self) -> dict[str, Any]:
+    """A dict that json.dumps takes and `from_json` reads back."""
+    return {**dataclasses.asdict(self), 'symbols': [] if self.kind == 'bpe' else list(self.symbols)}
+
+
+def from_json(values: Mapping[str, Any]) -> Tokeniser:
+  """The inverse of `Tokeniser.to_json`."""
+  symbols = _symbols(values['model']) if values['kind'] == 'bpe' else tuple(values['symbols'])
+  return Tokeniser(**{**values, 'symbols': symbols})
+
+
+def make(
+  kind: str,
+  texts: Sequence[str],
+  *,
+  specials: Sequence[str] = (),
+  minimum_frequency: int = 1,
+  vocabulary: int = 0,
+  lower: bool = False,
+) -> Tokeniser:
+  """A tokeniser of the user's texts.
+
+  Args:
+    kind: one of KINDS, or bpe:FILE, which reads a JSON of the `tokenizers` library, as published models have it.
+    texts: what it is made of: those of the train split, or of all where no symbol may be unknown.
+    specials: symbols before all others, such as SPECIALS, or (LINE_END,). Words and bpe have SPECIALS if none are given.
+    minimum_frequency: of words, that are <unk> below it.
+    vocabulary: of bpe, and of words if not 0: the largest number of tokens; the most frequent are kept.
+    lower: whether texts are lower-cased.
+
+  Raises:
+    UsageError: for an unknown kind, or a file that is no such JSON.
+  """
+  specials = tuple(specials)
+  if kind.startswith('bpe:'):
+    return _published(Path(kind.removeprefix('bpe:')))
+  if kind not in KINDS:
+    raise errors.UsageError(f'unknown tokeniser {kind!r}.{errors.nearest(kind, [*KINDS, "bpe:FILE"])}')
+  if kind == 'bytes':
+    return Tokeniser('bytes', lower=lower)
+  if kind == 'characters':
+    found = sorted(set().union(*(text.lower() if lower else text for text in texts)) - set(specials))
+    return Tokeniser('characters', (*specials, *found), len(specials), lower)
+  specials = specials or SPECIALS
+  if kind == 'words':
+    words = Tokeniser('words', lower=lower)
+    counts = collections.Counter(word for text in texts for word in words.split(text))
+    kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
+    kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
+    return Tokeniser('words', (*specials, *kept), len(specials), lower)
+  if vocabulary < 256 + len(specials):
+    raise errors.UsageError(
+      f'--vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials'
+    )
+  model = _train_bpe(texts, specials, vocabulary, lower)
+  return Tokeniser('bpe', _symbols(model), len(specials), lower, model)
+
+
+def _train_bpe(texts, specials, vocabulary, lower) -> str:
+  """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), as JSON."""
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers, trainers
+
+  made = tokenizers.Tokenizer(models.BPE())
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  made.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocabulary,
+    special_tokens=list(specials),
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    show_progress=False,
+  )
+  made.train_from_iterator((text.lower() if lower else text for text in texts), trainer)
+  return made.to_str()
+
+
+def _published(path: Path) -> Tokeniser:
+  try:
+    model = path.read_text(encoding='utf-8')
+    return Tokeniser('bpe', _symbols(model), 0, False, model)
+  except OSError as error:
+    raise errors.UsageError(f'--tokeniser=bpe:{path} cannot be read: {error.strerror}') from None
+  except Exception:
+    raise errors.UsageError(f'--tokeniser=bpe:{path} is no tokenizer.json of the tokenizers library') from None
+
+
+@functools.lru_cache(maxsize=8)
+def _bpe(model: str):
+  import tokenizers
+
+  return tokenizers.Tokenizer.from_str(model)
+
+
+def _symbols(model: str) -> tuple[str, ...]:
+  vocabulary = _bpe(model).get_vocab()
+  return tuple(sorted(vocabulary, key=vocabulary.get))
+
+
+@functools.lru_cache(maxsize=16)
+def _table(tokeniser: Tokeniser) -> dict[str, int]:
+  return {symbol: number for number, symbol in enumerate(tokeniser.symbols)}
+
+
+def _byte_alphabet() -> dict[str, int]:
+  """The printable character by which byte-level BPE writes a byte -> the byte (Radford et al. 2019)."""
+  plain = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
+  others = (b for b in range(256) if b not in set(plain))
+  return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
