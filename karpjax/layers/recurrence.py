@@ -1,85 +1,247 @@
-"""Recurrent layers: one matmul of the inputs for all times, then a scan over time."""
+"""Recurrent layers: one matmul of the inputs for all times, a scan over time, and in the backward pass one matmul for the
+gradient of the state's kernel, of all times, after the scan.
+"""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from karpjax import errors
+from karpjax.layers.dropout import Dropout
 
-def gru_update(h, from_input, from_state):
+State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
+
+
+def rnn_update(state, total):
+  """h' = tanh(total) (Elman 1990). state: ([..., units],); total: [..., units]."""
+  return (jnp.tanh(total),)
+
+
+def lstm_update(state, total):
+  """One step of long short-term memory (Hochreiter & Schmidhuber 1997; with forget gates, Gers et al. 2000).
+
+  Args:
+    state: (h, c), each [..., units] float32.
+    total: [..., 4 units] float32: for the input gate, the forget gate, the candidate and the output gate, as in PyTorch.
+  """
+  into, forget, candidate, out = jnp.split(total, 4, axis=-1)
+  c = jax.nn.sigmoid(forget) * state[1] + jax.nn.sigmoid(into) * jnp.tanh(candidate)
+  return jax.nn.sigmoid(out) * jnp.tanh(c), c
+
+
+def gru_update(state, from_input, from_state):
   """One step of a gated recurrent unit (Cho et al. 2014), reset after the matmul as in cuDNN and PyTorch.
 
   Args:
-    h: [..., units] float32, the state.
+    state: (h,), [..., units] float32.
     from_input, from_state: [..., 3 units] float32: for the reset gate, the update gate and the candidate.
-
-  Returns:
-    [..., units] float32, the next state.
   """
   reset_x, update_x, candidate_x = jnp.split(from_input, 3, axis=-1)
   reset_h, update_h, candidate_h = jnp.split(from_state, 3, axis=-1)
   update = jax.nn.sigmoid(update_x + update_h)
   candidate = jnp.tanh(candidate_x + jax.nn.sigmoid(reset_x + reset_h) * candidate_h)
-  return update * h + (1 - update) * candidate
+  return (update * state[0] + (1 - update) * candidate,)
 
 
-class GRU(nn.Module):
-  """Gated recurrent units over a sequence, read forwards or both ways at once.
+class Cell(NamedTuple):
+  """Attributes:
+  update: (state, inputs' part + state's part) -> state, or with the two parts apart.
+  gates: how many blocks of units the kernels give.
+  arrays: how many the state has.
+  apart: whether `update` takes the parts apart; then the state's part has a bias of its own.
+  """
+
+  update: Callable
+  gates: int
+  arrays: int
+  apart: bool = False
+
+
+CELLS = {'rnn': Cell(rnn_update, 1, 1), 'lstm': Cell(lstm_update, 4, 2), 'gru': Cell(gru_update, 3, 1, apart=True)}
+
+
+def _update(cell: Cell, state, from_input, from_state, real):
+  """The state after one time; where `real` [batch, 1] is False, as it was."""
+  new = cell.update(state, from_input, from_state) if cell.apart else cell.update(state, from_input + from_state)
+  return new if real is None else jax.tree.map(lambda a, b: jnp.where(real, a, b), new, state)
+
+
+def _product(h, kernel):
+  return jnp.matmul(h.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+
+
+def _forward(cell, initial, projected, kernel, bias, real):
+  def step(state, now):
+    from_input, real = now
+    from_state = _product(state[0], kernel) + bias
+    new = _update(cell, state, from_input, from_state, real)
+    return new, (new[0], state, from_state if cell.apart else from_input + from_state)
+
+  final, (outputs, states, totals) = jax.lax.scan(step, initial, (projected, real))
+  return (final, outputs), (states, totals)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def scan_over_time(cell: Cell, initial, projected, kernel, bias, real):
+  """A cell over a sequence.
+
+  Args:
+    cell: one of CELLS.
+    initial: tuple of [batch, units] float32.
+    projected: [time, batch, gates * units] float32, the inputs' part.
+    kernel: [units, gates * units], in the dtype of the matmul.
+    bias: [gates * units] float32, added to the state's part.
+    real: [time, batch, 1] bool, False at padding, which leaves the state as it was; or None.
+
+  Returns:
+    The final state, and the outputs [time, batch, units] float32.
+  """
+  return _forward(cell, initial, projected, kernel, bias, real)[0]
+
+
+def _forward_and_keep(cell, initial, projected, kernel, bias, real):
+  result, (states, totals) = _forward(cell, initial, projected, kernel, bias, real)
+  return result, (states, totals, projected if cell.apart else None, kernel, real)
+
+
+def _backward(cell, kept, given):
+  states, totals, projected, kernel, real = kept
+  d_final, d_outputs = given
+  transposed = kernel.T
+
+  def step(d_state, now):
+    d_output, state, total, from_input, real = now
+    d_state = (d_state[0] + d_output, *d_state[1:])
+    if cell.apart:
+      _, pull = jax.vjp(lambda s, x, h: _update(cell, s, x, h, real), state, from_input, total)
+      d_state, d_input, d_from_state = pull(d_state)
+    else:
+      _, pull = jax.vjp(lambda s, x: _update(cell, s, x, 0, real), state, total)
+      d_state, d_from_state = pull(d_state)
+      d_input = None
+    d_state = (d_state[0] + _product(d_from_state, transposed), *d_state[1:])
+    return d_state, (d_input, d_from_state)
+
+  inputs = d_outputs, states, totals, projected, real
+  d_initial, (d_projected, d_from_state) = jax.lax.scan(step, d_final, inputs, reverse=True)
+  if not cell.apart:
+    d_projected = d_from_state
+  h, d = states[0].astype(kernel.dtype), d_from_state.astype(kernel.dtype)
+  flat = lambda x: x.reshape(-1, x.shape[-1])  # [time, batch, n] -> [time * batch, n]
+  d_kernel = jnp.matmul(flat(h).T, flat(d), preferred_element_type=jnp.float32).astype(kernel.dtype)
+  return d_initial, d_projected, d_kernel, d_from_state.sum((0, 1)), None
+
+
+scan_over_time.defvjp(_forward_and_keep, _backward)
+
+
+class Recurrent(nn.Module):
+  """One recurrent layer over a sequence, read forwards or both ways at once.
 
   Params, as in PyTorch, with a leading axis [directions] (1, or 2 when bidirectional): 'input_kernel'
-  [in, 3 units], 'input_bias' [3 units], 'state_kernel' [units, 3 units] and 'state_bias' [3 units], each
-  drawn from U(-1, 1) / sqrt(units).
+  [in, gates * units], 'input_bias' [gates * units], 'state_kernel' [units, gates * units] and, for the GRU,
+  'state_bias' [gates * units], each drawn from U(-1, 1) / sqrt(units); the biases of the LSTM's forget gates are 1
+  (Jozefowicz et al. 2015).
 
   Attributes:
     units: of the state, for each direction.
-    bidirectional: whether a second GRU reads the sequence from its end.
+    cell: 'rnn', 'lstm' or 'gru'.
+    bidirectional: whether a second one reads the sequence from its end.
     dtype: of the matmuls and the output; the state and the gates stay float32.
   """
 
   units: int
+  cell: str = 'gru'
   bidirectional: bool = False
   dtype: Any = jnp.float32
 
+  def initial(self, batch: int) -> State:
+    """The state before the first time: zeros."""
+    width = self.units * (1 + self.bidirectional)
+    return tuple(jnp.zeros((batch, width), jnp.float32) for _ in range(CELLS[self.cell].arrays))
+
   @nn.compact
-  def __call__(self, x, initial=None):
+  def __call__(self, x, initial: State | None = None, mask=None):
     """Reads a sequence.
 
     Args:
       x: [batch, time, in].
-      initial: [directions, batch, units] float32, the state before the first step; zeros by default.
+      initial: the state before the first time; zeros by default.
+      mask: [batch, time] bool, False at padding: it leaves the state as it was, and its output is 0.
 
     Returns:
-      outputs [batch, time, directions * units] of `dtype`, those of the second direction in the sequence's
-      own order, and the final state [directions, batch, units] float32.
+      outputs [batch, time, directions * units] of `dtype`, those of the second direction in the sequence's own order,
+      and the final state.
     """
-    directions, batch, gates = 1 + self.bidirectional, x.shape[0], 3 * self.units
+    cell = errors.choose('cell', self.cell, CELLS)
+    directions, width = 1 + self.bidirectional, cell.gates * self.units
     bound = self.units**-0.5
 
     def uniform(key, shape):
       return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
-    input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], gates))
-    input_bias = self.param('input_bias', uniform, (directions, gates))
-    state_kernel = self.param('state_kernel', uniform, (directions, self.units, gates)).astype(self.dtype)
-    state_bias = self.param('state_bias', uniform, (directions, gates))[:, None]
-    x = x.astype(self.dtype)
-    # [time, directions, batch, gates]
-    projected = jnp.einsum('bti,dij->tdbj', x, input_kernel.astype(self.dtype))
-    projected = turned(projected.astype(jnp.float32) + input_bias[:, None])
-    if initial is None:
-      initial = jnp.zeros((directions, batch, self.units), jnp.float32)
+    def first_bias(key, shape):
+      drawn = uniform(key, shape)
+      return drawn.at[:, self.units : 2 * self.units].set(1.0) if self.cell == 'lstm' else drawn
 
-    def step(h, from_input):
-      from_state = (h.astype(self.dtype) @ state_kernel).astype(jnp.float32) + state_bias
-      h = gru_update(h, from_input, from_state)
-      return h, h
+    input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], width)).astype(self.dtype)
+    input_bias = self.param('input_bias', first_bias, (directions, width))
+    state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
+    if cell.apart:
+      state_bias = self.param('state_bias', uniform, (directions, width))
+    else:
+      state_bias = jnp.zeros((directions, width))
+    x = jnp.swapaxes(x.astype(self.dtype), 0, 1)  # [time, batch, in]
+    real = None if mask is None else mask.T[..., None]  # [time, batch, 1]
+    initial = self.initial(x.shape[1]) if initial is None else initial
+    finals, outputs = [], []
+    for d in range(directions):
+      turn = (lambda a: a) if d == 0 else (lambda a: None if a is None else a[::-1])
+      # [time, batch, gates * units]
+      projected = jnp.matmul(turn(x), input_kernel[d], preferred_element_type=jnp.float32) + input_bias[d]
+      begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
+      final, output = scan_over_time(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))
+      finals.append(final)
+      outputs.append(turn(output))
+    output = jnp.swapaxes(jnp.concatenate(outputs, -1), 0, 1)  # [batch, time, directions * units]
+    if mask is not None:
+      output = output * mask[..., None]
+    return output.astype(self.dtype), tuple(jnp.concatenate(parts, -1) for parts in zip(*finals))
 
-    final, outputs = jax.lax.scan(step, initial, projected)  # outputs: [time, directions, batch, units]
-    outputs = turned(outputs).transpose(2, 0, 1, 3)  # [batch, time, directions, units]
-    return outputs.reshape(*x.shape[:2], -1).astype(self.dtype), final
 
+class Stack(nn.Module):
+  """Recurrent layers 'layer1', 'layer2', … on top of each other, with dropout between them (Zaremba et al. 2014).
 
-def turned(x):
-  """[time, directions, ...] with time reversed in the second direction; its own inverse."""
-  return jnp.concatenate([x[:, :1], x[::-1, 1:]], axis=1)
+  Attributes:
+    units: of each layer, for each direction.
+    cell, bidirectional, dtype: as `Recurrent`'s.
+    dropout: rate between the layers.
+  """
+
+  units: tuple[int, ...]
+  cell: str = 'lstm'
+  bidirectional: bool = False
+  dropout: Any = 0.0
+  dtype: Any = jnp.float32
+
+  def initial(self, batch: int) -> tuple[State, ...]:
+    """The state of each layer before the first time: zeros."""
+    return tuple(self._layer(n, parent=None).initial(batch) for n in self.units)
+
+  def _layer(self, units, **options):
+    return Recurrent(units, self.cell, self.bidirectional, self.dtype, **options)
+
+  @nn.compact
+  def __call__(self, x, initial: tuple[State, ...] | None = None, mask=None, *, train: bool = False):
+    """x: [batch, time, in] -> outputs [batch, time, directions * units[-1]] and the final state of each layer."""
+    finals = []
+    for i, units in enumerate(self.units):
+      if i:
+        x = Dropout(self.dropout)(x, train=train)
+      x, final = self._layer(units, name=f'layer{i + 1}')(x, None if initial is None else initial[i], mask)
+      finals.append(final)
+    return x, tuple(finals)

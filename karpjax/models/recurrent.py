@@ -33,7 +33,7 @@ class GRUClassifier(nn.Module):
     """x: [batch, time, channels] -> logits [batch, classes] float32."""
     mlp.check(widths=self.widths, dropout=self.dropout)
     for i, units in enumerate(self.widths, start=1):
-      x, _ = recurrence.GRU(units, self.bidirectional, self.dtype, name=f'gru{i}')(
+      x, _ = recurrence.Recurrent(units, 'gru', self.bidirectional, self.dtype, name=f'gru{i}')(
         x
       )  # [batch, time, directions * units]
     return mlp.MLP(self.classes, self.dtype, (), input_dropout=self.dropout, name='head')(x, train=train)

@@ -5,103 +5,177 @@ import pytest
 
 from karpjax.layers import recurrence
 
+CELLS = tuple(recurrence.CELLS)
+
 
 def sigmoid(x):
   return 1 / (1 + np.exp(-x))
 
 
-def loop(params, direction, sequence, h):
-  """A GRU in plain Python, after PyTorch's documentation. sequence: [time, in], h: [units] -> [time, units]."""
+def loop(cell, params, direction, sequence, state):
+  """In plain Python, after PyTorch's documentation. sequence: [time, in], state: each [units] -> [time, units], state."""
   kernel, bias = params['input_kernel'][direction], params['input_bias'][direction]
-  state_kernel, state_bias = params['state_kernel'][direction], params['state_bias'][direction]
-  outputs = []
+  state_kernel = params['state_kernel'][direction]
+  outputs, (h, *rest) = [], state
   for x in sequence:
-    xr, xz, xn = np.split(x @ kernel + bias, 3)
-    hr, hz, hn = np.split(h @ state_kernel + state_bias, 3)
-    r, z = sigmoid(xr + hr), sigmoid(xz + hz)
-    n = np.tanh(xn + r * hn)
-    h = (1 - z) * n + z * h
+    here, there = x @ kernel + bias, h @ state_kernel
+    if cell == 'rnn':
+      h = np.tanh(here + there)
+    elif cell == 'lstm':
+      i, f, g, o = np.split(here + there, 4)
+      rest = [sigmoid(f) * rest[0] + sigmoid(i) * np.tanh(g)]
+      h = sigmoid(o) * np.tanh(rest[0])
+    else:
+      xr, xz, xn = np.split(here, 3)
+      hr, hz, hn = np.split(there + params['state_bias'][direction], 3)
+      z = sigmoid(xz + hz)
+      h = (1 - z) * np.tanh(xn + sigmoid(xr + hr) * hn) + z * h
     outputs.append(h)
-  return np.stack(outputs)
+  return np.stack(outputs), (h, *rest)
 
 
+def made(cell, bidirectional=False, units=4, x=None, **options):
+  module = recurrence.Recurrent(units, cell, bidirectional, **options)
+  x = np.random.default_rng(0).normal(size=(3, 7, 2)).astype(np.float32) if x is None else x
+  return module, x, jax.jit(module.init)(jax.random.key(0), x)
+
+
+@pytest.mark.parametrize('cell', CELLS)
 @pytest.mark.parametrize('bidirectional', [False, True])
 @pytest.mark.parametrize('given', [False, True])
-def test_against_a_plain_loop(bidirectional, given):
-  rng = np.random.default_rng(0)
-  directions = 1 + bidirectional
-  x = rng.normal(size=(3, 7, 2)).astype(np.float32)
-  initial = rng.normal(size=(directions, 3, 4)).astype(np.float32) if given else None
-  module = recurrence.GRU(4, bidirectional)
-  params = jax.jit(module.init)(jax.random.key(0), x)['params']
-  outputs, final = jax.jit(module.apply)({'params': params}, x, initial)
-  params = jax.tree.map(np.asarray, params)
+def test_against_a_plain_loop(cell, bidirectional, given):
+  rng = np.random.default_rng(1)
+  module, x, params = made(cell, bidirectional)
+  state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), module.initial(3)) if given else None
+  outputs, final = jax.jit(module.apply)(params, x, state)
+  params = jax.tree.map(np.asarray, params['params'])
   for b in range(3):
-    start = initial[:, b] if given else np.zeros((directions, 4))
-    forwards = loop(params, 0, x[b], start[0])
-    np.testing.assert_allclose(outputs[b, :, :4], forwards, atol=1e-5)
-    np.testing.assert_allclose(final[0, b], forwards[-1], atol=1e-5)
-    if bidirectional:
-      backwards = loop(params, 1, x[b, ::-1], start[1])
-      np.testing.assert_allclose(outputs[b, :, 4:], backwards[::-1], atol=1e-5)
-      np.testing.assert_allclose(final[1, b], backwards[-1], atol=1e-5)
+    for d in range(1 + bidirectional):
+      own = slice(4 * d, 4 * d + 4)
+      begun = [s[b, own] for s in state] if given else [np.zeros(4)] * len(final)
+      read, last = loop(cell, params, d, x[b, ::-1] if d else x[b], begun)
+      np.testing.assert_allclose(outputs[b, :, own], read[::-1] if d else read, atol=1e-5)
+      for ours, theirs in zip(final, last):
+        np.testing.assert_allclose(ours[b, own], theirs, atol=1e-5)
 
 
-def test_equals_pytorchs():
+@pytest.mark.parametrize('cell', CELLS)
+def test_outputs_and_gradients_are_pytorchs(cell):
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(1).normal(size=(2, 9, 3)).astype(np.float32)
-  theirs = torch.nn.GRU(3, 5, batch_first=True, bidirectional=True)
-  params = {}
-  for ours, name in (('input', 'ih'), ('state', 'hh')):
-    both = [[getattr(theirs, f'{kind}_{name}_l0{way}') for way in ('', '_reverse')] for kind in ('weight', 'bias')]
-    params[f'{ours}_kernel'], params[f'{ours}_bias'] = (np.stack([a.detach().numpy().T for a in pair]) for pair in both)
-  outputs, final = jax.jit(recurrence.GRU(5, True).apply)({'params': params}, x)
-  with torch.no_grad():
-    expected, expected_final = theirs(torch.tensor(x))
-  np.testing.assert_allclose(outputs, expected.numpy(), atol=1e-5)
-  np.testing.assert_allclose(final, expected_final.numpy(), atol=1e-5)
+  theirs = {'rnn': torch.nn.RNN, 'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU}[cell](3, 5, batch_first=True, bidirectional=True)
+  both = lambda name: np.stack([getattr(theirs, f'{name}_l0{way}').detach().numpy() for way in ('', '_reverse')])
+  params = {'input_kernel': both('weight_ih').swapaxes(1, 2), 'state_kernel': both('weight_hh').swapaxes(1, 2)}
+  if cell == 'gru':
+    params |= {'input_bias': both('bias_ih'), 'state_bias': both('bias_hh')}
+  else:
+    params['input_bias'] = both('bias_ih') + both('bias_hh')
+  module = recurrence.Recurrent(5, cell, True)
+  outputs, final = jax.jit(module.apply)({'params': params}, x)
+  given = torch.tensor(x, requires_grad=True)
+  expected, last = theirs(given)
+  np.testing.assert_allclose(outputs, expected.detach().numpy(), atol=1e-5)
+  for ours, other in zip(final, last if cell == 'lstm' else (last,)):
+    np.testing.assert_allclose(ours.reshape(2, 2, 5).swapaxes(0, 1), other.detach().numpy(), atol=1e-5)
+  torch.sin(expected).sum().backward()
+  loss = lambda params, x: jnp.sin(module.apply({'params': params}, x)[0]).sum()
+  gradients, d_x = jax.jit(jax.grad(loss, (0, 1)))(params, x)
+  np.testing.assert_allclose(d_x, given.grad.numpy(), atol=1e-4)
+  for name, kernel in (('input_kernel', 'weight_ih'), ('state_kernel', 'weight_hh'), ('input_bias', 'bias_ih')):
+    for d, way in enumerate(('', '_reverse')):
+      there = getattr(theirs, f'{kernel}_l0{way}').grad.numpy()
+      np.testing.assert_allclose(gradients[name][d], there.T if there.ndim == 2 else there, atol=1e-4)
 
 
-def test_two_halves_carried_over_equal_the_whole():
-  x = np.random.default_rng(2).normal(size=(2, 10, 3)).astype(np.float32)
-  module = recurrence.GRU(4)
-  params = jax.jit(module.init)(jax.random.key(0), x)
-  apply = jax.jit(module.apply)
-  whole, final = apply(params, x)
-  first, carried = apply(params, x[:, :6])
-  second, last = apply(params, x[:, 6:], carried)
+@pytest.mark.parametrize('cell', CELLS)
+def test_two_halves_carried_over_equal_the_whole(cell):
+  module, x, params = made(cell)
+  whole, final = jax.jit(module.apply)(params, x)
+  first, carried = jax.jit(module.apply)(params, x[:, :4])
+  second, last = jax.jit(module.apply)(params, x[:, 4:], carried)
   np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
-  np.testing.assert_allclose(last, final, atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), last, final)
 
 
-def test_gradient_against_finite_differences():
+@pytest.mark.parametrize('cell', CELLS)
+def test_padding_changes_nothing(cell):
+  """Outputs, final state and gradients of a short sequence are those it has alone, whatever stands in its padding."""
+  module, x, params = made(cell, True)
+  lengths = np.array([7, 4, 1])
+  mask = np.arange(7) < lengths[:, None]
+
+  def loss(params, x, mask):
+    outputs, final = module.apply(params, x, None, mask)
+    return jnp.sin(outputs).sum() + sum(jnp.cos(f).sum() for f in final)
+
+  gradient = jax.jit(jax.grad(loss))(params, x, mask)
+  alone = [jax.grad(loss)(params, x[b : b + 1, :n], None) for b, n in enumerate(lengths)]
+  jax.tree.map(lambda g, *parts: np.testing.assert_allclose(g, sum(parts), atol=1e-4), gradient, *alone)
+  outputs, final = jax.jit(module.apply)(params, np.where(mask[..., None], x, 99), None, mask)
+  for b, n in enumerate(lengths):
+    own, last = module.apply(params, x[b : b + 1, :n])
+    np.testing.assert_allclose(outputs[b, :n], own[0], atol=1e-6)
+    assert not np.asarray(outputs[b, n:]).any()
+    jax.tree.map(lambda a, c, b=b: np.testing.assert_allclose(a[b], c[0], atol=1e-6), final, last)
+
+
+@pytest.mark.parametrize('cell', CELLS)
+def test_gradient_against_finite_differences(cell):
   rng = np.random.default_rng(3)
-  x = rng.normal(size=(2, 5, 2)).astype(np.float32)
-  module = recurrence.GRU(3, True)
-  params = jax.jit(module.init)(jax.random.key(0), x)
-  loss = jax.jit(lambda params: jnp.sin(module.apply(params, x)[0]).sum())
-  gradient = jax.jit(jax.grad(loss))(params)
+  module, x, params = made(cell, True, 3)
+  mask = np.arange(7) < np.array([7, 5, 2])[:, None]
+  start = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), module.initial(3))
+
+  @jax.jit
+  def loss(params, start):
+    outputs, final = module.apply(params, x, start, mask)
+    return jnp.sin(outputs).sum() + jnp.sin(3 * final[-1]).sum()
+
+  gradient = jax.jit(jax.grad(loss, (0, 1)))(params, start)
   for _ in range(3):
-    direction = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), params)
-    high, low = (loss(jax.tree.map(lambda a, d, t=t: a + t * d, params, direction)) for t in (1e-2, -1e-2))
+    direction = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), (params, start))
+    moved = lambda t, d=direction: loss(*jax.tree.map(lambda a, b: a + t * b, (params, start), d))
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)))
-    np.testing.assert_allclose(slope, (high - low) / 2e-2, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(slope, (moved(1e-2) - moved(-1e-2)) / 2e-2, rtol=1e-2, atol=1e-2)
 
 
-def test_the_first_output_of_a_forward_gru_sees_only_the_first_input():
-  x = np.random.default_rng(4).normal(size=(1, 6, 2)).astype(np.float32)
-  module = recurrence.GRU(4, True)
-  params = jax.jit(module.init)(jax.random.key(0), x)
-  slope = jax.jit(jax.jacobian(lambda x: jax.jit(module.apply)(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
+def test_vmapped_over_params_equals_one_after_the_other():
+  module, x, _ = made('lstm')
+  keys = jax.random.split(jax.random.key(1), 3)
+  many = jax.vmap(lambda key: module.init(key, x))(keys)
+  loss = lambda params: jnp.sin(module.apply(params, x)[0]).sum()
+  together = jax.jit(jax.vmap(jax.grad(loss)))(many)
+  for i in range(3):
+    one = jax.grad(loss)(jax.tree.map(lambda a, i=i: a[i], many))
+    jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), together, one)
+
+
+def test_the_forward_direction_sees_no_later_input():
+  module, x, params = made('gru', True, x=np.random.default_rng(4).normal(size=(1, 6, 2)).astype(np.float32))
+  slope = jax.jit(jax.jacobian(lambda x: module.apply(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
   forwards, backwards = (np.abs(slope[:, part]).max((1, 3)) > 0 for part in (slice(0, 4), slice(4, 8)))
   np.testing.assert_array_equal(forwards, np.tri(6, dtype=bool))
   np.testing.assert_array_equal(backwards, np.tri(6, dtype=bool).T)
 
 
-def test_bfloat16_keeps_params_and_state_float32():
-  module = recurrence.GRU(4, dtype=jnp.bfloat16)
-  x = jnp.ones((2, 5, 3))
-  params = jax.jit(module.init)(jax.random.key(0), x)
+@pytest.mark.parametrize('cell', CELLS)
+def test_bfloat16_keeps_params_and_state_float32(cell):
+  module, x, params = made(cell, dtype=jnp.bfloat16)
   outputs, final = jax.jit(module.apply)(params, x)
-  assert outputs.dtype == jnp.bfloat16 and final.dtype == jnp.float32
-  assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+  assert outputs.dtype == jnp.bfloat16 and {f.dtype for f in final} == {jnp.dtype(jnp.float32)}
+  gradient = jax.jit(jax.grad(lambda p: module.apply(p, x)[0].astype(jnp.float32).sum()))(params)
+  assert {a.dtype for a in jax.tree.leaves((params, gradient))} == {jnp.dtype(jnp.float32)}
+  exact, _ = recurrence.Recurrent(4, cell).apply(params, x)
+  np.testing.assert_allclose(outputs.astype(np.float32), exact, atol=0.05)
+
+
+def test_a_stack_is_its_layers_one_after_the_other():
+  x = np.random.default_rng(5).normal(size=(2, 5, 3)).astype(np.float32)
+  stack = recurrence.Stack((4, 6), 'lstm')
+  params = stack.init(jax.random.key(0), x)['params']
+  outputs, finals = stack.apply({'params': params}, x)
+  first, one = recurrence.Recurrent(4, 'lstm').apply({'params': params['layer1']}, x)
+  second, two = recurrence.Recurrent(6, 'lstm').apply({'params': params['layer2']}, first)
+  np.testing.assert_allclose(outputs, second, atol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), finals, (one, two))
+  assert jax.tree.map(jnp.shape, stack.initial(2)) == jax.tree.map(jnp.shape, finals)
