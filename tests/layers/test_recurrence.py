@@ -63,7 +63,9 @@ def test_against_a_plain_loop(cell, bidirectional, given):
 def test_outputs_and_gradients_are_pytorchs(cell):
   torch = pytest.importorskip('torch')
   x = np.random.default_rng(1).normal(size=(2, 9, 3)).astype(np.float32)
-  theirs = {'rnn': torch.nn.RNN, 'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU}[cell](3, 5, batch_first=True, bidirectional=True)
+  theirs = {'rnn': torch.nn.RNN, 'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU}[cell](
+    3, 5, batch_first=True, bidirectional=True
+  )
   both = lambda name: np.stack([getattr(theirs, f'{name}_l0{way}').detach().numpy() for way in ('', '_reverse')])
   params = {'input_kernel': both('weight_ih').swapaxes(1, 2), 'state_kernel': both('weight_hh').swapaxes(1, 2)}
   if cell == 'gru':

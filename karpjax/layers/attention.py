@@ -1,0 +1,220 @@
+"""Attention: of many heads, within a sequence or to another one, with a cache; and that of recurrent seq2seq models."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from karpjax import errors
+
+normal = nn.initializers.normal
+
+
+def rotate(x, positions, *, base: float = 10_000.0):
+  """Rotary positions (Su et al. 2021, eq. 34): pairs (i, i + head_dim / 2) turned by position · base^(−2i / head_dim).
+
+  Args:
+    x: [batch, time, heads, head_dim], head_dim even.
+    positions: [batch, time] or [time] int32.
+    base: of the wavelengths.
+  """
+  half = x.shape[-1] // 2
+  angles = positions[..., None, None] * base ** (-jnp.arange(half, dtype=jnp.float32) / half)  # […, time, 1, half]
+  sine, cosine = jnp.sin(angles), jnp.cos(angles)
+  a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+  return jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], -1).astype(x.dtype)
+
+
+def sinusoids(positions, width: int, *, base: float = 10_000.0):
+  """Vaswani et al. 2017, section 3.5, sines in the first half: positions […] -> […, width] float32."""
+  angles = positions[..., None] * base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
+
+
+def attend(query, key, value, *, mask=None, causal: bool = False, implementation: str | None = None):
+  """softmax(query keyᵀ / √head_dim) value (Vaswani et al. 2017, eq. 1), in float32 where it is summed.
+
+  Args:
+    query: [batch, time, heads, head_dim].
+    key, value: [batch, places, kv_heads, head_dim]; kv_heads divides heads (grouped queries, Ainslie et al. 2023).
+    mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place.
+    causal: whether query t sees the places up to t alone.
+    implementation: None lets XLA write it; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
+  """
+  return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
+
+
+class MultiHeadAttention(nn.Module):
+  """Params: 'query' [width, heads, head_dim], 'key_value' [width, 2, kv_heads, head_dim], 'out' [heads, head_dim, width],
+  and where there are biases 'query_bias', 'key_value_bias', 'out_bias'. Their heads are cut over a mesh's tensor axis.
+
+  Attributes:
+    width: of the input and the output.
+    heads: of the queries; head_dim is width / heads.
+    kv_heads: of the keys and values; None: as many.
+    rotary: whether positions turn queries and keys.
+    bias: whether the projections have one.
+    kernel_std, out_std: standard deviations of the kernels at the start; 0: Xavier's uniform draw.
+    implementation: as `attend`'s.
+    dtype: of the matmuls and the output.
+  """
+
+  width: int
+  heads: int
+  kv_heads: int | None = None
+  rotary: bool = False
+  bias: bool = True
+  kernel_std: float = 0.02
+  out_std: float = 0.02
+  implementation: str | None = None
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
+      raise errors.UsageError(
+        f'--width={self.width} does not divide over --heads={self.heads}, or the heads over --kv_heads={self.kv_heads}'
+      )
+    size, kv = self.width // self.heads, self.kv_heads or self.heads
+    if self.rotary and size % 2:
+      raise errors.UsageError(
+        f'rotary positions need heads of an even size, not {size}: --width={self.width}, --heads={self.heads}'
+      )
+    into, out = (normal(std) if std else _xavier(self.width, self.width) for std in (self.kernel_std, self.out_std))
+    zeros = nn.initializers.zeros_init()
+    named = lambda init, *names: nn.with_partitioning(init, names)
+    self.query = self.param('query', named(into, 'embed', 'heads', None), (self.width, self.heads, size))
+    self.key_value = self.param('key_value', named(into, 'embed', None, 'heads', None), (self.width, 2, kv, size))
+    self.out = self.param('out', named(out, 'heads', None, 'embed'), (self.heads, size, self.width))
+    if self.bias:
+      self.query_bias = self.param('query_bias', named(zeros, 'heads', None), (self.heads, size))
+      self.key_value_bias = self.param('key_value_bias', named(zeros, None, 'heads', None), (2, kv, size))
+      self.out_bias = self.param('out_bias', zeros, (self.width,))
+
+  def _project(self, x, kernel, bias):
+    kernel = kernel.astype(self.dtype)
+    y = x.astype(self.dtype) @ kernel.reshape(kernel.shape[0], -1)
+    y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
+    return y if bias is None else y + bias.astype(self.dtype)
+
+  def keys_values(self, memory, positions=None):
+    """[batch, places, width] -> key and value, each [batch, places, kv_heads, head_dim], to be given to the call."""
+    both = self._project(memory, self.key_value, self.key_value_bias if self.bias else None)
+    key, value = both[:, :, 0], both[:, :, 1]
+    return (rotate(key, positions) if self.rotary else key), value
+
+  def __call__(self, x, *, keys_values=None, mask=None, causal: bool = False, positions=None):
+    """x: [batch, time, width] -> the same.
+
+    Args:
+      x: gives the queries.
+      keys_values: of another sequence or of a cache, from `keys_values`; None: of x.
+      mask, causal: as `attend`'s.
+      positions: [time] or [batch, time] int32, for rotary ones; None: 0, 1, ….
+    """
+    if self.rotary and positions is None:
+      positions = jnp.arange(x.shape[1])
+    query = self._project(x, self.query, self.query_bias if self.bias else None)
+    query = rotate(query, positions) if self.rotary else query
+    key, value = self.keys_values(x, positions) if keys_values is None else keys_values
+    if self.is_mutable_collection('intermediates'):
+      self.sow('intermediates', 'attention', weights(query, key, mask, causal))
+    y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
+    out = self.out.astype(self.dtype)
+    y = y.reshape(*x.shape[:-1], -1) @ out.reshape(-1, self.width)  # [batch, time, heads · head_dim] -> width
+    return y + self.out_bias.astype(self.dtype) if self.bias else y
+
+
+def _xavier(fan_in, fan_out):
+  """U(±√(6 / (fan_in + fan_out))) (Glorot & Bengio 2010) of a kernel with more axes than two."""
+  bound = (6 / (fan_in + fan_out)) ** 0.5
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def weights(query, key, mask, causal):
+  """What `attend` weighs the values with: [batch, heads, time, places] float32; for looking at."""
+  key = jnp.repeat(key, query.shape[2] // key.shape[2], axis=2)
+  scores = jnp.einsum('btnh,bsnh->bnts', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+  seen = jnp.ones(scores.shape, bool) if mask is None else jnp.broadcast_to(mask, scores.shape)
+  if causal:
+    seen &= jnp.tri(*scores.shape[-2:], dtype=bool)
+  return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min))
+
+
+def cache(batch: int, length: int, kv_heads: int, head_dim: int, dtype=jnp.float32):
+  """Room for the keys and values of `length` tokens: {'key', 'value'}, each [batch, length, kv_heads, head_dim]."""
+  empty = lambda: jnp.zeros((batch, length, kv_heads, head_dim), dtype)
+  return {'key': empty(), 'value': empty()}
+
+
+def write(store, key, value, length):
+  """A cache with the keys and values [batch, new, …] of new tokens behind the first `length` [batch] int32 ones."""
+  put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 0))
+  return {'key': put(store['key'], key, length), 'value': put(store['value'], value, length)}
+
+
+# ---- attention of recurrent decoders ----
+
+
+class Additive(nn.Module):
+  """softmax over places of vᵀ tanh(W query + U memory) (Bahdanau et al. 2015, section A.1.2).
+
+  Attributes:
+    units: of the hidden layer.
+    dtype: of the matmuls.
+  """
+
+  units: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.of_query = nn.Dense(self.units, dtype=self.dtype)
+    self.of_memory = nn.Dense(self.units, use_bias=False, dtype=self.dtype)
+    self.score = nn.Dense(1, use_bias=False, dtype=self.dtype)
+
+  def keys(self, memory):
+    """The part that no query changes: [batch, places, in] -> [batch, places, units]."""
+    return self.of_memory(memory)
+
+  def __call__(self, query, keys, memory, mask):
+    """One query for each example.
+
+    Args:
+      query: [batch, in].
+      keys: from `keys`.
+      memory: [batch, places, in].
+      mask: [batch, places] bool, False at padding.
+
+    Returns:
+      The weighted memory [batch, in] and the weights [batch, places] float32.
+    """
+    scores = self.score(jnp.tanh(self.of_query(query)[:, None] + keys))[..., 0]
+    return _read(scores, memory, mask)
+
+
+class Multiplicative(nn.Module):
+  """softmax over places of queryᵀ W memory (Luong et al. 2015, «general»); called as `Additive` is.
+
+  Attributes:
+    units: of the query.
+    dtype: of the matmuls.
+  """
+
+  units: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.of_memory = nn.Dense(self.units, use_bias=False, dtype=self.dtype)
+
+  def keys(self, memory):
+    """[batch, places, in] -> [batch, places, units]."""
+    return self.of_memory(memory)
+
+  def __call__(self, query, keys, memory, mask):
+    """As `Additive`."""
+    return _read(jnp.einsum('bu,bsu->bs', query.astype(self.dtype), keys), memory, mask)
+
+
+def _read(scores, memory, mask):
+  share = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min))
+  return jnp.einsum('bs,bsi->bi', share.astype(memory.dtype), memory), share
