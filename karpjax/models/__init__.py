@@ -1,6 +1,5 @@
 """Models by name: Linen modules, x [batch, *shape] float32 -> logits [batch, classes] float32."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
+from karpjax.models import choices
 from karpjax.models.cnn import CNN, dimensions
 from karpjax.models.lenet import LeNet1989
 from karpjax.models.mlp import MLP, LogisticRegression
@@ -45,14 +45,7 @@ def options(name: str) -> dict[str, Any]:
     UsageError: for an unknown name; the nearest is offered.
   """
   constructor = errors.choose('model', name, MODELS)
-  fixed = getattr(constructor, 'keywords', {})
-  return {field.name: fixed.get(field.name, field.default) for field in _fields(constructor)}
-
-
-def _fields(constructor) -> list[dataclasses.Field]:
-  """What a user may choose of a module."""
-  fields = dataclasses.fields(getattr(constructor, 'func', constructor))
-  return [field for field in fields if field.name not in _DECIDED]
+  return choices.defaults(constructor, _DECIDED)
 
 
 def build(name: str, *, shape: tuple[int, ...], classes: int, dtype=jnp.float32, options: dict[str, Any]) -> nn.Module:
@@ -73,20 +66,7 @@ def build(name: str, *, shape: tuple[int, ...], classes: int, dtype=jnp.float32,
     can't take.
   """
   constructor = errors.choose('model', name, MODELS)
-  fields = {field.name: field for field in _fields(constructor)}
-  chosen = {}
-  for option, value in options.items():
-    if value is None:
-      continue
-    if option not in fields:
-      raise errors.UsageError(f'model {name} has no --{option}. Its options: {", ".join(sorted(fields)) or "none"}')
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    if fields[option].type not in (int, float, str, bool):
-      chosen[option] = values
-    elif len(values) == 1:
-      chosen[option] = values[0]
-    else:
-      raise errors.UsageError(f'--{option}={",".join(map(str, values))}: model {name} takes one value')
+  chosen = choices.checked(name, constructor, options, _DECIDED)
   module = constructor(classes=classes, dtype=dtype, **chosen)
   ranks = _TAKES.get(name, (2, 3))
   if len(shape) not in ranks:
