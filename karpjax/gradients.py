@@ -48,21 +48,23 @@ def compute(loss: Callable, *, microbatches: int = 1) -> Callable:
 
   Args:
     loss: (params, collections, batch, key) -> (metrics, collections); `metrics['loss']` is the (sum, count) to minimise.
+      It may give a third value: what goes on with each example, a pytree of [batch, …].
     microbatches: in how many equal parts, one after the other, the batch of one replica is worked off.
 
   Returns:
-    (params, collections, batch, key) -> (gradients, metrics, collections), alike on every replica.
+    (params, collections, batch, key) -> (gradients, metrics, collections), alike on every replica, and the loss's third
+    value, {} where it gives none.
   """
 
   def summed(params, collections, batch, key):
-    metrics, collections = loss(params, collections, batch, key)
-    return metrics['loss'][0], (metrics, collections)
+    metrics, collections, *each = loss(params, collections, batch, key)
+    return metrics['loss'][0], (metrics, collections, each[0] if each else {})
 
   one = jax.grad(summed, has_aux=True)
 
   def gradients(params, collections, batch, key):
     if microbatches == 1:
-      grads, (metrics, collections) = one(params, collections, batch, key)
+      grads, (metrics, collections, each) = one(params, collections, batch, key)
     else:
       # [batch, ...] -> [microbatches, batch / microbatches, ...]: every microbatches-th row, so that each device
       # of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices
@@ -73,13 +75,14 @@ def compute(loss: Callable, *, microbatches: int = 1) -> Callable:
 
       def add(carry, part):
         (grads, metrics), collections = carry
-        new_grads, (new_metrics, collections) = one(params, collections, part, key)
-        return (jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics)), collections), None
+        new_grads, (new_metrics, collections, each) = one(params, collections, part, key)
+        return (jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics)), collections), each
 
-      ((grads, metrics), collections), _ = jax.lax.scan(add, (zeros, collections), parts)
+      ((grads, metrics), collections), each = jax.lax.scan(add, (zeros, collections), parts)
+      each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), each)  # back to [batch, …]
     grads, metrics = total((grads, metrics))
     count = jnp.maximum(metrics['loss'][1], 1)  # a batch that is all mask has no gradient
-    return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), metrics, collections
+    return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), metrics, collections, each
 
   return gradients
 
@@ -94,13 +97,16 @@ def train_step(loss: Callable, optimiser, *, microbatches: int = 1, ema_decay: f
     ema_decay: of the running average of params; 0 keeps none.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics); metrics gain 'gradient_norm', the global norm before clipping.
+    (TrainState, batch) -> (TrainState, metrics); metrics gain 'gradient_norm', the global norm before clipping. Where the
+    state has something per example, the loss finds it as batch['carried'] and gives what it becomes as its third value.
   """
   gradients = compute(loss, microbatches=microbatches)
 
   def step(state: program.TrainState, batch):
     key = jax.random.fold_in(state.key, state.step)
-    grads, metrics, collections = gradients(state.params, state.collections, batch, key)
+    if state.per_example:
+      batch = {**batch, 'carried': state.per_example}
+    grads, metrics, collections, each = gradients(state.params, state.collections, batch, key)
     updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
@@ -108,6 +114,6 @@ def train_step(loss: Callable, optimiser, *, microbatches: int = 1, ema_decay: f
       ema = optax.incremental_update(params, ema, 1 - ema_decay)
     metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
     state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
-    return state, metrics
+    return state.replace(per_example=each), metrics
 
   return step

@@ -48,7 +48,7 @@ def whole(batch):
 @pytest.mark.parametrize('microbatches', [1, 2, 4, 8, 24])
 def test_microbatches(microbatches):
   batch = batch_of(24)
-  grads, metrics, _ = jax.jit(gradients.compute(loss, microbatches=microbatches))(PARAMS, {}, batch, KEY)
+  grads, metrics, *_ = jax.jit(gradients.compute(loss, microbatches=microbatches))(PARAMS, {}, batch, KEY)
   np.testing.assert_allclose(grads['w'], whole(batch)['w'], rtol=2e-5)
   assert float(metrics['loss'][1]) == int(batch['mask'].sum())
 
@@ -69,7 +69,7 @@ def test_replicas(devices, microbatches):
 
 def test_a_batch_that_is_all_mask_has_no_gradient():
   batch = batch_of(8) | {'mask': jnp.zeros(8, bool)}
-  grads, _, _ = gradients.compute(loss)(PARAMS, {}, batch, KEY)
+  grads, *_ = gradients.compute(loss)(PARAMS, {}, batch, KEY)
   assert not grads['w'].any()
 
 

@@ -28,11 +28,15 @@ def indices(seed: int, start: int, steps: int, *, batch_size: int, size: int, or
     steps: how many.
     batch_size: examples a step.
     size: of the train split.
-    order: 'reshuffle' each epoch, 'shuffle' once, or 'stored'.
+    order: 'reshuffle' each epoch, 'shuffle' once, 'stored', or 'streams': the set is cut into `batch_size` runs of
+      neighbours, and each place of a batch goes through one of them; what does not divide is left out.
 
   Returns:
     [steps, batch_size] int32.
   """
+  if order == 'streams':
+    length = size // batch_size
+    return ((np.arange(start, start + steps)[:, None] % length) + np.arange(batch_size) * length).astype(np.int32)
   positions = np.arange(start * batch_size, (start + steps) * batch_size)
   epochs, within = np.divmod(positions, size)
   if order == 'stored':
