@@ -6,6 +6,7 @@ python launch.py check NAME [--flag=value …]  what a careful person checks bef
 python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
 python launch.py bench NAME                   our step against PyTorch's
 python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
+python launch.py sample WORKDIR                a language model goes on with a text
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm
@@ -23,6 +24,7 @@ COMMANDS = {
   'reproduce': 'karpjax.reproduce',
   'bench': 'karpjax.bench',
   'predict': 'karpjax.predict',
+  'sample': 'karpjax.sample',
   'sweep': 'karpjax.sweep',
   'tpu': 'karpjax.launchers.tpu',
   'slurm': 'karpjax.launchers.slurm',

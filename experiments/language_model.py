@@ -28,7 +28,8 @@ from karpjax.report import language as report
 @dataclasses.dataclass(frozen=True)
 class Config(config.Train):
   dataset: str = config.flag(
-    'python_docs', 'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name such as tiny_shakespeare.'
+    'python_docs',
+    'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name such as tiny_shakespeare.',
   )
   encoding: str = config.flag('utf-8', 'Of files.')
   context: int = config.flag(64, 'Tokens of an example; of lines, 0 is the longest.')
@@ -37,12 +38,20 @@ class Config(config.Train):
   vocabulary: int = config.flag(0, 'How many different tokens bpe makes; of words, the most that are kept, or 0: all.')
   minimum_frequency: int = config.flag(1, 'Words that are rarer become <unk>.')
   test: float = config.data_flag(0.05, 'Share of the end of a running text, or of the lines, for the test split.')
-  validation: float = config.data_flag(0.05, 'Share (below 1) or number set aside where the set has no validation split.')
-  distinct: bool = config.data_flag(False, 'Lines that occur again are left out, so that no split holds one of another.')
-  model: str = config.flag('gpt', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS)
+  validation: float = config.data_flag(
+    0.05, 'Share (below 1) or number set aside where the set has no validation split.'
+  )
+  distinct: bool = config.data_flag(
+    False, 'Lines that occur again are left out, so that no split holds one of another.'
+  )
+  model: str = config.flag(
+    'gpt', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
+  )
   steps: config.Duration = config.run_flag('2000', 'How long to train.')
   eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: config.Duration = config.run_flag('500', 'Save this often; 0: at the end and when stopped.', free=True)
+  checkpoint_every: config.Duration = config.run_flag(
+    '500', 'Save this often; 0: at the end and when stopped.', free=True
+  )
   report_every: config.Duration = config.run_flag('500', 'Write samples this often; 0: at the end only.', free=True)
   eval_batch_size: int = config.run_flag(64, 'Examples in one call of the evaluation.', free=True)
   batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
@@ -56,8 +65,12 @@ class Config(config.Train):
   positions: str | None = config.flag(None, 'learned, sinusoidal, rotary or none (gpt).', group='Model')
   bias: bool | None = config.flag(None, 'Whether linear layers and norms have biases (gpt).', group='Model')
   tied: bool | None = config.flag(None, 'Whether the logits are by the embeddings (gpt).', group='Model')
-  implementation: str | None = config.flag(None, 'cudnn for its flash attention, on GPUs, in bfloat16 (gpt).', group='Model')
-  remat: str | None = config.flag(None, 'What the backward pass computes anew: none, full or dots (gpt).', group='Model')
+  implementation: str | None = config.flag(
+    None, 'cudnn for its flash attention, on GPUs, in bfloat16 (gpt).', group='Model'
+  )
+  remat: str | None = config.flag(
+    None, 'What the backward pass computes anew: none, full or dots (gpt).', group='Model'
+  )
   dropout: float | None = config.flag(None, 'Rate (gpt, rnn, lstm, gru).', group='Model')
   units: tuple[int, ...] | None = config.flag(None, 'Of each recurrent layer.', group='Model')
   embedding: int | None = config.flag(None, "Width of a token's (mlp, wavenet, rnn, lstm, gru).", group='Model')
@@ -88,7 +101,9 @@ def data(config: Config) -> Dataset:
 def build(config: Config, spec: text.TextSpec) -> nn.Module:
   named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
   vocabulary, context = spec.tokenisers['text'].size, spec.lengths['text']
-  return models.build(config.model, vocabulary=vocabulary, context=context, dtype=jnp.dtype(config.dtype), options=named)
+  return models.build(
+    config.model, vocabulary=vocabulary, context=context, dtype=jnp.dtype(config.dtype), options=named
+  )
 
 
 def program(config: Config, spec: text.TextSpec) -> Program:
@@ -105,9 +120,7 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     collections = {name: value for name, value in variables.items() if name != 'params'}
     carried = model.initial(config.batch_size) if carries else None
     ema = not hyperparameters.is_zero(config.ema)
-    return TrainState.create(
-      key, variables['params'], optimiser, collections=collections, ema=ema, per_example=carried
-    )
+    return TrainState.create(key, variables['params'], optimiser, collections=collections, ema=ema, per_example=carried)
 
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']

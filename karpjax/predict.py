@@ -12,10 +12,11 @@ import numpy as np
 from karpjax import checkpoint, config, errors, weights
 from karpjax.data import images
 from karpjax.data.dataset import Spec
+from karpjax.data.text import TextSpec
 
 
-def load(workdir: str | Path):
-  """(program, state, spec) of a run: what `predict` needs, from its config and its best checkpoint (first seed).
+def load_run(workdir: str | Path):
+  """(program, state, spec, experiment, settings) of a run, from its config and its best checkpoint (first seed).
 
   Raises:
     UsageError: where the folder holds no run or no whole checkpoint.
@@ -25,13 +26,20 @@ def load(workdir: str | Path):
   if stored is None:
     raise errors.UsageError(f'{workdir} holds no run: it has no config.json')
   experiment = importlib.import_module(f'experiments.{stored["experiment"]}')
-  settings, spec = config.from_json(experiment.Config, stored['flags']), Spec.from_json(stored['spec'])
+  kind = TextSpec if 'tokenisers' in stored['spec'] else Spec
+  settings, spec = config.from_json(experiment.Config, stored['flags']), kind.from_json(stored['spec'])
   program = experiment.program(settings, spec)
   arrays, meta = weights.newest(workdir)
   state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
   if meta['seeds'] > 1:
     state = {n: x if n == 'step' else x[0] for n, x in state.items()}
-  return program, checkpoint.from_arrays(state, jax.eval_shape(program.init, jax.random.key(0))), spec
+  state = checkpoint.from_arrays(state, jax.eval_shape(program.init, jax.random.key(0)))
+  return program, state, spec, experiment, settings
+
+
+def load(workdir: str | Path):
+  """(program, state, spec): what predicting needs of `load_run`."""
+  return load_run(workdir)[:3]
 
 
 def probabilities(program, state, batch: np.ndarray) -> np.ndarray:

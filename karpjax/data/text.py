@@ -232,6 +232,13 @@ def lined(lines: Sequence[np.ndarray], length: int) -> Split:
   return Split.of(tokens=tokens, targets=targets)
 
 
+def line_break(tokeniser: tokenisers.Tokeniser) -> int:
+  """The token of a new line, or the first that stands for a text."""
+  if tokeniser.kind == 'words' or (tokeniser.kind == 'characters' and '\n' not in tokeniser.symbols):
+    return tokeniser.specials
+  return int(tokeniser.encode('\n')[-1])
+
+
 def load(
   name: str,
   *,

@@ -204,6 +204,11 @@ class Recurrent(nn.Module):
       # [time, batch, gates * units]
       projected = jnp.matmul(turn(x), input_kernel[d], preferred_element_type=jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
+      if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
+        kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))
+        gates = kept[1][1] + projected if cell.apart else kept[1][1]
+        after = jax.tree.map(lambda s, f: jnp.concatenate([s[1:], f[None]]), kept[1][0], kept[0][0])
+        self.sow('intermediates', 'inside', {'states': after, 'gates': gates})
       final, output = scan_over_time(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))
       finals.append(final)
       outputs.append(turn(output))

@@ -105,7 +105,9 @@ class MLP(nn.Module):
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
     time = tokens.shape[1]
-    x = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))(_padded(tokens, self.window))
+    x = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))(
+      _padded(tokens, self.window)
+    )
     x = jnp.concatenate([x[:, i : i + time] for i in range(self.window)], -1)  # [batch, time, window · embedding]
     x = nn.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
     x = BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x
@@ -141,7 +143,9 @@ class WaveNet(nn.Module):
     levels = self.window.bit_length() - 1
     if 2**levels != self.window or not levels:
       raise errors.UsageError(f'--window={self.window}: wavenet joins pairs, and needs a power of 2, as 8')
-    x = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))(_padded(tokens, self.window))
+    x = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))(
+      _padded(tokens, self.window)
+    )
     for level in range(levels):  # of places that are so far apart; the first ones of each level have no partner
       x = jnp.concatenate([x[:, : -(2**level)], x[:, 2**level :]], -1)
       x = nn.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
@@ -177,7 +181,9 @@ class Recurrent(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.embed = nn.Embed(self.vocabulary, self.embedding or self.units[0], dtype=self.dtype, embedding_init=normal(1.0))
+    self.embed = nn.Embed(
+      self.vocabulary, self.embedding or self.units[0], dtype=self.dtype, embedding_init=normal(1.0)
+    )
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
     self.drop = Dropout(self.dropout)
     self.head = nn.Dense(self.vocabulary, dtype=self.dtype)

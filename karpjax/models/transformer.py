@@ -248,6 +248,23 @@ class GPT(nn.Module):
     room = [attention.cache(batch, self.context, kv, size, self.dtype) for _ in range(self.layers)]
     return {'caches': room, 'length': jnp.zeros((batch,), jnp.int32)}
 
+  def begin(self, tokens, length):
+    """The state after a prompt, whatever its length, by one program.
+
+    Args:
+      tokens: [batch, context] int32, of which the first `length` are the prompt.
+      length: [batch] int32, at least 1.
+
+    Returns:
+      logits [batch, vocabulary] float32 of what follows, and the state.
+    """
+    x, caches, state = self.tokens(tokens), [], self.initial(tokens.shape[0])
+    for block, store in zip(self.blocks, state['caches']):
+      x, store = block.step(x, store, state['length'])  # what is behind the prompt is never seen, and overwritten
+      caches.append(store)
+    last = jnp.take_along_axis(x, (length - 1)[:, None, None], 1)
+    return self._logits(last)[:, 0], {'caches': caches, 'length': length}
+
   def step(self, tokens, state):
     """Tokens [batch, new] behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
     length, caches = state['length'], []

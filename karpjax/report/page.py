@@ -15,6 +15,7 @@ PICTURES = ('.png', '.gif', '.svg')
 HEADLINES = ('accuracy', 'error', 'episode_return', 'loss')  # the first few found are shown large
 SHARES = ('accuracy', 'error', 'top5_accuracy')  # are shown in per cent
 CURVES = ('loss', 'accuracy', 'error', 'episode_return')  # come first
+LONGEST_TEXT = 6000  # characters of a text that the page shows
 STYLE = """
 :root { color-scheme: light dark; --paper: #f4f5f7; --card: #ffffff; --ink: #1d2129; --quiet: #5c6470;
   --line: #dfe2e8; --accent: #0062a3; }
@@ -60,7 +61,7 @@ a { color: var(--accent); }
 
 
 def write_page(folder: Path) -> Path:
-  """index.html from whatever of config.json, summary.json, report.json, metrics.csv and plots/ is there."""
+  """index.html from whatever of config.json, summary.json, report.json, metrics.csv, plots/ and texts/ is there."""
   folder = Path(folder)
   config, summary, report = (_read(folder / f'{name}.json') for name in ('config', 'summary', 'report'))
   flags = config.get('resolved') or config.get('flags') or {}
@@ -75,6 +76,7 @@ def write_page(folder: Path) -> Path:
     '</header>',
     *_pictures(folder),
     *_report(report),
+    *_texts(folder),
     '<div class="columns">',
     _section('Final numbers', _rows(('', ''), _summary_rows(summary))),
     _section(
@@ -143,6 +145,18 @@ def _pictures(folder: Path) -> list[str]:
   ]
 
 
+def _texts(folder: Path) -> list[str]:
+  """The texts of texts/, folded up where they are long."""
+  sections = []
+  for path in sorted((folder / 'texts').glob('*.txt')):
+    text = path.read_text(encoding='utf-8', errors='replace')
+    shown = text[:LONGEST_TEXT].rstrip()
+    link = html.escape(f'texts/{urllib.parse.quote(path.name)}')
+    more = f'<p><a href="{link}">all of it</a></p>' if len(text) > LONGEST_TEXT else ''
+    sections.append(_section(title(path.stem), f'<pre>{html.escape(shown)}</pre>{more}'))
+  return sections
+
+
 def _report(report: Mapping[str, Any]) -> list[str]:
   """The per-class table of a classification; folded up where the classes are many."""
   if not report.get('classes'):
@@ -195,7 +209,7 @@ def _parameters(parameters: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _files(folder: Path) -> str:
-  names = ('config.json', 'summary.json', 'metrics.csv', 'metrics.jsonl', 'report.txt', 'report.json')
+  names = ('config.json', 'summary.json', 'metrics.csv', 'metrics.jsonl', 'report.txt', 'report.json', 'cells.html')
   links = [f'<a href="{name}">{name}</a>' for name in names if (folder / name).exists()]
   return f'<p>{" · ".join(links)}</p>' if links else ''
 
