@@ -160,6 +160,7 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     summarise=metrics.summarise,
     predict=predict,
     example_losses=token_losses,
+    causal=True,
     uninformed_loss=math.log(tokeniser.size),
     axes=partitioning(model, inputs),
   )

@@ -79,7 +79,9 @@ class Program:
     evaluate: (state, batch, key) -> sums: any pytree, added up leaf by leaf over batches, replicas and hosts.
     summarise: sums (NumPy, on the host) -> {name: number}.
     predict: (state, batch, key) -> outputs [batch, ...], or None.
-    example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None.
+    example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None; of sequences [batch, time], where
+      what is not scored, by a negative batch['targets'], counts nothing.
+    causal: whether those of sequences depend on no later one of batch['tokens'].
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
     report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
     population: whom --seeds=N stands for in a sweep.
@@ -92,6 +94,7 @@ class Program:
   summarise: Callable[[Any], dict[str, float]]
   predict: Callable[[Any, Batch, jax.Array], Any] | None = None
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
+  causal: bool = False
   uninformed_loss: float | None = None
   report: Callable[[Any, int, Path], None] | None = None
   population: Population | None = None

@@ -35,7 +35,7 @@ class Result:
 
 
 def _losses(program, state, batch):
-  """Per-example losses [batch] in evaluation mode."""
+  """Per-example losses, [batch] or [batch, time], in evaluation mode."""
   return jax.jit(program.example_losses)(state, batch, programs.step_key(state, programs.EVALUATE))
 
 
@@ -44,7 +44,8 @@ def loss_at_initialisation(program, state, batch) -> Result:
   name = 'loss at initialisation'
   if program.uninformed_loss is None or program.example_losses is None:
     return Result(name, None, 'no uninformed loss is known')
-  loss = float(_losses(program, state, batch).mean())
+  losses = _losses(program, state, batch)
+  loss = float(losses.mean() if losses.ndim == 1 else losses[batch['targets'] >= 0].mean())
   return Result(
     name,
     abs(loss - program.uninformed_loss) <= 0.5 * program.uninformed_loss + 0.1,
@@ -63,6 +64,19 @@ def no_leak_across_the_batch(program, state, batch) -> Result:
   return Result(
     name, moved <= 1e-5 * (1 + np.abs(before).max()), f"largest change of another example's loss {moved:.1e}"
   )
+
+
+def no_leak_from_the_future(program, state, batch) -> Result:
+  """Another token in the middle leaves the losses of all before it as they were, to rounding, and changes later ones."""
+  name = 'tokens see none from the future'
+  if not program.causal:
+    return Result(name, None, 'no causal model')
+  tokens = batch['tokens']
+  middle = tokens.shape[1] // 2
+  other = {**batch, 'tokens': tokens.at[:, middle].set((tokens[:, middle] + 1) % jnp.maximum(tokens.max(), 2))}
+  moved = np.abs(np.asarray(_losses(program, state, other)) - np.asarray(_losses(program, state, batch)))
+  earlier, later = float(moved[:, :middle].max(initial=0)), float(moved[:, middle:].max())
+  return Result(name, earlier <= 1e-5 < later, f'losses before token {middle} moved by {earlier:.1e}, from it on by {later:.1e}')
 
 
 def gradients_reach_all(program, state, batch) -> Result:
@@ -109,7 +123,7 @@ def overfits_one_batch(program, state, batch, *, steps: int = OVERFIT_STEPS) -> 
 def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
   step = jax.jit(program.step)
-  labels = {'label', 'target', 'index', 'mask'}
+  labels = {'label', 'target', 'targets', 'index', 'mask'}
   zeroed = {n: x if n in labels else jnp.zeros_like(x) for n, x in batch.items()}
 
   def trained(on):
@@ -174,6 +188,7 @@ def one_compilation(program, state, batch) -> Result:
 CHECKS: tuple[Callable, ...] = (
   loss_at_initialisation,
   no_leak_across_the_batch,
+  no_leak_from_the_future,
   gradients_reach_all,
   overfits_one_batch,
   inputs_matter,

@@ -6,6 +6,7 @@ example is {'tokens', 'targets'}, each [length] int32; a target of −1 is not s
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def draw(lines: Sequence[str], validation: float, test: float, seed: int) -> dic
 def _count(share, size, name):
   if not 0 <= share < np.inf or (share > 1 and share != int(share)):
     raise errors.UsageError(f'--{name}={share}: give a share below 1, or a count')
-  return round(share * size) if share < 1 else int(share)
+  return math.ceil(round(share * size, 6)) if share < 1 else int(share)
 
 
 # ---- examples ----

@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+
+from karpjax.data import batches, text, tokenisers
+from karpjax.errors import UsageError
+
+SENTENCES = ['The cat sat on the mat.', 'A dog – très bien – saw the cat!', 'the end']
+
+
+@pytest.mark.parametrize('kind', ['characters', 'bytes', 'bpe'])
+def test_what_is_encoded_decodes_to_the_same_text(kind):
+  made = tokenisers.make(kind, SENTENCES, vocabulary=300)
+  for sentence in SENTENCES:
+    assert made.decode(made.encode(sentence)) == sentence
+    assert made.characters()[made.encode(sentence)].sum() == len(sentence)
+  again = tokenisers.from_json(json.loads(json.dumps(made.to_json())))
+  assert again == made and again.encode(SENTENCES[1]).tolist() == made.encode(SENTENCES[1]).tolist()
+
+
+def test_bytes_are_utf8():
+  assert tokenisers.make('bytes', []).encode('aé').tolist() == [0x61, 0xC3, 0xA9]
+
+
+def test_words_are_split_at_punctuation_and_rare_ones_are_unknown():
+  made = tokenisers.make('words', SENTENCES, lower=True, minimum_frequency=2)
+  assert made.symbols == (*tokenisers.SPECIALS, 'the', 'cat', '–')  # 4, 2 and 2 times; others once
+  assert made.split("Don't stop, A-B") == ["don't", 'stop', ',', 'a', '-', 'b']
+  assert made.encode('the dog – cat').tolist() == [4, tokenisers.UNKNOWN, 6, 5]
+  assert made.decode([2, 4, 5, 3, 0]) == 'the cat'
+  assert tokenisers.make('words', SENTENCES, lower=True, vocabulary=5).symbols[-1] == 'the'
+
+
+def test_bpe_of_a_file_is_the_librarys(tmp_path):
+  made = tokenisers.make('bpe', SENTENCES, vocabulary=280)
+  (tmp_path / 'tokenizer.json').write_text(made.model)
+  read = tokenisers.make(f'bpe:{tmp_path / "tokenizer.json"}', [])
+  assert read.symbols == made.symbols and read.encode('the cat').tolist() == made.encode('the cat').tolist()
+  with pytest.raises(UsageError, match='no tokenizer.json'):
+    (tmp_path / 'other.json').write_text('{}')
+    tokenisers.make(f'bpe:{tmp_path / "other.json"}', [])
+
+
+def test_characters_never_seen_are_named():
+  made = tokenisers.make('characters', ['abc'])
+  with pytest.raises(UsageError, match="2 characters .* 'x' 'ß'"):
+    made.encode('aßbx')
+
+
+def test_every_token_but_the_first_is_scored_once():
+  tokens = np.arange(1, 101)
+  for length, overlap in ((10, 0), (10, 4), (7, 3), (99, 0), (200, 50)):
+    split = text.windowed(tokens, length, stride=length - overlap)
+    batch = split.fetch(np.arange(split.size, dtype=np.int32))
+    scored = batch['targets'] >= 0
+    assert np.sort(batch['targets'][scored]).tolist() == list(range(2, 101))
+    assert (batch['targets'][scored] == batch['tokens'][scored] + 1).all()
+    if overlap:  # what is scored has so many tokens before it, where there are so many
+      place = np.nonzero(scored[1:])[1]
+      assert not place.size or place.min() == overlap
+
+
+def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device():
+  import jax
+  import jax.numpy as jnp
+
+  tokens = np.random.default_rng(0).integers(0, 300, 50)
+  split = text.windowed(tokens, 8, stride=1)
+  assert split.size == 42 and split.arrays['text'].dtype == np.uint16
+  numbers = np.array([0, 41, 7], np.int32)
+  batch = split.fetch(numbers)
+  np.testing.assert_array_equal(batch['tokens'][1], tokens[41:49])
+  np.testing.assert_array_equal(batch['targets'][1], tokens[42:50])
+  there = jax.jit(split.gather)(jax.tree.map(jnp.asarray, split.arrays), numbers)
+  jax.tree.map(np.testing.assert_array_equal, there, batch)
+
+
+def test_streams_go_on_from_batch_to_batch():
+  tokens = np.arange(1000) % 250
+  split = text.windowed(tokens, 10, stride=10)
+  numbers = batches.indices(0, 0, 2 * (split.size // 4) + 1, batch_size=4, size=split.size, order='streams')
+  rows = [split.fetch(n) for n in numbers]
+  for before, after in zip(rows[: split.size // 4 - 1], rows[1:]):
+    np.testing.assert_array_equal(before['targets'][:, -1], after['tokens'][:, 0])
+  np.testing.assert_array_equal(numbers[split.size // 4], numbers[0])  # the next epoch
+
+
+def test_lines_begin_and_end_with_token_0(tmp_path):
+  (tmp_path / 'names.txt').write_text('ab\nc\n\nabc\n')
+  data = text.load('names', context=0, data_dir=tmp_path, validation=0, test=0)
+  batch = data.splits['train'].fetch(np.arange(3))
+  made = data.spec.tokenisers['text']
+  assert made.symbols == ('\n', 'a', 'b', 'c') and data.spec.lengths == {'text': 4}
+  assert batch['tokens'].tolist() == [[0, 1, 2, 0], [0, 3, 0, 0], [0, 1, 2, 3]]
+  assert batch['targets'].tolist() == [[1, 2, 0, -1], [3, 0, -1, -1], [1, 2, 3, 0]]
+
+
+def test_splits_have_nothing_in_common_and_distinct_lines_do_not_return(tmp_path):
+  (tmp_path / 'names.txt').write_text('\n'.join(f'n{i % 70}' for i in range(100)))
+  data = text.load('names', context=0, data_dir=tmp_path, validation=0.1, test=7, distinct=True)
+  lines = {n: {bytes(r) for r in s.arrays['tokens']} for n, s in data.splits.items()}
+  assert {n: s.size for n, s in data.splits.items()} == {'train': 56, 'validation': 7, 'test': 7}
+  assert len(set.union(*lines.values())) == 70
+  again = text.load('names', context=0, data_dir=tmp_path, validation=0.1, test=7, distinct=True, seed=1)
+  assert {bytes(r) for r in again.splits['test'].arrays['tokens']} != lines['test']
+
+
+def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
+  data = text.load('tiny_shakespeare', context=64, data_dir=shared_data)
+  assert [len(s.arrays['text']) for s in data.splits.values()] == [1_003_854, 55_770, 55_770]
+  other = text.load('tiny_shakespeare', context=64, data_dir=shared_data, validation=0.1, test=0)
+  assert [len(s.arrays['text']) for s in other.splits.values()] == [1_003_854, 111_540]  # nanoGPT's
+
+
+@pytest.mark.parametrize(
+  'content, options, message',
+  [
+    (b'', {}, 'is empty'),
+    (b'  \n ', {}, 'is empty'),
+    (b'one line', {'name': 'lines'}, 'has 1 line'),
+    ('caf\u00e9 au lait'.encode('latin-1'), {}, r'byte 3 is 0xe9; name its encoding, as --encoding=latin-1'),
+    (b'short text', {'context': 64}, '--context=64 is longer than the text'),
+    (b'a text', {'encoding': 'utf-9'}, 'no such encoding'),
+    (b'some text of a few words', {'context': 4, 'overlap': 4}, '--overlap=4'),
+    (b'some text of a few words', {'context': 4, 'validation': 0.7, 'test': 0.5}, 'leave nothing'),
+    (b'some text of a few words', {'context': 4, 'tokeniser': 'bpe', 'vocabulary': 100}, 'at least 260'),
+    (b'some text of a few words', {'context': 4, 'tokeniser': 'wrods'}, 'Did you mean words'),
+    (b'some text of a few words', {'context': 0}, 'needs a number of tokens'),
+  ],
+)
+def test_bad_input_is_said_in_one_line(tmp_path, content, options, message):
+  (tmp_path / 'a.txt').write_bytes(content)
+  options = {'name': 'text', 'context': 4, **options}
+  with pytest.raises(UsageError, match=message) as caught:
+    text.load(f'{options.pop("name")}:{tmp_path / "a.txt"}', **options)
+  assert '\n' not in str(caught.value)
+
+
+def test_latin_1_reads_when_it_is_named(tmp_path):
+  (tmp_path / 'a.txt').write_bytes('café au lait, café noir'.encode('latin-1'))
+  data = text.load(f'text:{tmp_path / "a.txt"}', context=4, encoding='latin-1', validation=0, test=0)
+  assert 'é' in data.spec.tokenisers['text'].symbols
+
+
+def test_a_spec_survives_json():
+  data = text.load('python_docs', context=16, tokeniser='bpe', vocabulary=400)
+  assert text.TextSpec.from_json(json.loads(json.dumps(data.spec.to_json()))) == data.spec

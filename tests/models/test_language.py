@@ -1,0 +1,167 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from karpjax.errors import UsageError
+from karpjax.models import language
+
+SMALL = {
+  'counts': {},
+  'bigram': {},
+  'mlp': {'hidden': 16, 'norm': 'batch'},
+  'rnn': {'units': (8, 6)},
+  'lstm': {'units': (8, 6)},
+  'gru': {'units': (8,)},
+  'wavenet': {'hidden': 16, 'window': 4},
+  'gpt': {'layers': 2, 'heads': 4, 'width': 16},
+}
+GPTS = [{}, {'kv_heads': 2}, {'positions': 'rotary'}, {'positions': 'sinusoidal', 'tied': False}, {'bias': False}]
+CASES = [*SMALL.items(), *(('gpt', SMALL['gpt'] | more) for more in GPTS[1:])]
+
+
+def made(name, options, vocabulary=11, context=12):
+  model = language.build(name, vocabulary=vocabulary, context=context, dtype=jnp.float32, options=options)
+  tokens = np.random.default_rng(0).integers(0, vocabulary, (3, context), dtype=np.int32)
+  variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens))
+  return model, variables, tokens
+
+
+@pytest.mark.parametrize('name, options', CASES)
+def test_no_token_sees_a_later_one_and_no_example_another(name, options):
+  model, variables, tokens = made(name, options)
+  apply = jax.jit(lambda tokens: model.apply(variables, tokens))
+  logits, other = apply(tokens), tokens.copy()
+  assert logits.shape == (3, 12, 11) and logits.dtype == jnp.float32
+  other[:, 7] = (other[:, 7] + 1) % 11
+  np.testing.assert_allclose(apply(other)[:, :7], logits[:, :7], atol=1e-6)
+  other[1:] = 0
+  np.testing.assert_allclose(apply(other)[0, :7], logits[0, :7], atol=1e-6)
+
+
+@pytest.mark.parametrize('name, options', CASES)
+def test_step_by_step_is_all_at_once(name, options):
+  model, variables, tokens = made(name, options)
+  whole, state, given = model.apply(variables, tokens), model.initial(3), []
+  step = jax.jit(lambda tokens, state: model.apply(variables, tokens, state, method='step'))
+  for t in range(12):
+    logits, state = step(tokens[:, t : t + 1], state)
+    given.append(logits)
+    assert {x.shape[0] for x in jax.tree.leaves(state)} <= {3}  # every leaf is per example
+  np.testing.assert_allclose(jnp.stack(given, 1), whole, atol=1e-5)
+
+
+def test_a_prompt_of_any_length_begins_a_gpt():
+  model, variables, tokens = made('gpt', SMALL['gpt'])
+  whole = model.apply(variables, tokens)
+  length = np.array([1, 5, 12])
+  logits, state = jax.jit(lambda t, n: model.apply(variables, t, n, method='begin'))(tokens, length)
+  np.testing.assert_allclose(logits, whole[np.arange(3), length - 1], atol=1e-5)
+  after, _ = model.apply(variables, tokens[:2, 5:6], jax.tree.map(lambda x: x[:2], state), method='step')
+  np.testing.assert_allclose(after[1], whole[1, 5], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'name, options, context, count',
+  [
+    ('wavenet', {}, 8, 76_579),  # karpathy/nn-zero-to-hero, makemore part 5
+    ('mlp', {}, 3, 11_897),  # the same, part 3
+    ('gpt', {'layers': 4, 'heads': 4, 'width': 128, 'bias': False}, 64, 804_096),  # hand count, below
+  ],
+)
+def test_parameter_counts(name, options, context, count):
+  vocabulary = 27 if name != 'gpt' else 65
+  model = language.build(name, vocabulary=vocabulary, context=context, dtype=jnp.float32, options=options)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, context), jnp.int32))['params']
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+  if name == 'gpt':
+    assert count == (65 + 64) * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
+
+
+def test_gpt2s_parameter_count():
+  """Radford et al. 2019's smallest: 124,439,808 (nanoGPT and Hugging Face count the same)."""
+  model = language.build('gpt', vocabulary=50_257, context=1024, dtype=jnp.float32, options=dict(layers=12, heads=12, width=768))
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
+  assert sum(x.size for x in jax.tree.leaves(shapes)) == 124_439_808
+
+
+def test_a_gpt_in_plain_numpy():
+  model, variables, tokens = made('gpt', SMALL['gpt'])
+  params = jax.tree.map(np.asarray, variables['params'])
+
+  def norm(x, p):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * p['scale'] + p['bias']
+
+  x = params['tokens']['embedding'][tokens[0]] + params['tokens']['positions'][:12]
+  for i in range(2):
+    p, y = params[f'blocks_{i}'], np.zeros_like(x)
+    h, a = norm(x, p['attention_norm']), p['attention']
+    for head in range(4):
+      q = h @ a['query'][:, head] + a['query_bias'][head]
+      k, v = (h @ a['key_value'][:, j, head] + a['key_value_bias'][j, head] for j in range(2))
+      scores = np.where(np.tri(12, dtype=bool), q @ k.T / 2, -np.inf)  # √4
+      share = np.exp(scores - scores.max(-1, keepdims=True))
+      y += share / share.sum(-1, keepdims=True) @ v @ a['out'][head]
+    x = x + y + a['out_bias']
+    h = norm(x, p['mlp_norm']) @ p['up']['kernel'] + p['up']['bias']
+    h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+    x = x + h @ p['down']['kernel'] + p['down']['bias']
+  expected = norm(x, params['norm']) @ params['tokens']['embedding'].T
+  np.testing.assert_allclose(model.apply(variables, tokens)[0], expected, atol=1e-4)
+
+
+def test_gpt2s_initialisation():
+  model = language.build('gpt', vocabulary=500, context=64, dtype=jnp.float32, options=dict(layers=8, heads=4, width=128))
+  params = nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
+  block = params['blocks_3']
+  for kernel, std in (
+    (params['tokens']['embedding'], 0.02),
+    (block['attention']['query'], 0.02),
+    (block['attention']['out'], 0.02 / 4),  # √(2 · 8 layers)
+    (block['down']['kernel'], 0.02 / 4),
+    (block['up']['kernel'], 0.02),
+  ):
+    np.testing.assert_allclose(np.std(kernel), std, rtol=0.03)
+  assert not np.any(block['up']['bias']) and not np.any(block['attention']['query_bias'])
+
+
+def test_rotary_positions_are_relative():
+  """Scores depend on the distance alone (Su et al. 2021, eq. 16)."""
+  from karpjax.layers import attention
+
+  q, k = np.random.default_rng(0).normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+  score = lambda m, n: float((attention.rotate(q, jnp.array([m])) * attention.rotate(k, jnp.array([n]))).sum())
+  np.testing.assert_allclose(score(3, 1), score(12, 10), rtol=1e-4)
+  assert abs(score(3, 1) - score(3, 2)) > 1e-3
+  np.testing.assert_allclose(attention.rotate(q, jnp.array([0])), q)
+
+
+def test_grouped_queries_are_heads_with_shared_keys():
+  from karpjax.layers import attention
+
+  x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+  grouped = attention.MultiHeadAttention(16, 4, 2)
+  params = nn.meta.unbox(grouped.init(jax.random.key(0), x))['params']
+  repeated = {n: jnp.repeat(v, 2, -2) if n.startswith('key_value') else v for n, v in params.items()}
+  full = attention.MultiHeadAttention(16, 4).apply({'params': repeated}, x, causal=True)
+  np.testing.assert_allclose(grouped.apply({'params': params}, x, causal=True), full, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'name, options, message',
+  [
+    ('gpt', {'width': 30}, 'does not divide'),
+    ('gpt', {'kv_heads': 3}, 'does not divide'),
+    ('gpt', {'positions': 'leanred'}, 'Did you mean learned'),
+    ('gpt', {'units': (3,)}, 'has no --units'),
+    ('gpt', {'width': 12, 'heads': 4, 'positions': 'rotary'}, 'even size'),
+    ('wavenet', {'window': 6}, 'power of 2'),
+    ('mlp', {'norm': 'layer'}, 'unknown norm'),
+    ('lstm', {'units': (0,)}, 'at least 1'),
+    ('lsmt', {}, 'Did you mean lstm'),
+  ],
+)
+def test_bad_options(name, options, message):
+  with pytest.raises(UsageError, match=message):
+    language.build(name, vocabulary=5, context=8, dtype=jnp.float32, options=options)
