@@ -10,10 +10,12 @@ import numpy as np
 
 from karpjax import checkpoint
 from karpjax.errors import UsageError
+from karpjax.models import published
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-  """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file.
+  """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file; that of
+  a published GPT-2 under our names.
 
   Raises:
     UsageError: where there is nothing to read.
@@ -23,7 +25,9 @@ def read(path: str) -> dict[str, np.ndarray]:
     import safetensors.numpy
 
     try:
-      return {n.replace('.', checkpoint.SEPARATOR): x for n, x in safetensors.numpy.load_file(file).items()}
+      return published.renamed(
+        {n.replace('.', checkpoint.SEPARATOR): x for n, x in safetensors.numpy.load_file(file).items()}
+      )
     except Exception as error:
       raise UsageError(f'--init_from={path} cannot be read: {error}') from None
   arrays, meta = newest(file)
