@@ -204,7 +204,7 @@ def configured(config) -> optax.GradientTransformation:
 
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
-  return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and _names(path)[-1] not in ('bias', 'scale'), params)
+  return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and not _names(path)[-1].endswith(('bias', 'scale')), params)
 
 
 def is_matrix(params):

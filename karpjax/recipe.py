@@ -76,7 +76,9 @@ def no_leak_from_the_future(program, state, batch) -> Result:
   other = {**batch, 'tokens': tokens.at[:, middle].set((tokens[:, middle] + 1) % jnp.maximum(tokens.max(), 2))}
   moved = np.abs(np.asarray(_losses(program, state, other)) - np.asarray(_losses(program, state, batch)))
   earlier, later = float(moved[:, :middle].max(initial=0)), float(moved[:, middle:].max())
-  return Result(name, earlier <= 1e-5 < later, f'losses before token {middle} moved by {earlier:.1e}, from it on by {later:.1e}')
+  return Result(
+    name, earlier <= 1e-5 < later, f'losses before token {middle} moved by {earlier:.1e}, from it on by {later:.1e}'
+  )
 
 
 def gradients_reach_all(program, state, batch) -> Result:

@@ -23,7 +23,9 @@ def take(stream, count):
   return np.concatenate(parts, 1)[:, :count]
 
 
-@pytest.mark.parametrize('name, options', [('gpt', dict(layers=2, heads=2, width=16)), ('lstm', dict(units=(8,))), ('mlp', {})])
+@pytest.mark.parametrize(
+  'name, options', [('gpt', dict(layers=2, heads=2, width=16)), ('lstm', dict(units=(8,))), ('mlp', {})]
+)
 def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options):
   """For a gpt with a context of 16 that is read anew from its half when it is full."""
   model, variables = made(name, **options)
@@ -52,7 +54,9 @@ def test_each_text_draws_by_its_own_key():
 
 def test_nothing_is_compiled_anew_while_a_text_goes_on():
   model, variables = made('gpt', layers=1, heads=2, width=8)
-  stream = generation.stream(model, variables, np.array([[1]], np.int32), jax.random.split(jax.random.key(0), 1), top_k=3)
+  stream = generation.stream(
+    model, variables, np.array([[1]], np.int32), jax.random.split(jax.random.key(0), 1), top_k=3
+  )
   take(stream, 40)
   begin, go_on = generation._compiled(model, 1, 1.0, 3, 1.0, 4)
   assert begin._cache_size() == go_on._cache_size() == 1
@@ -61,5 +65,7 @@ def test_nothing_is_compiled_anew_while_a_text_goes_on():
 def test_texts_end_where_they_end():
   model, variables = made('bigram')
   variables['params']['logits'] = 50 * jnp.eye(11, k=1)  # each token is followed by the next one
-  rows = generation.texts(model, variables, np.array([[0], [6]], np.int32), jax.random.split(jax.random.key(0), 2), steps=50, end=9)
+  rows = generation.texts(
+    model, variables, np.array([[0], [6]], np.int32), jax.random.split(jax.random.key(0), 2), steps=50, end=9
+  )
   assert [row.tolist() for row in rows] == [list(range(1, 9)), [7, 8]]

@@ -5,6 +5,8 @@
   python launch.py bench lecun1989 --seeds=8                  # eight vmapped seeds beside one
   python launch.py bench lecun1989 --seeds=8 --parallel=seeds # the same, four on each of two cores
   python launch.py bench lecun1989 --threads=1                # one thread beside one for each core
+  python launch.py bench gpt_shakespeare --torch_compile      # PyTorch eager, and compiled
+  python launch.py bench generation                           # a step is one token of a text
   python launch.py bench mlp --steps_per_call=1,64            # fixed numbers of steps per call beside auto
 
 Both start from the same weights and see the same batches; their first losses must agree, or the command
@@ -46,6 +48,7 @@ class Bench:
   torch_python: str = config.flag(
     sys.executable, 'The interpreter that has PyTorch; none for ours alone.', group='Bench'
   )
+  torch_compile: bool = config.flag(False, 'Time torch.compile too; it needs a C++ compiler.', group='Bench')
   json: str = config.flag('', 'Write the figures to this file too.', group='Bench')
 
 
@@ -128,6 +131,10 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
     workers += [ours(f'ours, {n} seeds', seeds=n, parallel=flags.parallel) for n in flags.seeds if n != 1]
     workers += [ours(f'ours, {n} a call', steps_per_call=n) for n in flags.steps_per_call]
     workers += [ours(f'ours, {n} thread{"s" if n > 1 else ""}', threads=n) for n in flags.threads]
+    if with_torch and flags.torch_compile:
+      workers.append(
+        start('torch.compile', flags.torch_python, 'karpjax.bench.torch_worker', load=weights, compiled=True)
+      )
     if with_torch:
       workers.append(start('PyTorch', flags.torch_python, 'karpjax.bench.torch_worker', load=weights))
     for turn in range(flags.rounds):
@@ -168,8 +175,9 @@ def report(name: str, result: dict) -> str:
   """The table."""
   setup, rows = result['setup'], result['rows']
   shape = 'x'.join(map(str, setup['shape']))
+  what = 'images' if setup['experiment'] == 'image_classification' else 'texts'
   lines = [
-    f'{name}: {setup["model"]}, {rows[0]["parameters"]:,} parameters, images {shape}, '
+    f'{name}: {setup["model"]}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
     f'batch {setup["batch_size"]}, {setup["optimiser"]["name"]}',
     f'{rows[0]["flops"] / 1e6:,.3f} MFLOP a step, by the compiler',
     '',

@@ -1,61 +1,16 @@
-"""Our worker, `python -m karpjax.bench.ours JOB`: the step of image_classification, run as a real run is."""
+"""Our worker, `python -m karpjax.bench.ours JOB`: a step run as a real run is."""
 
 import platform
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import image_classification
-from karpjax import config, start_up
+from karpjax import config, generation, start_up
 from karpjax import runner as runners
-from karpjax.bench import setups, worker
-from karpjax.data import batches, dataset
-
-SEED = 0
-
-
-def preprocess(image):
-  """uint8 -> float32 in [-1, 1], as the experiment's scale 'symmetric'."""
-  return image.astype('float32') / 127.5 - 1
-
-
-def synthetic(setup: setups.Setup) -> dataset.Dataset:
-  """Random images, as many as make epochs of a usual length but no more than 256 MB."""
-  random = np.random.default_rng(0)
-  size = max(2 * worker.LOSSES * setup.batch_size, min(8192, 2**28 // int(np.prod(setup.shape))))
-  images = random.integers(0, 256, (size, *setup.shape), dtype=np.uint8)
-  labels = random.integers(0, setup.classes, size, dtype=np.int32)
-  channels = setup.shape[-1:]
-  spec = dataset.Spec(
-    name='synthetic',
-    shape=setup.shape,
-    classes=tuple(map(str, range(setup.classes))),
-    maximum=255.0,
-    mean=(0.5,) * channels[0],
-    std=(0.5,) * channels[0],
-    examples=size,
-  )
-  return dataset.Dataset(spec, {'train': dataset.Split.of(image=images, label=labels)})
-
-
-def settings(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str) -> image_classification.Config:
-  """The flags of a run that trains the set-up."""
-  rule = dict(setup.optimiser)
-  return image_classification.Config(
-    model=setup.model,
-    loss=setup.loss,
-    scale='symmetric',
-    batch_size=setup.batch_size,
-    seed=SEED,
-    seeds=seeds,
-    parallel=parallel,
-    steps=str(2**20),
-    steps_per_call=steps_per_call,
-    optimiser=rule.pop('name'),
-    **rule,
-    **setup.options,
-  )
+from karpjax.bench import families, setups, worker
+from karpjax.data import batches
 
 
 def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
@@ -67,9 +22,11 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
     facts: what was compiled.
     params: the initial ones.
   """
-  data = synthetic(setup)
-  resolved = config.resolve(settings(setup, seeds, steps_per_call, parallel), data.spec.examples)
-  runner = runners.bind(image_classification.program(resolved, data.spec), data, resolved)
+  family = families.FAMILIES[setup.experiment]
+  data = family.data(setup)
+  given = family.settings(setup, seeds=seeds, steps_per_call=steps_per_call, parallel=parallel)
+  resolved = config.resolve(given, data.spec.examples)
+  runner = runners.bind(family.program(resolved, data.spec), data, resolved)
   carry = runner.place(runner.init())
   params = jax.device_get(carry.state.params)
   choices = {}
@@ -98,27 +55,50 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
   return run, first_losses, facts, params
 
 
+def our_generation(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
+  """As `our_step`, a step being one token of a text that never ends."""
+  family = families.FAMILIES[setup.experiment]
+  model, params = family.model(setup)
+  options = dict(temperature=0.0, **({} if steps_per_call == 'auto' else {'chunk': int(steps_per_call)}))
+  begun = time.perf_counter()
+  keys = jax.random.split(jax.random.key(families.SEED), setup.batch_size)
+  prompt = np.zeros((setup.batch_size, 1), np.int32)
+  stream = generation.stream(model, {'params': params}, prompt, keys, **options)
+  said = [next(stream)]
+  compile_seconds = time.perf_counter() - begun
+  left = {'tokens': 0}
+
+  def run(steps):
+    while left['tokens'] < steps:
+      left['tokens'] += next(stream).shape[1]
+    left['tokens'] -= steps
+
+  def first_losses():
+    tokens = np.concatenate([prompt, *said], 1)[:, : worker.LOSSES + 1]
+    chances = jax.nn.log_softmax(jax.jit(model.apply)({'params': params}, tokens[:, :-1]))
+    return (-np.take_along_axis(np.asarray(chances), tokens[:, 1:, None], -1)[..., 0].mean(0)).tolist()
+
+  flops = 2 * sum(x.size for x in jax.tree.leaves(params)) * setup.batch_size
+  facts = {'flops': flops, 'compile_seconds': compile_seconds, 'steps_per_call': said[0].shape[1]}
+  return run, first_losses, facts, params
+
+
 def save(path, setup: setups.Setup, params) -> None:
-  """The first weights and batches, for the twin: 'params/…'; 'images' and 'labels' [LOSSES, batch, …]."""
-  flat = {'/'.join(k.key for k in p): x for p, x in jax.tree.leaves_with_path(params)}
-  data = synthetic(setup)
-  numbers = batches.indices(
-    SEED, 0, worker.LOSSES, batch_size=setup.batch_size, size=data.spec.examples, order='reshuffle'
-  )
-  batch = batches.fetch(data.splits['train'], numbers)
-  np.savez(
-    path,
-    images=preprocess(batch['image']),
-    labels=batch['label'],
-    **{f'params/{name}': x for name, x in flat.items()},
-  )
+  """The first weights and batches, for the twin: 'params/…'; 'inputs/…', each [LOSSES, batch, …]."""
+  family = families.FAMILIES[setup.experiment]
+  flat = {'params/' + '/'.join(k.key for k in p): x for p, x in jax.tree.leaves_with_path(params)}
+  data = family.data(setup)
+  numbers = batches.indices(families.SEED, 0, worker.LOSSES, batch_size=setup.batch_size, size=data.spec.examples)
+  batch = family.inputs(batches.fetch(data.splits['train'], numbers))
+  np.savez(path, **flat, **{f'inputs/{name}': x for name, x in batch.items()})
 
 
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
   start_up.cpu(job['threads'], job['parallel'])
-  run, first_losses, facts, params = our_step(setup, job['seeds'], job['steps_per_call'], job['parallel'])
+  make = our_generation if setup.experiment == 'generation' else our_step
+  run, first_losses, facts, params = make(setup, job['seeds'], job['steps_per_call'], job['parallel'])
   if job.get('save'):
     save(job['save'], setup, params)
   facts['losses'] = first_losses()

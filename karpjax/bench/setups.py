@@ -10,13 +10,15 @@ class Setup:
   """One training step.
 
   Attributes:
-    model: a key of karpjax.models.MODELS.
+    model: a key of the experiment's models.
     options: of the model; others have its defaults. Without dropout, so that first losses agree.
-    shape: of one image, uint8.
-    classes: outputs.
+    shape: of one image, uint8; of a text, (tokens of an example,).
+    classes: outputs; of a text, how many different tokens.
     batch_size: examples a step.
     optimiser: its 'name', 'learning_rate', 'momentum', 'weight_decay', as image_classification's flags.
     loss: 'cross_entropy', or 'squared_error' to targets of +1 and -1.
+    experiment: image_classification, language_model, or generation: a step is then one token of a text, drawn greedily
+      with a cache of keys and values, and the losses are those of the first tokens.
   """
 
   model: str
@@ -26,12 +28,16 @@ class Setup:
   batch_size: int = 128
   optimiser: dict = dataclasses.field(default_factory=lambda: {'name': 'adam', 'learning_rate': 1e-3})
   loss: str = 'cross_entropy'
+  experiment: str = 'image_classification'
 
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 # He et al. 2015, section 4.2, with a tenth of the rate, so that rounding does not grow in the losses that are compared
 _RESNET = {'name': 'momentum', 'learning_rate': 0.01, 'momentum': 0.9, 'weight_decay': 1e-4}
 _SGD = {'name': 'momentum', 'learning_rate': 1e-3, 'momentum': 0.9}
+
+_CPU_GPT = {'layers': 4, 'heads': 4, 'width': 128, 'bias': False}
+_LANGUAGE = {'experiment': 'language_model', 'optimiser': {'name': 'adamw', 'learning_rate': 1e-3, 'weight_decay': 0.1}}
 
 SETUPS = {
   'lecun1989': Setup(
@@ -52,6 +58,12 @@ SETUPS = {
   'resnet56': Setup('resnet56', CIFAR, optimiser=_RESNET),
   'resnet18': Setup('resnet18', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
   'resnet50': Setup('resnet50', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
+  'gpt_shakespeare_cpu': Setup('gpt', (64,), _CPU_GPT, classes=65, batch_size=12, **_LANGUAGE),
+  'gpt_shakespeare': Setup(
+    'gpt', (256,), {'layers': 6, 'heads': 6, 'width': 384, 'bias': False}, classes=65, batch_size=16, **_LANGUAGE
+  ),
+  'lstm_language': Setup('lstm', (64,), {'units': (256,)}, classes=65, batch_size=64, **_LANGUAGE),
+  'generation': Setup('gpt', (256,), _CPU_GPT, classes=65, batch_size=1, experiment='generation'),
 }
 
 

@@ -1,6 +1,7 @@
 """Our models in PyTorch, from the same papers and the same options. Nothing here imports JAX.
 
-Each of a twin's parameters has our parameter's name, `conv1/kernel`, and knows how our array becomes its own.
+Each of a twin's parameters has our parameter's name, `conv1/kernel`, or names joined by +, and knows how our arrays become
+its own.
 """
 
 import itertools
@@ -79,11 +80,12 @@ class Twin(nn.Module):
 
   def load(self, arrays):
     """Fills every parameter from ours; ValueError where names or shapes differ."""
-    if set(arrays) != set(self.weights):
-      raise ValueError(f'ours and the twin differ in {sorted(set(arrays) ^ set(self.weights))}')
+    known = {part for name in self.weights for part in name.split('+')}
+    if set(arrays) != known:
+      raise ValueError(f'ours and the twin differ in {sorted(set(arrays) ^ known)}')
     with torch.no_grad():
       for name, (parameter, convert) in self.weights.items():
-        array = np.ascontiguousarray(convert(arrays[name]))
+        array = np.ascontiguousarray(convert(*(arrays[part] for part in name.split('+'))))
         if array.shape != tuple(parameter.shape):
           raise ValueError(f'{name}: ours {array.shape}, the twin {tuple(parameter.shape)}')
         parameter.copy_(torch.from_numpy(array))
@@ -273,6 +275,10 @@ def build(setup: setups.Setup) -> Twin:
   imagenet = dict(imagenet=True, widths=(64, 128, 256, 512))
   vgg = dict(widths=(64, 128, 256), depth=2, hidden=(256,), norm='batch')
   match setup.model:
+    case 'gpt' | 'lstm':
+      from karpjax.bench import torch_language
+
+      return torch_language.build(setup)
     case 'logistic':
       return MLP(shape, classes, widths=(), **options)
     case 'mlp':

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from karpjax.bench import setups, torch_twins, worker
+from karpjax.bench import setups, torch_language, torch_twins, worker
 
 TRIAL_SECONDS = 0.3  # how long each combination of threads, layout and optimiser code is tried
 
 
 def optimiser(rule: dict, twin: torch_twins.Twin, fused: bool) -> torch.optim.Optimizer:
   """The set-up's optimiser; biases and norms are spared by weight decay, as ours are."""
-  kernels = [p for name, (p, _) in twin.weights.items() if name.endswith('/kernel')]
-  spared = [p for name, (p, _) in twin.weights.items() if not name.endswith('/kernel')]
+  kernels = [p for name, (p, _) in twin.weights.items() if not name.endswith(('bias', 'scale'))]
+  spared = [p for name, (p, _) in twin.weights.items() if name.endswith(('bias', 'scale'))]
   groups = [{'params': kernels, 'weight_decay': rule.get('weight_decay', 0.0)}]
   if spared:
     groups.append({'params': spared, 'weight_decay': 0.0})
@@ -47,22 +47,31 @@ def squared_error(outputs, labels):
 LOSSES = {'cross_entropy': F.cross_entropy, 'squared_error': squared_error}
 
 
-def training(setup, arrays, *, channels_last: bool, fused: bool):
+def inputs(setup, arrays, layout) -> list:
+  """[(input, label)] of the first batches."""
+  if setup.experiment == 'language_model':
+    return list(zip(*(torch.from_numpy(arrays[f'inputs/{name}']).long() for name in ('tokens', 'targets'))))
+  images = torch.from_numpy(arrays['inputs/images']).permute(0, 1, 4, 2, 3)  # [steps, batch, channels, height, width]
+  return [
+    (image.contiguous(memory_format=layout), label)
+    for image, label in zip(images, torch.from_numpy(arrays['inputs/labels']).long())
+  ]
+
+
+def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool = False):
   """step () -> loss tensor: training from our first weights, on our first batches over and over."""
   twin = torch_twins.build(setup)
   twin.load({name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
-  images = torch.from_numpy(arrays['images']).permute(0, 1, 4, 2, 3)  # [steps, batch, channels, height, width]
   layout = torch.channels_last if channels_last else torch.contiguous_format
-  images = [x.contiguous(memory_format=layout) for x in images]
   twin = twin.to(memory_format=layout)
-  labels = list(torch.from_numpy(arrays['labels']).long())
-  rule, loss_of = optimiser(setup.optimiser, twin, fused), LOSSES[setup.loss]
-  cycle = itertools.cycle(zip(images, labels))
+  rule, cycle = optimiser(setup.optimiser, twin, fused), itertools.cycle(inputs(setup, arrays, layout))
+  loss_of = torch_language.loss_of if setup.experiment == 'language_model' else LOSSES[setup.loss]
+  called = torch.compile(twin) if compiled else twin
 
   def step():
-    image, label = next(cycle)
+    given, label = next(cycle)
     rule.zero_grad(set_to_none=True)
-    loss = loss_of(twin(image), label)
+    loss = loss_of(called(given), label)
     loss.backward()
     rule.step()
     return loss
@@ -75,7 +84,8 @@ def fastest(setup, arrays) -> dict:
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   threads = sorted({1, max(1, cores // 2), cores})
   found = []
-  for number, channels_last, fused in itertools.product(threads, (False, True), (False, True)):
+  layouts = (False, True) if setup.experiment == 'image_classification' else (False,)
+  for number, channels_last, fused in itertools.product(threads, layouts, (False, True)):
     torch.set_num_threads(number)
     step = training(setup, arrays, channels_last=channels_last, fused=fused)
     for _ in range(2):
@@ -90,20 +100,40 @@ def fastest(setup, arrays) -> dict:
   return {'threads': number, 'channels_last': channels_last, 'fused': fused}
 
 
+def generating(setup, arrays):
+  """(what was chosen, step, the losses of the first tokens): a text, by the number of threads that is the fastest."""
+  twin = torch_twins.build(setup)
+  twin.load({name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
+  stream = torch_language.text(twin, setup.batch_size)
+  first = [F.cross_entropy(logits, token).item() for token, logits in itertools.islice(stream, worker.LOSSES)]
+  found = []
+  for number in (1, os.cpu_count()):
+    torch.set_num_threads(number)
+    begun = time.perf_counter()
+    for _ in range(100):
+      next(stream)
+    found.append((time.perf_counter() - begun, number))
+  torch.set_num_threads(min(found)[1])
+  return {'threads': min(found)[1], 'channels_last': False, 'fused': False}, lambda: next(stream), first
+
+
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
   with np.load(job['load'], allow_pickle=False) as file:
     arrays = dict(file)
+  a = torch.ones(worker.MATRIX, worker.MATRIX)
+  versions = f'Python {platform.python_version()}, torch {torch.__version__}'
+  if setup.experiment == 'generation':
+    chosen, step, first_losses = generating(setup, arrays)
+    return {**chosen, 'losses': first_losses, 'versions': versions}, lambda n: [step() for _ in range(n)], lambda: a @ a
   chosen = fastest(setup, arrays)
   torch.set_num_threads(chosen['threads'])
-  step = training(setup, arrays, channels_last=chosen['channels_last'], fused=chosen['fused'])
-  first = {
-    **chosen,
-    'losses': [step().item() for _ in range(worker.LOSSES)],
-    'versions': f'Python {platform.python_version()}, torch {torch.__version__}',
-  }
-  a = torch.ones(worker.MATRIX, worker.MATRIX)
+  step = training(
+    setup, arrays, channels_last=chosen['channels_last'], fused=chosen['fused'], compiled=job.get('compiled', False)
+  )
+  losses = [step().item() for _ in range(worker.LOSSES)]
+  first = {**chosen, 'losses': losses, 'versions': versions + (', compiled' if job.get('compiled') else '')}
 
   def run(steps):
     for _ in range(steps):

@@ -27,13 +27,17 @@ MODELS = {
 
 @pytest.fixture
 def story(tmp_path):
-  text = ' '.join(f'The {a} {b} went to the {c}.' for a in ('old', 'red', 'sly') for b in ('fox', 'cat') for c in ('sea', 'hill'))
+  text = ' '.join(
+    f'The {a} {b} went to the {c}.' for a in ('old', 'red', 'sly') for b in ('fox', 'cat') for c in ('sea', 'hill')
+  )
   (tmp_path / 'story.txt').write_text(text * 3)
   return f'text:{tmp_path / "story.txt"}'
 
 
 def settings(story, workdir, model='gpt', **changes):
-  return language_model.Config(**SMALL | MODELS[model] | dict(dataset=story, model=model, workdir=str(workdir)) | changes)
+  return language_model.Config(
+    **SMALL | MODELS[model] | dict(dataset=story, model=model, workdir=str(workdir)) | changes
+  )
 
 
 @pytest.mark.parametrize('model', MODELS)
@@ -73,7 +77,12 @@ def test_counts_are_the_maximum_of_the_likelihood(tmp_path):
   (tmp_path / 'a.txt').write_text('abab\nab\nb\n')
   flags = dict(model='counts', smoothing=0.0, context=0, steps='1', batch_size=0, validation=0.0, test=0.0, plots=False)
   run = language_model.Config(
-    **flags, dataset=f'lines:{tmp_path / "a.txt"}', workdir=str(tmp_path / 'run'), eval_every='0', eval_splits=(), final_splits=('train',)
+    **flags,
+    dataset=f'lines:{tmp_path / "a.txt"}',
+    workdir=str(tmp_path / 'run'),
+    eval_every='0',
+    eval_splits=(),
+    final_splits=('train',),
   )
   numbers = language_model.run(run).numbers
   # after the start: a a b; after a: b b b; after b: a, end, end, end
@@ -85,7 +94,13 @@ def test_bigram_of_names_is_2_454_nats(shared_data, tmp_path):
   """makemore part 1: 228,146 bigrams."""
   flags = dict(model='counts', smoothing=0.0, context=0, steps='1', batch_size=0, validation=0.0, test=0.0, plots=False)
   run = language_model.Config(
-    **flags, dataset='names', data_dir=str(shared_data), workdir=str(tmp_path), eval_every='0', eval_splits=(), final_splits=('train',)
+    **flags,
+    dataset='names',
+    data_dir=str(shared_data),
+    workdir=str(tmp_path),
+    eval_every='0',
+    eval_splits=(),
+    final_splits=('train',),
   )
   assert round(language_model.run(run).numbers['train/loss'], 3) == 2.454
 
@@ -110,7 +125,13 @@ def trained(story, **changes):
 
 @pytest.mark.parametrize(
   'layout',
-  [dict(parallel='pmap'), dict(parallel='fsdp'), dict(mesh='data:2,fsdp:2,tensor:2'), dict(mesh='data:2,tensor:4'), dict(microbatches=4)],
+  [
+    dict(parallel='pmap'),
+    dict(parallel='fsdp'),
+    dict(mesh='data:2,fsdp:2,tensor:2'),
+    dict(mesh='data:2,tensor:4'),
+    dict(microbatches=4),
+  ],
   ids=lambda layout: '-'.join(map(str, layout.values())),
 )
 def test_every_layout_gives_a_transformers_losses_of_one_device(layout, story):
@@ -150,7 +171,10 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
     batch = {**split.fetch(numbers), 'index': numbers}
     state, metrics = step(state, batch)
     first = 0 if t < chunks else chunks
-    history = [split.fetch(batches.indices(0, s, 1, batch_size=2, size=split.size, order='streams')[0]) for s in range(first, t + 1)]
+    history = [
+      split.fetch(batches.indices(0, s, 1, batch_size=2, size=split.size, order='streams')[0])
+      for s in range(first, t + 1)
+    ]
     tokens = np.concatenate([h['tokens'] for h in history], 1)
     chances = jax.nn.log_softmax(model.apply({'params': state.params}, tokens))[:, -8:]
     expected = -np.take_along_axis(np.asarray(chances), batch['targets'][..., None], -1).mean()
@@ -160,7 +184,9 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
 @pytest.mark.parametrize('model', ['gpt', 'lstm'])
 def test_the_recipe_passes(model, story, capsys):
   options = [f'--{name}={",".join(map(str, v)) if isinstance(v, tuple) else v}' for name, v in MODELS[model].items()]
-  code = recipe.main(['language_model', f'--dataset={story}', f'--model={model}', '--batch_size=16', '--learning_rate=0.03', *options])
+  code = recipe.main(
+    ['language_model', f'--dataset={story}', f'--model={model}', '--batch_size=16', '--learning_rate=0.03', *options]
+  )
   said = capsys.readouterr().out
   assert code == 0 and 'see none from the future' in said and 'FAIL' not in said
 
@@ -185,7 +211,18 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
   names = [a + b for a in ('anna', 'bert', 'carl') for b in ('', 'o', 'ia')]
   (tmp_path / 'names.txt').write_text('\n'.join(names))
   run = language_model.Config(
-    **SMALL | dict(context=0, batch_size=4, dataset='names', data_dir=str(tmp_path), workdir=str(tmp_path / 'run'), model='bigram', test=2.0, validation=1.0, tensorboard=False)
+    **SMALL
+    | dict(
+      context=0,
+      batch_size=4,
+      dataset='names',
+      data_dir=str(tmp_path),
+      workdir=str(tmp_path / 'run'),
+      model='bigram',
+      test=2.0,
+      validation=1.0,
+      tensorboard=False,
+    )
   )
   language_model.run(run)
   lines = (tmp_path / 'run' / 'texts' / 'samples.txt').read_text().split('\n\n')[1].split('\n')

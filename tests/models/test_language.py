@@ -81,7 +81,9 @@ def test_parameter_counts(name, options, context, count):
 
 def test_gpt2s_parameter_count():
   """Radford et al. 2019's smallest: 124,439,808 (nanoGPT and Hugging Face count the same)."""
-  model = language.build('gpt', vocabulary=50_257, context=1024, dtype=jnp.float32, options=dict(layers=12, heads=12, width=768))
+  model = language.build(
+    'gpt', vocabulary=50_257, context=1024, dtype=jnp.float32, options=dict(layers=12, heads=12, width=768)
+  )
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
   assert sum(x.size for x in jax.tree.leaves(shapes)) == 124_439_808
 
@@ -112,7 +114,9 @@ def test_a_gpt_in_plain_numpy():
 
 
 def test_gpt2s_initialisation():
-  model = language.build('gpt', vocabulary=500, context=64, dtype=jnp.float32, options=dict(layers=8, heads=4, width=128))
+  model = language.build(
+    'gpt', vocabulary=500, context=64, dtype=jnp.float32, options=dict(layers=8, heads=4, width=128)
+  )
   params = nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
   block = params['blocks_3']
   for kernel, std in (

@@ -11,9 +11,19 @@ from karpjax.models import language
 def made(layers=2, width=128, vocabulary=13, context=10):
   """A small file as Hugging Face keeps GPT-2: Conv1D kernels [in, out]."""
   draw = np.random.default_rng(0)
-  shapes = {'wte.weight': (vocabulary, width), 'wpe.weight': (context, width), 'ln_f.weight': (width,), 'ln_f.bias': (width,)}
+  shapes = {
+    'wte.weight': (vocabulary, width),
+    'wpe.weight': (context, width),
+    'ln_f.weight': (width,),
+    'ln_f.bias': (width,),
+  }
   for i in range(layers):
-    for name, (a, b) in {'attn.c_attn': (1, 3), 'attn.c_proj': (1, 1), 'mlp.c_fc': (1, 4), 'mlp.c_proj': (4, 1)}.items():
+    for name, (a, b) in {
+      'attn.c_attn': (1, 3),
+      'attn.c_proj': (1, 1),
+      'mlp.c_fc': (1, 4),
+      'mlp.c_proj': (4, 1),
+    }.items():
       shapes |= {f'h.{i}.{name}.weight': (a * width, b * width), f'h.{i}.{name}.bias': (b * width,)}
     for name in ('ln_1', 'ln_2'):
       shapes |= {f'h.{i}.{name}.weight': (width,), f'h.{i}.{name}.bias': (width,)}
@@ -25,7 +35,9 @@ def forward(w, tokens, layers=2, heads=2):
   """GPT-2 in plain NumPy: tokens [time] -> logits [time, vocabulary]."""
 
   def norm(x, name):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w[f'{name}.weight'] + w[f'{name}.bias']
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w[f'{name}.weight'] + w[
+      f'{name}.bias'
+    ]
 
   x = w['wte.weight'][tokens] + w['wpe.weight'][: len(tokens)]
   for i in range(layers):
@@ -46,7 +58,9 @@ def test_a_published_gpt2_gives_its_logits(tmp_path):
   arrays = made()
   for prefix in ('', 'transformer.'):
     safetensors.numpy.save_file({prefix + n: x for n, x in arrays.items()}, tmp_path / 'model.safetensors')
-    model = language.build('gpt', vocabulary=13, context=10, dtype=np.float32, options=dict(layers=2, heads=2, width=128))
+    model = language.build(
+      'gpt', vocabulary=13, context=10, dtype=np.float32, options=dict(layers=2, heads=2, width=128)
+    )
     tokens = np.array([[3, 1, 4, 1, 5, 9, 2]], np.int32)
     params = nn.meta.unbox(model.init(jax.random.key(0), tokens))['params']
     state = program.TrainState.create(jax.random.key(0), params, optax.sgd(0.1))

@@ -1,0 +1,99 @@
+"""What the benchmark's set-ups train on, and with which flags: for each experiment made data, as a real run would have."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from experiments import image_classification, language_model
+from karpjax.bench import setups, worker
+from karpjax.data import dataset, text, tokenisers
+
+SEED = 0
+
+
+class Family(NamedTuple):
+  """Attributes:
+  data: set-up -> Dataset.
+  settings: (set-up, **changes) -> the experiment's Config.
+  program: (resolved config, spec) -> Program.
+  inputs: a batch -> what the twin is given.
+  model: set-up -> (module, its first params), where a step is no Program's.
+  """
+
+  data: Callable
+  settings: Callable
+  program: Callable
+  inputs: Callable
+  model: Callable | None = None
+
+
+def images(setup: setups.Setup) -> dataset.Dataset:
+  """Random images, as many as make epochs of a usual length but no more than 256 MB."""
+  random = np.random.default_rng(0)
+  size = max(2 * worker.LOSSES * setup.batch_size, min(8192, 2**28 // int(np.prod(setup.shape))))
+  arrays = {
+    'image': random.integers(0, 256, (size, *setup.shape), dtype=np.uint8),
+    'label': random.integers(0, setup.classes, size, dtype=np.int32),
+  }
+  channels = setup.shape[-1]
+  half, names = (0.5,) * channels, tuple(map(str, range(setup.classes)))
+  spec = dataset.Spec('made', setup.shape, names, 255.0, half, half, size)
+  return dataset.Dataset(spec, {'train': dataset.Split.of(**arrays)})
+
+
+def as_floats(batch):
+  """'images' float32 in [-1, 1], as the experiment's scale 'symmetric', and 'labels'."""
+  return {'images': batch['image'].astype('float32') / 127.5 - 1, 'labels': batch['label']}
+
+
+def tokens(setup: setups.Setup) -> dataset.Dataset:
+  """A running text of random tokens."""
+  drawn = np.random.default_rng(0).integers(0, setup.classes, 200_000)
+  split = text.windowed(drawn, setup.shape[0], stride=1)
+  made = tokenisers.Tokeniser('characters', tuple(chr(0x4E00 + i) for i in range(setup.classes)))
+  spec = text.TextSpec('made', split.size, {'text': made}, {'text': setup.shape[0]}, (), {'lines': False})
+  return dataset.Dataset(spec, {'train': split})
+
+
+def as_tokens(batch):
+  return {name: batch[name] for name in ('tokens', 'targets')}
+
+
+def common(setup: setups.Setup, changes: dict) -> dict:
+  """The flags that every experiment has."""
+  rule = dict(setup.optimiser)
+  return dict(
+    model=setup.model,
+    batch_size=setup.batch_size,
+    seed=SEED,
+    steps=str(2**20),
+    optimiser=rule.pop('name'),
+    **rule,
+    **changes,
+  )
+
+
+def of_images(setup: setups.Setup, **changes):
+  return image_classification.Config(loss=setup.loss, scale='symmetric', **common(setup, changes), **setup.options)
+
+
+def of_tokens(setup: setups.Setup, **changes):
+  return language_model.Config(context=setup.shape[0], **common(setup, changes), **setup.options)
+
+
+def language_module(setup: setups.Setup):
+  model = language_model.build(of_tokens(setup), tokens(setup).spec)
+  return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(SEED), jnp.zeros((1, setup.shape[0]), jnp.int32)))[
+    'params'
+  ]
+
+
+FAMILIES = {
+  'image_classification': Family(images, of_images, image_classification.program, as_floats),
+  'language_model': Family(tokens, of_tokens, language_model.program, as_tokens),
+  'generation': Family(tokens, of_tokens, language_model.program, as_tokens, language_module),
+}
