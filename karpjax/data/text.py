@@ -205,7 +205,7 @@ def windows(arrays, numbers, *, length: int, stride: int):
   scored = inside[:, 1:]
   if 1 < stride < length:
     scored = scored & ((np.arange(length) >= length - stride) | (numbers[:, None] == 0))
-  return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': values[:, 1:] * scored - (1 - scored)}
+  return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': (values[:, 1:] + 1) * scored - 1}
 
 
 def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:

@@ -74,6 +74,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
   np.testing.assert_array_equal(batch['targets'][1], tokens[42:50])
   there = jax.jit(split.gather)(jax.tree.map(jnp.asarray, split.arrays), numbers)
   jax.tree.map(np.testing.assert_array_equal, there, batch)
+  assert {x.dtype for x in (*batch.values(), *there.values())} == {np.dtype(np.int32)}
 
 
 def test_streams_go_on_from_batch_to_batch():
