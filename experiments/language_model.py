@@ -64,6 +64,9 @@ class Config(config.Train):
   width: int | None = config.flag(None, 'Of a gpt.', group='Model')
   positions: str | None = config.flag(None, 'learned, sinusoidal, rotary or none (gpt).', group='Model')
   bias: bool | None = config.flag(None, 'Whether linear layers and norms have biases (gpt).', group='Model')
+  std: float | None = config.flag(
+    None, "Of a gpt's kernels at the start; GPT-2's 0.02 suits large widths.", group='Model'
+  )
   tied: bool | None = config.flag(None, 'Whether the logits are by the embeddings (gpt).', group='Model')
   implementation: str | None = config.flag(
     None, 'cudnn for its flash attention, on GPUs, in bfloat16 (gpt).', group='Model'

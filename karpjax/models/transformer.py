@@ -190,6 +190,8 @@ class GPT(nn.Module):
     vocabulary, context, width, positions: as `Tokens`'.
     layers: of blocks.
     heads, kv_heads, bias, dropout, implementation: as `Block`'s; dropout is on the embeddings too.
+    std: of the kernels at the start; those that end a part have std / √(2 layers). GPT-2's is 0.02, for widths of 768 and
+      more; 1 / √width is better for small ones.
     tied: whether logits are by the embeddings.
     remat: what of a block the backward pass computes anew, as `rematerialisation.remat`'s.
     dtype: of the computation; params and logits are float32.
@@ -204,6 +206,7 @@ class GPT(nn.Module):
   positions: str = 'learned'
   bias: bool = True
   dropout: Any = 0.0
+  std: float = 0.02
   tied: bool = True
   remat: str = 'none'
   implementation: str | None = None
@@ -220,7 +223,8 @@ class GPT(nn.Module):
         rotary=self.positions == 'rotary',
         bias=self.bias,
         dropout=self.dropout,
-        out_std=0.02 * (2 * self.layers) ** -0.5,
+        std=self.std,
+        out_std=self.std * (2 * self.layers) ** -0.5,
         implementation=self.implementation,
         dtype=self.dtype,
       )
