@@ -66,7 +66,7 @@ def _specification(path: str, shape: tuple[int, ...], names: tuple, sizes: dict[
       continue
     if shape[i] % sizes[axis] == 0:
       cut[i] = axis
-    elif axis == 'tensor':
+    elif axis == 'tensor' and name != 'vocabulary':  # which no flag can choose: it stays whole
       raise UsageError(
         f'{path} {list(shape)}: {shape[i]} {name} do not divide over tensor:{sizes[axis]}; '
         'choose another width, or a smaller tensor axis'

@@ -40,7 +40,12 @@ def settings(story, workdir, model='gpt', **changes):
   )
 
 
-@pytest.mark.parametrize('model', MODELS)
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+  'model', ['lstm', 'gpt', *(pytest.param(m, marks=slow) for m in MODELS if m not in ('lstm', 'gpt'))]
+)
 def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
   order = 'streams' if model == 'lstm' else 'reshuffle'
   whole = language_model.run(settings(story, tmp_path / 'whole', model, order=order, plots=model in ('lstm', 'gpt')))
@@ -126,13 +131,13 @@ def trained(story, **changes):
 @pytest.mark.parametrize(
   'layout',
   [
-    dict(parallel='pmap'),
-    dict(parallel='fsdp'),
+    pytest.param(dict(parallel='pmap'), marks=slow),
+    pytest.param(dict(parallel='fsdp'), marks=slow),
     dict(mesh='data:2,fsdp:2,tensor:2'),
-    dict(mesh='data:2,tensor:4'),
-    dict(microbatches=4),
+    pytest.param(dict(mesh='data:2,tensor:4'), marks=slow),
+    pytest.param(dict(microbatches=4), marks=slow),
   ],
-  ids=lambda layout: '-'.join(map(str, layout.values())),
+  ids=str,
 )
 def test_every_layout_gives_a_transformers_losses_of_one_device(layout, story):
   options = dict(layers=2, heads=4, width=32, batch_size=16)
@@ -145,7 +150,15 @@ def test_every_layout_gives_a_transformers_losses_of_one_device(layout, story):
     assert {s.data.shape for s in query.addressable_shards} == {(32, 1, 8)}  # a head each
 
 
-@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(parallel='data'), dict(microbatches=2)], ids=str)
+@pytest.mark.parametrize(
+  'layout',
+  [
+    dict(parallel='pmap'),
+    pytest.param(dict(parallel='data'), marks=slow),
+    pytest.param(dict(microbatches=2), marks=slow),
+  ],
+  ids=str,
+)
 def test_carried_states_are_those_of_one_device_on_every_layout(layout, story):
   options = dict(model='lstm', order='streams', batch_size=16)
   losses, _, carry = trained(story, **options)
@@ -181,7 +194,7 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
     np.testing.assert_allclose(metrics['loss'][0] / metrics['loss'][1], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize('model', ['gpt', 'lstm'])
+@pytest.mark.parametrize('model', ['gpt', pytest.param('lstm', marks=slow)])
 def test_the_recipe_passes(model, story, capsys):
   options = [f'--{name}={",".join(map(str, v)) if isinstance(v, tuple) else v}' for name, v in MODELS[model].items()]
   code = recipe.main(
@@ -252,13 +265,14 @@ def test_bad_input_ends_with_one_line_and_leaves_nothing(flags, message, tmp_pat
   assert not (tmp_path / 'run').exists()
 
 
+@slow
 def test_seeds_in_one_program_are_the_seeds_alone(story, tmp_path):
   both = trained(story, seeds=2, seed=5)[0]
   alone = np.stack([trained(story, seed=s)[0] for s in (5, 6)], 1)
   np.testing.assert_allclose(both, alone, rtol=1e-4)
 
 
-@pytest.mark.slow
+@slow
 def test_a_step_of_gpt2s_size_runs(tmp_path):
   """124,439,808 params, one example of 1,024 tokens, within 24 GB."""
   code = (
