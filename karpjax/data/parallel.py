@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from karpjax import buckets, errors
@@ -270,3 +271,14 @@ def _shorten(pairs, rows, max_length) -> list[str]:
   cut = sum(max(map(len, both)) > max_length for split, each in rows.items() if split != 'train' for both in zip(*each))
   counts = {'train pairs are left out': fits.count(False), 'pairs of other splits are cut': cut}
   return [f'{n:,} {which}: longer than --max_length={max_length} tokens' for which, n in counts.items() if n]
+
+
+def longest(batch):
+  """[] int32: how many tokens the longest source or target of a batch has."""
+  source, target = (batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1)
+  return jnp.maximum(source, target).max()
+
+
+def cut(batch, length: int):
+  """The batch without what lies beyond `length` tokens."""
+  return {name: x if x.ndim < 2 else x[:, :length] for name, x in batch.items()}
