@@ -148,7 +148,7 @@ def program(config: Config, spec: Spec) -> Program:
   def evaluate(state, batch, key):
     each = token_losses(predict(state, batch, key), batch['targets'])
     tokens = translate(config, spec, state.eval_params, batch['source'], config.beam)
-    return metrics.sums(each, batch['targets'], tokens, batch, max(1, *sizes))
+    return metrics.sums(each, batch['targets'], tokens, batch, max([1, *sizes]))
 
   return Program(
     init=init,
