@@ -18,7 +18,7 @@ from flax import linen as nn
 from karpjax import buckets, config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import generated, parallel
 from karpjax.data.dataset import Dataset
-from karpjax.losses import classification as losses
+from karpjax.losses import language as losses
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
 from karpjax.program import DROPOUT, Program, TrainState, pair, partitioning
@@ -45,11 +45,13 @@ class Config(config.Train):
   reverse: bool = config.flag(False, 'Read sources from their end (Sutskever et al. 2014).')
   examples: int = config.flag(0, 'Of generated sets: how many; 0: 10,000 dates, 50,000 sums.')
   encoding: str = config.flag('utf-8', 'Of text files.')
-  model: str = config.flag('gru', 'Its options are below; None has its default.', choices=seq2seq.MODELS)
+  model: str = config.flag(
+    'gru', "Its options are below; one that is not given has the model's own default.", choices=seq2seq.MODELS
+  )
   label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all tokens.')
   beam: int = config.flag(1, "Of the evaluation's decoding; 1: greedy.")
   length_penalty: float = config.flag(1.0, 'Of beams: the power of (5 + length) / 6 (Wu et al. 2016); 0: none.')
-  steps: config.Duration = config.run_flag('12epochs', 'How long to train.')
+  steps: config.Duration = config.run_flag('5epochs', 'How long to train.')
   eval_batch_size: int = config.run_flag(250, 'Examples in one call of the evaluation.', free=True)
   batch_size: int = config.data_flag(64, 'Examples in one step, over all devices; 0: the whole train split.')
   validation: float = config.data_flag(0.05, 'Share or number of pairs set aside where the set has no such split.')
@@ -80,57 +82,51 @@ def data(config: Config) -> Dataset:
     data_dir=config.data_dir,
     languages=(config.source_language, config.target_language),
     tokeniser=config.tokeniser or ('characters' if made_by_rule else 'words'),
+    vocabulary=config.vocabulary,
+    minimum_frequency=config.minimum_frequency,
+    lower=config.lower,
+    max_length=config.max_length,
+    reverse=config.reverse,
+    validation=config.validation,
+    test=config.test,
     seed=config.split_seed,
-    **{
-      name: getattr(config, name)
-      for name in (
-        *('vocabulary', 'minimum_frequency', 'lower', 'max_length', 'reverse'),
-        *('validation', 'test', 'examples', 'encoding'),
-      )
-    },
+    examples=config.examples,
+    encoding=config.encoding,
   )
 
 
-def model(config: Config, spec: Spec) -> nn.Module:
+def network(config: Config, spec: Spec) -> nn.Module:
   named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
-  vocabularies = {side: tokeniser.size for side, tokeniser in spec.tokenisers.items()}
-  dtype = jnp.dtype(config.dtype)
-  return seq2seq.build(config.model, vocabularies=vocabularies, lengths=spec.lengths, dtype=dtype, options=named)
+  return seq2seq.build(config.model, spec.tokenisers, spec.lengths, dtype=jnp.dtype(config.dtype), options=named)
 
 
 def translate(config: Config, spec: Spec, params, source, beam: int):
-  """[batch, places] int32 -> [batch, time] int32."""
+  """source [batch, places] int32 -> tokens [batch, time] int32."""
   steps, alpha = spec.lengths['target'], config.length_penalty
-  return seq2seq.translate(model(config, spec), params, source, steps=steps, beam=beam, length_penalty=alpha)
+  return seq2seq.translate(network(config, spec), params, source, steps=steps, beam=beam, length_penalty=alpha)
 
 
 def program(config: Config, spec: Spec) -> Program:
   """The method: config with durations in steps; its rates and shares may be traced numbers."""
   if config.beam < 1 or not 0 <= config.length_penalty < math.inf:
     raise errors.UsageError(
-      f'--beam={config.beam} is at least 1, and --length_penalty={config.length_penalty} not negative'
+      f'--beam={config.beam} must be at least 1, and --length_penalty={config.length_penalty} not negative'
     )
-  network, optimiser = model(config, spec), optim.configured(config)
-  shapes = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in ('source', 'target')]
+  model, optimiser = network(config, spec), optim.configured(config)
+  inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in ('source', 'target')]
   references = [text for texts in spec.references.values() for text in texts]
   sizes = [len(spec.references.get(split, ())) for split in (*config.eval_splits, *config.final_splits)]
 
   def init(key):
-    params = nn.meta.unbox(network.init(key, *shapes)['params'])
+    params = nn.meta.unbox(model.init(key, *inputs)['params'])
     return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
-
-  def token_losses(logits, targets, smoothing=0.0):  # [batch, time]; 0 where nothing is scored
-    flat = losses.cross_entropy(
-      logits.reshape(-1, logits.shape[-1]), jnp.maximum(targets, 0).reshape(-1), label_smoothing=smoothing
-    )
-    return jnp.where(targets >= 0, flat.reshape(targets.shape), 0)
 
   def loss(params, collections, batch, key):
     # From the first example's number, so that replicas and microbatches drop different units.
     rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
-    logits = network.apply({'params': params}, batch['source'], batch['target_in'], train=True, rngs=rngs)
+    logits = model.apply({'params': params}, batch['source'], batch['target_in'], train=True, rngs=rngs)
     targets = batch['targets']
-    each = token_losses(logits, targets, config.label_smoothing)
+    each = losses.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
     wrong = pair(logits.argmax(-1) != targets, targets >= 0)
     return {'loss': pair(each, targets >= 0), 'token_error': wrong}, collections
 
@@ -139,16 +135,14 @@ def program(config: Config, spec: Spec) -> Program:
     step = buckets.fitted(step, spec.about['buckets'], parallel.longest, parallel.cut)
 
   def predict(state, batch, key):
-    return network.apply({'params': state.eval_params}, batch['source'], batch['target_in'])
+    return model.apply({'params': state.eval_params}, batch['source'], batch['target_in'])
 
-  def example_losses(state, batch, key):
-    each, scored = token_losses(predict(state, batch, key), batch['targets']), batch['targets'] >= 0
-    return each.sum(1) / jnp.maximum(scored.sum(1), 1)
+  def token_losses(state, batch, key):
+    return losses.cross_entropy(predict(state, batch, key), batch['targets'])
 
   def evaluate(state, batch, key):
-    each = token_losses(predict(state, batch, key), batch['targets'])
     tokens = translate(config, spec, state.eval_params, batch['source'], config.beam)
-    return metrics.sums(each, batch['targets'], tokens, batch, max([1, *sizes]))
+    return metrics.sums(token_losses(state, batch, key), batch['targets'], tokens, batch, max([1, *sizes]))
 
   return Program(
     init=init,
@@ -156,21 +150,19 @@ def program(config: Config, spec: Spec) -> Program:
     evaluate=evaluate,
     summarise=lambda sums: metrics.summarise(sums, spec.tokenisers['target'], references, bleu=spec.about['text']),
     predict=predict,
-    example_losses=example_losses,
+    example_losses=token_losses,
     uninformed_loss=math.log(spec.tokenisers['target'].size),
-    axes=partitioning(network, *shapes),
+    axes=partitioning(model, *inputs),
   )
 
 
 def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
   resolved = config.resolve(config_, examples.spec.examples)
+  functions = program(resolved, examples.spec)
   translator = functools.partial(translate, resolved, examples.spec)
-  network = model(resolved, examples.spec)
-  functions = dataclasses.replace(
-    program(resolved, examples.spec),
-    report=functools.partial(report.draw, translator, functools.partial(seq2seq.alignment, network), examples),
-  )
+  align = functools.partial(seq2seq.alignment, network(resolved, examples.spec))
+  functions = dataclasses.replace(functions, report=functools.partial(report.draw, translator, align, examples))
   return train(functions, examples, resolved, experiment='translation', **options)
 
 

@@ -3,7 +3,6 @@
 Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.decoding`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from karpjax import decoding, errors
 from karpjax.data import tokenisers
 from karpjax.layers import attention, recurrence
 from karpjax.layers.dropout import Dropout
-from karpjax.models import mlp
+from karpjax.models import choices, mlp
 from karpjax.models.transformer import Seq2SeqTransformer
 
 ATTENTIONS = {'none': None, 'additive': attention.Additive, 'multiplicative': attention.Multiplicative}
@@ -168,15 +167,15 @@ MODELS = {  # name -> constructor
   **{cell: functools.partial(RecurrentSeq2Seq, cell=cell) for cell in recurrence.CELLS},
   'transformer': Seq2SeqTransformer,
 }
-# fields that are no options: the data, Linen or the model's name decides them
-_DECIDED = ('cell', 'source_vocabulary', 'vocabulary', 'source_context', 'context', 'dtype', 'parent', 'name')
+# fields that are no options: the data, or the model's name, decides them
+_DECIDED = ('cell', 'source_vocabulary', 'vocabulary', 'source_context', 'context', 'dtype')
 
 
 def build(
   name: str,
-  *,
-  vocabularies: Mapping[str, int],
+  vocabularies: Mapping[str, tokenisers.Tokeniser],
   lengths: Mapping[str, int],
+  *,
   dtype=jnp.float32,
   options: Mapping[str, Any],
 ) -> nn.Module:
@@ -184,7 +183,7 @@ def build(
 
   Args:
     name: a key of MODELS.
-    vocabularies: how many tokens 'source' and 'target' have.
+    vocabularies: the tokenisers of 'source' and 'target'.
     lengths: of the longest 'source' and 'target', for which a Transformer has positions.
     dtype: of the computation.
     options: what the user chose; None leaves the model's own default.
@@ -193,16 +192,10 @@ def build(
     UsageError: for an unknown name or option, or a value that makes no sense.
   """
   constructor = errors.choose('model', name, MODELS)
-  fields = dataclasses.fields(getattr(constructor, 'func', constructor))
-  known = sorted(field.name for field in fields if field.name not in _DECIDED)
-  chosen = {option: value for option, value in options.items() if value is not None}
-  for option in chosen:
-    if option not in known:
-      raise errors.UsageError(f'model {name} has no --{option}. Its options: {", ".join(known)}')
+  chosen = choices.checked(name, constructor, options, _DECIDED)
   contexts = {'source_context': lengths['source'], 'context': lengths['target']} if name == 'transformer' else {}
-  model = constructor(
-    source_vocabulary=vocabularies['source'], vocabulary=vocabularies['target'], dtype=dtype, **contexts, **chosen
-  )
+  sizes = {'source_vocabulary': vocabularies['source'].size, 'vocabulary': vocabularies['target'].size}
+  model = constructor(dtype=dtype, **sizes, **contexts, **chosen)
   if not any(isinstance(value, jax.Array) for value in jax.tree.leaves(chosen)):
     shapes = [jax.ShapeDtypeStruct((1, lengths[side]), jnp.int32) for side in ('source', 'target')]
     jax.eval_shape(model.init, jax.random.key(0), *shapes)
