@@ -112,6 +112,8 @@ def program(config: Config, spec: Spec) -> Program:
     raise errors.UsageError(
       f'--beam={config.beam} must be at least 1, and --length_penalty={config.length_penalty} not negative'
     )
+  if config.order == 'streams':
+    raise errors.UsageError('--order=streams is for running texts; pairs do not go on from one to the next')
   model, optimiser = network(config, spec), optim.configured(config)
   inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in ('source', 'target')]
   references = [text for texts in spec.references.values() for text in texts]
