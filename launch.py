@@ -7,6 +7,7 @@ python launch.py reproduce NAME …|all         run flagfiles of experiments/pap
 python launch.py bench NAME                   our step against PyTorch's
 python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
 python launch.py sample WORKDIR                a language model goes on with a text
+python launch.py translate WORKDIR TEXT …      translations by a run's best checkpoint
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm
@@ -25,6 +26,7 @@ COMMANDS = {
   'bench': 'karpjax.bench',
   'predict': 'karpjax.predict',
   'sample': 'karpjax.sample',
+  'translate': 'karpjax.translate',
   'sweep': 'karpjax.sweep',
   'tpu': 'karpjax.launchers.tpu',
   'slurm': 'karpjax.launchers.slurm',

@@ -26,7 +26,7 @@ def load_run(workdir: str | Path):
   if stored is None:
     raise errors.UsageError(f'{workdir} holds no run: it has no config.json')
   experiment = importlib.import_module(f'experiments.{stored["experiment"]}')
-  kind = TextSpec if 'tokenisers' in stored['spec'] else Spec
+  kind = getattr(experiment, 'Spec', TextSpec if 'tokenisers' in stored['spec'] else Spec)
   settings, spec = config.from_json(experiment.Config, stored['flags']), kind.from_json(stored['spec'])
   program = experiment.program(settings, spec)
   arrays, meta = weights.newest(workdir)

@@ -6,7 +6,9 @@ example is {'tokens', 'targets'}, each [length] int32; a target of −1 is not s
 
 import dataclasses
 import functools
+import gzip
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,13 +62,14 @@ class TextSpec:
 
 
 def read_file(path: Path, encoding: str = 'utf-8') -> str:
-  """A file's text, with \\n for the ends of lines.
+  """A file's text, with \\n for the ends of lines; a .gz is unpacked.
 
   Raises:
     UsageError: where there is none, it is empty, or its bytes are not of that encoding.
   """
   try:
-    text = path.read_bytes().decode(encoding)
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == '.gz' else data).decode(encoding)
   except UnicodeDecodeError as error:
     raise errors.UsageError(
       f'{path} is not {encoding}: byte {error.start:,} is 0x{error.object[error.start]:02x}; '
@@ -76,8 +79,8 @@ def read_file(path: Path, encoding: str = 'utf-8') -> str:
     raise errors.UsageError(
       f'--encoding={encoding}: there is no such encoding; utf-8, latin-1 and utf-16 are common'
     ) from None
-  except OSError as error:
-    raise errors.UsageError(f'{path} cannot be read: {error.strerror}') from None
+  except (OSError, EOFError, zlib.error) as error:
+    raise errors.UsageError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
   text = text.removeprefix('\ufeff').replace('\r\n', '\n')
   if not text.strip():
     raise errors.UsageError(f'{path} is empty')

@@ -44,6 +44,11 @@ class Tokeniser:
     """How many tokens there are."""
     return 256 if self.kind == 'bytes' else len(self.symbols)
 
+  @functools.cached_property
+  def table(self) -> dict[str, int]:
+    """The number of each symbol."""
+    return {symbol: number for number, symbol in enumerate(self.symbols)}
+
   def split(self, text: str) -> list[str]:
     """The pieces of a text that `numbers` takes: characters, or words."""
     text = text.lower() if self.lower else text
@@ -55,7 +60,7 @@ class Tokeniser:
     Raises:
       UsageError: for an unknown piece, where the tokeniser has no <unk>.
     """
-    table = _table(self)
+    table = self.table
     if self.specials > UNKNOWN:
       return [table.get(piece, UNKNOWN) for piece in pieces]
     unknown = [piece for piece in dict.fromkeys(pieces) if piece not in table]
@@ -202,11 +207,6 @@ def _bpe(model: str):
 def _symbols(model: str) -> tuple[str, ...]:
   vocabulary = _bpe(model).get_vocab()
   return tuple(sorted(vocabulary, key=vocabulary.get))
-
-
-@functools.lru_cache(maxsize=16)
-def _table(tokeniser: Tokeniser) -> dict[str, int]:
-  return {symbol: number for number, symbol in enumerate(tokeniser.symbols)}
 
 
 def _byte_alphabet() -> dict[str, int]:

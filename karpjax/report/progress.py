@@ -110,7 +110,7 @@ class Progress:
   def append(self, row: dict) -> None:
     evaluated = [n for n in row if '/' in n and not n.startswith('train/')]
     shown = [n for n in row if n in ('train/loss', 'train/error')] + [
-      n for n in evaluated if n.split('/')[1] in ('loss', 'accuracy', 'error')
+      n for n in evaluated if n.split('/')[1] in ('loss', 'accuracy', 'error', 'bleu')
     ]
     text = '  '.join(f'{n} {number(row[n])}' for n in shown)
     if self.bar:

@@ -1,0 +1,126 @@
+"""How good translations are: sums over examples on the device; BLEU, chrF and exact matches of their texts on the host."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import program
+from karpjax.data import tokenisers
+
+WORDS = tokenisers.Tokeniser('words', lower=True)
+_BEFORE = re.compile(r' ([,.;:!?)\]}%])')
+_AFTER = re.compile(r'([(\[{]) ')
+_INSIDE = re.compile(r'(?<=\w) ([’-]) (?=\w)')
+
+
+def sums(losses, targets, tokens, batch: Mapping[str, Any], examples: int) -> dict[str, Any]:
+  """What evaluation adds up over batches, replicas and hosts; masked examples add nothing.
+
+  Args:
+    losses: [batch, time] float32, of each target token.
+    targets: [batch, time] int32; −1 is not scored.
+    tokens: [batch, time] int32, what was decoded, 0 after the end.
+    batch: has 'index', 'mask' and 'reference', each [batch].
+    examples: as many as the largest split has.
+
+  Returns:
+    'loss': (sum over tokens, their number), float32 scalars.
+    'tokens': [examples, time] int32, each row put in by the batch that has its example.
+    'reference': [examples] int32, 1 + the number of its reference; 0 where the split has no such example.
+  """
+  mask, index = batch['mask'], batch['index']
+  scored = (targets >= 0) & mask[:, None]
+  return {
+    'loss': program.pair(losses, scored),
+    'tokens': jnp.zeros((examples, tokens.shape[1]), jnp.int32).at[index].add(jnp.where(mask[:, None], tokens, 0)),
+    'reference': jnp.zeros(examples, jnp.int32).at[index].add(jnp.where(mask, batch['reference'] + 1, 0)),
+  }
+
+
+def summarise(
+  sums: Mapping[str, Any], tokeniser: tokenisers.Tokeniser, references: Sequence[str], *, bleu: bool
+) -> dict[str, float]:
+  """The final numbers of `sums`, on the host, of one seed.
+
+  Args:
+    sums: as from `sums`.
+    tokeniser: of the target.
+    references: the texts, by their numbers.
+    bleu: whether the texts are of a language, so that `scores` are of interest.
+
+  Returns:
+    'loss' and 'perplexity' per token of the target, its end included, 'accuracy' (the share of texts that are exactly
+    right); and, with `bleu`, 'bleu', 'bleu_13a', 'chrf'.
+  """
+  loss = np.float64(sums['loss'][0]) / np.float64(sums['loss'][1])
+  numbers = {'loss': float(loss), 'perplexity': float(np.exp(loss))}
+  held = np.flatnonzero(sums['reference'])
+  ours = [text(tokens, tokeniser) for tokens in np.asarray(sums['tokens'])[held]]
+  theirs = [references[number - 1] for number in np.asarray(sums['reference'])[held]]
+  numbers['accuracy'] = exact_match(ours, theirs, tokeniser)
+  return {**numbers, **scores(ours, theirs)} if bleu else numbers
+
+
+def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:
+  """The text of tokens [time] up to the end; words are joined to a sentence."""
+  ended = np.flatnonzero(np.asarray(tokens) == tokenisers.END)
+  said = tokeniser.decode(tokens[: ended[0]] if len(ended) else tokens)
+  return joined(said) if tokeniser.kind == 'words' else said
+
+
+def joined(words: str) -> str:
+  """Words and marks set apart by spaces -> a sentence: 'a man - made dog , too .' -> 'a man-made dog, too.'"""
+  words = _INSIDE.sub(r'\1', _BEFORE.sub(r'\1', _AFTER.sub(r'\1', words)))
+  parts = words.split('"')  # of each pair the first mark opens
+  if len(parts) % 2 == 0:
+    return words
+  return ''.join(f'"{part.strip()}"' if i % 2 else part for i, part in enumerate(parts))
+
+
+def separated(sentence: str) -> str:
+  """A text's words and marks, lower-cased, set apart by spaces."""
+  return ' '.join(WORDS.split(sentence))
+
+
+def exact_match(ours: Sequence[str], theirs: Sequence[str], tokeniser: tokenisers.Tokeniser) -> float:
+  """The share of texts that are the same, words by words, or character by character; as the tokeniser, of any case."""
+  normal = separated if tokeniser.kind == 'words' else str.lower if tokeniser.lower else str
+  return float(np.mean([normal(a) == normal(b) for a, b in zip(ours, theirs)])) if len(ours) else float('nan')
+
+
+def _metrics():
+  """{name: (sacrebleu's metric, what is done to the texts before)}"""
+  from sacrebleu.metrics import BLEU, CHRF
+
+  return {
+    'bleu': (BLEU(lowercase=True, tokenize='none', force=True), separated),
+    'bleu_13a': (BLEU(lowercase=True, tokenize='13a'), str),
+    'chrf': (CHRF(lowercase=True), str),
+  }
+
+
+def scores(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
+  """Of the whole corpus, by sacrebleu (Post 2018), in [0, 100].
+
+  Returns:
+    'bleu': of lower-cased words, as `separated` cuts them, which sacrebleu is told to leave as they are.
+    'bleu_13a': of lower-cased texts, cut by sacrebleu's own rules: comparable with figures of others.
+    'chrf': F2 of character n-grams up to 6 (Popović 2015), lower-cased.
+  """
+  if not len(ours):
+    return {name: float('nan') for name in _metrics()}
+  return {
+    name: float(metric.corpus_score([*map(before, ours)], [[*map(before, theirs)]]).score)
+    for name, (metric, before) in _metrics().items()
+  }
+
+
+def signatures() -> dict[str, str]:
+  """By the names of `scores`, what sacrebleu says of how each was computed."""
+  made = _metrics()
+  for metric, _ in made.values():
+    metric.corpus_score(['a'], [['a']])
+  return {name: str(metric.get_signature()) for name, (metric, _) in made.items()}

@@ -1,0 +1,168 @@
+"""The experiment from its front door: it goes on to the bit, its numbers are those of its texts, and bad input is said."""
+
+import io
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import translation as experiment
+from karpjax import checkpoint, errors, recipe, translate
+from karpjax.data import parallel
+from karpjax.report import writers
+
+SMALL = dict(
+  examples=300, model='gru', units=(12,), embedding=8, dropout=0.1, order='bucketed', batch_size=16, steps='33',
+  log_every='5', eval_every='11', checkpoint_every='11', eval_batch_size=30, steps_per_call='1', plots=False,
+  tensorboard=False,
+)  # fmt: skip
+PLAIN = dict(model='lstm', attention='none', dropout=0.0, order='reshuffle')
+TRANSFORMER = dict(model='transformer', layers=1, heads=2, width=8, hidden=8, units=None, embedding=None, dropout=0.0)
+
+
+def run(folder, stop_at=None, **changes):
+  """Trains; sends itself SIGTERM when the row of step `stop_at` is printed."""
+
+  def say(line):
+    if stop_at and line.startswith(f'step {stop_at}/'):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=say)
+
+
+def rows(folder):
+  times = ('seconds', 'steps_per_second')
+  return [{n: x for n, x in row.items() if n not in times} for row in map(json.loads, open(folder / writers.METRICS))]
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fewer_buckets():
+  """Two lengths instead of four are half the compilation."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(parallel, 'BUCKETS', 2)
+    yield
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A short run with all that it leaves."""
+  folder = tmp_path_factory.mktemp('whole')
+  return run(folder, plots=True), folder
+
+
+def test_stopped_and_gone_on_gives_the_same_bits(whole, tmp_path):
+  with pytest.raises(SystemExit):
+    run(tmp_path, stop_at=22)
+  again = run(tmp_path)
+  ours, theirs = (checkpoint.to_arrays(s.state) for s in (again, whole[0]))
+  assert [n for n in theirs if ours[n].tobytes() != theirs[n].tobytes()] == []
+  assert rows(tmp_path) == rows(whole[1])
+
+
+def test_what_a_run_reports_is_of_the_texts_it_leaves(whole):
+  numbers, folder = whole[0].numbers, whole[1]
+  data = experiment.data(experiment.Config(**SMALL))
+  texts = [block.splitlines() for block in (folder / 'translations.txt').read_text().split('\n\n')]
+  lines = [[line.split('  ', 1)[1].strip() if '  ' in line else '' for line in block[:3]] for block in texts]
+  assert [line[0] for line in lines] == list(data.spec.sources['test'])
+  assert [line[1] for line in lines] == list(data.spec.references['test'])
+  report = json.loads((folder / 'report.json').read_text())
+  assert report['beams']['5']['accuracy'] == np.mean([ours == theirs for _, theirs, ours in lines])
+  assert report['beams']['1']['accuracy'] == numbers['test/accuracy']
+  assert 'beam 4' in (folder / 'report.txt').read_text()
+  assert (folder / 'plots' / 'alignments.png').stat().st_size > 5000
+  np.testing.assert_allclose(numbers['test/perplexity'], np.exp(numbers['test/loss']))
+
+
+def test_translate_says_what_the_report_says(whole, capsys, monkeypatch):
+  blocks = [b.splitlines() for b in (whole[1] / 'translations.txt').read_text().split('\n\n')][:3]
+  sources, ours = ([block[i].split('  ', 1)[1].strip() for block in blocks] for i in (0, 2))
+  assert translate.main([str(whole[1]), *sources]) == 0
+  assert capsys.readouterr().out.splitlines() == ours
+  monkeypatch.setattr('sys.stdin', io.StringIO(f'{sources[1]}\n\n{sources[2]} €\n'))
+  assert translate.main([str(whole[1]), '--beam=5']) == 0
+  captured = capsys.readouterr()
+  assert captured.out.splitlines()[:2] == [ours[1], ''] and len(captured.out.splitlines()) == 3
+  assert "translated as unknown: '€'" in captured.err
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['nowhere'], 'nowhere holds no run'),
+    (['{run}', 'x', '--beam=0'], '--beam=0: at least 1'),
+    (['{run}', 'x', '--length_penalty=-1'], '--length_penalty=-1'),
+  ],
+)
+def test_translate_refuses_in_one_line(whole, capsys, arguments, message):
+  assert translate.main([a.format(run=whole[1]) for a in arguments]) == 2
+  said = capsys.readouterr().err
+  assert message in said and said.count('\n') == 1
+
+
+@pytest.mark.slow
+def test_each_seed_is_what_it_is_alone(tmp_path):
+  options = dict(dropout=0.0, steps='3', eval_every='0', checkpoint_every='0', log_every='1', final_splits=('test',))
+  both = run(tmp_path / 'both', seeds=2, **options)
+  alone = run(tmp_path / 'alone', seed=1, **options)
+  for a, b in zip(jax.tree.leaves(both.state.params), jax.tree.leaves(alone.state.params)):
+    np.testing.assert_allclose(a[1], b, atol=1e-5)
+  np.testing.assert_allclose(both.numbers['test/loss']['values'][1], alone.numbers['test/loss'], rtol=1e-4)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+  'layout, model',
+  [('pmap', PLAIN), *(pytest.param(how, TRANSFORMER, marks=SLOW) for how in ('pmap', 'fsdp', 'tensor'))],
+)
+def test_many_devices_give_the_same_losses_and_translations(tmp_path, layout, model):
+  options = dict(**model, steps='3', eval_every='0', checkpoint_every='0', log_every='1', eval_splits=())
+  one, many = (run(tmp_path / how, parallel=how, **options) for how in ('none', layout))
+  for a, b in zip(rows(tmp_path / 'none'), rows(tmp_path / layout)):
+    np.testing.assert_allclose(a['train/loss'], b['train/loss'], rtol=1e-5)
+  assert one.numbers['test/accuracy'] == many.numbers['test/accuracy']
+  np.testing.assert_allclose(one.numbers['test/loss'], many.numbers['test/loss'], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_recipe_finds_nothing_wrong(capsys):
+  flags = ['--examples=400', '--units=48', '--embedding=24', '--order=bucketed', '--learning_rate=0.005']
+  assert recipe.main(['translation', *flags]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(beam=0), '--beam=0 must be at least 1'),
+    (dict(length_penalty=-1.0), '--length_penalty=-1.0 not negative'),
+    (dict(model='gru', heads=2), 'model gru has no --heads'),
+    (dict(tokeniser='bytes'), '--tokeniser=bytes'),
+    (dict(dataset='multi30k', data_dir='/nowhere'), 'train.de'),
+    (dict(dataset='file:a,b'), 'unknown data set'),
+    (dict(order='streams'), '--order=streams'),
+  ],
+)
+def test_bad_input_is_refused_before_anything_is_compiled(tmp_path, changes, message):
+  with pytest.raises(errors.UsageError, match=message):
+    run(tmp_path, **changes)
+
+
+@pytest.mark.slow
+def test_the_default_learns_to_write_dates(tmp_path):
+  settings = experiment.Config(workdir=str(tmp_path), tensorboard=False, plots=False)
+  assert experiment.run(settings, say=lambda _: None).numbers['test/accuracy'] > 0.99
+
+
+@pytest.mark.slow
+def test_multi30k_runs_and_is_scored(shared_data, tmp_path):
+  options = dict(dataset='multi30k', data_dir=str(shared_data / 'files'), minimum_frequency=2, eval_batch_size=250)
+  numbers = run(tmp_path, **TRANSFORMER, **options, steps='20', eval_every='0', plots=True).numbers
+  report = json.loads((tmp_path / 'report.json').read_text())
+  for name in ('bleu', 'bleu_13a', 'chrf'):
+    np.testing.assert_allclose(numbers[f'test/{name}'], report['beams']['1'][name])
+  assert 'tok:none' in (tmp_path / 'report.txt').read_text()
