@@ -4,9 +4,8 @@ What is read is a Split of 'text' [n] (strings) and 'label' [n] int32, so that a
 the very examples that a model sees as tokens.
 """
 
-import csv
 import dataclasses
-import io
+import platform
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,25 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors
-from karpjax.data import splitting, text, tfds, tokenisers
+from karpjax.data import columns as tables
+from karpjax.data import python_docs, splitting, text, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split
 
 SOURCES = ('python_docs', 'trec', 'financial_phrasebank')
 SPLITS = ('train', 'validation', 'test')
-SUFFIXES = {'.csv': ',', '.tsv': '\t'}
 TREC = ('DESC', 'ENTY', 'ABBR', 'HUM', 'LOC', 'NUM')  # what the numbers 0 … 5 of TREC.*.all stand for
-CHAPTERS = {  # of the Python reference -> its pages among the standard library's help topics
-  'statements': ('compound', 'assert', 'assignment', 'augassign', 'del', 'global', 'nonlocal', 'import', 'raise', 'return'),
-  'expressions': (
-    'calls', 'comparisons', 'binary', 'bitwise', 'shifting', 'unary', 'power', 'booleans', 'lambda', 'conversions', 'in',
-    'attribute-references', 'subscriptions', 'slicings', 'exprlists', 'lists', 'dict', 'atom-identifiers', 'await',
-  ),
-  'special methods': ('specialnames',),
-  'types': ('types', 'objects'),
-  'containers': ('typesseq', 'typesmapping', 'typesseq-mutable'),
-  'strings': ('string-methods', 'formatstrings', 'strings'),
-  'debugger': ('debugger',),
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +66,14 @@ def read(
     UsageError: in one line, for whatever is wrong with the name or the files. Nothing is downloaded.
   """
   if name == 'python_docs':
-    parts, notes = _python_docs()
+    parts = {'train': python_docs.sentences()}
+    notes = [f'python_docs: the reference of Python {platform.python_version()}, of the standard library']
   elif name == 'trec' and (files := _trec_files(data_dir)):
     parts, notes = {split: _trec(path, encoding or 'latin-1') for split, path in files.items()}, []
   elif name == 'financial_phrasebank':
     path = text.find('financial_phrasebank.txt', data_dir)
     parts, notes = {'train': _phrasebank(path, encoding or 'latin-1')}, []
-  elif name.startswith('table:') or Path(name).suffix.lower() in SUFFIXES:
+  elif name.startswith('table:') or Path(name).suffix.lower() in tables.SUFFIXES:
     parts, notes = _tables(name, encoding or 'utf-8', columns), []
   else:
     parts, notes = _tfds(name, Path(data_dir).expanduser() if data_dir else None)
@@ -146,36 +134,6 @@ def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
 # ---- sources ----
 
 
-def _python_docs() -> tuple[dict[str, Pairs], list[str]]:
-  """Sentences of at least five words, each once; one that is in several chapters is in none."""
-  import platform
-  from pydoc_data import topics
-
-  found: dict[str, set[str]] = {}
-  for chapter, pages in CHAPTERS.items():
-    for page in pages:
-      for sentence in _sentences(topics.topics.get(page, '')):
-        found.setdefault(sentence, set()).add(chapter)
-  pairs = [(sentence, chapters.pop()) for sentence, chapters in found.items() if len(chapters) == 1]
-  return {'train': pairs}, [
-    f'python_docs: the reference of Python {platform.python_version()}, of the standard library'
-  ]
-
-
-def _sentences(page: str) -> list[str]:
-  """The sentences of a page's prose: indented programs and tables, headings and grammar are left out."""
-  sentences = []
-  for paragraph in re.split(r'\n\s*\n', page):
-    lines = paragraph.strip('\n').split('\n')
-    words = ' '.join(line.strip() for line in lines)
-    if any(mark in words for mark in ('::=', '>>>', '***', '===', '---', '+--', '| ')):
-      continue
-    for sentence in re.split(r'(?<=[.!?])\s+(?=[A-Z"*])', words):
-      if len(re.findall(r'[A-Za-z]{2,}', sentence)) >= 5 and sentence[-1] in '.!?:':
-        sentences.append(sentence)
-  return sentences
-
-
 def _lines(path: Path, encoding: str) -> list[tuple[int, str]]:
   """(number, line) of a file's lines that are not empty. They end in \\n only: other ends of line are text in these files."""
   lines = text.read_file(path, encoding).split('\n')
@@ -227,7 +185,7 @@ def _tables(name: str, encoding: str, columns: Sequence[str]) -> dict[str, Pairs
     raise errors.UsageError(f'{folder} is not a folder: --dataset=table:DIR wants train.csv or train.tsv in DIR')
   parts = {}
   for split in SPLITS:
-    files = [path for suffix in SUFFIXES if (path := folder / f'{split}{suffix}').is_file()]
+    files = [path for suffix in tables.SUFFIXES if (path := folder / f'{split}{suffix}').is_file()]
     if len(files) > 1:
       raise errors.UsageError(f'{folder} has both {files[0].name} and {files[1].name}: take one of them away')
     if files:
@@ -237,55 +195,10 @@ def _tables(name: str, encoding: str, columns: Sequence[str]) -> dict[str, Pairs
   return parts
 
 
-def rows(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[str, ...]]:
-  """The named columns of a table whose first line names its columns.
-
-  Args:
-    path: FILE.csv, with quotes as usual, or FILE.tsv, without.
-    encoding: of the file.
-    columns: names, found whatever their case.
-
-  Returns:
-    A tuple of stripped strings for each row.
-
-  Raises:
-    UsageError: where the file cannot be read, lacks a column, or has a row without one, by its line.
-  """
-  delimiter = SUFFIXES.get(path.suffix.lower())
-  if delimiter is None:
-    raise errors.UsageError(f'{path}: a table is FILE.csv or FILE.tsv')
-  content = text.read_file(path, encoding)
-  csv.field_size_limit(max(csv.field_size_limit(), len(content)))
-  quoting = csv.QUOTE_MINIMAL if delimiter == ',' else csv.QUOTE_NONE
-  reader = csv.reader(io.StringIO(content, newline=''), delimiter=delimiter, quoting=quoting, strict=True)
-  found = []
-  try:
-    heads = [head.strip().lower() for head in next(reader)]
-    missing = [column for column in columns if column.lower() not in heads]
-    if missing:
-      raise errors.UsageError(
-        f'{path} has no column {missing[0]!r} but {", ".join(map(repr, heads))}; name them in the first line, '
-        f'or give --columns'
-      )
-    places = [heads.index(column.lower()) for column in columns]
-    for row in reader:
-      if not ''.join(row).strip():
-        continue
-      values = tuple(row[place].strip() if place < len(row) else '' for place in places)
-      if '' in values:
-        raise errors.UsageError(f'{path}, line {reader.line_num}: the {columns[values.index("")]} is empty')
-      found.append(values)
-  except csv.Error as error:
-    raise errors.UsageError(f'{path}, line {reader.line_num}: {error}') from None
-  if not found:
-    raise errors.UsageError(f'{path} has one line, which names the columns, and no texts')
-  return found
-
-
 def _table(path: Path, encoding: str, columns: Sequence[str]) -> Pairs:
   if len(columns) != 2:
     raise errors.UsageError(f'--columns={",".join(columns)}: two names are needed, as text,label')
-  return [(words, label) for words, label in rows(path, encoding, columns)]
+  return [(words, label) for words, label in tables.read(path, encoding, columns)]
 
 
 def _tfds(name: str, data_dir: Path | None) -> tuple[dict[str, Pairs], list[str]]:
@@ -294,7 +207,7 @@ def _tfds(name: str, data_dir: Path | None) -> tuple[dict[str, Pairs], list[str]
 
   features = tensorflow_datasets.features
   builder, splits = tfds.opened(name, data_dir, (*SOURCES, 'table:DIR', 'FILE.csv', 'FILE.tsv'))
-  described = dict(builder.info.features.items())
+  described = dict(sorted(builder.info.features.items()))  # their order on disk is that of a hash
   texts = [key for key, feature in described.items() if isinstance(feature, features.Text)]
   labels = [key for key, feature in described.items() if isinstance(feature, features.ClassLabel)]
   if not texts or not labels:
