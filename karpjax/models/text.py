@@ -1,0 +1,89 @@
+"""Classifiers of texts: tokens [batch, length] int32, padded with 0 behind -> logits [batch, classes] float32.
+
+What is behind a text changes nothing: a longer padding gives the same logits.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from karpjax.layers import dropout, initialisers, max_over_time, recurrence
+from karpjax.models import mlp
+
+
+def embed(module: nn.Module, tokens):
+  """Word vectors 'embedding' [vocabulary, size], drawn from U(-0.25, 0.25) as in Kim 2014's programs.
+
+  Returns:
+    [batch, length, size] of the module's dtype, and which tokens are real, [batch, length] bool.
+  """
+  init = nn.initializers.uniform(0.5)
+  table = module.param('embedding', lambda *a: init(*a) - 0.25, (module.vocabulary, module.embedding))
+  return table.astype(module.dtype)[tokens], tokens != 0
+
+
+def logits(module: nn.Module, features, *, train: bool):
+  """The last layer, 'logits', under dropout: [batch, n] -> [batch, classes] float32."""
+  features = dropout.Dropout(module.dropout)(features.astype(jnp.float32), train=train)
+  return nn.Dense(module.classes, kernel_init=initialisers.lecun_normal, name='logits')(features)
+
+
+class TextCNN(nn.Module):
+  """Convolutions over word vectors, their maximum over time, dropout, one dense layer: Kim 2014's CNN-rand.
+
+  With 300 dimensions, windows of 3, 4 and 5 and 100 channels: 300 V + 360,300 + 301 C params.
+
+  Attributes:
+    vocabulary: tokens, 0 padding.
+    classes: outputs.
+    dtype: of the matmul; the logits are float32.
+    embedding: size of a word vector.
+    windows: words in a window, for each kind of it.
+    channels: features of each kind of window.
+    dropout: rate on the last layer's input. May be traced.
+  """
+
+  vocabulary: int
+  classes: int
+  dtype: Any = jnp.float32
+  embedding: int = 300
+  windows: tuple[int, ...] = (3, 4, 5)
+  channels: int = 100
+  dropout: float = 0.5
+
+  @nn.compact
+  def __call__(self, tokens, *, train: bool = False):
+    """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
+    mlp.check(embedding=self.embedding, windows=self.windows, channels=self.channels, dropout=self.dropout)
+    x, mask = embed(self, tokens)
+    x = max_over_time.MaxOverTime(self.windows, self.channels, self.dtype, name='features')(x, mask)
+    return logits(self, x, train=train)  # x: [batch, channels * len(windows)]
+
+
+class BiLSTM(nn.Module):
+  """LSTMs that read the text both ways, the maximum over time of what they say, dropout, one dense layer.
+
+  Attributes:
+    vocabulary, classes, dtype, embedding: as `TextCNN`'s.
+    units: of each layer, for each direction.
+    dropout: rate on the word vectors, between layers and on the last layer's input. May be traced.
+  """
+
+  vocabulary: int
+  classes: int
+  dtype: Any = jnp.float32
+  embedding: int = 300
+  units: tuple[int, ...] = (150,)
+  dropout: float = 0.5
+
+  @nn.compact
+  def __call__(self, tokens, *, train: bool = False):
+    """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
+    mlp.check(embedding=self.embedding, units=self.units, dropout=self.dropout)
+    x, mask = embed(self, tokens)
+    x = dropout.Dropout(self.dropout)(x, train=train)
+    stack = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
+    x, _ = stack(x, mask=mask, train=train)  # [batch, length, 2 * units[-1]]
+    x = jnp.where(mask[..., None], x, -1).max(1)  # no output is below -1: [batch, 2 * units[-1]]
+    return logits(self, x, train=train)
