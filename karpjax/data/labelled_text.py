@@ -206,7 +206,8 @@ def _tfds(name: str, data_dir: Path | None) -> tuple[dict[str, Pairs], list[str]
   import tensorflow_datasets
 
   features = tensorflow_datasets.features
-  builder, splits = tfds.opened(name, data_dir, (*SOURCES, 'table:DIR', 'FILE.csv', 'FILE.tsv'))
+  known = (*SOURCES, 'table:DIR', 'FILE.csv', 'FILE.tsv')
+  builder, splits = tfds.opened(name, data_dir, sources=known, suiting='sets of TFDS such as imdb_reviews')
   described = dict(sorted(builder.info.features.items()))  # their order on disk is that of a hash
   texts = [key for key, feature in described.items() if isinstance(feature, features.Text)]
   labels = [key for key, feature in described.items() if isinstance(feature, features.ClassLabel)]

@@ -72,21 +72,16 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   return Dataset(spec, splits, tuple(notes))
 
 
-IMAGES = (*bundled.SOURCES, 'folder:PATH')
-
-
-def opened(name: str, data_dir: Path | None = None, others: Sequence[str] = IMAGES):
+def opened(name: str, data_dir: Path | None = None, **others):
   """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.
 
   Args:
-    name: 'NAME', 'NAME/CONFIG' or 'NAME:VERSION'.
-    data_dir: where prepared sets are found.
-    others: names of sets that are not of TFDS, to be offered where this one is unknown.
+    name, data_dir, others: as `find`'s.
 
   Raises:
     UsageError: where the set isn't known, isn't prepared as array_record, or lacks files.
   """
-  folder = find(name, data_dir, others)
+  folder = find(name, data_dir, **others)
   import tensorflow_datasets as tfds
 
   builder = tfds.builder_from_directory(folder)
@@ -99,17 +94,33 @@ def opened(name: str, data_dir: Path | None = None, others: Sequence[str] = IMAG
   return builder, splits
 
 
-def find(name: str, data_dir: Path | None = None, others: Sequence[str] = IMAGES) -> Path:
-  """The folder of a prepared set's highest version, or the one named; a UsageError says how to prepare it."""
+def find(
+  name: str,
+  data_dir: Path | None = None,
+  *,
+  sources: Sequence[str] = (*bundled.SOURCES, 'folder:PATH'),
+  suiting: str = 'image sets of TFDS such as mnist or cifar10',
+) -> Path:
+  """The folder of a prepared set's highest version, or the one named.
+
+  Args:
+    name: NAME, NAME/CONFIG or NAME:VERSION.
+    data_dir: where to look; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+    sources: other names that the user could have meant.
+    suiting: which sets of TFDS would do.
+
+  Raises:
+    UsageError: where it isn't known, or isn't prepared; it says how to prepare it.
+  """
   bare, _, version = name.partition(':')
   default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
   for root in [data_dir, data_dir / 'tfds'] if data_dir else [default]:
     prepared = sorted((root / bare).glob(f'{version or "*"}/dataset_info.json'), key=_version)
     if bare and prepared:
       return prepared[-1].parent
-    there = sorted((root / bare).glob('*/dataset_info.json'), key=_version) if bare else []
-    if there:
-      versions = ', '.join(path.parent.name for path in there)
+    others = sorted((root / bare).glob('*/dataset_info.json'), key=_version) if bare else []
+    if others:
+      versions = ', '.join(path.parent.name for path in others)
       raise errors.UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
     configs = sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}) if bare else []
     if configs:
@@ -120,11 +131,9 @@ def find(name: str, data_dir: Path | None = None, others: Sequence[str] = IMAGES
   if bare.split('/')[0] in known:
     place = data_dir or default
     raise errors.UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
-  near = errors.nearest(name, others)
+  near = errors.nearest(name, known | set(sources))
   if 'Did you mean' not in near:
-    near = errors.nearest(name, known)
-  if 'Did you mean' not in near:
-    near = f' Known: {", ".join(others)}, and prepared sets of TFDS.'
+    near = f' Known: {", ".join(sources)}, and {suiting}.'
   raise errors.UsageError(f'unknown data set {name!r}.{near}')
 
 
