@@ -7,8 +7,9 @@ the very examples that a model sees as tokens.
 import dataclasses
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,13 +96,16 @@ def read(
   return Texts(name, classes, splits, (*notes, *more, f'{name}: {sizes} texts of {len(classes)} classes'))
 
 
-def encode(texts: Texts, tokeniser: tokenisers.Tokeniser, *, max_length: int = 0) -> Dataset:
+def encode(
+  texts: Texts, tokeniser: tokenisers.Tokeniser, *, max_length: int = 0, about: Mapping[str, Any] | None = None
+) -> Dataset:
   """Texts as arrays: 'tokens' [n, length] int32, padded with 0 behind, and 'label' [n] int32.
 
   Args:
     texts: as `read` gives them.
     tokeniser: whose token 0 stands for padding.
     max_length: tokens that are kept of a text; 0: as many as the longest of train has.
+    about: what else the TextSpec shall hold.
   """
   if max_length < 0:
     raise errors.UsageError(f'--max_length={max_length}: give a number of tokens, or 0 for the longest of train')
@@ -115,8 +119,8 @@ def encode(texts: Texts, tokeniser: tokenisers.Tokeniser, *, max_length: int = 0
     if cut:
       reason = f'--max_length={max_length}' if max_length else f'{length}, the longest of train'
       notes.append(f'{cut:,} of {len(rows):,} {split} texts are cut to {reason} tokens')
-  about = {'texts': 'labelled'}
-  spec = text.TextSpec(texts.name, splits['train'].size, {'text': tokeniser}, {'text': length}, texts.classes, about)
+  lengths = {'text': length}
+  spec = text.TextSpec(texts.name, splits['train'].size, {'text': tokeniser}, lengths, texts.classes, about or {})
   note = (
     f'{tokeniser.size:,} different tokens, {tokeniser.kind}; examples of {length}, {longest} in the longest of train'
   )

@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from karpjax import errors, models
 from karpjax.layers import dropout, initialisers, max_over_time, recurrence
-from karpjax.models import mlp
+from karpjax.models import mlp, transformer
 
 
 def embed(module: nn.Module, tokens):
@@ -87,3 +88,77 @@ class BiLSTM(nn.Module):
     x, _ = stack(x, mask=mask, train=train)  # [batch, length, 2 * units[-1]]
     x = jnp.where(mask[..., None], x, -1).max(1)  # no output is below -1: [batch, 2 * units[-1]]
     return logits(self, x, train=train)
+
+
+class Transformer(nn.Module):
+  """An encoder as BERT's, the mean of what it says of the text's tokens, dropout, one dense layer.
+
+  Its params begin with 'encoder', as those of a masked language model, whose weights it can start from.
+
+  Attributes:
+    vocabulary, classes: as `TextCNN`'s.
+    context: the largest number of tokens.
+    dtype: of the encoder; the logits are float32.
+    layers, heads, width, hidden, positions, pre_norm: as `transformer.Encoder`'s.
+    dropout: rate in the encoder and on the last layer's input. May be traced.
+  """
+
+  vocabulary: int
+  classes: int
+  context: int
+  dtype: Any = jnp.float32
+  layers: int = 2
+  heads: int = 4
+  width: int = 128
+  hidden: int = 0
+  positions: str = 'learned'
+  pre_norm: bool = False
+  dropout: float = 0.1
+
+  @nn.compact
+  def __call__(self, tokens, *, train: bool = False):
+    """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
+    mlp.check(layers=self.layers, heads=self.heads, width=self.width, dropout=self.dropout)
+    encoder = transformer.Encoder(
+      self.vocabulary,
+      self.context,
+      self.layers,
+      self.heads,
+      self.width,
+      self.hidden,
+      self.positions,
+      pre_norm=self.pre_norm,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      name='encoder',
+    )
+    x = encoder(tokens, train=train).astype(jnp.float32)  # [batch, length, width]
+    real = (tokens != 0).astype(jnp.float32)
+    x = jnp.einsum('blw,bl->bw', x, real) / jnp.maximum(real.sum(1, keepdims=True), 1)  # [batch, width]
+    return logits(self, x, train=train)
+
+
+MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
+SIZES = ('layers', 'heads', 'width', 'hidden', 'positions', 'pre_norm')  # of an encoder, that its weights depend on
+
+
+def build(name: str, spec, *, dtype=jnp.float32, options: dict[str, Any]) -> nn.Module:
+  """The model for the texts that a `TextSpec` describes.
+
+  Args:
+    name: a key of MODELS; where the spec tells the sizes of a pretrained encoder, it is that one's.
+    spec: of the data.
+    dtype: of the computation.
+    options: what the user chose; None leaves the model's own default.
+
+  Raises:
+    UsageError: for an unknown name or option, or an option's value that makes no sense.
+  """
+  if 'pretrained' in spec.about:
+    sizes = spec.about['pretrained']
+    other = [option for option in sizes if options.get(option) not in (None, sizes[option])]
+    if other:
+      raise errors.UsageError(f'--{other[0]}={options[other[0]]}: that of the pretrained encoder is {sizes[other[0]]}')
+    name, options = 'transformer', {**options, **sizes}
+  decided = {'vocabulary': spec.tokenisers['text'].size, 'classes': len(spec.classes), 'context': spec.lengths['text']}
+  return models.construct(name, MODELS, options, dtype=dtype, **decided)

@@ -9,7 +9,7 @@ import numpy as np
 
 from karpjax.data.dataset import Split
 from karpjax.metrics import classification
-from karpjax.report import pictures, plots, writers
+from karpjax.report import pictures, plots, progress, writers
 
 BATCH = 500  # examples in one call of predict
 MISTAKES = 20
@@ -45,7 +45,7 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
 def draw_texts(
   program,
   dataset,
-  texts: Mapping[str, Sequence[str]],
+  texts: Mapping[str, Split],
   state,
   t: int,
   folder: Path,
@@ -57,7 +57,7 @@ def draw_texts(
 
   Args:
     program, dataset, state, t, folder, seeds: as `draw`'s.
-    texts: {split: the texts themselves}.
+    texts: {split: of 'text' [n], the strings themselves}.
     baselines: () -> {model: {metric: number}}.
   """
   name, _, labels, probabilities = predictions(program, dataset, state)
@@ -66,7 +66,7 @@ def draw_texts(
     classes=dataset.spec.classes,
     labels=labels,
     probabilities=probabilities,
-    texts=texts[name],
+    texts=texts[name].arrays['text'],
     baselines=baselines(),
     heading=f'{name} split, step {t}',
     seeds=seeds,
@@ -145,7 +145,7 @@ def write(
     pictures.mistakes(images(worst), true, guessed, chance, folder, note)
   if baselines:
     report['baselines'] = baselines
-    lines.append(beside(baselines))
+    lines.append('\n'.join([*compared(baselines), '']))
   if texts is not None and len(worst):
     report['mistakes'] = [
       {'true': t, 'predicted': p, 'probability': float(c), 'text': texts[i]}
@@ -161,11 +161,19 @@ def write(
   writers.write_bytes(Path(folder) / 'report.txt', '\n'.join(lines).encode())
 
 
-def beside(baselines: Mapping[str, Mapping[str, float]]) -> str:
-  """Baselines as aligned text."""
-  width = max(map(len, baselines))
-  numbers = lambda row: '  '.join(f'{metric} {value:.4f}' for metric, value in row.items())
-  return '\n'.join(['TF-IDF', '', *(f'{name:>{width}}  {numbers(row)}' for name, row in baselines.items()), ''])
+def compared(baselines: Mapping[str, Mapping[str, float]], numbers: Mapping | None = None, name: str = '') -> list[str]:
+  """Baselines as aligned lines, under the numbers of a run where they are given.
+
+  Args:
+    baselines: {model: {metric: number}}.
+    numbers: of summary.json: a number, or several seeds' {'mean', 'std', …}, for each metric.
+    name: of the run's model.
+  """
+  metrics = [metric for metric in next(iter(baselines.values())) if numbers is None or metric in numbers]
+  shown = lambda x: f'{x["mean"]:.4f} ± {x["std"]:.4f}' if isinstance(x, Mapping) else f'{x:.4f}'
+  rows = [] if numbers is None else [(name, *(shown(numbers[metric]) for metric in metrics))]
+  rows += [(f'TF-IDF, {model}', *(shown(row[metric]) for metric in metrics)) for model, row in baselines.items()]
+  return progress.table(rows, ('model', *metrics))
 
 
 def mistakes(rows: Sequence[Mapping]) -> str:

@@ -72,13 +72,9 @@ def test_equals_pytorchs_convolutions():
   expected = []
   for width in module.windows:
     kernel, bias = (torch.tensor(np.asarray(params[f'window{width}'][name])) for name in ('kernel', 'bias'))
-    out = torch.nn.functional.conv1d(
-      torch.tensor(x).transpose(1, 2), kernel.permute(2, 1, 0), bias, padding=width - 1
-    )
+    out = torch.nn.functional.conv1d(torch.tensor(x).transpose(1, 2), kernel.permute(2, 1, 0), bias, padding=width - 1)
     expected.append(out.relu().amax(2).numpy())
-  np.testing.assert_allclose(
-    jax.jit(module.apply)({'params': params}, x, mask), np.concatenate(expected, 1), atol=1e-5
-  )
+  np.testing.assert_allclose(jax.jit(module.apply)({'params': params}, x, mask), np.concatenate(expected, 1), atol=1e-5)
 
 
 def test_bfloat16_keeps_params_in_float32():
