@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from karpjax import config, errors, gradients, hosts, hyperparameters, loop, optim
+from karpjax import buckets, config, errors, gradients, hosts, hyperparameters, loop, optim
 from karpjax.data import dataset, labelled_text, text, tokenisers
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
@@ -49,6 +49,14 @@ class Config(config.Train):
   max_norm: float = config.flag(0.0, "Largest norm of a class's weights in the last layer, as in Kim 2014; 0: any.")
   baseline: bool = config.flag(True, 'Whether linear models on TF-IDF are fitted too, and shown beside.', free=True)
   steps: config.Duration = config.run_flag('10epochs', 'How long to train.')
+  eval_batch_size: int = config.run_flag(100, 'Examples in one call of the evaluation.', free=True)
+  order: str = config.data_flag(
+    'bucketed',
+    'Examples in a new order each epoch, of batches of similar lengths (bucketed) or not, in one shuffled order, or as '
+    'stored.',
+    choices=('bucketed', 'reshuffle', 'shuffle', 'stored'),
+  )
+  buckets: int = config.data_flag(4, 'To how many lengths a batch may be cut, the shortest that holds it being taken.')
   batch_size: int = config.data_flag(50, 'Examples in one step, over all devices; 0: the whole train split.')
 
   embedding: int | None = config.flag(None, 'Size of the word vectors.', group='Model')
@@ -88,7 +96,9 @@ def encode(config_: Config, texts: labelled_text.Texts) -> dataset.Dataset:
   if found := pretrained(config_):
     spec, sizes = found
     about = {'pretrained': sizes}
-    return labelled_text.encode(texts, spec.tokenisers['text'], max_length=spec.lengths['text'], about=about)
+    return labelled_text.encode(
+      texts, spec.tokenisers['text'], max_length=spec.lengths['text'], count=config_.buckets, about=about
+    )
   made = tokenisers.make(
     config_.tokeniser,
     texts.splits['train'].arrays['text'],
@@ -97,7 +107,7 @@ def encode(config_: Config, texts: labelled_text.Texts) -> dataset.Dataset:
     vocabulary=config_.vocabulary or (4000 if config_.tokeniser == 'bpe' else 0),
     lower=config_.lower,
   )
-  return labelled_text.encode(texts, made, max_length=config_.max_length)
+  return labelled_text.encode(texts, made, max_length=config_.max_length, count=config_.buckets)
 
 
 def data(config_: Config) -> dataset.Dataset:
@@ -139,9 +149,10 @@ def program(config_: Config, spec: text.TextSpec) -> Program:
     logits = predict(state, batch, key)
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
+  step = gradients.train_step(loss, optimiser, microbatches=config_.microbatches, ema_decay=config_.ema)
   return Program(
     init=init,
-    step=gradients.train_step(loss, optimiser, microbatches=config_.microbatches, ema_decay=config_.ema),
+    step=buckets.fitted(step, spec.about['buckets'], labelled_text.longest, labelled_text.cut),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,

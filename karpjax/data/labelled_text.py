@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from karpjax import errors
+from karpjax import buckets, errors
 from karpjax.data import columns as tables
 from karpjax.data import python_docs, splitting, text, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split
@@ -97,7 +98,12 @@ def read(
 
 
 def encode(
-  texts: Texts, tokeniser: tokenisers.Tokeniser, *, max_length: int = 0, about: Mapping[str, Any] | None = None
+  texts: Texts,
+  tokeniser: tokenisers.Tokeniser,
+  *,
+  max_length: int = 0,
+  count: int = 1,
+  about: Mapping[str, Any] | None = None,
 ) -> Dataset:
   """Texts as arrays: 'tokens' [n, length] int32, padded with 0 behind, and 'label' [n] int32.
 
@@ -105,25 +111,27 @@ def encode(
     texts: as `read` gives them.
     tokeniser: whose token 0 stands for padding.
     max_length: tokens that are kept of a text; 0: as many as the longest of train has.
-    about: what else the TextSpec shall hold.
+    count: to how many lengths batches may be cut: the spec's about['buckets'], rising.
+    about: what else the spec shall hold.
   """
   if max_length < 0:
     raise errors.UsageError(f'--max_length={max_length}: give a number of tokens, or 0 for the longest of train')
   numbers = {split: [tokeniser.encode(words) for words in each.arrays['text']] for split, each in texts.splits.items()}
-  longest = max(map(len, numbers['train']))
-  length = max_length or max(longest, 1)
+  most = max(map(len, numbers['train']))
+  length = max_length or max(most, 1)
   splits, notes = {}, []
   for split, rows in numbers.items():
-    splits[split] = Split.of(tokens=padded(rows, length), label=texts.splits[split].arrays['label'])
-    cut = sum(len(row) > length for row in rows)
-    if cut:
+    made = Split.of(tokens=padded(rows, length), label=texts.splits[split].arrays['label'])
+    splits[split] = dataclasses.replace(made, lengths=np.minimum([len(row) for row in rows], length))
+    beyond = sum(len(row) > length for row in rows)
+    if beyond:
       reason = f'--max_length={max_length}' if max_length else f'{length}, the longest of train'
-      notes.append(f'{cut:,} of {len(rows):,} {split} texts are cut to {reason} tokens')
+      notes.append(f'{beyond:,} of {len(rows):,} {split} texts are cut to {reason} tokens')
+  edges = sorted({*buckets.edges(splits['train'].lengths, count)[:-1], length})
+  about = {**(about or {}), 'buckets': edges}
   lengths = {'text': length}
-  spec = text.TextSpec(texts.name, splits['train'].size, {'text': tokeniser}, lengths, texts.classes, about or {})
-  note = (
-    f'{tokeniser.size:,} different tokens, {tokeniser.kind}; examples of {length}, {longest} in the longest of train'
-  )
+  spec = text.TextSpec(texts.name, splits['train'].size, {'text': tokeniser}, lengths, texts.classes, about)
+  note = f'{tokeniser.size:,} different tokens, {tokeniser.kind}; examples of {length}, {most} in the longest of train'
   return Dataset(spec, splits, (*texts.notes, *notes, note))
 
 
@@ -133,6 +141,16 @@ def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
   for out, row in zip(tokens, rows):
     out[: min(len(row), length)] = row[:length]
   return tokens
+
+
+def longest(batch) -> jax.Array:
+  """[] int32: tokens of the longest text of a batch."""
+  return (batch['tokens'] != 0).sum(-1).max()
+
+
+def cut(batch, length: int):
+  """A batch whose texts have `length` tokens, padding included."""
+  return {**batch, 'tokens': batch['tokens'][:, :length]}
 
 
 # ---- sources ----

@@ -35,13 +35,13 @@ class MaxOverTime(nn.Module):
     layers = [_Window(width, inputs, self.channels, name=f'window{width}')() for width in self.windows]
     kernels = jnp.concatenate([kernel.transpose(1, 0, 2).reshape(inputs, -1) for kernel, _ in layers], 1)
     places = jnp.where(mask[..., None], x, 0).astype(self.dtype) @ kernels.astype(self.dtype)
-    features, start = [], 0  # places: [..., time, sum of widths * channels]
+    places = iter(jnp.split(places, sum(self.windows), -1))  # each [..., time, channels]
+    features = []
     for width, (_, bias) in zip(self.windows, layers):
       found = 0
       for place in range(width):
-        part = places[..., start : start + self.channels].astype(jnp.float32)
-        found += jnp.pad(part, [*lead, (width - 1 - place, place), (0, 0)])  # [..., time + width - 1, channels]
-        start += self.channels
+        shift = [*lead, (width - 1 - place, place), (0, 0)]
+        found += jnp.pad(next(places).astype(jnp.float32), shift)  # [..., time + width - 1, channels]
       # the windows that begin before the first step end in it or beyond; the others are real where their first step is
       real = jnp.pad(mask, [*lead, (width - 1, 0)], constant_values=True)
       found = jnp.where(real[..., None], found + bias, -jnp.inf)
