@@ -120,8 +120,8 @@ class Train:
   order: str = data_flag(
     'reshuffle',
     'Examples in a new order each epoch, in one shuffled order, as stored, or as streams: each place of a batch goes on '
-    'where it was in the batch before.',
-    choices=('reshuffle', 'shuffle', 'stored', 'streams'),
+    'where it was in the batch before; bucketed: batches of similar lengths, in a new order each epoch.',
+    choices=('reshuffle', 'shuffle', 'stored', 'streams', 'bucketed'),
   )
   resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones stream from the host.')
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', free=True)

@@ -33,6 +33,11 @@ def mean(tree):
   return jax.lax.pmean(tree, REPLICAS) if replicas() > 1 else tree
 
 
+def largest(tree):
+  """Maximum over replicas, leaf by leaf; the identity on one device."""
+  return jax.lax.pmax(tree, REPLICAS) if replicas() > 1 else tree
+
+
 def gather(tree):
   """[batch of one replica, ...] -> [whole batch, ...], leaf by leaf; the identity on one device."""
   return jax.lax.all_gather(tree, REPLICAS, tiled=True) if replicas() > 1 else tree

@@ -135,15 +135,18 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return resident[name]
 
   # ---- training ----
+  order = config.order
+  if order == 'bucketed':
+    if train.lengths is None:
+      raise UsageError('--order=bucketed: the examples of this set are all of one length; type --order=reshuffle')
+    order = batches.by_length(train.lengths, config.batch_size)
   calls = {}  # filled by prepare: 'one' or 'many', compiled; 'steps', how many it makes at the most; …
   waited = {'input': 0.0}
   streaming = {}  # the iterator of streamed batches, and the step it has come to
 
   def numbers_of(start, steps):  # [steps, (seeds,) batch]
     one = functools.cache(
-      lambda seed: batches.indices(
-        seed, start, steps, batch_size=config.batch_size, size=train.size, order=config.order
-      )
+      lambda seed: batches.indices(seed, start, steps, batch_size=config.batch_size, size=train.size, order=order)
     )
     rows = [one(seed) for seed in population.seeds]
     return rows[0] if seeds == 1 or shared else np.stack(rows, 1)

@@ -5,7 +5,7 @@ t·batch_size … (t+1)·batch_size − 1 of it. Nothing of it needs saving: a r
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -19,7 +19,53 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
   return generator.permutation(size).astype(np.int32)
 
 
-def indices(seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str = 'reshuffle') -> np.ndarray:
+def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.ndarray]:
+  """Epochs whose batches are of similar lengths, in a drawn order: what `indices` takes as an order.
+
+  An epoch's examples are sorted by length, similar ones in a drawn order, and cut into batches, which are shuffled. Where a
+  batch straddles two epochs, the end of the one and the beginning of the other are taken from the same drawn quantile of
+  lengths, so that this batch is like the others.
+
+  Args:
+    lengths: [size] int, of the examples.
+    batch_size: examples a step, at most `size`.
+
+  Returns:
+    (seed, epoch) -> [size] int32, a permutation.
+  """
+  lengths, size = np.asarray(lengths), len(lengths)
+  philox = lambda seed, epoch: np.random.Philox(key=np.array([seed, epoch + _QUANTILE], np.uint64))
+  quantile = lambda seed, epoch: philox(seed, epoch).random_raw() / 2**64
+
+  @functools.lru_cache(maxsize=8)
+  def epoch_order(seed, epoch):
+    drawn = permutation(seed, epoch, size)
+    # stretched by up to a tenth, so that batches have other members each epoch where hardly two lengths are equal
+    stretched = lengths[drawn] * (1 + 0.1 * np.arange(size) / size)
+    left = drawn[np.argsort(stretched, kind='stable')]
+    head = -epoch * size % batch_size  # what the last epoch's last batch lacks
+    tail = (size - head) % batch_size
+    first, left = _take_out(left, head, quantile(seed, epoch))
+    last, left = _take_out(left, tail, quantile(seed, epoch + 1))
+    whole = left.reshape(-1, batch_size)
+    whole = whole[permutation(seed, epoch + _BATCHES, len(whole))]
+    return np.concatenate([first, whole.reshape(-1), last])
+
+  return epoch_order
+
+
+_BATCHES, _QUANTILE = 2**40, 2**41  # added to the epoch: other draws than that of its examples
+
+
+def _take_out(ordered, count, quantile):
+  """`count` neighbours at a quantile, and the others."""
+  start = int(quantile * (len(ordered) - count + 1))
+  return ordered[start : start + count], np.delete(ordered, np.s_[start : start + count])
+
+
+def indices(
+  seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str | Callable = 'reshuffle'
+) -> np.ndarray:
   """The example numbers of steps start … start + steps − 1.
 
   Args:
@@ -29,7 +75,8 @@ def indices(seed: int, start: int, steps: int, *, batch_size: int, size: int, or
     batch_size: examples a step.
     size: of the train split.
     order: 'reshuffle' each epoch, 'shuffle' once, 'stored', or 'streams': the set is cut into `batch_size` runs of
-      neighbours, and each place of a batch goes through one of them; what does not divide is left out.
+      neighbours, and each place of a batch goes through one of them; what does not divide is left out. Or a function
+      (seed, epoch) -> the order of an epoch.
 
   Returns:
     [steps, batch_size] int32.
@@ -44,7 +91,10 @@ def indices(seed: int, start: int, steps: int, *, batch_size: int, size: int, or
   numbers = np.empty(len(positions), np.int32)
   for epoch in range(epochs[0], epochs[-1] + 1):
     here = epochs == epoch
-    numbers[here] = permutation(seed, epoch if order == 'reshuffle' else 0, size)[within[here]]
+    if callable(order):
+      numbers[here] = order(seed, epoch)[within[here]]
+    else:
+      numbers[here] = permutation(seed, epoch if order == 'reshuffle' else 0, size)[within[here]]
   return numbers.reshape(steps, batch_size)
 
 

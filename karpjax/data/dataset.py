@@ -72,12 +72,14 @@ class Split:
     arrays: name -> [size, ...], such as 'image' and 'label' (int32), where they fit in memory; else None.
     fetch: indices [n] -> {name: [n, ...]}, on the host.
     gather: (arrays, indices [n]) -> the same, pure; traced where the arrays live on the device.
+    lengths: [size] int, by which --order=bucketed brings examples together; None where all are alike.
   """
 
   size: int
   arrays: dict[str, np.ndarray] | None
   fetch: Callable[[np.ndarray], dict[str, np.ndarray]]
   gather: Callable[[Any, Any], dict[str, Any]] = rows
+  lengths: np.ndarray | None = None
 
   @classmethod
   def of(cls, **arrays: np.ndarray) -> 'Split':
@@ -85,15 +87,16 @@ class Split:
     return cls.made(len(next(iter(arrays.values()))), arrays, rows)
 
   @classmethod
-  def made(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable) -> 'Split':
+  def made(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable, lengths=None) -> 'Split':
     """A split whose examples are made of arrays of any shapes when they are asked for, as windows of a text."""
-    return cls(size, arrays, functools.partial(gather, arrays), gather)
+    return cls(size, arrays, functools.partial(gather, arrays), gather, lengths)
 
   def select(self, indices: np.ndarray) -> 'Split':
     """The examples `indices` [n], in that order."""
+    lengths = None if self.lengths is None else self.lengths[indices]
     if self.arrays is not None:
-      return Split.of(**self.fetch(indices))
-    return Split(len(indices), None, functools.partial(_select, self.fetch, indices))
+      return dataclasses.replace(Split.of(**self.fetch(indices)), lengths=lengths)
+    return Split(len(indices), None, functools.partial(_select, self.fetch, indices), lengths=lengths)
 
   def change(self, images: Callable[[np.ndarray], np.ndarray]) -> 'Split':
     """`images` [n, ...] -> [n, ...] applied to 'image' whenever examples are fetched."""

@@ -1,5 +1,7 @@
 """The order of examples is arithmetic on (seed, step)."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,43 @@ def test_fetch_keeps_the_shape_of_the_numbers():
   split = Split.of(image=np.arange(40, dtype=np.uint8).reshape(20, 2))
   batch = batches.fetch(split, np.array([[1, 2, 3], [4, 5, 6]]))
   assert batch['image'].shape == (2, 3, 2) and batch['image'][1, 2, 0] == 12
+
+
+@pytest.mark.parametrize('size, batch_size', [(103, 10), (100, 10), (64, 64), (65, 64), (9, 4), (50, 1)])
+def test_bucketed_epochs_visit_every_example_once_where_batches_straddle_them_too(size, batch_size):
+  lengths = np.random.default_rng(0).integers(3, 40, size)
+  order = batches.by_length(lengths, batch_size)
+  steps = -(-4 * size // batch_size)
+  numbers = batches.indices(5, 0, steps, batch_size=batch_size, size=size, order=order)
+  flat = numbers.reshape(-1)
+  for epoch in range(4):
+    assert sorted(flat[epoch * size : (epoch + 1) * size]) == list(range(size))
+  anew = batches.by_length(lengths.copy(), batch_size)
+  for t in range(0, steps, 7):  # a resume needs no history
+    one = batches.indices(5, t, 1, batch_size=batch_size, size=size, order=anew)
+    np.testing.assert_array_equal(one[0], numbers[t])
+
+
+def test_bucketed_batches_are_of_similar_lengths_in_another_order_each_epoch():
+  size, batch_size, epochs = 2010, 32, 6
+  lengths = np.random.default_rng(1).integers(100, 1100, size)
+  order = batches.by_length(lengths, batch_size)
+  steps = epochs * size // batch_size
+  numbers = batches.indices(0, 0, steps, batch_size=batch_size, size=size, order=order)
+  spread = np.ptp(lengths[numbers], axis=1)  # a batch holds 1.6 % of all lengths, and a tenth around them
+  assert spread.max() < 150
+  straddles = [t for t in range(steps) if (t * batch_size) // size != (t * batch_size + batch_size - 1) // size]
+  assert len(straddles) == 5 and spread[straddles].max() < 150
+  assert np.ptp(lengths[numbers[straddles]].mean(1)) > 100  # at other lengths each time
+  means = lengths[numbers].mean(1)
+  assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2  # batches are shuffled
+  first, second = order(0, 0), order(0, 1)
+  assert not np.array_equal(first, second) and not np.array_equal(first, order(1, 0))
+  whole = [frozenset(row) for row in first[: size // batch_size * batch_size].reshape(-1, batch_size)]
+  assert not set(whole) & {frozenset(row) for row in second[6:-20].reshape(-1, batch_size)}  # nor of the same members
+
+
+def test_lengths_go_with_the_examples_that_are_selected():
+  split = Split.of(tokens=np.arange(12).reshape(6, 2))
+  split = dataclasses.replace(split, lengths=np.arange(6) * 10)
+  np.testing.assert_array_equal(split.select(np.array([4, 1])).lengths, [40, 10])
