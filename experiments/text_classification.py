@@ -52,7 +52,7 @@ class Config(config.Train):
   eval_batch_size: int = config.run_flag(100, 'Examples in one call of the evaluation.', free=True)
   order: str = config.data_flag(
     'bucketed',
-    'Examples in a new order each epoch, of batches of similar lengths (bucketed) or not, in one shuffled order, or as '
+    'Examples in a new order each epoch, of batches of similar lengths (bucketed) or of any; in one shuffled order; or as '
     'stored.',
     choices=('bucketed', 'reshuffle', 'shuffle', 'stored'),
   )

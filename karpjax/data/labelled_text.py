@@ -135,6 +135,18 @@ def encode(
   return Dataset(spec, splits, (*texts.notes, *notes, note))
 
 
+def tokens(texts: Sequence[str], spec: text.TextSpec) -> np.ndarray:
+  """Any texts as a model of this spec takes them: [n, length] int32, cut or padded.
+
+  Raises:
+    UsageError: for an empty one.
+  """
+  for number, words in enumerate(texts, 1):
+    if not words.strip():
+      raise errors.UsageError(f'text {number} is empty')
+  return padded([spec.tokenisers['text'].encode(words) for words in texts], spec.lengths['text'])
+
+
 def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
   """Token sequences as [n, length] int32: what is longer is cut, what is shorter padded with 0."""
   tokens = np.zeros((len(rows), length), np.int32)

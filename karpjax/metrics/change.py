@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Alert:
 class Watch:
   """Attributes:
   statistics: [n] float64, the evidence for a rise at each place, in nats; 0 where none is sought.
-  references: [n] float64, the share that is expected there; NaN while it is being found out.
+  references: [n] float64, the share that is expected there; NaN while too little is known.
   alerts: in their order.
   """
 
@@ -37,10 +36,10 @@ class Watch:
   alerts: list[Alert]
 
 
-def expected(hits: Sequence[bool]) -> float:
-  """A share to expect after these: theirs (Laplace's estimate), and one standard error more, as it is an estimate."""
-  share = (sum(hits) + 1) / (len(hits) + 2)
-  return share + math.sqrt(share * (1 - share) / len(hits))
+def expected(count: int, size: int) -> float:
+  """The share to expect after `count` hits among `size`: theirs (Laplace's estimate), and one standard error more."""
+  share = (count + 1) / (size + 2)
+  return share + math.sqrt(share * (1 - share) / size)
 
 
 def cusum(statistic: float, hit: bool, reference: float, factor: float) -> float:
@@ -77,27 +76,31 @@ def watch(
     hits: [n] bool.
     test: 'cusum', or 'binomial' on each window.
     threshold: nats: of the CUSUM, or minus the logarithm of the test's level.
-    window: places that the binomial test looks back on.
-    baseline: the first places, from which the reference is found, as `expected`; after an alert it is found anew.
-    reference: the share to expect, if it is known; then there is no baseline.
+    window: how far back the binomial test looks.
+    baseline: how many places, at least, what is usual is learnt from: all those before the last `window`, since the last
+      alert.
+    reference: the share to expect, if it is known; then nothing is learnt.
     factor: by which the odds rise, in what the CUSUM looks for.
   """
+  hits = np.asarray(hits, bool)
+  counts = np.concatenate([[0], np.cumsum(hits)])  # counts[i]: hits among the first i
   statistics, references, alerts = np.zeros(len(hits)), np.full(len(hits), np.nan), []
-  first, start, share, statistic = 0, 0, reference, 0.0  # of the baseline; of the rise
-  for i, hit in enumerate(np.asarray(hits, bool)):
-    if reference is None and i - first < baseline:
+  first = start = 0  # after the last alert; of the rise
+  statistic = 0.0
+  for i, hit in enumerate(hits):
+    usual = i + 1 - window - first  # places that tell what is usual
+    if reference is None and usual < baseline:
       start = i + 1
       continue
-    if share is None:
-      share = expected(hits[first:i])
+    share = expected(int(counts[first + usual] - counts[first]), usual) if reference is None else reference
     if test == 'cusum':
       statistic = cusum(statistic, hit, share, factor)
-      start = i + 1 if statistic == 0 else start
-    elif i + 1 - first - (0 if reference is not None else baseline) >= window:
+      start = start if statistic else i + 1
+    elif usual >= 0:
       start = i + 1 - window
-      statistic = binomial(int(hits[start : i + 1].sum()), window, share)
+      statistic = binomial(int(counts[i + 1] - counts[start]), window, share)
     statistics[i], references[i] = statistic, share
     if statistic > threshold:
-      alerts.append(Alert(i, start, share, float(np.mean(hits[start : i + 1]))))
-      first, start, share, statistic = i + 1, i + 1, reference, 0.0
+      alerts.append(Alert(i, start, share, float(hits[start : i + 1].mean())))
+      first, start, statistic = i + 1, i + 1, 0.0
   return Watch(statistics, references, alerts)

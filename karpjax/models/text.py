@@ -8,9 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors, models
+from karpjax import errors
 from karpjax.layers import dropout, initialisers, max_over_time, recurrence
-from karpjax.models import mlp, transformer
+from karpjax.models import choices, mlp, transformer
 
 
 def embed(module: nn.Module, tokens):
@@ -160,5 +160,8 @@ def build(name: str, spec, *, dtype=jnp.float32, options: dict[str, Any]) -> nn.
     if other:
       raise errors.UsageError(f'--{other[0]}={options[other[0]]}: that of the pretrained encoder is {sizes[other[0]]}')
     name, options = 'transformer', {**options, **sizes}
-  decided = {'vocabulary': spec.tokenisers['text'].size, 'classes': len(spec.classes), 'context': spec.lengths['text']}
-  return models.construct(name, MODELS, options, dtype=dtype, **decided)
+  constructor = errors.choose('model', name, MODELS)
+  chosen = choices.checked(name, constructor, options, ('vocabulary', 'classes', 'context', 'dtype'))
+  if constructor is Transformer:
+    chosen['context'] = spec.lengths['text']
+  return constructor(spec.tokenisers['text'].size, len(spec.classes), dtype=dtype, **chosen)
