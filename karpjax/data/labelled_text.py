@@ -116,6 +116,8 @@ def encode(
   """
   if max_length < 0:
     raise errors.UsageError(f'--max_length={max_length}: give a number of tokens, or 0 for the longest of train')
+  if count < 1:
+    raise errors.UsageError(f'--buckets={count}: at least 1 is needed')
   numbers = {split: [tokeniser.encode(words) for words in each.arrays['text']] for split, each in texts.splits.items()}
   most = max(map(len, numbers['train']))
   length = max_length or max(most, 1)

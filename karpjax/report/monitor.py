@@ -24,7 +24,8 @@ def shares(times: Sequence, shares: np.ndarray, watch, threshold: float, folder:
   figure, (upper, lower) = plots.new_figure(8.0, 4.6, rows=2, height_ratios=[2, 1], sharex=True)
   upper.plot(times, shares, color=plots.BLUE, label=f'share of {watched}')
   upper.plot(times, watch.references, color=plots.FAINT, linestyle='--', linewidth=1, label='expected')
-  lower.plot(times, watch.statistics, color=plots.PURPLE, label='evidence, nats')
+  sought = np.where(np.isnan(watch.references), np.nan, watch.statistics)
+  lower.plot(times, sought, color=plots.PURPLE, label='evidence, nats')
   lower.axhline(threshold, color=plots.VERMILION, linewidth=1, label='threshold')
   for i, alert in enumerate(watch.alerts):
     for axis in (upper, lower):
