@@ -72,13 +72,17 @@ class Config(config.Train):
   dropout: float | None = config.flag(None, 'Rate.', group='Model')
 
 
-def pretrained(config_: Config) -> tuple[text.TextSpec, dict] | None:
-  """The spec and the encoder's sizes of the masked language model that --init_from names, if it names one."""
+def earlier(config_: Config) -> tuple[tokenisers.Tokeniser, int, dict] | None:
+  """The tokeniser, the length and, of an encoder, the sizes of the run that --init_from names, if it is one of texts."""
   stored = config.saved(config_.init_from) if config_.init_from else None
-  if not stored or stored['experiment'] != PRETRAINED:
+  if not stored or stored['experiment'] not in (PRETRAINED, 'text_classification'):
     return None
-  sizes = {name: stored['flags'][name] for name in models.SIZES if stored['flags'].get(name) is not None}
-  return text.TextSpec.from_json(stored['spec']), sizes
+  spec, flags = text.TextSpec.from_json(stored['spec']), stored['flags']
+  length = spec.lengths['text']
+  about = {name: value for name, value in spec.about.items() if name == 'pretrained'}
+  if stored['experiment'] == PRETRAINED:
+    about['pretrained'] = {'context': length, **{name: flags[name] for name in models.SIZES if name in flags}}
+  return spec.tokenisers['text'], length, about
 
 
 def read(config_: Config) -> labelled_text.Texts:
@@ -93,12 +97,10 @@ def read(config_: Config) -> labelled_text.Texts:
 
 
 def encode(config_: Config, texts: labelled_text.Texts) -> dataset.Dataset:
-  if found := pretrained(config_):
-    spec, sizes = found
-    about = {'pretrained': sizes}
-    return labelled_text.encode(
-      texts, spec.tokenisers['text'], max_length=spec.lengths['text'], count=config_.buckets, about=about
-    )
+  if found := earlier(config_):
+    made, length, about = found
+    length = config_.max_length or length
+    return labelled_text.encode(texts, made, max_length=length, count=config_.buckets, about=about)
   made = tokenisers.make(
     config_.tokeniser,
     texts.splits['train'].arrays['text'],

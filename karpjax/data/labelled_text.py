@@ -112,16 +112,22 @@ def encode(
     tokeniser: whose token 0 stands for padding.
     max_length: tokens that are kept of a text; 0: as many as the longest of train has.
     count: to how many lengths batches may be cut: the spec's about['buckets'], rising.
-    about: what else the spec shall hold.
+    about: what else the spec shall hold; with 'pretrained' texts begin with <s>.
   """
   if max_length < 0:
     raise errors.UsageError(f'--max_length={max_length}: give a number of tokens, or 0 for the longest of train')
   if count < 1:
     raise errors.UsageError(f'--buckets={count}: at least 1 is needed')
-  numbers = {split: [tokeniser.encode(words) for words in each.arrays['text']] for split, each in texts.splits.items()}
+  begin = _begin(about or {})
+  numbers = {
+    split: [np.append(begin, tokeniser.encode(words)) for words in each.arrays['text']]
+    for split, each in texts.splits.items()
+  }
   most = max(map(len, numbers['train']))
   length = max_length or max(most, 1)
   splits, notes = {}, []
+  if about and 'pretrained' in about:
+    notes.append('pretrained: the model is the encoder of --init_from, with its tokens and its number of them')
   for split, rows in numbers.items():
     made = Split.of(tokens=padded(rows, length), label=texts.splits[split].arrays['label'])
     splits[split] = dataclasses.replace(made, lengths=np.minimum([len(row) for row in rows], length))
@@ -146,7 +152,13 @@ def tokens(texts: Sequence[str], spec: text.TextSpec) -> np.ndarray:
   for number, words in enumerate(texts, 1):
     if not words.strip():
       raise errors.UsageError(f'text {number} is empty')
-  return padded([spec.tokenisers['text'].encode(words) for words in texts], spec.lengths['text'])
+  begin = _begin(spec.about)
+  return padded([np.append(begin, spec.tokenisers['text'].encode(words)) for words in texts], spec.lengths['text'])
+
+
+def _begin(about: Mapping[str, Any]) -> np.ndarray:
+  """What stands before a text: <s> where a pretrained encoder has always seen one there."""
+  return np.array([tokenisers.BEGIN] if 'pretrained' in about else [], np.int32)
 
 
 def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:

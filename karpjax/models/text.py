@@ -154,8 +154,11 @@ def build(name: str, spec, *, dtype=jnp.float32, options: dict[str, Any]) -> nn.
   Raises:
     UsageError: for an unknown name or option, or an option's value that makes no sense.
   """
+  context = spec.lengths['text']
   if 'pretrained' in spec.about:
-    sizes = spec.about['pretrained']
+    sizes = dict(spec.about['pretrained'])
+    places = sizes.pop('context')
+    context = places if sizes.get('positions', 'learned') == 'learned' else context  # only learned ones end somewhere
     other = [option for option in sizes if options.get(option) not in (None, sizes[option])]
     if other:
       raise errors.UsageError(f'--{other[0]}={options[other[0]]}: that of the pretrained encoder is {sizes[other[0]]}')
@@ -163,5 +166,5 @@ def build(name: str, spec, *, dtype=jnp.float32, options: dict[str, Any]) -> nn.
   constructor = errors.choose('model', name, MODELS)
   chosen = choices.checked(name, constructor, options, ('vocabulary', 'classes', 'context', 'dtype'))
   if constructor is Transformer:
-    chosen['context'] = spec.lengths['text']
+    chosen['context'] = context
   return constructor(spec.tokenisers['text'].size, len(spec.classes), dtype=dtype, **chosen)

@@ -192,6 +192,15 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
   assert 'matched' in rows['params/encoder/tokens/embedding'] and 'new' in rows['params/logits/kernel']
   after = text.TextSpec.from_json(json.loads((tmp_path / 'after' / 'config.json').read_text())['spec'])
   assert after.tokenisers['text'] == words and after.lengths == {'text': 16}
+  begun = labelled_text.tokens(['sun'], after)[0]
+  assert begun.tolist() == [tokenisers.BEGIN, *words.encode('sun'), *[0] * 14]  # as the encoder has always seen it
+
+  # from there once more, on another table, with the same tokens
+  settings = experiment.Config(dataset=table, init_from=str(tmp_path / 'after'), max_length=20)
+  again = experiment.data(settings).spec
+  assert again.tokenisers == after.tokenisers and again.about['pretrained'] == after.about['pretrained']
+  with pytest.raises(errors.UsageError, match='20 tokens are more than the 16 positions'):
+    jax.eval_shape(experiment.program(config.resolve(settings, 90), again).init, jax.random.key(0))
   (before / 'config.json').unlink()  # predicting needs the run alone
   assert predict.main([str(tmp_path / 'after'), 'sun and ice']) == 0
 

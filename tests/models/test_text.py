@@ -138,9 +138,14 @@ def test_options_that_make_no_sense_are_refused(name, options, says):
 
 
 def test_a_pretrained_encoder_decides_the_model_and_its_sizes():
-  found = spec(pretrained={'layers': 1, 'heads': 2, 'width': 8})
+  found = spec(pretrained={'context': 30, 'layers': 1, 'heads': 2, 'width': 8})
   model = text.build('textcnn', found, options={'dropout': 0.3})
   assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 2, 8)
-  assert model.context == 9 and model.dropout == 0.3
+  assert model.context == 30 and model.dropout == 0.3
   with pytest.raises(errors.UsageError, match='--width=16: that of the pretrained encoder is 8'):
     text.build('transformer', found, options={'width': 16})
+  rotary = {'context': 5, 'layers': 1, 'heads': 2, 'width': 8, 'positions': 'rotary'}
+  assert text.build('textcnn', spec(pretrained=rotary), options={}).context == 9
+  learned = text.build('textcnn', spec(pretrained={**rotary, 'positions': 'learned'}), options={})
+  with pytest.raises(errors.UsageError, match='9 tokens are more than the 5 positions'):
+    jax.eval_shape(learned.init, jax.random.key(0), tokens())
