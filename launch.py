@@ -5,7 +5,8 @@ python launch.py NAME [--flag=value …]        run one; --help shows its flags
 python launch.py check NAME [--flag=value …]  what a careful person checks before training
 python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
 python launch.py bench NAME                   our step against PyTorch's
-python launch.py predict WORKDIR IMAGE …      the classes of image files, by a run's best checkpoint
+python launch.py predict WORKDIR FILE|TEXT …  the classes of image files or texts, by a run's best checkpoint
+python launch.py monitor WORKDIR FILE.csv     the classes of time-stamped texts, and an alert where a share jumps
 python launch.py sample WORKDIR                a language model goes on with a text
 python launch.py translate WORKDIR TEXT …      translations by a run's best checkpoint
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
@@ -25,6 +26,7 @@ COMMANDS = {
   'reproduce': 'karpjax.reproduce',
   'bench': 'karpjax.bench',
   'predict': 'karpjax.predict',
+  'monitor': 'karpjax.monitor',
   'sample': 'karpjax.sample',
   'translate': 'karpjax.translate',
   'sweep': 'karpjax.sweep',

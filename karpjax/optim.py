@@ -202,6 +202,34 @@ def configured(config) -> optax.GradientTransformation:
   )
 
 
+def limit_norms(limit: float, layer: str = 'logits') -> optax.GradientTransformation:
+  """To be chained behind an optimiser: rescales each unit's weights to norm `limit` wherever an update leaves them longer.
+
+  Hinton et al. 2012, and Kim 2014 for the last layer of his TextCNN.
+
+  Args:
+    limit: the greatest L2 norm of a column of the layer's kernel [in, out]; may be traced.
+    layer: its name, as in params['logits']['kernel'].
+
+  Raises:
+    errors.UsageError: for a limit that is not positive.
+  """
+  if hyperparameters.is_known(limit) and not (math.isfinite(limit) and limit > 0):
+    raise errors.UsageError(f'a norm is limited to {limit}; it must be a positive number.')
+
+  def update(updates, state, params):
+    def one(path, change, p):
+      if _names(path)[-2:] != [layer, 'kernel']:
+        return change
+      new = p + change
+      norm = jnp.linalg.norm(new, axis=0)
+      return new * jnp.minimum(1, limit / jnp.maximum(norm, 1e-12)) - p
+
+    return jax.tree.map_with_path(one, updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
   return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and not _names(path)[-1].endswith(('bias', 'scale')), params)

@@ -1,8 +1,11 @@
-"""`launch.py predict WORKDIR IMAGE …`: the top classes of image files, by a run's best checkpoint. Needs no data set."""
+"""`launch.py predict WORKDIR IMAGE|TEXT …`: the top classes of image files or texts, by a run's best checkpoint. Needs no data
+set.
+"""
 
 import argparse
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -10,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import checkpoint, config, errors, weights
-from karpjax.data import images
+from karpjax.data import images, labelled_text
 from karpjax.data.dataset import Spec
 from karpjax.data.text import TextSpec
+
+BATCH = 256  # examples in one call
 
 
 def load_run(workdir: str | Path):
@@ -42,25 +47,41 @@ def load(workdir: str | Path):
   return load_run(workdir)[:3]
 
 
-def probabilities(program, state, batch: np.ndarray) -> np.ndarray:
-  """[batch, *shape] raw examples -> [batch, classes] float32."""
-  examples = {'image': jnp.asarray(batch), 'index': jnp.zeros(len(batch), jnp.int32)}
-  return np.asarray(jax.jit(lambda s, b: jax.nn.softmax(program.predict(s, b, jax.random.key(0))))(state, examples))
+def probabilities(program, state, examples: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Raw examples, such as 'image' [n, *shape] or 'tokens' [n, length] -> [n, classes] float32."""
+  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, jax.random.key(0))))
+  count = len(next(iter(examples.values())))
+  size, rows = min(BATCH, count), []
+  for start in range(0, count, size):
+    numbers = (start + np.arange(size)) % count  # the last batch is filled up from the first
+    batch = {name: jnp.asarray(array[numbers]) for name, array in examples.items()}
+    rows.append(np.asarray(predict(state, {**batch, 'index': jnp.asarray(numbers, jnp.int32)}))[: count - start])
+  return np.concatenate(rows)
+
+
+def check_classifier(workdir: str | Path, spec) -> None:
+  """Refuses a run that is not one of text_classification, with UsageError."""
+  if not isinstance(spec, TextSpec) or not spec.classes or set(spec.tokenisers) != {'text'}:
+    raise errors.UsageError(f'{workdir} holds no run of text_classification: it has no classes of texts')
 
 
 def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='launch.py predict', description=__doc__)
-  parser.add_argument('workdir', help='of an image_classification run')
-  parser.add_argument('image', nargs='+', help='PNG or JPEG files')
+  parser.add_argument('workdir', help='of an image_classification or text_classification run')
+  parser.add_argument('example', nargs='+', help='PNG or JPEG files; or texts, each in quotes')
   parser.add_argument('--top', type=int, default=3, help='how many classes to print (default 3)')
   options = parser.parse_args(argv)
   try:
     program, state, spec = load(options.workdir)
-    batch = np.stack([images.load_image(path, spec) for path in options.image])
+    if isinstance(spec, TextSpec):
+      check_classifier(options.workdir, spec)
+      examples = {'tokens': labelled_text.tokens(options.example, spec)}
+    else:
+      examples = {'image': np.stack([images.load_image(path, spec) for path in options.example])}
   except errors.UsageError as error:
     print(f'predict: {error}', file=sys.stderr)
     return 2
-  for path, row in zip(options.image, probabilities(program, state, batch)):
+  for example, row in zip(options.example, probabilities(program, state, examples)):
     best = np.argsort(-row)[: options.top]
-    print(path, *(f'{spec.classes[c]} {row[c]:.4f}' for c in best), sep='  ')
+    print(example, *(f'{spec.classes[c]} {row[c]:.4f}' for c in best), sep='  ')
   return 0

@@ -283,3 +283,17 @@ def test_bad_values_are_named(call, said):
   with pytest.raises(errors.UsageError, match='(?s)' + said.replace('?', r'\?')) as error:
     call()
   assert '\n' not in str(error.value)
+
+
+def test_norms_are_limited_per_unit_of_one_layer_after_the_update():
+  params, gradients = params_and_gradients()
+  plain = optim.build('sgd', constant())
+  limited = optax.chain(plain, optim.limit_norms(1.5))
+  expected, ours = run(plain, params, gradients[:1]), run(limited, params, gradients[:1])
+  kernel = expected['logits']['kernel']  # [in, classes]
+  norms = np.linalg.norm(kernel, axis=0)
+  assert (norms < 1.5).any() and (norms > 1.5).any()  # of both kinds
+  expected['logits']['kernel'] = kernel * np.minimum(1, 1.5 / norms)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, expected)
+  with pytest.raises(errors.UsageError, match='positive'):
+    optim.limit_norms(0)

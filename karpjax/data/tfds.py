@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,10 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   Raises:
     UsageError: where the set isn't known, isn't prepared, or isn't one of labelled images.
   """
-  folder = find(name, data_dir)
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(folder)
+  builder, prepared = opened(name, data_dir)
   shape, classes = _features(name, builder.info)
-  if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
   if None in shape[:2]:
     if not image_size:
       raise errors.UsageError(f'{name} has images of many sizes: give --image_size=N to resize all to N×N')
@@ -46,10 +44,7 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
 
   splits, notes = {}, []
   for split in ('train', 'validation', 'test'):
-    if split in builder.info.splits and builder.info.splits[split].num_examples:
-      missing = [file for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
-      if missing:
-        raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+    if split in prepared:
       # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same
       # JPEG.
       source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
@@ -77,8 +72,46 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   return Dataset(spec, splits, tuple(notes))
 
 
-def find(name: str, data_dir: Path | None = None) -> Path:
-  """The folder of a prepared set's highest version, or the one named; a UsageError says how to prepare it."""
+def opened(name: str, data_dir: Path | None = None, **others):
+  """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.
+
+  Args:
+    name, data_dir, others: as `find`'s.
+
+  Raises:
+    UsageError: where the set isn't known, isn't prepared as array_record, or lacks files.
+  """
+  folder = find(name, data_dir, **others)
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  if builder.info.file_format.value != 'array_record':
+    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
+  splits = [split for split, info in builder.info.splits.items() if info.num_examples]
+  missing = [file for split in splits for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
+  if missing:
+    raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+  return builder, splits
+
+
+def find(
+  name: str,
+  data_dir: Path | None = None,
+  *,
+  sources: Sequence[str] = (*bundled.SOURCES, 'folder:PATH'),
+  suiting: str = 'image sets of TFDS such as mnist or cifar10',
+) -> Path:
+  """The folder of a prepared set's highest version, or the one named.
+
+  Args:
+    name: NAME, NAME/CONFIG or NAME:VERSION.
+    data_dir: where to look; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+    sources: other names that the user could have meant.
+    suiting: which sets of TFDS would do.
+
+  Raises:
+    UsageError: where it isn't known, or isn't prepared; it says how to prepare it.
+  """
   bare, _, version = name.partition(':')
   default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
   for root in [data_dir, data_dir / 'tfds'] if data_dir else [default]:
@@ -98,9 +131,9 @@ def find(name: str, data_dir: Path | None = None) -> Path:
   if bare.split('/')[0] in known:
     place = data_dir or default
     raise errors.UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
-  near = errors.nearest(name, known | set(bundled.SOURCES))
+  near = errors.nearest(name, known | set(sources))
   if 'Did you mean' not in near:
-    near = f' Known: {", ".join(bundled.SOURCES)}, folder:PATH, and image sets of TFDS such as mnist or cifar10.'
+    near = f' Known: {", ".join(sources)}, and {suiting}.'
   raise errors.UsageError(f'unknown data set {name!r}.{near}')
 
 

@@ -1,14 +1,15 @@
 """What a classification run leaves beside its curves: the per-class report and the plots that suit it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.data.dataset import Split
 from karpjax.metrics import classification
-from karpjax.report import pictures, plots, writers
+from karpjax.report import pictures, plots, progress, writers
 
 BATCH = 500  # examples in one call of predict
 MISTAKES = 20
@@ -16,7 +17,7 @@ SALIENCIES = 8
 
 
 def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> None:
-  """A Program's `report`: predicts the test split (else validation, else train) for `write`.
+  """A Program's `report` for images and signals: predicts the test split (else validation, else train) for `write`.
 
   Args:
     program: its `predict` gives logits [batch, classes].
@@ -26,21 +27,13 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
     folder: the run's folder.
     seeds: how many the run has; `state` is that of the first.
   """
-  name = next(name for name in ('test', 'validation', 'train') if name in dataset.splits)
-  split, spec, key = dataset.splits[name], dataset.spec, jax.random.key(0)
-  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, key)))
-  labels, probabilities = [], []
-  size = min(BATCH, split.size)
-  for start in range(0, split.size, size):
-    real = min(size, split.size - start)
-    batch = _batch(split, (start + np.arange(size)) % split.size)  # the last batch is filled up from the first
-    labels.append(batch['label'][:real])
-    probabilities.append(np.asarray(predict(state, batch))[:real])
+  name, split, labels, probabilities = predictions(program, dataset, state)
+  spec = dataset.spec
   write(
     folder,
     classes=spec.classes,
-    labels=np.concatenate(labels),
-    probabilities=np.concatenate(probabilities),
+    labels=labels,
+    probabilities=probabilities,
     images=lambda indices: split.fetch(indices)['image'].astype(np.float32) / spec.maximum,
     kernel=first_kernel(getattr(state, 'eval_params', None), spec.shape),
     saliency=lambda indices: saliency(program, state, _batch(split, indices)),
@@ -49,15 +42,63 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   )
 
 
+def draw_texts(
+  program,
+  dataset,
+  texts: Mapping[str, Split],
+  state,
+  t: int,
+  folder: Path,
+  *,
+  seeds: int = 1,
+  baselines: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
+) -> None:
+  """A Program's `report` for texts: as `draw`, the worst mistakes written out, and baselines beside.
+
+  Args:
+    program, dataset, state, t, folder, seeds: as `draw`'s.
+    texts: {split: of 'text' [n], the strings themselves}.
+    baselines: () -> {model: {metric: number}}.
+  """
+  name, _, labels, probabilities = predictions(program, dataset, state)
+  write(
+    folder,
+    classes=dataset.spec.classes,
+    labels=labels,
+    probabilities=probabilities,
+    texts=texts[name].arrays['text'],
+    baselines=baselines(),
+    heading=f'{name} split, step {t}',
+    seeds=seeds,
+  )
+
+
+def predictions(program, dataset, state) -> tuple[str, Split, np.ndarray, np.ndarray]:
+  """Name of the split reported, the split, its labels [n] and the probabilities [n, classes] that the program gives."""
+  name = next(name for name in ('test', 'validation', 'train') if name in dataset.splits)
+  split, key = dataset.splits[name], jax.random.key(0)
+  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, key)))
+  labels, probabilities = [], []
+  size = min(BATCH, split.size)
+  for start in range(0, split.size, size):
+    real = min(size, split.size - start)
+    batch = _batch(split, (start + np.arange(size)) % split.size)  # the last batch is filled up from the first
+    labels.append(batch['label'][:real])
+    probabilities.append(np.asarray(predict(state, batch))[:real])
+  return name, split, np.concatenate(labels), np.concatenate(probabilities)
+
+
 def write(
   folder: Path,
   *,
   classes: Sequence[str],
   labels: np.ndarray,
   probabilities: np.ndarray,
-  images: Callable[[np.ndarray], np.ndarray],
+  images: Callable[[np.ndarray], np.ndarray] | None = None,
+  texts: Sequence[str] | None = None,
   kernel: np.ndarray | None = None,
   saliency: Callable[[np.ndarray], np.ndarray] | None = None,
+  baselines: Mapping[str, Mapping[str, float]] | None = None,
   heading: str = 'test split',
   seeds: int = 1,
 ) -> None:
@@ -68,9 +109,12 @@ def write(
     classes: their names.
     labels: [n] int.
     probabilities: [n, classes].
-    images: example numbers [k] -> [k, height, width, channels] in [0, 1], or signals [k, length, channels].
+    images: example numbers [k] -> [k, height, width, channels] in [0, 1], or signals [k, length, channels]; the worst
+      mistakes are drawn.
+    texts: [n]; the worst mistakes are lines of report.txt.
     kernel: of the first layer, [height, width, in, out] or [width, in, out]; None: no such plot.
     saliency: example numbers [k] -> [k, height, width] or [k, length]; None: no such plot.
+    baselines: {model: {metric: number}}, for report.txt; None or empty: none.
     heading: says in the report what was predicted.
     seeds: of the run; the arrays are those of the first, and what is written says so.
   """
@@ -80,12 +124,13 @@ def write(
   error = classification.expected_calibration_error(calibration)
   shown = f'first of {seeds} seeds' if seeds > 1 else ''
   note = f' · {shown}' if shown else ''
-  report = classification.per_class_report(confusion, classes)
-  writers.write_json(
-    Path(folder) / 'report.json',
-    {'heading': heading, 'shown': shown, 'expected_calibration_error': error, **report},
-  )
-  writers.write_bytes(Path(folder) / 'report.txt', table(report, heading + note).encode())
+  report = {
+    'heading': heading,
+    'shown': shown,
+    'expected_calibration_error': error,
+    **classification.per_class_report(confusion, classes),
+  }
+  lines = [table(report, heading + note)]
 
   plots.confusion(confusion, classes, folder, note)
   plots.reliability(calibration, error, folder, note)
@@ -93,16 +138,53 @@ def write(
   wrong = np.flatnonzero(predicted != labels)
   given = probabilities[wrong, labels[wrong]]
   worst = wrong[np.argsort(given, kind='stable')[:MISTAKES]]
+  true, guessed, chance = names[labels[worst]], names[predicted[worst]], probabilities[worst, predicted[worst]]
   if not len(worst):
     (Path(folder) / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
-  else:
-    chance = probabilities[worst, predicted[worst]]
-    pictures.mistakes(images(worst), names[labels[worst]], names[predicted[worst]], chance, folder, note)
+  elif images is not None:
+    pictures.mistakes(images(worst), true, guessed, chance, folder, note)
+  if baselines:
+    report['baselines'] = baselines
+    lines.append('\n'.join([*compared(baselines), '']))
+  if texts is not None and len(worst):
+    report['mistakes'] = [
+      {'true': t, 'predicted': p, 'probability': float(c), 'text': texts[i]}
+      for t, p, c, i in zip(true, guessed, chance, worst)
+    ]
+    lines.append(mistakes(report['mistakes']))
   if kernel is not None:
     pictures.filters(kernel, folder, note)
   if saliency is not None:
     few = np.arange(min(SALIENCIES, len(labels)))
     pictures.saliency(images(few), saliency(few), names[labels[few]], names[predicted[few]], folder, note)
+  writers.write_json(Path(folder) / 'report.json', report)
+  writers.write_bytes(Path(folder) / 'report.txt', '\n'.join(lines).encode())
+
+
+def compared(baselines: Mapping[str, Mapping[str, float]], numbers: Mapping | None = None, name: str = '') -> list[str]:
+  """Baselines as aligned lines, under the numbers of a run where they are given.
+
+  Args:
+    baselines: {model: {metric: number}}.
+    numbers: of summary.json: a number, or several seeds' {'mean', 'std', …}, for each metric.
+    name: of the run's model.
+  """
+  metrics = [metric for metric in next(iter(baselines.values())) if numbers is None or metric in numbers]
+  shown = lambda x: f'{x["mean"]:.4f} ± {x["std"]:.4f}' if isinstance(x, Mapping) else f'{x:.4f}'
+  rows = [] if numbers is None else [(name, *(shown(numbers[metric]) for metric in metrics))]
+  rows += [(f'TF-IDF, {model}', *(shown(row[metric]) for metric in metrics)) for model, row in baselines.items()]
+  return progress.table(rows, ('model', *metrics))
+
+
+def mistakes(rows: Sequence[Mapping]) -> str:
+  """The worst mistakes as aligned text, a line each."""
+  width = max(len(row[name]) for row in rows for name in ('true', 'predicted'))
+  lines = [
+    f'{row["true"]:>{width}}  {row["predicted"]:>{width}}  {row["probability"]:11.4f}  {" ".join(row["text"].split())}'
+    for row in rows
+  ]
+  head = f'{"true":>{width}}  {"predicted":>{width}}  {"probability":>11}  text'
+  return '\n'.join(['Worst mistakes', '', head, *lines, ''])
 
 
 def table(report: dict, heading: str) -> str:

@@ -158,7 +158,7 @@ def _texts(folder: Path) -> list[str]:
 
 
 def _report(report: Mapping[str, Any]) -> list[str]:
-  """The per-class table of a classification; folded up where the classes are many."""
+  """The per-class table of a classification, folded up where the classes are many; baselines; mistakes in texts."""
   if not report.get('classes'):
     return []
   heads = ('class', 'precision', 'recall', 'F1', 'support')
@@ -179,7 +179,15 @@ def _report(report: Mapping[str, Any]) -> list[str]:
   else:
     folded = f'<details><summary>{len(rows)} classes</summary>{_table(heads, rows)}</details>'
     content = f'<div class="scroll">{_table(heads, averages)}{folded}</div>'
-  return [_section(heading, (f'<p class="quiet">{html.escape(about)}</p>' if about else '') + content)]
+  sections = [_section(heading, (f'<p class="quiet">{html.escape(about)}</p>' if about else '') + content)]
+  if report.get('baselines'):
+    metrics = list(next(iter(report['baselines'].values())))
+    beside = [(name, *(f'{row[m]:.4f}' for m in metrics)) for name, row in report['baselines'].items()]
+    sections.append(_section('TF-IDF', _rows(('', *map(title, metrics)), beside)))
+  if report.get('mistakes'):
+    wrong = [(row['text'], row['true'], row['predicted'], f'{row["probability"]:.2f}') for row in report['mistakes']]
+    sections.append(_section('Worst mistakes', _rows(('text', 'true', 'predicted', 'probability'), wrong)))
+  return sections
 
 
 def _summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,0 +1,254 @@
+"""The experiment as a user runs it: texts of several kinds, what a run leaves, resuming, fine-tuning, bad input."""
+
+import csv
+import json
+import os
+import signal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import text_classification as experiment
+from karpjax import checkpoint, config, errors, predict, recipe
+from karpjax.data import labelled_text, text, tokenisers
+from karpjax.models import text as models
+from karpjax.report import writers
+
+QUICK = dict(
+  embedding=6, channels=4, windows=(2, 3), steps='12', batch_size=16, buckets=1, baseline=False, tensorboard=False,
+  plots=False, steps_per_call='3', log_every='3', eval_every='6', learning_rate=0.01,
+)  # fmt: skip
+
+
+def sentences(size=120, seed=0):
+  """(text, label): a text is 'hot' where it holds more of sun than of ice."""
+  draw = np.random.default_rng(seed)
+  rows = []
+  for _ in range(size):
+    words = draw.choice(['sun', 'ice', 'and', 'the', 'wind'], draw.integers(1, 12)).tolist()
+    rows.append((' '.join(words), 'hot' if words.count('sun') > words.count('ice') else 'cold'))
+  return rows
+
+
+@pytest.fixture
+def table(tmp_path):
+  with open(tmp_path / 'mine.csv', 'w', newline='') as file:
+    csv.writer(file).writerows([('text', 'label'), *sentences()])
+  return str(tmp_path / 'mine.csv')
+
+
+def run(folder, say=lambda _: None, **changes):
+  return experiment.run(experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+def abstract(model='textcnn', length=12, **changes):
+  """(program, shapes of its state and of a batch) without computing anything."""
+  tokeniser = tokenisers.Tokeniser('words', tuple(map(str, range(30))), 4)
+  spec = text.TextSpec('none', 100, {'text': tokeniser}, {'text': length}, ('a', 'b', 'c'), {'buckets': [4, length]})
+  settings = config.resolve(experiment.Config(model=model, batch_size=8, **changes), 100)
+  program = experiment.program(settings, spec)
+  batch = {
+    'tokens': jax.ShapeDtypeStruct((8, length), jnp.int32),
+    'label': jax.ShapeDtypeStruct((8,), jnp.int32),
+    'index': jax.ShapeDtypeStruct((8,), jnp.int32),
+  }
+  return program, jax.eval_shape(program.init, jax.random.key(0)), batch
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+@pytest.mark.parametrize('model', models.MODELS)
+def test_every_program_lowers_for_accelerators(model, platform):
+  program, state, batch = abstract(model)
+  text = jax.jit(program.step).trace(state, batch).lower(lowering_platforms=(platform,)).as_text()
+  assert 'stablehlo.case' in text  # of the lengths
+  masked = {**batch, 'mask': jax.ShapeDtypeStruct((8,), jnp.bool_)}
+  jax.jit(program.evaluate).trace(state, masked, jax.random.key(0)).lower(lowering_platforms=(platform,))
+
+
+def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
+  said = []
+  small = dict(embedding=24, channels=24, windows=(1, 2), max_length=32, steps='6epochs', batch_size=32, eval_every='0')
+  summary = run(tmp_path, said.append, **small, baseline=True, plots=True, learning_rate=0.006)
+  # 7 chapters, the largest of which has 28 % of the sentences
+  assert summary.numbers['test/accuracy'] > 0.5
+  assert {'test/loss', 'test/error', 'test/macro_f1', 'test/ece', 'validation/accuracy'} <= set(summary.numbers)
+  table = [line for line in said if 'linear SVM' in line]
+  assert len(table) == 1 and any(line.startswith('textcnn ') for line in said)
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert 0.6 < report['baselines']['linear SVM']['test/accuracy'] < 0.9
+  texts = experiment.read(experiment.Config()).splits['test']
+  own = dict(zip(texts.arrays['text'], texts.arrays['label']))
+  for row in report['mistakes']:
+    assert report['classes'][own[row['text']]]['class'] == row['true'] != row['predicted']
+  words = (tmp_path / 'report.txt').read_text()
+  assert 'Worst mistakes' in words and 'TF-IDF, logistic regression' in words and 'weighted average' in words
+  assert {'confusion_matrix', 'reliability_diagram'} <= {p.stem for p in (tmp_path / 'plots').glob('*.png')}
+  assert sum(row['support'] for row in report['classes']) == texts.size
+
+
+@pytest.mark.parametrize('tokeniser', tokenisers.KINDS)
+def test_every_tokeniser_is_of_train_alone_and_its_tokens_are_the_texts(table, tokeniser):
+  vocabulary = 280 if tokeniser == 'bpe' else 0
+  settings = experiment.Config(dataset=table, tokeniser=tokeniser, vocabulary=vocabulary, max_length=60)
+  texts, data = experiment.read(settings), experiment.data(settings)
+  made = data.spec.tokenisers['text']
+  rows = data.splits['test'].arrays['tokens']
+  assert [made.decode(row[row > 0]) for row in rows] == texts.splits['test'].arrays['text'].tolist()
+  alone = tokenisers.make(
+    tokeniser,
+    texts.splits['train'].arrays['text'],
+    specials=tokenisers.SPECIALS if made.specials else (),
+    vocabulary=vocabulary,
+    lower=True,
+  )
+  assert made == alone
+
+
+NO_CNN = dict(embedding=None, channels=None, windows=None)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    dict(tokeniser='characters', windows=(4,), channels=12),
+    NO_CNN | dict(model='bilstm', embedding=8, units=(8,)),
+    NO_CNN | dict(model='transformer', layers=1, heads=2, width=16),
+  ],
+  ids=['characters', 'bilstm', 'transformer'],
+)
+def test_other_models_and_tokens_learn(tmp_path, table, options):
+  options = dict(steps='90', dropout=0.0, eval_splits=(), final_splits=('test',)) | options
+  numbers = run(tmp_path / 'run', dataset=table, **options).numbers
+  assert numbers['train/error'] < 0.25
+
+
+@pytest.mark.parametrize('seeds', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, table, seeds):
+  options = dict(dataset=table, seeds=seeds, buckets=2)
+  whole = run(tmp_path / 'whole', **options)
+
+  def stop(line):
+    if line.startswith('step 6/'):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'parts', stop, **options)
+  parts = run(tmp_path / 'parts', **options)
+  a, b = arrays(whole), arrays(parts)
+  assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+  rows = [
+    [{n: x for n, x in row.items() if '/' in n} for row in map(json.loads, open(tmp_path / name / writers.METRICS))]
+    for name in ('whole', 'parts')
+  ]
+  assert rows[0] == rows[1]
+
+
+def test_cutting_batches_to_shorter_lengths_changes_no_result(tmp_path, table):
+  plain = dict(
+    dataset=table, dropout=0.0, steps='6', optimiser='sgd', learning_rate=0.1, eval_splits=(), final_splits=()
+  )
+  a, b = (arrays(run(tmp_path / str(n), buckets=n, **plain)) for n in (1, 4))
+  for name in a:
+    np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
+
+
+def test_norms_of_the_last_layer_stay_within_their_limit(tmp_path, table):
+  free, bound = (
+    arrays(run(tmp_path / str(n), dataset=table, max_norm=n, steps='30', learning_rate=0.05, final_splits=()))
+    for n in (0.0, 0.5)
+  )
+  norms = lambda x: np.linalg.norm(x['params/logits/kernel'], axis=0)
+  assert norms(free).max() > 0.6 and norms(bound).max() <= 0.5 + 1e-6
+
+
+def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, table):
+  """A made workdir, as masked_language_model leaves it: config.json with spec and sizes, a checkpoint with 'encoder'."""
+  words = tokenisers.make('words', [words for words, _ in sentences()], specials=(*tokenisers.SPECIALS, '<mask>'))
+  spec = text.TextSpec('made', 10, {'text': words}, {'text': 16}, (), {})
+  sizes = dict(layers=1, heads=2, width=8)
+  before = tmp_path / 'before'
+  before.mkdir()
+  stored = {'experiment': 'masked_language_model', 'flags': {**sizes, 'dropout': 0.3}, 'spec': spec.to_json()}
+  (before / 'config.json').write_text(json.dumps(stored))
+  encoder = models.build('transformer', spec, options=sizes)
+  params = nn.meta.unbox(jax.jit(encoder.init)(jax.random.key(7), jnp.ones((1, 16), jnp.int32))['params'])
+  store = checkpoint.Checkpoints(before / 'checkpoints')
+  store.save(1, {'state': {'params': {'encoder': params['encoder']}}}, {'seeds': 1})
+  store.close()
+
+  said = []
+  options = NO_CNN | dict(learning_rate=1e-9, steps='1', dropout=0.0, eval_splits=(), final_splits=())
+  summary = run(tmp_path / 'after', said.append, dataset=table, init_from=str(before), **options)
+  for name, x in checkpoint.to_arrays(params['encoder']).items():
+    np.testing.assert_allclose(arrays(summary)[f'params/encoder/{name}'], x, atol=1e-6, err_msg=name)
+  rows = {line.split()[0]: line for line in said if line.startswith('params/')}
+  assert 'matched' in rows['params/encoder/tokens/embedding'] and 'new' in rows['params/logits/kernel']
+  after = text.TextSpec.from_json(json.loads((tmp_path / 'after' / 'config.json').read_text())['spec'])
+  assert after.tokenisers['text'] == words and after.lengths == {'text': 16}
+  begun = labelled_text.tokens(['sun'], after)[0]
+  assert begun.tolist() == [tokenisers.BEGIN, *words.encode('sun'), *[0] * 14]  # as the encoder has always seen it
+
+  # from there once more, on another table, with the same tokens
+  settings = experiment.Config(dataset=table, init_from=str(tmp_path / 'after'), max_length=20)
+  again = experiment.data(settings).spec
+  assert again.tokenisers == after.tokenisers and again.about['pretrained'] == after.about['pretrained']
+  with pytest.raises(errors.UsageError, match='20 tokens are more than the 16 positions'):
+    jax.eval_shape(experiment.program(config.resolve(settings, 90), again).init, jax.random.key(0))
+  (before / 'config.json').unlink()  # predicting needs the run alone
+  assert predict.main([str(tmp_path / 'after'), 'sun and ice']) == 0
+
+
+def test_the_recipe_passes(table, capsys):
+  flags = ['--embedding=16', '--channels=8', '--windows=1,2', '--batch_size=32', '--buckets=1', '--learning_rate=0.02']
+  assert recipe.main(['text_classification', f'--dataset={table}', *flags]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'flags, says',
+  [
+    (['--dataset=nowhere.csv'], 'nowhere.csv cannot be read'),
+    (['--max_length=-1'], '--max_length=-1'),
+    (['--label_smoothing=2'], '--label_smoothing=2.0'),
+    (['--units=5'], 'model textcnn has no --units'),
+    (['--max_norm=-1'], 'must be a positive number'),
+    (['--buckets=0'], '--buckets=0'),
+    (['--tokeniser=bpe', '--vocabulary=10'], '--vocabulary=10'),
+    (['--tokeniser=letters'], '--tokeniser'),
+    (['--columns=words'], '--columns=words: two names'),
+    (['--model=textcmm'], '--model'),
+  ],
+)
+def test_bad_input_is_one_line_before_anything_is_compiled(table, tmp_path, capsys, flags, says):
+  begun = [f'--dataset={table}', f'--workdir={tmp_path / "run"}', *flags]
+  assert config.main(experiment.run, experiment.Config, begun) == 2
+  err = capsys.readouterr().err
+  assert says in err and err.count('\n') == 1, err
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, least', [('textcnn_trec', 0.882), ('textcnn_finance', 0.71)])
+def test_the_flagfiles(tmp_path, shared_data, name, least):
+  flags = [
+    f'--flagfile=experiments/papers/{name}.flags',
+    f'--data_dir={shared_data}',
+    '--seeds=1',
+    f'--workdir={tmp_path}',
+    '--noplots',
+  ]
+  assert experiment.run(config.parse(experiment.Config, flags)).numbers['test/accuracy'] >= least
+
+
+def test_a_text_without_known_words_and_an_empty_one():
+  words = tokenisers.make('words', ['sun'])
+  spec = text.TextSpec('none', 1, {'text': words}, {'text': 3}, ('a', 'b'), {})
+  assert labelled_text.tokens(['moon and stars shine'], spec).tolist() == [[tokenisers.UNKNOWN] * 3]
+  with pytest.raises(errors.UsageError, match='text 2 is empty'):
+    labelled_text.tokens(['sun', ' \n'], spec)

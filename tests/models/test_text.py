@@ -1,0 +1,151 @@
+"""Classifiers of texts: their size, a plain forward pass, and that neither padding nor another text changes an answer."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.data.text import TextSpec
+from karpjax.data.tokenisers import Tokeniser
+from karpjax.models import text
+
+SMALL = {
+  'textcnn': dict(embedding=6, windows=(2, 3), channels=4),
+  'bilstm': dict(embedding=6, units=(5, 3)),
+  'transformer': dict(layers=2, heads=2, width=8),
+  'transformer pre_norm': dict(layers=1, heads=2, width=8, positions='rotary', pre_norm=True),
+}
+every = pytest.mark.parametrize('name', SMALL)
+
+
+def spec(vocabulary=20, length=9, classes=3, **about):
+  symbols = tuple(map(str, range(vocabulary)))
+  return TextSpec(
+    'none', 100, {'text': Tokeniser('words', symbols, 4)}, {'text': length}, tuple('abc'[:classes]), about
+  )
+
+
+def tokens(length=9):
+  """Texts of 9, 1, 4 and 7 words, padded to `length`."""
+  words = np.random.default_rng(0).integers(4, 20, (4, 9))
+  return np.pad(np.where(np.arange(9) < np.array([[9], [1], [4], [7]]), words, 0), ((0, 0), (0, length - 9))).astype(
+    np.int32
+  )
+
+
+@functools.cache
+def made(name, dtype=jnp.float32, length=12):
+  model = text.build(name.split()[0], spec(length=length), dtype=dtype, options=SMALL[name])
+  params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens(length))['params'])
+  # an encoder's weights begin so small that it hardly looks at the order of its tokens
+  return model, jax.tree.map(lambda x: x * 5 if x.ndim > 1 else x, params)
+
+
+def count(name, vocabulary, classes, **options):
+  model = text.build(name, spec(vocabulary, classes=classes), options=options)
+  shapes = jax.eval_shape(model.init, jax.random.key(0), tokens())['params']
+  return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_parameter_counts():
+  # Kim 2014, section 3.1: 300 numbers a word, windows of 3, 4 and 5 with 100 feature maps each
+  maps = sum(100 * (300 * width + 1) for width in (3, 4, 5))
+  assert count('textcnn', 9592, 3) == 300 * 9592 + maps + 3 * 301
+  lstm = lambda inputs, units: 2 * 4 * units * (inputs + units + 1)  # one bias where PyTorch adds two
+  assert count('bilstm', 50, 2, embedding=10, units=(7, 5)) == 500 + lstm(10, 7) + lstm(14, 5) + 11 * 2
+  width = 8
+  block = 4 * width**2 + 4 * width + 2 * 4 * width**2 + 5 * width + 4 * width  # attention, MLP, two norms
+  encoder = (50 + 9) * width + 2 * width + 2 * block
+  assert count('transformer', 50, 3, layers=2, heads=2, width=width) == encoder + 3 * (width + 1)
+
+
+def test_textcnn_against_a_plain_forward():
+  model, params = made('textcnn')
+  logits = jax.jit(model.apply)({'params': params}, tokens())
+  params = jax.tree.map(np.asarray, params)
+  for row, ours in zip(tokens(), logits):
+    words = params['embedding'][row[row != 0]]
+    features = []
+    for width in (2, 3):
+      kernel, bias = (params['features'][f'window{width}'][name] for name in ('kernel', 'bias'))
+      beside = np.zeros((width - 1, words.shape[1]))
+      wide = np.concatenate([beside, words, beside])
+      found = [(wide[t : t + width, :, None] * kernel).sum((0, 1)) + bias for t in range(len(wide) - width + 1)]
+      features.append(np.maximum(found, 0).max(0))
+    expected = np.concatenate(features) @ params['logits']['kernel'] + params['logits']['bias']
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+@every
+def test_padding_changes_no_logit(name):
+  model, params = made(name)
+  apply = jax.jit(model.apply)
+  logits = apply({'params': params}, tokens(9))
+  np.testing.assert_allclose(apply({'params': params}, tokens(12)), logits, rtol=1e-4, atol=1e-4)
+  alone = apply({'params': params}, tokens()[2:3, :4])  # a text of four words without its padding
+  np.testing.assert_allclose(alone[0], logits[2], rtol=1e-4, atol=1e-4)
+
+
+@every
+def test_the_order_of_words_counts_and_other_texts_do_not(name):
+  model, params = made(name)
+  apply = jax.jit(model.apply)
+  logits = apply({'params': params}, tokens())
+  turned = tokens()
+  turned[0] = turned[0, ::-1]
+  other = apply({'params': params}, turned)
+  assert np.abs(other[0] - logits[0]).max() > 1e-3
+  np.testing.assert_allclose(other[1:], logits[1:], rtol=1e-5)
+
+
+@every
+def test_units_are_dropped_in_training_alone(name):
+  model, params = made(name)
+  model = model.clone(dropout=0.5)
+  apply = jax.jit(model.apply, static_argnames='train')
+  dropped = [apply({'params': params}, tokens(), train=True, rngs={'dropout': jax.random.key(k)}) for k in (0, 0, 1)]
+  np.testing.assert_array_equal(dropped[0], dropped[1])
+  assert np.abs(dropped[0] - dropped[2]).max() > 1e-3
+  np.testing.assert_array_equal(apply({'params': params}, tokens()), apply({'params': params}, tokens(), train=False))
+
+
+@every
+def test_bfloat16_computes_in_it_and_keeps_params_and_logits_in_float32(name):
+  model, params = made(name, jnp.bfloat16)
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  assert jax.eval_shape(model.apply, {'params': params}, tokens()).dtype == jnp.float32
+  assert 'bf16' in jax.jit(model.apply).lower({'params': params}, tokens()).as_text()
+
+
+@pytest.mark.parametrize(
+  'name, options, says',
+  [
+    ('textcn', {}, 'Did you mean textcnn'),
+    ('textcnn', {'units': (3,)}, 'model textcnn has no --units'),
+    ('bilstm', {'dropout': 1.0}, '--dropout=1.0'),
+    ('textcnn', {'windows': (3, 0)}, '--windows=0'),
+    ('transformer', {'width': 10, 'heads': 4}, '--width=10 does not divide'),
+  ],
+)
+def test_options_that_make_no_sense_are_refused(name, options, says):
+  with pytest.raises(errors.UsageError, match=says):
+    model = text.build(name, spec(), options=options)
+    jax.eval_shape(model.init, jax.random.key(0), tokens())
+
+
+def test_a_pretrained_encoder_decides_the_model_and_its_sizes():
+  found = spec(pretrained={'context': 30, 'layers': 1, 'heads': 2, 'width': 8})
+  model = text.build('textcnn', found, options={'dropout': 0.3})
+  assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 2, 8)
+  assert model.context == 30 and model.dropout == 0.3
+  with pytest.raises(errors.UsageError, match='--width=16: that of the pretrained encoder is 8'):
+    text.build('transformer', found, options={'width': 16})
+  rotary = {'context': 5, 'layers': 1, 'heads': 2, 'width': 8, 'positions': 'rotary'}
+  assert text.build('textcnn', spec(pretrained=rotary), options={}).context == 9
+  learned = text.build('textcnn', spec(pretrained={**rotary, 'positions': 'learned'}), options={})
+  with pytest.raises(errors.UsageError, match='9 tokens are more than the 5 positions'):
+    jax.eval_shape(learned.init, jax.random.key(0), tokens())

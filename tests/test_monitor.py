@@ -1,0 +1,148 @@
+"""A made series of texts whose mood turns: the class of each line, the rolling share, and an alert at the turn alone."""
+
+import csv
+import datetime
+
+import numpy as np
+import pytest
+
+from experiments import text_classification as experiment
+from karpjax import monitor, predict
+
+GOOD = ('profits rise', 'sales grow fast', 'orders up', 'record gains', 'strong growth')
+BAD = ('profits fall', 'sales shrink', 'orders down', 'heavy losses', 'weak demand')
+WORDS = ['today', 'again', 'this', 'quarter', 'in', 'the', 'north', 'as', 'planned', 'said', 'the', 'firm']
+
+
+def texts(seed, moods):
+  draw = np.random.default_rng(seed)
+  return [
+    f'{draw.choice(WORDS)} {draw.choice(BAD if bad else GOOD)} {draw.choice(WORDS)} {draw.choice(WORDS)}'
+    for bad in moods
+  ]
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('monitor')
+  moods = np.arange(400) % 2
+  with open(folder / 'mine.csv', 'w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerows(
+      [('text', 'label'), *((t, ('positive', 'negative')[bad]) for t, bad in zip(texts(0, moods), moods))]
+    )
+  settings = experiment.Config(
+    dataset=str(folder / 'mine.csv'),
+    embedding=8,
+    channels=4,
+    windows=(1, 2),
+    buckets=1,
+    dropout=0.0,
+    steps='60',
+    learning_rate=0.02,
+    workdir=str(folder / 'run'),
+    baseline=False,
+    plots=False,
+    tensorboard=False,
+    eval_splits=(),
+  )
+  numbers = experiment.run(settings, say=lambda _: None).numbers
+  assert numbers['test/accuracy'] == 1.0  # so that what follows is known
+  return folder / 'run'
+
+
+def stream(path, moods, seed=1, shuffled=False):
+  """Writes a line each hour; returns the times."""
+  times = [datetime.datetime(2026, 1, 1) + datetime.timedelta(hours=i) for i in range(len(moods))]
+  rows = [(t.isoformat(), text, 'x') for t, text in zip(times, texts(seed, moods))]
+  if shuffled:
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+  with open(path, 'w', newline='') as file:
+    csv.writer(file).writerows([('Time', 'Text', 'source'), *rows])
+  return times
+
+
+def moods(jump, size=700, at=500, seed=2):
+  return np.random.default_rng(seed).random(size) < np.where(np.arange(size) < at, 0.15, jump)
+
+
+@pytest.mark.parametrize('test', ['cusum', 'binomial'])
+def test_a_jump_raises_one_alert_and_every_line_is_told(workdir, tmp_path, capsys, test):
+  bad = moods(0.6)
+  times = stream(tmp_path / 'news.csv', bad, shuffled=True)
+  assert (
+    monitor.main(
+      [str(workdir), str(tmp_path / 'news.csv'), f'--test={test}', '--window=50', f'--output={tmp_path}/out']
+    )
+    == 0
+  )
+  alerts = [line for line in capsys.readouterr().out.splitlines() if line.startswith('ALERT')]
+  assert len(alerts) == 1 and 'negative' in alerts[0]
+  raised = datetime.datetime.fromisoformat(alerts[0].split()[1].rstrip(':'))
+  assert times[500] < raised < times[560]
+
+  rows = list(csv.DictReader(open(tmp_path / 'out' / 'news.csv')))
+  assert [row['time'] for row in rows] == [t.isoformat() for t in times]  # in order again
+  assert [row['class'] == 'negative' for row in rows] == bad.tolist()
+  for i in (0, 30, 49, 50, 300, 699):
+    assert float(rows[i]['rolling_share']) == pytest.approx(bad[max(0, i - 49) : i + 1].mean(), abs=1e-4)
+  assert [row['time'] for row in rows if row['alert']] == [raised.isoformat()]
+  assert all(row['reference'] == '' for row in rows[:249]) and rows[249]['reference'] != ''
+  assert (tmp_path / 'out' / 'plots' / 'news.png').read_bytes().startswith(b'\x89PNG')
+
+
+@pytest.mark.parametrize('test', ['cusum', 'binomial'])
+def test_without_a_jump_there_is_no_alert(workdir, tmp_path, capsys, test):
+  stream(tmp_path / 'news.csv', moods(0.15))
+  assert monitor.main([str(workdir), str(tmp_path / 'news.csv'), f'--test={test}']) == 0
+  out = capsys.readouterr().out
+  assert 'ALERT' not in out and 'no alert' in out
+  assert (workdir / 'monitor' / 'news.csv').exists() and (workdir / 'monitor' / 'plots' / 'news.png').exists()
+
+
+def test_another_class_and_a_known_share(workdir, tmp_path, capsys):
+  stream(tmp_path / 'few.csv', np.array([True] * 10 + [False] * 20))
+  arguments = [str(workdir), str(tmp_path / 'few.csv'), '--class=positive', '--reference=0.3', '--threshold=5']
+  assert monitor.main([*arguments, f'--output={tmp_path}']) == 0
+  assert 'ALERT' in (said := capsys.readouterr().out) and 'positive 100.0% of the' in said
+
+
+def rows(*lines):
+  return lambda path: path.write_text('\n'.join(lines) + '\n')
+
+
+@pytest.mark.parametrize(
+  'spoil, flags, says',
+  [
+    (rows('time,text', 'yesterday,up'), (), "'yesterday' is no time"),
+    (rows('time,text', '2026-01-01,up', '7,up'), (), 'some times are dates and some numbers'),
+    (rows('when,text', '2026-01-01,up'), (), "no column 'time'"),
+    (rows('time,text', '2026-01-01,'), (), 'line 2: the text is empty'),
+    (rows('time,text', '2026-01-01,up'), (), 'has 1 lines; the first 300'),
+    (lambda path: path.write_bytes(b'time,text\n1,\xe9\n'), (), 'is not utf-8: byte 12 is 0xe9'),
+    (None, ('--class=angry',), '--class=angry: the classes of this run are negative, positive'),
+    (None, ('--window=0',), '--window=0'),
+    (None, ('--threshold=0',), '--threshold=0'),
+    (None, ('--factor=1',), '--factor=1'),
+    (None, ('--reference=1.5',), '--reference=1.5'),
+    (None, ('--columns=text',), '--columns=text'),
+  ],
+)
+def test_bad_input_is_one_line(workdir, tmp_path, capsys, spoil, flags, says):
+  stream(tmp_path / 'news.csv', moods(0.15))
+  if spoil:
+    spoil(tmp_path / 'news.csv')
+  assert monitor.main([str(workdir), str(tmp_path / 'news.csv'), *flags]) == 2
+  err = capsys.readouterr().err
+  assert says in err and err.count('\n') == 1
+
+
+def test_predict_tells_the_class_of_texts_given_as_arguments(workdir, tmp_path, capsys):
+  assert predict.main([str(workdir), 'heavy losses again', 'record gains, said the firm']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0].startswith('heavy losses again  negative') and lines[1].startswith(
+    'record gains, said the firm  positive'
+  )
+  assert predict.main([str(workdir), 'up', ' ']) == 2
+  assert 'text 2 is empty' in capsys.readouterr().err
+  assert monitor.main([str(tmp_path), str(tmp_path / 'x.csv')]) == 2
