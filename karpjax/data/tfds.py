@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,24 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   return Dataset(spec, splits, tuple(notes))
 
 
-def find(name: str, data_dir: Path | None = None) -> Path:
-  """The folder of a prepared set's highest version, or the one named; a UsageError says how to prepare it."""
+def find(
+  name: str,
+  data_dir: Path | None = None,
+  *,
+  sources: Sequence[str] = (*bundled.SOURCES, 'folder:PATH'),
+  suiting: str = 'image sets of TFDS such as mnist or cifar10',
+) -> Path:
+  """The folder of a prepared set's highest version, or the one named.
+
+  Args:
+    name: NAME, NAME/CONFIG or NAME:VERSION.
+    data_dir: where to look; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
+    sources: other names that the user could have meant.
+    suiting: which sets of TFDS would do.
+
+  Raises:
+    UsageError: where it isn't known, or isn't prepared; it says how to prepare it.
+  """
   bare, _, version = name.partition(':')
   default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
   for root in [data_dir, data_dir / 'tfds'] if data_dir else [default]:
@@ -98,9 +115,9 @@ def find(name: str, data_dir: Path | None = None) -> Path:
   if bare.split('/')[0] in known:
     place = data_dir or default
     raise errors.UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
-  near = errors.nearest(name, known | set(bundled.SOURCES))
+  near = errors.nearest(name, known | set(sources))
   if 'Did you mean' not in near:
-    near = f' Known: {", ".join(bundled.SOURCES)}, folder:PATH, and image sets of TFDS such as mnist or cifar10.'
+    near = f' Known: {", ".join(sources)}, and {suiting}.'
   raise errors.UsageError(f'unknown data set {name!r}.{near}')
 
 
