@@ -24,6 +24,7 @@ FILES = {  # split -> the names of its file, without .txt or .conll
 SUFFIXES = ('.txt', '.conll')
 CHUNK = re.compile(r'([BIESLU])-(.+)')
 BEGINS = 'BSU'
+WORDS = re.compile(r"(?:[A-Z]|Dr|Mrs?|Ms|Prof|St)\.|\w+(?:[-'.,/:]\w+)*|[^\w\s]")
 HELD_OUT = 0.2  # share of train that is test, where there is no such split
 
 
@@ -138,6 +139,14 @@ def marks_chunks(classes: Sequence[str]) -> bool:
 
 
 # ---- arrays ----
+
+
+def words_of(text: str) -> list[str]:
+  """The words of a plain text, marks apart; a UsageError where it has none."""
+  found = WORDS.findall(text)
+  if not found:
+    raise errors.UsageError(f'{text!r} has no words')
+  return found
 
 
 def encode(spec: text.TextSpec, sentences: Sequence[Sequence[str]], length: int = 0) -> dict[str, np.ndarray]:
