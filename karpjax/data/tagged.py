@@ -90,10 +90,7 @@ def read_tfds(name: str, data_dir: Path | None) -> dict[str, list[Sentence]]:
   Raises:
     UsageError: where it isn't prepared, or has no such features.
   """
-  folder = tfds.find(name, data_dir, sources=SOURCES, suiting='sets of TFDS such as conll2003')
-  import tensorflow_datasets
-
-  builder = tensorflow_datasets.builder_from_directory(folder)
+  builder, prepared = tfds.opened(name, data_dir, SOURCES)
   features = builder.info.features
   feature = next((f for f in ('ner', 'tags') if f in features), None)
   if 'tokens' not in features or not feature or not hasattr(features[feature], 'feature'):
@@ -101,7 +98,7 @@ def read_tfds(name: str, data_dir: Path | None) -> dict[str, list[Sentence]]:
   names = features[feature].feature.names
   read = {}
   for split, theirs in (('train', ('train',)), ('validation', ('validation', 'dev')), ('test', ('test',))):
-    for there in (t for t in theirs if t in builder.info.splits):
+    for there in (t for t in theirs if t in prepared):
       records = builder.as_data_source(split=there)
       rows = (([word.decode() for word in r['tokens']], [names[tag] for tag in r[feature]]) for r in records)
       read[split] = [row for row in rows if row[0] and row[0] != ['-DOCSTART-']]

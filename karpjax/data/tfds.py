@@ -32,13 +32,10 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   Raises:
     UsageError: where the set isn't known, isn't prepared, or isn't one of labelled images.
   """
-  folder = find(name, data_dir)
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder_from_directory(folder)
+  builder, prepared = opened(name, data_dir)
   shape, classes = _features(name, builder.info)
-  if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
   if None in shape[:2]:
     if not image_size:
       raise errors.UsageError(f'{name} has images of many sizes: give --image_size=N to resize all to N×N')
@@ -47,10 +44,7 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
 
   splits, notes = {}, []
   for split in ('train', 'validation', 'test'):
-    if split in builder.info.splits and builder.info.splits[split].num_examples:
-      missing = [file for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
-      if missing:
-        raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+    if split in prepared:
       # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same
       # JPEG.
       source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
@@ -76,6 +70,28 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
     splits['test'] = splits['train'].select(np.sort(order[:count]))
     splits['train'] = splits['train'].select(np.sort(order[count:]))
   return Dataset(spec, splits, tuple(notes))
+
+
+def opened(name: str, data_dir: Path | None = None, **others):
+  """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.
+
+  Args:
+    name, data_dir, others: as `find`'s.
+
+  Raises:
+    UsageError: where the set isn't known, isn't prepared as array_record, or lacks files.
+  """
+  folder = find(name, data_dir, **others)
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder_from_directory(folder)
+  if builder.info.file_format.value != 'array_record':
+    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
+  splits = [split for split, info in builder.info.splits.items() if info.num_examples]
+  missing = [file for split in splits for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
+  if missing:
+    raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+  return builder, splits
 
 
 def find(

@@ -1,0 +1,154 @@
+"""Masked language model: BERT's pretraining, on any text.
+
+python launch.py masked_language_model                                           # the Python documentation, bundled
+python launch.py masked_language_model --dataset=text:PATH --tokeniser=bpe --vocabulary=4000 --whole_words
+python launch.py text_classification --model=transformer --init_from=WORKDIR     # goes on from its encoder
+
+Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding": 15 % of the tokens are
+to be guessed, of which 80 % are <mask>, 10 % another token and 10 % unchanged. No sentence pairs (as Liu et al. 2019).
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from karpjax import config, errors, gradients, hyperparameters, loop, optim
+from karpjax.data import dataset, masking, text
+from karpjax.metrics import masking as metrics
+from karpjax.models import bert
+from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, partitioning
+from karpjax.report import masking as report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  dataset: str = config.flag(
+    'python_docs', 'python_docs, tiny_shakespeare, names, text:PATH, lines:PATH, or a TFDS name of a set with texts.'
+  )
+  encoding: str = config.flag('utf-8', 'Of the files of text:PATH and lines:PATH.')
+  tokeniser: str = config.flag('words', 'What is left out.', choices=masking.TOKENISERS)
+  vocabulary: int = config.flag(4000, 'The largest number of words or of bpe tokens; the rarer are <unk>, or in pieces.')
+  minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')
+  lower: bool = config.flag(True, 'Lower-case the text.')
+  context: int = config.flag(64, 'Tokens of an example, with <s> before them.')
+  test: float = config.flag(0.05, 'Share of the text, its end, that is the test split where the set has none.')
+  mask: float = config.flag(0.15, 'Share of the tokens that are to be guessed.')
+  whole_words: bool = config.flag(False, 'Leave out whole words, where tokens are characters or bpe.')
+  layers: int = config.flag(2, 'Blocks.', group='Model')
+  heads: int = config.flag(4, 'Of the attention.', group='Model')
+  width: int = config.flag(128, 'Of the embeddings and blocks.', group='Model')
+  positions: str = config.flag(
+    'learned', 'How the order is told.', choices=('learned', 'sinusoidal', 'rotary', 'none'), group='Model'
+  )
+  pre_norm: bool = config.flag(False, "Norms before each part of a block instead of BERT's, after it.", group='Model')
+  dropout: float = config.flag(0.1, 'Rate on the embeddings and on what each part of a block adds.', group='Model')
+  remat: str = config.flag('none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model')
+  steps: config.Duration = config.run_flag('5000', 'How long to train.')
+  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
+  checkpoint_every: config.Duration = config.run_flag('500', 'Save this often; 0: at the end and when stopped.', free=True)
+  eval_batch_size: int = config.run_flag(128, 'Examples in one call of the evaluation.', free=True)
+  batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
+  validation: float = config.data_flag(0.05, 'Share of the text before test that is validation where the set has none.')
+  optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
+  warmup: config.Duration = config.optimiser_flag('100', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
+  weight_decay: float = config.optimiser_flag(0.01, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
+
+
+def data(config: Config) -> dataset.Dataset:
+  return masking.load(
+    config.dataset,
+    context=config.context,
+    tokeniser=config.tokeniser,
+    vocabulary=config.vocabulary,
+    minimum_frequency=config.minimum_frequency,
+    lower=config.lower,
+    data_dir=config.data_dir,
+    encoding=config.encoding,
+    validation=config.validation,
+    test=config.test,
+    seed=config.split_seed,
+  )
+
+
+def guesser(config: Config, spec: text.TextSpec):
+  """(model, (params, batch, keys, options of the model) -> (tokens, places, targets, logits)): what is left out, and guessed."""
+  if not 0 < config.mask <= 1:
+    raise errors.UsageError(f'--mask={config.mask}: a share above 0, at most 1, is needed')
+  tokeniser = spec.tokenisers['text']
+  options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
+  model = bert.MaskedLanguageModel(tokeniser.size, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **options)
+  ends = masking.ends_of_tokens(tokeniser)
+  leave_out = functools.partial(
+    masking.mask, ends=ends, share=config.mask, vocabulary=tokeniser.size, whole_words=config.whole_words
+  )
+
+  def guess(params, batch, keys, **options):
+    tokens, places, targets = leave_out(keys, batch)
+    return tokens, places, targets, model.apply({'params': params}, tokens, places, **options)
+
+  return model, guess
+
+
+def program(config: Config, spec: text.TextSpec) -> Program:
+  """The method: cross-entropy of what was left out; config with durations in steps."""
+  model, guess = guesser(config, spec)
+  optimiser = optim.configured(config)
+  inputs = jnp.ones((1, spec.lengths['text']), jnp.int32)
+
+  def init(key):
+    params = nn.meta.unbox(model.init(key, inputs))['params']
+    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+
+  def nats(logits, targets):  # [batch, guesses], 0 where not scored
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(targets, 0)[..., None], -1)[..., 0]
+    return jnp.where(targets >= 0, -log_probs, 0)
+
+  def loss(params, collections, batch, key):
+    keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
+    # From the first example's number, so that replicas and microbatches drop different units.
+    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    _, _, targets, logits = guess(params, batch, keys, train=True, rngs=rngs)
+    each, count = nats(logits, targets), (targets >= 0).sum().astype(jnp.float32)
+    right = (logits.argmax(-1) == targets).sum().astype(jnp.float32)
+    return {'loss': (each.sum(), count), 'accuracy': (right, count)}, collections
+
+  def evaluated(state, batch):
+    # The same places at every evaluation, whatever the seed.
+    return guess(state.eval_params, batch, example_keys(jax.random.key(0), batch))
+
+  def example_losses(state, batch, key):
+    _, _, targets, logits = evaluated(state, batch)
+    return nats(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
+
+  def evaluate(state, batch, key):
+    _, _, targets, logits = evaluated(state, batch)
+    return metrics.sums(nats(logits, targets), logits.argmax(-1) == targets, targets, batch['mask'])
+
+  return Program(
+    init=init,
+    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    evaluate=evaluate,
+    summarise=metrics.summarise,
+    predict=lambda state, batch, key: model.apply({'params': state.eval_params}, batch['tokens']),
+    example_losses=example_losses,
+    uninformed_loss=math.log(spec.tokenisers['text'].size),
+    axes=partitioning(model, inputs),
+  )
+
+
+def run(config_: Config, train=loop.train, **options) -> loop.Summary:
+  examples = data(config_)
+  resolved = config.resolve(config_, examples.spec.examples)
+  functions = program(resolved, examples.spec)
+  _, guess = guesser(resolved, examples.spec)
+  outputs = lambda state, batch: guess(state.eval_params, batch, example_keys(jax.random.key(0), batch))
+  functions = dataclasses.replace(functions, report=functools.partial(report.draw, outputs, examples, seeds=resolved.seeds))
+  return train(functions, examples, resolved, experiment='masked_language_model', **options)
+
+
+if __name__ == '__main__':
+  raise SystemExit(config.main(run, Config))
