@@ -1,7 +1,7 @@
 """Masked language model: BERT's pretraining, on any text.
 
 python launch.py masked_language_model                                           # the Python documentation, bundled
-python launch.py masked_language_model --dataset=text:PATH --tokeniser=bpe --vocabulary=4000 --whole_words
+python launch.py masked_language_model --dataset=text:PATH --vocabulary=4000 --whole_words
 python launch.py text_classification --model=transformer --init_from=WORKDIR     # goes on from its encoder
 
 Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding": 15 % of the tokens are
@@ -30,8 +30,8 @@ class Config(config.Train):
     'python_docs', 'python_docs, tiny_shakespeare, names, text:PATH, lines:PATH, or a TFDS name of a set with texts.'
   )
   encoding: str = config.flag('utf-8', 'Of the files of text:PATH and lines:PATH.')
-  tokeniser: str = config.flag('words', 'What is left out.', choices=masking.TOKENISERS)
-  vocabulary: int = config.flag(4000, 'The largest number of words or of bpe tokens; the rarer are <unk>, or in pieces.')
+  tokeniser: str = config.flag('bpe', 'What is left out.', choices=masking.TOKENISERS)
+  vocabulary: int = config.flag(2000, 'The largest number of bpe tokens or words; rarer words are in pieces, or <unk>.')
   minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')
   lower: bool = config.flag(True, 'Lower-case the text.')
   context: int = config.flag(64, 'Tokens of an example, with <s> before them.')
@@ -54,7 +54,7 @@ class Config(config.Train):
   batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
   validation: float = config.data_flag(0.05, 'Share of the text before test that is validation where the set has none.')
   optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
-  warmup: config.Duration = config.optimiser_flag('100', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
+  warmup: config.Duration = config.optimiser_flag('20', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
   weight_decay: float = config.optimiser_flag(0.01, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
 
 

@@ -63,7 +63,7 @@ def both(arrays, numbers):
   return {'tokens': tokens, 'targets': tokens}
 
 
-def load(name: str, *, tokeniser: str, **options) -> Dataset:
+def load(name: str, *, tokeniser: str, context: int, **options) -> Dataset:
   """A data set for masked language models; arguments as `text.load`'s.
 
   Raises:
@@ -71,9 +71,8 @@ def load(name: str, *, tokeniser: str, **options) -> Dataset:
   """
   if tokeniser not in TOKENISERS:
     raise errors.UsageError(f'--tokeniser={tokeniser}: {", ".join(TOKENISERS)} can have a <mask>')
-  return text.load(
-    name, tokeniser=tokeniser, specials=SPECIALS, windowed=windowed, lined=lined, overlap=1, **options
-  )
+  own = {'specials': SPECIALS, 'windowed': windowed, 'lined': lined, 'overlap': min(context, 1)}  # of windows: <s>
+  return text.load(name, tokeniser=tokeniser, context=context, **own, **options)
 
 
 # ---- words ----

@@ -40,12 +40,14 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   shown = f'first of {seeds} seeds' if seeds > 1 else ''
   heading, note = f'{name} split, step {t}', f' · {shown}' if shown else ''
   writers.write_json(folder / 'report.json', {'heading': heading, 'shown': shown, **scores})
-  spell = spec.tokenisers['characters'].decode
-  wrong = [i for i, (a, b) in enumerate(zip(right, found)) if a != b]
+  wrong = []
+  for characters, *tags in zip(split.arrays['characters'], right, found):
+    words = spelt(spec, characters[: len(tags[0])])
+    a, b = ((entities if chunks else list_tags)(words, each) for each in tags)
+    if a != b:
+      wrong.append((words, a, b))
   lines = [f'{len(wrong):,} of {len(right):,} sentences with a mistake' + (':' if wrong else ''), '']
-  for i in wrong[:MISTAKES]:
-    words = [spell(word) for word in split.arrays['characters'][i, : len(right[i])]]
-    lines += mistake(words, right[i], found[i], chunks)
+  lines += [line for each in wrong[:MISTAKES] for line in mistake(*each)]
   text = '\n'.join([tables.table(scores, heading + note), *lines])
   writers.write_bytes(folder / 'report.txt', text.encode())
   plots.confusion(counts, spec.classes, folder, note)
@@ -64,18 +66,28 @@ def predict(program, state, arrays) -> np.ndarray:
   return np.concatenate(parts)[:size]
 
 
-def mistake(words: Sequence[str], right: Sequence[str], found: Sequence[str], chunks: bool) -> list[str]:
+Found = list[tuple[int, str, str]]  # the place of its first word, its words, its type
+
+
+def mistake(words: Sequence[str], right: Found, found: Found) -> list[str]:
   """A sentence, and what was expected and predicted where the two differ."""
-  if chunks:
-    a, b = entities(words, right), entities(words, found)
-  else:
-    a, b = ([(i, word, tag) for i, (word, tag) in enumerate(zip(words, tags))] for tags in (right, found))
   listed = lambda ones, others: ', '.join(f'{word} ({tag})' for i, word, tag in ones if (i, word, tag) not in others) or '–'
-  return [' '.join(words), f'  expected:  {listed(a, b)}', f'  predicted: {listed(b, a)}', '']
+  return [' '.join(words), f'  expected:  {listed(right, found)}', f'  predicted: {listed(found, right)}', '']
 
 
-def entities(words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, str, str]]:
-  """(first word's place, words, type) of each entity; as seqeval, an I- that goes on with nothing begins one."""
+def spelt(spec, characters: np.ndarray) -> list[str]:
+  """Words from their characters [words, C]; those that train has not are �."""
+  symbols = ['', '\ufffd', *spec.tokenisers['characters'].symbols[2:]]
+  return [''.join(symbols[c] for c in word) for word in characters]
+
+
+def list_tags(words: Sequence[str], tags: Sequence[str]) -> Found:
+  """Each word with its tag."""
+  return list(zip(range(len(words)), words, tags))
+
+
+def entities(words: Sequence[str], tags: Sequence[str]) -> Found:
+  """The chunks that tags in BIO2 mark; as seqeval, an I- that goes on with nothing begins one."""
   found = []
   for i, (word, tag) in enumerate(zip(words, tagged.bio2(tags))):
     if tag.startswith('B-'):
