@@ -18,9 +18,10 @@ from flax import linen as nn
 
 from karpjax import config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import dataset, masking, text
+from karpjax.losses import language as losses
 from karpjax.metrics import masking as metrics
 from karpjax.models import bert
-from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, partitioning
+from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
 from karpjax.report import masking as report
 
 
@@ -103,18 +104,13 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     params = nn.meta.unbox(model.init(key, inputs))['params']
     return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
 
-  def nats(logits, targets):  # [batch, guesses], 0 where not scored
-    log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(targets, 0)[..., None], -1)[..., 0]
-    return jnp.where(targets >= 0, -log_probs, 0)
-
   def loss(params, collections, batch, key):
     keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
     # From the first example's number, so that replicas and microbatches drop different units.
     rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
     _, _, targets, logits = guess(params, batch, keys, train=True, rngs=rngs)
-    each, count = nats(logits, targets), (targets >= 0).sum().astype(jnp.float32)
-    right = (logits.argmax(-1) == targets).sum().astype(jnp.float32)
-    return {'loss': (each.sum(), count), 'accuracy': (right, count)}, collections
+    each, scored = losses.cross_entropy(logits, targets), targets >= 0
+    return {'loss': pair(each, scored), 'accuracy': pair(logits.argmax(-1) == targets, scored)}, collections
 
   def evaluated(state, batch):
     # The same places at every evaluation, whatever the seed.
@@ -122,11 +118,11 @@ def program(config: Config, spec: text.TextSpec) -> Program:
 
   def example_losses(state, batch, key):
     _, _, targets, logits = evaluated(state, batch)
-    return nats(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
+    return losses.cross_entropy(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
 
   def evaluate(state, batch, key):
     _, _, targets, logits = evaluated(state, batch)
-    return metrics.sums(nats(logits, targets), logits.argmax(-1) == targets, targets, batch['mask'])
+    return metrics.sums(logits, losses.cross_entropy(logits, targets), targets, batch['mask'])
 
   return Program(
     init=init,

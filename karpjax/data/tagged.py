@@ -90,7 +90,7 @@ def read_tfds(name: str, data_dir: Path | None) -> dict[str, list[Sentence]]:
   Raises:
     UsageError: where it isn't prepared, or has no such features.
   """
-  builder, prepared = tfds.opened(name, data_dir, SOURCES)
+  builder, prepared = tfds.opened(name, data_dir, sources=SOURCES, suiting='sets of TFDS such as conll2003')
   features = builder.info.features
   feature = next((f for f in ('ner', 'tags') if f in features), None)
   if 'tokens' not in features or not feature or not hasattr(features[feature], 'feature'):

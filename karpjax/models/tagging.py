@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from karpjax.layers import convolution, crf, recurrence
 from karpjax.layers.dropout import Dropout
+from karpjax.losses import language as losses
 from karpjax.models import mlp
 
 MODELS = {'bilstm': False, 'bilstm_crf': True}  # name -> whether the tags are a chain
@@ -121,9 +122,7 @@ def log_likelihood(emissions, chain: crf.Chain | None, targets):
   mask = targets >= 0
   if chain is not None:
     return jnp.where(mask.any(1), crf.log_likelihood(chain, emissions, targets, mask), 0)
-  log_probs = jax.nn.log_softmax(emissions)
-  each = jnp.take_along_axis(log_probs, jnp.where(mask, targets, 0)[..., None], -1)[..., 0]  # [batch, time]
-  return jnp.where(mask, each, 0).sum(1)
+  return -losses.cross_entropy(emissions, targets).sum(1)
 
 
 def decode(emissions, chain: crf.Chain | None, mask):

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,14 +18,14 @@ SMALL = dict(
 
 @pytest.fixture(scope='module')
 def names(tmp_path_factory):
-  """Words that begin with Q are names of one or two words, which no other split has; 'von' joins two if it stands between them."""
+  """Words that begin with Q are names, and 'von' between two of them joins them; there are endlessly many, and other new words too."""
   folder = tmp_path_factory.mktemp('names')
   rng = np.random.default_rng(0)
 
-  def sentence(split):
-    rows = []
+  def sentence():
+    rows, word = [], lambda: ''.join(rng.choice(list('abcdefg'), 5))
+    name = lambda: f'Q{word()}'
     for _ in range(rng.integers(3, 7)):
-      name = lambda: f'Q{split}{"".join(rng.choice(list("abcdefg"), 3))}'
       match rng.integers(5):
         case 0:
           rows += [(name(), 'B-N')]
@@ -35,11 +34,11 @@ def names(tmp_path_factory):
         case 2:
           rows += [('von', 'O'), ('dort', 'O')]
         case _:
-          rows += [(str(rng.choice(['eins', 'zwei', 'drei'])), 'O')]
+          rows += [(word(), 'O')]
     return ''.join(f'{word} {tag}\n' for word, tag in rows)
 
   for split, size in (('train', 300), ('valid', 40), ('test', 60)):
-    (folder / f'{split}.txt').write_text('\n'.join(sentence(split[0]) for _ in range(size)))
+    (folder / f'{split}.txt').write_text('\n'.join(sentence() for _ in range(size)))
   return f'conll:{folder}'
 
 
@@ -56,10 +55,6 @@ def trained(names, tmp_path_factory):
 def test_new_names_are_told_by_their_letters_and_neighbours(trained):
   assert trained.numbers['test/f1'] > 0.98
   assert trained.numbers['test/accuracy'] > 0.99 and trained.numbers['validation/f1'] > 0.95
-
-
-def test_without_letters_new_names_cannot_be_told(names, tmp_path):
-  assert run(tmp_path, names, filters=0, word_dropout=0.0).numbers['test/f1'] < 0.9
 
 
 def test_the_report(trained, names):
@@ -88,8 +83,8 @@ def test_texts_are_tagged_without_the_data(trained):
   spec = experiment.text.TextSpec.from_json(stored['spec'])
   settings = config.from_json(experiment.Config, stored['flags'])
   program = experiment.program(settings, spec)
-  lines = report.columns(program, trained.state, spec, ['Eins Qxabc von Qxdef, drei', 'zwei'])
-  assert lines == ['Eins O', 'Qxabc B-N', 'von I-N', 'Qxdef I-N', ', O', 'drei O', '', 'zwei O', '']
+  lines = report.columns(program, trained.state, spec, ['Dort Qabcab von Qdefef, drei', 'zwei'])
+  assert lines == ['Dort O', 'Qabcab B-N', 'von I-N', 'Qdefef I-N', ', O', 'drei O', '', 'zwei O', '']
 
 
 def test_plain_texts_become_words():
@@ -116,28 +111,13 @@ def test_replicas_microbatches_and_the_cut_of_the_evaluation_change_nothing(name
     np.testing.assert_allclose(many[name], one[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_of_two_seeds_each_has_its_own_scores(names, tmp_path):
   both = run(tmp_path / 'a', names, steps='3', steps_per_call='1', seeds=2).numbers
   alone = run(tmp_path / 'b', names, steps='3', steps_per_call='1', seed=1).numbers
   assert both['test/loss']['values'][0] != both['test/loss']['values'][1]
   for name in ('test/loss', 'test/f1', 'test/accuracy'):
     np.testing.assert_allclose(both[name]['values'][1], alone[name], rtol=1e-4)
-
-
-def test_dropped_words_depend_on_the_example_alone(names):
-  """The training loss of a batch is the sum of its parts', whose rows have the same numbers."""
-  settings = experiment.Config(**SMALL | dict(dataset=names, word_dropout=0.5))
-  data = experiment.data(settings)
-  program = experiment.program(config.resolve(settings, data.spec.examples), data.spec)
-  state = program.init(jax.random.key(0))
-  split = data.splits['train']
-  step = jax.jit(program.step)
-
-  def loss(numbers):
-    return np.array(step(state, {**split.fetch(numbers), 'index': numbers})[1]['loss'])
-
-  numbers = np.arange(8, dtype=np.int32)
-  np.testing.assert_allclose(loss(numbers), sum(loss(part) for part in np.split(numbers, 4)), rtol=1e-5)
 
 
 def test_the_recipe_passes(names, capsys):
