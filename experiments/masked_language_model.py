@@ -20,7 +20,7 @@ from karpjax import config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import dataset, masking, text
 from karpjax.losses import language as losses
 from karpjax.metrics import masking as metrics
-from karpjax.models import bert
+from karpjax.models import bert, transformer
 from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
 from karpjax.report import masking as report
 
@@ -43,20 +43,31 @@ class Config(config.Train):
   heads: int = config.flag(4, 'Of the attention.', group='Model')
   width: int = config.flag(128, 'Of the embeddings and blocks.', group='Model')
   positions: str = config.flag(
-    'learned', 'How the order is told.', choices=('learned', 'sinusoidal', 'rotary', 'none'), group='Model'
+    'rotary',
+    "How the order is told. learned is BERT's; rotary is quicker to learn.",
+    choices=transformer.POSITIONS,
+    group='Model',
   )
   pre_norm: bool = config.flag(False, "Norms before each part of a block instead of BERT's, after it.", group='Model')
   dropout: float = config.flag(0.1, 'Rate on the embeddings and on what each part of a block adds.', group='Model')
-  remat: str = config.flag('none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model')
-  steps: config.Duration = config.run_flag('5000', 'How long to train.')
+  remat: str = config.flag(
+    'none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model'
+  )
+  steps: config.Duration = config.run_flag('2000', 'How long to train.')
   eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: config.Duration = config.run_flag('500', 'Save this often; 0: at the end and when stopped.', free=True)
+  checkpoint_every: config.Duration = config.run_flag(
+    '500', 'Save this often; 0: at the end and when stopped.', free=True
+  )
   eval_batch_size: int = config.run_flag(128, 'Examples in one call of the evaluation.', free=True)
   batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
   validation: float = config.data_flag(0.05, 'Share of the text before test that is validation where the set has none.')
   optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
-  warmup: config.Duration = config.optimiser_flag('20', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
-  weight_decay: float = config.optimiser_flag(0.01, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
+  warmup: config.Duration = config.optimiser_flag(
+    '20', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.'
+  )
+  weight_decay: float = config.optimiser_flag(
+    0.01, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.'
+  )
 
 
 def data(config: Config) -> dataset.Dataset:
@@ -75,28 +86,25 @@ def data(config: Config) -> dataset.Dataset:
   )
 
 
-def guesser(config: Config, spec: text.TextSpec):
-  """(model, (params, batch, keys, options of the model) -> (tokens, places, targets, logits)): what is left out, and guessed."""
+def leave_out(config: Config, spec: text.TextSpec):
+  """(keys, batch) -> (tokens, places, targets): what is seen and what is to be guessed."""
   if not 0 < config.mask <= 1:
     raise errors.UsageError(f'--mask={config.mask}: a share above 0, at most 1, is needed')
-  tokeniser = spec.tokenisers['text']
-  options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
-  model = bert.MaskedLanguageModel(tokeniser.size, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **options)
-  ends = masking.ends_of_tokens(tokeniser)
-  leave_out = functools.partial(
-    masking.mask, ends=ends, share=config.mask, vocabulary=tokeniser.size, whole_words=config.whole_words
+  made = spec.tokenisers['text']
+  return functools.partial(
+    masking.mask,
+    ends=masking.ends_of_tokens(made),
+    share=config.mask,
+    vocabulary=made.size,
+    whole_words=config.whole_words,
   )
-
-  def guess(params, batch, keys, **options):
-    tokens, places, targets = leave_out(keys, batch)
-    return tokens, places, targets, model.apply({'params': params}, tokens, places, **options)
-
-  return model, guess
 
 
 def program(config: Config, spec: text.TextSpec) -> Program:
   """The method: cross-entropy of what was left out; config with durations in steps."""
-  model, guess = guesser(config, spec)
+  vocabulary, hide = spec.tokenisers['text'].size, leave_out(config, spec)
+  options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
+  model = bert.MaskedLanguageModel(vocabulary, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **options)
   optimiser = optim.configured(config)
   inputs = jnp.ones((1, spec.lengths['text']), jnp.int32)
 
@@ -108,20 +116,21 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
     # From the first example's number, so that replicas and microbatches drop different units.
     rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
-    _, _, targets, logits = guess(params, batch, keys, train=True, rngs=rngs)
+    tokens, places, targets = hide(keys, batch)
+    logits = model.apply({'params': params}, tokens, places, train=True, rngs=rngs)
     each, scored = losses.cross_entropy(logits, targets), targets >= 0
     return {'loss': pair(each, scored), 'accuracy': pair(logits.argmax(-1) == targets, scored)}, collections
 
-  def evaluated(state, batch):
-    # The same places at every evaluation, whatever the seed.
-    return guess(state.eval_params, batch, example_keys(jax.random.key(0), batch))
+  def guesses(state, batch):
+    tokens, places, targets = hide(masking.fixed_keys(batch), batch)
+    return model.apply({'params': state.eval_params}, tokens, places), targets
 
   def example_losses(state, batch, key):
-    _, _, targets, logits = evaluated(state, batch)
+    logits, targets = guesses(state, batch)
     return losses.cross_entropy(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
 
   def evaluate(state, batch, key):
-    _, _, targets, logits = evaluated(state, batch)
+    logits, targets = guesses(state, batch)
     return metrics.sums(logits, losses.cross_entropy(logits, targets), targets, batch['mask'])
 
   return Program(
@@ -131,7 +140,7 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     summarise=metrics.summarise,
     predict=lambda state, batch, key: model.apply({'params': state.eval_params}, batch['tokens']),
     example_losses=example_losses,
-    uninformed_loss=math.log(spec.tokenisers['text'].size),
+    uninformed_loss=math.log(vocabulary),
     axes=partitioning(model, inputs),
   )
 
@@ -140,9 +149,8 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
-  _, guess = guesser(resolved, examples.spec)
-  outputs = lambda state, batch: guess(state.eval_params, batch, example_keys(jax.random.key(0), batch))
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, outputs, examples, seeds=resolved.seeds))
+  draw = functools.partial(report.draw, functions, examples, leave_out(resolved, examples.spec), seeds=resolved.seeds)
+  functions = dataclasses.replace(functions, report=draw)
   return train(functions, examples, resolved, experiment='masked_language_model', **options)
 
 

@@ -25,9 +25,7 @@ from karpjax.report import tagging as report
 
 @dataclasses.dataclass(frozen=True)
 class Config(config.Train):
-  dataset: str = config.flag(
-    'entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.'
-  )
+  dataset: str = config.flag('entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.')
   encoding: str = config.flag('utf-8', 'Of the files of conll:DIR.')
   lower: bool = config.flag(True, 'Lower-case words; their characters stay.')
   minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')

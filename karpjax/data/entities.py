@@ -15,24 +15,24 @@ SIZES = {'train': 3000, 'validation': 500, 'test': 1000}
 GIVEN = """Anna Bruno Carla David Elena Felix Greta Henrik Irene Jonas Karin Lukas Marta Nils Olga Pavel Rosa Stefan Tanja
 Ulrich Vera Walter Yasmin Zoltan Aisha Bashir Chiara Dmitri Esther Farid Gloria Hassan Ingrid Javier Keiko Leila Mateo Nadia
 Omar Priya Quentin Rahul Sofia Tomas Usha Viktor Wanda Xavier Yusuf Zara Alice Bernard Claire Duncan Edith Fergus Grace
-Howard Isobel Julian Kirsty Laurence Moira Norman Olive Percy Rachel Stuart Teresa Vincent""".split()
+Howard Isobel Julian Kirsty Laurence Moira Norman Olive Percy Rachel Stuart Teresa Vincent"""
 SURNAMES = """Abbott Becker Castillo Dalgaard Eriksson Fontaine Gallagher Hartmann Ibrahim Jankowski Kowalski Lindqvist Moreau
 Nakamura Okafor Petrov Quiroga Romano Schneider Takahashi Ueda Vasquez Whitfield Yamada Zielinski Andersen Barlow Chandra
 Delgado Eastwood Ferreira Goldberg Holloway Iversen Jimenez Kessler Langford Mbeki Novak Osborne Pemberton Rahman Sandoval
 Thornton Urbina Voss Wallace Yilmaz Zimmer Ashworth Bergman Crawford Drummond Ellison Fraser Grimaldi Hawthorne Ivanov Johansson
-Kaplan Lombardi McAllister Nordstrom Ogilvie Prescott Rosenthal Sinclair Tolbert Underhill Vandenberg Winslow""".split()
+Kaplan Lombardi McAllister Nordstrom Ogilvie Prescott Rosenthal Sinclair Tolbert Underhill Vandenberg Winslow"""
 PLACES = """Aberdeen Bergen Cordoba Dresden Esbjerg Florence Grenoble Haifa Izmir Jakarta Kampala Lisbon Malmo Nairobi Oslo
 Porto Quito Riga Seville Tallinn Utrecht Valencia Warsaw Yerevan Zagreb Ankara Bristol Calgary Durban Edinburgh Freiburg Geneva
 Hobart Innsbruck Jena Krakow Leipzig Mombasa Nantes Odessa Perth Recife Salzburg Turin Uppsala Verona Windhoek York Zurich
 Antwerp Bologna Cardiff Dakar Essen Fresno Ghent Halifax Ipswich Kobe Lagos Manila Naples Ottawa Palermo Rotterdam Santiago
-Toulouse Vilnius Wroclaw""".split()
-MONTHS = 'January February March April May June July August September October November December'.split()
-DAYS = 'Monday Tuesday Wednesday Thursday Friday Saturday Sunday'.split()
-FIRMS = 'Group Bank Ltd Inc Motors Airlines Partners Press Foods Energy Holdings Insurance'.split()
+Toulouse Vilnius Wroclaw"""
+MONTHS = 'January February March April May June July August September October November December'
+DAYS = 'Monday Tuesday Wednesday Thursday Friday Saturday Sunday'
+FIRMS = 'Group Bank Ltd Inc Motors Airlines Partners Press Foods Energy Holdings Insurance'
 BODIES = ('University', 'Hospital', 'City Council', 'Opera', 'Chamber of Commerce', 'Port Authority')
-LANDSCAPES = 'Valley Bay Island County Heights'.split()
-TITLES = 'Dr. Mr. Mrs. Professor President Judge Captain Senator'.split()
-LETTERS = 'ABCDEFGHIJKLMNOPRSTUVWZ'
+LANDSCAPES = 'Valley Bay Island County Heights'
+TITLES = 'Dr. Mr. Mrs. Professor President Judge Captain Senator'
+LETTERS = 'A B C D E F G H I J K L M N O P R S T U V W Z'
 
 TEMPLATES = """{PER} was born in {LOC} in {YEAR} .
 {PER} , who joined {ORG} in {YEAR} , will move to {LOC} .
@@ -71,7 +71,7 @@ The train left {LOC} at {SMALL} past nine and reached {LOC} in time .
 {TITLE} {PER} taught at {ORG} until {DATE} .
 No date was set for the talks .
 The results were better than expected .
-The mayor of {LOC} thanked {TITLE} {SURNAME} .""".splitlines()
+The mayor of {LOC} thanked {TITLE} {SURNAME} ."""
 
 
 def sentences(split: str, size: int) -> list[Sentence]:
@@ -84,14 +84,16 @@ def sentences(split: str, size: int) -> list[Sentence]:
   part = list(SIZES).index(split)
   bits = iter(np.random.Philox(key=np.array([part, 0], np.uint64)).random_raw(100 * size).tolist())
   kept = {0: (0, 1, 2, 3), 1: (4,), 2: (5,)}[part]  # of every six names
-  lists = {'given': GIVEN, 'surname': SURNAMES, 'place': PLACES}
-  names = {kind: [name for i, name in enumerate(each) if i % 6 in kept] for kind, each in lists.items()}
+  names = {
+    kind: [name for i, name in enumerate(each.split()) if i % 6 in kept]
+    for kind, each in (('given', GIVEN), ('surname', SURNAMES), ('place', PLACES))
+  }
 
-  def draw(what):
-    choices = names.get(what, what) if isinstance(what, str) else what
+  def draw(what):  # a kind of names, words in a text, or any sequence
+    choices = names.get(what) or what.split() if isinstance(what, str) else what
     return choices[next(bits) % len(choices)]
 
-  return [_fill(draw(TEMPLATES), draw) for _ in range(size)]
+  return [_fill(draw(TEMPLATES.splitlines()), draw) for _ in range(size)]
 
 
 def _fill(template: str, draw: Callable) -> Sentence:
@@ -158,7 +160,9 @@ def _date(draw):
 
 
 def _number(draw):
-  return _one(draw, lambda: _year(draw), lambda: str(2 + draw(range(98))), lambda: f'{1 + draw(range(900))},{draw(range(10))}00')
+  return _one(
+    draw, lambda: _year(draw), lambda: str(2 + draw(range(98))), lambda: f'{1 + draw(range(900))},{draw(range(10))}00'
+  )
 
 
 SLOTS = {  # name -> (type, or O for none; what is put there)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors
+from karpjax import errors, program
 from karpjax.data import text, tokenisers
 from karpjax.data.dataset import Dataset, Split, take
 
@@ -71,6 +71,8 @@ def load(name: str, *, tokeniser: str, context: int, **options) -> Dataset:
   """
   if tokeniser not in TOKENISERS:
     raise errors.UsageError(f'--tokeniser={tokeniser}: {", ".join(TOKENISERS)} can have a <mask>')
+  if context == 1:
+    raise errors.UsageError('--context=1 has room for <s> alone; choose one of at least 2')
   own = {'specials': SPECIALS, 'windowed': windowed, 'lined': lined, 'overlap': min(context, 1)}  # of windows: <s>
   return text.load(name, tokeniser=tokeniser, context=context, **own, **options)
 
@@ -156,6 +158,11 @@ def replace(key, tokens, places, taken, *, vocabulary: int, masked: float = 0.8,
   stood = tokens[places]
   new = jnp.where(kind < masked, MASK, jnp.where(kind < masked + random, others, stood))
   return tokens.at[places].set(jnp.where(taken, new, stood))
+
+
+def fixed_keys(batch):
+  """Keys for evaluation, one per example: the same places at every step, for every seed."""
+  return program.example_keys(jax.random.key(0), batch)
 
 
 def mask(keys, batch, ends, *, share: float, vocabulary: int, whole_words: bool):

@@ -69,7 +69,9 @@ def read_folder(folder: Path, encoding: str = 'utf-8') -> dict[str, list[Sentenc
     UsageError: where train is missing, or a split has two files.
   """
   if not folder.is_dir():
-    raise errors.UsageError(f'{folder} is not a folder: --dataset=conll:DIR wants train.txt, and perhaps others, in DIR')
+    raise errors.UsageError(
+      f'{folder} is not a folder: --dataset=conll:DIR wants train.txt, and perhaps others, in DIR'
+    )
   read = {}
   for split, names in FILES.items():
     found = [path for name in names for suffix in SUFFIXES if (path := folder / f'{name}{suffix}').is_file()]
@@ -249,7 +251,9 @@ def load(
     splits[split] = Split.of(**encode(spec, [words for words, _ in sentences], longest), targets=targets)
   unseen = _unseen(read, lower)
   notes.append(
-    f'{name}: ' + ', '.join(f'{len(s):,} {split}' for split, s in read.items()) + f' sentences of at most {longest} words, '
+    f'{name}: '
+    + ', '.join(f'{len(s):,} {split}' for split, s in read.items())
+    + f' sentences of at most {longest} words, '
     f'{len(classes)} tags, {spec.tokenisers["text"].size:,} words' + (f'; unseen in train: {unseen}' if unseen else '')
   )
   return Dataset(spec, splits, tuple(notes))
@@ -260,7 +264,9 @@ def _tagged(name, split, sentences, classes) -> list[Sentence]:
   if marks_chunks(classes):
     odd = next((tag for _, tags in sentences for tag in tags if tag != 'O' and not CHUNK.fullmatch(tag)), None)
     if odd:
-      raise errors.UsageError(f'{name}: tag {odd!r} of the {split} split beside others as B-TYPE: O, B-TYPE, I-TYPE are expected')
+      raise errors.UsageError(
+        f'{name}: tag {odd!r} of the {split} split beside others as B-TYPE: O, B-TYPE, I-TYPE are expected'
+      )
     sentences = [(words, bio2(tags)) for words, tags in sentences]
   unknown = next((tag for _, tags in sentences for tag in tags if tag not in classes), None)
   if unknown:

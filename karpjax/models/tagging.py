@@ -46,7 +46,9 @@ class Spelling(nn.Module):
     """characters: [words, C] int -> [words, filters] of `dtype`; 0 for a word without characters."""
     table = self.param('table', _uniform, (self.alphabet, self.embedding))
     there = (characters > 0)[..., None]
-    x = Dropout(self.dropout)(table[characters.astype(jnp.int32)].astype(self.dtype), train=train)  # [words, C, embedding]
+    x = Dropout(self.dropout)(
+      table[characters.astype(jnp.int32)].astype(self.dtype), train=train
+    )  # [words, C, embedding]
     x = jnp.where(there, x, 0)
     x = convolution.Conv(self.filters, (self.window,), dtype=self.dtype, name='filters')(x)  # [words, C, filters]
     return jnp.where(there.any(1), jnp.where(there, x, -jnp.inf).max(1), 0)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from karpjax import errors
@@ -14,13 +15,13 @@ SHOWN = 20
 GUESSES = 5
 
 
-def draw(outputs, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> None:
+def draw(program, dataset, leave_out, state, t: int, folder: Path, *, seeds: int = 1) -> None:
   """A Program's `report`: report.txt, texts of the test split (else validation, else train) with what was left out filled in.
 
   Args:
-    outputs: (state, batch) -> (tokens [batch, time], places and targets [batch, guesses], logits [batch, guesses,
-      vocabulary]), as evaluation masks and sees them.
+    program: its `predict` gives logits [batch, time, vocabulary].
     dataset: as `masking.load` gives it.
+    leave_out: (keys, batch) -> (tokens, places, targets), as `masking.mask`.
     state: of one seed.
     t: the step, for the heading.
     folder: the run's folder.
@@ -30,8 +31,14 @@ def draw(outputs, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   split, tokeniser = dataset.splits[name], dataset.spec.tokenisers['text']
   numbers = np.unique(np.linspace(0, split.size - 1, SHOWN).astype(np.int32))
   batch = {**split.fetch(numbers), 'index': numbers}
-  tokens, places, targets, logits = map(np.asarray, jax.jit(outputs)(state, batch))
-  guesses = logits.argmax(-1)
+
+  @jax.jit
+  def guess(state, batch):
+    tokens, places, targets = leave_out(masking.fixed_keys(batch), batch)
+    best = program.predict(state, {**batch, 'tokens': tokens}, jax.random.key(0)).argmax(-1)  # [batch, time]
+    return places, targets, jnp.take_along_axis(best, places, 1)
+
+  places, targets, guesses = map(np.asarray, guess(state, batch))
   right = ((guesses == targets) & (targets >= 0)).sum()
   note = f' · first of {seeds} seeds' if seeds > 1 else ''
   lines = [
@@ -55,7 +62,9 @@ def filled(tokeniser: tokenisers.Tokeniser, tokens: Sequence[int], guesses: dict
     guesses: place -> (guess, truth).
   """
   space = ' ' if tokeniser.kind == 'words' else ''
-  shown = lambda token: tokeniser.symbols[token] if token < tokeniser.specials else tokeniser.decode([token]).strip() or '␣'
+  shown = lambda token: (
+    tokeniser.symbols[token] if token < tokeniser.specials else tokeniser.decode([token]).strip() or '␣'
+  )
   pieces, run = [], []
   for place, token in enumerate([*tokens, None]):
     if token is not None and place not in guesses:

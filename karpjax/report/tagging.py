@@ -71,7 +71,9 @@ Found = list[tuple[int, str, str]]  # the place of its first word, its words, it
 
 def mistake(words: Sequence[str], right: Found, found: Found) -> list[str]:
   """A sentence, and what was expected and predicted where the two differ."""
-  listed = lambda ones, others: ', '.join(f'{word} ({tag})' for i, word, tag in ones if (i, word, tag) not in others) or '–'
+  listed = lambda ones, others: (
+    ', '.join(f'{word} ({tag})' for i, word, tag in ones if (i, word, tag) not in others) or '–'
+  )
   return [' '.join(words), f'  expected:  {listed(right, found)}', f'  predicted: {listed(found, right)}', '']
 
 

@@ -158,7 +158,9 @@ def test_part_of_a_character_goes_on_with_a_word():
   made = tokenisers.make('bpe', ['aé'], specials=masking.SPECIALS, vocabulary=261)
   tokens = made.encode('aéb')  # é is two bytes
   assert len(tokens) == 4
-  assert np.asarray(masking.begin_words(jnp.asarray(tokens), masking.ends_of_tokens(made))).tolist() == [True] + 3 * [False]
+  assert np.asarray(masking.begin_words(jnp.asarray(tokens), masking.ends_of_tokens(made))).tolist() == [True] + 3 * [
+    False
+  ]
 
 
 def test_windows_for_evaluation_hold_each_token_once():
@@ -200,5 +202,7 @@ def test_bad_input(tmp_path):
   (tmp_path / 'a.txt').write_text('one two three')
   with pytest.raises(errors.UsageError, match='--tokeniser=bytes: characters, words, bpe can have a <mask>'):
     masking.load('python_docs', context=8, tokeniser='bytes')
-  with pytest.raises(errors.UsageError, match='--context=64: choose one of at least 2, and no longer than the text of 3'):
+  with pytest.raises(
+    errors.UsageError, match='--context=64: choose one of at least 2, and no longer than the text of 3'
+  ):
     masking.load(f'text:{tmp_path / "a.txt"}', context=64, tokeniser='words', validation=0, test=0)

@@ -6,6 +6,7 @@ import pytest
 from karpjax import errors
 from karpjax.data import entities, tagged, text, tokenisers
 
+NAMES = [names.split() for names in (entities.GIVEN, entities.SURNAMES, entities.PLACES)]
 FOUR_COLUMNS = """-DOCSTART- -X- -X- O
 
 EU NNP B-NP B-ORG
@@ -137,7 +138,7 @@ def test_rare_words_are_unknown(tmp_path):
     (dict(train='a O\n', test='\n -DOCSTART- O\n'), 'test.txt holds no sentence'),
     (dict(test='a O\n'), 'no train.txt or train.conll'),
     (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two files of the validation split, valid.txt and dev.txt'),
-    (dict(train='a O\n'.encode() + b'caf\xe9 O\n'), 'is not utf-8: byte 7 is 0xe9; name its encoding, as --encoding=latin-1'),
+    (dict(train=b'a O\n' + b'caf\xe9 O\n'), 'is not utf-8: byte 7 is 0xe9; name its encoding, as --encoding=latin-1'),
     (dict(train='a O\n'), 'leave none of 1 lines'),
   ],
 )
@@ -148,7 +149,9 @@ def test_bad_files_are_one_clear_line(tmp_path, files, said):
 
 
 def test_other_encodings_are_read(tmp_path):
-  data = tagged.load(folder(tmp_path, train='café O\n'.encode('latin-1'), test='a O\n'), encoding='latin-1', validation=0)
+  data = tagged.load(
+    folder(tmp_path, train='café O\n'.encode('latin-1'), test='a O\n'), encoding='latin-1', validation=0
+  )
   assert sentences(data, 'train') == [(['café'], ['O'])]
 
 
@@ -165,7 +168,11 @@ def test_tfds_sets_of_tokens_and_tags(tmp_path):
   import tensorflow_datasets as tfds
 
   names = ['O', 'B-PER', 'I-PER']
-  rows = {'train': [(['Ann', 'Lee', 'sang'], [1, 2, 0]), (['-DOCSTART-'], [0])], 'dev': [(['He'], [0])], 'test': [(['Bo'], [1])]}
+  rows = {
+    'train': [(['Ann', 'Lee', 'sang'], [1, 2, 0]), (['-DOCSTART-'], [0])],
+    'dev': [(['He'], [0])],
+    'test': [(['Bo'], [1])],
+  }
   features = tfds.features
   shape = {'tokens': features.Sequence(features.Text()), 'ner': features.Sequence(features.ClassLabel(names=names))}
   examples = lambda part: ((i, {'tokens': words, 'ner': tags}) for i, (words, tags) in enumerate(part))
@@ -189,10 +196,11 @@ def test_tfds_sets_of_tokens_and_tags(tmp_path):
 def test_made_sentences_have_names_that_train_has_not():
   parts = {split: entities.sentences(split, size) for split, size in entities.SIZES.items()}
   words = {
-    split: {w for ws, ts in part for w, t in zip(ws, ts) if t[2:] in ('PER', 'LOC', 'ORG')} for split, part in parts.items()
+    split: {w for ws, ts in part for w, t in zip(ws, ts) if t[2:] in ('PER', 'LOC', 'ORG')}
+    for split, part in parts.items()
   }
-  lists = {name for each in (entities.GIVEN, entities.SURNAMES, entities.PLACES) for name in each}
-  assert len(lists) == len(entities.GIVEN) + len(entities.SURNAMES) + len(entities.PLACES)
+  lists = {name for each in NAMES for name in each}
+  assert len(lists) == sum(map(len, NAMES))
   assert words['train'] & lists and words['test'] & lists
   assert not words['train'] & words['test'] & lists and not words['train'] & words['validation'] & lists
   assert {w for w in words['train'] if w in lists} == _train_names()
@@ -202,7 +210,7 @@ def test_made_sentences_have_names_that_train_has_not():
 
 
 def _train_names():
-  return {n for each in (entities.GIVEN, entities.SURNAMES, entities.PLACES) for i, n in enumerate(each) if i % 6 < 4}
+  return {name for each in NAMES for i, name in enumerate(each) if i % 6 < 4}
 
 
 def test_made_sentences_are_the_same_everywhere():

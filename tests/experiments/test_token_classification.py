@@ -67,9 +67,17 @@ def test_the_report(trained, names):
 
 
 def test_mistakes_are_listed_by_entity():
-  words = 'Die Bank von Bern und Ada Lovelace'.split()
-  right = 'O B-ORG I-ORG I-ORG O B-PER I-PER'.split()
-  found = 'O B-ORG O B-LOC O I-PER I-PER'.split()  # of the person nothing is wrong: seqeval lets I- begin one
+  words = ['Die', 'Bank', 'von', 'Bern', 'und', 'Ada', 'Lovelace']
+  right = ['O', 'B-ORG', 'I-ORG', 'I-ORG', 'O', 'B-PER', 'I-PER']
+  found = [
+    'O',
+    'B-ORG',
+    'O',
+    'B-LOC',
+    'O',
+    'I-PER',
+    'I-PER',
+  ]  # of the person nothing is wrong: seqeval lets I- begin one
   lines = report.mistake(words, report.entities(words, right), report.entities(words, found))
   assert lines[:3] == [
     'Die Bank von Bern und Ada Lovelace',

@@ -15,5 +15,7 @@ def test_only_scored_tokens_of_real_examples_count():
 
 
 def test_nothing_left_out_is_not_a_number():
-  numbers = masking.summarise(masking.sums(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2)), jnp.full((1, 2), -1), jnp.array([True])))
+  numbers = masking.summarise(
+    masking.sums(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2)), jnp.full((1, 2), -1), jnp.array([True]))
+  )
   assert np.isnan(numbers['loss']) and np.isnan(numbers['accuracy'])

@@ -59,7 +59,9 @@ def test_the_encoder_is_called_so(built):
   assert params['params']['encoder']['tokens']['embedding'].shape == (50, 16)
 
 
-@pytest.mark.parametrize('changes, said', [(dict(heads=3), '--heads=3 does not divide'), (dict(layers=0), '--layers=0')])
+@pytest.mark.parametrize(
+  'changes, said', [(dict(heads=3), '--heads=3 does not divide'), (dict(layers=0), '--layers=0')]
+)
 def test_bad_sizes(changes, said):
   with pytest.raises(errors.UsageError, match=said):
     MaskedLanguageModel(**SMALL | changes).init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))

@@ -37,7 +37,9 @@ def test_spelling_against_a_plain_loop():
   params = module.init(jax.random.key(0), characters, train=False)['params']
   params['filters']['bias'] = jnp.asarray(rng.normal(size=6), jnp.float32)
   found = module.apply({'params': params}, characters, train=False)
-  table, kernel, bias = (np.asarray(x) for x in (params['table'], params['filters']['kernel'], params['filters']['bias']))
+  table, kernel, bias = (
+    np.asarray(x) for x in (params['table'], params['filters']['kernel'], params['filters']['bias'])
+  )
   for word, row in zip(characters, found):
     letters = [table[c] for c in word if c]
     padded = [np.zeros(4), *letters, np.zeros(4)]
@@ -61,7 +63,8 @@ def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
   np.testing.assert_allclose(alone[0], emissions[1, :4], atol=1e-6)
   targets = np.where(real, 1, -1)
   likelihoods = [
-    tagging.log_likelihood(e, links, y) for e, y in ((emissions, targets), (again, np.pad(targets, [(0, 0), (0, 3)], constant_values=-1)))
+    tagging.log_likelihood(e, links, y)
+    for e, y in ((emissions, targets), (again, np.pad(targets, [(0, 0), (0, 3)], constant_values=-1)))
   ]
   np.testing.assert_allclose(*likelihoods, rtol=1e-5)
 
