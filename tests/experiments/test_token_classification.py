@@ -11,7 +11,7 @@ from karpjax.data import tagged
 from karpjax.report import tagging as report
 
 SMALL = dict(
-  embedding=8, character_embedding=8, filters=16, units=(16,), dropout=0.0, word_dropout=0.3, batch_size=16, learning_rate=0.02,
+  embedding=8, character_embedding=8, filters=16, units=(16,), dropout=0.1, word_dropout=0.3, batch_size=16, learning_rate=0.02,
   validation=0.0, steps='120', eval_every='0', checkpoint_every='0', tensorboard=False, plots=False, steps_per_call='30',
 )  # fmt: skip
 
@@ -101,18 +101,17 @@ def test_plain_texts_become_words():
   ]  # fmt: skip
 
 
-def test_resumed_equals_uninterrupted(names, tmp_path):
-  changes = dict(dropout=0.2, steps='7', steps_per_call='2', checkpoint_every='3')
-  whole = run(tmp_path / 'a', names, **changes, model='bilstm_crf')
-  run(tmp_path / 'b', names, **changes | dict(steps='4'), model='bilstm_crf')
-  resumed = run(tmp_path / 'b', names, **changes, model='bilstm_crf')
-  a, b = checkpoint.to_arrays(whole.state), checkpoint.to_arrays(resumed.state)
+def test_resumed_equals_uninterrupted(trained, names, tmp_path):
+  run(tmp_path, names, model='bilstm_crf', steps='67')
+  resumed = run(tmp_path, names, model='bilstm_crf')
+  a, b = checkpoint.to_arrays(trained.state), checkpoint.to_arrays(resumed.state)
   assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
-  assert whole.numbers['test/loss'] == resumed.numbers['test/loss']
+  assert trained.numbers['test/f1'] == resumed.numbers['test/f1']
 
 
+@pytest.mark.slow
 def test_replicas_microbatches_and_the_cut_of_the_evaluation_change_nothing(names, tmp_path):
-  changes = dict(steps='3', steps_per_call='1', optimiser='sgd')
+  changes = dict(steps='3', steps_per_call='1', optimiser='sgd', dropout=0.0)
   one = run(tmp_path / 'a', names, **changes).numbers
   many = run(tmp_path / 'b', names, **changes, parallel='pmap', microbatches=2, eval_batch_size=16).numbers
   for name in ('train/loss', 'validation/loss', 'test/loss', 'test/f1', 'test/accuracy'):
