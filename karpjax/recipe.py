@@ -168,6 +168,8 @@ def no_dead_units(program, state, batch) -> Result:
   for _ in range(3):
     state, _ = jax.jit(program.step)(state, batch)
   outputs = np.asarray(jax.jit(program.predict)(state, batch, programs.step_key(state, programs.EVALUATE)))
+  if not np.issubdtype(outputs.dtype, np.floating):
+    return Result(name, None, 'the program predicts choices, such as tags, not scores')
   outputs = outputs.reshape(len(outputs), -1)
   dead = int((outputs.std(0) == 0).sum())
   return Result(name, dead == 0, f'{dead} of {outputs.shape[1]} outputs are the same for every example')

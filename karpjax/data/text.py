@@ -9,7 +9,7 @@ import functools
 import gzip
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,9 @@ def load(
   overlap: int = 0,
   train_stride: int = 1,
   made: tokenisers.Tokeniser | None = None,
+  specials: Sequence[str] = (),
+  windowed: Callable[..., Split] = windowed,
+  lined: Callable[..., Split] = lined,
 ) -> Dataset:
   """A data set for language models.
 
@@ -273,6 +276,8 @@ def load(
     overlap: tokens of context before those that a window of validation or test scores; 0: none.
     train_stride: from one window of train to the next; 1: a window begins at every token.
     made: a tokeniser to use instead of a new one.
+    specials: as `tokenisers.make`'s; () are those that next tokens are predicted with.
+    windowed, lined: what makes examples of a running text and of lines.
 
   Raises:
     UsageError: in one line, for whatever is wrong.
@@ -299,7 +304,7 @@ def load(
   everything = [line for part in parts.values() for line in part] if lines else list(parts.values())
   learnt = everything if tokeniser == 'characters' else (parts['train'] if lines else [parts['train']])
   if made is None:
-    specials = (tokenisers.LINE_END,) if lines and tokeniser == 'characters' else ()
+    specials = specials or ((tokenisers.LINE_END,) if lines and tokeniser == 'characters' else ())
     made = tokenisers.make(
       tokeniser, learnt, specials=specials, vocabulary=vocabulary, minimum_frequency=minimum_frequency, lower=lower
     )

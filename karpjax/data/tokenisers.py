@@ -156,17 +156,30 @@ def make(
     return Tokeniser('characters', (*specials, *found), len(specials), lower)
   specials = specials or SPECIALS
   if kind == 'words':
-    words = Tokeniser('words', lower=lower)
-    counts = collections.Counter(word for text in texts for word in words.split(text))
-    kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
-    kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
-    return Tokeniser('words', (*specials, *kept), len(specials), lower)
+    split = Tokeniser('words', lower=lower).split
+    found = (word for text in texts for word in split(text))
+    return of_words(found, specials=specials, minimum_frequency=minimum_frequency, vocabulary=vocabulary, lower=lower)
   if vocabulary < 256 + len(specials):
     raise errors.UsageError(
       f'--vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials'
     )
   model = _train_bpe(texts, specials, vocabulary, lower)
   return Tokeniser('bpe', _symbols(model), len(specials), lower, model)
+
+
+def of_words(
+  words: Iterable[str],
+  *,
+  specials: Sequence[str] = SPECIALS,
+  minimum_frequency: int = 1,
+  vocabulary: int = 0,
+  lower: bool = False,
+) -> Tokeniser:
+  """A tokeniser of words that are split already; arguments as `make`'s. Its `numbers` takes words, `lower` or not, as they are."""
+  counts = collections.Counter(word.lower() if lower else word for word in words)
+  kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
+  kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
+  return Tokeniser('words', (*specials, *kept), len(specials), lower)
 
 
 def _train_bpe(texts, specials, vocabulary, lower) -> str:

@@ -1,0 +1,158 @@
+"""Masked language model: BERT's pretraining, on any text.
+
+python launch.py masked_language_model                                           # the Python documentation, bundled
+python launch.py masked_language_model --dataset=text:PATH --vocabulary=4000 --whole_words
+python launch.py text_classification --model=transformer --init_from=WORKDIR     # goes on from its encoder
+
+Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding": 15 % of the tokens are
+to be guessed, of which 80 % are <mask>, 10 % another token and 10 % unchanged. No sentence pairs (as Liu et al. 2019).
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from karpjax import config, errors, gradients, hyperparameters, loop, optim
+from karpjax.data import dataset, masking, text
+from karpjax.losses import language as losses
+from karpjax.metrics import masking as metrics
+from karpjax.models import bert, transformer
+from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
+from karpjax.report import masking as report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  dataset: str = config.flag(
+    'python_docs', 'python_docs, tiny_shakespeare, names, text:PATH, lines:PATH, or a TFDS name of a set with texts.'
+  )
+  encoding: str = config.flag('utf-8', 'Of the files of text:PATH and lines:PATH.')
+  tokeniser: str = config.flag('bpe', 'What is left out.', choices=masking.TOKENISERS)
+  vocabulary: int = config.flag(2000, 'The largest number of bpe tokens or words; rarer words are in pieces, or <unk>.')
+  minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')
+  lower: bool = config.flag(True, 'Lower-case the text.')
+  context: int = config.flag(64, 'Tokens of an example, with <s> before them.')
+  test: float = config.flag(0.05, 'Share of the text, its end, that is the test split where the set has none.')
+  mask: float = config.flag(0.15, 'Share of the tokens that are to be guessed.')
+  whole_words: bool = config.flag(False, 'Leave out whole words, where tokens are characters or bpe.')
+  layers: int = config.flag(2, 'Blocks.', group='Model')
+  heads: int = config.flag(4, 'Of the attention.', group='Model')
+  width: int = config.flag(128, 'Of the embeddings and blocks.', group='Model')
+  positions: str = config.flag(
+    'rotary',
+    "How the order is told. learned is BERT's; rotary is quicker to learn.",
+    choices=transformer.POSITIONS,
+    group='Model',
+  )
+  pre_norm: bool = config.flag(False, "Norms before each part of a block instead of BERT's, after it.", group='Model')
+  dropout: float = config.flag(0.1, 'Rate on the embeddings and on what each part of a block adds.', group='Model')
+  remat: str = config.flag(
+    'none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model'
+  )
+  steps: config.Duration = config.run_flag('2000', 'How long to train.')
+  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
+  checkpoint_every: config.Duration = config.run_flag(
+    '500', 'Save this often; 0: at the end and when stopped.', free=True
+  )
+  eval_batch_size: int = config.run_flag(128, 'Examples in one call of the evaluation.', free=True)
+  batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
+  validation: float = config.data_flag(0.05, 'Share of the text before test that is validation where the set has none.')
+  optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
+  warmup: config.Duration = config.optimiser_flag(
+    '20', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.'
+  )
+  weight_decay: float = config.optimiser_flag(
+    0.01, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.'
+  )
+
+
+def data(config: Config) -> dataset.Dataset:
+  return masking.load(
+    config.dataset,
+    context=config.context,
+    tokeniser=config.tokeniser,
+    vocabulary=config.vocabulary,
+    minimum_frequency=config.minimum_frequency,
+    lower=config.lower,
+    data_dir=config.data_dir,
+    encoding=config.encoding,
+    validation=config.validation,
+    test=config.test,
+    seed=config.split_seed,
+  )
+
+
+def leave_out(config: Config, spec: text.TextSpec):
+  """(keys, batch) -> (tokens, places, targets): what is seen and what is to be guessed."""
+  if not 0 < config.mask <= 1:
+    raise errors.UsageError(f'--mask={config.mask}: a share above 0, at most 1, is needed')
+  made = spec.tokenisers['text']
+  return functools.partial(
+    masking.mask,
+    ends=masking.ends_of_tokens(made),
+    share=config.mask,
+    vocabulary=made.size,
+    whole_words=config.whole_words,
+  )
+
+
+def program(config: Config, spec: text.TextSpec) -> Program:
+  """The method: cross-entropy of what was left out; config with durations in steps."""
+  vocabulary, hide = spec.tokenisers['text'].size, leave_out(config, spec)
+  options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
+  model = bert.MaskedLanguageModel(vocabulary, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **options)
+  optimiser = optim.configured(config)
+  inputs = jnp.ones((1, spec.lengths['text']), jnp.int32)
+
+  def init(key):
+    params = nn.meta.unbox(model.init(key, inputs))['params']
+    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+
+  def loss(params, collections, batch, key):
+    keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
+    # From the first example's number, so that replicas and microbatches drop different units.
+    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    tokens, places, targets = hide(keys, batch)
+    logits = model.apply({'params': params}, tokens, places, train=True, rngs=rngs)
+    each, scored = losses.cross_entropy(logits, targets), targets >= 0
+    return {'loss': pair(each, scored), 'accuracy': pair(logits.argmax(-1) == targets, scored)}, collections
+
+  def guesses(state, batch):
+    tokens, places, targets = hide(masking.fixed_keys(batch), batch)
+    return model.apply({'params': state.eval_params}, tokens, places), targets
+
+  def example_losses(state, batch, key):
+    logits, targets = guesses(state, batch)
+    return losses.cross_entropy(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
+
+  def evaluate(state, batch, key):
+    logits, targets = guesses(state, batch)
+    return metrics.sums(logits, losses.cross_entropy(logits, targets), targets, batch['mask'])
+
+  return Program(
+    init=init,
+    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    evaluate=evaluate,
+    summarise=metrics.summarise,
+    predict=lambda state, batch, key: model.apply({'params': state.eval_params}, batch['tokens']),
+    example_losses=example_losses,
+    uninformed_loss=math.log(vocabulary),
+    axes=partitioning(model, inputs),
+  )
+
+
+def run(config_: Config, train=loop.train, **options) -> loop.Summary:
+  examples = data(config_)
+  resolved = config.resolve(config_, examples.spec.examples)
+  functions = program(resolved, examples.spec)
+  draw = functools.partial(report.draw, functions, examples, leave_out(resolved, examples.spec), seeds=resolved.seeds)
+  functions = dataclasses.replace(functions, report=draw)
+  return train(functions, examples, resolved, experiment='masked_language_model', **options)
+
+
+if __name__ == '__main__':
+  raise SystemExit(config.main(run, Config))

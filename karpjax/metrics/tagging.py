@@ -1,0 +1,89 @@
+"""How well words are tagged: per word by sums, per entity by seqeval from the tags themselves.
+
+Tags are summed too: each example's are added into a row of its own, so that batches, replicas and hosts add up to all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.data import tagged
+
+
+def sums(predicted, targets, losses, index, mask, *, examples: int) -> dict[str, Any]:
+  """What evaluation adds up; masked examples add nothing.
+
+  Args:
+    predicted: [batch, time] int32 in [0, tags); any number where the target is −1.
+    targets: [batch, time] int32; −1 is not scored.
+    losses: [batch] float32: an example's sum over its words.
+    index: [batch] int32 in [0, examples), an example's number.
+    mask: [batch] bool, True where the example is real.
+    examples: of the largest split.
+
+  Returns:
+    'loss': (sum, number of words); 'predicted', 'targets': [examples, time] int32: a tag's number + 1, or 0.
+  """
+  real = mask[:, None] & (targets >= 0)  # [batch, time]
+  losses = jnp.where(mask, losses, 0)
+
+  def rows(tags):
+    zeros = jnp.zeros((examples, targets.shape[1]), jnp.int32)
+    return zeros.at[index].add(jnp.where(real, tags + 1, 0))
+
+  return {
+    'loss': (losses.sum(), real.sum().astype(jnp.float32)),
+    'predicted': rows(predicted),
+    'targets': rows(targets),
+  }
+
+
+def summarise(sums: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
+  """The numbers of `sums` (on the host, one seed).
+
+  Args:
+    sums: as `sums` gives them.
+    classes: names of the tags.
+
+  Returns:
+    'loss' per word, 'accuracy' and 'error' of words; where tags mark chunks, 'precision', 'recall' and 'f1' of entities,
+    which are right if both their ends and their type are.
+  """
+  loss, words = (np.float64(x) for x in sums['loss'])
+  predicted, targets = np.asarray(sums['predicted']), np.asarray(sums['targets'])
+  accuracy = ((predicted == targets) & (targets > 0)).sum() / words if words else np.nan
+  numbers = {'loss': loss / words if words else np.nan, 'accuracy': accuracy, 'error': 1 - accuracy}
+  if tagged.marks_chunks(classes):
+    from seqeval.metrics import sequence_labeling
+
+    both = named(targets - 1, targets - 1, classes), named(predicted - 1, targets - 1, classes)
+    scores = sequence_labeling.precision_recall_fscore_support(*both, average='micro', zero_division=0)
+    numbers |= dict(zip(('precision', 'recall', 'f1'), scores))
+  return {name: float(value) for name, value in numbers.items()}
+
+
+def named(tags: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
+  """Names of `tags` [n, time] wherever `targets` [n, time] are not −1, a list per row."""
+  names = np.asarray(classes, object)
+  return [names[row[real]].tolist() for row, real in zip(tags, targets >= 0)]
+
+
+def entity_report(targets: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, Any]:
+  """seqeval's report in the form of `classification.per_class_report`: a row for each type of entity, and averages.
+
+  Args:
+    targets, predicted: names of tags, a list for each sentence.
+  """
+  from seqeval.metrics import classification_report
+
+  rows = classification_report(targets, predicted, output_dict=True, zero_division=0)
+  row = lambda scores: {
+    'precision': float(scores['precision']),
+    'recall': float(scores['recall']),
+    'f1': float(scores['f1-score']),
+    'support': int(scores['support']),
+  }
+  averages = {name: row(rows.pop(f'{name} avg')) for name in ('micro', 'macro', 'weighted')}
+  return {'classes': [{'class': name, **row(scores)} for name, scores in rows.items()], **averages}

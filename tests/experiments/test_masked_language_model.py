@@ -1,0 +1,173 @@
+"""BERT's pretraining: what it begins with, that it learns, that it goes on to the same bits, and lends its encoder."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import masked_language_model as experiment
+from karpjax import checkpoint, config, recipe, weights
+from karpjax.data import masking, text
+from karpjax.models.transformer import Encoder
+from karpjax.program import TrainState
+from karpjax.report import masking as report
+
+SMALL = dict(
+  tokeniser='words', context=0, mask=0.25, positions='learned', layers=1, heads=2, width=32, dropout=0.05, batch_size=32, learning_rate=0.005, warmup='0', vocabulary=0,
+  eval_every='0', checkpoint_every='0', steps='150', tensorboard=False, plots=False, steps_per_call='30', validation=0.1, test=0.1,
+)  # fmt: skip
+ANIMALS = {'cat': 'meows', 'dog': 'barks', 'cow': 'moos', 'hen': 'clucks', 'pig': 'grunts', 'owl': 'hoots'}
+
+
+@pytest.fixture(scope='module')
+def animals(tmp_path_factory):
+  """Lines of four words, of which one is left out: the animal tells its verb, and the verb its animal."""
+  path = tmp_path_factory.mktemp('text') / 'animals.txt'
+  rng = np.random.default_rng(0)
+  names = rng.choice(sorted(ANIMALS), 1500)
+  path.write_text('\n'.join(f'the {name} {ANIMALS[name]} .' for name in names))
+  return f'lines:{path}'
+
+
+def run(folder, animals, **changes):
+  settings = experiment.Config(**SMALL | {'dataset': animals} | changes, workdir=str(folder))
+  return experiment.run(settings, say=lambda _: None)
+
+
+@pytest.fixture(scope='module')
+def trained(animals, tmp_path_factory):
+  return run(tmp_path_factory.mktemp('trained'), animals, plots=True)
+
+
+def restored(folder):
+  """(program, spec) of a run, from its config.json."""
+  stored = config.saved(folder)
+  spec = text.TextSpec.from_json(stored['spec'])
+  return experiment.program(config.from_json(experiment.Config, stored['flags']), spec), spec
+
+
+def test_it_learns_what_stands_beside_what(trained):
+  assert trained.numbers['test/accuracy'] > 0.97
+  np.testing.assert_allclose(trained.numbers['test/perplexity'], math.exp(trained.numbers['test/loss']))
+
+
+def test_masks_are_filled_in_without_the_data(trained):
+  program, spec = restored(trained.folder)
+  lines = report.fill(program, trained.state, spec, ['The <mask> barks .', '<mask> cow <mask> .'])
+  assert [line.split()[0] for line in lines] == ['The', 'dog', '<mask>', 'the', 'moos']
+  with pytest.raises(ValueError, match='has no <mask>'):
+    report.fill(program, trained.state, spec, ['the cat'])
+  with pytest.raises(ValueError, match='has 20 tokens; this model takes 4'):
+    report.fill(program, trained.state, spec, ['the <mask> ' * 10])
+
+
+def test_the_report_shows_guesses(trained):
+  written = (trained.folder / 'report.txt').read_text()
+  assert written.startswith('test split, step 150:') and '[' in written.splitlines()[4]
+
+
+def test_at_first_all_tokens_are_alike(animals):
+  settings = experiment.Config(**SMALL | dict(dataset=animals))
+  data = experiment.data(settings)
+  program = experiment.program(config.resolve(settings, data.spec.examples), data.spec)
+  numbers = np.arange(256, dtype=np.int32)
+  batch = {**data.splits['train'].fetch(numbers), 'index': numbers}
+  state, each = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.example_losses)
+  losses = np.asarray(each(state, batch, jax.random.key(0)))
+  assert program.uninformed_loss == math.log(len(masking.SPECIALS) + 14)
+  assert abs(losses.mean() - program.uninformed_loss) < 0.05
+  # what is left out hangs on the example's number alone, not on the step or a key
+  np.testing.assert_array_equal(each(state.replace(step=jnp.int32(7)), batch, jax.random.key(3)), losses)
+
+
+def test_resumed_equals_uninterrupted(trained, animals, tmp_path):
+  run(tmp_path, animals, steps='67')
+  resumed = run(tmp_path, animals)
+  a, b = checkpoint.to_arrays(trained.state), checkpoint.to_arrays(resumed.state)
+  assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+  assert trained.numbers['test/loss'] == resumed.numbers['test/loss']
+
+
+LAYOUTS = [dict(parallel='pmap', microbatches=2, eval_batch_size=24), dict(mesh='data:2,fsdp:2,tensor:2')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts_and_the_cut_of_the_evaluation_change_nothing(layout, animals, tmp_path):
+  changes = dict(steps='3', steps_per_call='1', optimiser='sgd', tokeniser='bpe', vocabulary=262, dropout=0.0)
+  one, many = (run(tmp_path / str(i), animals, **changes, **more).numbers for i, more in enumerate(({}, layout)))
+  for name in ('train/loss', 'validation/loss', 'test/loss', 'test/accuracy'):
+    np.testing.assert_allclose(many[name], one[name], rtol=1e-5, err_msg=name)
+
+
+class Classifier(nn.Module):
+  """Any model with an Encoder called so."""
+
+  def setup(self):
+    self.encoder = Encoder(19, 5, 1, 2, 32)
+    self.logits = nn.Dense(3)
+
+  def __call__(self, tokens):
+    return self.logits(self.encoder(tokens)[:, 0])
+
+
+def test_its_encoder_begins_another_model(trained):
+  import optax
+
+  params = nn.meta.unbox(jax.jit(Classifier().init)(jax.random.key(1), jnp.ones((1, 5), jnp.int32)))['params']
+  state = TrainState.create(jax.random.key(1), params, optax.sgd(0.1))
+  state, rows = weights.replace_weights(state, weights.read(str(trained.folder)))
+  said = {name: what for name, _, what in rows}
+  assert all((said[name] == 'matched') == name.startswith('params/encoder/') for name in said)
+  np.testing.assert_array_equal(
+    state.params['encoder']['tokens']['embedding'], trained.state.params['encoder']['tokens']['embedding']
+  )
+
+
+@pytest.mark.slow
+def test_the_recipe_passes_as_it_stands(capsys):
+  assert recipe.main(['masked_language_model']) == 0, capsys.readouterr().out
+
+
+def test_the_recipe_passes(animals, capsys):
+  flags = [
+    '--tokeniser=words',
+    '--context=0',
+    '--layers=1',
+    '--heads=2',
+    '--width=32',
+    '--batch_size=32',
+    '--learning_rate=0.005',
+  ]
+  code = recipe.main(
+    ['masked_language_model', f'--dataset={animals}', '--dropout=0', '--warmup=0', '--mask=0.25', '--positions=learned', *flags]
+  )
+  assert code == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'flags, said',
+  [
+    (['--tokeniser=bytes'], 'one of characters, words, bpe is needed'),
+    (['--mask=0'], '--mask=0.0: a share above 0'),
+    (['--heads=3'], '--heads=3 does not divide --width=128'),
+    (['--context=1'], '--context=1 has room for <s> alone'),
+    (['--vocabulary=100'], '--vocabulary=100: bpe needs at least 261'),
+    (['--dataset=text:/nowhere.txt'], '/nowhere.txt cannot be read'),
+    (['--dataset=python_doks'], 'unknown data set'),
+  ],
+)
+def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
+  assert config.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
+  error = capsys.readouterr().err
+  assert said in error and error.count('\n') == 1
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_that_is_not_utf_8_says_which_byte(tmp_path, capsys):
+  (tmp_path / 'a.txt').write_bytes(b'caf\xe9 ' * 100)
+  assert config.main(experiment.run, experiment.Config, [f'--dataset=text:{tmp_path / "a.txt"}']) == 2
+  assert 'byte 3 is 0xe9; name its encoding, as --encoding=latin-1' in capsys.readouterr().err

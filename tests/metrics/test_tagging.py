@@ -1,0 +1,66 @@
+"""Entities counted by hand, and sums that do not depend on how the examples are cut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax.metrics import tagging
+
+CLASSES = ('O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER')
+O, BL, IL, BP, IP = range(5)
+TARGETS = np.array([[BP, IP, O, BL, -1], [O, O, -1, -1, -1], [BL, BL, IL, O, BP]], np.int32)
+# Example 0: the person is right, the place is taken for a person. Example 1: a place where none is.
+# Example 2: the first place is right, the second too short, the person begins with I-, which seqeval lets begin it.
+PREDICTED = np.array([[BP, IP, O, BP, BL], [O, BL, O, O, O], [BL, BL, O, O, IP]], np.int32)
+LOSSES = np.array([1.0, 2.0, 6.0], np.float32)
+
+
+def summed(order, batch=2):
+  added = None
+  for start in range(0, len(order), batch):
+    rows = np.array(order[start : start + batch])
+    real = np.arange(batch) < len(rows)
+    rows = np.concatenate([rows, np.zeros(batch - len(rows), int)]).astype(np.int32)
+    losses = np.where(real, LOSSES[rows], np.nan)
+    new = jax.jit(lambda *x: tagging.sums(*x, examples=4))(PREDICTED[rows], TARGETS[rows], losses, rows, real)
+    added = new if added is None else jax.tree.map(jnp.add, added, new)
+  return jax.device_get(added)
+
+
+@pytest.mark.parametrize('order, batch', [((0, 1, 2), 2), ((2, 0, 1), 1), ((1, 2, 0), 4)])
+def test_against_entities_counted_by_hand(order, batch):
+  numbers = tagging.summarise(summed(order, batch), CLASSES)
+  # words: 4 + 2 + 5; wrong are example 0's fourth, example 1's second, example 2's third and fifth
+  expected = {'loss': 9 / 11, 'accuracy': 7 / 11, 'error': 4 / 11}
+  # true: PER and LOC; none; LOC, LOC and PER. Predicted: PER and PER; LOC; LOC, LOC and PER. Right: PER; LOC and PER.
+  expected |= {'precision': 3 / 6, 'recall': 3 / 5, 'f1': 6 / 11}
+  assert numbers.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_allclose(numbers[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_the_report_by_type():
+  named = lambda tags: tagging.named(tags, TARGETS, CLASSES)
+  report = tagging.entity_report(named(TARGETS), named(PREDICTED))
+  place, person = report['classes']
+  assert place == {'class': 'LOC', 'precision': 1 / 3, 'recall': 1 / 3, 'f1': 1 / 3, 'support': 3}
+  assert (person['class'], person['precision'], person['recall'], person['support']) == ('PER', 2 / 3, 1.0, 2)
+  np.testing.assert_allclose(person['f1'], 0.8)
+  np.testing.assert_allclose([report['micro']['f1'], report['macro']['f1']], [6 / 11, (1 / 3 + 0.8) / 2])
+  assert report['weighted']['support'] == 5
+
+
+def test_named_leaves_padding_out():
+  assert tagging.named(PREDICTED, TARGETS, CLASSES)[1] == ['O', 'B-LOC']
+
+
+def test_tags_that_mark_no_chunks_have_no_entities():
+  numbers = tagging.summarise(summed((0, 1, 2)), ('DT', 'NN', 'VB', 'PRP', 'CC'))
+  assert set(numbers) == {'loss', 'accuracy', 'error'}
+
+
+def test_a_split_without_examples_is_not_a_number():
+  sums = {'loss': (0.0, 0.0), 'predicted': np.zeros((4, 5), int), 'targets': np.zeros((4, 5), int)}
+  numbers = tagging.summarise(sums, CLASSES)
+  assert np.isnan(numbers['loss']) and np.isnan(numbers['accuracy'])
