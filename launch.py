@@ -7,8 +7,8 @@ python launch.py reproduce NAME …|all         run flagfiles of experiments/pap
 python launch.py bench NAME                   our step against PyTorch's
 python launch.py predict WORKDIR FILE|TEXT …  the classes of image files or texts, by a run's best checkpoint
 python launch.py monitor WORKDIR FILE.csv     the classes of time-stamped texts, and an alert where a share jumps
-python launch.py sample WORKDIR                a language model goes on with a text
-python launch.py translate WORKDIR TEXT …      translations by a run's best checkpoint
+python launch.py sample WORKDIR               a language model goes on with a text
+python launch.py translate WORKDIR TEXT …     translations by a run's best checkpoint
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm

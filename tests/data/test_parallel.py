@@ -108,7 +108,17 @@ def test_what_is_made_by_rule_is_right_and_the_same_for_a_seed(name, make):
 def test_dates_are_written_in_many_ways_and_can_be_read_again():
   pairs = dict(generated.dates(5000, 3))
   read = 0
-  forms = ('%d %B %Y', '%B %d, %Y', '%d.%m.%Y', '%m/%d/%Y', '%d-%b-%y', '%Y%m%d', '%m/%d/%y', "%d %b '%y", '%a %d %b %Y')
+  forms = (
+    '%d %B %Y',
+    '%B %d, %Y',
+    '%d.%m.%Y',
+    '%m/%d/%Y',
+    '%d-%b-%y',
+    '%Y%m%d',
+    '%m/%d/%y',
+    "%d %b '%y",
+    '%a %d %b %Y',
+  )
   for source, target in pairs.items():
     for form in forms:
       try:

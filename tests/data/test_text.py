@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_streams_go_on_from_batch_to_batch():
   split = text.windowed(tokens, 10, stride=10)
   numbers = batches.indices(0, 0, 2 * (split.size // 4) + 1, batch_size=4, size=split.size, order='streams')
   rows = [split.fetch(n) for n in numbers]
-  for before, after in zip(rows[: split.size // 4 - 1], rows[1:]):
+  for before, after in itertools.pairwise(rows[: split.size // 4]):
     np.testing.assert_array_equal(before['targets'][:, -1], after['tokens'][:, 0])
   np.testing.assert_array_equal(numbers[split.size // 4], numbers[0])  # the next epoch
 

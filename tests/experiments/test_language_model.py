@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import math
 import subprocess
 import sys
@@ -239,7 +238,6 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
   )
   language_model.run(run)
   lines = (tmp_path / 'run' / 'texts' / 'samples.txt').read_text().split('\n\n')[1].split('\n')
-  data = language_model.data(run)
   for line in lines:
     text, where = line[:24].strip(), line[24:].strip()
     assert (where == 'new') == (text not in names)

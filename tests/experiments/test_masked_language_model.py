@@ -143,7 +143,15 @@ def test_the_recipe_passes(animals, capsys):
     '--learning_rate=0.005',
   ]
   code = recipe.main(
-    ['masked_language_model', f'--dataset={animals}', '--dropout=0', '--warmup=0', '--mask=0.25', '--positions=learned', *flags]
+    [
+      'masked_language_model',
+      f'--dataset={animals}',
+      '--dropout=0',
+      '--warmup=0',
+      '--mask=0.25',
+      '--positions=learned',
+      *flags,
+    ]
   )
   assert code == 0, capsys.readouterr().out
 

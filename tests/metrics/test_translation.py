@@ -10,7 +10,9 @@ import pytest
 from karpjax.data import tokenisers
 from karpjax.metrics import translation
 
-WORDS = tokenisers.make('words', ['a man in a hat , with dogs .', 'two dogs run'], specials=tokenisers.SPECIALS, lower=True)
+WORDS = tokenisers.make(
+  'words', ['a man in a hat , with dogs .', 'two dogs run'], specials=tokenisers.SPECIALS, lower=True
+)
 
 
 def bleu(ours, theirs):
