@@ -55,8 +55,11 @@ def assert_same_bits(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
+TAKE_LONG = 'seeds under pmap', 'microbatches', 'one step per call'  # each of the others has part of them
+
+
 @pytest.mark.parametrize(
-  'path', [pytest.param(path, marks=[pytest.mark.slow] if path == 'seeds under pmap' else []) for path in PATHS]
+  'path', [pytest.param(path, marks=[pytest.mark.slow] if path in TAKE_LONG else []) for path in PATHS]
 )
 def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
   whole = run(tmp_path / 'whole', **PATHS[path])
@@ -96,7 +99,10 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
         np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize('path', ['pmap', 'streamed', 'microbatches', 'one step per call'])
+@pytest.mark.parametrize(
+  'path',
+  ['pmap', 'streamed', *(pytest.param(p, marks=pytest.mark.slow) for p in ('microbatches', 'one step per call'))],
+)
 def test_paths_agree(tmp_path, path):
   """Dropout masks differ between layouts, and batch norm's moments between microbatches: both are off."""
   plain = dict(

@@ -144,6 +144,7 @@ def test_bad_input_is_one_line_and_exit_2(argv, said, capsys):
   assert said in error and error.count('\n') == 1
 
 
+@pytest.mark.slow
 def test_the_command_from_end_to_end(tmp_path, capsys):
   flags = ['--batch_size=4', '--rounds=2', '--round_seconds=0.05', f'--json={tmp_path / "result.json"}']
   assert bench.main(['logistic', *flags, '--seeds=2', '--steps_per_call=3']) == 0

@@ -137,6 +137,7 @@ def test_an_example_draws_the_same_in_another_batch(images):
   assert np.abs(other - whole).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_how_many_devices_share_the_batch(images):
   steps = augmentation.parse('flip,shift:3,rotate:10,mixup:0.4,cutmix:1')
 

@@ -54,6 +54,7 @@ def test_spec_holds_the_train_splits_statistics_and_survives_json(digits):
   assert dataset.Spec.from_json(json.loads(json.dumps(digits.spec.to_json()))) == digits.spec
 
 
+@pytest.mark.slow
 def test_mnist1d_is_the_packages_own_and_leaves_the_global_generators_alone():
   from mnist1d import data
 

@@ -59,7 +59,9 @@ MODELS_TRAINED = {
 }
 
 
-@pytest.mark.parametrize('model', MODELS_TRAINED)
+@pytest.mark.parametrize(
+  'model', [pytest.param(m, marks=[pytest.mark.slow] if m in ('cnn', 'vgg') else []) for m in MODELS_TRAINED]
+)
 def test_models_train_on_the_default_data(tmp_path, model):
   numbers = run(tmp_path, model=model, steps='60', learning_rate=0.01, **MODELS_TRAINED[model]).numbers
   assert numbers['train/loss'] < 2.0 and numbers['test/accuracy'] > 0.4
@@ -67,7 +69,11 @@ def test_models_train_on_the_default_data(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-  'model, options', [('gru', {}), ('cnn', dict(widths=(8, 8), kernel_size=(5, 3), stride=(2,), pool=(1,), hidden=()))]
+  'model, options',
+  [
+    pytest.param('gru', {}, marks=pytest.mark.slow),
+    ('cnn', dict(widths=(8, 8), kernel_size=(5, 3), stride=(2,), pool=(1,), hidden=())),
+  ],
 )
 def test_one_dimensional_models_train_on_mnist1d(tmp_path, model, options):
   numbers = run(
