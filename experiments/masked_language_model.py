@@ -49,6 +49,7 @@ class Config(config.Train):
     group='Model',
   )
   pre_norm: bool = config.flag(False, "Norms before each part of a block instead of BERT's, after it.", group='Model')
+  std: float = config.flag(0.088, "Of the kernels at the start; BERT's 0.02 suits large widths.", group='Model')
   dropout: float = config.flag(0.1, 'Rate on the embeddings and on what each part of a block adds.', group='Model')
   remat: str = config.flag(
     'none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model'

@@ -18,7 +18,7 @@ class MaskedLanguageModel(nn.Module):
   its embeddings of two segments (1,536).
 
   Attributes:
-    vocabulary, context, layers, heads, width, positions, pre_norm, dropout, remat, dtype: as `Encoder`'s, which is the
+    vocabulary, context, layers, heads, width, positions, pre_norm, dropout, std, remat, dtype: as `Encoder`'s, which is the
       submodule 'encoder', so that another model with such a one begins with its weights.
   """
 
@@ -30,6 +30,7 @@ class MaskedLanguageModel(nn.Module):
   positions: str = 'learned'
   pre_norm: bool = False
   dropout: Any = 0.1
+  std: float = 0.02
   remat: str = 'none'
   dtype: Any = jnp.float32
 
@@ -46,10 +47,11 @@ class MaskedLanguageModel(nn.Module):
       positions=self.positions,
       pre_norm=self.pre_norm,
       dropout=self.dropout,
+      std=self.std,
       remat=self.remat,
       dtype=self.dtype,
     )
-    init = nn.with_partitioning(attention.normal(0.02), ('embed', None))
+    init = nn.with_partitioning(attention.normal(self.std), ('embed', None))
     self.transform = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
     self.bias = self.param('bias', nn.with_partitioning(nn.initializers.zeros, ('vocabulary',)), (self.vocabulary,))

@@ -285,7 +285,9 @@ class Encoder(nn.Module):
   Attributes:
     vocabulary, context, width, positions, scaled: as `Tokens`'.
     layers: of blocks.
-    heads, hidden, pre_norm, activation, dropout, std: as `Block`'s.
+    heads, hidden, pre_norm, activation, dropout: as `Block`'s.
+    std: of the kernels at the start; BERT's is 0.02, for widths of 768 and more; 1 / √width is better for small ones. 0:
+      Xavier's draw, and embeddings with a deviation of 1 / √width instead of 0.02.
     embedding_norm: whether the embeddings are normalised.
     remat, dtype: as `GPT`'s.
   """
@@ -307,9 +309,8 @@ class Encoder(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.tokens = Tokens(
-      self.vocabulary, self.context, self.width, self.positions, self.scaled, self.std or self.width**-0.5, self.dtype
-    )
+    std = 0.02 if self.std else self.width**-0.5
+    self.tokens = Tokens(self.vocabulary, self.context, self.width, self.positions, self.scaled, std, self.dtype)
     block = rematerialisation.remat(Block, self.remat)
     self.blocks = [
       block(
