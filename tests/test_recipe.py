@@ -86,7 +86,8 @@ def test_a_change_of_dtype_from_step_to_step_is_a_second_compilation():
 
 def test_the_command(capsys):
   assert recipe.main(['image_classification', '--model=mlp', '--widths=32', '--batch_size=32']) == 0
-  assert capsys.readouterr().out.count('pass') == len(recipe.CHECKS)
+  out = capsys.readouterr().out
+  assert out.count('pass') == len(recipe.CHECKS) - 1 and 'FAIL' not in out  # images have no future
   assert recipe.main(['image_clasification']) == 2
   assert recipe.main(['image_classification', '--model=mpl']) == 2
 

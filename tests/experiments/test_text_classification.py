@@ -88,6 +88,7 @@ def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
   for row in report['mistakes']:
     assert report['classes'][own[row['text']]]['class'] == row['true'] != row['predicted']
   words = (tmp_path / 'report.txt').read_text()
+  assert 'Worst mistakes' in (tmp_path / 'index.html').read_text()
   assert 'Worst mistakes' in words and 'TF-IDF, logistic regression' in words and 'weighted average' in words
   assert {'confusion_matrix', 'reliability_diagram'} <= {p.stem for p in (tmp_path / 'plots').glob('*.png')}
   assert sum(row['support'] for row in report['classes']) == texts.size
