@@ -43,7 +43,7 @@ class Config(config.Train):
   heads: int = config.flag(4, 'Of the attention.', group='Model')
   width: int = config.flag(128, 'Of the embeddings and blocks.', group='Model')
   positions: str = config.flag(
-    'rotary',
+    'learned',
     "How the order is told. learned is BERT's; rotary is quicker to learn.",
     choices=transformer.POSITIONS,
     group='Model',
