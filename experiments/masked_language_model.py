@@ -155,5 +155,8 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   return train(functions, examples, resolved, experiment='masked_language_model', **options)
 
 
+predictions = report.fill  # what `launch.py predict` says
+
+
 if __name__ == '__main__':
   raise SystemExit(config.main(run, Config))

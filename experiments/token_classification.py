@@ -129,5 +129,8 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   return train(functions, examples, resolved, experiment='token_classification', **options)
 
 
+predictions = report.columns  # what `launch.py predict` says
+
+
 if __name__ == '__main__':
   raise SystemExit(config.main(run, Config))

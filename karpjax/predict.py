@@ -67,12 +67,15 @@ def check_classifier(workdir: str | Path, spec) -> None:
 
 def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='launch.py predict', description=__doc__)
-  parser.add_argument('workdir', help='of an image_classification or text_classification run')
+  parser.add_argument('workdir', help='of a run of image, text or token classification, or of a masked language model')
   parser.add_argument('example', nargs='+', help='PNG or JPEG files; or texts, each in quotes')
   parser.add_argument('--top', type=int, default=3, help='how many classes to print (default 3)')
   options = parser.parse_args(argv)
   try:
-    program, state, spec = load(options.workdir)
+    program, state, spec, experiment, _ = load_run(options.workdir)
+    if says := getattr(experiment, 'predictions', None):  # of other kinds than classes
+      print(*says(program, state, spec, options.example), sep='\n')
+      return 0
     if isinstance(spec, TextSpec):
       check_classifier(options.workdir, spec)
       examples = {'tokens': labelled_text.tokens(options.example, spec)}

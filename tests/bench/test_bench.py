@@ -38,6 +38,15 @@ CASES = {
 SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
+@pytest.fixture
+def optimised():
+  """XLA's optimisations, which other tests go without: what is timed is the code that users run."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 def small(setup):
   """The same model on a small batch of small images."""
   size = min(setup.shape[0], 32 if setup.model.startswith('resnet') else setup.shape[0])
@@ -49,7 +58,7 @@ def small(setup):
   [pytest.param(setup, id=name) for name, setup in CASES.items()]
   + [pytest.param(setup, id=name, marks=pytest.mark.slow) for name, setup in SLOW.items()],
 )
-def test_the_twin_has_our_first_losses(setup, tmp_path):
+def test_the_twin_has_our_first_losses(setup, tmp_path, optimised):
   pytest.importorskip('torch')
   from karpjax.bench import ours, torch_worker
 

@@ -118,8 +118,8 @@ NO_CNN = dict(embedding=None, channels=None, windows=None)
 @pytest.mark.parametrize(
   'options',
   [
-    dict(tokeniser='characters', windows=(4,), channels=12),
-    NO_CNN | dict(model='bilstm', embedding=8, units=(8,)),
+    pytest.param(dict(tokeniser='characters', windows=(4,), channels=12), marks=pytest.mark.slow),
+    pytest.param(NO_CNN | dict(model='bilstm', embedding=8, units=(8,)), marks=pytest.mark.slow),
     NO_CNN | dict(model='transformer', layers=1, heads=2, width=16),
   ],
   ids=['characters', 'bilstm', 'transformer'],
@@ -160,6 +160,7 @@ def test_cutting_batches_to_shorter_lengths_changes_no_result(tmp_path, table):
     np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_norms_of_the_last_layer_stay_within_their_limit(tmp_path, table):
   free, bound = (
     arrays(run(tmp_path / str(n), dataset=table, max_norm=n, steps='30', learning_rate=0.05, final_splits=()))

@@ -118,7 +118,10 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize(
   'layout, model',
-  [('pmap', PLAIN), *(pytest.param(how, TRANSFORMER, marks=SLOW) for how in ('pmap', 'fsdp', 'tensor'))],
+  [
+    pytest.param('pmap', PLAIN, marks=SLOW),
+    *(pytest.param(how, TRANSFORMER, marks=SLOW) for how in ('pmap', 'fsdp', 'tensor')),
+  ],
 )
 def test_many_devices_give_the_same_losses_and_translations(tmp_path, layout, model):
   options = dict(**model, steps='3', eval_every='0', checkpoint_every='0', log_every='1', eval_splits=())
