@@ -20,6 +20,17 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 import pytest
 
 
+@pytest.fixture
+def optimised():
+  """XLA's optimisations, which other tests go without: for what is compared with PyTorch's numbers over several steps."""
+  import jax
+
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture(scope='session')
 def shared_data() -> Path:
   """The folder of real data sets: KARPJAX_DATA, or ../shared/data beside the checkout."""

@@ -38,15 +38,6 @@ CASES = {
 SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
-@pytest.fixture
-def optimised():
-  """XLA's optimisations, which other tests go without: what is timed is the code that users run."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
-
-
 def small(setup):
   """The same model on a small batch of small images."""
   size = min(setup.shape[0], 32 if setup.model.startswith('resnet') else setup.shape[0])

@@ -9,7 +9,7 @@ from karpjax.models import cnn
 BUILD = dict(classes=10, dtype=jnp.float32)
 
 
-def test_against_torch_layer_by_layer():
+def test_against_torch_layer_by_layer(optimised):
   torch = pytest.importorskip('torch')
   functional = torch.nn.functional
   module = cnn.CNN(10, widths=(3, 4), depth=(2, 1), kernel_size=(5, 3), stride=(2, 1), padding='1', hidden=(6,))
