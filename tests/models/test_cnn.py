@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from karpjax import errors, models
 from karpjax.models import cnn
@@ -9,12 +10,12 @@ from karpjax.models import cnn
 BUILD = dict(classes=10, dtype=jnp.float32)
 
 
-def test_against_torch_layer_by_layer(optimised):
+def test_against_torch_layer_by_layer():
   torch = pytest.importorskip('torch')
   functional = torch.nn.functional
   module = cnn.CNN(10, widths=(3, 4), depth=(2, 1), kernel_size=(5, 3), stride=(2, 1), padding='1', hidden=(6,))
   x = np.random.default_rng(0).normal(size=(2, 20, 17, 2)).astype(np.float32)
-  params = jax.jit(module.init)(jax.random.key(0), x)
+  params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(0), x))
   p = jax.tree.map(lambda a: torch.tensor(np.asarray(a)), params['params'])
   conv = lambda x, name, **kw: torch.relu(
     functional.conv2d(x, p[name]['kernel'].permute(3, 2, 0, 1), p[name]['bias'], padding=1, **kw)
