@@ -8,8 +8,6 @@ from pathlib import Path
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Tests compile far more than they compute: unoptimised code halves their time. With 0, they run what users run.
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # What one test compiled, the next finds compiled, in this process and in those it starts.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp()
@@ -18,17 +16,6 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
 import pytest
-
-
-@pytest.fixture
-def optimised():
-  """XLA's optimisations, which other tests go without: for what is compared with PyTorch's numbers over several steps."""
-  import jax
-
-  before = jax.config.read('jax_disable_most_optimizations')
-  jax.config.update('jax_disable_most_optimizations', False)
-  yield
-  jax.config.update('jax_disable_most_optimizations', before)
 
 
 @pytest.fixture(scope='session')

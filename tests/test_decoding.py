@@ -132,6 +132,7 @@ def test_a_batch_gives_what_its_members_give_alone(early_stop):
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.6, 1.0])
+@pytest.mark.slow
 def test_early_stop_changes_no_best_sequence(alpha):
   calls = []
   for seed in range(3):

@@ -26,6 +26,7 @@ def take(stream, count):
 @pytest.mark.parametrize(
   'name, options', [('gpt', dict(layers=2, heads=2, width=16)), ('lstm', dict(units=(8,))), ('mlp', {})]
 )
+@pytest.mark.slow
 def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options):
   """For a gpt with a context of 16 that is read anew from its half when it is full."""
   model, variables = made(name, **options)

@@ -86,6 +86,7 @@ def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_pat
   assert not np.array_equal(arrays(a)['params/logits/kernel'], arrays(c)['params/logits/kernel'])
 
 
+@pytest.mark.slow
 def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
   short = dict(steps='3', optimiser='sgd', learning_rate=0.1)
   several = run(tmp_path / 'several', seeds=3, **short)

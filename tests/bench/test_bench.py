@@ -49,7 +49,7 @@ def small(setup):
   [pytest.param(setup, id=name) for name, setup in CASES.items()]
   + [pytest.param(setup, id=name, marks=pytest.mark.slow) for name, setup in SLOW.items()],
 )
-def test_the_twin_has_our_first_losses(setup, tmp_path, optimised):
+def test_the_twin_has_our_first_losses(setup, tmp_path):
   pytest.importorskip('torch')
   from karpjax.bench import ours, torch_worker
 

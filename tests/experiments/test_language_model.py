@@ -59,6 +59,7 @@ def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
     assert 'step 6' in (tmp_path / 'whole' / 'texts' / 'samples.txt').read_text()
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_every_token_of_the_split(story, tmp_path):
   """Perplexity and bits per character too, against a loop over the text."""
   summary = language_model.run(settings(story, tmp_path / 'run', 'lstm', plots=False, overlap=4))
@@ -157,6 +158,7 @@ def test_every_layout_gives_a_transformers_losses_of_one_device(layout, story):
   ],
   ids=str,
 )
+@pytest.mark.slow
 def test_carried_states_are_those_of_one_device_on_every_layout(layout, story):
   options = dict(model='lstm', order='streams', batch_size=16)
   losses, _, carry = trained(story, **options)
@@ -195,6 +197,7 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
 
 
 @pytest.mark.parametrize('model', ['gpt', pytest.param('lstm', marks=slow)])
+@pytest.mark.slow
 def test_the_recipe_passes(model, story, capsys):
   options = [f'--{name}={",".join(map(str, v)) if isinstance(v, tuple) else v}' for name, v in MODELS[model].items()]
   code = recipe.main(

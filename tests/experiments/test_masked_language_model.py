@@ -49,6 +49,7 @@ def restored(folder):
   return experiment.program(config.from_json(experiment.Config, stored['flags']), spec), spec
 
 
+@pytest.mark.slow
 def test_it_learns_what_stands_beside_what(trained):
   assert trained.numbers['test/accuracy'] > 0.97
   np.testing.assert_allclose(trained.numbers['test/perplexity'], math.exp(trained.numbers['test/loss']))
@@ -132,6 +133,7 @@ def test_the_recipe_passes_as_it_stands(capsys):
   assert recipe.main(['masked_language_model']) == 0, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_recipe_passes(animals, capsys):
   flags = [
     '--tokeniser=words',

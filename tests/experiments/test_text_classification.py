@@ -72,6 +72,7 @@ def test_every_program_lowers_for_accelerators(model, platform):
   jax.jit(program.evaluate).trace(state, masked, jax.random.key(0)).lower(lowering_platforms=(platform,))
 
 
+@pytest.mark.slow
 def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
   said = []
   small = dict(embedding=24, channels=24, windows=(1, 2), max_length=32, steps='6epochs', batch_size=32, eval_every='0')
@@ -124,6 +125,7 @@ NO_CNN = dict(embedding=None, channels=None, windows=None)
   ],
   ids=['characters', 'bilstm', 'transformer'],
 )
+@pytest.mark.slow
 def test_other_models_and_tokens_learn(tmp_path, table, options):
   options = dict(steps='90', dropout=0.0, eval_splits=(), final_splits=('test',)) | options
   numbers = run(tmp_path / 'run', dataset=table, **options).numbers
@@ -151,6 +153,7 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, table, seeds):
   assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_cutting_batches_to_shorter_lengths_changes_no_result(tmp_path, table):
   plain = dict(
     dataset=table, dropout=0.0, steps='6', optimiser='sgd', learning_rate=0.1, eval_splits=(), final_splits=()
@@ -170,6 +173,7 @@ def test_norms_of_the_last_layer_stay_within_their_limit(tmp_path, table):
   assert norms(free).max() > 0.6 and norms(bound).max() <= 0.5 + 1e-6
 
 
+@pytest.mark.slow
 def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, table):
   """A made workdir, as masked_language_model leaves it: config.json with spec and sizes, a checkpoint with 'encoder'."""
   words = tokenisers.make('words', [words for words, _ in sentences()], specials=(*tokenisers.SPECIALS, '<mask>'))

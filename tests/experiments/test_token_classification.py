@@ -52,6 +52,7 @@ def trained(names, tmp_path_factory):
   return run(tmp_path_factory.mktemp('trained'), names, model='bilstm_crf', plots=True)
 
 
+@pytest.mark.slow
 def test_new_names_are_told_by_their_letters_and_neighbours(trained):
   assert trained.numbers['test/f1'] > 0.98
   assert trained.numbers['test/accuracy'] > 0.99 and trained.numbers['validation/f1'] > 0.95
@@ -127,6 +128,7 @@ def test_of_two_seeds_each_has_its_own_scores(names, tmp_path):
     np.testing.assert_allclose(both[name]['values'][1], alone[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_recipe_passes(names, capsys):
   flags = ['--embedding=8', '--filters=16', '--units=32', '--dropout=0.1', '--learning_rate=0.02', '--batch_size=8']
   code = recipe.main(['token_classification', f'--dataset={names}', '--model=bilstm_crf', *flags])

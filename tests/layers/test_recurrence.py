@@ -99,7 +99,7 @@ def test_two_halves_carried_over_equal_the_whole(cell):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), last, final)
 
 
-@pytest.mark.parametrize('cell', CELLS)
+@pytest.mark.parametrize('cell', [pytest.param(c, marks=[] if c == 'lstm' else [pytest.mark.slow]) for c in CELLS])
 def test_padding_changes_nothing(cell):
   """Outputs, final state and gradients of a short sequence are those it has alone, whatever stands in its padding."""
   module, x, params = made(cell, True)
