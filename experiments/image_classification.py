@@ -72,11 +72,6 @@ class Config(config.Train):
   )
 
 
-def model_options(config: Config) -> dict:
-  named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
-  return {name: value for name, value in named.items() if value is not None}
-
-
 def data(config: Config) -> dataset.Dataset:
   return dataset.load(
     config.dataset,
@@ -96,7 +91,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     raise errors.UsageError(f'--label_smoothing={config.label_smoothing}: a share of 0 to 1 is needed')
   classes = len(spec.classes)
   dtype = jnp.dtype(config.dtype)
-  model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=model_options(config))
+  model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=config.model_options())
   optimiser = optim.configured(config)
   augmentations = augmentation.parse(config.augment)
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how=config.scale)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import config, errors, gradients, hyperparameters, loop, optim
+from karpjax import config, errors, gradients, hyperparameters, loop, optim, weights
 from karpjax.data import text
 from karpjax.data.dataset import Dataset
 from karpjax.losses import language as losses
@@ -98,14 +98,14 @@ def data(config: Config) -> Dataset:
     distinct=config.distinct,
     overlap=config.overlap,
     train_stride=config.context if config.order == 'streams' else 1,
+    made=weights.tokeniser(config.init_from),
   )
 
 
 def build(config: Config, spec: text.TextSpec) -> nn.Module:
-  named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
   vocabulary, context = spec.tokenisers['text'].size, spec.lengths['text']
   return models.build(
-    config.model, vocabulary=vocabulary, context=context, dtype=jnp.dtype(config.dtype), options=named
+    config.model, vocabulary=vocabulary, context=context, dtype=jnp.dtype(config.dtype), options=config.model_options()
   )
 
 

@@ -18,9 +18,10 @@ from flax import linen as nn
 
 from karpjax import config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import dataset, masking, text
+from karpjax.layers.transformer import POSITIONS
 from karpjax.losses import language as losses
 from karpjax.metrics import masking as metrics
-from karpjax.models import bert, transformer
+from karpjax.models import bert
 from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
 from karpjax.report import masking as report
 
@@ -45,7 +46,7 @@ class Config(config.Train):
   positions: str = config.flag(
     'learned',
     "How the order is told. learned is BERT's; rotary is quicker to learn.",
-    choices=transformer.POSITIONS,
+    choices=POSITIONS,
     group='Model',
   )
   pre_norm: bool = config.flag(False, "Norms before each part of a block instead of BERT's, after it.", group='Model')
@@ -104,8 +105,9 @@ def leave_out(config: Config, spec: text.TextSpec):
 def program(config: Config, spec: text.TextSpec) -> Program:
   """The method: cross-entropy of what was left out; config with durations in steps."""
   vocabulary, hide = spec.tokenisers['text'].size, leave_out(config, spec)
-  options = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
-  model = bert.MaskedLanguageModel(vocabulary, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **options)
+  model = bert.MaskedLanguageModel(
+    vocabulary, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **config.model_options()
+  )
   optimiser = optim.configured(config)
   inputs = jnp.ones((1, spec.lengths['text']), jnp.int32)
 

@@ -120,8 +120,7 @@ def program(config_: Config, spec: text.TextSpec) -> Program:
   """The method: config with durations in steps; its rates, decays and shares may be traced numbers."""
   if hyperparameters.is_known(config_.label_smoothing) and not 0 <= config_.label_smoothing <= 1:
     raise errors.UsageError(f'--label_smoothing={config_.label_smoothing}: a share of 0 to 1 is needed')
-  options = {f.name: getattr(config_, f.name) for f in dataclasses.fields(config_) if f.metadata['group'] == 'Model'}
-  model = models.build(config_.model, spec, dtype=jnp.dtype(config_.dtype), options=options)
+  model = models.build(config_.model, spec, dtype=jnp.dtype(config_.dtype), options=config_.model_options())
   optimiser = optim.configured(config_)
   if not hyperparameters.is_zero(config_.max_norm):
     optimiser = optax.chain(optimiser, optim.limit_norms(config_.max_norm))

@@ -72,7 +72,7 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     tags=len(spec.classes),
     chain=models.MODELS[config.model],
     dtype=jnp.dtype(config.dtype),
-    **{f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'},
+    **config.model_options(),
   )
   optimiser = optim.configured(config)
   shape = (1, spec.lengths['text'], spec.lengths['characters'])

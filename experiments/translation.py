@@ -96,8 +96,9 @@ def data(config: Config) -> Dataset:
 
 
 def network(config: Config, spec: Spec) -> nn.Module:
-  named = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata['group'] == 'Model'}
-  return seq2seq.build(config.model, spec.tokenisers, spec.lengths, dtype=jnp.dtype(config.dtype), options=named)
+  return seq2seq.build(
+    config.model, spec.tokenisers, spec.lengths, dtype=jnp.dtype(config.dtype), options=config.model_options()
+  )
 
 
 def translate(config: Config, spec: Spec, params, source, beam: int):

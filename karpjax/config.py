@@ -147,6 +147,10 @@ class Train:
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
   ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
 
+  def model_options(self) -> dict[str, typing.Any]:
+    """{option: value} of an experiment's flags of the group Model; None leaves the model's own default."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata['group'] == 'Model'}
+
 
 # ---- durations ----
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from karpjax import errors, predict
 from karpjax.data import columns, labelled_text
+from karpjax.data.dataset import Split
 from karpjax.metrics import change
+from karpjax.report import classification, writers
 from karpjax.report import monitor as report
-from karpjax.report import writers
 
 
 def main(argv: list[str]) -> int:
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> int:
     print(f'monitor: {error}', file=sys.stderr)
     return 2
   tokens = labelled_text.tokens([text for _, _, text in lines], spec)
-  probabilities = predict.probabilities(program, state, {'tokens': tokens})
+  probabilities = classification.probabilities(program, state, Split.of(tokens=tokens))
   hits = probabilities.argmax(1) == spec.classes.index(options.watched)
   watch = change.watch(
     hits,

@@ -5,19 +5,16 @@ set.
 import argparse
 import importlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from karpjax import checkpoint, config, errors, weights
 from karpjax.data import images, labelled_text
-from karpjax.data.dataset import Spec
+from karpjax.data.dataset import Spec, Split
 from karpjax.data.text import TextSpec
-
-BATCH = 256  # examples in one call
+from karpjax.report import classification
 
 
 def load_run(workdir: str | Path):
@@ -47,18 +44,6 @@ def load(workdir: str | Path):
   return load_run(workdir)[:3]
 
 
-def probabilities(program, state, examples: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Raw examples, such as 'image' [n, *shape] or 'tokens' [n, length] -> [n, classes] float32."""
-  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, jax.random.key(0))))
-  count = len(next(iter(examples.values())))
-  size, rows = min(BATCH, count), []
-  for start in range(0, count, size):
-    numbers = (start + np.arange(size)) % count  # the last batch is filled up from the first
-    batch = {name: jnp.asarray(array[numbers]) for name, array in examples.items()}
-    rows.append(np.asarray(predict(state, {**batch, 'index': jnp.asarray(numbers, jnp.int32)}))[: count - start])
-  return np.concatenate(rows)
-
-
 def check_classifier(workdir: str | Path, spec) -> None:
   """Refuses a run that is not one of text_classification, with UsageError."""
   if not isinstance(spec, TextSpec) or not spec.classes or set(spec.tokenisers) != {'text'}:
@@ -84,7 +69,7 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'predict: {error}', file=sys.stderr)
     return 2
-  for example, row in zip(options.example, probabilities(program, state, examples)):
+  for example, row in zip(options.example, classification.probabilities(program, state, Split.of(**examples))):
     best = np.argsort(-row)[: options.top]
     print(example, *(f'{spec.classes[c]} {row[c]:.4f}' for c in best), sep='  ')
   return 0

@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('workdir', help='of a language_model run')
   parser.add_argument('--prompt', default='', help='what the text begins with (default: a new line)')
   parser.add_argument('--tokens', type=int, default=500, help='how many at the most (default 500)')
-  parser.add_argument('--samples', type=int, default=1, help='how many texts (default 1; of lines 20)')
+  parser.add_argument('--samples', type=int, help='how many texts (default 1; of lines 20)')
   parser.add_argument('--temperature', type=float, default=1.0, help='0: always the most probable token (default 1)')
   parser.add_argument('--top_k', type=int, default=0, help='draw from the so many most probable; 0: all')
   parser.add_argument(
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
   variables = {'params': state.eval_params, **state.collections}
   rules = dict(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
   tokeniser, lines = spec.tokenisers['text'], spec.about['lines']
-  keys = jax.random.split(jax.random.key(options.seed), options.samples if options.samples > 1 or not lines else 20)
+  keys = jax.random.split(jax.random.key(options.seed), options.samples or (20 if lines else 1))
   if lines:
     for row in generation.texts(
       model, variables, np.repeat(begun, len(keys), 0), keys, steps=options.tokens, end=0, **rules
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 def _check(options) -> None:
   for name, low in (('tokens', 1), ('samples', 1), ('temperature', 0), ('top_k', 0)):
     value = getattr(options, name)
-    if not value >= low:
+    if value is not None and not value >= low:
       raise errors.UsageError(f'--{name}={value}: at least {low} is needed')
   if not 0 < options.top_p <= 1:
     raise errors.UsageError(f'--top_p={options.top_p}: a share above 0, of at most 1, is needed')

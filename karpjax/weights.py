@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import checkpoint
+from karpjax import checkpoint, config
+from karpjax.data import tokenisers
 from karpjax.errors import UsageError
 from karpjax.models import published
 
@@ -35,6 +36,12 @@ def read(path: str) -> dict[str, np.ndarray]:
   chosen = {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
   chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
   return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
+
+
+def tokeniser(path: str) -> tokenisers.Tokeniser | None:
+  """That of the run of texts whose workdir --init_from names: weights mean the tokens they were trained on. Else None."""
+  spec = (config.saved(path) or {}).get('spec') if path and Path(path).is_dir() else None
+  return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
 
 
 def newest(workdir: Path) -> tuple[dict[str, np.ndarray], dict]:

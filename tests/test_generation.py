@@ -10,7 +10,7 @@ from karpjax.models import language
 
 def made(name, **options):
   model = language.build(name, vocabulary=11, context=16, dtype=jnp.float32, options=options)
-  variables = nn.meta.unbox(model.init(jax.random.key(3), jnp.zeros((1, 16), jnp.int32)))
+  variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(3), jnp.zeros((1, 16), jnp.int32)))
   # logits that differ: an untrained model's are nearly alike
   variables['params'] = jax.tree.map(lambda x: 4 * x, variables['params'])
   return model, variables
@@ -24,9 +24,13 @@ def take(stream, count):
 
 
 @pytest.mark.parametrize(
-  'name, options', [('gpt', dict(layers=2, heads=2, width=16)), ('lstm', dict(units=(8,))), ('mlp', {})]
+  'name, options',
+  [
+    pytest.param('gpt', dict(layers=2, heads=2, width=16), marks=pytest.mark.slow),
+    pytest.param('lstm', dict(units=(8,)), marks=pytest.mark.slow),
+    ('mlp', {}),
+  ],
 )
-@pytest.mark.slow
 def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options):
   """For a gpt with a context of 16 that is read anew from its half when it is full."""
   model, variables = made(name, **options)

@@ -63,7 +63,13 @@ def alone(model, microbatches=1):
 
 
 CASES = [
-  pytest.param(model, layout, marks=[pytest.mark.slow] if model != 'mlp' and layout != 'all three' else [])
+  pytest.param(
+    model,
+    layout,
+    marks=[pytest.mark.slow]
+    if layout != 'all three' and (model != 'mlp' or layout in ('data', 'microbatches'))
+    else [],
+  )
   for model in MODELS
   for layout in LAYOUTS
 ]
@@ -106,6 +112,7 @@ def test_seeds_over_devices_need_no_collective():
   assert not runner.compile_only()['collectives']
 
 
+@pytest.mark.slow
 def test_many_steps_a_call_of_seeds_over_devices():
   losses = trained(seeds=4, **MODELS['mlp'])[0]
   runner = bound(seeds=4, parallel='seeds', **MODELS['mlp'] | {'steps_per_call': '4'})
@@ -212,7 +219,7 @@ def test_collectives_are_read_from_a_programs_text():
   assert costs.collectives(text) == {'all-reduce': (1, 128), 'all-gather': (1, 24)}
 
 
-@pytest.mark.parametrize('remat', ['full', 'dots'])
+@pytest.mark.parametrize('remat', [pytest.param('full', marks=pytest.mark.slow), 'dots'])
 def test_rematerialisation_changes_no_number(remat):
   model = dict(model='resnet20', widths=(8, 8, 8), dropout=None)
   kept, anew = (trained(steps=2, **model, remat=how)[0] for how in ('none', remat))

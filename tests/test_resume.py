@@ -55,7 +55,12 @@ def assert_same_bits(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
-TAKE_LONG = 'seeds under pmap', 'microbatches', 'one step per call'  # each of the others has part of them
+TAKE_LONG = (
+  'seeds under pmap',
+  'microbatches',
+  'one step per call',
+  'seeds over devices',
+)  # each of the others has part of them
 
 
 @pytest.mark.parametrize(

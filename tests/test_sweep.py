@@ -45,10 +45,10 @@ MEMBERS = {
 SCHEDULES = {'nesterov': dict(schedule='cosine', warmup='1'), 'sgd': dict(schedule='exponential', decay_every='1')}
 
 
-SLOW = [pytest.param(optimiser, marks=pytest.mark.slow) for optimiser in ('muon', 'sgd')]
+SLOW = [pytest.param(optimiser, marks=pytest.mark.slow) for optimiser in ('nesterov', 'muon', 'sgd')]
 
 
-@pytest.mark.parametrize('optimiser', ['adam', 'nesterov', *SLOW])
+@pytest.mark.parametrize('optimiser', ['adam', *SLOW])
 def test_a_member_alone_is_the_run_with_its_flags(tmp_path, optimiser):
   hyper, seeds = MEMBERS[optimiser], (7, 3)
   common = TINY | SCHEDULES.get(optimiser, {}) | dict(optimiser=optimiser)

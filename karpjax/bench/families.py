@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from experiments import image_classification, language_model
 from karpjax.bench import setups, worker
-from karpjax.data import dataset, text, tokenisers
+from karpjax.data import dataset, text, tokenisers, windows
 
 SEED = 0
 
@@ -53,7 +53,7 @@ def as_floats(batch):
 def tokens(setup: setups.Setup) -> dataset.Dataset:
   """A running text of random tokens."""
   drawn = np.random.default_rng(0).integers(0, setup.classes, 200_000)
-  split = text.windowed(drawn, setup.shape[0], stride=1)
+  split = windows.windowed(drawn, setup.shape[0], stride=1)
   made = tokenisers.Tokeniser('characters', tuple(chr(0x4E00 + i) for i in range(setup.classes)))
   spec = text.TextSpec('made', split.size, {'text': made}, {'text': setup.shape[0]}, (), {'lines': False})
   return dataset.Dataset(spec, {'train': split})

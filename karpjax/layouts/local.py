@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 
-from karpjax import gradients, start_up
+from karpjax import costs, gradients, start_up
 from karpjax.layouts.layout import Layout, structs
 
 
@@ -13,10 +13,8 @@ def one_device() -> Layout:
   copy = lambda tree: jax.tree.map(jnp.array, tree)  # calls donate it
 
   def compile(function, arguments, replicated):
-    # FLOPs are counted before compilation, because afterwards calls of a library, such as oneDNN, count as nothing
     lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
-    flops = lowered.cost_analysis().get('flops')
-    return lowered.compile(start_up.compiler_options(flops)), flops
+    return costs.compiled(lowered, options=start_up.compiler_options)
 
   return Layout(
     parts=1,
@@ -70,8 +68,7 @@ def pmap(devices, seeds: int) -> Layout:
   def compile(function, arguments, replicated):
     axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
     mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
-    compiled = mapped.lower(*arguments).compile()
-    return compiled, compiled.cost_analysis().get('flops')
+    return costs.compiled(mapped.lower(*arguments), count, of_one=True)
 
   return Layout(
     parts=count,

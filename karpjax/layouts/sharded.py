@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from karpjax import hosts, start_up
+from karpjax import costs, hosts, start_up
 from karpjax import mesh as meshes
 from karpjax.errors import UsageError
 from karpjax.layouts.layout import Layout, structs
@@ -46,11 +46,6 @@ def _over(mesh, laid: dict, described: bool, where: Callable, **others) -> Layou
   return Layout(**common | others)
 
 
-def _flops_of_described(compiled, devices: int) -> float:
-  """libtpu counts only what is compiled, and for one device."""
-  return compiled.cost_analysis().get('flops', 0) * devices
-
-
 def on_mesh(sizes: dict[str, int], seeds: int, axes, devices, described: bool) -> Layout:
   """`jit` over a mesh of all devices of all hosts; in the program, arrays have their global shapes."""
   mesh = meshes.make(sizes, devices)
@@ -75,10 +70,7 @@ def on_mesh(sizes: dict[str, int], seeds: int, axes, devices, described: bool) -
 
   def compile(function, arguments, replicated):
     lowered = jax.jit(function, donate_argnums=0, out_shardings=laid['carry']).lower(*arguments)
-    compiled = lowered.compile()
-    if described:
-      return compiled, _flops_of_described(compiled, mesh.size)
-    return compiled, lowered.cost_analysis().get('flops')
+    return costs.compiled(lowered, mesh.size)
 
   return _over(
     mesh,
@@ -130,11 +122,7 @@ def of_seeds(devices, seeds: int, described: bool) -> Layout:
     given = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already
     each = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=specs(laid['carry']), check_vma=False)
     lowered = jax.jit(each, donate_argnums=0).lower(*arguments)
-    if described:
-      compiled = lowered.compile()
-      return compiled, _flops_of_described(compiled, count)
-    flops = lowered.cost_analysis().get('flops', 0) * count  # counted for one device
-    return lowered.compile(options(flops)), flops
+    return costs.compiled(lowered, count, of_one=True, options=options)
 
   def compile_sums(function, flops):
     def add(state, sums, *batch):

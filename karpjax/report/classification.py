@@ -76,16 +76,20 @@ def draw_texts(
 def predictions(program, dataset, state) -> tuple[str, Split, np.ndarray, np.ndarray]:
   """Name of the split reported, the split, its labels [n] and the probabilities [n, classes] that the program gives."""
   name = next(name for name in ('test', 'validation', 'train') if name in dataset.splits)
-  split, key = dataset.splits[name], jax.random.key(0)
+  split = dataset.splits[name]
+  labels = split.fetch(np.arange(split.size))['label'] if split.arrays is None else split.arrays['label']
+  return name, split, labels, probabilities(program, state, split)
+
+
+def probabilities(program, state, split: Split) -> np.ndarray:
+  """[size, classes] float32 that a Program whose `predict` gives logits has for a split's examples."""
+  key = jax.random.key(0)
   predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, key)))
-  labels, probabilities = [], []
-  size = min(BATCH, split.size)
+  size, rows = min(BATCH, split.size), []
   for start in range(0, split.size, size):
-    real = min(size, split.size - start)
     batch = _batch(split, (start + np.arange(size)) % split.size)  # the last batch is filled up from the first
-    labels.append(batch['label'][:real])
-    probabilities.append(np.asarray(predict(state, batch))[:real])
-  return name, split, np.concatenate(labels), np.concatenate(probabilities)
+    rows.append(np.asarray(predict(state, batch))[: split.size - start])
+  return np.concatenate(rows)
 
 
 def write(

@@ -139,7 +139,7 @@ def trained(story, **changes):
   ids=str,
 )
 def test_every_layout_gives_a_transformers_losses_of_one_device(layout, story):
-  options = dict(layers=2, heads=4, width=32, batch_size=16)
+  options = dict(layers=1, heads=4, width=32, batch_size=16)
   losses, sums, _ = trained(story, **options)
   there, there_sums, carry = trained(story, **options, **layout)
   np.testing.assert_allclose(there, losses, rtol=2e-4)
@@ -246,6 +246,18 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
     text, where = re.fullmatch(r'(.*?) +(new|in train|in validation|in test)', line).groups()
     assert (where == 'new') == (text not in names)
   assert len(lines) == 20
+
+
+def test_a_run_that_goes_on_from_another_reads_its_tokens(story, tmp_path):
+  """Weights mean the tokens they were trained on, though another text has other characters."""
+  first = language_model.run(settings(story, tmp_path / 'first', 'bigram', plots=False, learning_rate=0.5))
+  (tmp_path / 'other.txt').write_text('sly cats went to sea. ' * 20)
+  other = f'text:{tmp_path / "other.txt"}'
+  given = settings(other, tmp_path / 'second', 'bigram', init_from=str(tmp_path / 'first'), plots=False, steps='1')
+  tokens = [language_model.data(c).spec.tokenisers['text'] for c in (settings(story, ''), given, settings(other, ''))]
+  assert tokens[0] == tokens[1] != tokens[2]
+  second = language_model.run(dataclasses.replace(given, learning_rate=1e-30))
+  np.testing.assert_allclose(second.state.params['logits'], first.state.params['logits'], atol=1e-6)
 
 
 @pytest.mark.parametrize(

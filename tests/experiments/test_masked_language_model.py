@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from experiments import masked_language_model as experiment
-from karpjax import checkpoint, config, recipe, weights
+from karpjax import checkpoint, config, predict, recipe, weights
 from karpjax.data import masking, text
 from karpjax.models.transformer import Encoder
 from karpjax.program import TrainState
-from karpjax.report import masking as report
 
 SMALL = dict(
   tokeniser='words', context=0, mask=0.25, positions='learned', layers=1, heads=2, width=32, dropout=0.05, batch_size=32, learning_rate=0.005, warmup='0', vocabulary=0,
@@ -55,14 +54,14 @@ def test_it_learns_what_stands_beside_what(trained):
   np.testing.assert_allclose(trained.numbers['test/perplexity'], math.exp(trained.numbers['test/loss']))
 
 
-def test_masks_are_filled_in_without_the_data(trained):
-  program, spec = restored(trained.folder)
-  lines = report.fill(program, trained.state, spec, ['The <mask> barks .', '<mask> cow <mask> .'])
+def test_masks_are_filled_in_without_the_data(trained, capsys):
+  folder = str(trained.folder)
+  assert predict.main([folder, 'The <mask> barks .', '<mask> cow <mask> .']) == 0
+  lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines] == ['The', 'dog', '<mask>', 'the', 'moos']
-  with pytest.raises(ValueError, match='has no <mask>'):
-    report.fill(program, trained.state, spec, ['the cat'])
-  with pytest.raises(ValueError, match='has 20 tokens; this model takes 4'):
-    report.fill(program, trained.state, spec, ['the <mask> ' * 10])
+  for wrong, said in (('the cat', 'has no <mask>'), ('the <mask> ' * 10, 'has 20 tokens; this model takes 4')):
+    assert predict.main([folder, wrong]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_the_report_shows_guesses(trained):

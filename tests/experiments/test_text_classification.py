@@ -211,6 +211,7 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
   assert predict.main([str(tmp_path / 'after'), 'sun and ice']) == 0
 
 
+@pytest.mark.slow
 def test_the_recipe_passes(table, capsys):
   flags = ['--embedding=16', '--channels=8', '--windows=1,2', '--batch_size=32', '--buckets=1', '--learning_rate=0.02']
   assert recipe.main(['text_classification', f'--dataset={table}', *flags]) == 0, capsys.readouterr().out

@@ -117,7 +117,7 @@ def test_gpt2s_initialisation():
   model = language.build(
     'gpt', vocabulary=500, context=64, dtype=jnp.float32, options=dict(layers=2, heads=4, width=128)
   )
-  params = nn.meta.unbox(model.init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
+  params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
   block = params['blocks_1']
   for kernel, std in (
     (params['tokens']['embedding'], 0.02),
@@ -146,7 +146,7 @@ def test_grouped_queries_are_heads_with_shared_keys():
 
   x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
   grouped = attention.MultiHeadAttention(16, 4, 2)
-  params = nn.meta.unbox(grouped.init(jax.random.key(0), x))['params']
+  params = nn.meta.unbox(jax.jit(grouped.init)(jax.random.key(0), x))['params']
   repeated = {n: jnp.repeat(v, 2, -2) if n.startswith('key_value') else v for n, v in params.items()}
   full = attention.MultiHeadAttention(16, 4).apply({'params': repeated}, x, causal=True)
   np.testing.assert_allclose(grouped.apply({'params': params}, x, causal=True), full, atol=1e-6)

@@ -62,7 +62,7 @@ def test_a_published_gpt2_gives_its_logits(tmp_path):
       'gpt', vocabulary=13, context=10, dtype=np.float32, options=dict(layers=2, heads=2, width=128)
     )
     tokens = np.array([[3, 1, 4, 1, 5, 9, 2]], np.int32)
-    params = nn.meta.unbox(model.init(jax.random.key(0), tokens))['params']
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens))['params']
     state = program.TrainState.create(jax.random.key(0), params, optax.sgd(0.1))
     state, rows = weights.replace_weights(state, weights.read(str(tmp_path / 'model.safetensors')))
     assert {row[2] for row in rows} == {'matched'}

@@ -41,7 +41,9 @@ def applied(model, params, source, target_in):
   return jax.jit(lambda params: model.apply({'params': params}, source, target_in))(params)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[] if n in ('gru attending', 'transformer') else [pytest.mark.slow]) for n in MODELS]
+)
 def test_padding_and_what_comes_later_change_nothing_and_steps_equal_all_at_once(name):
   model, params = made(name)
   logits = applied(model, params, SOURCE, TARGET_IN)

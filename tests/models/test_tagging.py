@@ -47,7 +47,7 @@ def test_spelling_against_a_plain_loop():
     np.testing.assert_allclose(row, np.max(places, 0) if places else np.zeros(6), atol=1e-6)
 
 
-@pytest.mark.parametrize('chain', [False, True])
+@pytest.mark.parametrize('chain', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
   model = tagging.Tagger(**SIZES, chain=chain)
   tokens, characters = sentences()

@@ -1,0 +1,182 @@
+"""What Transformers are built of: a block, and the embeddings of tokens and their positions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from karpjax import errors
+from karpjax.layers import attention
+from karpjax.layers.dropout import Dropout
+
+ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
+POSITIONS = ('learned', 'sinusoidal', 'rotary', 'none')
+
+
+class Block(nn.Module):
+  """Attention, attention to a memory if it is `crossed`, and an MLP, each added to its input (Vaswani et al. 2017).
+
+  Attributes:
+    width: of input and output.
+    heads, kv_heads, rotary, bias, implementation: as `MultiHeadAttention`'s.
+    hidden: units of the MLP; 0: four times the width.
+    causal: whether a token sees no later one.
+    crossed: whether it attends to a memory.
+    pre_norm: norms before each part (Radford et al. 2019), or after its sum (2017).
+    activation: a key of ACTIVATIONS.
+    dropout: rate on what each part adds.
+    std, out_std: of the kernels at the start, and of those that end a part; 0: Xavier's draw.
+    dtype: of the matmuls and the output.
+  """
+
+  width: int
+  heads: int
+  kv_heads: int | None = None
+  hidden: int = 0
+  causal: bool = True
+  crossed: bool = False
+  pre_norm: bool = True
+  rotary: bool = False
+  bias: bool = True
+  activation: str = 'gelu'
+  dropout: Any = 0.0
+  std: float = 0.02
+  out_std: float = 0.02
+  epsilon: float = 1e-5
+  implementation: str | None = None
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    def attends(rotary):
+      return attention.MultiHeadAttention(
+        self.width,
+        self.heads,
+        self.kv_heads,
+        rotary,
+        self.bias,
+        self.std,
+        self.out_std,
+        self.implementation,
+        self.dtype,
+      )
+
+    norm = lambda: nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=self.dtype)
+    self.attention, self.attention_norm = attends(self.rotary), norm()
+    if self.crossed:
+      self.cross, self.cross_norm = attends(False), norm()
+    init = lambda std: attention.normal(std) if std else nn.initializers.xavier_uniform()
+    dense = lambda units, std, *names: nn.Dense(
+      units, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.with_partitioning(init(std), names)
+    )
+    self.up = dense(self.hidden or 4 * self.width, self.std, 'embed', 'hidden')
+    self.down = dense(self.width, self.out_std, 'hidden', 'embed')
+    self.mlp_norm, self.drop = norm(), Dropout(self.dropout)
+
+  def _add(self, x, norm, part: Callable, train):
+    if self.pre_norm:
+      return x + self.drop(part(norm(x)), train=train)
+    return norm(x + self.drop(part(x), train=train))
+
+  def _mlp(self, x):
+    return self.down(ACTIVATIONS[self.activation](self.up(x)))
+
+  def __call__(self, x, train: bool, mask=None, memory=None, memory_mask=None):
+    """x: [batch, time, width] -> the same.
+
+    Args:
+      x: the sequence.
+      train: whether units are dropped.
+      mask: [batch, 1, time or 1, time] bool, as `attend`'s.
+      memory: [batch, places, width], for a crossed block.
+      memory_mask: [batch, 1, 1, places] bool.
+    """
+    x = self._add(x, self.attention_norm, lambda x: self.attention(x, mask=mask, causal=self.causal), train)
+    if self.crossed:
+      cross = lambda x: self.cross(x, keys_values=self.cross.keys_values(memory), mask=memory_mask)
+      x = self._add(x, self.cross_norm, cross, train)
+    return self._add(x, self.mlp_norm, self._mlp, train)
+
+  def remember(self, memory):
+    """Keys and values of a memory, for `step`."""
+    return self.cross.keys_values(memory)
+
+  def step(self, x, store, length, memory=None, memory_mask=None):
+    """New tokens behind those of a cache.
+
+    Args:
+      x: [batch, new, width].
+      store: as `attention.cache`'s.
+      length: [batch] int32, of the tokens in it.
+      memory: keys and values from `remember`.
+      memory_mask: [batch, 1, 1, places] bool.
+
+    Returns:
+      [batch, new, width], and the cache with the new tokens.
+    """
+    kept = {}
+    positions = length[:, None] + jnp.arange(x.shape[1])  # [batch, new]
+    places = jnp.arange(store['key'].shape[1])
+    mask = (places <= positions[..., None])[:, None]  # [batch, 1, new, places]
+
+    def cached(x):
+      kept.update(attention.write(store, *self.attention.keys_values(x, positions), length))
+      return self.attention(x, keys_values=(kept['key'], kept['value']), mask=mask, positions=positions)
+
+    x = self._add(x, self.attention_norm, cached, False)
+    if self.crossed:
+      x = self._add(x, self.cross_norm, lambda x: self.cross(x, keys_values=memory, mask=memory_mask), False)
+    return self._add(x, self.mlp_norm, self._mlp, False), kept
+
+
+class Tokens(nn.Module):
+  """Embeddings of tokens and their positions, and the logits of what comes next.
+
+  Params: 'embedding' [vocabulary, width] and, of learned positions, 'positions' [context, width].
+
+  Attributes:
+    vocabulary: how many tokens.
+    context: the largest number of positions.
+    width: of the embeddings.
+    positions: one of POSITIONS; rotary ones are turned in the attention.
+    scaled: whether embeddings are multiplied by √width (Vaswani et al. 2017, section 3.4).
+    std: of the params at the start.
+    dtype: of the output.
+  """
+
+  vocabulary: int
+  context: int
+  width: int
+  positions: str = 'learned'
+  scaled: bool = False
+  std: float = 0.02
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    if self.positions not in POSITIONS:
+      raise errors.UsageError(f'unknown positions {self.positions!r}.{errors.nearest(self.positions, POSITIONS)}')
+    init = attention.normal(self.std)
+    self.embedding = self.param(
+      'embedding', nn.with_partitioning(init, ('vocabulary', 'embed')), (self.vocabulary, self.width)
+    )
+    if self.positions == 'learned':
+      named = nn.with_partitioning(init, (None, 'embed'))
+      self.places = self.param('positions', named, (self.context, self.width))
+
+  def __call__(self, tokens, at=None):
+    """tokens [batch, time], at [time] or [batch, time] int32 (None: 0, 1, …) -> [batch, time, width]."""
+    if tokens.shape[1] > self.context:
+      raise errors.UsageError(f'{tokens.shape[1]} tokens are more than the {self.context} positions of this model')
+    at = jnp.arange(tokens.shape[1]) if at is None else at
+    x = self.embedding.astype(self.dtype)[tokens]
+    if self.scaled:
+      x = x * self.width**0.5
+    if self.positions == 'learned':
+      x = x + self.places.astype(self.dtype)[at]
+    elif self.positions == 'sinusoidal':
+      x = x + attention.sinusoids(at, self.width).astype(self.dtype)
+    return x
+
+  def logits(self, x):
+    """[batch, time, width] -> [batch, time, vocabulary] float32, by the embeddings themselves (Press & Wolf 2017)."""
+    return (x @ self.embedding.astype(self.dtype).T).astype(jnp.float32)
