@@ -108,9 +108,12 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   if stored['experiment'] != experiment:
     raise UsageError(f'{folder} holds a run of {stored["experiment"]}, not of {experiment}; choose another --workdir')
   now, changed = configs.to_json(config), []
+  before = configs.to_json(configs.from_json(type(config), stored['flags']))  # flags that are newer had their defaults
   for field in dataclasses.fields(config):
-    old = stored['flags'].get(field.name, now[field.name])
+    old = before[field.name]
     if field.metadata['free'] or old == now[field.name]:
+      continue
+    if field.name not in stored['flags'] and 'Duration' in str(field.type):  # of now in steps, of before not yet
       continue
     if field.name == 'steps' and now['steps'] > old and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue

@@ -93,6 +93,16 @@ def test_changed_flags_on_an_old_workdir_are_refused_by_name(empty_folder, capsy
   assert main('--workdir=run', '--log_every=3', '--batch_size=16') == 0  # free, and unchanged
 
 
+def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, capsys):
+  assert main('--workdir=run') == 0
+  stored = json.loads(Path('run/config.json').read_text())
+  del stored['flags']['ema'], stored['flags']['warmup']
+  Path('run/config.json').write_text(json.dumps(stored))
+  assert main('--workdir=run', '--ema=0.9') == 2
+  assert '--ema was 0.0, now 0.9' in capsys.readouterr().err
+  assert main('--workdir=run') == 0
+
+
 def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
   assert main('--workdir=run') == 0
   first = json.loads(Path('run/config.json').read_text())['flags']
