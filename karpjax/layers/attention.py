@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
+from karpjax.layers import linear
 
 normal = nn.initializers.normal
 
@@ -93,7 +94,7 @@ class MultiHeadAttention(nn.Module):
 
   def _project(self, x, kernel, bias):
     kernel = kernel.astype(self.dtype)
-    y = x.astype(self.dtype) @ kernel.reshape(kernel.shape[0], -1)
+    y = linear.matmul(x.astype(self.dtype), kernel.reshape(kernel.shape[0], -1))
     y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
     return y if bias is None else y + bias.astype(self.dtype)
 
@@ -121,7 +122,7 @@ class MultiHeadAttention(nn.Module):
       self.sow('intermediates', 'attention', weights(query, key, mask, causal))
     y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
     out = self.out.astype(self.dtype)
-    y = y.reshape(*x.shape[:-1], -1) @ out.reshape(-1, self.width)  # [batch, time, heads · head_dim] -> width
+    y = linear.matmul(y.reshape(*x.shape[:-1], -1), out.reshape(-1, self.width))  # [batch, time, heads · head_dim] -> width
     return y + self.out_bias.astype(self.dtype) if self.bias else y
 
 
@@ -168,9 +169,9 @@ class Additive(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.of_query = nn.Dense(self.units, dtype=self.dtype)
-    self.of_memory = nn.Dense(self.units, use_bias=False, dtype=self.dtype)
-    self.score = nn.Dense(1, use_bias=False, dtype=self.dtype)
+    self.of_query = linear.Dense(self.units, dtype=self.dtype)
+    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
+    self.score = linear.Dense(1, use_bias=False, dtype=self.dtype)
 
   def keys(self, memory):
     """The part that no query changes: [batch, places, in] -> [batch, places, units]."""
@@ -204,7 +205,7 @@ class Multiplicative(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.of_memory = nn.Dense(self.units, use_bias=False, dtype=self.dtype)
+    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
 
   def keys(self, memory):
     """[batch, places, in] -> [batch, places, units]."""

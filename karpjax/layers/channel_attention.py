@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import convolution, initialisers
+from karpjax.layers import convolution, initialisers, linear
 
 REDUCTION = 16  # both papers' choice
 SMALLEST = 4  # hidden units at least; only maps of under 64 channels meet it
@@ -23,8 +23,8 @@ class Excitation(nn.Module):
     """pooled: [..., channels] -> [..., channels], before the sigmoid."""
     channels = pooled.shape[-1]
     hidden = max(channels // REDUCTION, SMALLEST)
-    x = nn.Dense(hidden, dtype=self.dtype, kernel_init=initialisers.he_normal, name='squeeze')(pooled)
-    return nn.Dense(channels, dtype=self.dtype, name='excite')(nn.relu(x))
+    x = linear.Dense(hidden, dtype=self.dtype, kernel_init=initialisers.he_normal, name='squeeze')(pooled)
+    return linear.Dense(channels, dtype=self.dtype, name='excite')(nn.relu(x))
 
 
 class SqueezeExcitation(nn.Module):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import attention
+from karpjax.layers import attention, linear
 from karpjax.layers.dropout import Dropout
 
 ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
@@ -66,7 +66,7 @@ class Block(nn.Module):
     if self.crossed:
       self.cross, self.cross_norm = attends(False), norm()
     init = lambda std: attention.normal(std) if std else nn.initializers.xavier_uniform()
-    dense = lambda units, std, *names: nn.Dense(
+    dense = lambda units, std, *names: linear.Dense(
       units, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.with_partitioning(init(std), names)
     )
     self.up = dense(self.hidden or 4 * self.width, self.std, 'embed', 'hidden')
@@ -179,4 +179,4 @@ class Tokens(nn.Module):
 
   def logits(self, x):
     """[batch, time, width] -> [batch, time, vocabulary] float32, by the embeddings themselves (Press & Wolf 2017)."""
-    return (x @ self.embedding.astype(self.dtype).T).astype(jnp.float32)
+    return linear.matmul(x, self.embedding.astype(self.dtype).T).astype(jnp.float32)

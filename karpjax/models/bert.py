@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import attention
+from karpjax.layers import attention, linear
 from karpjax.models import mlp
 from karpjax.models.transformer import Encoder
 
@@ -52,7 +52,7 @@ class MaskedLanguageModel(nn.Module):
       dtype=self.dtype,
     )
     init = nn.with_partitioning(attention.normal(self.std), ('embed', None))
-    self.transform = nn.Dense(self.width, dtype=self.dtype, kernel_init=init)
+    self.transform = linear.Dense(self.width, dtype=self.dtype, kernel_init=init)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
     self.bias = self.param('bias', nn.with_partitioning(nn.initializers.zeros, ('vocabulary',)), (self.vocabulary,))
 

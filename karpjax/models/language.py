@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import recurrence
+from karpjax.layers import linear, recurrence
 from karpjax.layers.attention import normal
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm
@@ -109,9 +109,9 @@ class MLP(nn.Module):
       _padded(tokens, self.window)
     )
     x = jnp.concatenate([x[:, i : i + time] for i in range(self.window)], -1)  # [batch, time, window · embedding]
-    x = nn.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
+    x = linear.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
     x = BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x
-    return nn.Dense(self.vocabulary, dtype=self.dtype, kernel_init=normal(0.01))(jnp.tanh(x)).astype(jnp.float32)
+    return linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=normal(0.01))(jnp.tanh(x)).astype(jnp.float32)
 
 
 class WaveNet(nn.Module):
@@ -148,10 +148,10 @@ class WaveNet(nn.Module):
     )
     for level in range(levels):  # of places that are so far apart; the first ones of each level have no partner
       x = jnp.concatenate([x[:, : -(2**level)], x[:, 2**level :]], -1)
-      x = nn.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
+      x = linear.Dense(self.hidden, use_bias=_bias(self.norm), dtype=self.dtype)(x)
       x = BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x
       x = jnp.tanh(x)
-    return nn.Dense(self.vocabulary, dtype=self.dtype)(x).astype(jnp.float32)
+    return linear.Dense(self.vocabulary, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 def _bias(norm):
@@ -186,7 +186,7 @@ class Recurrent(nn.Module):
     )
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
     self.drop = Dropout(self.dropout)
-    self.head = nn.Dense(self.vocabulary, dtype=self.dtype)
+    self.head = linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def read(self, tokens, state=None, *, train: bool = False):
     """tokens [batch, time] after those of a state (None: none) -> logits [batch, time, vocabulary], and the next state."""

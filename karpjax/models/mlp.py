@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors, hyperparameters
-from karpjax.layers import dropout, initialisers, normalisation
+from karpjax.layers import dropout, initialisers, linear, normalisation
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
 NORMS = {'none': None, 'batch': normalisation.BatchNorm}
@@ -55,7 +55,7 @@ class LogisticRegression(nn.Module):
   def __call__(self, x, *, train: bool = False):
     """x: [batch, ...] -> logits [batch, classes] float32."""
     x = x.reshape(x.shape[0], -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
-    return nn.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
+    return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
 
 
 class MLP(nn.Module):
@@ -99,7 +99,7 @@ class MLP(nn.Module):
       before = x
       # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).
       axes = ('embed', 'hidden') if layer % 2 else ('hidden', 'embed')
-      dense = nn.Dense(
+      dense = linear.Dense(
         width,
         norm is None,
         dtype=self.dtype,
@@ -114,4 +114,4 @@ class MLP(nn.Module):
       if self.residual and layer > 1 and before.shape == x.shape:
         x = before + x
       x = dropout.Dropout(rate)(x, train=train)
-    return nn.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]
+    return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import channel_attention, convolution, initialisers, normalisation, rematerialisation
+from karpjax.layers import channel_attention, convolution, initialisers, linear, normalisation, rematerialisation
 from karpjax.models import mlp
 
 # He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
@@ -136,4 +136,4 @@ class ResNet(nn.Module):
         block = remat_block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
         x = block(x, train)  # [batch, *ceil(spatial / stride), out]
     x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
-    return nn.Dense(self.classes, kernel_init=logits_init, name='logits')(x)
+    return linear.Dense(self.classes, kernel_init=logits_init, name='logits')(x)

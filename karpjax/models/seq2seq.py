@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from karpjax import decoding, errors
 from karpjax.data import tokenisers
-from karpjax.layers import attention, recurrence
+from karpjax.layers import attention, linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.models import choices, mlp
 from karpjax.models.transformer import Seq2SeqTransformer
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
   def setup(self):
     self.attend = ATTENTIONS[self.attention](self.units[-1], self.dtype)
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
-    self.drop, self.head = Dropout(self.dropout), nn.Dense(self.vocabulary, dtype=self.dtype)
+    self.drop, self.head = Dropout(self.dropout), linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def keys(self, memory):
     """What the attention needs of the memory for all times."""
@@ -109,9 +109,9 @@ class RecurrentSeq2Seq(nn.Module):
     self.encoder = recurrence.Stack(self.units, bidirectional=attends, **options)
     if attends:
       self.decoder = Decoder(self.vocabulary, units=self.units, attention=self.attention, **options)
-      self.bridges = [nn.Dense(units, dtype=self.dtype) for units in self.units]
+      self.bridges = [linear.Dense(units, dtype=self.dtype) for units in self.units]
     else:
-      self.decoder, self.head = recurrence.Stack(self.units, **options), nn.Dense(self.vocabulary, dtype=self.dtype)
+      self.decoder, self.head = recurrence.Stack(self.units, **options), linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def _read(self, source, train):
     """The decoder's first state, and what it attends to."""

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax.layers import convolution, crf, recurrence
+from karpjax.layers import convolution, crf, linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.losses import language as losses
 from karpjax.models import mlp
@@ -107,7 +107,7 @@ class Tagger(nn.Module):
     lstm = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
     x, _ = lstm(x, mask=tokens > 0, train=train)  # [batch, time, 2 * units]
     x = Dropout(self.dropout)(x, train=train)
-    emissions = nn.Dense(self.tags, dtype=self.dtype, name='emissions')(x).astype(jnp.float32)
+    emissions = linear.Dense(self.tags, dtype=self.dtype, name='emissions')(x).astype(jnp.float32)
     return emissions, crf.ChainScores(self.tags, name='chain')() if self.chain else None
 
 

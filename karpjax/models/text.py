@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import dropout, initialisers, max_over_time, recurrence
+from karpjax.layers import dropout, initialisers, linear, max_over_time, recurrence
 from karpjax.models import choices, mlp, transformer
 
 
@@ -27,7 +27,7 @@ def embed(module: nn.Module, tokens):
 def logits(module: nn.Module, features, *, train: bool):
   """The last layer, 'logits', under dropout: [batch, n] -> [batch, classes] float32."""
   features = dropout.Dropout(module.dropout)(features.astype(jnp.float32), train=train)
-  return nn.Dense(module.classes, kernel_init=initialisers.lecun_normal, name='logits')(features)
+  return linear.Dense(module.classes, kernel_init=initialisers.lecun_normal, name='logits')(features)
 
 
 class TextCNN(nn.Module):
