@@ -35,13 +35,21 @@ def all_finite(tree) -> jax.Array:
   return jnp.isfinite(jnp.vdot(sums, sums))
 
 
+def _made_of(state) -> list:
+  """The leaves of a state without those of optimisers, whose moments cannot be NaN where neither the params that they
+  moved nor the gradient's norm are: twice as many numbers to look through (5 % of the step of bench gpt_shakespeare_cpu).
+  """
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+  return [x for path, x in jax.tree.leaves_with_path(state) if 'opt_state' not in name(path)]
+
+
 def guarded(step: Callable) -> Callable:
   """(carry, batch) -> carry: a Program's step that is kept only while it, and all before it, were finite."""
 
   def guard(carry: Carry, batch) -> Carry:
     old = carry.state
     new, metrics = step(old, batch)
-    finite, alive = all_finite((new, metrics)), old.nonfinite_step < 0
+    finite, alive = all_finite((_made_of(new), metrics)), old.nonfinite_step < 0
     kept = jax.tree.map(lambda a, b: jnp.where(finite & alive, a, b), new, old)
     nonfinite_step = jnp.where(alive & ~finite, old.step, old.nonfinite_step)
     totals = jax.tree.map(jnp.add, carry.totals, dict(metrics))

@@ -122,7 +122,9 @@ class MultiHeadAttention(nn.Module):
       self.sow('intermediates', 'attention', weights(query, key, mask, causal))
     y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
     out = self.out.astype(self.dtype)
-    y = linear.matmul(y.reshape(*x.shape[:-1], -1), out.reshape(-1, self.width))  # [batch, time, heads · head_dim] -> width
+    y = linear.matmul(
+      y.reshape(*x.shape[:-1], -1), out.reshape(-1, self.width)
+    )  # [batch, time, heads · head_dim] -> width
     return y + self.out_bias.astype(self.dtype) if self.bias else y
 
 
