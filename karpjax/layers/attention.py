@@ -145,15 +145,24 @@ def weights(query, key, mask, causal):
 
 
 def cache(batch: int, length: int, kv_heads: int, head_dim: int, dtype=jnp.float32):
-  """Room for the keys and values of `length` tokens: {'key', 'value'}, each [batch, length, kv_heads, head_dim]."""
-  empty = lambda: jnp.zeros((batch, length, kv_heads, head_dim), dtype)
+  """Room for the keys and values of `length` tokens: {'key', 'value'}, each [batch, kv_heads, length, head_dim], as the
+  matmuls want them: else each token's step would transpose all of it.
+  """
+  empty = lambda: jnp.zeros((batch, kv_heads, length, head_dim), dtype)
   return {'key': empty(), 'value': empty()}
 
 
 def write(store, key, value, length):
-  """A cache with the keys and values [batch, new, …] of new tokens behind the first `length` [batch] int32 ones."""
-  put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 0))
-  return {'key': put(store['key'], key, length), 'value': put(store['value'], value, length)}
+  """A cache with the keys and values [batch, new, kv_heads, head_dim] of new tokens behind the first `length` [batch]
+  int32 ones.
+  """
+  put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 1))
+  return {name: put(store[name], jnp.swapaxes(x, 1, 2), length) for name, x in (('key', key), ('value', value))}
+
+
+def read(store):
+  """The keys and values of a cache, each [batch, length, kv_heads, head_dim]."""
+  return jnp.swapaxes(store['key'], 1, 2), jnp.swapaxes(store['value'], 1, 2)
 
 
 # ---- attention of recurrent decoders ----

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
+from karpjax.layers import linear
 from karpjax.layers.dropout import Dropout
 
 State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
@@ -202,7 +203,7 @@ class Recurrent(nn.Module):
     for d in range(directions):
       turn = (lambda a: a) if d == 0 else (lambda a: None if a is None else a[::-1])
       # [time, batch, gates * units]
-      projected = jnp.matmul(turn(x), input_kernel[d], preferred_element_type=jnp.float32) + input_bias[d]
+      projected = linear.matmul(turn(x), input_kernel[d], jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
       if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
         kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))

@@ -116,12 +116,12 @@ class Block(nn.Module):
     """
     kept = {}
     positions = length[:, None] + jnp.arange(x.shape[1])  # [batch, new]
-    places = jnp.arange(store['key'].shape[1])
+    places = jnp.arange(store['key'].shape[2])
     mask = (places <= positions[..., None])[:, None]  # [batch, 1, new, places]
 
     def cached(x):
       kept.update(attention.write(store, *self.attention.keys_values(x, positions), length))
-      return self.attention(x, keys_values=(kept['key'], kept['value']), mask=mask, positions=positions)
+      return self.attention(x, keys_values=attention.read(kept), mask=mask, positions=positions)
 
     x = self._add(x, self.attention_norm, cached, False)
     if self.crossed:
