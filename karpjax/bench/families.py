@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments import image_classification, language_model
+from experiments import image_classification, language_model, translation
 from karpjax.bench import setups, worker
-from karpjax.data import dataset, text, tokenisers, windows
+from karpjax.data import dataset, parallel, text, tokenisers, windows
 
 SEED = 0
 
@@ -50,17 +50,42 @@ def as_floats(batch):
   return {'images': batch['image'].astype('float32') / 127.5 - 1, 'labels': batch['label']}
 
 
+def vocabulary(setup: setups.Setup) -> tokenisers.Tokeniser:
+  return tokenisers.Tokeniser('characters', tuple(chr(0x4E00 + i) for i in range(setup.classes)))
+
+
 def tokens(setup: setups.Setup) -> dataset.Dataset:
   """A running text of random tokens."""
   drawn = np.random.default_rng(0).integers(0, setup.classes, 200_000)
-  split = windows.windowed(drawn, setup.shape[0], stride=1)
-  made = tokenisers.Tokeniser('characters', tuple(chr(0x4E00 + i) for i in range(setup.classes)))
+  split, made = windows.windowed(drawn, setup.shape[0], stride=1), vocabulary(setup)
   spec = text.TextSpec('made', split.size, {'text': made}, {'text': setup.shape[0]}, (), {'lines': False})
   return dataset.Dataset(spec, {'train': split})
 
 
 def as_tokens(batch):
   return {name: batch[name] for name in ('tokens', 'targets')}
+
+
+def pairs(setup: setups.Setup) -> dataset.Dataset:
+  """Sources and targets of random tokens, each of half to all of the length, with padding behind."""
+  random, length, size = np.random.default_rng(0), setup.shape[0], 20 * setup.batch_size
+
+  def side():
+    real = np.arange(length) < random.integers(length // 2, length + 1, (size, 1))
+    return np.where(real, random.integers(1, setup.classes, (size, length), dtype=np.int32), 0)
+
+  source, target = side(), side()
+  begun = np.concatenate([np.ones((size, 1), np.int32), target[:, :-1]], 1)
+  given = {'source': source, 'target_in': begun, 'targets': np.where(target, target, -1)}
+  split = dataset.Split.of(**given, reference=np.arange(size, dtype=np.int32))
+  both = lambda x: {'source': x, 'target': x}
+  return dataset.Dataset(
+    parallel.Spec('made', size, both(vocabulary(setup)), both(length), (), {'text': False}), {'train': split}
+  )
+
+
+def as_pairs(batch):
+  return {name: batch[name] for name in ('source', 'target_in', 'targets')}
 
 
 def common(setup: setups.Setup, changes: dict) -> dict:
@@ -85,6 +110,10 @@ def of_tokens(setup: setups.Setup, **changes):
   return language_model.Config(context=setup.shape[0], **common(setup, changes), **setup.options)
 
 
+def of_pairs(setup: setups.Setup, **changes):
+  return translation.Config(clip=0, **common(setup, changes), **setup.options)
+
+
 def language_module(setup: setups.Setup):
   model = language_model.build(of_tokens(setup), tokens(setup).spec)
   return model, nn.meta.unbox(jax.jit(model.init)(jax.random.key(SEED), jnp.zeros((1, setup.shape[0]), jnp.int32)))[
@@ -95,5 +124,6 @@ def language_module(setup: setups.Setup):
 FAMILIES = {
   'image_classification': Family(images, of_images, image_classification.program, as_floats),
   'language_model': Family(tokens, of_tokens, language_model.program, as_tokens),
+  'translation': Family(pairs, of_pairs, translation.program, as_pairs),
   'generation': Family(tokens, of_tokens, language_model.program, as_tokens, language_module),
 }

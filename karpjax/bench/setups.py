@@ -17,8 +17,9 @@ class Setup:
     batch_size: examples a step.
     optimiser: its 'name', 'learning_rate', 'momentum', 'weight_decay', as image_classification's flags.
     loss: 'cross_entropy', or 'squared_error' to targets of +1 and -1.
-    experiment: image_classification, language_model, or generation: a step is then one token of a text, drawn greedily
-      with a cache of keys and values, and the losses are those of the first tokens.
+    experiment: image_classification, language_model, translation, whose two sides have the same shape and classes, or
+      generation: a step is then one token of a text, drawn greedily with a cache of keys and values, and the losses are
+      those of the first tokens.
   """
 
   model: str
@@ -63,6 +64,13 @@ SETUPS = {
     'gpt', (256,), {'layers': 6, 'heads': 6, 'width': 384, 'bias': False}, classes=65, batch_size=16, **_LANGUAGE
   ),
   'lstm_language': Setup('lstm', (64,), {'units': (256,)}, classes=65, batch_size=64, **_LANGUAGE),
+  'translation': Setup(
+    'transformer',
+    (24,),
+    {'layers': 3, 'heads': 4, 'width': 128, 'hidden': 512, 'tied': True, 'dropout': 0.0},
+    classes=6000,
+    experiment='translation',
+  ),
   'generation': Setup('gpt', (256,), _CPU_GPT, classes=65, batch_size=1, experiment='generation'),
 }
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from karpjax.bench import setups
-from karpjax.bench.torch_twins import Twin, as_given, dense_kernel
+from karpjax.bench.torch_twins import Twin, as_given, dense_kernel, refuse
 
 
 class Norm(Twin):
@@ -132,15 +132,98 @@ class LSTM(Twin):
     return self.head(x)
 
 
+class Attended(Twin):
+  """x + attention to itself or to a memory, normed behind the sum."""
+
+  def __init__(self, name, width, heads):
+    super().__init__()
+    self.heads, self.last = heads, Norm(f'{name}_norm', width, bias=True)
+    self.query, self.key_value, self.out = (nn.Linear(width, n * width) for n in (1, 2, 1))
+    matrix = lambda a: a.reshape(width, -1).T
+    self.weights = {
+      **self.last.weights,
+      f'{name}/query': (self.query.weight, matrix),
+      f'{name}/key_value': (self.key_value.weight, matrix),
+      f'{name}/out': (self.out.weight, lambda a: a.reshape(-1, width).T),
+      f'{name}/query_bias': (self.query.bias, lambda a: a.reshape(-1)),
+      f'{name}/key_value_bias': (self.key_value.bias, lambda a: a.reshape(-1)),
+      f'{name}/out_bias': (self.out.bias, as_given),
+    }
+
+  def forward(self, x, memory, **options):
+    apart = lambda a: a.unflatten(2, (self.heads, -1)).transpose(1, 2)
+    key, value = self.key_value(memory).chunk(2, 2)
+    y = F.scaled_dot_product_attention(apart(self.query(x)), apart(key), apart(value), **options)
+    return self.last(x + self.out(y.transpose(1, 2).flatten(2)))
+
+
+class PostNormBlock(Twin):
+  def __init__(self, name, width, heads, hidden, crossed):
+    super().__init__()
+    self.own = Attended(f'{name}/attention', width, heads)
+    self.cross = Attended(f'{name}/cross', width, heads) if crossed else None
+    self.up, self.down = self.dense(f'{name}/up', width, hidden), self.dense(f'{name}/down', hidden, width)
+    self.last = Norm(f'{name}/mlp_norm', width, bias=True)
+    for part in filter(None, (self.own, self.cross, self.last)):
+      self.weights |= part.weights
+
+  def forward(self, x, mask=None, memory=None, seen=None):
+    x = self.own(x, x, attn_mask=mask, is_causal=mask is None)
+    x = x if memory is None else self.cross(x, memory, attn_mask=seen)
+    return self.last(x + self.down(F.relu(self.up(x))))
+
+
+class Embedded(Twin):
+  """Embeddings, scaled by √width, and learned positions."""
+
+  def __init__(self, name, context, vocabulary, width):
+    super().__init__()
+    self.tokens, self.positions, self.scale = nn.Embedding(vocabulary, width), nn.Embedding(context, width), width**0.5
+    self.weights = {
+      f'{name}/embedding': (self.tokens.weight, as_given),
+      f'{name}/positions': (self.positions.weight, as_given),
+    }
+
+  def forward(self, tokens):
+    return self.tokens(tokens) * self.scale + self.positions.weight[: tokens.shape[1]]
+
+
+class Translator(Twin):
+  """Post-norm, with tied logits, as Vaswani et al. 2017."""
+
+  def __init__(self, context, vocabulary, layers, heads, width, hidden, **options):
+    super().__init__()
+    refuse(options, tied=True, dropout=0.0)
+    self.source = Embedded('encoder/tokens', context, vocabulary, width)
+    self.target = Embedded('tokens', context, vocabulary, width)
+    block = lambda name, crossed: PostNormBlock(name, width, heads, hidden, crossed)
+    self.encoder = nn.ModuleList(block(f'encoder/blocks_{i}', False) for i in range(layers))
+    self.decoder = nn.ModuleList(block(f'blocks_{i}', True) for i in range(layers))
+    for part in (self.source, self.target, *self.encoder, *self.decoder):
+      self.weights |= part.weights
+
+  def forward(self, given):
+    source, target = given
+    seen, memory = (source != 0)[:, None, None], self.source(source)
+    for block in self.encoder:
+      memory = block(memory, mask=seen)
+    x = self.target(target)
+    for block in self.decoder:
+      x = block(x, memory=memory, seen=seen)
+    return F.linear(x, self.target.tokens.weight)
+
+
 def build(setup: setups.Setup) -> Twin:
   """The twin of a set-up, with weights still to be loaded."""
+  if setup.experiment == 'translation':
+    return Translator(setup.shape[0], setup.classes, **setup.options)
   if setup.model == 'gpt':
     return GPT(setup.shape[0], setup.classes, **setup.options)
   return LSTM(setup.classes, **setup.options)
 
 
 def loss_of(logits, targets):
-  return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+  return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 @torch.inference_mode()

@@ -274,11 +274,11 @@ def build(setup: setups.Setup) -> Twin:
   cifar = dict(bottleneck=False, imagenet=False, widths=(16, 32, 64))
   imagenet = dict(imagenet=True, widths=(64, 128, 256, 512))
   vgg = dict(widths=(64, 128, 256), depth=2, hidden=(256,), norm='batch')
-  match setup.model:
-    case 'gpt' | 'lstm':
-      from karpjax.bench import torch_language
+  if setup.experiment != 'image_classification':
+    from karpjax.bench import torch_language
 
-      return torch_language.build(setup)
+    return torch_language.build(setup)
+  match setup.model:
     case 'logistic':
       return MLP(shape, classes, widths=(), **options)
     case 'mlp':

@@ -48,9 +48,12 @@ LOSSES = {'cross_entropy': F.cross_entropy, 'squared_error': squared_error}
 
 
 def inputs(setup, arrays, layout) -> list:
-  """[(input, label)] of the first batches."""
+  """[(input, label)] of the first batches; the input of a translation is (source, target so far)."""
+  of = lambda name: torch.from_numpy(arrays[f'inputs/{name}']).long()
   if setup.experiment == 'language_model':
-    return list(zip(*(torch.from_numpy(arrays[f'inputs/{name}']).long() for name in ('tokens', 'targets'))))
+    return list(zip(of('tokens'), of('targets')))
+  if setup.experiment == 'translation':
+    return list(zip(zip(of('source'), of('target_in')), of('targets')))
   images = torch.from_numpy(arrays['inputs/images']).permute(0, 1, 4, 2, 3)  # [steps, batch, channels, height, width]
   return [
     (image.contiguous(memory_format=layout), label)
@@ -65,7 +68,7 @@ def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool 
   layout = torch.channels_last if channels_last else torch.contiguous_format
   twin = twin.to(memory_format=layout)
   rule, cycle = optimiser(setup.optimiser, twin, fused), itertools.cycle(inputs(setup, arrays, layout))
-  loss_of = torch_language.loss_of if setup.experiment == 'language_model' else LOSSES[setup.loss]
+  loss_of = LOSSES[setup.loss] if setup.experiment == 'image_classification' else torch_language.loss_of
   called = torch.compile(twin) if compiled else twin
 
   def step():

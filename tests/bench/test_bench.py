@@ -35,11 +35,28 @@ CASES = {
     optimiser={'name': 'adamw', 'learning_rate': 0.01, 'weight_decay': 0.1},
   ),
 }
+_LANGUAGE = {'experiment': 'language_model', 'optimiser': {'name': 'adamw', 'learning_rate': 0.01, 'weight_decay': 0.1}}
+CASES |= {
+  'gpt': setups.Setup(
+    'gpt', (12,), {'layers': 2, 'heads': 2, 'width': 16, 'bias': False}, classes=11, batch_size=4, **_LANGUAGE
+  ),
+  'lstm': setups.Setup('lstm', (12,), {'units': (8,)}, classes=11, batch_size=4, **_LANGUAGE),
+  'translation': setups.Setup(
+    'transformer',
+    (12,),
+    {'layers': 1, 'heads': 2, 'width': 16, 'hidden': 24, 'tied': True, 'dropout': 0.0},
+    classes=40,
+    batch_size=4,
+    experiment='translation',
+  ),
+}
 SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
 def small(setup):
   """The same model on a small batch of small images."""
+  if setup.experiment != 'image_classification':
+    return setup
   size = min(setup.shape[0], 32 if setup.model.startswith('resnet') else setup.shape[0])
   return dataclasses.replace(setup, batch_size=min(setup.batch_size, 8), shape=(size, size, setup.shape[2]))
 
