@@ -58,8 +58,10 @@ def padded(sequences, steps):
   return np.array([list(s) + [0] * (steps - len(s)) for s in sequences])
 
 
-@pytest.mark.parametrize('alpha', [0.0, 0.6, 1.5])
-@pytest.mark.parametrize('vocabulary, beam, steps', [(7, 7, 2), (5, 25, 3), (4, 64, 4)])
+@pytest.mark.parametrize('alpha', [0.0, pytest.param(0.6, marks=pytest.mark.slow), 1.5])
+@pytest.mark.parametrize(
+  'vocabulary, beam, steps', [(7, 7, 2), pytest.param(5, 25, 3, marks=pytest.mark.slow), (4, 64, 4)]
+)
 def test_a_beam_that_holds_all_prefixes_is_exhaustive(alpha, vocabulary, beam, steps):
   step, plain = network(vocabulary)
   state, first = beginnings(3)

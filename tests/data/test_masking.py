@@ -81,7 +81,9 @@ def test_targets_are_what_stood_there_and_elsewhere_minus_one():
   assert (targets[~scored] == -1).all()
 
 
-@pytest.mark.parametrize('share, whole_words', [(0.15, False), (1.0, False), (1.0, True)])
+@pytest.mark.parametrize(
+  'share, whole_words', [(0.15, False), pytest.param(1.0, False, marks=pytest.mark.slow), (1.0, True)]
+)
 def test_specials_and_padding_are_never_left_out(share, whole_words):
   lengths = np.arange(500) % (TIME + 1)
   batch = example_batch(500, lengths=lengths)

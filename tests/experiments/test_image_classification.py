@@ -72,7 +72,9 @@ def test_models_train_on_the_default_data(tmp_path, model):
   'model, options',
   [
     pytest.param('gru', {}, marks=pytest.mark.slow),
-    ('cnn', dict(widths=(8, 8), kernel_size=(5, 3), stride=(2,), pool=(1,), hidden=())),
+    pytest.param(
+      'cnn', dict(widths=(8, 8), kernel_size=(5, 3), stride=(2,), pool=(1,), hidden=()), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_one_dimensional_models_train_on_mnist1d(tmp_path, model, options):

@@ -19,7 +19,7 @@ SMALL = dict(steps='6', batch_size=8, context=16, log_every='2', eval_every='3',
 MODELS = {
   'bigram': {},
   'mlp': dict(hidden=16, norm='batch'),
-  'lstm': dict(units=(12, 12)),
+  'lstm': dict(units=(12,)),
   'wavenet': dict(hidden=12),
   'gpt': dict(layers=2, heads=2, width=16),
 }
@@ -208,7 +208,7 @@ def test_the_recipe_passes(model, story, capsys):
 
 
 def test_sampling_needs_no_data(story, tmp_path, capsys):
-  run = settings(story, tmp_path / 'run', steps='3', plots=False)
+  run = settings(story, tmp_path / 'run', steps='3', layers=1, plots=False)
   language_model.run(run)
   Path(story.removeprefix('text:')).unlink()
   command = [str(tmp_path / 'run'), '--tokens=40', '--temperature=0.8', '--top_p=0.9', '--top_k=5']

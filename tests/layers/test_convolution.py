@@ -83,7 +83,7 @@ def test_bfloat16_equals_float32_to_its_rounding(channels):
   assert_close([r.astype(jnp.float32) for r in result], exact, 2e-2)
 
 
-@pytest.mark.parametrize('strides', [(1, 1), (2, 2)])
+@pytest.mark.parametrize('strides', [pytest.param((1, 1), marks=pytest.mark.slow), (2, 2)])
 def test_gradient_of_a_gradient_penalty(strides):
   """As WGAN-GP asks: the gradient in the kernel, of the norm of the gradient in the input."""
 
@@ -98,7 +98,7 @@ def test_gradient_of_a_gradient_penalty(strides):
   assert_close(penalty(ours(strides, 'SAME'))(*args), penalty(plain(strides, 'SAME'))(*args), 1e-5)
 
 
-@pytest.mark.parametrize('channels, seeds', [(1, 3), (16, 3), (16, 4)])
+@pytest.mark.parametrize('channels, seeds', [(1, 3), pytest.param(16, 3, marks=pytest.mark.slow), (16, 4)])
 @pytest.mark.parametrize('mapped', [(0, 0), (None, 0), (0, None)])
 def test_vmap_equals_a_loop(channels, seeds, mapped, monkeypatch):
   monkeypatch.setattr(conv, 'UNROLLED', 3)  # the fourth makes it a loop
@@ -130,9 +130,12 @@ def lowered(f, args, platform):
   return sorted(line for line in lines if not wrapper.search(line))
 
 
-@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+@pytest.mark.parametrize('platform', ['tpu', pytest.param('cuda', marks=pytest.mark.slow)])  # of one text
 @pytest.mark.parametrize('vmapped', [False, True])
-@pytest.mark.parametrize('size, window, strides, padding, channels, features', CASES[:2] + CASES[8:9] + CASES[-1:])
+@pytest.mark.parametrize(
+  'size, window, strides, padding, channels, features',
+  [*CASES[:2], *(pytest.param(*case, marks=pytest.mark.slow) for case in (CASES[8], CASES[-1]))],
+)
 def test_accelerators_get_the_plain_program(platform, vmapped, size, window, strides, padding, channels, features):
   args = arrays(size, window, channels, features, seeds=(3,) if vmapped else ())
   wrap = jax.vmap if vmapped else lambda f: f

@@ -18,7 +18,8 @@ SMALL = {
   'gpt': {'layers': 2, 'heads': 4, 'width': 16},
 }
 GPTS = [{}, {'kv_heads': 2}, {'positions': 'rotary'}, {'positions': 'sinusoidal', 'tied': False}, {'bias': False}]
-CASES = [*SMALL.items(), *(('gpt', SMALL['gpt'] | more) for more in GPTS[1:])]
+_MORE = [('gpt', SMALL['gpt'] | more) for more in GPTS[1:]]
+CASES = [*SMALL.items(), _MORE[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in _MORE[1:])]
 
 
 def made(name, options, vocabulary=11, context=12):

@@ -105,7 +105,9 @@ def test_parameter_counts(name, shape, classes, options, expected):
 
 
 # those that differ in what they compute; the others cost compile time and add nothing
-@pytest.mark.parametrize('name', ['mlp', 'lenet1989', 'cnn 1-D', 'resnet20', 'gru'])
+@pytest.mark.parametrize(
+  'name', ['mlp', pytest.param('lenet1989', marks=pytest.mark.slow), 'cnn 1-D', 'resnet20', 'gru']
+)
 def test_an_example_in_evaluation_sees_itself_alone_and_gradients_are_finite(name):
   """A permutation of the batch permutes the logits; changing one example leaves the others' as they were."""
   module, variables, x = initialised(name)

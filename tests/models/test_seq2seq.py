@@ -161,6 +161,7 @@ def test_alignments_are_shares_of_what_is_there(name):
   np.testing.assert_allclose(share[0, :, 5:], 0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_transformers_alignment_is_that_of_its_last_block():
   model, params = made('transformer', layers=2)
   seen = jax.jit(lambda p: model.apply({'params': p}, SOURCE, TARGET_IN, mutable='intermediates')[1])(params)

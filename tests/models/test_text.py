@@ -19,7 +19,9 @@ SMALL = {
   'transformer': dict(layers=2, heads=2, width=8),
   'transformer pre_norm': dict(layers=1, heads=2, width=8, positions='rotary', pre_norm=True),
 }
-every = pytest.mark.parametrize('name', SMALL)
+every = pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=pytest.mark.slow) if n.endswith('pre_norm') else n for n in SMALL]
+)
 
 
 def spec(vocabulary=20, length=9, classes=3, **about):
