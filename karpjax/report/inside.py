@@ -60,7 +60,7 @@ def coloured(cells: list[np.ndarray], symbols: list[str], about: str) -> str:
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Cells over text</title>'
     f'<style>{style}</style></head>\n<body><h1>Cells over text</h1>\n<p>{html.escape(about)}: the {CELLS} cells of each '
-    'layer whose values differ the most; blue is +1, red is −1. The colour of a letter is that after reading it.</p>\n'
+    'layer whose values differ the most; blue is +1, orange is −1. The colour of a letter is that after reading it.</p>\n'
     + '\n'.join(parts)
     + '\n</body></html>\n'
   )
