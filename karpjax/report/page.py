@@ -46,7 +46,7 @@ table { width: 100%; border-collapse: collapse; font-size: 14px; }
 th, td { padding: 6px 14px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; color: var(--quiet); font-weight: 600; }
 tbody th { font-weight: 500; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: anywhere; min-width: 8em; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 0 20px;
   align-items: start; }
