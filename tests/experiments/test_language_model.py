@@ -300,7 +300,8 @@ def test_a_step_of_gpt2s_size_runs(tmp_path):
     'program = lm.program(config.resolve(given, 10), spec)\n'
     'state = jax.jit(program.init)(jax.random.key(0))\n'
     'assert sum(x.size for x in jax.tree.leaves(state.params)) == 124439808\n'
-    "batch = {'tokens': jnp.ones((1, 1024), jnp.int32), 'targets': jnp.ones((1, 1024), jnp.int32), 'index': jnp.zeros(1, jnp.int32)}\n"
+    'numbers = jnp.arange(1025, dtype=jnp.int32)[None]\n'
+    "batch = {'tokens': numbers[:, :-1], 'targets': numbers[:, 1:], 'index': jnp.zeros(1, jnp.int32)}\n"
     'state, metrics = jax.jit(program.step, donate_argnums=0)(state, batch)\n'
     "print(float(metrics['loss'][0] / metrics['loss'][1]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)\n"
   )
