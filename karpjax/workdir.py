@@ -113,7 +113,10 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
     old = before[field.name]
     if field.metadata['free'] or old == now[field.name]:
       continue
-    if field.name not in stored['flags'] and 'Duration' in str(field.type):  # of now in steps, of before not yet
+    if field.name not in stored['flags'] and field.type in (
+      configs.Duration,
+      tuple[configs.Duration, ...],
+    ):  # of now in steps, of before not yet
       continue
     if field.name == 'steps' and now['steps'] > old and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue

@@ -6,7 +6,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from karpjax import costs
+from experiments import image_classification as experiment
+from karpjax import config, costs
+from karpjax import runner as runners
 
 SIZE, DEVICES = 64, 4
 WHOLE = 2 * SIZE**3 * DEVICES  # of [DEVICES * SIZE, SIZE] @ [SIZE, SIZE]
@@ -45,3 +47,21 @@ def test_a_backend_that_counts_nothing_compiles_all_the_same(monkeypatch):
   monkeypatch.setattr(jax.stages.Compiled, 'cost_analysis', lambda self: None)
   compiled, flops = costs.compiled(lowered)
   assert flops is None and compiled(jnp.eye(SIZE), jnp.eye(SIZE)).trace() == SIZE
+
+
+@pytest.mark.parametrize('parallel, seeds', [('none', 1), ('pmap', 1), ('data', 1), ('seeds', 4)])
+def test_every_layout_counts_the_same_flops_before_compilation_and_after(parallel, seeds, monkeypatch):
+  given = dict(model='mlp', widths=(256,), batch_size=256, steps='1', steps_per_call='1')
+
+  def flops(parallel='none', seeds=1):
+    settings = experiment.Config(**given, parallel=parallel, seeds=seeds)
+    data = experiment.data(settings)
+    settings = config.resolve(settings, data.spec.examples)
+    runner = runners.bind(experiment.program(settings, data.spec), data, settings)
+    return runner.prepare(runner.place(runner.init()), {})['flops']
+
+  one, before = flops(), flops(parallel, seeds)
+  monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)
+  after = flops(parallel, seeds)
+  # Within what each replica repeats, the update of params; a wrong number of devices would be a factor of 4 or 8.
+  assert before == pytest.approx(seeds * one, rel=0.3) and after == pytest.approx(before, rel=0.3)

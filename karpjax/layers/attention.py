@@ -122,9 +122,8 @@ class MultiHeadAttention(nn.Module):
       self.sow('intermediates', 'attention', weights(query, key, mask, causal))
     y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
     out = self.out.astype(self.dtype)
-    y = linear.matmul(
-      y.reshape(*x.shape[:-1], -1), out.reshape(-1, self.width)
-    )  # [batch, time, heads · head_dim] -> width
+    y = y.reshape(*x.shape[:-1], -1)  # [batch, time, heads · head_dim]
+    y = linear.matmul(y, out.reshape(-1, self.width))
     return y + self.out_bias.astype(self.dtype) if self.bias else y
 
 

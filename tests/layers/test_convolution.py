@@ -130,7 +130,7 @@ def lowered(f, args, platform):
   return sorted(line for line in lines if not wrapper.search(line))
 
 
-@pytest.mark.parametrize('platform', ['tpu', pytest.param('cuda', marks=pytest.mark.slow)])  # of one text
+@pytest.mark.parametrize('platform', ['tpu', pytest.param('cuda', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('vmapped', [False, True])
 @pytest.mark.parametrize(
   'size, window, strides, padding, channels, features',
