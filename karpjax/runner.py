@@ -22,7 +22,6 @@ from karpjax.data import batches
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 
-LONG_STEP = 0.01  # seconds; in a step of so many, what a call costs is lost, and a loop's compilation would not pay
 CALL_SECONDS = 0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
 LARGEST_CALL = 8192
 
@@ -239,7 +238,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   def _choose_steps(carry):
     """Many steps a call only where that measures faster than one: a loop can be slower (convolutions on CPU)."""
     one = hosts.first_says(seconds(advance_one, carry, 1))  # all hosts have to choose alike
-    if one > LONG_STEP or config.steps == 1:
+    if one > CALL_SECONDS / 4 or config.steps == 1:
       return
     steps = int(min(LARGEST_CALL, config.steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
     compile_many(carry, steps)
