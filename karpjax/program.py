@@ -30,7 +30,7 @@ class TrainState:
   params: Any  # pytree of float32
   collections: Any  # Linen's mutable collections, such as {'batch_stats': ...}; {} where there are none
   opt_state: Any  # optax
-  ema: Any  # running average of params, or None
+  ema: Any  # running average of params, or of those of some players, or None
   key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
   nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
   per_example: Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none

@@ -32,8 +32,9 @@ def read(path: str) -> dict[str, np.ndarray]:
     except Exception as error:
       raise UsageError(f'--init_from={path} cannot be read: {error}') from None
   arrays, meta = newest(file)
-  prefix = 'state/ema/' if any(n.startswith('state/ema/') for n in arrays) else 'state/params/'
-  chosen = {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
+  chosen = {}
+  for prefix in ('state/params/', 'state/ema/'):  # the averages, where they are kept, in the place of the params
+    chosen |= {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
   chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
   return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
 
@@ -91,5 +92,8 @@ def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[t
     raise UsageError(f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's")
   own = jax.tree.unflatten(jax.tree.structure(own), leaves)
   params = own.pop('params')
-  ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+  ema = state.ema  # of all params, or of some of the players'
+  if ema is not None:
+    of = params if jax.tree.structure(ema) == jax.tree.structure(params) else {name: params[name] for name in ema}
+    ema = jax.tree.map(jnp.copy, of)
   return state.replace(params=params, collections=own, ema=ema), rows
