@@ -59,10 +59,10 @@ def main(argv: list[str]) -> int:
 
     print(f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS])}', file=sys.stderr)
     return 2
-  from karpjax import config
+  from karpjax import command_line
 
   module = importlib.import_module(f'experiments.{name}')
-  return config.main(module.run, module.Config, rest)
+  return command_line.main(module.run, module.Config, rest)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import config, errors, gradients, hyperparameters, loop, models, optim
+from karpjax import command_line, config, errors, gradients, hyperparameters, loop, models, optim
 from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
@@ -157,4 +157,4 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

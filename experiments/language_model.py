@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import config, errors, gradients, hyperparameters, loop, optim, weights
+from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim, weights
 from karpjax.data import text
 from karpjax.data.dataset import Dataset
 from karpjax.losses import language as losses
@@ -179,4 +179,4 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

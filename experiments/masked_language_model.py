@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import config, errors, gradients, hyperparameters, loop, optim
+from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import dataset, masking, text
 from karpjax.layers.transformer import POSITIONS
 from karpjax.losses import language as losses
@@ -161,4 +161,4 @@ predictions = report.fill  # what `launch.py predict` says
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

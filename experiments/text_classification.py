@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from karpjax import buckets, config, errors, gradients, hosts, hyperparameters, loop, optim
+from karpjax import buckets, command_line, config, errors, gradients, hosts, hyperparameters, loop, optim
 from karpjax.data import dataset, labelled_text, text, tokenisers
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
@@ -179,4 +179,4 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from karpjax import config, errors, gradients, hyperparameters, loop, optim
+from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import dataset, tagged, text, tokenisers
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
@@ -133,4 +133,4 @@ predictions = report.columns  # what `launch.py predict` says
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import buckets, config, errors, gradients, hyperparameters, loop, optim
+from karpjax import buckets, command_line, config, errors, gradients, hyperparameters, loop, optim
 from karpjax.data import generated, parallel
 from karpjax.data.dataset import Dataset
 from karpjax.losses import language as losses
@@ -170,4 +170,4 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
 
 
 if __name__ == '__main__':
-  raise SystemExit(config.main(run, Config))
+  raise SystemExit(command_line.main(run, Config))

@@ -1,20 +1,15 @@
-"""A frozen dataclass per experiment <-> absl flags. Flags exist only here, at the edge: what is traced never reads one."""
+"""What a run is told: a frozen dataclass per experiment, each field of which is a flag, and its form in JSON."""
 
 import dataclasses
 import json
 import math
 import re
-import sys
-import types
 import typing
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from absl import flags
-
-from karpjax import hosts, optim, start_up
 from karpjax import mesh as meshes
-from karpjax.errors import Diverged, UsageError
+from karpjax import optim
+from karpjax.errors import UsageError
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 
@@ -238,106 +233,6 @@ def from_json(config_class, values: dict):
   return config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known})
 
 
-# ---- flags ----
-
-
-class _Parser(flags.ArgumentParser):
-  """absl's interface to `_parse`: strings to values of a field's type."""
-
-  def __init__(self, annotation, choices):
-    self.annotation, self.choices = annotation, choices
-
-  def parse(self, argument):
-    return _parse(argument, self.annotation, self.choices)
-
-  def flag_type(self):
-    return _type_name(self.annotation)
-
-
-def _parse(argument, annotation, choices=None):
-  if typing.get_origin(annotation) is tuple:
-    items = argument.split(',') if isinstance(argument, str) else argument
-    return tuple(_parse(item, typing.get_args(annotation)[0], choices) for item in items if item != '')
-  if isinstance(annotation, types.UnionType):  # `int | None`: None stands for a default that is chosen elsewhere
-    return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
-  if annotation is Duration:
-    return str(argument)
-  value = annotation(argument)
-  if choices and value not in choices:
-    raise ValueError(f'one of {", ".join(map(str, choices))} is needed')
-  return value
-
-
-def _type_name(annotation) -> str:
-  if typing.get_origin(annotation) is tuple:
-    return f'{_type_name(typing.get_args(annotation)[0])},…'
-  if isinstance(annotation, types.UnionType):
-    return _type_name(typing.get_args(annotation)[0])
-  return {int: 'int', float: 'number', str: 'text', bool: 'bool', Duration: 'duration'}[annotation]
-
-
-def flag_values(config_class) -> flags.FlagValues:
-  """The flags of a Config, in a FlagValues of their own: two experiments can live in one process."""
-  values = flags.FlagValues()
-  for field in dataclasses.fields(config_class):
-    help_text = field.metadata['help']
-    if field.type in (bool, bool | None):
-      flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
-    else:
-      parser = _Parser(field.type, field.metadata['choices'])
-      flags.DEFINE(parser, field.name, field.default, help_text, flag_values=values)
-  return values
-
-
-def parse(config_class, argv: Sequence[str], *, base=None):
-  """The Config that the flags of `argv` (without the program's name) give; others keep `base`'s values.
-
-  Raises:
-    UsageError: an unknown flag (the nearest is offered), a value that is not of the flag's type, or a stray argument.
-  """
-  values = flag_values(config_class)
-  try:
-    rest = values(['', *argv])[1:]
-  except flags.Error as error:
-    raise UsageError(' '.join(str(error).split())) from None
-  except OSError as error:
-    raise UsageError(f'the flagfile cannot be read: {error}') from None
-  if rest:
-    raise UsageError(f'stray argument {rest[0]!r}: flags are typed --name=value')
-  given = {name: values[name].value for name in values if values[name].present}
-  return dataclasses.replace(base or config_class(), **given)
-
-
-def as_flags(config, *, leave_out: Sequence[str] = ()) -> list[str]:
-  """The flags that give this config: those that differ from their defaults."""
-  lines = []
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value != field.default and field.name not in leave_out:
-      text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-      lines.append(f'--{field.name}={text}')
-  return lines
-
-
-def usage(config_class, name: str, description: str) -> str:
-  """The text of `--help`: every flag with type, default and help, grouped."""
-  lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
-  fields = dataclasses.fields(config_class)
-  groups = sorted(
-    {f.metadata['group'] for f in fields},
-    key=lambda g: (g != 'Experiment', [f.metadata['group'] for f in fields].index(g)),
-  )
-  for group in groups:
-    lines += ['', f'{group}:']
-    for field in (f for f in fields if f.metadata['group'] == group):
-      default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-      choices = field.metadata['choices']
-      kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
-      shown = f' (default {default})' if default not in ('', None) else ''
-      lines += [f'  --{field.name}={kind}{shown}', f'      {field.metadata["help"]}']
-  return '\n'.join(lines)
-
-
 def saved(workdir: str | Path) -> dict | None:
   """The config.json of a workdir, or None."""
   path = Path(workdir) / 'config.json'
@@ -347,38 +242,3 @@ def saved(workdir: str | Path) -> dict | None:
     return None
   except (OSError, ValueError) as error:
     raise UsageError(f'{path} cannot be read: {error}') from None
-
-
-def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
-  """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
-
-  A workdir that holds a run lends its flags, so `--workdir=DIR` alone goes on with it.
-  """
-  argv = list(sys.argv[1:] if argv is None else argv)
-  module = sys.modules[run.__module__]
-  name = Path(module.__file__).stem
-  if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv):
-    print(usage(config_class, name, module.__doc__))
-    return 0
-  try:
-    config = parse(config_class, argv)
-    stored = saved(config.workdir) if config.workdir else None
-    if stored:
-      if stored['experiment'] != name:
-        raise UsageError(
-          f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir'
-        )
-      # which processes train together is asked anew each time
-      lent = {f.name: stored['flags'].get(f.name, f.default) for f in dataclasses.fields(config_class)}
-      lent |= {f.name: f.default for f in dataclasses.fields(config_class) if f.metadata['group'] == 'Hosts'}
-      config = parse(config_class, argv, base=from_json(config_class, lent))
-    start_up.process(config)
-    hosts.start(config)
-    run(config)
-  except UsageError as error:
-    print(f'{name}: {error}', file=sys.stderr)
-    return 2
-  except Diverged as error:
-    print(f'{name}: {error}', file=sys.stderr)
-    return 1
-  return 0

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import checkpoint, config, errors
+from karpjax import checkpoint, command_line, config, errors
 from karpjax import program as programs
 from karpjax import runner as runners
 from karpjax.data import batches
@@ -217,7 +217,7 @@ def main(argv: list[str]) -> int:
       experiment = importlib.import_module(f'experiments.{argv[0]}')
     except ModuleNotFoundError:
       raise errors.UsageError(f'unknown experiment {argv[0]!r}; python launch.py lists them') from None
-    given = config.parse(experiment.Config, argv[1:])
+    given = command_line.parse(experiment.Config, argv[1:])
     data = experiment.data(given)
     resolved = config.resolve(dataclasses.replace(given, seeds=1, parallel='none'), data.spec.examples)
     runners.bind(experiment.program(resolved, data.spec), data, resolved)  # its errors, before anything is compiled

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import jax
 
+from karpjax import command_line, hosts, optim
 from karpjax import config as configs
-from karpjax import hosts, optim
 from karpjax.errors import UsageError
 from karpjax.report import writers
 
@@ -82,7 +82,7 @@ def _git_revision() -> str | None:
 
 def describe(experiment: str, config, *, spec=None) -> dict:
   """What config.json holds: enough to run it again, and to predict without the data."""
-  flags = configs.as_flags(config, leave_out=('workdir',))
+  flags = command_line.as_flags(config, leave_out=('workdir',))
   return {
     'experiment': experiment,
     'flags': configs.to_json(config),

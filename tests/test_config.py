@@ -1,4 +1,4 @@
-"""Flags, durations and their errors."""
+"""Durations, values that no run can have, and JSON."""
 
 import dataclasses
 
@@ -45,38 +45,9 @@ def test_resolved_durations_are_whole_steps_and_resolving_again_changes_nothing(
   assert config.resolve(once, examples=95) == once
 
 
-def test_flags_round_trip():
+def test_json_round_trip():
   given = Config(seed=3, widths=(1, 2), rate=0.5, learning_rate=1e-4, flag=True, eval_splits=())
-  assert config.parse(Config, config.as_flags(given)) == given
   assert config.from_json(Config, config.to_json(given)) == given
-  assert config.parse(Config, ['--widths=']).widths == ()
-
-
-def test_flags_given_override_a_base_and_leave_the_rest():
-  base = Config(seed=3, batch_size=7)
-  assert config.parse(Config, ['--batch_size=9'], base=base) == dataclasses.replace(base, batch_size=9)
-
-
-def test_flagfile(tmp_path):
-  (tmp_path / 'a.flags').write_text('# a comment\n--seed=5\n--noflag\n')
-  assert config.parse(Config, [f'--flagfile={tmp_path / "a.flags"}', '--seeds=2']) == Config(
-    seed=5, seeds=2, flag=False
-  )
-
-
-@pytest.mark.parametrize(
-  'argv, message',
-  [
-    (['--learning_rat=1'], 'learning_rate'),
-    (['--seed=one'], 'seed'),
-    (['--optimiser=adamm'], 'adam'),
-    (['stray'], 'stray'),
-    (['--flagfile=/nowhere'], 'nowhere'),
-  ],
-)
-def test_what_is_no_flag(argv, message):
-  with pytest.raises(UsageError, match=message):
-    config.parse(Config, argv)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +72,3 @@ def test_values_no_run_can_have(changes, message):
 def test_a_batch_of_0_is_the_whole_train_split():
   assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).batch_size == 100
   assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).steps == 3
-
-
-def test_two_configs_live_in_one_process():
-  one, two = config.flag_values(Config), config.flag_values(config.Train)
-  assert 'widths' in one and 'widths' not in two
-
-
-def test_usage_shows_every_flag_with_type_default_and_help():
-  text = config.usage(Config, 'name', 'What it is.')
-  for field in dataclasses.fields(Config):
-    assert f'--{field.name}=' in text and field.metadata['help'] in text
-  assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text

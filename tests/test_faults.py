@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import checkpoint, config, loop, workdir
+from karpjax import checkpoint, command_line, config, loop, workdir
 from karpjax.errors import Diverged
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ SMALL = [
 
 
 def main(*argv):
-  return config.main(experiment.run, experiment.Config, [*SMALL, *argv])
+  return command_line.main(experiment.run, experiment.Config, [*SMALL, *argv])
 
 
 @pytest.fixture
@@ -106,7 +106,8 @@ def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, cap
 def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
   assert main('--workdir=run') == 0
   first = json.loads(Path('run/config.json').read_text())['flags']
-  assert config.main(experiment.run, experiment.Config, ['--workdir=run', '--steps=40', '--compilation_cache=off']) == 0
+  flags = ['--workdir=run', '--steps=40', '--compilation_cache=off']
+  assert command_line.main(experiment.run, experiment.Config, flags) == 0
   again = json.loads(Path('run/config.json').read_text())['flags']
   assert again == {**first, 'steps': 40}
   assert 'goes on at step 30 of 40' in capsys.readouterr().out
@@ -208,14 +209,14 @@ KILLER = """
 import os, random, signal, sys, time
 sys.argv = ['launch.py', *sys.argv[1:]]
 from experiments import image_classification as experiment
-from karpjax import config
+from karpjax import command_line
 import orbax.checkpoint, matplotlib.figure  # imported once, here
 random.seed(0)
 kills, longest = int(sys.argv[1]), float(sys.argv[2])
 for i in range(10 * kills):
   child = os.fork()
   if child == 0:
-    os._exit(config.main(experiment.run, experiment.Config, sys.argv[3:]))
+    os._exit(command_line.main(experiment.run, experiment.Config, sys.argv[3:]))
   time.sleep(random.uniform(0.2, longest))
   if os.waitpid(child, os.WNOHANG) != (0, 0):
     print('finished', flush=True)
@@ -246,7 +247,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(tmp_path, kills, ste
            '--checkpoint_every=500', '--log_every=250', '--eval_every=1000']  # fmt: skip
   killed(tmp_path / 'killed', kills, 3, flags)
   for folder in ('killed', 'whole'):
-    assert config.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / folder}']) == 0
+    assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / folder}']) == 0
   (x, _), (y, _) = (
     checkpoint.Checkpoints(tmp_path / f / 'checkpoints').load('last', steps) for f in ('killed', 'whole')
   )

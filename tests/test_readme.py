@@ -61,11 +61,11 @@ def test_an_unknown_experiment_offers_the_nearest():
 def test_every_flagfile_parses_and_says_what_it_reproduces(name):
   import importlib
 
-  from karpjax import config, reproduce
+  from karpjax import command_line, reproduce
 
   paper = reproduce.read(reproduce.PAPERS / f'{name}.flags')
   experiment = importlib.import_module(f'experiments.{paper["experiment"]}')
-  settings = config.parse(experiment.Config, [f'--flagfile={reproduce.PAPERS / name}.flags'])
+  settings = command_line.parse(experiment.Config, [f'--flagfile={reproduce.PAPERS / name}.flags'])
   assert settings != experiment.Config()
   assert f'reproduce {name}' in README
 

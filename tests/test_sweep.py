@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import config, loop, sweep, weights
+from karpjax import command_line, loop, sweep, weights
 from karpjax.sweep import grid, processes, question, response, search, table, vmapped
 
 TINY = dict(
@@ -25,7 +25,7 @@ TINY = dict(
   eval_every='0',
   final_splits=('validation',),
 )
-FLAGS = [*config.as_flags(experiment.Config(**TINY)), '--compilation_cache=off']
+FLAGS = [*command_line.as_flags(experiment.Config(**TINY)), '--compilation_cache=off']
 MEMBERS = {
   'adam': dict(
     learning_rate=(0.01, 0.03),
@@ -213,7 +213,7 @@ def simulated(asks, ran, stop_at=None):
   """A `processes.run` whose loss is (log10 of the learning rate + 2)² + 1 / step; interrupted in its `stop_at`-th call."""
 
   def run(folder, part, watch, metric):
-    settings = config.parse(experiment.Config, part['flags'])
+    settings = command_line.parse(experiment.Config, part['flags'])
     loss = (math.log10(settings.learning_rate) + 2) ** 2
     ran.append((folder.name, settings.learning_rate))
     for step in (1, 2, 3):

@@ -26,7 +26,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from karpjax import config, errors
+from karpjax import command_line, config, errors
 from karpjax.bench import setups
 
 TOLERANCE = 1e-4  # relative, of the first losses
@@ -218,11 +218,11 @@ def losses(values) -> str:
 def main(argv) -> int:
   """NAME [flags] -> exit code: 0, 1 where first losses disagree or a worker fails, 2 for bad input."""
   if not argv or argv[0].startswith('-'):
-    print(config.usage(Bench, 'bench NAME', f'{__doc__}\nNAME is one of: {", ".join(setups.SETUPS)}'))
+    print(command_line.usage(Bench, 'bench NAME', f'{__doc__}\nNAME is one of: {", ".join(setups.SETUPS)}'))
     return 0 if {'--help', '-h'} & set(argv) else 2
   name, *rest = argv
   try:
-    setup, flags = setups.choose(name), config.parse(Bench, rest)
+    setup, flags = setups.choose(name), command_line.parse(Bench, rest)
     if flags.rounds < 1 or not flags.round_seconds > 0 or flags.batch_size < 0:
       raise errors.UsageError('--rounds, --round_seconds and --batch_size must be positive')
     if flags.json and not Path(flags.json).absolute().parent.is_dir():

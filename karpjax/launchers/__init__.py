@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from karpjax import config, errors
+from karpjax import command_line, errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +47,7 @@ def checked(experiment: str, flags: list[str]):
   """
   errors.choose('experiment', experiment, {path.stem: path for path in (ROOT / 'experiments').glob('[a-z]*.py')})
   try:
-    return config.parse(importlib.import_module(f'experiments.{experiment}').Config, flags)
+    return command_line.parse(importlib.import_module(f'experiments.{experiment}').Config, flags)
   except errors.UsageError as error:
     raise errors.UsageError(f'{experiment}: {error}') from None
 

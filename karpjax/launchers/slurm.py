@@ -18,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from karpjax import config, errors, launchers
+from karpjax import command_line, config, errors, launchers
 from karpjax import workdir as workdirs
 
 SAVING = 120  # seconds before the time limit at which a job is told to save; Slurm may take up to a minute more
@@ -173,11 +173,11 @@ def submit(path: Path, wait: bool) -> int:
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> 0 once submitted, 1 where sbatch refuses, 2 for bad input."""
   if launchers.wants_help(argv):
-    print(config.usage(Slurm, 'slurm', __doc__))
+    print(command_line.usage(Slurm, 'slurm', __doc__))
     return 0
   try:
     own, experiment, rest = launchers.split(argv, 'slurm --nodes=2 --gpus_per_node=4')
-    flags = config.parse(Slurm, own)
+    flags = command_line.parse(Slurm, own)
     check(flags)
     given = launchers.checked(experiment, rest)
     if flags.nodes * tasks(flags) > 1 and given.parallel in ('none', 'pmap') and not given.mesh:

@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from karpjax import config, errors, launchers
+from karpjax import command_line, config, errors, launchers
 from karpjax import workdir as workdirs
 
 GCLOUD = ['gcloud', 'compute', 'tpus', 'tpu-vm']
@@ -234,11 +234,11 @@ def carry_out(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> the run's exit status; 1 where gcloud fails, 2 for bad input."""
   if launchers.wants_help(argv):
-    print(config.usage(Tpu, 'tpu', __doc__))
+    print(command_line.usage(Tpu, 'tpu', __doc__))
     return 0
   try:
     own, experiment, rest = launchers.split(argv, 'tpu --name=N --zone=Z --project=P')
-    flags = config.parse(Tpu, own)
+    flags = command_line.parse(Tpu, own)
     check(flags)
     workdir = launchers.checked(experiment, rest).workdir
     launchers.check_tree([f'experiments/{experiment}.py', *(f[11:] for f in rest if f.startswith('--flagfile='))])

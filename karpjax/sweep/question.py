@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import config, errors
+from karpjax import command_line, config, errors
 from karpjax.report import writers
 
 
@@ -66,7 +66,7 @@ class Question:
 
   def flags(self, setting: dict[str, str]) -> list[str]:
     """The flags to type for a setting, {flag: value as typed}."""
-    return config.as_flags(self.config(setting), leave_out=('workdir',))
+    return command_line.as_flags(self.config(setting), leave_out=('workdir',))
 
   def config(self, setting: dict[str, str]):
     """The Config of a setting.
@@ -74,7 +74,7 @@ class Question:
     Raises:
       UsageError: for a value that is not of its flag's type.
     """
-    return config.parse(type(self.base), [f'--{name}={text}' for name, text in setting.items()], base=self.base)
+    return command_line.parse(type(self.base), [f'--{name}={text}' for name, text in setting.items()], base=self.base)
 
   def hidden(self, text: str) -> str:
     """The same without the password of the database."""
@@ -118,7 +118,7 @@ def ask(options: argparse.Namespace, flags: list[str]) -> Question:
     raise errors.UsageError('--storage is for --search; a grid needs no database')
   if options.together < 0 or (options.together and options.search):
     raise errors.UsageError('--together is for --grid: a number of members, or 0 for all')
-  base = config.parse(module.Config, flags)
+  base = command_line.parse(module.Config, flags)
   axes = {}
   for text in typed:
     name, axis = _axis(text, base, '--search' if options.search else '--grid')
@@ -145,7 +145,7 @@ def _axis(text: str, base, option: str) -> tuple[str, tuple[str, ...] | Range]:
   if option == '--search' and (drawn := re.fullmatch(r'(\w+):([^:]+):([^:]+)', given)):
     return name, _range(drawn, text, fields[name])
   values = tuple(given.split(';' if ';' in given else ','))
-  parsed = [getattr(config.parse(type(base), [f'--{name}={value}'], base=base), name) for value in values]
+  parsed = [getattr(command_line.parse(type(base), [f'--{name}={value}'], base=base), name) for value in values]
   for value, other in ((v, o) for i, v in enumerate(values) for o in values[:i]):
     if parsed[values.index(value)] == parsed[values.index(other)] or value == other:
       raise errors.UsageError(f'{option} {text}: {other} and {value} are the same value')

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, errors, loop, start_up
+from karpjax import command_line, errors, loop, start_up
 from karpjax.program import Population, Program
 from karpjax.report import writers
 
@@ -91,7 +91,7 @@ def run(folder: Path, part: dict) -> dict:
     UsageError: as the experiment does.
   """
   experiment = importlib.import_module(f'experiments.{part["experiment"]}')
-  settings = config.parse(experiment.Config, [*part['flags'], f'--workdir={folder}'])
+  settings = command_line.parse(experiment.Config, [*part['flags'], f'--workdir={folder}'])
   seeds = [settings.seed + s for s in range(settings.seeds)]
   count = len(next(iter(part['hyper'].values()), [0]))
   members = count * len(seeds)

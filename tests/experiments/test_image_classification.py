@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import config, models, predict, weights
+from karpjax import command_line, config, models, predict, weights
 from karpjax.data import dataset
 
 QUICK = dict(steps='6', batch_size=16, tensorboard=False, plots=False, steps_per_call='3', log_every='2')
@@ -229,5 +229,5 @@ def test_lenet_1989_on_the_zip_code_digits(tmp_path, shared_data):
     f'--workdir={tmp_path}',
     '--noplots',
   ]
-  numbers = experiment.run(config.parse(experiment.Config, flags)).numbers
+  numbers = experiment.run(command_line.parse(experiment.Config, flags)).numbers
   assert 0.045 < numbers['test/error'] < 0.065 and numbers['train/error'] < 0.008

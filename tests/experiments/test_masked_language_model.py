@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import masked_language_model as experiment
-from karpjax import checkpoint, config, predict, recipe, weights
+from karpjax import checkpoint, command_line, config, predict, recipe, weights
 from karpjax.data import masking, text
 from karpjax.models.transformer import Encoder
 from karpjax.program import TrainState
@@ -170,7 +170,7 @@ def test_the_recipe_passes(animals, capsys):
   ],
 )
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
-  assert config.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
+  assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
   error = capsys.readouterr().err
   assert said in error and error.count('\n') == 1
   assert not (tmp_path / 'run').exists()
@@ -178,5 +178,5 @@ def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
 
 def test_a_file_that_is_not_utf_8_says_which_byte(tmp_path, capsys):
   (tmp_path / 'a.txt').write_bytes(b'caf\xe9 ' * 100)
-  assert config.main(experiment.run, experiment.Config, [f'--dataset=text:{tmp_path / "a.txt"}']) == 2
+  assert command_line.main(experiment.run, experiment.Config, [f'--dataset=text:{tmp_path / "a.txt"}']) == 2
   assert 'byte 3 is 0xe9; name its encoding, as --encoding=latin-1' in capsys.readouterr().err

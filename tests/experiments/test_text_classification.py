@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import text_classification as experiment
-from karpjax import checkpoint, config, errors, predict, recipe
+from karpjax import checkpoint, command_line, config, errors, predict, recipe
 from karpjax.data import labelled_text, text, tokenisers
 from karpjax.models import text as models
 from karpjax.report import writers
@@ -234,7 +234,7 @@ def test_the_recipe_passes(table, capsys):
 )
 def test_bad_input_is_one_line_before_anything_is_compiled(table, tmp_path, capsys, flags, says):
   begun = [f'--dataset={table}', f'--workdir={tmp_path / "run"}', *flags]
-  assert config.main(experiment.run, experiment.Config, begun) == 2
+  assert command_line.main(experiment.run, experiment.Config, begun) == 2
   err = capsys.readouterr().err
   assert says in err and err.count('\n') == 1, err
   assert not (tmp_path / 'run').exists()
@@ -250,7 +250,7 @@ def test_the_flagfiles(tmp_path, shared_data, name, least):
     f'--workdir={tmp_path}',
     '--noplots',
   ]
-  assert experiment.run(config.parse(experiment.Config, flags)).numbers['test/accuracy'] >= least
+  assert experiment.run(command_line.parse(experiment.Config, flags)).numbers['test/accuracy'] >= least
 
 
 def test_a_text_without_known_words_and_an_empty_one():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import token_classification as experiment
-from karpjax import checkpoint, config, predict, recipe
+from karpjax import checkpoint, command_line, predict, recipe
 from karpjax.data import tagged
 from karpjax.report import tagging as report
 
@@ -146,7 +146,7 @@ def test_the_recipe_passes(names, capsys):
 )
 def test_bad_input_is_one_line(flags, said, names, tmp_path, capsys):
   flags = [flag.replace('NAMES', names) for flag in flags]
-  assert config.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
+  assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
   error = capsys.readouterr().err
   assert said in error and error.count('\n') == 1 and error.startswith('token_classification: ')
   assert not (tmp_path / 'run').exists()

@@ -1,0 +1,60 @@
+"""Flags to a Config and back."""
+
+import dataclasses
+
+import pytest
+
+from karpjax import command_line, config
+from karpjax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  widths: tuple[int, ...] | None = config.flag(None, 'Widths.')
+  rate: float | None = config.flag(None, 'A rate.')
+  flag: bool | None = config.flag(None, 'A flag.')
+
+
+def test_flags_round_trip():
+  given = Config(seed=3, widths=(1, 2), rate=0.5, learning_rate=1e-4, flag=True, eval_splits=())
+  assert command_line.parse(Config, command_line.as_flags(given)) == given
+  assert command_line.parse(Config, ['--widths=']).widths == ()
+
+
+def test_flags_given_override_a_base_and_leave_the_rest():
+  base = Config(seed=3, batch_size=7)
+  assert command_line.parse(Config, ['--batch_size=9'], base=base) == dataclasses.replace(base, batch_size=9)
+
+
+def test_flagfile(tmp_path):
+  (tmp_path / 'a.flags').write_text('# a comment\n--seed=5\n--noflag\n')
+  assert command_line.parse(Config, [f'--flagfile={tmp_path / "a.flags"}', '--seeds=2']) == Config(
+    seed=5, seeds=2, flag=False
+  )
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    (['--learning_rat=1'], 'learning_rate'),
+    (['--seed=one'], 'seed'),
+    (['--optimiser=adamm'], 'adam'),
+    (['stray'], 'stray'),
+    (['--flagfile=/nowhere'], 'nowhere'),
+  ],
+)
+def test_what_is_no_flag(argv, message):
+  with pytest.raises(UsageError, match=message):
+    command_line.parse(Config, argv)
+
+
+def test_two_configs_live_in_one_process():
+  one, two = command_line.flag_values(Config), command_line.flag_values(config.Train)
+  assert 'widths' in one and 'widths' not in two
+
+
+def test_usage_shows_every_flag_with_type_default_and_help():
+  text = command_line.usage(Config, 'name', 'What it is.')
+  for field in dataclasses.fields(Config):
+    assert f'--{field.name}=' in text and field.metadata['help'] in text
+  assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
