@@ -1,0 +1,94 @@
+"""How near an image is to another, and how sharp it is: PSNR, SSIM, gradients; the luma of the super-resolution papers.
+
+Images are [batch, height, width, channels] in [0, 1], float32.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# ITU-R BT.601 for 8 bits, on the scale of [0, 1]: RGB -> Y', Cb, Cr with footroom (16 … 235 of 255), as MATLAB's rgb2ycbcr.
+_TO_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
+_OFFSET = np.array([16, 128, 128]) / 255
+_TO_RGB = np.linalg.inv(_TO_YCBCR)
+
+WINDOW, SIGMA = 11, 1.5  # of SSIM
+
+
+def rgb_to_ycbcr(images):
+  """[…, 3] -> […, 3], BT.601 as MATLAB's rgb2ycbcr: Y in [16, 235] / 255, Cb and Cr in [16, 240] / 255."""
+  return images @ jnp.asarray(_TO_YCBCR.T, jnp.float32) + jnp.asarray(_OFFSET, jnp.float32)
+
+
+def ycbcr_to_rgb(images):
+  """The inverse of `rgb_to_ycbcr`; nothing is clipped."""
+  return (images - jnp.asarray(_OFFSET, jnp.float32)) @ jnp.asarray(_TO_RGB.T, jnp.float32)
+
+
+def luma(images):
+  """Y of `rgb_to_ycbcr`: […, 1 or 3] -> […, 1] in [16, 235] / 255; grey is RGB whose channels are equal."""
+  if images.shape[-1] == 1:
+    return images * (219 / 255) + 16 / 255
+  return rgb_to_ycbcr(images)[..., :1]
+
+
+def without_border(images, border: int):
+  """[batch, height, width, channels] -> [batch, height - 2 border, width - 2 border, channels]."""
+  height, width = images.shape[1:3]
+  return images[:, border : height - border, border : width - border]
+
+
+def decibels(mean_squared_error):
+  """Peak signal-to-noise ratio of a mean squared error, for a peak of 1: infinite at 0."""
+  return -10 * jnp.log10(mean_squared_error)
+
+
+def psnr(images, targets):
+  """Peak signal-to-noise ratio of each image in dB, [batch]."""
+  return decibels(jnp.square(images - targets).mean((1, 2, 3)))
+
+
+def ssim(images, targets):
+  """Structural similarity of each image, [batch], the mean over channels and over all places where the window fits.
+
+  Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: a Gaussian window of
+  11×11, σ 1.5, K 0.01 and 0.03, a dynamic range of 1; the same number as scikit-image's with gaussian_weights=True,
+  use_sample_covariance=False, data_range=1.
+
+  Raises:
+    ValueError: for images smaller than the window.
+  """
+  if min(images.shape[1:3]) < WINDOW:
+    raise ValueError(f'SSIM needs images of at least {WINDOW}×{WINDOW} pixels, not {images.shape[1]}×{images.shape[2]}')
+  x, y = images.astype(jnp.float32), targets.astype(jnp.float32)
+  mean_x, mean_y = _blurred(x), _blurred(y)
+  variances = _blurred(x * x) + _blurred(y * y) - mean_x**2 - mean_y**2
+  covariance = _blurred(x * y) - mean_x * mean_y
+  c1, c2 = 0.01**2, 0.03**2
+  each = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+  return each.mean((1, 2, 3))
+
+
+def gradient_magnitude(images):
+  """Mean length of the gradient of each image, [batch], as a measure of sharpness: differences to the next pixel down and
+  to the right, averaged over places and channels.
+  """
+  down = images[:, 1:, :-1] - images[:, :-1, :-1]
+  right = images[:, :-1, 1:] - images[:, :-1, :-1]
+  return jnp.sqrt(down**2 + right**2).mean((1, 2, 3))
+
+
+def _blurred(x):
+  """The Gaussian window's mean, where it fits: [batch, height, width, channels] -> 10 fewer each way."""
+  rows, columns = (jnp.asarray(_windows(n)) for n in x.shape[1:3])
+  product = lambda *xs: jnp.einsum(*xs, precision=jax.lax.Precision.HIGHEST)
+  return product('ij,bjlc,kl->bikc', rows, x, columns)  # two matmuls
+
+
+def _windows(size: int) -> np.ndarray:
+  """[size - 10, size] float32: row i weighs the places i … i + 10."""
+  weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+  matrix = np.zeros((size - WINDOW + 1, size))
+  for i in range(len(matrix)):
+    matrix[i, i : i + WINDOW] = weights / weights.sum()
+  return matrix.astype(np.float32)
