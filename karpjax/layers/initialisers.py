@@ -36,5 +36,14 @@ def variance_scaling(scale: float, mode: str, distribution: str):
   return init
 
 
+def normal(std: float):
+  """Normal weights of one deviation, whatever the fan: 0.02 for GANs (Radford et al. 2016, section 3).
+
+  Returns:
+    (key, shape, dtype) -> array.
+  """
+  return lambda key, shape, dtype=jnp.float32: jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape) * std
+
+
 lecun_normal = variance_scaling(1.0, 'fan_in', 'truncated_normal')
 he_normal = variance_scaling(2.0, 'fan_in', 'truncated_normal')
