@@ -1,4 +1,4 @@
-"""A Program bound to data and devices: what is compiled, where its arguments lie, and how many steps a call makes.
+"""A Program bound to data and devices: what is compiled, where its arguments lie, and what a call of it is given.
 
 The global form of a carry, which checkpoints hold whatever ran the program, is that of one device: `per_example` leaves
 [batch, …]; with several seeds every leaf but the step counter has a leading axis [seeds, …]. pmap's form has one more
@@ -16,14 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import costs, hosts, layouts, transform
+from karpjax import costs, layouts, steps_per_call, transform
 from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
-
-CALL_SECONDS = 0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
-LARGEST_CALL = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,16 +205,6 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     else:
       compile_step('one', functions.one_step, 1, carry, arrays, cut(numbers), np.bool_(False), replicated=1)
 
-  def seconds(advance, carry, steps, times=3):
-    """Median seconds of a step, on a copy of the carry: trying changes nothing."""
-    measured = []
-    for _ in range(times + 1):
-      copy = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
-      begun = time.perf_counter()
-      jax.block_until_ready(advance(copy, 0, steps, False))
-      measured.append((time.perf_counter() - begun) / steps)
-    return sorted(measured[1:])[times // 2]
-
   def prepare(carry, choices):
     begun = time.perf_counter()
     wanted = choices.get('steps_per_call', config.steps_per_call)
@@ -226,7 +213,9 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     elif wanted == 'auto' or int(wanted) == 1:
       compile_one(carry, on_devices('train'))
       if wanted == 'auto':
-        _choose_steps(carry)
+        chosen = steps_per_call.choose(carry, config.steps, advance_one, compile_many, advance_many)
+        calls.pop('one' if chosen > 1 else 'many', None)
+        calls['steps'] = chosen
     else:
       compile_many(carry, int(wanted))
     choices['steps_per_call'] = calls['steps']
@@ -234,21 +223,6 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return {'flops': calls['flops'], 'seeds': seeds, 'compile_seconds': seconds} | costs.figures(
       calls.get('many') or calls['one']
     )
-
-  def _choose_steps(carry):
-    """Many steps a call only where that measures faster than one: a loop can be slower (convolutions on CPU)."""
-    one = hosts.first_says(seconds(advance_one, carry, 1))  # all hosts have to choose alike
-    if one > CALL_SECONDS / 4 or config.steps == 1:
-      return
-    steps = int(min(LARGEST_CALL, config.steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
-    compile_many(carry, steps)
-    first = hosts.first_says(seconds(advance_many, carry, 1, times=1))
-    trial = max(1, min(steps, int(CALL_SECONDS / first)))
-    if hosts.first_says(seconds(advance_many, carry, trial)) < one:
-      calls.pop('one')
-    else:
-      calls.pop('many')
-      calls['steps'] = 1
 
   def compile_only():
     try:

@@ -1,0 +1,49 @@
+"""How many steps a call of the compiled program should make: many only where that measures faster than one, because a
+loop inside the program can be slower than the dispatch it saves (convolutions on CPU).
+"""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import hosts
+
+CALL_SECONDS = 0.25  # what a call of many steps should take: short enough to be stopped, long enough to hide dispatch
+LARGEST_CALL = 8192
+
+
+def choose(carry, steps: int, advance_one: Callable, compile_many: Callable, advance_many: Callable) -> int:
+  """Times both on copies of the carry.
+
+  Args:
+    carry: on the devices; it is left as it is.
+    steps: of the whole run.
+    advance_one: (carry, start, stop, fresh) -> carry, a call of one step, compiled already.
+    compile_many: (carry, steps) -> None, after which `advance_many` makes up to `steps` in a call.
+    advance_many: as `advance_one`.
+
+  Returns:
+    the steps of a call; `compile_many` was asked for so many, unless this is 1.
+  """
+  one = hosts.first_says(_seconds(advance_one, carry, 1))  # all hosts have to choose alike
+  if one > CALL_SECONDS / 4 or steps == 1:
+    return 1
+  many = int(min(LARGEST_CALL, steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
+  compile_many(carry, many)
+  first = hosts.first_says(_seconds(advance_many, carry, 1, times=1))
+  trial = max(1, min(many, int(CALL_SECONDS / first)))
+  return many if hosts.first_says(_seconds(advance_many, carry, trial)) < one else 1
+
+
+def _seconds(advance, carry, steps, times=3):
+  """Median seconds of a step, on a copy of the carry: trying changes nothing."""
+  measured = []
+  for _ in range(times + 1):
+    copy = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
+    begun = time.perf_counter()
+    jax.block_until_ready(advance(copy, 0, steps, False))
+    measured.append((time.perf_counter() - begun) / steps)
+  return sorted(measured[1:])[times // 2]
