@@ -230,6 +230,21 @@ def limit_norms(limit: float, layer: str = 'logits') -> optax.GradientTransforma
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def limit_weights(limit: float) -> optax.GradientTransformation:
+  """To be chained behind an optimiser: every weight is cut to ± `limit` (the critic's: Arjovsky et al. 2017, algorithm 1).
+
+  Raises:
+    errors.UsageError: for a limit that is not positive.
+  """
+  if hyperparameters.is_known(limit) and not (math.isfinite(limit) and limit > 0):
+    raise errors.UsageError(f'weights are limited to ± {limit}; it must be a positive number.')
+
+  def update(updates, state, params):
+    return jax.tree.map(lambda u, p: jnp.clip(p + u, -limit, limit) - p, updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
   return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and not _names(path)[-1].endswith(('bias', 'scale')), params)

@@ -1,4 +1,4 @@
-"""Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, and usps.npz."""
+"""Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, Gaussians, and usps.npz."""
 
 import zipfile
 from pathlib import Path
@@ -93,4 +93,26 @@ def usps(data_dir: Path | None = None) -> Dataset:
   return Dataset(spec, splits)
 
 
-SOURCES = {'digits': digits, 'mnist1d': mnist1d, 'mnist1d_shuffled': mnist1d_shuffled, 'usps': usps}
+GRID = np.stack(np.meshgrid(*[np.arange(-4.0, 5, 2)] * 2, indexing='ij'), -1).reshape(25, 2)  # the modes' means
+GRID_STD = 0.05
+
+
+def gaussians25(data_dir: Path | None = None) -> Dataset:
+  """50,000 and 2,500 points, [2] float32, of 25 Gaussians on a grid (Srivastava et al. 2017, section 4.1); labels are the modes."""
+  splits = {}
+  for number, (split, size) in enumerate({'train': 50_000, 'test': 2_500}.items()):
+    draw = np.random.Generator(np.random.Philox(key=np.array([25, number], np.uint64)))
+    labels = draw.integers(len(GRID), size=size).astype(np.int32)
+    points = GRID[labels] + GRID_STD * draw.standard_normal((size, 2))
+    splits[split] = Split.of(image=points.astype(np.float32), label=labels)
+  classes = tuple(f'{x:.0f},{y:.0f}' for x, y in GRID)
+  return Dataset(Spec('gaussians25', (2,), classes, 4.0, (), (), 0, 'float32'), splits)
+
+
+SOURCES = {
+  'digits': digits,
+  'mnist1d': mnist1d,
+  'mnist1d_shuffled': mnist1d_shuffled,
+  'gaussians25': gaussians25,
+  'usps': usps,
+}

@@ -136,11 +136,12 @@ def load(
   channels: int = 0,
   subset: str = '',
   resident_bytes: int = 2**31,
+  unlabelled: bool = False,
 ) -> Dataset:
   """The data set `name`, with batches of 'image' (raw) and 'label' (int32).
 
   Args:
-    name: 'digits', 'mnist1d', 'mnist1d_shuffled', 'usps', 'folder:PATH', or an image-classification set of
+    name: 'digits', 'mnist1d', 'mnist1d_shuffled', 'gaussians25', 'usps', 'folder:PATH', or an image-classification set of
       TensorFlow Datasets that is prepared on this machine, such as 'mnist', 'cifar10:3.0.2',
       'imagenet_v2/topimages'.
     data_dir: where usps.npz (or files/usps.npz) and prepared TFDS sets (or tfds/) are found; by default
@@ -156,6 +157,7 @@ def load(
       seed, as `splitting.subset` does. TFDS's order is not that of MNIST's own files.
     resident_bytes: a set whose splits need no more is held as whole arrays; a larger one is decoded as it is
       fetched.
+    unlabelled: whether a folder of images without classes serves as well.
 
   Raises:
     UsageError: in one line, for whatever is wrong with the name, the files or the arguments. Nothing is
@@ -174,7 +176,7 @@ def load(
   if name in bundled.SOURCES:
     data = bundled.SOURCES[name](data_dir)
   elif name.startswith('folder:'):
-    data = folder.read(name, seed=seed, image_size=image_size)
+    data = folder.read(name, seed=seed, image_size=image_size, unlabelled=unlabelled)
   else:
     data = tfds.read(name, data_dir, image_size=image_size, resident_bytes=resident_bytes)
 

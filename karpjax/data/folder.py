@@ -12,11 +12,13 @@ from karpjax.data.dataset import Dataset, Spec, Split
 SPLITS = ('train', 'validation', 'test')
 
 
-def read(name: str, *, seed: int = 0, image_size: int = 0) -> Dataset:
+def read(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bool = False) -> Dataset:
   """'folder:PATH': PATH/train/CLASS/*, PATH/test/CLASS/*, perhaps PATH/validation/CLASS/*; or PATH/CLASS/*.
 
   Without a test folder a fifth of each class becomes the test split, drawn by `seed`. Where grey and colour
   images are mixed, all become RGB. With `image_size` each is resized by Pillow's antialiased bilinear filter.
+  Where no labels are needed (`unlabelled`), one class is enough, and the images may lie in PATH itself, or in PATH/train
+  and PATH/test.
 
   Raises:
     UsageError: it names the folder or file that is empty, unreadable, at the wrong level, of another size or
@@ -26,12 +28,12 @@ def read(name: str, *, seed: int = 0, image_size: int = 0) -> Dataset:
   if not path.is_dir():
     raise errors.UsageError(f'{path} is not a folder: --dataset=folder:PATH wants one class folder per class in PATH')
   if (path / 'train').is_dir() and (path / 'test').is_dir():
-    parts = {split: _classes(path / split) for split in SPLITS if (path / split).is_dir()}
+    parts = {split: _classes(path / split, unlabelled) for split in SPLITS if (path / split).is_dir()}
     _same_classes(path, parts)
   else:
-    parts = {'all': _classes(path)}
+    parts = {'all': _classes(path, unlabelled)}
   classes = tuple(next(iter(parts.values())))
-  if len(classes) < 2:
+  if len(classes) < 2 and not unlabelled:
     raise errors.UsageError(f'{path} has a single class folder, {classes[0]}: classification needs two or more')
   size, channels, notes = _survey(
     [file for part in parts.values() for files in part.values() for file in files], image_size
@@ -61,9 +63,11 @@ def _visible(path):
   return sorted(entry for entry in path.iterdir() if not entry.name.startswith('.'))
 
 
-def _classes(path) -> dict[str, list[Path]]:
-  """Class name -> its image files, both sorted."""
+def _classes(path, unlabelled=False) -> dict[str, list[Path]]:
+  """Class name -> its image files, both sorted; of a folder of images alone, where no labels are needed, 'all'."""
   entries = _visible(path)
+  if unlabelled and entries and all(e.is_file() and e.suffix.lower() in images.SUFFIXES for e in entries):
+    return {'all': entries}
   stray = next((e for e in entries if e.is_file() and e.suffix.lower() in images.SUFFIXES), None)
   if stray:
     raise errors.UsageError(f'{stray} lies beside the class folders: move it into the folder of its class')

@@ -12,8 +12,8 @@ from karpjax.report import writers
 from karpjax.report.plots import title
 
 PICTURES = ('.png', '.gif', '.svg')
-HEADLINES = ('bleu', 'f1', 'accuracy', 'error', 'episode_return', 'loss')  # the first few found are shown large
-SHARES = ('accuracy', 'error', 'top5_accuracy')  # are shown in per cent
+HEADLINES = ('bleu', 'f1', 'fid', 'modes', 'accuracy', 'error', 'episode_return', 'loss')  # the first few found are shown large
+SHARES = ('accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality')  # are shown in per cent
 CURVES = ('loss', 'bleu', 'f1', 'accuracy', 'error', 'episode_return')  # come first
 LONGEST_TEXT = 6000  # characters of a text that the page shows
 STYLE = """

@@ -5,7 +5,7 @@ A signal is [length, channels], drawn as lines.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,41 @@ def class_grid(
   more = f' · the first 20 of {len(classes)} classes' if len(classes) > 20 else ''
   names = [short(name) for name in classes[:20]]
   figure = _grid(cells, [[]] * len(cells), columns, plots.title(name) + more, width=0.7, row_names=names)
+  return plots.save(figure, folder, name)
+
+
+@plots.styled
+def grid(
+  images: np.ndarray, columns: int, heading: str, folder: Path, name: str, row_names: Sequence[str] = ()
+) -> Path:
+  """plots/NAME.png: images [n, height, width, channels] in [0, 1], `columns` in a row."""
+  names = [short(name) for name in row_names]
+  figure = _grid(list(images), [[]] * len(images), columns, heading, width=0.7, row_names=names)
+  return plots.save(figure, folder, name)
+
+
+@plots.styled
+def beside(columns: Mapping[str, np.ndarray], folder: Path, name: str, note: str = '', *, examples: int = 2) -> Path:
+  """plots/NAME.png: what belongs together side by side, such as input, output and target.
+
+  Args:
+    columns: {what: [n, height, width, channels] in [0, 1]}.
+    folder: the run's folder.
+    name: of the file.
+    note: ends the title, which names the columns.
+    examples: in a row.
+  """
+  cells = [image for row in zip(*columns.values()) for image in row]
+  heading = ' | '.join(columns) + note
+  return plots.save(_grid(cells, [[]] * len(cells), examples * len(columns), heading), folder, name)
+
+
+@plots.styled
+def captioned(
+  images: Sequence[np.ndarray], captions: Sequence[str], columns: int, heading: str, folder: Path, name: str
+) -> Path:
+  """plots/NAME.png: images [height, width, channels] in [0, 1] of one shape of side, each with a caption below it."""
+  figure = _grid(list(images), [[(caption, INK)] for caption in captions], columns, heading, width=2.4)
   return plots.save(figure, folder, name)
 
 

@@ -1,0 +1,255 @@
+"""Generative adversarial networks: perceptrons, DCGAN and SNGAN, under six objectives, with classes or without.
+
+python launch.py gan                                                        # scikit-learn's digits, bundled
+python launch.py gan --flagfile=experiments/papers/gan_25gaussians.flags    # how many of 25 modes are found
+python launch.py gan --dataset=mnist --scorer=WORKDIR                       # FID in the features of a run of image_classification
+python launch.py gan --dataset=folder:PATH --image_size=64 --channels=3     # any folder of images
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim, players
+from karpjax import scorer as scorers
+from karpjax.data import augmentation, bundled, dataset, preprocessing
+from karpjax.losses import adversarial
+from karpjax.losses.classification import cross_entropy
+from karpjax.metrics import generation
+from karpjax.models import gan
+from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, example_keys, pair
+from karpjax.report import gan as report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  dataset: str = config.flag('digits', 'digits, gaussians25, usps, folder:PATH, or a TFDS name such as mnist.')
+  image_size: int = config.flag(0, 'Resize to this height and width; 0: as stored.')
+  channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.')
+  subset: str = config.flag('', 'TRAIN/TEST:SEED draws so many examples of each split.')
+  objective: str = config.flag(
+    'non_saturating',
+    'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between real and fake.',
+    choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
+  )
+  discriminator_steps: int = config.flag(
+    1,
+    'Of the discriminator for one of the generator; --batch_size counts all of their images, so each has a part of it.',
+  )
+  discriminator_learning_rate: float = config.flag(0.0, "0: the generator's, --learning_rate.")
+  gradient_penalty: float = config.flag(10.0, 'Weight of the penalty of wasserstein_gp.')
+  clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.")
+  r1: float = config.flag(0.0, 'Weight of the R1 penalty: of gradients at real examples, under any objective; 0: none.')
+  conditional: str = config.flag('none', 'How the players are told of classes.', choices=gan.CONDITIONALS)
+  augment: str = config.flag(
+    '', 'Of real and generated images alike (DiffAugment): flip,shift:4,cutout:8,jitter:0.5,rotate:10.'
+  )
+  latent: int = config.flag(100, 'Numbers that a sample is made from, of a standard normal distribution.')
+  scorer: str = config.flag(
+    '', 'WORKDIR of a run of image_classification on the same data: FID and others by its features.'
+  )
+  model: str = config.flag('dcgan', 'Its options are below.', choices=gan.MODELS)
+  steps: config.Duration = config.run_flag('150epochs', 'How long to train.')
+  eval_every: config.Duration = config.run_flag('25epochs', 'Evaluate this often; 0: at the end only.', free=True)
+  checkpoint_every: config.Duration = config.run_flag(
+    '25epochs', 'Save this often; 0: at the end and when stopped.', free=True
+  )
+  report_every: config.Duration = config.run_flag('10epochs', 'Draw samples this often; 0: at the end only.', free=True)
+  select: str = config.run_flag(
+    'validation/fid', 'The metric whose smallest value marks the best checkpoint; -NAME: largest.'
+  )
+  batch_size: int = config.data_flag(
+    64, "Real examples in one step, over all devices and all of the discriminator's turns."
+  )
+  learning_rate: float = config.optimiser_flag(2e-4, 'The peak of the schedule.')
+  beta1: float | None = config.optimiser_flag(0.5, 'First-moment decay of adam, adamw, lion and muon.')
+  beta2: float | None = config.optimiser_flag(
+    0.999, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.'
+  )
+  ema: float = config.optimiser_flag(0.99, 'Decay of a running average of the generator, which samples; 0: none.')
+
+  widths: tuple[int, ...] | None = config.flag(None, "Of the generator's layers.", group='Model')
+  discriminator_widths: tuple[int, ...] | None = config.flag(None, "Else the generator's, turned round.", group='Model')
+  generator_norm: str | None = config.flag(None, 'none or batch.', group='Model')
+  norm: str | None = config.flag(None, "The discriminator's: none, batch or layer.", group='Model')
+  spectral_norm: bool | None = config.flag(None, "Divides the discriminator's weights by their largest singular value.", group='Model')  # fmt: skip
+
+
+def data(config: Config) -> dataset.Dataset:
+  return dataset.load(
+    config.dataset,
+    data_dir=config.data_dir,
+    validation=config.validation,
+    seed=config.split_seed,
+    image_size=config.image_size,
+    channels=config.channels,
+    subset=config.subset,
+    resident_bytes=config.resident_mb * 2**20,
+    unlabelled=config.conditional == 'none',
+  )
+
+
+def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, largest: int = 0) -> Program:
+  """The method: config with durations in steps.
+
+  Args:
+    config, spec: of the run and its data.
+    scorer: of what is generated, or None.
+    train: [n, d] its features of train examples, for the floor of FID.
+    largest: size of the largest split that is evaluated; 0: of train.
+  """
+  image, classes, penalised = len(spec.shape) == 3, len(spec.classes), config.objective == 'wasserstein_gp'
+  generator, discriminator = gan.build(
+    config.model,
+    shape=spec.shape,
+    classes=classes,
+    latent=config.latent,
+    conditional=config.conditional,
+    dtype=jnp.dtype(config.dtype),
+    generator={'widths': config.widths, 'norm': config.generator_norm},
+    discriminator={
+      'widths': config.discriminator_widths,
+      'norm': config.norm or ('layer' if penalised and config.model == 'dcgan' else None),
+      'spectral_norm': config.spectral_norm,
+    },
+  )
+  if (penalised or config.r1) and discriminator.norm == 'batch':
+    raise errors.UsageError('a gradient penalty is of each example alone: type --norm=layer or none, not batch')
+  players.parts(config.batch_size, config.discriminator_steps, 'discriminator_steps')
+  augmentations = augmentation.parse(config.augment)
+  if mixes := [step.name for step in augmentations if step.name in augmentation.MIXES]:
+    raise errors.UsageError(
+      f'--augment={mixes[0]} mixes labels, which a GAN has none of; it takes {", ".join(augmentation.IMAGES)}'
+    )
+  judge_loss, make_loss = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
+  prepare = functools.partial(preprocessing.preprocess, spec=spec, how='symmetric' if image else 'unit')
+
+  def optimiser(rate):
+    return optim.configured(
+      config if hyperparameters.is_zero(rate) else dataclasses.replace(config, learning_rate=rate)
+    )
+
+  optimisers = {'discriminator': optimiser(config.discriminator_learning_rate), 'generator': optimiser(0)}
+  if config.objective == 'wasserstein':
+    optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
+
+  def init(key):
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+    example, latent, label = jnp.zeros((1, *spec.shape)), jnp.zeros((1, config.latent)), jnp.zeros(1, jnp.int32)
+    variables = {
+      'discriminator': discriminator.init(keys[0], example, label, train=True),
+      'generator': generator.init(keys[1], latent, label, train=True),
+    }
+    averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
+    return players.create(key, variables, optimisers, averaged=averaged)
+
+  def latents(key, batch):
+    return jax.vmap(lambda key: jax.random.normal(key, (config.latent,)))(example_keys(key, batch))
+
+  def augmented(x, key, batch):  # [-1, 1] -> [-1, 1]; a border is black
+    if not augmentations:
+      return x
+    return 2 * augmentation.augment(augmentations, example_keys(key, batch), (x + 1) / 2, batch['label'])[0] - 1
+
+  def generate(params, collections, batch, key):
+    """What the discriminator sees of the generator, alike in both players' turns; and the generator's collections."""
+    variables = {'params': params['generator'], **collections['generator']}
+    z = latents(jax.random.fold_in(key, LATENT), batch)
+    x, own = generator.apply(variables, z, batch['label'], train=True, mutable=list(collections['generator']))
+    return augmented(x, jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), own
+
+  def judge(params, own, x, labels):
+    """(scores [batch], class logits [batch, classes] or None), and the discriminator's collections."""
+    variables = {'params': params['discriminator'], **own}
+    return discriminator.apply(variables, x, labels, train=True, mutable=list(own))
+
+  def penalty(params, own, x, labels, measure):
+    score = lambda x, label: judge(params, own, x[None], label[None])[0][0][0]
+    return measure(adversarial.input_gradients(score, x, labels))
+
+  def discriminators_loss(params, collections, batch, key):
+    labels, own = batch['label'], collections['discriminator']
+    real = augmented(prepare(batch['image']), jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
+    fake, _ = generate(params, collections, batch, key)
+    (on_real, real_classes), own = judge(params, own, real, labels)
+    (on_fake, fake_classes), own = judge(params, own, fake, labels)
+    losses = judge_loss(on_real, on_fake)
+    if config.conditional == 'auxiliary':
+      losses += cross_entropy(real_classes, labels) + cross_entropy(fake_classes, labels)
+    if penalised:
+      keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, LATENT), 1), batch)
+      between = adversarial.between(keys, real, fake)
+      losses += config.gradient_penalty * penalty(params, own, between, labels, adversarial.gradient_penalty)
+    if config.r1:
+      losses += config.r1 * penalty(params, own, real, labels, adversarial.r1_penalty)
+    # what tells real from fake: the score between both targets, of critics, whose zero means nothing, between both means
+    middle = {'least_squares': 0.5}.get(config.objective, 0)
+    if config.objective.startswith('wasserstein'):
+      middle = gradients.mean(on_real.mean() + on_fake.mean()) / 2
+    return {
+      'loss': pair(losses),
+      'accuracy_on_real': pair(on_real > middle),
+      'accuracy_on_fake': pair(on_fake < middle),
+    }, own
+
+  def generators_loss(params, collections, batch, key):
+    fake, own = generate(params, collections, batch, key)
+    (scores, logits), _ = judge(params, collections['discriminator'], fake, batch['label'])
+    losses = make_loss(scores)
+    if config.conditional == 'auxiliary':
+      losses += cross_entropy(logits, batch['label'])
+    return {'loss': pair(losses)}, own
+
+  def predict(state, batch, key):
+    """Samples of the batch's labels, and latents where it has them, the averaged generator's: [batch, *shape], raw scale."""
+    params = {**state.params, **(state.ema or {})}['generator']
+    variables = {'params': params, **state.collections['generator']}
+    z = batch['latent'] if 'latent' in batch else latents(key, batch)
+    x = generator.apply(variables, z, batch['label'], train=False)
+    return spec.maximum * ((x + 1) / 2 if image else x)
+
+  def evaluate(state, batch, key):
+    mask, examples = batch['mask'], {'real': batch['image'], 'fake': predict(state, batch, key)}
+    found = {
+      name: scorer.apply(x) if scorer else (prepare(x).reshape(len(x), -1), None) for name, x in examples.items()
+    }
+    sums = {name: generation.moments(features, mask) for name, (features, _) in found.items()}
+    if spec.name == 'gaussians25':
+      sums['modes'] = generation.modes(examples['fake'], bundled.GRID, bundled.GRID_STD, mask)
+    if scorer:
+      size, guessed = largest or spec.examples, found['fake'][1].argmax(-1)
+      sums |= {f'{name}_rows': generation.rows(x, batch['index'], mask, size) for name, (x, _) in found.items()}
+      sums['shares'] = generation.shares(guessed, classes, mask)
+      if config.conditional != 'none':
+        sums['hits'] = pair(guessed == batch['label'], mask)[0]
+    return sums
+
+  return Program(
+    init=init,
+    step=players.train_step(
+      {'discriminator': discriminators_loss, 'generator': generators_loss},
+      optimisers,
+      rounds=config.discriminator_steps,
+      microbatches=config.microbatches,
+      ema_decay=config.ema,
+    ),
+    evaluate=evaluate,
+    summarise=functools.partial(generation.summarise, train=train),
+    predict=predict,
+  )
+
+
+def run(config_: Config, train=loop.train, say=print, **options) -> loop.Summary:
+  examples = data(config_)
+  resolved = config.resolve(config_, examples.spec.examples)
+  scored = scorers.scoring(resolved, examples, say)
+  functions = program(resolved, examples.spec, **scored)
+  draw = functools.partial(report.draw, functions, examples, resolved, scored['scorer'], say=say)
+  return train(dataclasses.replace(functions, report=draw), examples, resolved, experiment='gan', say=say, **options)
+
+
+if __name__ == '__main__':
+  raise SystemExit(command_line.main(run, Config))

@@ -1,0 +1,120 @@
+"""Features of our own classifiers, by which what a generator makes is scored: another run of image_classification, frozen."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from karpjax import config, errors, predict
+from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.metrics import generation
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+  """A trained classifier.
+
+  Attributes:
+    workdir: of its run.
+    step: of the checkpoint.
+    classes: how many.
+    size: d, numbers in a feature.
+    apply: raw images [batch, *shape] -> (features [batch, d], which its last dense layer sees, logits [batch, classes]).
+  """
+
+  workdir: str
+  step: int
+  classes: int
+  size: int
+  apply: Callable
+
+  def features(self, split: Split, count: int, batch: int = 500) -> np.ndarray:
+    """[count, d] float32: of a split's first examples."""
+    apply = jax.jit(lambda images: self.apply(images)[0])
+    rows = []
+    for start in range(0, count, batch):
+      numbers = np.minimum(start + np.arange(batch), split.size - 1)  # the last batch is filled up
+      rows.append(np.asarray(apply(split.fetch(numbers)['image'])))
+    return np.concatenate(rows)[:count]
+
+
+def load(workdir: str, spec: Spec) -> Scorer:
+  """The classifier of a run, by its best checkpoint; nothing is compiled.
+
+  Args:
+    workdir: of a run of image_classification.
+    spec: of the data that is to be scored.
+
+  Raises:
+    UsageError: where there is no such run, or it is of other data.
+  """
+  stored = config.saved(workdir)
+  if stored is None or stored['experiment'] != 'image_classification':
+    what = 'no run' if stored is None else f'a run of {stored["experiment"]}'
+    raise errors.UsageError(f'--scorer={workdir} holds {what}; give the workdir of a run of image_classification')
+  program, state, known, *_ = predict.load_run(workdir)
+  for name, there, here in (
+    ('data set', known.name, spec.name),
+    ('shape', known.shape, spec.shape),
+    ('scale', known.maximum, spec.maximum),
+  ):
+    if there != here:
+      raise errors.UsageError(
+        f'--scorer={workdir} was trained on another {name}, {there}, not {here}; type '
+        f'python launch.py image_classification --dataset={spec.name}, and give its workdir'
+      )
+  key = jax.random.key(0)
+
+  def apply(images):
+    seen = []
+
+    def look(call, inputs, options, context):
+      if isinstance(context.module, nn.Dense) and context.method_name == '__call__':
+        seen.append(inputs[0])
+      return call(*inputs, **options)
+
+    with nn.intercept_methods(look):
+      logits = program.predict(state, {'image': images, 'index': jnp.arange(len(images))}, key)
+    if not seen:
+      raise errors.UsageError(f'--scorer={workdir}: its model has no dense layer, whose inputs would be the features')
+    return seen[-1].astype(jnp.float32), logits
+
+  features, logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32))
+  return Scorer(str(Path(workdir)), int(state.step), logits.shape[-1], features.shape[-1], apply)
+
+
+def scoring(settings, dataset: Dataset, say: Callable[[str], None]) -> dict:
+  """The scorer that --scorer names, or None, and what it needs of the data; says the floor of FID, which no generator undercuts.
+
+  Args:
+    settings: a resolved config with `scorer`.
+    dataset: which is to be generated.
+    say: is given each line for the reader.
+
+  Returns:
+    {'scorer', 'train': [n, d] features of the first train examples, 'largest': n, size of the largest split evaluated}.
+
+  Raises:
+    UsageError: as `load`'s.
+  """
+  splits = dict.fromkeys((*settings.eval_splits, *settings.final_splits))
+  sizes = {name: dataset.splits[name].size for name in splits if name in dataset.splits}
+  largest = max(sizes.values(), default=0)
+  if not settings.scorer:
+    if len(dataset.spec.shape) == 3:
+      say(
+        'FID, KID, precision and recall need --scorer, a classifier of the same data: python launch.py image_classification '
+        f'--dataset={settings.dataset} --workdir=runs/scorer, then this command with --scorer=runs/scorer'
+      )
+    return {'scorer': None, 'train': None, 'largest': largest}
+  scorer, train = load(settings.scorer, dataset.spec), dataset.splits['train']
+  features = scorer.features(train, min(largest, train.size))
+  say(f'scorer: {scorer.workdir}, step {scorer.step}, {scorer.size} features; distances are on its own scale')
+  for name, size in sizes.items():
+    floor = generation.frechet_distance(scorer.features(dataset.splits[name], size), features[:size])
+    say(f'FID of {min(size, train.size):,} train examples against the {name} split, the floor: {floor:.4f}')
+  return {'scorer': scorer, 'train': features, 'largest': largest}
