@@ -9,6 +9,7 @@ python launch.py predict WORKDIR FILE|TEXT …  the classes of image files or te
 python launch.py monitor WORKDIR FILE.csv     the classes of time-stamped texts, and an alert where a share jumps
 python launch.py sample WORKDIR               a language model goes on with a text
 python launch.py translate WORKDIR TEXT …     translations by a run's best checkpoint
+python launch.py upscale WORKDIR IMAGE …      enlarges pictures by a run of super_resolution
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm
@@ -29,6 +30,7 @@ COMMANDS = {
   'monitor': 'karpjax.monitor',
   'sample': 'karpjax.sample',
   'translate': 'karpjax.translate',
+  'upscale': 'karpjax.upscale',
   'sweep': 'karpjax.sweep',
   'tpu': 'karpjax.launchers.tpu',
   'slurm': 'karpjax.launchers.slurm',
