@@ -20,6 +20,17 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
   return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
+def symmetry(key: jax.Array, image: jax.Array) -> jax.Array:
+  """[size, size, channels] -> the same, turned by quarters and mirrored: one of the square's eight symmetries.
+
+  Images of other sizes with the same key are moved alike.
+  """
+  upside_down, mirrored, transposed = jax.random.bernoulli(key, shape=(3,))
+  image = jnp.where(upside_down, image[::-1], image)
+  image = jnp.where(mirrored, image[:, ::-1], image)
+  return jnp.where(transposed, image.swapaxes(0, 1), image)
+
+
 def translate(image: jax.Array, offset: jax.Array, mode: str = 'zero') -> jax.Array:
   """The image as seen through a window that has moved by `offset`.
 

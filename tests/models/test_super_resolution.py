@@ -1,0 +1,87 @@
+"""Sizes are the papers'; the bicubic picture is Pillow's; pixels are shuffled to where they belong."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from karpjax.errors import UsageError
+from karpjax.models import super_resolution as models
+
+
+def count(net, shape):
+  options = {'train': False}
+  shapes = jax.eval_shape(lambda key: net.init(key, jnp.zeros((1, *shape)), **options), jax.random.key(0))
+  return sum(x.size for x in jax.tree.leaves(shapes['params']))
+
+
+def test_parameter_counts():
+  # Dong et al. 2014, section 4.1: 8,032 weights of 9-1-5; biases are 64 + 32 + 1
+  assert count(models.SRCNN(3, 1), (9, 9, 1)) == 8032 + 97
+  # "… Using Deep Convolutional Networks" (arXiv:1501.00092), section 4.3.2: 57,184 of 9-5-5
+  assert count(models.SRCNN(3, 1, kernel_sizes=(9, 5, 5)), (9, 9, 1)) == 57184 + 97
+  # Shi et al. 2016, section 3.1: (5, 64), (3, 32), (3, r²)
+  assert count(models.ESPCN(3, 1), (9, 9, 1)) == 25 * 64 + 64 + 9 * 64 * 32 + 32 + 9 * 32 * 9 + 9
+  # Ledig et al. 2017 with PReLUs of one slope, as counted for implementations in PyTorch: 1,549,462
+  assert count(models.SRResNet(4, 3), (9, 9, 3)) == 1_549_462
+  # the discriminator on 96×96: convolutions, batch norms, dense layers
+  widths = [3, 64, 64, 128, 128, 256, 256, 512, 512]
+  convolutions = sum(9 * a * b + b for a, b in itertools.pairwise(widths))
+  expected = convolutions + 2 * sum(widths[2:]) + 6 * 6 * 512 * 1024 + 1024 + 1024 + 1
+  assert count(models.Discriminator(), (96, 96, 3)) == expected
+
+
+@pytest.mark.parametrize('factor', [2, 3, 4])
+def test_bicubic_is_pillows(factor):
+  low = np.random.default_rng(0).uniform(size=(1, 7, 11, 1)).astype(np.float32)
+  theirs = Image.fromarray(low[0, ..., 0]).resize((11 * factor, 7 * factor), Image.Resampling.BICUBIC)
+  np.testing.assert_allclose(models.bicubic(low, factor)[0, ..., 0], theirs, atol=3e-6)
+
+
+def test_pixel_shuffle_is_equation_4():
+  x = np.random.default_rng(0).normal(size=(2, 3, 4, 9 * 2))
+  y = models.pixel_shuffle(x, 3)
+  assert y.shape == (2, 9, 12, 2)
+  for row in range(9):
+    for column in range(12):
+      place = 3 * (row % 3) + column % 3
+      np.testing.assert_array_equal(y[:, row, column], x[:, row // 3, column // 3, 2 * place : 2 * place + 2])
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_residual_nets_begin_as_the_bicubic_picture(name):
+  options = {'residual': True} | ({'blocks': 1, 'width': 4} if name == 'srresnet' else {})
+  net = models.build(name, factor=2, channels=3, options=options)
+  low = np.random.default_rng(0).uniform(size=(2, 6, 5, 3)).astype(np.float32)
+  made = jax.jit(lambda low: net.apply(net.init(jax.random.key(0), low), low))(low)
+  np.testing.assert_allclose(made, models.bicubic(low, 2), atol=1e-6)
+
+
+def test_the_discriminator_scores_each_image():
+  net = models.Discriminator(widths=(4, 8), hidden=5)
+  images = np.random.default_rng(0).uniform(size=(3, 14, 14, 1)).astype(np.float32)
+  variables = jax.jit(lambda x: net.init(jax.random.key(0), x, train=False))(images)
+  score = jax.jit(lambda x: net.apply(variables, x, train=False))
+  assert variables['params']['hidden']['kernel'].shape == (4 * 4 * 8, 5)  # 14 -> 7 -> 4
+  assert 'norm1' not in variables['params'] and 'norm2' in variables['params']  # none behind the first convolution
+  scores = score(images)
+  assert scores.shape == (3,)
+  np.testing.assert_allclose(score(images[1:2]), scores[1:2], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'name, options, message',
+  [
+    ('espcm', {}, 'Did you mean espcn'),
+    ('espcn', {'blocks': 3}, 'model espcn has no --blocks'),
+    ('srcnn', {'widths': (8,)}, 'one odd kernel size more than widths'),
+    ('espcn', {'kernel_sizes': (5, 4, 3)}, 'one odd kernel size'),
+    ('srresnet', {'width': 0}, '--width=0'),
+  ],
+)
+def test_what_makes_no_sense_is_refused(name, options, message):
+  with pytest.raises(UsageError, match=message):
+    models.build(name, factor=3, channels=1, options=options)
