@@ -2,6 +2,10 @@
 
 A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [batch, height · factor, width · factor, channels],
 on the same scale, not clipped. Its `reach` says how far it looks: an output depends on no input pixel farther away.
+
+Attributes of each: the `factor`; `channels`; the `dtype` of the computation; `residual`: whether what the layers make is added to
+the bicubic picture (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks"), at which training
+then begins. The papers of these nets do not.
 """
 
 import math
@@ -43,7 +47,7 @@ class SRCNN(nn.Module):
   """Dong et al. 2014, "Image Super-Resolution Using Deep Convolutional Networks": three convolutions on the bicubic picture.
 
   Attributes:
-    factor, channels, dtype: of the output; of the computation.
+    factor, channels, dtype, residual: see the module.
     widths: of the first two layers, both ReLU.
     kernel_sizes: windows of all three: 9-1-5, or 9-5-5.
   """
@@ -51,6 +55,7 @@ class SRCNN(nn.Module):
   factor: int
   channels: int
   dtype: Any = jnp.float32
+  residual: bool = False
   widths: tuple[int, ...] = (64, 32)
   kernel_sizes: tuple[int, ...] = (9, 1, 5)
 
@@ -64,7 +69,7 @@ class SRCNN(nn.Module):
     x = bicubic(low, self.factor)
     for i, (width, window) in enumerate(_layers(self.widths, self.kernel_sizes), start=1):
       x = nn.relu(_conv(width, window, self.dtype, f'conv{i}', initialisers.he_normal)(x))
-    return _conv(self.channels, self.kernel_sizes[-1], self.dtype, 'output')(x).astype(jnp.float32)
+    return _output(self, _last(self, self.channels, self.kernel_sizes[-1])(x), low)
 
 
 class ESPCN(nn.Module):
@@ -72,7 +77,7 @@ class ESPCN(nn.Module):
   Network": convolutions on the small picture, whose last gives factor² values for each of its pixels.
 
   Attributes:
-    factor, channels, dtype: of the output; of the computation.
+    factor, channels, dtype, residual: see the module.
     widths: of the first layers, all tanh.
     kernel_sizes: windows of all layers.
   """
@@ -80,6 +85,7 @@ class ESPCN(nn.Module):
   factor: int
   channels: int
   dtype: Any = jnp.float32
+  residual: bool = False
   widths: tuple[int, ...] = (64, 32)
   kernel_sizes: tuple[int, ...] = (5, 3, 3)
 
@@ -93,15 +99,15 @@ class ESPCN(nn.Module):
     x = low
     for i, (width, window) in enumerate(_layers(self.widths, self.kernel_sizes), start=1):
       x = jnp.tanh(_conv(width, window, self.dtype, f'conv{i}')(x))
-    x = _conv(self.factor**2 * self.channels, self.kernel_sizes[-1], self.dtype, 'output')(x)
-    return pixel_shuffle(x, self.factor).astype(jnp.float32)
+    x = _last(self, self.factor**2 * self.channels, self.kernel_sizes[-1])(x)
+    return _output(self, pixel_shuffle(x, self.factor), low)
 
 
 class SRResNet(nn.Module):
   """Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", figure 4.
 
   Attributes:
-    factor, channels, dtype: of the output; of the computation.
+    factor, channels, dtype, residual: see the module.
     blocks: residual ones.
     width: channels inside.
   """
@@ -109,6 +115,7 @@ class SRResNet(nn.Module):
   factor: int
   channels: int
   dtype: Any = jnp.float32
+  residual: bool = False
   blocks: int = 16
   width: int = 64
 
@@ -137,7 +144,7 @@ class SRResNet(nn.Module):
     for i, stage in enumerate(self.stages, start=1):
       x = pixel_shuffle(_conv(stage**2 * self.width, 3, self.dtype, f'larger{i}')(x), stage)
       x = _prelu(f'larger{i}_prelu')(x)  # [batch, height · stage, width · stage, width]
-    return _conv(self.channels, 9, self.dtype, 'output')(x).astype(jnp.float32)
+    return _output(self, _last(self, self.channels, 9)(x), low)
 
 
 class Discriminator(nn.Module):
@@ -193,6 +200,18 @@ def _layers(widths, kernel_sizes):
 
 def _conv(width: int, window: int, dtype, name: str, init=initialisers.lecun_normal):
   return Conv(width, (window, window), dtype=dtype, kernel_init=init, name=name)
+
+
+def _last(net, width: int, window: int):
+  """The last convolution: of a residual net it gives 0 at first."""
+  return _conv(
+    width, window, net.dtype, 'output', nn.initializers.zeros_init() if net.residual else initialisers.lecun_normal
+  )
+
+
+def _output(net, x, low):
+  x = x.astype(jnp.float32)
+  return x + bicubic(low, net.factor) if net.residual else x
 
 
 def _prelu(name: str):
