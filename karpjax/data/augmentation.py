@@ -59,6 +59,18 @@ def shift(key: jax.Array, image: jax.Array, pixels: float, mode: str = 'zero') -
   return translate(image, jax.random.randint(key, (2,), -pixels, pixels + 1), mode)
 
 
+def enlarge(key: jax.Array, image: jax.Array, pixels: float) -> jax.Array:
+  """Resized (bilinear) to `pixels` more each way and cropped back at random: the jitter of Isola et al. 2017, section 6.2.
+
+  [height, width, channels] of any real type -> the same shape, float32.
+  """
+  height, width, channels = image.shape
+  more = int(pixels)
+  large = jax.image.resize(image.astype(jnp.float32), (height + more, width + more, channels), 'bilinear')
+  row, column = jax.random.randint(key, (2,), 0, more + 1)
+  return jax.lax.dynamic_slice(large, (row, column, 0), image.shape)
+
+
 def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
   """[height, width, channels] float32 turned anticlockwise about its centre; bilinear, zero outside.
 
@@ -181,6 +193,7 @@ IMAGES = {
   'shift': (shift, 'whole pixels', 4096),
   'shift_edge': (functools.partial(shift, mode='edge'), 'whole pixels', 4096),
   'roll': (functools.partial(shift, mode='wrap'), 'whole pixels', 4096),
+  'enlarge': (enlarge, 'whole pixels', 4096),
   'rotate': (random_rotate, 'degrees', 180),
   'jitter': (jitter, 'a fraction', 1),
   'cutout': (cutout, 'whole pixels', 4096),
@@ -211,6 +224,25 @@ def parse(text: str) -> tuple[Step, ...]:
       raise errors.UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
     steps.append(Step(name, number))
   return tuple(steps)
+
+
+def parse_unmixed(text: str) -> tuple[Step, ...]:
+  """As `parse`, for those that know of no targets.
+
+  Raises:
+    UsageError: as `parse`'s, and for mixup and CutMix.
+  """
+  steps = parse(text)
+  if mixes := [step.name for step in steps if step.name in MIXES]:
+    raise errors.UsageError(f'augmentation {mixes[0]} mixes labels; here only these are known: {", ".join(IMAGES)}')
+  return steps
+
+
+def augment_symmetric(steps: Sequence[Step], keys: jax.Array, images: jax.Array) -> jax.Array:
+  """`augment` of images [batch, height, width, channels] in [-1, 1]; differentiable (DiffAugment: Zhao et al. 2020)."""
+  if not steps:
+    return images
+  return 2 * augment(steps, keys, (images + 1) / 2, None)[0] - 1
 
 
 def augment(

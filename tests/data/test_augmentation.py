@@ -192,3 +192,12 @@ def test_series_and_small_images_are_refused():
     augmentation.augment(augmentation.parse('flip'), keys(2), jnp.zeros((2, 40, 1)), None)
   with pytest.raises(errors.UsageError, match='too much for images of 8×8'):
     augmentation.augment(augmentation.parse('cutout:8'), keys(2), jnp.zeros((2, 8, 8, 1)), None)
+
+
+def test_enlarge_is_a_crop_of_the_resized_image_at_every_place(images):
+  image = images[0]
+  large = jax.image.resize(image, (14, 12, 3), 'bilinear')
+  crops = np.stack([large[i : i + 12, j : j + 10] for i in range(3) for j in range(3)])
+  enlarged = jax.vmap(lambda key: augmentation.enlarge(key, image, 2.0))(keys(100))
+  distances = np.abs(np.asarray(enlarged)[:, None] - crops).max((2, 3, 4))  # [draws, places]
+  assert (distances.min(1) < 1e-6).all() and set(distances.argmin(1)) == set(range(9))
