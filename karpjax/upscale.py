@@ -16,19 +16,19 @@ from karpjax.report import super_resolution as report
 from karpjax.report import writers
 
 
-def destinations(paths: list[Path], factor: int, output: Path | None) -> list[Path]:
-  """Where each enlarged picture goes.
+def destinations(paths: list[Path], ending: str, output: Path | None) -> list[Path]:
+  """Where what is made of each picture goes: NAME and the ending, beside it or in `output`.
 
   Raises:
     UsageError: where one would lie on a picture that is given, or two on one another.
   """
-  places = [(output or path.parent) / f'{path.stem}_x{factor}.png' for path in paths]
+  places = [(output or path.parent) / f'{path.stem}{ending}.png' for path in paths]
   given = {path.resolve() for path in paths}
   for path, place in zip(paths, places):
     if place.resolve() in given:
-      raise errors.UsageError(f'{path} would become {place}, which is to be enlarged as well; choose another --output')
+      raise errors.UsageError(f'{path} would become {place}, which is given as well; choose another --output')
     if places.count(place) > 1:
-      raise errors.UsageError(f'{path} and another picture would both become {place}; enlarge them one after the other')
+      raise errors.UsageError(f'{path} and another picture would both become {place}; give them one after the other')
   return places
 
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     program, state, spec, experiment, settings = predict.load_run(options.workdir)
     if not hasattr(experiment, 'build') or not hasattr(settings, 'factor'):
       raise errors.UsageError(f'{options.workdir} holds no run of super_resolution')
-    places = destinations(options.image, settings.factor, options.output)
+    places = destinations(options.image, f'_x{settings.factor}', options.output)
     pictures = [read(path, spec, settings.colour) for path in options.image]
     if options.output:
       options.output.mkdir(parents=True, exist_ok=True)
