@@ -8,7 +8,9 @@ python launch.py bench NAME                   our step against PyTorch's
 python launch.py predict WORKDIR FILE|TEXT …  the classes of image files or texts, by a run's best checkpoint
 python launch.py monitor WORKDIR FILE.csv     the classes of time-stamped texts, and an alert where a share jumps
 python launch.py sample WORKDIR               a language model goes on with a text
+python launch.py play WORKDIR                 an episode of a run's policy, as GIF
 python launch.py translate WORKDIR TEXT …     translations by a run's best checkpoint
+python launch.py translate_image WORKDIR IMAGE …  images of images by a run of image_to_image
 python launch.py upscale WORKDIR IMAGE …      enlarges pictures by a run of super_resolution
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
@@ -29,7 +31,9 @@ COMMANDS = {
   'predict': 'karpjax.predict',
   'monitor': 'karpjax.monitor',
   'sample': 'karpjax.sample',
+  'play': 'karpjax.play',
   'translate': 'karpjax.translate',
+  'translate_image': 'karpjax.translate_image',
   'upscale': 'karpjax.upscale',
   'sweep': 'karpjax.sweep',
   'tpu': 'karpjax.launchers.tpu',

@@ -1,0 +1,194 @@
+"""Policy gradients: REINFORCE, A2C and PPO, thousands of environments and many seeds in one program.
+
+  python launch.py policy_gradient                                        # PPO balances a pole, 500,000 steps
+  python launch.py policy_gradient --environment=acrobot --seeds=10
+  python launch.py policy_gradient --algorithm=reinforce --batch_size=16 --steps=300
+  python launch.py play runs/policy_gradient/…                            # an episode of the policy as GIF
+
+Williams 1992; Mnih et al. 2016 (A2C is its synchronous form); Schulman et al. 2016 and 2017. An example is an environment, and a
+step is a rollout of all environments and the updates from it: --steps counts these.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from karpjax import command_line, config, errors, loop, optim
+from karpjax.data import dataset
+from karpjax.metrics import episodes as metrics
+from karpjax.models.actor_critic import BODIES, ActorCritic
+from karpjax.program import INITIALISE, Program, TrainState
+from karpjax.report import episodes as report
+from karpjax.rl import distributions, environments, policy_gradient, rollout, statistics
+from karpjax.rl.environment import Box, Environment
+
+# what each algorithm has where a flag is not given
+ALGORITHMS = {
+  'ppo': {'rollout': 128, 'epochs': 4, 'minibatches': 4, 'clip_ratio': 0.2, 'decay': 0.95, 'normalise': True},
+  'a2c': {'rollout': 5, 'epochs': 1, 'minibatches': 1, 'clip_ratio': 0.0, 'decay': 1.0, 'normalise': False},
+  'reinforce': {'rollout': 0, 'epochs': 1, 'minibatches': 1, 'clip_ratio': 0.0, 'decay': 1.0, 'normalise': True},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train):
+  environment: str = config.flag('cartpole', f'One of {", ".join(environments.NAMES)}.')
+  algorithm: str = config.flag(
+    'ppo', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
+  )
+  rollout: int | None = config.flag(None, 'Steps of each environment in one update; reinforce: whole episodes.')
+  epochs: int | None = config.flag(None, 'How often each rollout is gone through.')
+  minibatches: int | None = config.flag(None, 'Into how many parts a rollout is cut.')
+  clip_ratio: float | None = config.flag(None, "ε of PPO's objective; 0: the plain policy gradient.")
+  clip_value: bool = config.flag(True, "Whether PPO's value loss is clipped too.")
+  discount: float = config.flag(0.99, 'γ.')
+  gae: float | None = config.flag(None, 'λ of the advantages; 1: whole returns.')
+  baseline: bool = config.flag(True, 'Whether the value is taken off the returns.')
+  entropy: float = config.flag(0.01, "Weight of the policy's entropy.")
+  value: float = config.flag(0.5, "Weight of the value's loss.")
+  normalise: bool | None = config.flag(None, "Whether a minibatch's advantages get mean 0 and deviation 1.")
+  target_kl: float = config.flag(0.0, 'No more updates from a rollout once the policy has moved so far; 0: no limit.')
+  normalise_observations: bool = config.flag(False, 'By their running mean and deviation.')
+  scale_rewards: bool = config.flag(False, 'By the running deviation of their discounted sum.')
+  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
+  body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
+  widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
+  activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
+  shared: bool = config.flag(False, 'One body for policy and value.', group='Model')
+  log_std: float = config.flag(0.0, "Where the log of a continuous policy's deviation begins.", group='Model')
+  steps: config.Duration = config.run_flag('976', 'How many rollouts, each with its updates.')
+  batch_size: int = config.data_flag(4, 'Environments, side by side, over all devices.')
+  log_every: config.Duration = config.run_flag('50', 'A row of training metrics this often.', free=True)
+  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
+  checkpoint_every: config.Duration = config.run_flag(
+    '250', 'Save this often; 0: at the end and when stopped.', free=True
+  )
+  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
+  select: str = config.run_flag(
+    '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
+  )
+  order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
+  learning_rate: float = config.optimiser_flag(2.5e-4, 'The peak of the schedule.')
+  schedule: str = config.optimiser_flag('linear', 'How the learning rate changes.', choices=optim.SCHEDULES)
+  epsilon: float | None = config.optimiser_flag(1e-5, 'Added to the denominators of the adaptive optimisers.')
+  clip: float = config.optimiser_flag(0.5, 'Largest global norm of the gradient; 0: no clipping.')
+
+
+def method(config: Config, limit: int) -> policy_gradient.Method:
+  """The algorithm that the flags describe; raises UsageError where they do not fit together."""
+  own = ALGORITHMS[config.algorithm]
+  given = lambda flag, name: own[name] if (value := getattr(config, flag)) is None else value
+  found = policy_gradient.Method(
+    rollout=given('rollout', 'rollout') or limit,
+    whole_episodes=config.algorithm == 'reinforce',
+    epochs=given('epochs', 'epochs'),
+    minibatches=given('minibatches', 'minibatches'),
+    clip=given('clip_ratio', 'clip_ratio'),
+    clip_value=config.clip_value,
+    discount=config.discount,
+    decay=given('gae', 'decay'),
+    baseline=config.baseline,
+    entropy=config.entropy,
+    value=config.value,
+    normalise=given('normalise', 'normalise'),
+    target_kl=config.target_kl,
+    scale_rewards=config.scale_rewards,
+    microbatches=config.microbatches,
+  )
+  for name in ('rollout', 'epochs', 'minibatches'):
+    if getattr(found, name) < 1:
+      raise errors.UsageError(f'--{name}={getattr(found, name)}: at least 1 is needed')
+  if found.whole_episodes and found.rollout < limit:
+    raise errors.UsageError(f'--rollout={found.rollout}: reinforce needs whole episodes, here of up to {limit} steps')
+  size = found.rollout * config.batch_size
+  if size % (found.minibatches * found.microbatches):
+    raise errors.UsageError(
+      f'--rollout={found.rollout} × --batch_size={config.batch_size} environments are {size} steps, which '
+      f'--minibatches={found.minibatches}'
+      + (f' × --microbatches={found.microbatches}' if found.microbatches > 1 else '')
+      + ' do not divide'
+    )
+  return found
+
+
+def data(config: Config) -> dataset.Dataset:
+  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+
+
+def build(config: Config, environment: Environment) -> tuple[distributions.Distribution, Callable, Callable]:
+  """The distribution of the actions; init: key -> params; apply: (params, observation) -> outputs, values."""
+  distribution = distributions.of(environment.action)
+  model = ActorCritic(
+    outputs=distribution.size,
+    continuous=isinstance(environment.action, Box),
+    dtype=jnp.dtype(config.dtype),
+    **config.model_options(),
+  )
+  first = jnp.zeros((1, *environment.observation.shape))
+  init = lambda key: nn.meta.unbox(model.init(key, first))['params']
+  return distribution, init, lambda params, observation: model.apply({'params': params}, observation)
+
+
+def player(config: Config) -> tuple[Environment, Callable, Callable]:
+  """(environment, acting, noise): what an episode of a run's policy needs, see `rollout.episodes`."""
+  environment = environments.make(config.environment)
+  distribution, _, apply = build(config, environment)
+
+  def acting(state, greedy):
+    def act(memory, observation, noise):
+      outputs, _ = apply(state.params, policy_gradient.normalised(state.collections, observation))
+      return memory, distribution.mode(outputs) if greedy else distribution.sample(outputs, noise), ()
+
+    return act
+
+  return environment, acting, jax.vmap(distribution.noise)
+
+
+def program(config: Config, spec: dataset.Spec) -> Program:
+  """The method: environments in the state, a rollout and its updates in a step."""
+  environment, acting, noise = player(config)
+  algorithm = method(config, environment.limit)
+  distribution, fresh, apply = build(config, environment)
+  updates = algorithm.epochs * algorithm.minibatches
+  optimiser = optim.configured(
+    dataclasses.replace(config, steps=config.steps * updates, warmup=config.warmup * updates)
+  )
+
+  def init(key):
+    worlds = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, INITIALISE), jnp.arange(config.batch_size))
+    per_example = {'running': rollout.start(environment, worlds)}
+    collections = {}
+    if config.scale_rewards:
+      per_example['discounted'] = jnp.zeros(config.batch_size)
+      collections['reward'] = statistics.empty(())
+    if config.normalise_observations:
+      collections['observation'] = statistics.empty(environment.observation.shape)
+    return TrainState.create(key, fresh(key), optimiser, collections=collections, per_example=per_example)
+
+  def predict(state, batch, key):
+    """The policy's outputs at the first observation of each world."""
+    observation = jax.vmap(environment.reset)(metrics.world_keys(key, batch))[1]
+    return apply(state.params, policy_gradient.normalised(state.collections, observation))[0]
+
+  return Program(
+    init=init,
+    step=policy_gradient.train_step(environment, apply, distribution, optimiser, algorithm),
+    evaluate=functools.partial(metrics.evaluate, environment, acting, noise),
+    summarise=metrics.summarise,
+    predict=predict,
+    report=functools.partial(report.draw, environment, acting, noise),
+  )
+
+
+def run(config_: Config, train=loop.train, **options) -> loop.Summary:
+  worlds = data(config_)
+  resolved = config.resolve(config_, worlds.spec.examples)
+  return train(program(resolved, worlds.spec), worlds, resolved, experiment='policy_gradient', **options)
+
+
+if __name__ == '__main__':
+  raise SystemExit(command_line.main(run, Config))

@@ -1,0 +1,74 @@
+"""Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from karpjax import errors
+from karpjax.layers import convolution, linear
+from karpjax.models.mlp import ACTIVATIONS, check
+
+BODIES = ('mlp', 'cnn')
+
+
+def orthogonal(scale: float):
+  return nn.initializers.orthogonal(scale)
+
+
+class ActorCritic(nn.Module):
+  """Two networks of the same shape, or two heads on one body, initialised as Andrychowicz et al. 2021 and PPO's first code:
+  orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
+
+  Attributes:
+    outputs: how many numbers the policy's distribution needs; half of them if `continuous`.
+    continuous: whether they are means, to which the logs of the deviations are joined, which depend on nothing.
+    body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
+      the dense layers.
+    widths: units of the dense layers.
+    activation: 'tanh', 'relu' or 'gelu'.
+    shared: whether policy and value share the body.
+    log_std: where the logs of the deviations begin.
+    dtype: of the body; outputs are float32.
+  """
+
+  outputs: int
+  continuous: bool = False
+  body: str = 'mlp'
+  widths: tuple[int, ...] = (64, 64)
+  activation: str = 'tanh'
+  shared: bool = False
+  log_std: float = 0.0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x):
+    """x: [batch, *shape] -> outputs [batch, outputs] float32, values [batch] float32.
+
+    Raises:
+      UsageError: for an unknown body or activation, or a width under 1.
+    """
+    activation = errors.choose('activation', self.activation, ACTIVATIONS)
+    errors.choose('body', self.body, dict.fromkeys(BODIES))
+    check(widths=self.widths)
+    gain = orthogonal(math.sqrt(2))
+
+    def body(name):
+      h = x.astype(self.dtype)
+      if self.body == 'cnn':
+        conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=self.dtype, kernel_init=gain, name=f'{name}_conv')
+        h = activation(conv(h))  # [batch, height - 2, width - 2, 16]
+      h = h.reshape(h.shape[0], -1)
+      for layer, width in enumerate(self.widths, start=1):
+        h = activation(linear.Dense(width, dtype=self.dtype, kernel_init=gain, name=f'{name}{layer}')(h))
+      return h.astype(jnp.float32)
+
+    acting = body('body' if self.shared else 'actor')
+    judging = acting if self.shared else body('critic')
+    numbers = self.outputs // 2 if self.continuous else self.outputs
+    outputs = linear.Dense(numbers, kernel_init=orthogonal(0.01), name='policy')(acting)
+    if self.continuous:
+      log_std = self.param('log_std', nn.initializers.constant(self.log_std), (numbers,))
+      outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # [batch, 2 * numbers]
+    return outputs, linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(judging)[:, 0]

@@ -1,0 +1,96 @@
+"""What a policy's outputs mean: distributions over actions, as records of pure functions.
+
+Their draws are split in two, noise that depends on nothing and a map of outputs and noise to an action, so that a rollout
+draws all of its noise at once.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.rl.environment import Box, Discrete
+
+
+class Distribution(NamedTuple):
+  """Over actions, given a policy's outputs […, size].
+
+  Attributes:
+    size: how many outputs an action needs.
+    noise: (key, shape) -> [*shape, …], what `sample` takes.
+    sample: (outputs, noise) -> action.
+    mode: outputs -> the likeliest action.
+    log_prob: (outputs, action) -> […].
+    entropy: outputs -> […].
+  """
+
+  size: int
+  noise: Callable
+  sample: Callable
+  mode: Callable
+  log_prob: Callable
+  entropy: Callable
+
+
+def _flat(draw: Callable, size: int) -> Callable:
+  """(key, shape) -> [*shape, size], drawn in a row: XLA compiles that faster."""
+  return lambda key, shape=(): draw(key, (math.prod(shape) * size,)).reshape(*shape, size)
+
+
+def categorical(size: int) -> Distribution:
+  """Over 0 … size - 1, by logits […, size]; drawn by the Gumbel-max trick."""
+
+  def log_prob(logits, action):
+    chances = jax.nn.log_softmax(logits)
+    # a sum with zeros instead of a gather, whose derivative would be a scatter
+    return jnp.where(jnp.arange(size) == action[..., None], chances, 0).sum(-1)
+
+  def entropy(logits):
+    chances = jax.nn.log_softmax(logits)
+    return -(jnp.exp(chances) * chances).sum(-1)
+
+  return Distribution(
+    size,
+    noise=_flat(jax.random.gumbel, size),
+    sample=lambda logits, noise: (logits + noise).argmax(-1).astype(jnp.int32),
+    mode=lambda logits: logits.argmax(-1).astype(jnp.int32),
+    log_prob=log_prob,
+    entropy=entropy,
+  )
+
+
+def gaussian(shape: tuple[int, ...]) -> Distribution:
+  """Over arrays of one axis, each number on its own; outputs […, 2 · size] are the means, then the logs of the deviations."""
+  (size,) = shape
+  parts = lambda outputs: (outputs[..., :size], outputs[..., size:])
+
+  def sample(outputs, noise):
+    mean, log_std = parts(outputs)
+    return mean + jnp.exp(log_std) * noise
+
+  def log_prob(outputs, action):
+    mean, log_std = parts(outputs)
+    return -(0.5 * jnp.square((action - mean) * jnp.exp(-log_std)) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+  return Distribution(
+    2 * size,
+    noise=_flat(jax.random.normal, size),
+    sample=sample,
+    mode=lambda outputs: parts(outputs)[0],
+    log_prob=log_prob,
+    entropy=lambda outputs: (parts(outputs)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1),
+  )
+
+
+def of(action: Discrete | Box) -> Distribution:
+  """The usual one over the actions of an environment."""
+  return categorical(action.size) if isinstance(action, Discrete) else gaussian(action.shape)
+
+
+def within(action: Box, outputs):
+  """Numbers in [-1, 1] as actions between the bounds of a Box."""
+  low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+  return low + (outputs + 1) / 2 * (high - low)

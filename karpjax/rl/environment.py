@@ -1,0 +1,140 @@
+"""The environment protocol: two pure functions and what they take and give; and what wraps them.
+
+An environment is of one world: `vmap` makes many of it. Nothing resets itself: `rollout` does that, so that the observation
+that an episode ended with is never lost.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+  """Actions 0 … size - 1, [] int32."""
+
+  size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+  """Arrays of a shape, float32, each number between two bounds, which may be infinite.
+
+  Attributes:
+    shape: of one.
+    low, high: [*shape], or a number for all.
+  """
+
+  shape: tuple[int, ...]
+  low: Any = -np.inf
+  high: Any = np.inf
+
+
+@struct.dataclass
+class TimeStep:
+  """What a step leads to.
+
+  Attributes:
+    observation: of the state that was reached, also where the episode is over.
+    reward: [] float32.
+    terminated: [] bool: the state is final; its value is 0.
+    truncated: [] bool: the episode is cut here, as by a time limit; the state has a value.
+  """
+
+  observation: Any
+  reward: jax.Array
+  terminated: jax.Array
+  truncated: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+  """A Markov decision process as pure functions.
+
+  Attributes:
+    name: as `environments.make` knows it.
+    reset: key -> (state, observation): how an episode begins.
+    step: (key, state, action) -> (state, TimeStep).
+    observation: the Box of the observations.
+    action: Discrete, or the Box of the actions.
+    limit: the most steps of an episode.
+    render: (states, a NumPy pytree [time, …]) -> frames [time, height, width, 3] uint8, on the host; or None.
+  """
+
+  name: str
+  reset: Callable[[jax.Array], tuple[Any, jax.Array]]
+  step: Callable[[jax.Array, Any, jax.Array], tuple[Any, TimeStep]]
+  observation: Box
+  action: Discrete | Box
+  limit: int
+  render: Callable[[Any], np.ndarray] | None = None
+
+
+@struct.dataclass
+class Timed:
+  """The state of a `time_limit`."""
+
+  inner: Any
+  t: jax.Array  # [] int32: steps since the reset
+
+
+def time_limit(environment: Environment, limit: int) -> Environment:
+  """The same, truncated after `limit` steps. A state that is final at that very step is terminated, not truncated."""
+
+  def reset(key):
+    inner, observation = environment.reset(key)
+    return Timed(inner, jnp.zeros((), jnp.int32)), observation
+
+  def step(key, state, action):
+    inner, reached = environment.step(key, state.inner, action)
+    truncated = (reached.truncated | (state.t + 1 >= limit)) & ~reached.terminated
+    return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
+
+  render = environment.render and (lambda states: environment.render(states.inner))
+  return dataclasses.replace(environment, reset=reset, step=step, limit=limit, render=render)
+
+
+def clip_action(environment: Environment) -> Environment:
+  """The same, which takes any action of a Box's shape, and the nearest within its bounds for it."""
+
+  def step(key, state, action):
+    return environment.step(key, state, jnp.clip(action, environment.action.low, environment.action.high))
+
+  return dataclasses.replace(environment, step=step)
+
+
+def frame_stack(environment: Environment, frames: int) -> Environment:
+  """The same, whose observations are the last `frames` ones, joined along the last axis; before the first, the first."""
+
+  def reset(key):
+    state, observation = environment.reset(key)
+    seen = jnp.concatenate([observation] * frames, -1)
+    return (state, seen), seen
+
+  def step(key, state, action):
+    inner, seen = state
+    inner, reached = environment.step(key, inner, action)
+    size = reached.observation.shape[-1]
+    seen = jnp.concatenate([seen[..., size:], reached.observation], -1)
+    return (inner, seen), reached.replace(observation=seen)
+
+  *rest, last = environment.observation.shape
+  wide = lambda bound: np.concatenate([np.broadcast_to(bound, environment.observation.shape)] * frames, -1)
+  box = Box((*rest, last * frames), wide(environment.observation.low), wide(environment.observation.high))
+  render = environment.render and (lambda states: environment.render(states[0]))
+  return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render)
+
+
+def scale_reward(environment: Environment, factor: float) -> Environment:
+  """The same, its rewards multiplied by `factor`."""
+
+  def step(key, state, action):
+    state, reached = environment.step(key, state, action)
+    return state, reached.replace(reward=reached.reward * factor)
+
+  return dataclasses.replace(environment, step=step)

@@ -1,0 +1,215 @@
+"""REINFORCE, A2C and PPO as one pure step: a rollout, its advantages, and one or many updates from it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from karpjax import gradients
+from karpjax.losses import policy_gradient as losses
+from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair
+from karpjax.rl import returns, statistics
+from karpjax.rl import rollout as rollouts
+from karpjax.rl.distributions import Distribution
+from karpjax.rl.environment import Environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """What tells the algorithms apart.
+
+  Attributes:
+    rollout: steps of each environment between updates.
+    whole_episodes: each rollout begins new episodes, and what follows their first end counts nothing (REINFORCE).
+    epochs, minibatches: how often a rollout is gone through, and in how many parts.
+    clip: ε of PPO's objective; 0: the plain policy gradient.
+    clip_value: whether the value's loss is clipped by the same ε.
+    discount: γ. decay: λ of the advantages; 1: whole returns.
+    baseline: whether the value is taken off the return.
+    entropy, value: weights of these terms.
+    normalise: whether each minibatch's advantages get mean 0 and deviation 1.
+    target_kl: no more updates from a rollout once the policy is so far from the one that acted; 0: no limit.
+    scale_rewards: divides rewards by the running deviation of their discounted sum.
+    microbatches: see `gradients.compute`.
+  """
+
+  rollout: int = 128
+  whole_episodes: bool = False
+  epochs: int = 4
+  minibatches: int = 4
+  clip: Any = 0.2
+  clip_value: bool = True
+  discount: Any = 0.99
+  decay: Any = 0.95
+  baseline: bool = True
+  entropy: Any = 0.01
+  value: Any = 0.5
+  normalise: bool = True
+  target_kl: float = 0.0
+  scale_rewards: bool = False
+  microbatches: int = 1
+
+
+def normalised(collections, observation):
+  """The observation as the networks see it."""
+  running = collections.get('observation')
+  return observation if running is None else statistics.standardise(running, observation)
+
+
+def train_step(
+  environment: Environment,
+  apply: Callable,
+  distribution: Distribution,
+  optimiser: optax.GradientTransformation,
+  method: Method,
+) -> Callable:
+  """The step of a policy gradient method.
+
+  Args:
+    environment: of one world.
+    apply: (params, observation [batch, …]) -> outputs [batch, size], values [batch].
+    distribution: of the actions, given these outputs.
+    optimiser: makes `epochs` × `minibatches` updates a step.
+    method: the algorithm.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics). The state has per_example {'running': rollout.Running, 'discounted':
+    [environments], if rewards are scaled} and perhaps collections {'observation', 'reward'}, which are statistics.Running.
+    The batch is only the environments' numbers.
+  """
+  plain = isinstance(method.clip, int | float) and method.clip == 0
+
+  def policy(params, collections, observation):
+    return apply(params, normalised(collections, observation))
+
+  def many(params, collections, observation):
+    """[time, environments, …] -> outputs [time, environments, size], values [time, environments]."""
+    lead = observation.shape[:2]
+    outputs, values = policy(params, collections, observation.reshape(-1, *observation.shape[2:]))
+    return outputs.reshape(*lead, -1), values.reshape(lead)
+
+  def loss(params, collections, batch, key):
+    outputs, values = policy(params, collections, batch['observation'])
+    log_probs = distribution.log_prob(outputs, batch['action'])
+    advantages, mask = batch['advantage'], batch['mask']
+    if method.normalise:
+      count = jnp.maximum(gradients.total(mask.sum()), 1)
+      mean = gradients.total(jnp.where(mask, advantages, 0).sum()) / count
+      variance = gradients.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
+      advantages = (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
+    if plain:
+      objective = losses.score_function(log_probs, advantages)
+    else:
+      objective = losses.clipped_objective(log_probs, batch['log_prob'], advantages, method.clip)
+    if method.clip_value and not plain:
+      value_loss = losses.clipped_squared_error(values, batch['value'], batch['target'], method.clip)
+    else:
+      value_loss = losses.squared_error(values, batch['target'])
+    entropy = distribution.entropy(outputs)
+    moved = jnp.abs(jnp.exp(log_probs - batch['log_prob']) - 1)
+    each = {
+      'loss': objective + method.value * value_loss - method.entropy * entropy,
+      'policy_loss': objective,
+      'value_loss': value_loss,
+      'entropy': entropy,
+      'kl': losses.divergence(log_probs, batch['log_prob']),
+      'clipped': moved > (1.0 if plain else method.clip),
+    }
+    return {name: pair(x, mask) for name, x in each.items()}, collections
+
+  compute = gradients.compute(loss, microbatches=method.microbatches)
+
+  def update(carry, batch, collections):
+    params, opt_state, stopped = carry
+    grads, metrics, *_ = compute(params, collections, batch, None)
+    updates, new_opt_state = optimiser.update(grads, opt_state, params)
+    new = optax.apply_updates(params, updates), new_opt_state
+    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    if method.target_kl:
+      new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, (params, opt_state))
+      metrics = jax.tree.map(lambda x: jnp.where(stopped, 0, x), metrics)
+      stopped = stopped | (metrics['kl'][0] > 1.5 * method.target_kl * metrics['kl'][1])
+    return (*new, stopped), metrics
+
+  def step(state: TrainState, batch):
+    key = jax.random.fold_in(state.key, state.step)
+    keys = example_keys(jax.random.fold_in(key, ROLLOUT), batch)  # [environments]
+    world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
+    running = state.per_example['running']
+    if method.whole_episodes:
+      running = rollouts.start(environment, fresh, running.memory)
+    noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
+
+    def act(memory, observation, noise):
+      return memory, distribution.sample(policy(state.params, state.collections, observation)[0], noise), ()
+
+    running, seen = rollouts.rollout(environment, act, running, world, noise, method.rollout)
+    # In one pass over all steps, so that the loop above computes nothing but actions.
+    outputs, values = many(state.params, state.collections, seen.observation)
+    next_values = many(state.params, state.collections, seen.next_observation)[1]
+    rewards, per_example, collections = scaled(state, seen)
+    advantages = returns.advantages(
+      rewards, values, next_values, seen.terminated, seen.truncated, discount=method.discount, decay=method.decay
+    )
+    targets = advantages + values
+    mask = jnp.ones(rewards.shape, bool)
+    if method.whole_episodes:
+      mask = jnp.cumsum(seen.end, 0) - seen.end == 0  # up to the first end, and with it
+    if not method.baseline:
+      advantages = targets
+    examples = {
+      'observation': seen.observation,
+      'action': seen.action,
+      'log_prob': distribution.log_prob(outputs, seen.action),
+      'value': values,
+      'advantage': advantages,
+      'target': targets,
+      'mask': mask,
+    }
+    examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)  # [time * environments, …]
+    size = mask.size
+
+    def epoch(carry, key):
+      parts = examples
+      if method.minibatches > 1:
+        order = jax.random.permutation(key, size)
+        parts = jax.tree.map(lambda x: x[order], examples)
+      parts = jax.tree.map(lambda x: x.reshape(method.minibatches, -1, *x.shape[1:]), parts)
+      return jax.lax.scan(lambda carry, part: update(carry, part, state.collections), carry, parts)
+
+    shuffles = jax.random.split(jax.random.fold_in(key, SHUFFLE), method.epochs)
+    begun = state.params, state.opt_state, jnp.zeros((), bool)
+    (params, opt_state, _), metrics = jax.lax.scan(epoch, begun, shuffles)
+    metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
+    if 'observation' in collections:
+      collections['observation'] = statistics.update(collections['observation'], seen.observation)
+    explained = gradients.mean(returns.explained_variance(values, targets))
+    metrics = {
+      **{name: x for name, x in metrics.items() if name != 'loss'},
+      'explained_variance': (explained, jnp.ones(())),
+      **gradients.total(rollouts.finished(seen)),
+    }
+    per_example = {**per_example, 'running': running}
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, collections=collections)
+    return state.replace(per_example=per_example), metrics
+
+  def scaled(state, seen):
+    """The rewards that are learnt from; what the state holds for them."""
+    collections = dict(state.collections)
+    if not method.scale_rewards:
+      return seen.reward, {}, collections
+
+    def add(total, x):
+      reward, end = x
+      total = method.discount * total + reward
+      return jnp.where(end, 0, total), total
+
+    last, sums = jax.lax.scan(add, state.per_example['discounted'], (seen.reward, seen.end))
+    deviation = jnp.sqrt(collections['reward'].variance + 1e-8)
+    collections['reward'] = statistics.update(collections['reward'], sums)
+    return seen.reward / deviation, {'discounted': last}, collections
+
+  return step

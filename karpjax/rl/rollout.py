@@ -1,0 +1,173 @@
+"""Environments run side by side: a rollout is one scan, an episode one loop.
+
+The environments' states have the leading axis [environments], which is what the Program's state holds per example.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from karpjax.rl.environment import Environment
+
+
+@struct.dataclass
+class Running:
+  """Environments between two rollouts, each leaf [environments, …].
+
+  Attributes:
+    state: of the environments.
+    observation: of these states.
+    memory: what a recurrent policy carries; zeros at an episode's beginning.
+    total: [environments] float32, rewards since the episode's beginning.
+    length: [environments] int32, steps since then.
+  """
+
+  state: Any
+  observation: Any
+  memory: Any
+  total: jax.Array
+  length: jax.Array
+
+
+@struct.dataclass
+class Transition:
+  """A step, each leaf [time, environments, …].
+
+  Attributes:
+    observation, action, reward: what was seen, done and gained.
+    terminated, truncated: how it ended, if it did.
+    next_observation: of the state it led to, before any reset.
+    chosen: what the policy says beside the action, such as its log-probability.
+    total, length: of the episode so far, this step included.
+  """
+
+  observation: Any
+  action: Any
+  reward: jax.Array
+  terminated: jax.Array
+  truncated: jax.Array
+  next_observation: Any
+  chosen: Any
+  total: jax.Array
+  length: jax.Array
+
+  @property
+  def end(self):
+    """Whether a step was its episode's last."""
+    return self.terminated | self.truncated
+
+
+def start(environment: Environment, keys, memory=()) -> Running:
+  """New episodes: keys [environments]; memory a pytree of [environments, …]."""
+  state, observation = jax.vmap(environment.reset)(keys)
+  zeros = jnp.zeros(keys.shape)
+  return Running(state, observation, memory, zeros, zeros.astype(jnp.int32))
+
+
+def _where(condition, new, old):
+  """Leaf by leaf, condition [environments] against leaves [environments, …]."""
+  return jax.tree.map(lambda a, b: jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
+
+
+def _advance(environment, act, running, keys, noise):
+  """One step of all environments, none reset."""
+  memory, action, chosen = act(running.memory, running.observation, noise)
+  state, reached = jax.vmap(environment.step)(keys, running.state, action)
+  total, length = running.total + reached.reward, running.length + 1
+  transition = Transition(
+    running.observation, action, reached.reward, reached.terminated, reached.truncated, reached.observation, chosen,
+    total, length,
+  )  # fmt: skip
+  return Running(state, reached.observation, memory, total, length), transition
+
+
+def rollout(environment: Environment, act: Callable, running: Running, keys, noise, length: int):
+  """`length` steps of all environments; what ends begins anew.
+
+  Args:
+    environment: of one world.
+    act: (memory, observation [environments, …], noise) -> (memory, action, chosen).
+    running: where the environments stand.
+    keys: [environments], of this rollout: an environment's draws do not depend on how many there are.
+    noise: a pytree of [length, environments, …] of which each step gives `act` a row.
+    length: steps.
+
+  Returns:
+    Running, and the Transition of [length, environments, …].
+  """
+  # All resets at once: they are independent of the steps, and one large draw is cheaper than `length` small ones. Over one
+  # axis, which XLA compiles faster than over two.
+  drawn = jax.vmap(lambda key: jax.random.split(key, 2 * length))(keys)  # [environments, 2 * length]
+  stepping, resetting = drawn[:, :length].T, drawn[:, length:].T.reshape(-1)
+  resets = jax.vmap(environment.reset)(resetting)
+  states, observations = jax.tree.map(lambda x: x.reshape(length, -1, *x.shape[1:]), resets)
+
+  def body(running, x):
+    key, noise, fresh_state, fresh_observation = x
+    running, transition = _advance(environment, act, running, key, noise)
+    end = transition.end
+    state, observation = _where(end, (fresh_state, fresh_observation), (running.state, running.observation))
+    memory, total, length = _where(end, jax.tree.map(jnp.zeros_like, (running.memory, running.total, running.length)),
+                                   (running.memory, running.total, running.length))  # fmt: skip
+    return Running(state, observation, memory, total, length), transition
+
+  return jax.lax.scan(body, running, (stepping, noise, states, observations))
+
+
+def finished(transitions: Transition) -> dict[str, tuple]:
+  """(sum, count) of the returns and lengths of the episodes that ended in a rollout."""
+  count = transitions.end.sum().astype(jnp.float32)
+  return {
+    'episode_return': (jnp.where(transitions.end, transitions.total, 0).sum(), count),
+    'episode_length': (jnp.where(transitions.end, transitions.length, 0).sum().astype(jnp.float32), count),
+  }
+
+
+def episodes(environment: Environment, act: Callable, keys, noise: Callable, memory=()) -> Running:
+  """One episode of each environment, to its end.
+
+  Args:
+    environment: of one world.
+    act: as for `rollout`.
+    keys: [episodes].
+    noise: (keys [episodes]) -> what `act` is given at a step.
+    memory: the policy's at the beginning.
+
+  Returns:
+    Running at the ends: `total` and `length` are the episodes' returns and lengths.
+  """
+
+  def body(carry):
+    running, over, t = carry
+    now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+    drawn = jax.vmap(jax.random.split)(now)  # [episodes, 2]
+    after, transition = _advance(environment, act, running, drawn[:, 0], noise(drawn[:, 1]))
+    return _where(over, running, after), over | transition.end, t + 1
+
+  begun = start(environment, keys, memory), jnp.zeros(keys.shape, bool), jnp.ones((), jnp.int32)
+  return jax.lax.while_loop(lambda carry: ~carry[1].all() & (carry[2] <= environment.limit), body, begun)[0]
+
+
+def record(environment: Environment, act: Callable, key, noise: Callable, memory=()):
+  """One episode with all it went through: (states, Transition), each leaf [environment.limit + 1 | limit, …].
+
+  Args:
+    environment: of one world.
+    act, noise, memory: as for `episodes`, of one environment.
+    key: one.
+
+  What follows the end of the episode is to be cut off at the first `Transition.end`.
+  """
+
+  def body(running, t):
+    drawn = jax.random.split(jax.random.fold_in(key, t))
+    after, transition = _advance(environment, act, running, drawn[:1], noise(drawn[1:]))
+    return after, (jax.tree.map(lambda x: x[0], after.state), jax.tree.map(lambda x: x[0], transition))
+
+  begun = start(environment, key[None], memory)
+  _, (states, transitions) = jax.lax.scan(body, begun, jnp.arange(1, environment.limit + 1))
+  first = jax.tree.map(lambda x: x[0], begun.state)
+  return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, states), transitions

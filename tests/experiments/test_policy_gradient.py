@@ -1,0 +1,126 @@
+"""Policy gradients as a user runs them: they learn, go on to the same bits, and every layout makes the same updates."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import policy_gradient as experiment
+from karpjax import checkpoint, config
+from karpjax.errors import UsageError
+
+SMALL = dict(
+  batch_size=8, rollout=16, minibatches=2, epochs=2, widths=(8,), steps='12', log_every='3', checkpoint_every='5',
+  episodes=4, final_splits=(), tensorboard=False, plots=False, steps_per_call='1', schedule='constant',
+)  # fmt: skip
+
+
+def run(folder, **changes):
+  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A run of twelve updates, with everything that the state can hold."""
+  folder = tmp_path_factory.mktemp('whole')
+  return run(folder / 'run', scale_rewards=True, normalise_observations=True)
+
+
+def test_going_on_gives_the_same_bits(whole, tmp_path):
+  run(tmp_path / 'cut', scale_rewards=True, normalise_observations=True, steps='5')
+  gone_on = run(tmp_path / 'cut', scale_rewards=True, normalise_observations=True)
+  one, other = arrays(whole), arrays(gone_on)
+  assert any('running' in name for name in one) and any('collections/observation' in name for name in one)
+  assert one.keys() == other.keys()
+  for name in one:
+    assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def test_vmapped_seeds_are_those_seeds_alone(tmp_path):
+  together = run(tmp_path / 'both', seeds=2, steps='3', seed=4)
+  for s in range(2):
+    alone = run(tmp_path / f'alone{s}', steps='3', seed=4 + s)
+    for name, x in checkpoint.to_arrays(alone.state.params).items():
+      np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][s], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(parallel='data'), dict(mesh='data:4,fsdp:2')])
+def test_layouts_roll_out_the_same_worlds(layout, tmp_path):
+  # with one epoch of one minibatch no shuffle tells them apart: the same gradients
+  alone = run(tmp_path / 'alone', steps='3', minibatches=1, epochs=1, normalise_observations=True, scale_rewards=True)
+  spread = run(
+    tmp_path / 'spread', steps='3', minibatches=1, epochs=1, normalise_observations=True, scale_rewards=True, **layout
+  )
+  one, other = arrays(alone), arrays(spread)
+  for name in one:
+    if 'key' not in name:
+      np.testing.assert_allclose(other[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_ppo_learns_to_balance(tmp_path):
+  summary = run(
+    tmp_path / 'run', batch_size=16, rollout=64, minibatches=4, epochs=4, widths=(32,), steps='60', learning_rate=3e-3,
+    final_splits=('test',), episodes=20, schedule='linear',
+  )  # fmt: skip
+  assert summary.numbers['test/episode_return'] > 150  # a random policy: about 22
+
+
+def test_reinforce_counts_each_episode_to_its_end_and_no_further():
+  settings = config.resolve(
+    experiment.Config(**SMALL | dict(algorithm='reinforce', rollout=None, minibatches=None, epochs=None)), 8
+  )
+  worlds = experiment.data(settings)
+  program = experiment.program(settings, worlds.spec)
+  state = jax.jit(program.init)(jax.random.key(0))
+  batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
+  _, metrics = jax.jit(program.step)(state, batch)
+  # all episodes of a random policy end within 500 steps; the first of each world is what is learnt from
+  assert 8 * 9 < float(metrics['policy_loss'][1]) < 8 * 100
+
+
+@pytest.mark.parametrize(
+  'algorithm, environment', [('a2c', 'acrobot'), ('ppo', 'pendulum'), ('a2c', 'mountain_car_continuous')]
+)
+def test_others_train_too(algorithm, environment, tmp_path):
+  given = dict(algorithm=algorithm, environment=environment, steps='2', minibatches=None, epochs=None)
+  summary = run(tmp_path / 'run', **given)
+  before = experiment.program(config.resolve(experiment.Config(**SMALL | given), 8), None).init(jax.random.key(0))
+  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(summary.state.params)))
+
+
+def test_a_policy_that_has_moved_too_far_is_left_alone():
+  given = SMALL | dict(epochs=4, minibatches=1, learning_rate=0.1)
+  worlds = experiment.data(experiment.Config(**given))
+
+  def updates(**changes):
+    settings = config.resolve(experiment.Config(**given | changes), 8)
+    program = experiment.program(settings, worlds.spec)
+    state = jax.jit(program.init)(jax.random.key(0))
+    batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
+    after, metrics = jax.jit(program.step)(state, batch)
+    return int(after.opt_state[1].count), float(metrics['policy_loss'][1])
+
+  assert updates() == (4, 4 * 128)
+  count, seen = updates(target_kl=1e-4)
+  assert count == 2 and seen == 2 * 128  # the second update finds that the first went too far, and is the last
+
+
+@pytest.mark.parametrize(
+  'given, message',
+  [
+    (dict(environment='cartpol'), 'Did you mean cartpole'),
+    (dict(minibatches=3), 'do not divide'),
+    (dict(batch_size=0), '--batch_size=0'),
+    (dict(algorithm='reinforce', rollout=10), 'whole episodes'),
+    (dict(batch_size=4, parallel='pmap'), 'does not divide over 8 devices'),
+    (dict(epochs=0), '--epochs=0'),
+    (dict(activation='sigmoid'), 'unknown activation'),
+  ],
+)
+def test_bad_input_is_one_line(given, message, tmp_path):
+  with pytest.raises(UsageError, match=message) as error:
+    run(tmp_path / 'run', **given)
+  assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()

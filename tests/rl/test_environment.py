@@ -1,0 +1,69 @@
+"""What wraps environments, on one that only counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax.errors import UsageError
+from karpjax.rl import environment as protocol
+from karpjax.rl import environments
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+
+
+def counter(over=5):
+  """Observes how many steps it has made; action a is rewarded by a; over after `over` steps."""
+
+  def step(key, state, action):
+    reached = TimeStep(
+      jnp.full(1, state + 1, jnp.float32),
+      jnp.asarray(action, jnp.float32).sum(),
+      state + 1 >= over,
+      jnp.zeros((), bool),
+    )
+    return state + 1, reached
+
+  reset = lambda key: (jnp.zeros((), jnp.int32), jnp.zeros(1))
+  return Environment('counter', reset, step, Box((1,), 0.0, 9.0), Discrete(3), over)
+
+
+def play(environment, actions):
+  state, observation = environment.reset(jax.random.key(0))
+  steps = []
+  for action in actions:
+    state, reached = environment.step(jax.random.key(0), state, action)
+    steps.append(reached)
+  return observation, steps
+
+
+def test_a_time_limit_truncates_and_what_is_final_is_not_truncated():
+  limited = protocol.time_limit(counter(), 3)
+  _, steps = play(limited, [0] * 3)
+  assert [bool(s.truncated) for s in steps] == [False, False, True] and not any(s.terminated for s in steps)
+  _, steps = play(protocol.time_limit(counter(3), 3), [0] * 3)
+  assert bool(steps[-1].terminated) and not bool(steps[-1].truncated)
+  assert limited.limit == 3
+
+
+def test_actions_are_clipped():
+  clipped = protocol.clip_action(protocol.dataclasses.replace(counter(), action=Box((1,), -1.0, 2.0)))
+  _, steps = play(clipped, [jnp.array([7.0]), jnp.array([-7.0]), jnp.array([0.5])])
+  assert [float(s.reward) for s in steps] == [2, -1, 0.5]
+
+
+def test_frames_are_stacked_the_last_at_the_end():
+  stacked = protocol.frame_stack(counter(), 3)
+  first, steps = play(stacked, [0] * 4)
+  np.testing.assert_array_equal(first, [0, 0, 0])
+  np.testing.assert_array_equal([s.observation for s in steps], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]])
+  assert stacked.observation.shape == (3,) and stacked.observation.high.tolist() == [9, 9, 9]
+
+
+def test_rewards_are_scaled():
+  _, steps = play(protocol.scale_reward(counter(), 0.5), [2, 1])
+  assert [float(s.reward) for s in steps] == [1, 0.5]
+
+
+def test_an_unknown_environment_is_offered_the_nearest():
+  with pytest.raises(UsageError, match='Did you mean cartpole'):
+    environments.make('cart_pole')
