@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--output', default='', help='of the GIF (default: WORKDIR/plots/episode_SEED.gif)')
   options = parser.parse_args(argv)
   try:
-    _, state, spec, experiment, settings = predict.load_run(options.workdir)
+    _, state, _, experiment, settings = predict.load_run(options.workdir)
     if not hasattr(experiment, 'player'):
       raise errors.UsageError(f'{options.workdir} holds no run of reinforcement learning')
     environment, acting, noise = experiment.player(settings)

@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments import image_classification, language_model, translation
+from experiments import gan, image_classification, language_model, translation
 from karpjax.bench import setups, worker
 from karpjax.data import dataset, parallel, text, tokenisers, windows
+from karpjax.program import AUGMENT, LATENT, example_keys
 
 SEED = 0
+
+
+def of_all(metrics):
+  return np.divide(*metrics['loss'])
+
+
+def of_players(metrics):
+  return sum(np.divide(*metrics[f'{player}_loss']) for player in ('discriminator', 'generator'))
 
 
 class Family(NamedTuple):
@@ -20,7 +29,8 @@ class Family(NamedTuple):
   data: set-up -> Dataset.
   settings: (set-up, **changes) -> the experiment's Config.
   program: (resolved config, spec) -> Program.
-  inputs: a batch -> what the twin is given.
+  inputs: (set-up, batch) -> what the twin is given.
+  loss: metrics' (sum, count) pairs -> the loss that is compared.
   model: set-up -> (module, its first params), where a step is no Program's.
   """
 
@@ -29,6 +39,7 @@ class Family(NamedTuple):
   program: Callable
   inputs: Callable
   model: Callable | None = None
+  loss: Callable = of_all
 
 
 def images(setup: setups.Setup) -> dataset.Dataset:
@@ -45,9 +56,24 @@ def images(setup: setups.Setup) -> dataset.Dataset:
   return dataset.Dataset(spec, {'train': dataset.Split.of(**arrays)})
 
 
-def as_floats(batch):
+def as_floats(setup, batch):
   """'images' float32 in [-1, 1], as the experiment's scale 'symmetric', and 'labels'."""
   return {'images': batch['image'].astype('float32') / 127.5 - 1, 'labels': batch['label']}
+
+
+def as_game(setup, batch):
+  """Also 'latents' [steps, batch, 100] and 'between' [steps, batch], the draws of our step: see `experiments.gan`."""
+  rounds, index = setup.options.get('discriminator_steps', 1), batch['index']
+  latents, between = np.empty((*index.shape, 100), np.float32), np.empty(index.shape, np.float32)
+  for t, part in np.ndindex(len(index), rounds):
+    key = jax.random.fold_in(jax.random.key(SEED), t)
+    key = jax.random.fold_in(key, part) if rounds > 1 else key
+    rows = np.s_[t, part::rounds]
+    of = lambda key: example_keys(key, {'index': jnp.asarray(index[rows])})
+    latents[rows] = jax.vmap(lambda k: jax.random.normal(k, (100,)))(of(jax.random.fold_in(key, LATENT)))
+    drawn = of(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 2))
+    between[rows] = jax.vmap(lambda k: jax.random.uniform(k, ()))(drawn)
+  return {**as_floats(setup, batch), 'latents': latents, 'between': between}
 
 
 def vocabulary(setup: setups.Setup) -> tokenisers.Tokeniser:
@@ -62,7 +88,7 @@ def tokens(setup: setups.Setup) -> dataset.Dataset:
   return dataset.Dataset(spec, {'train': split})
 
 
-def as_tokens(batch):
+def as_tokens(setup, batch):
   return {name: batch[name] for name in ('tokens', 'targets')}
 
 
@@ -84,7 +110,7 @@ def pairs(setup: setups.Setup) -> dataset.Dataset:
   )
 
 
-def as_pairs(batch):
+def as_pairs(setup, batch):
   return {name: batch[name] for name in ('source', 'target_in', 'targets')}
 
 
@@ -106,6 +132,10 @@ def of_images(setup: setups.Setup, **changes):
   return image_classification.Config(loss=setup.loss, scale='symmetric', **common(setup, changes), **setup.options)
 
 
+def of_game(setup: setups.Setup, **changes):
+  return gan.Config(dataset='made', **common(setup, changes), **setup.options)
+
+
 def of_tokens(setup: setups.Setup, **changes):
   return language_model.Config(context=setup.shape[0], **common(setup, changes), **setup.options)
 
@@ -123,6 +153,7 @@ def language_module(setup: setups.Setup):
 
 FAMILIES = {
   'image_classification': Family(images, of_images, image_classification.program, as_floats),
+  'gan': Family(images, of_game, gan.program, as_game, loss=of_players),
   'language_model': Family(tokens, of_tokens, language_model.program, as_tokens),
   'translation': Family(pairs, of_pairs, translation.program, as_pairs),
   'generation': Family(tokens, of_tokens, language_model.program, as_tokens, language_module),

@@ -175,7 +175,7 @@ def report(name: str, result: dict) -> str:
   """The table."""
   setup, rows = result['setup'], result['rows']
   shape = 'x'.join(map(str, setup['shape']))
-  what = 'images' if setup['experiment'] == 'image_classification' else 'texts'
+  what = 'images' if setup['experiment'] in ('image_classification', 'gan') else 'texts'
   lines = [
     f'{name}: {setup["model"]}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
     f'batch {setup["batch_size"]}, {setup["optimiser"]["name"]}',

@@ -47,8 +47,7 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
     losses = []
     for t in range(worker.LOSSES):
       advance(t + 1, fresh=True)
-      total, count = jax.device_get(at['carry'].totals['loss'])
-      losses.append((total / count).tolist())
+      losses.append(family.loss(jax.device_get(at['carry'].totals)).tolist())
     return losses
 
   facts = {**figures, 'steps_per_call': choices['steps_per_call']}
@@ -89,7 +88,7 @@ def save(path, setup: setups.Setup, params) -> None:
   flat = {'params/' + '/'.join(k.key for k in p): x for p, x in jax.tree.leaves_with_path(params)}
   data = family.data(setup)
   numbers = batches.indices(families.SEED, 0, worker.LOSSES, batch_size=setup.batch_size, size=data.spec.examples)
-  batch = family.inputs(batches.fetch(data.splits['train'], numbers))
+  batch = family.inputs(setup, batches.fetch(data.splits['train'], numbers))
   np.savez(path, **flat, **{f'inputs/{name}': x for name, x in batch.items()})
 
 

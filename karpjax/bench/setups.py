@@ -17,8 +17,8 @@ class Setup:
     batch_size: examples a step.
     optimiser: its 'name', 'learning_rate', 'momentum', 'weight_decay', as image_classification's flags.
     loss: 'cross_entropy', or 'squared_error' to targets of +1 and -1.
-    experiment: image_classification, language_model, translation, whose two sides have the same shape and classes, or
-      generation: a step is then one token of a text, drawn greedily with a cache of keys and values, and the losses are
+    experiment: image_classification, gan, whose loss is an option, language_model, translation, whose two sides have the
+      same shape and classes, or generation: a step is then one token of a text, drawn greedily with a cache of keys and values, and the losses are
       those of the first tokens.
   """
 
@@ -36,6 +36,9 @@ MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
 # He et al. 2015, section 4.2, with a tenth of the rate, so that rounding does not grow in the losses that are compared
 _RESNET = {'name': 'momentum', 'learning_rate': 0.01, 'momentum': 0.9, 'weight_decay': 1e-4}
 _SGD = {'name': 'momentum', 'learning_rate': 1e-3, 'momentum': 0.9}
+
+_DCGAN = {'widths': (128, 64), 'discriminator_widths': (64, 128), 'ema': 0.0}
+_GAN = {'experiment': 'gan', 'optimiser': {'name': 'adam', 'learning_rate': 2e-4, 'beta1': 0.5, 'beta2': 0.999}}
 
 _CPU_GPT = {'layers': 4, 'heads': 4, 'width': 128, 'bias': False}
 _LANGUAGE = {'experiment': 'language_model', 'optimiser': {'name': 'adamw', 'learning_rate': 1e-3, 'weight_decay': 0.1}}
@@ -59,6 +62,10 @@ SETUPS = {
   'resnet56': Setup('resnet56', CIFAR, optimiser=_RESNET),
   'resnet18': Setup('resnet18', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
   'resnet50': Setup('resnet50', IMAGENET, classes=1000, batch_size=8, optimiser=_RESNET),
+  'dcgan': Setup('dcgan', MNIST, _DCGAN, batch_size=64, **_GAN),
+  'wgan_gp': Setup(
+    'dcgan', MNIST, {**_DCGAN, 'objective': 'wasserstein_gp', 'discriminator_steps': 5}, batch_size=5 * 64, **_GAN
+  ),
   'gpt_shakespeare_cpu': Setup('gpt', (64,), _CPU_GPT, classes=65, batch_size=12, **_LANGUAGE),
   'gpt_shakespeare': Setup(
     'gpt', (256,), {'layers': 6, 'heads': 6, 'width': 384, 'bias': False}, classes=65, batch_size=16, **_LANGUAGE

@@ -274,6 +274,10 @@ def build(setup: setups.Setup) -> Twin:
   cifar = dict(bottleneck=False, imagenet=False, widths=(16, 32, 64))
   imagenet = dict(imagenet=True, widths=(64, 128, 256, 512))
   vgg = dict(widths=(64, 128, 256), depth=2, hidden=(256,), norm='batch')
+  if setup.experiment == 'gan':
+    from karpjax.bench import torch_gan
+
+    return torch_gan.Game(setup)
   if setup.experiment != 'image_classification':
     from karpjax.bench import torch_language
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from karpjax.bench import setups, torch_language, torch_twins, worker
+from karpjax.bench import setups, torch_gan, torch_language, torch_twins, worker
 
 TRIAL_SECONDS = 0.3  # how long each combination of threads, layout and optimiser code is tried
 
@@ -55,10 +55,10 @@ def inputs(setup, arrays, layout) -> list:
   if setup.experiment == 'translation':
     return list(zip(zip(of('source'), of('target_in')), of('targets')))
   images = torch.from_numpy(arrays['inputs/images']).permute(0, 1, 4, 2, 3)  # [steps, batch, channels, height, width]
-  return [
-    (image.contiguous(memory_format=layout), label)
-    for image, label in zip(images, torch.from_numpy(arrays['inputs/labels']).long())
-  ]
+  images = [image.contiguous(memory_format=layout) for image in images]
+  if setup.experiment == 'gan':
+    return list(zip(images, *(torch.from_numpy(arrays[f'inputs/{name}']) for name in ('latents', 'between'))))
+  return list(zip(images, of('labels')))
 
 
 def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool = False):
@@ -67,7 +67,12 @@ def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool 
   twin.load({name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
   layout = torch.channels_last if channels_last else torch.contiguous_format
   twin = twin.to(memory_format=layout)
-  rule, cycle = optimiser(setup.optimiser, twin, fused), itertools.cycle(inputs(setup, arrays, layout))
+  cycle = itertools.cycle(inputs(setup, arrays, layout))
+  if setup.experiment == 'gan':
+    players = {'generator': twin.generator, 'discriminator': twin.discriminator}
+    rules = {name: optimiser(setup.optimiser, player, fused) for name, player in players.items()}
+    return lambda: torch_gan.turns(twin, rules, next(cycle))
+  rule = optimiser(setup.optimiser, twin, fused)
   loss_of = LOSSES[setup.loss] if setup.experiment == 'image_classification' else torch_language.loss_of
   called = torch.compile(twin) if compiled else twin
 
@@ -87,7 +92,7 @@ def fastest(setup, arrays) -> dict:
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
   threads = sorted({1, max(1, cores // 2), cores})
   found = []
-  layouts = (False, True) if setup.experiment == 'image_classification' else (False,)
+  layouts = (False, True) if setup.experiment in ('image_classification', 'gan') else (False,)
   for number, channels_last, fused in itertools.product(threads, layouts, (False, True)):
     torch.set_num_threads(number)
     step = training(setup, arrays, channels_last=channels_last, fused=fused)

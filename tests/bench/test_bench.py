@@ -50,6 +50,13 @@ CASES |= {
     experiment='translation',
   ),
 }
+_GAN = dict(setups.SETUPS['wgan_gp'].options, widths=(8, 4), discriminator_widths=(4, 8))
+CASES |= {
+  'dcgan': dataclasses.replace(
+    setups.SETUPS['dcgan'], options=setups.SETUPS['dcgan'].options | {'widths': (8, 4), 'discriminator_widths': (4, 8)}
+  ),
+  'wgan_gp': dataclasses.replace(setups.SETUPS['wgan_gp'], options=_GAN | {'discriminator_steps': 2}),
+}
 SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
