@@ -36,7 +36,7 @@ ALGORITHMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(config.Train):
-  environment: str = config.flag('cartpole', f'One of {", ".join(environments.NAMES)}.')
+  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
   algorithm: str = config.flag(
     'ppo', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )

@@ -86,3 +86,15 @@ def mountain_car(states) -> np.ndarray:
     _disc(pen, across(states[i][0]), down(states[i][0]) - 8, 8, BODY)
 
   return _frames(len(states), paint)
+
+
+def channels(observations) -> np.ndarray:
+  """Observations [time, height, width, channels] of 0 and 1, a colour for each channel -> frames, 20 pixels a place."""
+  palette = np.array(
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [230, 159, 0], [204, 121, 167], [86, 180, 233]], np.float32
+  )
+  frames = np.full((*observations.shape[:3], 3), 244, np.float32)
+  for channel in range(observations.shape[-1]):
+    there = observations[..., channel, None] > 0
+    frames = np.where(there, palette[channel % len(palette)], frames)
+  return frames.astype(np.uint8).repeat(20, 1).repeat(20, 2)

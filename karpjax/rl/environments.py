@@ -11,11 +11,16 @@ NAMES = tuple(classic_control.ENVIRONMENTS)
 
 
 def make(name: str) -> Environment:
-  """The environment called `name`: one of NAMES.
+  """The environment called `name`: one of NAMES, or gymnax:NAME.
 
   Raises:
-    UsageError: for another name; the nearest is offered.
+    UsageError: for another name; the nearest is offered. Where a package is missing, its line of installation.
   """
+  package, _, rest = name.partition(':')
+  if package == 'gymnax' and rest:
+    from karpjax.rl import gymnax_environments
+
+    return gymnax_environments.make(rest)
   return errors.choose('environment', name, classic_control.ENVIRONMENTS)()
 
 

@@ -41,20 +41,23 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
 
 def test_vmapped_seeds_are_those_seeds_alone(tmp_path):
   together = run(tmp_path / 'both', seeds=2, steps='3', seed=4)
-  for s in range(2):
-    alone = run(tmp_path / f'alone{s}', steps='3', seed=4 + s)
-    for name, x in checkpoint.to_arrays(alone.state.params).items():
-      np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][s], x, rtol=1e-4, atol=1e-5)
+  alone = run(tmp_path / 'alone', steps='3', seed=5)
+  for name, x in checkpoint.to_arrays(alone.state.params).items():
+    np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(parallel='data'), dict(mesh='data:4,fsdp:2')])
-def test_layouts_roll_out_the_same_worlds(layout, tmp_path):
-  # with one epoch of one minibatch no shuffle tells them apart: the same gradients
-  alone = run(tmp_path / 'alone', steps='3', minibatches=1, epochs=1, normalise_observations=True, scale_rewards=True)
-  spread = run(
-    tmp_path / 'spread', steps='3', minibatches=1, epochs=1, normalise_observations=True, scale_rewards=True, **layout
-  )
-  one, other = arrays(alone), arrays(spread)
+# with one epoch of one minibatch no shuffle tells layouts apart: the same gradients
+UNSHUFFLED = dict(steps='3', minibatches=1, epochs=1, normalise_observations=True, scale_rewards=True)
+
+
+@pytest.fixture(scope='module')
+def on_one_device(tmp_path_factory):
+  return run(tmp_path_factory.mktemp('alone') / 'run', **UNSHUFFLED)
+
+
+@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:4,fsdp:2')])
+def test_layouts_roll_out_the_same_worlds(layout, on_one_device, tmp_path):
+  one, other = arrays(on_one_device), arrays(run(tmp_path / 'run', **UNSHUFFLED, **layout))
   for name in one:
     if 'key' not in name:
       np.testing.assert_allclose(other[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
@@ -81,11 +84,9 @@ def test_reinforce_counts_each_episode_to_its_end_and_no_further():
   assert 8 * 9 < float(metrics['policy_loss'][1]) < 8 * 100
 
 
-@pytest.mark.parametrize(
-  'algorithm, environment', [('a2c', 'acrobot'), ('ppo', 'pendulum'), ('a2c', 'mountain_car_continuous')]
-)
-def test_others_train_too(algorithm, environment, tmp_path):
-  given = dict(algorithm=algorithm, environment=environment, steps='2', minibatches=None, epochs=None)
+@pytest.mark.parametrize('environment', ['acrobot', 'pendulum'])
+def test_others_train_too(environment, tmp_path):
+  given = dict(algorithm='a2c', environment=environment, steps='2', minibatches=None, epochs=None)
   summary = run(tmp_path / 'run', **given)
   before = experiment.program(config.resolve(experiment.Config(**SMALL | given), 8), None).init(jax.random.key(0))
   assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(summary.state.params)))
