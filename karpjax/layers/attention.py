@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import linear
-
-normal = nn.initializers.normal
+from karpjax.layers import initialisers, linear
 
 
 def rotate(x, positions, *, base: float = 10_000.0):
@@ -81,7 +79,9 @@ class MultiHeadAttention(nn.Module):
       raise errors.UsageError(
         f'rotary positions need heads of an even size, not {size}: --width={self.width}, --heads={self.heads}'
       )
-    into, out = (normal(std) if std else _xavier(self.width, self.width) for std in (self.kernel_std, self.out_std))
+    into, out = (
+      initialisers.normal(std) if std else _xavier(self.width, self.width) for std in (self.kernel_std, self.out_std)
+    )
     zeros = nn.initializers.zeros_init()
     named = lambda init, *names: nn.with_partitioning(init, names)
     self.query = self.param('query', named(into, 'embed', 'heads', None), (self.width, self.heads, size))
@@ -129,8 +129,7 @@ class MultiHeadAttention(nn.Module):
 
 def _xavier(fan_in, fan_out):
   """U(±√(6 / (fan_in + fan_out))) (Glorot & Bengio 2010) of a kernel with more axes than two."""
-  bound = (6 / (fan_in + fan_out)) ** 0.5
-  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+  return initialisers.uniform((6 / (fan_in + fan_out)) ** 0.5)
 
 
 def weights(query, key, mask, causal):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import linear
+from karpjax.layers import initialisers, linear
 from karpjax.layers.dropout import Dropout
 
 State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
@@ -180,10 +180,7 @@ class Recurrent(nn.Module):
     """
     cell = errors.choose('cell', self.cell, CELLS)
     directions, width = 1 + self.bidirectional, cell.gates * self.units
-    bound = self.units**-0.5
-
-    def uniform(key, shape):
-      return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    uniform = initialisers.uniform(self.units**-0.5)
 
     def first_bias(key, shape):
       drawn = uniform(key, shape)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import attention, linear
+from karpjax.layers import attention, initialisers, linear
 from karpjax.layers.dropout import Dropout
 
 ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
@@ -65,7 +65,7 @@ class Block(nn.Module):
     self.attention, self.attention_norm = attends(self.rotary), norm()
     if self.crossed:
       self.cross, self.cross_norm = attends(False), norm()
-    init = lambda std: attention.normal(std) if std else nn.initializers.xavier_uniform()
+    init = lambda std: initialisers.normal(std) if std else initialisers.xavier_uniform
     dense = lambda units, std, *names: linear.Dense(
       units, use_bias=self.bias, dtype=self.dtype, kernel_init=nn.with_partitioning(init(std), names)
     )
@@ -155,7 +155,7 @@ class Tokens(nn.Module):
   def setup(self):
     if self.positions not in POSITIONS:
       raise errors.UsageError(f'unknown positions {self.positions!r}.{errors.nearest(self.positions, POSITIONS)}')
-    init = attention.normal(self.std)
+    init = initialisers.normal(self.std)
     self.embedding = self.param(
       'embedding', nn.with_partitioning(init, ('vocabulary', 'embed')), (self.vocabulary, self.width)
     )

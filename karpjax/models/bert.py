@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import attention, linear
+from karpjax.layers import initialisers, linear
 from karpjax.models import mlp
 from karpjax.models.transformer import Encoder
 
@@ -51,7 +51,7 @@ class MaskedLanguageModel(nn.Module):
       remat=self.remat,
       dtype=self.dtype,
     )
-    init = nn.with_partitioning(attention.normal(self.std), ('embed', None))
+    init = nn.with_partitioning(initialisers.normal(self.std), ('embed', None))
     self.transform = linear.Dense(self.width, dtype=self.dtype, kernel_init=init)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
     self.bias = self.param('bias', nn.with_partitioning(nn.initializers.zeros, ('vocabulary',)), (self.vocabulary,))

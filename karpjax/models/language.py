@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from karpjax import errors
 from karpjax.layers import linear, recurrence
-from karpjax.layers.attention import normal
 from karpjax.layers.dropout import Dropout
+from karpjax.layers.initialisers import normal
 from karpjax.layers.normalisation import BatchNorm
 from karpjax.models import choices
 from karpjax.models.transformer import GPT

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import dropout
+from karpjax.layers import dropout, initialisers
 
 ACTIVATIONS = {'tanh': jnp.tanh, 'relu': nn.relu}
 OUTPUTS = {'tanh': jnp.tanh, 'linear': lambda x: x}
@@ -25,12 +25,7 @@ class Weights(nn.Module):
 
   @nn.compact
   def __call__(self):
-    bound = 2.4 / self.fan_in**0.5
-
-    def uniform(key, shape):
-      return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-    kernel = self.param('kernel', uniform, self.kernel_shape)
+    kernel = self.param('kernel', initialisers.uniform(2.4 / self.fan_in**0.5), self.kernel_shape)
     return kernel, self.param('bias', nn.initializers.constant(self.bias), self.bias_shape)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from karpjax import decoding, errors
 from karpjax.data import tokenisers
-from karpjax.layers import attention, linear, recurrence
+from karpjax.layers import attention, initialisers, linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.models import choices, mlp
 from karpjax.models.transformer import Seq2SeqTransformer
@@ -101,7 +101,7 @@ class RecurrentSeq2Seq(nn.Module):
     errors.choose('cell', self.cell, recurrence.CELLS)
     errors.choose('attention', self.attention, ATTENTIONS)
     mlp.check(embedding=self.embedding, units=self.units, dropout=self.dropout)
-    embed = lambda size: nn.Embed(size, self.embedding, dtype=self.dtype, embedding_init=nn.initializers.normal(0.1))
+    embed = lambda size: nn.Embed(size, self.embedding, dtype=self.dtype, embedding_init=initialisers.normal(0.1))
     self.source_tokens, self.tokens = embed(self.source_vocabulary), embed(self.vocabulary)
     self.drop = Dropout(self.dropout)
     attends = self.attention != 'none'

@@ -6,10 +6,9 @@ Ma & Hovy 2016, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF".
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from karpjax.layers import convolution, crf, linear, recurrence
+from karpjax.layers import convolution, crf, initialisers, linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.losses import language as losses
 from karpjax.models import mlp
@@ -19,7 +18,7 @@ MODELS = {'bilstm': False, 'bilstm_crf': True}  # name -> whether the tags are a
 
 def _uniform(key, shape):
   """U(-b, b) with b = sqrt(3 / width): variance 1 / width (Ma & Hovy, section 3.1)."""
-  return jax.random.uniform(key, shape, jnp.float32, -1, 1) * (3 / shape[-1]) ** 0.5
+  return initialisers.uniform(1.0)(key, shape) * (3 / shape[-1]) ** 0.5
 
 
 class Spelling(nn.Module):

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax.layers import attention, linear, rematerialisation
+from karpjax.layers import attention, initialisers, linear, rematerialisation
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.transformer import Block, Tokens
 
@@ -60,7 +60,7 @@ class GPT(nn.Module):
     ]
     self.norm, self.drop = nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype), Dropout(self.dropout)
     if not self.tied:
-      init = nn.with_partitioning(attention.normal(0.02), ('embed', 'vocabulary'))
+      init = nn.with_partitioning(initialisers.normal(0.02), ('embed', 'vocabulary'))
       self.head = linear.Dense(self.vocabulary, use_bias=False, dtype=self.dtype, kernel_init=init)
 
   def _logits(self, x):
@@ -239,7 +239,7 @@ class Seq2SeqTransformer(nn.Module):
     self.drop = Dropout(self.dropout)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if self.pre_norm else None
     if not self.tied:
-      init = nn.with_partitioning(nn.initializers.xavier_uniform(), ('embed', 'vocabulary'))
+      init = nn.with_partitioning(initialisers.xavier_uniform, ('embed', 'vocabulary'))
       self.head = linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)
 
   def _logits(self, x):
