@@ -160,10 +160,10 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
   )
 
   def play(state, batch):
-    state, metrics = step(state, batch)
+    state, found = step(state, batch)
     if not config.adversarial:  # a single player needs no name
-      return state, {name.removeprefix('generator_'): x for name, x in metrics.items()}
-    return state, {**metrics, 'loss': metrics.pop('generator_content')}
+      return state, {name.removeprefix('generator_'): x for name, x in found.items()}
+    return state, {'loss': found.pop('generator_content'), **found}
 
   def enlarged(state, images):
     variables = {'params': state.eval_params['generator'], **state.collections['generator']}

@@ -1,0 +1,303 @@
+"""Super-resolution as a user runs it: gains over bicubic, two players, resumes, layouts, pictures of any size."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import color, metrics
+
+from experiments import image_classification
+from experiments import super_resolution as experiment
+from karpjax import checkpoint, config, perceptual, predict, recipe, upscale
+from karpjax.data import augmentation, batches, low_resolution
+from karpjax.errors import UsageError
+from karpjax.metrics import image_quality
+from karpjax.metrics import super_resolution as quality
+from karpjax.models import super_resolution as models
+
+TINY = dict(
+  factor=2, crop=8, widths=(4,), kernel_sizes=(3, 3), batch_size=8, steps='4', eval_every='2', checkpoint_every='2', log_every='1',
+  learning_rate=3e-3, validation=1, steps_per_call='1', tensorboard=False, plots=False,
+)  # fmt: skip
+UNSEEN = dict(eval_splits=(), final_splits=())  # nothing is evaluated: less to compile
+GAN = dict(
+  adversarial=True, adversarial_weight=0.1, discriminator_widths=(4,), discriminator_hidden=4, ema=0.5, **UNSEEN
+)  # fmt: skip
+SRGAN = GAN | dict(model='srresnet', widths=None, kernel_sizes=None, blocks=1, width=4)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Six pictures of coloured stripes, 40 × 37 pixels and 1 of 25 × 40; one is grey."""
+  place = tmp_path_factory.mktemp('pictures')
+  draw = np.random.default_rng(0)
+  for i in range(6):
+    height, width = (25, 40) if i == 3 else (40, 37)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(draw.uniform(0.2, 1.2) * x + draw.uniform(0.2, 1.2) * y + c) > 0 for c in range(3)]
+    pixels = (60 + 140 * np.stack(waves, -1)).astype(np.uint8)
+    Image.fromarray(pixels[..., 0] if i == 5 else pixels).save(place / f'p{i}.png')
+  return place
+
+
+@pytest.fixture(scope='module')
+def run(folder):
+  def train(workdir, stops=False, **changes):
+    def say(line):
+      if stops and line.startswith('steps per call'):  # the last line before the first step, after which it stops
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = experiment.Config(**{'dataset': f'folder:{folder}', **TINY, **changes}, workdir=str(workdir))
+    return experiment.run(settings, say=say)
+
+  return train
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+@pytest.mark.parametrize(
+  'variant',
+  [{}, GAN, pytest.param(SRGAN, marks=pytest.mark.slow)],
+  ids=['one player', 'two players', 'SRGAN'],
+)
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, run, variant):
+  whole = run(tmp_path / 'whole', **variant)
+  with pytest.raises(SystemExit) as stopped:
+    run(tmp_path / 'parts', stops=True, **variant)
+  assert stopped.value.code == 128 + signal.SIGTERM
+  assert not (tmp_path / 'parts' / 'summary.json').exists()
+  parts = run(tmp_path / 'parts', **variant)
+  a, b = arrays(whole), arrays(parts)
+  assert a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+  assert whole.numbers.get('test/psnr') == parts.numbers.get('test/psnr')
+  if variant:  # the generator minimises the error and a share of what the discriminator says
+    row = json.loads((tmp_path / 'parts' / 'metrics.jsonl').read_text().splitlines()[0])
+    total = row['train/loss'] + variant['adversarial_weight'] * row['train/generator_adversarial']
+    assert row['train/generator_loss'] == pytest.approx(total, rel=1e-5)
+    assert 0 <= row['train/discriminator_real_accuracy'] <= 1 and row['train/discriminator_gradient_norm'] > 0
+
+
+def test_one_of_several_seeds_is_that_seed_alone_and_pmap_agrees(tmp_path, run):
+  plain = dict(optimiser='sgd', learning_rate=0.1, steps='3', **UNSEEN)
+  several = arrays(run(tmp_path / 'several', seeds=2, **plain))
+  alone, parallel = (arrays(run(tmp_path / way, seed=1, parallel=way, **plain)) for way in ('none', 'pmap'))
+  names = [name for name in several if name.startswith('params/')]
+  assert len(names) == 4
+  for name in names:
+    np.testing.assert_allclose(several[name][1], alone[name], atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(parallel[name], alone[name], atol=1e-5, err_msg=name)
+  assert not np.allclose(several['params/generator/conv1/kernel'][0], several['params/generator/conv1/kernel'][1])
+
+
+@pytest.mark.slow
+def test_two_players_on_eight_devices_are_those_on_one(tmp_path, run):
+  """Batch norm's moments are those of the whole batch."""
+  plain = SRGAN | dict(optimiser='sgd', learning_rate=0.05, steps='3')
+  a, b = arrays(run(tmp_path / 'a', **plain)), arrays(run(tmp_path / 'b', parallel='pmap', **plain))
+  for name in a:
+    if a[name].dtype == np.float32:
+      np.testing.assert_allclose(b[name], a[name], atol=2e-5, err_msg=name)
+
+
+def test_an_adversary_without_weight_changes_nothing(tmp_path, run):
+  free = arrays(run(tmp_path / 'free', **GAN | dict(adversarial_weight=0.0)))
+  alone = arrays(run(tmp_path / 'alone', **GAN | dict(adversarial=False)))
+  names = [name for name in alone if name.startswith('params/')]
+  assert any(name.startswith('params/discriminator') for name in free) and len(names) == 4
+  for name in names:
+    np.testing.assert_allclose(free[name], alone[name], atol=1e-6, err_msg=name)
+
+
+def test_gains_are_over_the_bicubic_picture_of_the_same_input(tmp_path, run, folder):
+  """A net that has learnt something gains; the numbers beside are Pillow's and scikit-image's."""
+  numbers = run(
+    tmp_path / 'some', steps='150', eval_every='0', batch_size=16, learning_rate=0.01, plots=True, eval_splits=()
+  ).numbers
+  assert numbers['test/psnr_gain'] > 0.5
+  report = json.loads((tmp_path / 'some' / 'report.json').read_text())
+  for name, row in report['pictures'].items():
+    low, high = low_resolution.shrunk(np.asarray(Image.open(folder / name).convert('RGB')), 2)
+    bands = [Image.fromarray(low[..., c].astype(np.float32)) for c in range(3)]
+    size = high.shape[1::-1]
+    plain = np.stack([np.asarray(band.resize(size, Image.Resampling.BICUBIC)) for band in bands], -1)
+    ours, theirs = (color.rgb2ycbcr(np.rint(np.clip(x, 0, 255)) / 255)[2:-2, 2:-2, 0] / 255 for x in (plain, high))
+    assert row['bicubic_psnr'] == pytest.approx(metrics.peak_signal_noise_ratio(theirs, ours, data_range=1), abs=0.01)
+    options = dict(gaussian_weights=True, use_sample_covariance=False, data_range=1)
+    assert row['bicubic_ssim'] == pytest.approx(metrics.structural_similarity(theirs, ours, **options), abs=1e-3)
+  assert report['mean']['psnr'] - report['mean']['bicubic_psnr'] > 0.3
+  left = {path.name for path in (tmp_path / 'some').rglob('*')}
+  assert left >= {'test_pictures.txt', *(f'before_and_after_{name[:-4]}.png' for name in report['pictures'])}
+
+
+def test_sums_over_tiles_are_those_of_each_picture():
+  draw = np.random.default_rng(0)
+  high = draw.integers(0, 256, (5, 30, 30, 3), np.uint8)
+  batch = {'low': draw.integers(0, 256, (5, 15, 15, 3), np.uint8), 'high': high}
+  batch |= {'picture': np.array([0, 2, 2, 0, 1]), 'mask': np.array([True, True, True, True, False])}
+  ours = np.clip(high / 255 + draw.normal(0, 0.1, high.shape), 0, 1).astype(np.float32)
+  found = quality.summarise(jax.tree.map(np.asarray, quality.sums(ours, batch, 2, 4)))
+  luma = lambda x: color.rgb2ycbcr(np.rint(x * 255) / 255)[:, 2:-2, 2:-2, 0] / 255
+  errors = np.square(luma(ours) - luma(high / 255)).mean((1, 2))
+  expected = [-10 * np.log10(errors[rows].mean()) for rows in ([0, 3], [1, 2])]  # picture 1 is masked, 3 has no tile
+  assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-4)
+  assert found['psnr_gain'] == pytest.approx(found['psnr'] - found['bicubic_psnr'])
+  plain = models.bicubic(batch['low'].astype(np.float32) / 255, 2)  # which gains nothing over itself
+  found = quality.summarise(jax.tree.map(np.asarray, quality.sums(plain, batch, 2, 4)))
+  assert found['psnr_gain'] == pytest.approx(0, abs=1e-5) and found['ssim_gain'] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_luma_alone_is_enlarged_and_chroma_is_bicubic():
+  low = np.random.default_rng(0).uniform(0.2, 0.8, (1, 6, 7, 3)).astype(np.float32)
+  plain = models.bicubic(low, 3)
+  again = quality.with_chroma(models.bicubic(image_quality.luma(low), 3), low, 3)
+  np.testing.assert_allclose(again, plain, atol=2e-6)
+  y = np.random.default_rng(1).uniform(0.3, 0.6, (1, 18, 21, 1)).astype(np.float32)
+  made = image_quality.rgb_to_ycbcr(quality.with_chroma(y, low, 3))
+  np.testing.assert_allclose(made[..., :1], y, atol=2e-6)
+  np.testing.assert_allclose(made[..., 1:], image_quality.rgb_to_ycbcr(plain)[..., 1:], atol=2e-6)
+  grey = quality.with_chroma(image_quality.luma(low[..., :1]), low[..., :1], 1)
+  np.testing.assert_allclose(grey, low[..., :1], atol=1e-6)
+
+
+def test_turned_and_mirrored_crops_stay_aligned(folder):
+  """A net that doubles pixels is as wrong on crops as on turned crops, and turns move crops."""
+  small = np.random.default_rng(0).normal(size=(64, 5, 5, 2)).astype(np.float32)
+  large = np.repeat(np.repeat(small, 3, 1), 3, 2)
+  keys = jax.random.split(jax.random.key(0), 64)
+  moved, moved_large = (jax.vmap(augmentation.symmetry)(keys, x) for x in (small, large))
+  np.testing.assert_array_equal(np.repeat(np.repeat(moved, 3, 1), 3, 2), moved_large)
+  turns = [np.rot90(small, k, (1, 2)) for k in range(4)]
+  eight = np.stack([*turns, *(x[:, :, ::-1] for x in turns)])
+  same = (eight == np.asarray(moved)).all((2, 3, 4))
+  assert (same.sum(0) == 1).all() and same.any(1).all()  # each is one of the eight, and all eight come
+
+
+def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, run, capsys):
+  run(tmp_path / 'run', steps='2', **UNSEEN)
+  draw = np.random.default_rng(0)
+  colour, grey = draw.integers(0, 256, (23, 9, 3), np.uint8), draw.integers(0, 256, (7, 150), np.uint8)
+  Image.fromarray(colour).save(tmp_path / 'a.png')
+  Image.fromarray(grey).save(tmp_path / 'b.png')
+  files = [str(tmp_path / 'a.png'), str(tmp_path / 'b.png')]
+  assert upscale.main([str(tmp_path / 'run'), *files]) == 0
+  assert f'{tmp_path / "a.png"} -> {tmp_path / "a_x2.png"}' in capsys.readouterr().out
+  program, state, *_ = predict.load_run(tmp_path / 'run')
+  for name, pixels in (('a', colour), ('b', grey[..., None])):
+    made = np.asarray(Image.open(tmp_path / f'{name}_x2.png')).astype(int)
+    whole = np.asarray(program.predict(state, {'low': pixels[None]}, None))[0] * 255
+    assert made.shape == whole.squeeze().shape == (2 * pixels.shape[0], 2 * pixels.shape[1], 3)[: made.ndim]
+    assert np.abs(made - whole.squeeze()).max() <= 0.5 + 1e-3
+  # nothing that is given is written over
+  Image.fromarray(colour).save(tmp_path / 'a_x2.png')
+  before = (tmp_path / 'a_x2.png').read_bytes()
+  for arguments, message in {
+    (*files, str(tmp_path / 'a_x2.png')): 'which is given as well',
+    (str(tmp_path / 'none.png'),): 'no such file',
+    (files[0], files[0]): 'would both become',
+  }.items():
+    assert upscale.main([str(tmp_path / 'run'), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count('\n') == 1
+  assert (tmp_path / 'a_x2.png').read_bytes() == before
+  assert upscale.main([str(tmp_path / 'run'), files[0], f'--output={tmp_path / "out"}']) == 0
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_x2.png']
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(factor=5), '--factor=5: pictures are enlarged by 2, 3, 4'),
+    (dict(factor=0), '--factor=0'),
+    (dict(crop=13), r'a crop of 13×13 pixels is larger than p3\.png, which has 12×20'),
+    (dict(crop=7), '--crop=7: at least 8'),
+    (dict(batch_size=500), r'--batch_size=500 is larger than the train split'),
+    (dict(blocks=2), 'espcn has no --blocks'),
+    (dict(scorer='nowhere'), '--scorer=nowhere holds no run'),
+    (dict(dataset='folder:nowhere'), 'nowhere is not a folder'),
+  ],
+)
+def test_bad_input_gets_a_line(tmp_path, run, changes, message):
+  with pytest.raises(UsageError, match=message) as error:
+    run(tmp_path / 'run', **changes)
+  assert '\n' not in str(error.value) and not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_the_recipe_passes_but_for_what_does_not_apply(folder):
+  settings = experiment.Config(
+    **TINY | {'dataset': f'folder:{folder}', 'batch_size': 16, 'learning_rate': 0.01, 'residual': False}
+  )
+  data = experiment.data(settings)
+  assert any('1 of 6 pictures are grey: they become RGB' in note for note in data.notes)
+  resolved = config.resolve(settings, data.spec.examples)
+  numbers = batches.indices(0, 0, 1, batch_size=16, size=data.splits['train'].size)[0]
+  results = recipe.check(
+    experiment.program(resolved, data.spec), jax.tree.map(jnp.asarray, batches.fetch(data.splits['train'], numbers))
+  )
+  assert not [result for result in results if result.passed is False]
+  assert sum(result.passed is True for result in results) >= 7
+
+
+@pytest.mark.slow
+def test_losses_in_the_features_of_a_classifier_of_ours(tmp_path, run):
+  """They are its last convolution's outputs; nothing of it is trained; other images are refused."""
+  quick = dict(
+    steps='1', batch_size=8, tensorboard=False, plots=False, steps_per_call='1', eval_splits=(), final_splits=()
+  )
+  scorer = str(tmp_path / 'scorer')
+  image_classification.run(
+    image_classification.Config(**quick, image_size=16, widths=(3, 5), hidden=(4,), workdir=scorer), say=lambda _: None
+  )
+  features = perceptual.load(scorer, (16, 16, 1))
+  image = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
+  _, state, spec = predict.load(scorer)
+  _, seen = image_classification.models.build(
+    'cnn', shape=(16, 16, 1), classes=10, options=dict(widths=(3, 5), hidden=(4,))
+  ).apply(
+    {'params': state.eval_params}, (image - spec.mean) / spec.std, capture_intermediates=True, mutable=['intermediates']
+  )
+  np.testing.assert_allclose(features(image), seen['intermediates']['conv2']['__call__'][0], atol=1e-5)
+  run(tmp_path / 'run', **UNSEEN, scorer=scorer, steps='2')
+  for changes, message in {
+    (('colour', 'rgb'),): 'sees 1 channels, and the net makes 3',
+    (('crop', 10),): 'does not take images of 20×20×1',
+  }.items():
+    with pytest.raises(UsageError, match=message):
+      run(tmp_path / 'refused', scorer=scorer, **dict(changes))
+
+
+def test_vgg19_is_read_from_torchvisions_names(tmp_path):
+  """Narrow weights of the same names, against the layers written out."""
+  import safetensors.numpy
+  from flax import linen as nn
+
+  draw, weights, channels = np.random.default_rng(0), {}, 3
+  layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+  for i in layers:
+    weights[f'features.{i}.weight'] = draw.normal(0, 0.3, (4, channels, 3, 3)).astype(np.float32)
+    weights[f'features.{i}.bias'] = draw.normal(size=4).astype(np.float32)
+    channels = 4
+  safetensors.numpy.save_file(weights, tmp_path / 'vgg.safetensors')
+  images = draw.uniform(size=(2, 32, 48, 1)).astype(np.float32)
+  x = (np.repeat(images, 3, -1) - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+  for i in layers:
+    if i:
+      x = nn.relu(x)
+    if i in (5, 10, 19, 28):
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    x = jax.lax.conv_general_dilated(
+      np.asarray(x, np.float32), weights[f'features.{i}.weight'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'OIHW', 'NHWC')
+    ) + weights[f'features.{i}.bias']  # fmt: skip
+  features = perceptual.load(str(tmp_path / 'vgg.safetensors'), (32, 48, 1))
+  assert x.shape == (2, 2, 3, 4)
+  np.testing.assert_allclose(features(images), x, rtol=1e-4, atol=1e-4)
+  del weights['features.34.bias']
+  safetensors.numpy.save_file(weights, tmp_path / 'part.safetensors')
+  with pytest.raises(UsageError, match=r'features\.34\.bias'):
+    perceptual.load(str(tmp_path / 'part.safetensors'), (32, 48, 1))
