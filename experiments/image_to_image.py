@@ -37,6 +37,9 @@ class Config(config.Train):
     0, 'Height and width. 0: as stored, edges in crops of 64; 128 for --discriminator=scalar.'
   )
   channels: int = config.flag(0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for --discriminator=scalar.')
+  even_light: float = config.flag(
+    16.0, 'Of edges: pictures less their mean within about so many pixels, which edges do not tell; 0: as they are.'
+  )
   augment: str = config.flag('flip,enlarge:8', f'Of both images of a pair alike: {", ".join(paired.MOVES)}.')
   objective: str = config.flag('both', 'L1 alone, the conditional GAN alone, or both.', choices=('both', 'l1', 'cgan'))
   l1_weight: float = config.flag(100.0, 'λ, of the L1 distance of images in [-1, 1].')
@@ -54,7 +57,9 @@ class Config(config.Train):
     group='Model',
   )
   hidden: int = config.flag(512, "Units of scalar's first fully connected layer.", group='Model')
-  norm: str = config.flag('batch', 'instance suits small batches.', choices=models.NORMS, group='Model')
+  norm: str = config.flag(
+    'instance', 'batch norm takes running averages when images are made.', choices=models.NORMS, group='Model'
+  )
   steps: config.Duration = config.run_flag('800', 'How long to train.')
   eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
@@ -79,6 +84,7 @@ def data(config: Config) -> dataset.Dataset:
     image_size=config.image_size or (128 if scalar else 0),
     channels=config.channels or (1 if scalar else 0),
     direction=config.direction,
+    even_light=config.even_light,
     validation=config.validation,
     seed=config.split_seed,
     resident_bytes=config.resident_mb * 2**20,

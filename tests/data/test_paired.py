@@ -1,0 +1,193 @@
+"""Pairs: which file is whose twin, which half is which, edges by scikit-image; bad folders refused in one line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as skimage_data
+from skimage import filters
+
+from karpjax.data import paired
+from karpjax.errors import UsageError
+
+
+def save(path, pixels):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(pixels).save(path)
+
+
+def noise(seed, *shape):
+  return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def folders(root, names=('input', 'target'), splits=('train', 'test'), count=10, size=(16, 12)):
+  """Twins, inputs in grey and targets in colour: {(split, name): (input, target)}."""
+  made = {}
+  for s, split in enumerate(splits):
+    for i in range(count):
+      pair = noise(100 * s + i, *size), noise(5000 + 100 * s + i, *size, 3)
+      for name, pixels in zip(names, pair):
+        save(root / split / name / f'{i:03d}.png', pixels)
+      made[split, i] = pair
+  return made
+
+
+@pytest.mark.parametrize('names', paired.TWINS)
+@pytest.mark.parametrize('resident', [2**31, 0])
+def test_twins_are_files_of_the_same_name(tmp_path, names, resident):
+  made = folders(tmp_path, names)
+  data = paired.load(f'pairs:{tmp_path}', validation=2, resident_bytes=resident)
+  assert data.spec == paired.Spec(f'pairs:{tmp_path}', (16, 12, 1), (16, 12, 3), 8)
+  assert {name: s.size for name, s in data.splits.items()} == {'train': 8, 'test': 10, 'validation': 2}
+  assert (data.splits['test'].arrays is None) == (resident == 0)
+  batch = data.splits['test'].fetch(np.array([7, 2]))
+  np.testing.assert_array_equal(batch['input'][..., 0], [made['test', i][0] for i in (7, 2)])
+  np.testing.assert_array_equal(batch['target'], [made['test', i][1] for i in (7, 2)])
+  back = paired.load(f'pairs:{tmp_path}', direction='backward', validation=2)
+  assert back.spec.input == (16, 12, 3) and back.spec.target == (16, 12, 1)
+  np.testing.assert_array_equal(back.splits['test'].fetch(np.array([7, 2]))['input'], batch['target'])
+  assert paired.Spec.from_json(back.spec.to_json()) == back.spec
+
+
+def test_a_folder_without_splits_is_divided_and_no_pair_is_in_two(tmp_path):
+  folders(tmp_path, splits=('',))
+  data = paired.load(f'pairs:{tmp_path}', validation=0.25)
+  seen = [s.fetch(np.arange(s.size))['input'].tobytes() for s in data.splits.values()]
+  rows = [row.tobytes() for s in data.splits.values() for row in s.fetch(np.arange(s.size))['input']]
+  assert {n: s.size for n, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 2}
+  assert len(set(rows)) == 10 and len(seen) == 3
+  again = paired.load(f'pairs:{tmp_path}', validation=0.25)
+  assert seen == [s.fetch(np.arange(s.size))['input'].tobytes() for s in again.splits.values()]
+
+
+def test_the_left_half_is_the_input(tmp_path):
+  for split, i in (('train', 0), ('train', 1), ('val', 0), ('test', 0)):
+    save(tmp_path / split / f'{i}.png', noise(i, 8, 24, 3))
+  data = paired.load(f'side_by_side:{tmp_path}')
+  assert set(data.splits) == {'train', 'validation', 'test'} and data.spec.input == (8, 12, 3)
+  batch = data.splits['train'].fetch(np.array([1]))
+  np.testing.assert_array_equal(np.concatenate([batch['input'], batch['target']], 2)[0], noise(1, 8, 24, 3))
+  # halves are resized each for itself: a black and a white one stay so
+  halves = np.zeros((8, 24), np.uint8)
+  halves[:, 12:] = 255
+  save(tmp_path / 'train' / '1.png', halves)
+  small = paired.load(f'side_by_side:{tmp_path}', image_size=4, channels=1).splits['train'].fetch(np.array([1]))
+  assert (small['input'] == 0).all() and (small['target'] == 255).all() and small['input'].shape == (1, 4, 4, 1)
+
+
+def test_edges_are_scikit_image_s_and_lie_where_the_picture_has_them():
+  data = paired.load('edges', image_size=32)
+  assert data.spec.input == data.spec.target == (32, 32, 1)
+  batch = data.splits['test'].fetch(np.arange(data.splits['test'].size))
+  camera = skimage_data.camera()  # the last picture of the split: 16 × 16 crops
+  np.testing.assert_array_equal(batch['target'][-256, ..., 0], camera[:32, :32])
+  np.testing.assert_array_equal(batch['target'][-255, ..., 0], camera[:32, 32:64])
+  strength = np.minimum(4 * filters.sobel(camera / 255), 1) * 255
+  np.testing.assert_allclose(batch['input'][-255, ..., 0], strength[:32, 32:64], atol=0.5 + 1e-6)
+
+
+def test_even_light_is_a_picture_less_its_gaussian_mean():
+  plain, lit = (paired.load('edges', image_size=32, even_light=sigma).splits['test'] for sigma in (0, 3))
+  numbers = np.arange(plain.size - 256, plain.size)  # camera's
+  np.testing.assert_array_equal(plain.fetch(numbers)['input'], lit.fetch(numbers)['input'])
+  around = filters.gaussian(skimage_data.camera(), 3, mode='reflect', preserve_range=True)
+  wanted = np.clip(skimage_data.camera() - around + 128, 0, 255)[:32, 32:64]
+  np.testing.assert_allclose(lit.fetch(numbers)['target'][1, ..., 0], wanted, atol=0.51)
+  # nothing of a constant is left, whatever its brightness
+  np.testing.assert_array_equal(paired.in_even_light(np.full((20, 20, 3), 240, np.uint8), 4), 128)
+
+
+def test_both_images_of_a_pair_move_alike():
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(8))
+  batch = {'input': noise(0, 8, 12, 12, 1), 'target': np.repeat(noise(0, 8, 12, 12, 1), 3, -1), 'index': np.arange(8)}
+  moved = paired.augment(paired.moves('flip,enlarge:4,rotate:10'), keys, batch)
+  assert moved['input'].shape == (8, 12, 12, 1) and moved['target'].shape == (8, 12, 12, 3)
+  assert not np.array_equal(moved['input'], batch['input'])
+  np.testing.assert_allclose(moved['target'], np.repeat(moved['input'], 3, -1), atol=1e-3)
+  with pytest.raises(UsageError, match='mixup.*flip, enlarge'):
+    paired.moves('flip,mixup:0.2')
+
+
+def _mix_sizes(root):
+  save(root / 'train' / 'input' / '003.png', noise(0, 16, 14))
+
+
+def _mix_modes(root):
+  save(root / 'train' / 'target' / '003.png', noise(0, 16, 12))
+
+
+def _orphan(root):
+  (root / 'test' / 'target' / '007.png').unlink()
+
+
+def _stray(root):
+  (root / 'train' / 'target' / 'notes.txt').write_text('')
+
+
+def _empty(root):
+  for file in (root / 'train' / 'target').iterdir():
+    file.unlink()
+
+
+def _no_twins(root):
+  (root / 'train' / 'target').rename(root / 'train' / 'photos')
+
+
+@pytest.mark.parametrize(
+  'spoil, says',
+  [
+    (_mix_sizes, r'16×12 pixels.*003.png has 16×14: give --image_size'),
+    (_mix_modes, r'RGB pictures.*target/003.png has grey: give --channels'),
+    (_orphan, r'test/input/007.png has no twin: there is no .*test/target/007.png'),
+    (_stray, r'notes.txt is not a PNG or JPEG'),
+    (_empty, r'target has no pictures'),
+    (_no_twins, r'has no folders input and target, nor A and B'),
+  ],
+)
+def test_bad_folders_are_refused_in_one_line(tmp_path, spoil, says):
+  folders(tmp_path)
+  spoil(tmp_path)
+  with pytest.raises(UsageError, match=says) as error:
+    paired.load(f'pairs:{tmp_path}')
+  assert '\n' not in str(error.value)
+
+
+def test_mixed_sizes_and_modes_are_taken_where_asked_for(tmp_path):
+  folders(tmp_path)
+  _mix_sizes(tmp_path)
+  _mix_modes(tmp_path)
+  data = paired.load(f'pairs:{tmp_path}', image_size=8, channels=3)
+  assert data.spec.input == data.spec.target == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+  'name, options, says',
+  [
+    ('edges', dict(image_size=304), 'larger than'),
+    ('edges', dict(channels=2), '--channels=2'),
+    ('edges', dict(image_size=-1), '--image_size=-1'),
+    ('edges', dict(even_light=-1.0), '--even_light=-1'),
+    ('edges', dict(direction='back'), 'Did you mean backward'),
+    ('pairs', {}, 'pairs:PATH or side_by_side:PATH'),
+    ('facades', {}, 'pairs:PATH or side_by_side:PATH'),
+    ('side_by_side:/nowhere', {}, 'not a folder'),
+  ],
+)
+def test_bad_names_and_numbers_are_refused_in_one_line(name, options, says):
+  with pytest.raises(UsageError, match=says) as error:
+    paired.load(name, **options)
+  assert '\n' not in str(error.value)
+
+
+def test_an_odd_width_has_no_halves(tmp_path):
+  save(tmp_path / 'train' / 'a.png', noise(0, 8, 24))
+  save(tmp_path / 'train' / 'b.png', noise(0, 8, 25))
+  with pytest.raises(UsageError, match='b.png has 8×25 pixels: an odd width'):
+    paired.load(f'side_by_side:{tmp_path}', image_size=8)
+
+
+def test_one_pair_cannot_be_divided(tmp_path):
+  save(tmp_path / 'a.png', noise(0, 8, 24))
+  with pytest.raises(UsageError, match='1 pairs: too few'):
+    paired.load(f'side_by_side:{tmp_path}')

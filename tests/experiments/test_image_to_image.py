@@ -1,0 +1,213 @@
+"""Image to image as a user runs it: the losses of its objectives, resumes, seeds, devices, and images translated."""
+
+import itertools
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import image_to_image as experiment
+from karpjax import checkpoint, config, predict, translate_image
+from karpjax.data import paired
+from karpjax.errors import UsageError
+from karpjax.losses import adversarial
+from karpjax.models import image_to_image as models
+from karpjax.report import writers
+
+SMALL = dict(
+  width=2, discriminator_width=2, layers=1, augment='', batch_size=8, validation=8, steps='12', log_every='3',
+  eval_every='6', checkpoint_every='6', report_every='0', eval_batch_size=8, tensorboard=False, plots=False,
+  steps_per_call='1',
+)  # fmt: skip
+TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Grey squares, and the same squares in red on green: a mapping that can be learnt."""
+  root, draw = tmp_path_factory.mktemp('pairs'), np.random.default_rng(0)
+  for split, count in (('train', 32), ('test', 5)):
+    for i in range(count):
+      top, left = draw.integers(0, 8, 2)
+      grey, colour = np.zeros((12, 12), np.uint8), np.zeros((12, 12, 3), np.uint8)
+      grey[top : top + 5, left : left + 5] = 255
+      colour[..., 0], colour[..., 1] = grey, 255 - grey
+      for name, pixels in (('input', grey), ('target', colour)):
+        (root / split / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / split / name / f'{i}.png')
+  return root
+
+
+@pytest.fixture
+def run(folder):
+  def run(workdir, stop_at=None, **changes):
+    def say(line):
+      if stop_at and line.startswith(f'step {stop_at}/'):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = dict(dataset=f'pairs:{folder}', **SMALL) | changes
+    return experiment.run(experiment.Config(**settings, workdir=str(workdir)), say=say)
+
+  return run
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+def rows(workdir):
+  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(workdir / writers.METRICS))]
+
+
+SPEC = paired.Spec('none', (12, 12, 1), (12, 12, 3), 100)
+
+
+def first_step(**changes):
+  """(the first state, the metrics of its step as means, the compiled step)."""
+  settings = config.resolve(experiment.Config(**SMALL | changes), 100)
+  program = experiment.program(settings, SPEC)
+  draw = np.random.default_rng(0)
+  batch = {
+    n: draw.integers(0, 256, (8, *shape), np.uint8) for n, shape in (('input', SPEC.input), ('target', SPEC.target))
+  }
+  batch['index'] = np.arange(8, dtype=np.int32)
+  state = jax.jit(program.init)(jax.random.key(0))
+  compiled = jax.jit(program.step).lower(state, batch).compile()
+  metrics = {n: float(s / c) for n, (s, c) in compiled(state, batch)[1].items()}
+  return state, metrics, compiled
+
+
+def test_both_weighs_l1_by_100_and_both_players_see_the_same_images():
+  _, metrics, compiled = first_step()
+  assert metrics['generator_loss'] == pytest.approx(200 * metrics['generator_l1'] + metrics['generator_adversarial'])
+  # at the first step scores are close to 0: each half of the discriminator's loss, itself halved, is log 2
+  assert metrics['discriminator_loss'] == pytest.approx(np.log(2), abs=0.05)
+  assert metrics['generator_adversarial'] == pytest.approx(np.log(2), abs=0.05)
+  # the generator ran once: of what it made in either turn XLA has kept one
+  assert compiled.as_text().count(' tanh(') == 1
+
+
+def test_l1_alone_has_no_discriminator_and_cgan_alone_no_l1():
+  state, metrics, _ = first_step(objective='l1')
+  assert set(state.params) == set(state.opt_state) == {'generator'}
+  assert metrics['generator_loss'] == pytest.approx(200 * metrics['generator_l1'])
+  assert not [name for name in metrics if 'discriminator' in name or 'adversarial' in name]
+  _, metrics, _ = first_step(objective='cgan', discriminator='scalar', hidden=4)
+  assert metrics['generator_loss'] == pytest.approx(metrics['generator_adversarial'])
+
+
+@pytest.mark.parametrize('norm, objective', zip(itertools.cycle(models.NORMS), adversarial.OBJECTIVES))
+def test_every_objective_traces_for_accelerators(norm, objective):
+  settings = config.resolve(experiment.Config(**SMALL | dict(adversarial=objective, norm=norm, ema=0.9)), 100)
+  program = experiment.program(settings, SPEC)
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  assert set(state.ema) == {'generator'}
+  batch = {n: jax.ShapeDtypeStruct((8, *s), jnp.uint8) for n, s in (('input', SPEC.input), ('target', SPEC.target))}
+  batch['index'] = jax.ShapeDtypeStruct((8,), jnp.int32)
+  text = jax.jit(program.step).trace(state, batch).lower(lowering_platforms=('tpu',)).as_text()
+  assert 'stablehlo.convolution' in text
+
+
+def test_interrupted_and_continued_gives_the_same_bits_and_learns(tmp_path, run):
+  longer = dict(steps='60', learning_rate=0.01, eval_every='30', checkpoint_every='20', log_every='15', augment='flip')
+  whole = run(tmp_path / 'whole', **longer)
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'parts', stop_at=30, **longer)
+  parts = run(tmp_path / 'parts', **longer)
+  assert arrays(whole).keys() == arrays(parts).keys()
+  for name, x in arrays(whole).items():
+    assert x.tobytes() == arrays(parts)[name].tobytes(), name
+  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+  # black alone would have an L1 of a third, and a PSNR under 5 dB
+  assert whole.numbers['test/l1'] < 0.25 and whole.numbers['test/psnr'] > 8
+  assert set(whole.numbers) >= {'test/ssim', 'test/sharpness', 'validation/psnr', 'train/discriminator_gradient_norm'}
+
+
+def test_one_of_two_seeds_is_that_seed_alone(tmp_path, run):
+  three = dict(steps='3', optimiser='sgd', learning_rate=0.01, eval_splits=(), final_splits=(), beta1=None)
+  both = arrays(run(tmp_path / 'both', seeds=2, **three))
+  for seed in (0, 1):
+    for name, x in arrays(run(tmp_path / str(seed), seed=seed, **three)).items():
+      there = both[name] if name == 'step' else both[name][seed]
+      np.testing.assert_allclose(there.astype(float), x.astype(float), atol=1e-5, err_msg=name)
+
+
+def test_eight_devices_give_what_one_gives(tmp_path, run):
+  three = dict(steps='3', optimiser='sgd', learning_rate=0.01, beta1=None, dropout=0.0)
+  one, eight = run(tmp_path / 'one', **three), run(tmp_path / 'eight', parallel='pmap', **three)
+  for name, x in arrays(one).items():
+    np.testing.assert_allclose(arrays(eight)[name].astype(float), x.astype(float), atol=1e-5, err_msg=name)
+  for name in ('psnr', 'ssim', 'l1', 'sharpness'):
+    assert eight.numbers[f'test/{name}'] == pytest.approx(one.numbers[f'test/{name}'], rel=1e-4)
+
+
+def test_noise_after_training_is_a_flag():
+  for noise, differs in ((True, True), (False, False)):
+    settings = config.resolve(experiment.Config(**SMALL | dict(noise=noise)), 100)
+    program = experiment.program(settings, SPEC)
+    state = jax.jit(program.init)(jax.random.key(0))
+    batch = {'input': np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1), np.uint8), 'index': np.arange(2)}
+    made = jax.jit(program.predict)
+    apart = np.abs(made(state, batch, jax.random.key(0)) - made(state, batch, jax.random.key(1))).max()
+    assert (apart > 1e-6) == differs
+
+
+@pytest.mark.parametrize(
+  'changes, says',
+  [
+    (dict(batch_size=40), r'--batch_size=40 is larger than the train split of 24'),
+    (dict(image_size=30), r'30×30 pixels twice'),
+    (dict(image_size=8), r'at least 11 pixels'),
+    (dict(layers=3), r'--layers=3: .*12×12 pixels can have 1 to 2'),
+    (dict(augment='jitter:0.4'), r'augmentation jitter'),
+    (dict(dataset='edges', image_size=304), r'larger than'),
+    (dict(dataset='edges:/nowhere'), r'is not a folder'),
+  ],
+)
+def test_bad_input_is_refused_in_one_line(tmp_path, run, changes, says):
+  with pytest.raises(UsageError, match=says) as error:
+    run(tmp_path / 'run', **changes)
+  assert '\n' not in str(error.value) and not (tmp_path / 'run' / 'config.json').exists()
+
+
+def test_the_scalar_discriminator_s_default_size_is_128_grey():
+  data = experiment.data(experiment.Config(discriminator='scalar'))
+  assert data.spec.input == data.spec.target == (128, 128, 1)
+  generator, discriminator = experiment.networks(experiment.Config(discriminator='scalar'), data.spec)
+  assert len(generator.widths) == 7 and discriminator.layers == 4
+
+
+def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
+  run(tmp_path / 'run', plots=True, steps='2', report_every='1', eval_every='0')
+  for name in ('translations.png', 'steps/0000001.png', 'steps/0000002.png'):
+    assert (tmp_path / 'run' / 'plots' / name).exists()
+  colour = np.random.default_rng(0).integers(0, 256, (31, 17, 3), np.uint8)
+  Image.fromarray(colour).save(tmp_path / 'a.png')
+  (tmp_path / 'b.png').write_bytes((folder / 'test' / 'input' / '3.png').read_bytes())
+  files = [str(tmp_path / 'a.png'), str(tmp_path / 'b.png')]
+  assert translate_image.main([str(tmp_path / 'run'), *files]) == 0
+  assert f'{tmp_path / "b.png"} -> {tmp_path / "b_translated.png"}' in capsys.readouterr().out
+  program, state, spec = predict.load(tmp_path / 'run')
+  assert spec.input == (12, 12, 1)
+  pixels = np.asarray(Image.open(tmp_path / 'b.png'))[None, ..., None]
+  wanted = jax.jit(program.predict)(state, {'input': pixels, 'index': np.zeros(1, np.int32)}, jax.random.key(0))[0]
+  made = np.asarray(Image.open(tmp_path / 'b_translated.png'))
+  assert np.abs(made - 255 * np.asarray(wanted)).max() <= 0.5 + 1e-3
+  assert np.asarray(Image.open(tmp_path / 'a_translated.png')).shape == (12, 12, 3)
+  # nothing that is given is written over
+  (tmp_path / 'broken.png').write_text('none')
+  for arguments, says in {
+    (*files, str(tmp_path / 'a_translated.png')): 'which is given as well',
+    (str(tmp_path / 'none.png'),): 'no such file',
+    (str(tmp_path / 'broken.png'),): 'not a readable PNG or JPEG',
+  }.items():
+    assert translate_image.main([str(tmp_path / 'run'), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count('\n') == 1
+  assert translate_image.main([str(tmp_path / 'run'), files[0], '--edges', f'--output={tmp_path / "out"}']) == 0
+  assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_translated.png']
