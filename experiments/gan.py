@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim, players
+from karpjax import command_line, config, errors, hyperparameters, loop, optim, players
 from karpjax import scorer as scorers
-from karpjax.data import augmentation, bundled, dataset, preprocessing
+from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import generation
 from karpjax.models import gan
-from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, example_keys, pair
+from karpjax.program import AUGMENT, LATENT, Program, example_keys, pair
 from karpjax.report import gan as report
 
 
@@ -52,7 +52,7 @@ class Config(config.Train):
     '', 'WORKDIR of a run of image_classification on the same data: FID and others by its features.'
   )
   model: str = config.flag('dcgan', 'Its options are below.', choices=gan.MODELS)
-  steps: config.Duration = config.run_flag('150epochs', 'How long to train.')
+  steps: config.Duration = config.run_flag('60epochs', 'How long to train.')
   eval_every: config.Duration = config.run_flag('25epochs', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
     '25epochs', 'Save this often; 0: at the end and when stopped.', free=True
@@ -99,106 +99,80 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
     config, spec: of the run and its data.
     scorer: of what is generated, or None.
     train: [n, d] its features of train examples, for the floor of FID.
-    largest: size of the largest split that is evaluated; 0: of train.
+    largest: size of the largest split that is evaluated; 0: whatever train's is.
   """
-  image, classes, penalised = len(spec.shape) == 3, len(spec.classes), config.objective == 'wasserstein_gp'
+  image, penalised = len(spec.shape) == 3, config.objective == 'wasserstein_gp'
   generator, discriminator = gan.build(
     config.model,
     shape=spec.shape,
-    classes=classes,
+    classes=len(spec.classes),
     latent=config.latent,
     conditional=config.conditional,
     dtype=jnp.dtype(config.dtype),
     generator={'widths': config.widths, 'norm': config.generator_norm},
     discriminator={
       'widths': config.discriminator_widths,
-      'norm': config.norm or ('layer' if penalised and config.model == 'dcgan' else None),
+      'norm': config.norm,
       'spectral_norm': config.spectral_norm,
     },
+    penalised=penalised or config.r1 > 0,
   )
-  if (penalised or config.r1) and discriminator.norm == 'batch':
-    raise errors.UsageError('a gradient penalty is of each example alone: type --norm=layer or none, not batch')
   players.parts(config.batch_size, config.discriminator_steps, 'discriminator_steps')
-  augmentations = augmentation.parse(config.augment)
-  if mixes := [step.name for step in augmentations if step.name in augmentation.MIXES]:
-    raise errors.UsageError(
-      f'--augment={mixes[0]} mixes labels, which a GAN has none of; it takes {", ".join(augmentation.IMAGES)}'
-    )
-  judge_loss, make_loss = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
+  discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how='symmetric' if image else 'unit')
-
-  def optimiser(rate):
-    return optim.configured(
-      config if hyperparameters.is_zero(rate) else dataclasses.replace(config, learning_rate=rate)
-    )
-
-  optimisers = {'discriminator': optimiser(config.discriminator_learning_rate), 'generator': optimiser(0)}
+  augment = functools.partial(augmentation.augment_symmetric, augmentation.parse_unmixed(config.augment))
+  rate = config.discriminator_learning_rate
+  own_rate = config if hyperparameters.is_zero(rate) else dataclasses.replace(config, learning_rate=rate)
+  optimisers = {'discriminator': optim.configured(own_rate), 'generator': optim.configured(config)}
   if config.objective == 'wasserstein':
     optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
 
   def init(key):
-    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
-    example, latent, label = jnp.zeros((1, *spec.shape)), jnp.zeros((1, config.latent)), jnp.zeros(1, jnp.int32)
-    variables = {
-      'discriminator': discriminator.init(keys[0], example, label, train=True),
-      'generator': generator.init(keys[1], latent, label, train=True),
-    }
+    variables = gan.init(generator, discriminator, key, spec.shape, config.latent)
     averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
     return players.create(key, variables, optimisers, averaged=averaged)
 
   def latents(key, batch):
     return jax.vmap(lambda key: jax.random.normal(key, (config.latent,)))(example_keys(key, batch))
 
-  def augmented(x, key, batch):  # [-1, 1] -> [-1, 1]; a border is black
-    if not augmentations:
-      return x
-    return 2 * augmentation.augment(augmentations, example_keys(key, batch), (x + 1) / 2, batch['label'])[0] - 1
-
   def generate(params, collections, batch, key):
     """What the discriminator sees of the generator, alike in both players' turns; and the generator's collections."""
     variables = {'params': params['generator'], **collections['generator']}
     z = latents(jax.random.fold_in(key, LATENT), batch)
     x, own = generator.apply(variables, z, batch['label'], train=True, mutable=list(collections['generator']))
-    return augmented(x, jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), own
+    return augment(example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), x), own
 
   def judge(params, own, x, labels):
     """(scores [batch], class logits [batch, classes] or None), and the discriminator's collections."""
     variables = {'params': params['discriminator'], **own}
     return discriminator.apply(variables, x, labels, train=True, mutable=list(own))
 
-  def penalty(params, own, x, labels, measure):
-    score = lambda x, label: judge(params, own, x[None], label[None])[0][0][0]
-    return measure(adversarial.input_gradients(score, x, labels))
-
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
-    real = augmented(prepare(batch['image']), jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
-    fake, _ = generate(params, collections, batch, key)
-    (on_real, real_classes), own = judge(params, own, real, labels)
-    (on_fake, fake_classes), own = judge(params, own, fake, labels)
-    losses = judge_loss(on_real, on_fake)
+    gradients_at = functools.partial(
+      adversarial.input_gradients, lambda x, label: judge(params, own, x[None], label[None])[0][0][0]
+    )
+    keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
+    real, (fake, _) = augment(keys, prepare(batch['image'])), generate(params, collections, batch, key)
+    (on_real, real_classes), new = judge(params, own, real, labels)
+    (on_fake, fake_classes), new = judge(params, new, fake, labels)
+    losses = discriminators(on_real, on_fake)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(real_classes, labels) + cross_entropy(fake_classes, labels)
     if penalised:
-      keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, LATENT), 1), batch)
+      keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 2), batch)
       between = adversarial.between(keys, real, fake)
-      losses += config.gradient_penalty * penalty(params, own, between, labels, adversarial.gradient_penalty)
-    if config.r1:
-      losses += config.r1 * penalty(params, own, real, labels, adversarial.r1_penalty)
-    # what tells real from fake: the score between both targets, of critics, whose zero means nothing, between both means
-    middle = {'least_squares': 0.5}.get(config.objective, 0)
-    if config.objective.startswith('wasserstein'):
-      middle = gradients.mean(on_real.mean() + on_fake.mean()) / 2
-    return {
-      'loss': pair(losses),
-      'accuracy_on_real': pair(on_real > middle),
-      'accuracy_on_fake': pair(on_fake < middle),
-    }, own
+      losses += config.gradient_penalty * adversarial.gradient_penalty(gradients_at(between, labels))
+    if config.r1 > 0:
+      losses += config.r1 * adversarial.r1_penalty(gradients_at(real, labels))
+    middle = adversarial.middle(config.objective, on_real, on_fake)
+    right = {'accuracy_on_real': pair(on_real > middle), 'accuracy_on_fake': pair(on_fake < middle)}
+    return {'loss': pair(losses), **right}, new
 
   def generators_loss(params, collections, batch, key):
     fake, own = generate(params, collections, batch, key)
     (scores, logits), _ = judge(params, collections['discriminator'], fake, batch['label'])
-    losses = make_loss(scores)
+    losses = generators(scores)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(logits, batch['label'])
     return {'loss': pair(losses)}, own
@@ -212,34 +186,21 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
     return spec.maximum * ((x + 1) / 2 if image else x)
 
   def evaluate(state, batch, key):
-    mask, examples = batch['mask'], {'real': batch['image'], 'fake': predict(state, batch, key)}
-    found = {
-      name: scorer.apply(x) if scorer else (prepare(x).reshape(len(x), -1), None) for name, x in examples.items()
-    }
-    sums = {name: generation.moments(features, mask) for name, (features, _) in found.items()}
-    if spec.name == 'gaussians25':
-      sums['modes'] = generation.modes(examples['fake'], bundled.GRID, bundled.GRID_STD, mask)
-    if scorer:
-      size, guessed = largest or spec.examples, found['fake'][1].argmax(-1)
-      sums |= {f'{name}_rows': generation.rows(x, batch['index'], mask, size) for name, (x, _) in found.items()}
-      sums['shares'] = generation.shares(guessed, classes, mask)
-      if config.conditional != 'none':
-        sums['hits'] = pair(guessed == batch['label'], mask)[0]
-    return sums
+    return scorers.sums(scorer, spec, predict(state, batch, key), batch, largest, config.conditional != 'none')
 
+  losses = {'discriminator': discriminators_loss, 'generator': generators_loss}
+  turns = {'rounds': config.discriminator_steps, 'microbatches': config.microbatches, 'ema_decay': config.ema}
   return Program(
     init=init,
-    step=players.train_step(
-      {'discriminator': discriminators_loss, 'generator': generators_loss},
-      optimisers,
-      rounds=config.discriminator_steps,
-      microbatches=config.microbatches,
-      ema_decay=config.ema,
-    ),
+    step=players.train_step(losses, optimisers, **turns),
     evaluate=evaluate,
     summarise=functools.partial(generation.summarise, train=train),
     predict=predict,
   )
+
+
+def predictions(program, state, spec, files):
+  raise errors.UsageError('a run of gan classifies nothing; its samples are in its folder, plots/samples.png')
 
 
 def run(config_: Config, train=loop.train, say=print, **options) -> loop.Summary:

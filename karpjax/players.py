@@ -75,7 +75,9 @@ def train_step(
     grads, metrics, own_collections, _ = compute(params[player], collections[player], batch, key)
     updates, own_state = optimisers[player].update(grads, opt_state[player], params[player])
     own = optax.apply_updates(params[player], updates)
-    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
+    norm = optax.global_norm(grads) + 0 * optax.global_norm(own)
+    metrics = {**metrics, 'gradient_norm': (norm, jnp.ones(()))}
     metrics = {f'{player}_{name}': x for name, x in metrics.items()}
     made = own, own_collections, own_state
     return tuple({**x, player: new} for x, new in zip(playing, made)), metrics

@@ -10,8 +10,10 @@ import numpy as np
 from flax import linen as nn
 
 from karpjax import config, errors, predict
+from karpjax.data import bundled
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.metrics import generation
+from karpjax.program import pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +120,29 @@ def scoring(settings, dataset: Dataset, say: Callable[[str], None]) -> dict:
     floor = generation.frechet_distance(scorer.features(dataset.splits[name], size), features[:size])
     say(f'FID of {min(size, train.size):,} train examples against the {name} split, the floor: {floor:.4f}')
   return {'scorer': scorer, 'train': features, 'largest': largest}
+
+
+def sums(scorer: Scorer | None, spec: Spec, fake, batch, largest: int, conditional: bool) -> dict:
+  """What `generation.summarise` takes, of one batch; traced.
+
+  Args:
+    scorer: or None: then raw numbers, on the scale of [0, 1], are the features.
+    spec: of the data.
+    fake: [batch, *shape] generated, on the raw scale.
+    batch: of real examples.
+    largest: size of the largest split; 0: of train.
+    conditional: whether `fake` were made of the batch's labels.
+  """
+  mask = batch['mask']
+  describe = scorer.apply if scorer else lambda x: (x.reshape(len(x), -1) / spec.maximum, None)
+  found = {'real': describe(batch['image']), 'fake': describe(fake)}
+  made = {name: generation.moments(features, mask) for name, (features, _) in found.items()}
+  if spec.name == 'gaussians25':
+    made['modes'] = generation.modes(fake, bundled.GRID, bundled.GRID_STD, mask)
+  if scorer:
+    size, guessed = largest or spec.examples, found['fake'][1].argmax(-1)
+    made |= {f'{name}_rows': generation.rows(x, batch['index'], mask, size) for name, (x, _) in found.items()}
+    made['shares'] = generation.shares(guessed, scorer.classes, mask)
+    if conditional:
+      made['hits'] = pair(guessed == batch['label'], mask)[0]
+  return made

@@ -106,7 +106,7 @@ def gaussians25(data_dir: Path | None = None) -> Dataset:
     points = GRID[labels] + GRID_STD * draw.standard_normal((size, 2))
     splits[split] = Split.of(image=points.astype(np.float32), label=labels)
   classes = tuple(f'{x:.0f},{y:.0f}' for x, y in GRID)
-  return Dataset(Spec('gaussians25', (2,), classes, 4.0, (), (), 0, 'float32'), splits)
+  return Dataset(Spec('gaussians25', (2,), classes, 1.0, (), (), 0, 'float32'), splits)
 
 
 SOURCES = {

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from karpjax import gradients
+
 
 def minimax_discriminator(real, fake):
   """-log σ(real) - log(1 - σ(fake)) (Goodfellow et al. 2014, eq. 1)."""
@@ -59,6 +61,13 @@ OBJECTIVES: dict[str, tuple[Callable, Callable]] = {  # name -> (discriminator's
 }
 
 
+def middle(objective: str, real, fake):
+  """[]: the score above which an example passes as real. That of a critic has no zero: there it lies between both means."""
+  if objective.startswith('wasserstein'):
+    return gradients.mean(real.mean() + fake.mean()) / 2
+  return 0.5 if objective == 'least_squares' else 0.0  # between the targets of 1 and 0; at even odds
+
+
 def input_gradients(score: Callable, inputs, *others):
   """The gradient of each example's own score with respect to that example.
 
@@ -73,22 +82,22 @@ def input_gradients(score: Callable, inputs, *others):
   return jax.vmap(jax.grad(score))(inputs, *others)
 
 
-def gradient_penalty(gradients):
+def gradient_penalty(slopes):
   """(‖gradient‖₂ - 1)² of each example (Gulrajani et al. 2017, eq. 3), at points between real and fake ones.
 
   Args:
-    gradients: [batch, …], by `input_gradients`.
+    slopes: [batch, …], by `input_gradients`.
 
   Returns:
     [batch] float32.
   """
-  norm = jnp.sqrt(_square_norm(gradients) + 1e-12)  # whose gradient at 0 is 0, not NaN
+  norm = jnp.sqrt(_square_norm(slopes) + 1e-12)  # whose gradient at 0 is 0, not NaN
   return jnp.square(norm - 1)
 
 
-def r1_penalty(gradients):
-  """½ ‖gradient‖² of each real example (Mescheder et al. 2018, eq. 9, without γ); gradients [batch, …] -> [batch]."""
-  return _square_norm(gradients) / 2
+def r1_penalty(slopes):
+  """½ ‖gradient‖² of each real example (Mescheder et al. 2018, eq. 9, without γ); slopes [batch, …] -> [batch]."""
+  return _square_norm(slopes) / 2
 
 
 def between(key, real, fake):

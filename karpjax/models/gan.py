@@ -22,6 +22,7 @@ from karpjax import errors
 from karpjax.layers import convolution, initialisers, linear
 from karpjax.layers.normalisation import BatchNorm
 from karpjax.models import choices, mlp
+from karpjax.program import INITIALISE
 
 CONDITIONALS = ('none', 'embedding', 'projection', 'auxiliary')
 EMBEDDING = 32  # numbers that stand for a class
@@ -336,6 +337,7 @@ def build(
   dtype=jnp.float32,
   generator: dict[str, Any],
   discriminator: dict[str, Any],
+  penalised: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
   """(generator, discriminator) for examples of `shape`, traced once but not compiled.
 
@@ -348,6 +350,7 @@ def build(
     dtype: of the computation.
     generator, discriminator: options of each; None leaves the module's own default, which for widths depends on the shape,
       and a discriminator's are a generator's, turned round.
+    penalised: whether gradients of single examples are, which batch norm does not allow: a DCGAN's has then layer norm.
 
   Raises:
     UsageError: for an unknown name or option, or what the shape does not allow.
@@ -361,6 +364,10 @@ def build(
   discriminator = {**discriminator, 'widths': discriminator.get('widths') or mirrored}
   if name == 'sngan' and discriminator.get('norm') not in (None, 'none'):
     raise errors.UsageError(f'--model=sngan has no --norm={discriminator["norm"]} in its discriminator; leave it out')
+  if penalised and discriminator.get('norm') == 'batch':
+    raise errors.UsageError('a gradient penalty is of each example alone: type --norm=layer or none, not batch')
+  if penalised and name == 'dcgan' and discriminator.get('norm') is None:
+    discriminator['norm'] = 'layer'  # Gulrajani et al. 2017, section 4
   mlp.check(widths=(*widths, *discriminator['widths']), latent=latent)
   decided = {'classes': classes, 'conditional': conditional, 'dtype': dtype}
   g = modules[0](shape=tuple(shape), **decided, **choices.checked(name, modules[0], generator, _DECIDED))
@@ -372,3 +379,13 @@ def build(
     init = functools.partial(module.init, train=False)
     jax.eval_shape(init, jax.random.key(0), jax.ShapeDtypeStruct((1, *size), jnp.float32), label)
   return g, d
+
+
+def init(generator: nn.Module, discriminator: nn.Module, key, shape: tuple[int, ...], latent: int) -> dict[str, Any]:
+  """{'discriminator', 'generator': Linen's variables} from a run's first key."""
+  keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+  example, z, label = jnp.zeros((1, *shape)), jnp.zeros((1, latent)), jnp.zeros(1, jnp.int32)
+  return {
+    'discriminator': discriminator.init(keys[0], example, label, train=True),
+    'generator': generator.init(keys[1], z, label, train=True),
+  }

@@ -12,9 +12,18 @@ from karpjax.report import writers
 from karpjax.report.plots import title
 
 PICTURES = ('.png', '.gif', '.svg')
-HEADLINES = ('bleu', 'f1', 'fid', 'modes', 'accuracy', 'error', 'episode_return', 'loss')  # the first few found are shown large
+HEADLINES = (
+  'bleu',
+  'f1',
+  'fid',
+  'modes',
+  'accuracy',
+  'error',
+  'episode_return',
+  'loss',
+)  # the first few found are shown large
 SHARES = ('accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality')  # are shown in per cent
-CURVES = ('loss', 'bleu', 'f1', 'accuracy', 'error', 'episode_return')  # come first
+CURVES = ('loss', 'bleu', 'f1', 'accuracy', 'error', 'episode_return', 'psnr_gain', 'psnr')  # come first
 LONGEST_TEXT = 6000  # characters of a text that the page shows
 STYLE = """
 :root { color-scheme: light dark; --paper: #f4f5f7; --card: #ffffff; --ink: #1d2129; --quiet: #5c6470;

@@ -32,11 +32,9 @@ CASES = [
 
 def arrays(size, window, channels, features, dtype=jnp.float32, seeds=()):
   """x [*seeds, 2, *size, channels], kernel [*seeds, *window, channels, features]."""
-  x, kernel = jax.random.key(0), jax.random.key(1)
-  return (
-    jax.random.normal(x, (*seeds, 2, *size, channels), dtype),
-    jax.random.normal(kernel, (*seeds, *window, channels, features), dtype),
-  )
+  rng = np.random.default_rng(0)  # NumPy's: a draw of JAX's with so many axes is compiled for seconds
+  shapes = (*seeds, 2, *size, channels), (*seeds, *window, channels, features)
+  return tuple(rng.normal(size=shape).astype(dtype) for shape in shapes)
 
 
 def ours(strides, padding):
@@ -107,7 +105,7 @@ def test_vmap_equals_a_loop(channels, seeds, mapped, monkeypatch):
   batched = jax.jit(jax.vmap(derivatives(ours((1, 1), 'SAME')), mapped))(*args)
   one = derivatives(plain((1, 1), 'SAME'))
   rows = [one(*(a[i] if axis == 0 else a for a, axis in zip(args, mapped))) for i in range(seeds)]
-  assert_close(batched, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+  assert_close(batched, jax.tree.map(lambda *leaves: np.stack(leaves), *rows))
 
 
 def test_no_grouped_convolution_for_vmapped_seeds_and_no_slow_one_in_a_loop():
@@ -145,7 +143,7 @@ def test_accelerators_get_the_plain_program(platform, vmapped, size, window, str
 
 
 def test_layer_is_linens():
-  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
   for options in ({}, {'strides': (2, 2), 'use_bias': False}, {'padding': ((1, 0), (2, 1))}):
     theirs, layer = nn.Conv(5, (3, 3), **options), conv.Conv(5, (3, 3), **options)
     variables = theirs.init(jax.random.key(1), x)
@@ -160,7 +158,7 @@ def test_layer_is_linens():
 @pytest.mark.parametrize('shape', [(2, 8, 6, 3), (2, 9, 7, 3), (2, 9, 3)])
 @pytest.mark.parametrize('window, stride, padding', [(2, 2, 'VALID'), (3, 3, 'VALID'), (3, 2, 'SAME'), (2, 1, 'VALID')])
 def test_pools_are_linens(shape, window, stride, padding):
-  x = jax.random.normal(jax.random.key(0), shape)
+  x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   rank = len(shape) - 2
   for mine, theirs in ((conv.max_pool, nn.max_pool), (conv.avg_pool, nn.avg_pool)):
     f = lambda x, pool=mine: pool(x, window, stride, padding)
@@ -189,3 +187,39 @@ def test_max_pool_passes_the_whole_gradient_at_ties():
 def test_bad_input_is_refused(x, kernel, options, message):
   with pytest.raises(UsageError, match=message):
     jax.eval_shape(lambda x, k: conv.convolution(x, k, **options), jnp.zeros(x), jnp.zeros(kernel))
+
+
+@pytest.mark.parametrize('size, window, stride', [((3, 4), 4, 2), ((5,), 3, 1)])
+def test_transposed_convolution_is_laxs(size, window, stride):
+  """Also the transpose of the convolution that it undoes in shape; in values and in both gradients."""
+  rank = len(size)
+  layer = conv.ConvTranspose(6, (window,) * rank, strides=stride)
+  x = jax.random.normal(jax.random.key(0), (2, *size, 5))
+  variables = layer.init(jax.random.key(1), x)
+  kernel = variables['params']['kernel']  # [*window, out, in]
+  assert kernel.shape == (*(window,) * rank, 6, 5)
+  kernel = kernel + 0.1 * jax.random.normal(jax.random.key(2), kernel.shape)
+  cut = (window - stride) // 2
+
+  def of_layer(x, kernel):
+    return layer.apply({'params': {'kernel': kernel, 'bias': jnp.zeros(6)}}, x)
+
+  def of_lax(x, kernel):
+    numbers = conv.DIMENSIONS[rank]
+    padding = [(window - 1 - cut, window - 1 - cut)] * rank
+    return lax.conv_transpose(
+      x, kernel, (stride,) * rank, padding, dimension_numbers=numbers, transpose_kernel=True
+    )  # fmt: skip
+
+  def of_transpose(x, kernel):
+    large = jax.ShapeDtypeStruct((2, *(stride * n for n in size), 6), x.dtype)
+    narrow = lambda y: lax.conv_general_dilated(
+      y, kernel, (stride,) * rank, [(cut, cut)] * rank, dimension_numbers=conv.DIMENSIONS[rank]
+    )
+    return jax.linear_transpose(narrow, large)(x)[0]
+
+  ours = jax.jit(derivatives(of_layer))(x, kernel)
+  assert ours[0].shape == (2, *(stride * n for n in size), 6)
+  for reference in (of_lax, of_transpose):
+    for a, b in zip(ours, jax.jit(derivatives(reference))(x, kernel)):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

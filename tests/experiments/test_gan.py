@@ -1,0 +1,328 @@
+"""The experiment as a user runs it: two players, and all that a Program gets for nothing."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import gan as experiment
+from experiments import image_classification
+from karpjax import checkpoint, config, errors, players, recipe, scorer, weights
+from karpjax.data import dataset
+from karpjax.metrics import generation
+from karpjax.report import writers
+
+QUICK = dict(
+  model='mlp', widths=(16,), latent=8, batch_size=24, steps='6', steps_per_call='3', log_every='2', eval_every='0',
+  checkpoint_every='0', report_every='0', tensorboard=False, plots=False, ema=0.9, subset='200/60:0',
+)  # fmt: skip
+TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
+
+
+def run(folder, say=lambda _: None, **changes):
+  return experiment.run(experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+def rows(folder):
+  lines = map(json.loads, (folder / writers.METRICS).read_text().splitlines())
+  return [{n: x for n, x in row.items() if n not in TIMES} for row in lines]
+
+
+def abstract(shape=(8, 8, 1), batch=24, **changes):
+  """A program and a batch of noise."""
+  settings = config.resolve(experiment.Config(**QUICK | {'batch_size': batch, **changes}), 100)
+  spec = dataset.Spec('none', shape, tuple('0123456789'), 255.0, (0.5,), (0.5,), 100)
+  draw = np.random.default_rng(0)
+  example = {
+    'image': jnp.asarray(draw.integers(0, 256, (batch, *shape)), jnp.uint8),
+    'label': jnp.asarray(draw.integers(0, 10, batch), jnp.int32),
+    'index': jnp.arange(batch, dtype=jnp.int32),
+  }
+  return experiment.program(settings, spec), example
+
+
+# ---- what a Program gets for nothing ----
+
+
+@pytest.mark.parametrize(
+  'path',
+  [
+    dict(generator_norm='batch', discriminator_steps=3),
+    pytest.param(dict(seeds=2, spectral_norm=True, conditional='projection'), marks=pytest.mark.slow),
+    pytest.param(dict(parallel='pmap', objective='wasserstein'), marks=pytest.mark.slow),
+  ],
+)
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
+  def stop(line):
+    if line.startswith('step 4/'):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  path = path | dict(steps='8', eval_every='4')
+  whole = run(tmp_path / 'whole', **path)
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'parts', stop, **path)
+  parts = run(tmp_path / 'parts', **path)
+  a, b = arrays(whole), arrays(parts)
+  assert a.keys() == b.keys() and any(name.startswith('ema/generator') for name in a)
+  assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+
+
+def test_four_seeds_in_one_program_are_each_alone(tmp_path):
+  short = dict(steps='3', optimiser='sgd', learning_rate=0.1, beta1=None, beta2=None)
+  several = arrays(run(tmp_path / 'several', seeds=4, **short))
+  for seed in (0, 3):
+    for name, x in arrays(run(tmp_path / str(seed), seed=seed, **short)).items():
+      there = several[name] if name == 'step' else several[name][seed]
+      np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize('other', [dict(parallel='pmap'), dict(microbatches=3)])
+def test_paths_agree(tmp_path, other):
+  """Batch norm's moments are of the whole batch over devices; under microbatches there is none here."""
+  norm = 'batch' if 'parallel' in other else 'none'
+  plain = dict(steps='3', optimiser='sgd', learning_rate=0.1, beta1=None, beta2=None, generator_norm=norm)
+  plain |= dict(widths=(16, 16), r1=0.1, augment='shift:1')
+  a, b = arrays(run(tmp_path / 'a', **plain)), arrays(run(tmp_path / 'b', **plain | other))
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
+  for x, y in zip(rows(tmp_path / 'a'), rows(tmp_path / 'b')):
+    for name in x:
+      np.testing.assert_allclose(y[name], x[name], atol=1e-4, rtol=1e-4, err_msg=name)
+
+
+def test_the_checks_pass_or_do_not_apply():
+  program, batch = abstract()
+  results = {r.name: r.passed for r in recipe.check(program, batch)}
+  assert False not in results.values()
+  assert results['one batch can be overfitted'] is results['real inputs beat zeroed ones'] is None
+  assert results['gradients reach every parameter'] and results['one compilation only']
+
+
+# ---- the game ----
+
+
+def step(program, batch, seed=0):
+  return jax.jit(lambda key: program.step(program.init(key), batch))(jax.random.key(seed))
+
+
+def test_the_generators_images_are_computed_once(monkeypatch):
+  """Both players' turns see the same ones: with other latents in the generator's turn they cost another forward pass."""
+  plain = players.train_step
+
+  def apart(losses, *arguments, **options):
+    maker = losses['generator']
+    other = lambda params, collections, batch, key: maker(params, collections, batch, jax.random.fold_in(key, 99))
+    return plain({**losses, 'generator': other}, *arguments, **options)
+
+  def flops():
+    program, batch = abstract((16, 16, 1), 64, widths=(64, 64), latent=100)
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    return jax.jit(program.step).lower(state, batch).compile().cost_analysis()['flops']
+
+  once = flops()
+  monkeypatch.setattr(players, 'train_step', apart)
+  forward = 2 * 64 * (100 * 64 + 64 * 64 + 64 * 256)  # matmuls of 64 latents
+  assert forward < flops() - once < 1.2 * forward
+
+
+@pytest.mark.parametrize('objective', ['minimax', 'least_squares', 'hinge', 'wasserstein', 'wasserstein_gp'])
+def test_objectives_train_both_players(objective):
+  program, batch = abstract(objective=objective, discriminator_steps=2, r1=0.5 if objective == 'minimax' else 0.0)
+  before = program.init(jax.random.key(0))
+  after, metrics = step(program, batch)
+  assert all(np.isfinite(total) for total, _ in metrics.values())
+  for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params)):
+    assert not np.array_equal(a, b)
+  assert 0 <= metrics['discriminator_accuracy_on_real'][0] <= metrics['discriminator_accuracy_on_real'][1] == 24
+  assert metrics['generator_loss'][1] == 12
+  largest = max(np.abs(x).max() for x in jax.tree.leaves(after.params['discriminator']))
+  assert (largest <= 0.01 + 1e-7) == (objective == 'wasserstein')
+
+
+def test_the_penalty_and_rate_of_the_flags_are_those_of_the_step():
+  """Linear discriminators: R1 adds γ/2 ‖w‖² to the loss, whatever the images."""
+  losses, moved = {}, {}
+  for name, changes in {'none': {}, 'r1': dict(r1=3.0), 'slow': dict(discriminator_learning_rate=1e-5)}.items():
+    program, batch = abstract(widths=(), optimiser='sgd', beta1=None, beta2=None, learning_rate=0.1, **changes)
+    before = program.init(jax.random.key(0))
+    after, metrics = step(program, batch)
+    losses[name] = float(metrics['discriminator_loss'][0] / metrics['discriminator_loss'][1])
+    w = before.params['discriminator']['score']['kernel']
+    moved[name] = float(jnp.abs(after.params['discriminator']['score']['kernel'] - w).max())
+  assert losses['r1'] - losses['none'] == pytest.approx(1.5 * float(jnp.square(w).sum()), rel=1e-4)
+  assert moved['slow'] == pytest.approx(1e-4 * moved['none'], rel=1e-2)
+
+
+@pytest.mark.parametrize('conditional', ['embedding', 'projection', 'auxiliary'])
+def test_labels_reach_the_loss_and_the_samples(conditional):
+  program, batch = abstract(conditional=conditional)
+  other = {**batch, 'label': (batch['label'] + 1) % 10}
+  (state, one), (_, two) = step(program, batch), step(program, other)
+  assert not np.allclose(one['discriminator_loss'][0], two['discriminator_loss'][0])
+  samples = [program.predict(state, b, jax.random.key(0)) for b in (batch, other)]
+  assert not np.allclose(*samples, atol=1e-3)
+  if conditional == 'auxiliary':  # both cross-entropies of an uninformed guess come to the loss
+    plain, _ = abstract(conditional='none')
+    extra = one['discriminator_loss'][0] - step(plain, batch)[1]['discriminator_loss'][0]
+    assert extra / 24 > np.log(10)
+
+
+def test_samples_are_the_averaged_generators_and_of_each_examples_own_number():
+  program, batch = abstract(ema=0.5, learning_rate=0.1)
+  state, _ = step(program, batch)
+  key = jax.random.key(7)
+  few = {n: x[3:5] for n, x in batch.items()}
+  samples = program.predict(state, batch, key)
+  np.testing.assert_allclose(program.predict(state, few, key), samples[3:5], atol=1e-3)
+  plain = program.predict(state.replace(ema=None), batch, key)
+  averages = state.replace(params={**state.params, **state.ema}, ema=None)
+  np.testing.assert_array_equal(program.predict(averages, batch, key), samples)
+  assert not np.allclose(plain, samples, atol=1e-3) and samples.min() >= 0 and samples.max() <= 255
+
+
+def test_augmentation_is_differentiable_and_changes_what_both_players_see():
+  plain, batch = abstract()
+  augmented, _ = abstract(augment='shift:2,cutout:3,jitter:0.4,flip,rotate:20')
+  a, b = step(plain, batch)[1], step(augmented, batch)[1]
+  for name in ('discriminator_loss', 'generator_loss', 'generator_gradient_norm'):
+    assert np.isfinite(b[name][0]) and b[name][0] != a[name][0]
+  assert b['generator_gradient_norm'][0] > 0
+
+
+@pytest.mark.parametrize('player, other', [('discriminator', 'generator'), ('generator', 'discriminator')])
+def test_the_player_that_diverges_is_named(tmp_path, player, other):
+  """With so large a rate its weights, and so its own next loss, overflow first; the other's stand still."""
+  rates = {player: 1e30, other: 1e-30}
+  flags = dict(learning_rate=rates['generator'], discriminator_learning_rate=rates['discriminator'])
+  with pytest.raises(errors.Diverged) as stopped:
+    run(tmp_path, optimiser='sgd', beta1=None, beta2=None, objective='least_squares', model='mlp', **flags)
+  assert re.match(rf'NaN or infinity in {player}_\w+(, {player}_\w+)*: seed 0', str(stopped.value))
+
+
+# ---- scores ----
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('scorer')
+  settings = image_classification.Config(
+    model='mlp', widths=(24,), steps='60', learning_rate=0.01, plots=False, tensorboard=False, workdir=str(folder),
+    eval_every='0', checkpoint_every='0', log_every='0', steps_per_call='10',
+  )  # fmt: skip
+  image_classification.run(settings, say=lambda _: None)
+  return folder
+
+
+def test_a_scorer_gives_the_inputs_of_its_last_layer(classifier):
+  data = dataset.load('digits')
+  loaded = scorer.load(str(classifier), data.spec)
+  images = data.splits['test'].fetch(np.arange(20))['image']
+  features, logits = loaded.apply(jnp.asarray(images))
+  best, _ = weights.newest(classifier)
+  params = {n.removeprefix('state/params/'): x for n, x in best.items()}
+  np.testing.assert_allclose(
+    features @ params['logits/kernel'] + params['logits/bias'], logits, rtol=1e-4, atol=1e-4
+  )  # fmt: skip
+  assert features.shape == (20, 24) and loaded.classes == 10 and loaded.step > 0
+  np.testing.assert_allclose(loaded.features(data.splits['test'], 20, batch=7), features, rtol=1e-5, atol=1e-5)
+
+
+def test_scores_are_those_of_all_examples(tmp_path, classifier):
+  said = []
+  flags = dict(scorer=str(classifier), conditional='embedding', eval_batch_size=25, final_splits=('test',), subset='')
+  numbers = run(tmp_path, said.append, **flags).numbers
+  data = experiment.data(experiment.Config(**QUICK | flags))
+  loaded = scorer.load(str(classifier), data.spec)
+  real = loaded.features(data.splits['test'], 360)
+  train = loaded.features(data.splits['train'], 360)
+  assert numbers['test/fid_floor'] == pytest.approx(generation.frechet_distance(real, train), rel=1e-4)
+  assert any(f'{numbers["test/fid_floor"]:.4f}' in line for line in said)
+  assert numbers['test/fid'] > 5 * numbers['test/fid_floor'] and 0 <= numbers['test/recall'] <= 1
+  assert {'test/kid', 'test/precision', 'test/label_accuracy', 'test/smallest_class_share'} <= set(numbers)
+  # every example once: shares of 360
+  assert abs(360 * numbers['test/label_accuracy'] - round(360 * numbers['test/label_accuracy'])) < 1e-4
+
+
+def test_without_a_scorer_it_says_which_two_commands_give_one(tmp_path):
+  said = []
+  numbers = run(tmp_path, said.append, steps='1', log_every='1').numbers
+  assert 'image_classification --dataset=digits' in said[0] and '--scorer' in said[0]
+  assert 'test/diversity' in numbers and 'test/fid' not in numbers
+
+
+def test_the_grid_of_gaussians_counts_its_modes(tmp_path):
+  numbers = run(tmp_path, dataset='gaussians25', latent=2, subset='', validation=500, seeds=2, steps='3').numbers
+  assert 0 <= numbers['test/modes']['values'][1] <= 25 and 0 <= numbers['test/high_quality']['mean'] <= 1
+  assert numbers['test/real_diversity']['mean'] == pytest.approx(np.sqrt(2 * (16 + 2 * 0.05**2)), rel=0.02)
+
+
+# ---- what it leaves ----
+
+
+def test_what_a_run_leaves(tmp_path, classifier):
+  run(tmp_path, scorer=str(classifier), steps='8', report_every='3', log_every='1', plots=True, subset='')
+  assert [p.stem for p in sorted((tmp_path / 'frames').iterdir())] == ['00000003', '00000006', '00000008']
+  from PIL import Image
+
+  with Image.open(tmp_path / 'plots' / 'samples_over_time.gif') as animation:
+    assert animation.n_frames == 3
+  plots = {p.stem for p in (tmp_path / 'plots').glob('*.png')}
+  assert plots >= {'samples', 'interpolation', 'nearest_training_examples', 'samples_by_class'}
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert report['scorer']['workdir'] == str(classifier) and report['scorer']['step'] > 0
+  assert sum(report['class_shares'].values()) == pytest.approx(1)
+  assert (tmp_path / 'texts' / 'collapse.txt').read_text().startswith('step 8')
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (dict(discriminator_steps=5), r'--discriminator_steps=5 does not divide --batch_size=24'),
+    (dict(objective='wasserstein_gp', norm='batch', widths=(8, 8)), r'type --norm=layer or none, not batch'),
+    (dict(augment='mixup:0.2'), r'augmentation mixup mixes labels'),
+    (dict(batch_size=500), r'--batch_size=500 is larger than the train split'),
+    (dict(scorer='nowhere'), r'--scorer=nowhere holds no run'),
+    (dict(objective='wasserstein', clip_weights=0.0), r'weights are limited to'),
+    (dict(dataset='gaussians25', model='dcgan', subset=''), r'type --model=mlp'),
+    (dict(model='dcgan', image_size=9), r'cannot be halved'),
+  ],
+)
+def test_bad_input_is_refused_in_one_line(tmp_path, flags, message):
+  with pytest.raises(errors.UsageError, match=message) as refused:
+    run(tmp_path / 'run', **flags)
+  assert '\n' not in str(refused.value) and not (tmp_path / 'run').exists()
+
+
+def test_a_scorer_of_other_data_is_refused(classifier):
+  spec = dataclasses.replace(dataset.load('digits').spec, shape=(16, 16, 1))
+  with pytest.raises(errors.UsageError, match=r'trained on another shape, \(8, 8, 1\), not \(16, 16, 1\)'):
+    scorer.load(str(classifier), spec)
+
+
+def test_a_folder_of_images_without_classes_serves(tmp_path):
+  from PIL import Image
+
+  (tmp_path / 'images').mkdir()
+  draw = np.random.default_rng(0)
+  for i in range(40):
+    Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / 'images' / f'{i}.png')
+  name = f'folder:{tmp_path / "images"}'
+  spec = experiment.data(experiment.Config(dataset=name)).spec
+  assert spec.shape == (8, 8, 3) and spec.classes == ('all',)
+  with pytest.raises(errors.UsageError, match='lies beside the class folders'):
+    dataset.load(name)

@@ -1,0 +1,179 @@
+"""Generators and discriminators: counts with their sources, shapes, what a class changes, spectral norms."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import errors
+from karpjax.models import gan
+
+
+def build(name, shape, *, latent=100, classes=10, conditional='none', penalised=False, widths=None, **discriminator):
+  return gan.build(
+    name,
+    shape=shape,
+    classes=classes,
+    latent=latent,
+    conditional=conditional,
+    generator={'widths': widths},
+    discriminator=discriminator,
+    penalised=penalised,
+  )
+
+
+def shapes(pair, shape, latent=100):
+  return jax.eval_shape(lambda key: gan.init(*pair, key, shape, latent), jax.random.key(0))
+
+
+def init(pair, shape):
+  return jax.jit(lambda key: gan.init(*pair, key, shape, 100))(jax.random.key(0))
+
+
+def count(variables):
+  return {n: sum(math.prod(x.shape) for x in jax.tree.leaves(v['params'])) for n, v in variables.items()}
+
+
+@pytest.mark.parametrize(
+  'name, shape, widths, options, generator, discriminator',
+  [
+    # 100-128-256-512-784 and back: (n + 1) m for each layer
+    ('mlp', (28, 28, 1), None, {}, 12_928 + 33_024 + 131_584 + 402_192, 401_920 + 131_328 + 32_896 + 129),
+    # PyTorch's DCGAN tutorial (nz 100, ngf = ndf 64): 3,576,704 and 2,765,568, without biases in the layers at the ends:
+    # 3 at the images, 64 at the first convolution, 1 at the score
+    ('dcgan', (64, 64, 3), None, {}, 3_576_704 + 3, 2_765_568 + 65),
+    # projection, norm, 128 to 64 channels, norm, 64 to 1 and a bias
+    ('dcgan', (28, 28, 1), None, {}, 627_200 + 256 + 131_072 + 128 + 1_025, 1_088 + 131_072 + 256 + 6_273),
+    ('dcgan', (8, 8, 1), (128, 64), {'norm': 'none'}, 51_200 + 256 + 131_072 + 128 + 1_025, 1_088 + 131_200 + 513),
+    # Miyato et al. 2018, table 3, for 32×32, latents of 128 numbers; block: two 3×3 convolutions, norms, 1×1 shortcut
+    (
+      'sngan', (32, 32, 3), (256,) * 3, {'discriminator_widths': (128,) * 4},
+      528_384 + 3 * (2 * (512 + 590_080) + 65_792) + 512 + 6_915,
+      (3_584 + 147_584 + 512) + (2 * 147_584 + 16_512) + 2 * 2 * 147_584 + 129,
+    ),
+  ],
+)  # fmt: skip
+def test_parameter_counts(name, shape, widths, options, generator, discriminator):
+  latent = 128 if name == 'sngan' else 100
+  options = {n.removeprefix('discriminator_'): x for n, x in options.items()}
+  if 'widths' in options:
+    pair = gan.build(
+      name, shape=shape, classes=10, latent=latent, generator={'widths': widths}, discriminator=options
+    )  # fmt: skip
+  else:
+    pair = build(name, shape, latent=latent, widths=widths, **options)
+  assert count(shapes(pair, shape, latent)) == {'generator': generator, 'discriminator': discriminator}
+
+
+@pytest.mark.parametrize('size', [8, 28, 32, 64])
+@pytest.mark.parametrize('name', ['mlp', 'dcgan', 'sngan'])
+def test_shapes_and_ranges(name, size):
+  shape = (size, size, 3)
+  pair = build(name, shape)
+  state = shapes(pair, shape)
+  z, x, labels = jnp.zeros((5, 100)), jnp.zeros((5, *shape)), jnp.zeros(5, jnp.int32)
+  made = jax.eval_shape(lambda v: pair[0].apply(v, z, labels, train=False), state['generator'])
+  scores, logits = jax.eval_shape(lambda v: pair[1].apply(v, x, labels, train=False), state['discriminator'])
+  assert made.shape == (5, *shape) and scores.shape == (5,) and logits is None
+  assert made.dtype == scores.dtype == jnp.float32
+  base = {'dcgan': {8: 2, 28: 7, 32: 4, 64: 4}, 'sngan': {8: 2, 28: 7, 32: 4, 64: 4}}
+  if name in base:
+    kernel = state['generator']['params']['project']['kernel']
+    assert kernel.shape[1] == base[name][size] ** 2 * pair[0].widths[0]
+
+
+def test_images_lie_between_minus_one_and_one_and_rows_of_numbers_anywhere():
+  for shape in ((8, 8, 1), (2,)):
+    pair = build('mlp', shape, widths=(16,))
+    variables = init(pair, shape)
+    z = 100 * jax.random.normal(jax.random.key(1), (50, 100))
+    made = pair[0].apply(variables['generator'], z, jnp.zeros(50, jnp.int32), train=False)
+    assert (np.abs(made).max() <= 1) == (len(shape) == 3)
+
+
+def test_dcgans_weights_begin_with_a_deviation_of_two_hundredths():
+  variables = init(build('dcgan', (8, 8, 1)), (8, 8, 1))
+  for player in variables.values():
+    for path, x in jax.tree_util.tree_leaves_with_path(player['params']):
+      if 'kernel' in jax.tree_util.keystr(path):
+        assert abs(float(x.std()) - 0.02) < 5 * 0.02 / math.sqrt(2 * x.size)
+
+
+def test_players_begin_apart_whatever_their_layers_are_called():
+  pair = build('mlp', (100,), widths=(16,))
+  variables = init(pair, (100,))
+  kernels = [v['params']['hidden1']['kernel'] for v in variables.values()]
+  assert kernels[0].shape == kernels[1].shape and not np.allclose(*kernels)
+
+
+@pytest.mark.parametrize('conditional', gan.CONDITIONALS)
+def test_what_a_class_changes(conditional):
+  shape = (8, 8, 1)
+  name = 'dcgan' if conditional == 'embedding' else 'mlp'  # beside an image it lies as channels
+  pair = build(name, shape, conditional=conditional, norm='none', widths=(8, 8))
+  variables = init(pair, shape)
+  z, x = jax.random.normal(jax.random.key(1), (4, 100)), jax.random.normal(jax.random.key(2), (4, *shape))
+  zero, one = jnp.zeros(4, jnp.int32), jnp.ones(4, jnp.int32)
+  made = [pair[0].apply(variables['generator'], z, labels, train=False) for labels in (zero, one)]
+  assert np.allclose(*made) == (conditional == 'none')
+  (a, logits), (b, _) = (pair[1].apply(variables['discriminator'], x, labels, train=False) for labels in (zero, one))
+  assert np.allclose(a, b) == (conditional in ('none', 'auxiliary'))
+  assert (logits is None) == (conditional != 'auxiliary') and (logits is None or logits.shape == (4, 10))
+  if conditional == 'projection':  # (Miyato & Koyama 2018, eq. 3): linear in the embedding
+    weights = variables['discriminator']
+    table = weights['params']['projection']['embedding']
+    swapped = jax.tree.map(jnp.copy, weights)
+    swapped['params']['projection']['embedding'] = table.at[0].set(2 * table[0] - table[1])
+    c, _ = pair[1].apply(swapped, x, zero, train=False)
+    np.testing.assert_allclose(c - a, a - b, atol=1e-6)
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value():
+  shape = (8, 8, 1)
+  _, discriminator = build('mlp', shape, widths=(16, 12), spectral_norm=True)
+  x, label = jax.random.normal(jax.random.key(1), (3, *shape)), jnp.zeros(3, jnp.int32)
+  variables = jax.tree.map(lambda v: v, discriminator.init(jax.random.key(0), x, label, train=True))
+  variables['params'] = jax.tree.map(lambda w: 7 * w, variables['params'])
+  step = jax.jit(lambda v: discriminator.apply(v, x, label, train=True, mutable=['batch_stats']))
+  for _ in range(200):
+    (scores, _), new = step(variables)
+    variables = {**variables, **new}
+  y = x.reshape(3, -1)
+  for name in ('hidden1', 'hidden2', 'score'):
+    kernel, bias = (np.asarray(variables['params'][name][n]) for n in ('kernel', 'bias'))
+    largest = np.linalg.svd(kernel, compute_uv=False)[0]
+    found = variables['batch_stats'][f'spectral_{name}'][f'{name}/kernel/sigma']
+    assert float(found) == pytest.approx(largest, rel=1e-3)
+    y = y @ (kernel / largest) + bias
+    y = np.where(y > 0, y, 0.2 * y) if name != 'score' else y
+  np.testing.assert_allclose(scores, y[:, 0], rtol=2e-3, atol=1e-4)
+
+
+def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
+  x, label = jax.random.normal(jax.random.key(1), (4, 8, 8, 1)), jnp.zeros(4, jnp.int32)
+  for norm in ('layer', 'batch'):
+    _, discriminator = build('dcgan', (8, 8, 1), norm=norm, widths=(8, 8))
+    variables = discriminator.init(jax.random.key(0), x, label, train=True)
+    score = lambda x: discriminator.apply(variables, x, label, train=True, mutable=['batch_stats'])[0][0]
+    assert np.allclose(score(x)[1:], score(x.at[0].set(3.0))[1:], atol=1e-5) == (norm == 'layer')
+  assert build('dcgan', (8, 8, 1), penalised=True)[1].norm == 'layer'
+
+
+@pytest.mark.parametrize(
+  'name, shape, options, message',
+  [
+    ('dcgan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*--image_size=28'),
+    ('dcgan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*--image_size=32'),
+    ('dcgan', (2,), {}, r'makes images, not rows of 2 numbers; type --model=mlp'),
+    ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r"unknown norm 'batsh'. Did you mean batch\?"),
+    ('dcgan', (8, 8, 1), {'norm': 'batch', 'penalised': True}, r'type --norm=layer or none, not batch'),
+    ('sngan', (8, 8, 1), {'norm': 'batch'}, r'--model=sngan has no --norm=batch'),
+    ('mlp', (8, 8, 1), {'widths': (0,)}, r'--widths=0: expected at least 1'),
+    ('gcgan', (8, 8, 1), {}, r"unknown model 'gcgan'. Did you mean dcgan\?"),
+  ],
+)
+def test_bad_input_is_refused(name, shape, options, message):
+  with pytest.raises(errors.UsageError, match=message):
+    build(name, shape, **options)
