@@ -83,8 +83,16 @@ def test_edges_are_scikit_image_s_and_lie_where_the_picture_has_them():
   camera = skimage_data.camera()  # the last picture of the split: 16 × 16 crops
   np.testing.assert_array_equal(batch['target'][-256, ..., 0], camera[:32, :32])
   np.testing.assert_array_equal(batch['target'][-255, ..., 0], camera[:32, 32:64])
-  strength = np.minimum(4 * filters.sobel(camera / 255), 1) * 255
-  np.testing.assert_allclose(batch['input'][-255, ..., 0], strength[:32, 32:64], atol=0.5 + 1e-6)
+  difference = filters.gaussian(camera / 255, 1, mode='nearest') - filters.gaussian(camera / 255, 1.6, mode='nearest')
+  strokes = 255 * np.clip(1 + 12 * difference, 0, 1)
+  np.testing.assert_allclose(batch['input'][-255, ..., 0], strokes[:32, 32:64], atol=0.5 + 1e-6)
+
+
+def test_strokes_lie_on_the_dark_side_of_an_edge():
+  step = np.full((16, 16, 3), 40, np.uint8)
+  step[:, 8:] = 200
+  strokes = paired.edges(step)[8, :, 0]
+  assert strokes[4:8].min() < 150 and (strokes[8:] == 255).all() and (strokes[:3] == 255).all()
 
 
 def test_even_light_is_a_picture_less_its_gaussian_mean():
