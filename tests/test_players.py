@@ -9,8 +9,8 @@ import optax
 import pytest
 import safetensors.numpy
 
-from karpjax import errors, gradients, loop, players, transform, weights
 from karpjax import config as configs
+from karpjax import errors, gradients, loop, players, transform, weights
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.program import Program, pair
 
