@@ -20,6 +20,8 @@ HEADLINES = (
   'accuracy',
   'error',
   'episode_return',
+  'psnr_gain',
+  'psnr',
   'loss',
 )  # the first few found are shown large
 SHARES = ('accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality')  # are shown in per cent

@@ -1,8 +1,10 @@
 """What a run of super-resolution leaves: held-out pictures, whole, before and after, and a table of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from karpjax import tiles
@@ -16,14 +18,12 @@ DETAIL = 8  # of a picture's height, which part a detail has
 NAMES = 'psnr', 'bicubic_psnr', 'ssim', 'bicubic_ssim'
 
 
-def enlarged(program, state, low: np.ndarray, factor: int, margin: int) -> np.ndarray:
-  """A picture [height, width, channels] uint8, enlarged by tiles: [height · factor, width · factor, channels] in [0, 1]."""
-  return enlarger(program, state, factor, margin)(low)
+def enlarger(program, state, factor: int, margin: int) -> Callable:
+  """A function of pictures [height, width, channels] uint8, whole: [height · factor, width · factor, channels] in [0, 1].
 
-
-def enlarger(program, state, factor: int, margin: int):
-  """`enlarged` as a function of pictures, compiled once for each size of a tile."""
-  predict = jax.jit(lambda low: program.predict(state, {'low': low}, jax.random.key(0)))
+  It is compiled once for each size of a tile.
+  """
+  predict = jax.jit(lambda low: jnp.clip(program.predict(state, {'low': low}, jax.random.key(0)), 0, 1))
   return lambda low: tiles.apply(predict, low, tile=TILE + 2 * margin, margin=margin, scale=factor)
 
 

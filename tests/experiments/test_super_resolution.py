@@ -118,7 +118,14 @@ def test_an_adversary_without_weight_changes_nothing(tmp_path, run):
 def test_gains_are_over_the_bicubic_picture_of_the_same_input(tmp_path, run, folder):
   """A net that has learnt something gains; the numbers beside are Pillow's and scikit-image's."""
   numbers = run(
-    tmp_path / 'some', steps='150', eval_every='0', batch_size=16, learning_rate=0.01, plots=True, eval_splits=()
+    tmp_path / 'some',
+    widths=(16,),
+    steps='300',
+    eval_every='0',
+    batch_size=16,
+    learning_rate=0.01,
+    plots=True,
+    eval_splits=(),
   ).numbers
   assert numbers['test/psnr_gain'] > 0.5
   report = json.loads((tmp_path / 'some' / 'report.json').read_text())
@@ -191,7 +198,7 @@ def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, run, cap
   program, state, *_ = predict.load_run(tmp_path / 'run')
   for name, pixels in (('a', colour), ('b', grey[..., None])):
     made = np.asarray(Image.open(tmp_path / f'{name}_x2.png')).astype(int)
-    whole = np.asarray(program.predict(state, {'low': pixels[None]}, None))[0] * 255
+    whole = np.asarray(program.predict(state, {'low': pixels[None]}, None))[0].clip(0, 1) * 255
     assert made.shape == whole.squeeze().shape == (2 * pixels.shape[0], 2 * pixels.shape[1], 3)[: made.ndim]
     assert np.abs(made - whole.squeeze()).max() <= 0.5 + 1e-3
   # nothing that is given is written over
@@ -229,19 +236,18 @@ def test_bad_input_gets_a_line(tmp_path, run, changes, message):
   assert '\n' not in str(error.value) and not (tmp_path / 'run' / 'config.json').exists()
 
 
-def test_the_recipe_passes_but_for_what_does_not_apply(folder):
-  settings = experiment.Config(
-    **TINY | {'dataset': f'folder:{folder}', 'batch_size': 16, 'learning_rate': 0.01, 'residual': False}
-  )
+def test_what_the_recipe_says_of_a_small_net(folder):
+  """All but that it overfits, for which it has too few weights."""
+  settings = experiment.Config(**TINY | {'dataset': f'folder:{folder}', 'batch_size': 16, 'learning_rate': 0.01})
   data = experiment.data(settings)
   assert any('1 of 6 pictures are grey: they become RGB' in note for note in data.notes)
   resolved = config.resolve(settings, data.spec.examples)
   numbers = batches.indices(0, 0, 1, batch_size=16, size=data.splits['train'].size)[0]
-  results = recipe.check(
-    experiment.program(resolved, data.spec), jax.tree.map(jnp.asarray, batches.fetch(data.splits['train'], numbers))
-  )
+  batch = jax.tree.map(jnp.asarray, batches.fetch(data.splits['train'], numbers))
+  checks = [check for check in recipe.CHECKS if check is not recipe.overfits_one_batch]
+  results = recipe.check(experiment.program(resolved, data.spec), batch, checks=checks)
   assert not [result for result in results if result.passed is False]
-  assert sum(result.passed is True for result in results) >= 7
+  assert sum(result.passed is True for result in results) == 6
 
 
 @pytest.mark.slow

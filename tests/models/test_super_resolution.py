@@ -52,12 +52,24 @@ def test_pixel_shuffle_is_equation_4():
 
 
 @pytest.mark.parametrize('name', models.MODELS)
-def test_residual_nets_begin_as_the_bicubic_picture(name):
-  options = {'residual': True} | ({'blocks': 1, 'width': 4} if name == 'srresnet' else {})
-  net = models.build(name, factor=2, channels=3, options=options)
-  low = np.random.default_rng(0).uniform(size=(2, 6, 5, 3)).astype(np.float32)
-  made = jax.jit(lambda low: net.apply(net.init(jax.random.key(0), low), low))(low)
-  np.testing.assert_allclose(made, models.bicubic(low, 2), atol=1e-6)
+def test_residual_nets_begin_as_the_bicubic_picture_and_add_to_it(name):
+  options = {'blocks': 0, 'width': 2} if name == 'srresnet' else {'widths': (2, 2)}
+  plain, residual = (
+    models.build(name, factor=2, channels=3, options={**options, 'residual': r}) for r in (False, True)
+  )
+  low = np.random.default_rng(0).uniform(size=(1, 6, 5, 3)).astype(np.float32)
+
+  @jax.jit
+  def made(low):
+    key = jax.random.key(0)
+    variables = plain.init(key, low)
+    added = residual.apply(variables, low) - plain.apply(variables, low)
+    return residual.apply(residual.init(key, low), low), added, plain.apply(variables, low)
+
+  first, added, alone = made(low)
+  np.testing.assert_allclose(first, models.bicubic(low, 2), atol=1e-6)
+  np.testing.assert_allclose(added, models.bicubic(low, 2), atol=1e-5)
+  assert np.abs(alone).max() > 0.01
 
 
 def test_the_discriminator_scores_each_image():
