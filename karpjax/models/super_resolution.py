@@ -4,8 +4,8 @@ A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [ba
 on the same scale, not clipped. Its `reach` says how far it looks: an output depends on no input pixel farther away.
 
 Attributes of each: the `factor`; `channels`; the `dtype` of the computation; `residual`: whether what the layers make is added to
-the bicubic picture (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks"), at which training then begins; the
-papers of these nets do not.
+the bicubic picture (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks"), at
+which training then begins; the papers of these nets do not.
 """
 
 import math
