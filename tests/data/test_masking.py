@@ -1,5 +1,6 @@
 """Which tokens are left out, and what stands there instead: counted over many draws, and looked at one by one."""
 
+import functools
 import re
 
 import jax
@@ -24,15 +25,16 @@ def example_batch(n, seed=0, lengths=None):
   return {'tokens': tokens, 'targets': tokens}
 
 
+@functools.partial(jax.jit, static_argnames=('share', 'whole_words'))  # the tests share sizes, and so what is compiled
+def masked(key, batch, ends, share, whole_words):
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(batch['tokens'])))
+  return masking.mask(keys, batch, ends, share=share, vocabulary=VOCABULARY, whole_words=whole_words)
+
+
 def drawn(batch, *, share=0.15, ends=None, whole_words=False, key=0):
   """tokens, places, targets as `mask` gives them."""
-  n = len(batch['tokens'])
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(key), i))(jnp.arange(n))
   ends = (np.zeros(VOCABULARY, bool),) * 2 if ends is None else ends
-  call = jax.jit(
-    lambda keys, batch: masking.mask(keys, batch, ends, share=share, vocabulary=VOCABULARY, whole_words=whole_words)
-  )
-  return tuple(map(np.asarray, call(keys, batch)))
+  return tuple(map(np.asarray, masked(jax.random.key(key), batch, ends, share, whole_words)))
 
 
 def chosen(batch, places, targets):
@@ -73,9 +75,9 @@ def test_what_stands_at_the_chosen_places():
 
 
 def test_targets_are_what_stood_there_and_elsewhere_minus_one():
-  batch = example_batch(300)
+  batch = example_batch(4000)
   _, places, targets = drawn(batch)
-  assert targets.shape == places.shape == (300, 10)  # room for 15 % of 61
+  assert targets.shape == places.shape == (4000, 10)  # room for 15 % of 61
   scored = targets >= 0
   np.testing.assert_array_equal(targets[scored], np.take_along_axis(batch['targets'], places, 1)[scored])
   assert (targets[~scored] == -1).all()
@@ -85,8 +87,8 @@ def test_targets_are_what_stood_there_and_elsewhere_minus_one():
   'share, whole_words', [(0.15, False), pytest.param(1.0, False, marks=pytest.mark.slow), (1.0, True)]
 )
 def test_specials_and_padding_are_never_left_out(share, whole_words):
-  lengths = np.arange(500) % (TIME + 1)
-  batch = example_batch(500, lengths=lengths)
+  lengths = np.arange(4000) % (TIME + 1)
+  batch = example_batch(4000, lengths=lengths)
   tokens, _, targets = drawn(batch, share=share, whole_words=whole_words)
   special = batch['tokens'] < SPECIAL
   np.testing.assert_array_equal(tokens[special], batch['tokens'][special])
@@ -97,7 +99,7 @@ def test_specials_and_padding_are_never_left_out(share, whole_words):
 
 def test_a_tokens_place_says_nothing_about_zeroed_inputs():
   """Places are drawn by the targets, so that a model without inputs has the same to guess."""
-  batch = example_batch(20)
+  batch = example_batch(8)
   blind = {**batch, 'tokens': np.zeros_like(batch['tokens'])}
   for a, b in zip(drawn(batch)[1:], drawn(blind)[1:]):
     np.testing.assert_array_equal(a, b)
@@ -129,7 +131,7 @@ def test_whole_words_are_left_out_whole_and_the_share_is_exact():
 
 def test_words_that_do_not_fit_are_left_alone():
   every = np.ones(VOCABULARY, bool)  # all tokens in one word of 60
-  batch = example_batch(50)
+  batch = example_batch(4000)
   batch['tokens'][:, 7] = batch['tokens'][:, 8]
   _, _, targets = drawn(batch, ends=(every, every), whole_words=True)
   assert (targets == -1).all()

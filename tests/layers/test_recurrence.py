@@ -111,11 +111,11 @@ def test_padding_changes_nothing(cell):
     return jnp.sin(outputs).sum() + sum(jnp.cos(f).sum() for f in final)
 
   gradient = jax.jit(jax.grad(loss))(params, x, mask)
-  alone = [jax.grad(loss)(params, x[b : b + 1, :n], None) for b, n in enumerate(lengths)]
+  alone = [jax.jit(jax.grad(loss))(params, x[b : b + 1, :n], None) for b, n in enumerate(lengths)]
   jax.tree.map(lambda g, *parts: np.testing.assert_allclose(g, sum(parts), atol=1e-4), gradient, *alone)
   outputs, final = jax.jit(module.apply)(params, np.where(mask[..., None], x, 99), None, mask)
   for b, n in enumerate(lengths):
-    own, last = module.apply(params, x[b : b + 1, :n])
+    own, last = jax.jit(module.apply)(params, x[b : b + 1, :n])
     np.testing.assert_allclose(outputs[b, :n], own[0], atol=1e-6)
     assert not np.asarray(outputs[b, n:]).any()
     jax.tree.map(lambda a, c, b=b: np.testing.assert_allclose(a[b], c[0], atol=1e-6), final, last)
@@ -144,11 +144,11 @@ def test_gradient_against_finite_differences(cell):
 def test_vmapped_over_params_equals_one_after_the_other():
   module, x, _ = made('lstm')
   keys = jax.random.split(jax.random.key(1), 3)
-  many = jax.vmap(lambda key: module.init(key, x))(keys)
+  many = jax.jit(jax.vmap(lambda key: module.init(key, x)))(keys)
   loss = lambda params: jnp.sin(module.apply(params, x)[0]).sum()
-  together = jax.jit(jax.vmap(jax.grad(loss)))(many)
+  together, gradient = jax.jit(jax.vmap(jax.grad(loss)))(many), jax.jit(jax.grad(loss))
   for i in range(3):
-    one = jax.grad(loss)(jax.tree.map(lambda a, i=i: a[i], many))
+    one = gradient(jax.tree.map(lambda a, i=i: np.asarray(a)[i], many))
     jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), together, one)
 
 
@@ -167,17 +167,17 @@ def test_bfloat16_keeps_params_and_state_float32(cell):
   assert outputs.dtype == jnp.bfloat16 and {f.dtype for f in final} == {jnp.dtype(jnp.float32)}
   gradient = jax.jit(jax.grad(lambda p: module.apply(p, x)[0].astype(jnp.float32).sum()))(params)
   assert {a.dtype for a in jax.tree.leaves((params, gradient))} == {jnp.dtype(jnp.float32)}
-  exact, _ = recurrence.Recurrent(4, cell).apply(params, x)
+  exact, _ = jax.jit(recurrence.Recurrent(4, cell).apply)(params, x)
   np.testing.assert_allclose(outputs.astype(np.float32), exact, atol=0.05)
 
 
 def test_a_stack_is_its_layers_one_after_the_other():
   x = np.random.default_rng(5).normal(size=(2, 5, 3)).astype(np.float32)
   stack = recurrence.Stack((4, 6), 'lstm')
-  params = stack.init(jax.random.key(0), x)['params']
-  outputs, finals = stack.apply({'params': params}, x)
-  first, one = recurrence.Recurrent(4, 'lstm').apply({'params': params['layer1']}, x)
-  second, two = recurrence.Recurrent(6, 'lstm').apply({'params': params['layer2']}, first)
+  params = jax.jit(stack.init)(jax.random.key(0), x)['params']
+  outputs, finals = jax.jit(stack.apply)({'params': params}, x)
+  first, one = jax.jit(recurrence.Recurrent(4, 'lstm').apply)({'params': params['layer1']}, x)
+  second, two = jax.jit(recurrence.Recurrent(6, 'lstm').apply)({'params': params['layer2']}, first)
   np.testing.assert_allclose(outputs, second, atol=1e-6)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), finals, (one, two))
   assert jax.tree.map(jnp.shape, stack.initial(2)) == jax.tree.map(jnp.shape, finals)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def made(name, options, vocabulary=11, context=12):
 @pytest.mark.parametrize('name, options', CASES)
 def test_no_token_sees_a_later_one_and_no_example_another(name, options):
   model, variables, tokens = made(name, options)
-  apply = jax.jit(lambda tokens: model.apply(variables, tokens))
+  apply = functools.partial(jax.jit(model.apply), variables)
   logits, other = apply(tokens), tokens.copy()
   assert logits.shape == (3, 12, 11) and logits.dtype == jnp.float32
   other[:, 7] = (other[:, 7] + 1) % 11
@@ -44,7 +46,7 @@ def test_no_token_sees_a_later_one_and_no_example_another(name, options):
 @pytest.mark.parametrize('name, options', CASES)
 def test_step_by_step_is_all_at_once(name, options):
   model, variables, tokens = made(name, options)
-  whole, state, given = model.apply(variables, tokens), model.initial(3), []
+  whole, state, given = jax.jit(model.apply)(variables, tokens), model.initial(3), []
   step = jax.jit(lambda tokens, state: model.apply(variables, tokens, state, method='step'))
   for t in range(12):
     logits, state = step(tokens[:, t : t + 1], state)
@@ -55,11 +57,12 @@ def test_step_by_step_is_all_at_once(name, options):
 
 def test_a_prompt_of_any_length_begins_a_gpt():
   model, variables, tokens = made('gpt', SMALL['gpt'])
-  whole = model.apply(variables, tokens)
+  whole = jax.jit(model.apply)(variables, tokens)
   length = np.array([1, 5, 12])
   logits, state = jax.jit(lambda t, n: model.apply(variables, t, n, method='begin'))(tokens, length)
   np.testing.assert_allclose(logits, whole[np.arange(3), length - 1], atol=1e-5)
-  after, _ = model.apply(variables, tokens[:2, 5:6], jax.tree.map(lambda x: x[:2], state), method='step')
+  step = jax.jit(lambda tokens, state: model.apply(variables, tokens, state, method='step'))
+  after, _ = step(tokens[:2, 5:6], jax.tree.map(lambda x: np.asarray(x)[:2], state))
   np.testing.assert_allclose(after[1], whole[1, 5], atol=1e-5)
 
 
@@ -111,7 +114,7 @@ def test_a_gpt_in_plain_numpy():
     h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
     x = x + h @ p['down']['kernel'] + p['down']['bias']
   expected = norm(x, params['norm']) @ params['tokens']['embedding'].T
-  np.testing.assert_allclose(model.apply(variables, tokens)[0], expected, atol=1e-4)
+  np.testing.assert_allclose(jax.jit(model.apply)(variables, tokens)[0], expected, atol=1e-4)
 
 
 def test_gpt2s_initialisation():
@@ -148,9 +151,10 @@ def test_grouped_queries_are_heads_with_shared_keys():
   x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
   grouped = attention.MultiHeadAttention(16, 4, 2)
   params = nn.meta.unbox(jax.jit(grouped.init)(jax.random.key(0), x))['params']
-  repeated = {n: jnp.repeat(v, 2, -2) if n.startswith('key_value') else v for n, v in params.items()}
-  full = attention.MultiHeadAttention(16, 4).apply({'params': repeated}, x, causal=True)
-  np.testing.assert_allclose(grouped.apply({'params': params}, x, causal=True), full, atol=1e-6)
+  repeated = {n: np.repeat(v, 2, -2) if n.startswith('key_value') else v for n, v in params.items()}
+  attend = lambda module, params: jax.jit(lambda p: module.apply({'params': p}, x, causal=True))(params)
+  full = attend(attention.MultiHeadAttention(16, 4), repeated)
+  np.testing.assert_allclose(attend(grouped, params), full, atol=1e-6)
 
 
 @pytest.mark.parametrize(

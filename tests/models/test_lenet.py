@@ -21,8 +21,13 @@ def initial(output='tanh'):
 def random_variables(batch=2):
   """Params with every bias away from its initial value, and images."""
   rng = np.random.default_rng(0)
-  params = jax.tree.map(lambda p: p + 0.1 * rng.standard_normal(p.shape).astype(np.float32), initial())
+  params = jax.tree.map(lambda p: np.asarray(p) + 0.1 * rng.standard_normal(p.shape).astype(np.float32), initial())
   return params, rng.uniform(-1, 1, (batch, 16, 16, 1)).astype(np.float32)
+
+
+def applied(params, x, train=False, rngs=None, **options):
+  apply = functools.partial(LeNet1989(**options).apply, train=train)
+  return jax.jit(apply)({'params': params}, x, rngs=rngs)
 
 
 def weighted_sums(image, kernels, biases, seen):
@@ -53,7 +58,7 @@ def plain(params, x):
 
 
 def test_parameter_and_connection_counts_are_the_papers():
-  params, _ = random_variables()
+  params = jax.eval_shape(LeNet1989().init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
   sizes = {name: (layer['kernel'].size, layer['bias'].size) for name, layer in params.items()}
   assert sizes == {
     'h1': (12 * 25, 768),  # 1,068
@@ -83,7 +88,7 @@ def test_each_layer_starts_within_its_bound_and_fills_it():
 @pytest.mark.parametrize('batch', [1, 3])
 def test_forward_equals_the_plain_loops(batch):
   params, x = random_variables(batch)
-  np.testing.assert_allclose(LeNet1989().apply({'params': params}, x), plain(params, x), atol=2e-6)
+  np.testing.assert_allclose(applied(params, x), plain(params, x), atol=2e-6)
 
 
 def test_gradient_equals_finite_differences_of_the_plain_loops():
@@ -117,27 +122,26 @@ def test_vmapped_seeds_equal_each_alone():
   x = x[:, None]  # [seeds, batch, 16, 16, 1]
   params = [params, jax.tree.map(lambda p: -0.8 * p, params)]
   gradient = jax.grad(lambda p, x: (LeNet1989().apply({'params': p}, x) ** 2).sum())
-  together = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *p: jnp.stack(p), *params), x)
-  alone = jax.tree.map(lambda *g: jnp.stack(g), *map(jax.jit(gradient), params, x))
+  together = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *p: np.stack(p), *params), x)
+  alone = jax.tree.map(lambda *g: np.stack(g), *map(jax.jit(gradient), params, x))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), together, alone)
 
 
 def test_linear_output_is_the_inverse_of_tanh_and_relu_differs():
   params, x = random_variables()
-  logits = LeNet1989(output='linear').apply({'params': params}, x)
-  np.testing.assert_allclose(jnp.tanh(logits), LeNet1989().apply({'params': params}, x), atol=1e-6)
-  rectified = LeNet1989(output='linear', activation='relu').apply({'params': params}, x)
+  logits = applied(params, x, output='linear')
+  np.testing.assert_allclose(np.tanh(logits), applied(params, x), atol=1e-6)
+  rectified = applied(params, x, output='linear', activation='relu')
   assert np.abs(rectified - logits).max() > 0.01
 
 
 def test_dropout_acts_in_training_only_and_bfloat16_gives_float32():
   params, x = random_variables()
-  model = LeNet1989(dropout=0.25)
-  dropped = model.apply({'params': params}, x, train=True, rngs={'dropout': jax.random.key(0)})
-  kept = model.apply({'params': params}, x)
-  np.testing.assert_array_equal(kept, LeNet1989().apply({'params': params}, x))
+  dropped = applied(params, x, train=True, rngs={'dropout': jax.random.key(0)}, dropout=0.25)
+  kept = applied(params, x, dropout=0.25)
+  np.testing.assert_array_equal(kept, applied(params, x))
   assert np.abs(dropped - kept).max() > 1e-3
-  half = LeNet1989(dtype=jnp.bfloat16).apply({'params': params}, x)
+  half = applied(params, x, dtype=jnp.bfloat16)
   assert half.dtype == jnp.float32
   np.testing.assert_allclose(half, kept, atol=0.1)
 

@@ -28,7 +28,7 @@ def test_mlp_against_numpy(residual):
   first = np.maximum(layer('hidden1', x), 0)
   second = np.maximum(layer('hidden2', first), 0) + residual * first
   third = np.maximum(layer('hidden3', second), 0)
-  np.testing.assert_allclose(module.apply(params, x), layer('logits', third), atol=1e-5)
+  np.testing.assert_allclose(jax.jit(module.apply)(params, x), layer('logits', third), atol=1e-5)
 
 
 def test_dropout_rates_go_to_their_layers():

@@ -143,6 +143,20 @@ def test_bfloat16_is_near_float32(name):
   np.testing.assert_allclose(rounded, exact, atol=0.03 * np.abs(exact).max())
 
 
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_rematerialisation_changes_no_gradient_logit_or_statistic(remat):
+  module, variables, x = initialised('resnet20')
+  labels = np.arange(6, dtype=np.int32) % 5
+  kept, anew = (functools.partial(training_gradient, module.clone(remat=how)) for how in ('none', remat))
+  programs = [str(jax.make_jaxpr(f)(variables, x, labels)) for f in (kept, anew)]
+  assert ['remat' in p or 'checkpoint' in p for p in programs] == [
+    False,
+    True,
+  ]  # called one or the other, by JAX's version
+  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)
+  jax.tree.map(close, jax.jit(anew)(variables, x, labels), jax.jit(kept)(variables, x, labels))
+
+
 def test_init_maps_over_keys_as_seeds_do():
   """As alone, seed by seed, and each seed has weights of its own."""
   module, _, x = initialised('cnn 1-D')

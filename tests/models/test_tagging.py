@@ -1,5 +1,7 @@
 """The tagger's parts against plain loops, and what comes behind a sentence's end."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,9 +36,9 @@ def test_spelling_against_a_plain_loop():
   rng = np.random.default_rng(1)
   module = tagging.Spelling(9, 4, 6, 3)
   characters = np.array([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
-  params = module.init(jax.random.key(0), characters, train=False)['params']
+  params = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), characters)['params']
   params['filters']['bias'] = jnp.asarray(rng.normal(size=6), jnp.float32)
-  found = module.apply({'params': params}, characters, train=False)
+  found = jax.jit(functools.partial(module.apply, train=False))({'params': params}, characters)
   table, kernel, bias = (
     np.asarray(x) for x in (params['table'], params['filters']['kernel'], params['filters']['bias'])
   )
@@ -72,7 +74,7 @@ def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
 def test_a_tag_is_told_by_the_words_on_both_sides_and_by_their_letters():
   model = tagging.Tagger(**SIZES)
   tokens, characters = sentences()
-  params = model.init(jax.random.key(0), tokens, characters)
+  params = jax.jit(model.init)(jax.random.key(0), tokens, characters)
   apply = jax.jit(model.apply)
   before = apply(params, tokens, characters)[0][0]
   for place in (0, 5):
@@ -103,15 +105,15 @@ def test_a_masked_example_has_no_loss():
 
 def test_without_filters_there_is_no_spelling():
   model = tagging.Tagger(**SIZES | dict(filters=0))
-  params = model.init(jax.random.key(0), *sentences())['params']
+  params = jax.eval_shape(model.init, jax.random.key(0), *sentences())['params']
   assert 'spelling' not in params and params['lstm']['layer1']['input_kernel'].shape == (2, 7, 32)
 
 
 def test_bfloat16_keeps_params_and_scores_float32():
   model = tagging.Tagger(**SIZES, dtype=jnp.bfloat16)
-  params = model.init(jax.random.key(0), *sentences())
+  params = jax.eval_shape(model.init, jax.random.key(0), *sentences())
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-  assert model.apply(params, *sentences())[0].dtype == jnp.float32
+  assert jax.eval_shape(model.apply, params, *sentences())[0].dtype == jnp.float32
 
 
 @pytest.mark.parametrize('option, value', [('units', (0,)), ('dropout', 1.0), ('window', 0), ('embedding', 0)])
