@@ -39,6 +39,12 @@ def beginnings(size, seed=1):
   return {'h': jnp.asarray(h), 'length': jnp.zeros(size, jnp.int32)}, jnp.full(size, 2, jnp.int32)
 
 
+def search(step, state, first, **options):
+  """(tokens, scores) of a beam, in NumPy."""
+  found = jax.jit(lambda state, first: decoding.beam_search(step, state, first, **options))(state, first)
+  return tuple(map(np.asarray, found))
+
+
 def every_sequence(plain, h, vocabulary, steps, alpha, end=END):
   """All sequences that end or are `steps` long, with their scores, the best first."""
   found = {}
@@ -65,9 +71,7 @@ def padded(sequences, steps):
 def test_a_beam_that_holds_all_prefixes_is_exhaustive(alpha, vocabulary, beam, steps):
   step, plain = network(vocabulary)
   state, first = beginnings(3)
-  tokens, scores = decoding.beam_search(
-    step, state, first, beam=beam, steps=steps, end=END, length_penalty=alpha, early_stop=False
-  )
+  tokens, scores = search(step, state, first, beam=beam, steps=steps, end=END, length_penalty=alpha, early_stop=False)
   for b in range(3):
     best = every_sequence(plain, np.asarray(state['h'][b]), vocabulary, steps, alpha)[:beam]
     np.testing.assert_allclose(scores[b, : len(best)], [s for _, s in best], rtol=1e-5, atol=1e-5)
@@ -79,7 +83,7 @@ def test_a_beam_that_holds_all_prefixes_is_exhaustive(alpha, vocabulary, beam, s
 def test_without_an_end_the_beam_is_exhaustive_too():
   step, plain = network(5)
   state, first = beginnings(2)
-  tokens, scores = decoding.beam_search(step, state, first, beam=25, steps=3, end=None)
+  tokens, scores = search(step, state, first, beam=25, steps=3, end=None)
   for b in range(2):
     best = every_sequence(plain, np.asarray(state['h'][b]), 5, 3, 0.0, end=99)
     np.testing.assert_array_equal(tokens[b, 0], best[0][0])
@@ -91,8 +95,8 @@ def test_without_an_end_the_beam_is_exhaustive_too():
 def test_a_beam_of_one_is_greedy(alpha, end):
   step, plain = network(9, end_bias=1.0)
   state, first = beginnings(20)
-  ours = jax.jit(lambda state: decoding.greedy(step, state, first, steps=12, end=end))(state)
-  tokens, _ = decoding.beam_search(step, state, first, beam=1, steps=12, end=end, length_penalty=alpha)
+  ours = np.asarray(jax.jit(lambda state: decoding.greedy(step, state, first, steps=12, end=end))(state))
+  tokens, _ = search(step, state, first, beam=1, steps=12, end=end, length_penalty=alpha)
   np.testing.assert_array_equal(tokens[:, 0], ours)
   for b in range(20):  # and greedy is a plain loop
     last, h, said = 2, np.asarray(state['h'][b]), []
@@ -105,7 +109,7 @@ def test_a_beam_of_one_is_greedy(alpha, end):
 def test_scores_are_those_of_the_sequences_and_fall():
   step, plain = network(9, end_bias=1.0)
   state, first = beginnings(6)
-  tokens, scores = decoding.beam_search(step, state, first, beam=4, steps=10, end=END, length_penalty=0.7)
+  tokens, scores = search(step, state, first, beam=4, steps=10, end=END, length_penalty=0.7)
   assert (np.diff(scores, axis=1) <= 0).all()
   for b, k in itertools.product(range(6), range(4)):
     said = [int(t) for t in tokens[b, k] if t]
@@ -121,14 +125,14 @@ def test_scores_are_those_of_the_sequences_and_fall():
 def test_a_batch_gives_what_its_members_give_alone(early_stop):
   step, _ = network(9, end_bias=1.0)
   state, first = beginnings(12)
-  search = jax.jit(
+  find = jax.jit(
     lambda state, first: decoding.beam_search(
       step, state, first, beam=3, steps=15, end=END, length_penalty=0.6, early_stop=early_stop
     )
   )
-  tokens, scores = search(state, first)
+  tokens, scores = map(np.asarray, find(state, first))
   for b in range(12):
-    alone, score = search(jax.tree.map(lambda x: x[b : b + 1], state), first[:1])
+    alone, score = map(np.asarray, find(jax.tree.map(lambda x: np.asarray(x)[b : b + 1], state), np.asarray(first)[:1]))
     np.testing.assert_array_equal(tokens[b], alone[0])
     np.testing.assert_allclose(scores[b], score[0], rtol=1e-5)
 
@@ -180,7 +184,8 @@ def test_draws_have_the_filtered_distribution(temperature, top_k, top_p):
   logits = jnp.asarray([[2.0, 1.0, 0.5, 0.0, -1.0]])
   expected = np.asarray(jax.nn.softmax(decoding.filtered(logits, temperature, top_k, top_p)))[0]
   draws = 40_000
-  tokens = decoding.choose(jnp.repeat(logits, draws, 0), jax.random.key(0), temperature, top_k, top_p)
+  choose = jax.jit(lambda logits, key: decoding.choose(logits, key, temperature, top_k, top_p))
+  tokens = choose(np.repeat(logits, draws, 0), jax.random.key(0))
   shares = np.bincount(tokens, minlength=5) / draws
   np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / draws))
   assert (shares[expected == 0] == 0).all()
@@ -208,9 +213,9 @@ def test_a_key_per_row_draws_the_same_in_any_batch():
   step, _ = network(9, end_bias=1.0)
   state, first = beginnings(6)
   keys = jax.random.split(jax.random.key(3), 6)
-  draw = lambda keys, state, first: decoding.sample(step, state, first, keys, steps=9, end=END, top_p=0.9)
+  draw = jax.jit(lambda keys, state, first: decoding.sample(step, state, first, keys, steps=9, end=END, top_p=0.9))
   whole = draw(keys, state, first)
-  part = draw(keys[2:5], jax.tree.map(lambda x: x[2:5], state), first[2:5])
+  part = draw(keys[2:5], *jax.tree.map(lambda x: np.asarray(x)[2:5], (state, first)))
   np.testing.assert_array_equal(whole[2:5], part)
 
 
@@ -219,7 +224,8 @@ def test_the_shares_of_whole_sequences_are_the_models():
   state, first = beginnings(1)
   size = 30_000
   many = decoding.repeat(state, size)
-  tokens = decoding.sample(step, many, jnp.repeat(first, size), jax.random.key(0), steps=2, end=END)
+  draw = jax.jit(lambda state, first: decoding.sample(step, state, first, jax.random.key(0), steps=2, end=END))
+  tokens = draw(many, np.repeat(first, size))
   for said, score in every_sequence(plain, np.asarray(state['h'][0]), 5, 2, 0.0):
     share = (np.asarray(tokens) == padded([said], 2)).all(1).mean()
     np.testing.assert_allclose(share, np.exp(score), atol=4 * np.sqrt(0.25 / size))

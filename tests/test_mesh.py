@@ -94,10 +94,16 @@ def test_seeds_on_a_mesh_are_those_of_one_device():
 
 
 @pytest.mark.parametrize(
-  'source', [{}, pytest.param({'resident_mb': 0}, marks=pytest.mark.slow)], ids=['resident', 'streamed']
+  'name, source',
+  [
+    ('mlp with batch norm', {}),
+    pytest.param('cnn with batch norm', {}, marks=pytest.mark.slow),
+    pytest.param('cnn with batch norm', {'resident_mb': 0}, marks=pytest.mark.slow),
+  ],
+  ids=['mlp resident', 'cnn resident', 'cnn streamed'],
 )
-def test_seeds_over_devices_are_those_of_one_device(source):
-  model = MODELS['cnn with batch norm']
+def test_seeds_over_devices_are_those_of_one_device(name, source):
+  model = {**MODELS, 'mlp with batch norm': MODELS['mlp'] | {'norm': 'batch'}}[name]
   losses, sums, state, _ = trained(seeds=4, seed=3, **model)
   there, there_sums, there_state, carry = trained(seeds=4, seed=3, parallel='seeds', **model, **source)
   np.testing.assert_allclose(there, losses, rtol=1e-4)
@@ -219,7 +225,8 @@ def test_collectives_are_read_from_a_programs_text():
   assert costs.collectives(text) == {'all-reduce': (1, 128), 'all-gather': (1, 24)}
 
 
-@pytest.mark.parametrize('remat', [pytest.param('full', marks=pytest.mark.slow), 'dots'])
+@pytest.mark.slow
+@pytest.mark.parametrize('remat', ['full', 'dots'])  # tests/models has the gradients of a smaller one
 def test_rematerialisation_changes_no_number(remat):
   model = dict(model='resnet20', widths=(8, 8, 8), dropout=None)
   kept, anew = (trained(steps=2, **model, remat=how)[0] for how in ('none', remat))

@@ -1,5 +1,6 @@
 """Interrupted and continued gives the same bits as never interrupted, on each path; and one path gives the numbers of another."""
 
+import functools
 import json
 import os
 import signal
@@ -55,6 +56,13 @@ def assert_same_bits(a, b):
     assert a[name].tobytes() == b[name].tobytes(), name
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """(a run of many steps a call that nothing interrupts, its folder)."""
+  folder = tmp_path_factory.mktemp('whole')
+  return run(folder), folder
+
+
 TAKE_LONG = (
   'seeds under pmap',
   'microbatches',
@@ -66,8 +74,9 @@ TAKE_LONG = (
 @pytest.mark.parametrize(
   'path', [pytest.param(path, marks=[pytest.mark.slow] if path in TAKE_LONG else []) for path in PATHS]
 )
-def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
-  whole = run(tmp_path / 'whole', **PATHS[path])
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path, request):
+  folder = tmp_path / 'whole'
+  whole, folder = (run(folder, **PATHS[path]), folder) if PATHS[path] else request.getfixturevalue('whole')
   # Rows of evaluations are always printed; the calls end at multiples of 7, so the stops fall between all other events.
   for stop in (15, 30) if path == 'many steps per call' else (15,):
     with pytest.raises(SystemExit) as stopped:
@@ -75,18 +84,17 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
     assert stopped.value.code == 128 + signal.SIGTERM
   parts = run(tmp_path / 'parts', **PATHS[path])
   assert_same_bits(arrays(whole), arrays(parts))
-  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+  assert rows(folder) == rows(tmp_path / 'parts')
   numbers = [{n: x for n, x in s.numbers.items() if n not in TIMES} for s in (whole, parts)]
   assert numbers[0] == numbers[1]
 
 
-def test_calls_of_any_length_give_the_same_bits(tmp_path):
-  a, b = (run(tmp_path / n, steps_per_call=n) for n in ('7', '100'))
-  assert_same_bits(arrays(a), arrays(b))
+def test_calls_of_any_length_give_the_same_bits(tmp_path, whole):
+  assert_same_bits(arrays(whole[0]), arrays(run(tmp_path, steps_per_call='100')))
 
 
-def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_path):
-  a, b, c = (run(tmp_path / name, seed=seed) for name, seed in (('a', 0), ('b', 0), ('c', 1)))
+def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_path, whole):
+  a, b, c = whole[0], *(run(tmp_path / str(seed), seed=seed) for seed in (0, 1))
   assert_same_bits(arrays(a), arrays(b))
   assert not np.array_equal(arrays(a)['params/logits/kernel'], arrays(c)['params/logits/kernel'])
 
@@ -105,30 +113,40 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
         np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
 
 
+PLAIN = dict(dropout=(0.0,), steps='3', optimiser='sgd', learning_rate=0.1)
+
+
+@pytest.fixture(scope='module')
+def many_steps(tmp_path_factory):
+  """norm -> (arrays of a short run of many steps a call, its folder), trained once."""
+
+  @functools.cache
+  def trained(norm):
+    folder = tmp_path_factory.mktemp(norm)
+    return arrays(run(folder, **PLAIN, norm=norm)), folder
+
+  return trained
+
+
 @pytest.mark.parametrize(
   'path',
   ['pmap', 'streamed', *(pytest.param(p, marks=pytest.mark.slow) for p in ('microbatches', 'one step per call'))],
 )
-def test_paths_agree(tmp_path, path):
+def test_paths_agree(tmp_path, path, many_steps):
   """Dropout masks differ between layouts, and batch norm's moments between microbatches: both are off."""
-  plain = dict(
-    dropout=(0.0,),
-    steps='3',
-    optimiser='sgd',
-    learning_rate=0.1,
-    norm='none' if path == 'microbatches' else 'batch',
-  )
-  a, b = arrays(run(tmp_path / 'a', **plain)), arrays(run(tmp_path / 'b', **plain | PATHS[path]))
+  norm = 'none' if path == 'microbatches' else 'batch'
+  (a, folder), b = many_steps(norm), arrays(run(tmp_path, **PLAIN, norm=norm, **PATHS[path]))
   assert a.keys() == b.keys()
   for name in a:
     np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
-  for x, y in zip(rows(tmp_path / 'a'), rows(tmp_path / 'b')):
+  for x, y in zip(rows(folder), rows(tmp_path), strict=True):
     for name in x:
       np.testing.assert_allclose(y[name], x[name], atol=1e-5, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_under_another_layout(tmp_path):
-  """One checkpoint format, whatever ran the program."""
+  """One checkpoint format, whatever ran the program; test_mesh has one without an interruption that is always run."""
   plain = dict(dropout=(0.0,), optimiser='sgd', learning_rate=0.1)
   whole = arrays(run(tmp_path / 'whole', **plain))
   with pytest.raises(SystemExit):
@@ -138,19 +156,19 @@ def test_a_run_goes_on_under_another_layout(tmp_path):
     np.testing.assert_allclose(moved[name], whole[name], atol=1e-4, err_msg=name)
 
 
-def test_a_finished_run_says_so_and_more_steps_go_on(tmp_path):
+def test_a_finished_run_says_so_and_more_steps_go_on(tmp_path, whole):
   first = run(tmp_path / 'run', steps='30')
   before = (tmp_path / 'run' / writers.METRICS).read_bytes()
   again = run(tmp_path / 'run', steps='30')
   assert again.numbers == json.loads((tmp_path / 'run' / 'summary.json').read_text())
   assert (tmp_path / 'run' / writers.METRICS).read_bytes() == before
   more = run(tmp_path / 'run', steps='47')
-  assert_same_bits(arrays(more), arrays(run(tmp_path / 'whole')))
+  assert_same_bits(arrays(more), arrays(whole[0]))
   assert not np.array_equal(arrays(more)['params/logits/kernel'], arrays(first)['params/logits/kernel'])
 
 
 def test_the_step_counter_is_not_mapped_over_seeds(tmp_path):
-  summary = run(tmp_path, seeds=2, steps='2')
+  summary = run(tmp_path, seeds=2, steps='2', eval_splits=(), final_splits=())
   assert summary.state.step.shape == () and int(summary.state.step) == 2
   assert summary.state.nonfinite_step.shape == (2,)
   assert jax.random.key_data(summary.state.key).shape == (2, 2)

@@ -72,7 +72,7 @@ def test_viterbi_against_enumeration_where_transitions_decide():
     chain = crf.Chain(*(jnp.asarray(5 * rng.normal(size=s), jnp.float32) for s in ((3,), (3, 3), (3,))))
     emissions = rng.normal(size=(1, 6, TAGS)).astype(np.float32)
     every = enumerated(chain, emissions[0], 6)
-    tags, _ = crf.viterbi(chain, emissions, np.ones((1, 6), bool))
+    tags, _ = jax.jit(crf.viterbi)(chain, emissions, np.ones((1, 6), bool))
     assert tuple(tags[0].tolist()) == max(every, key=every.get), seed
 
 
@@ -113,8 +113,8 @@ def test_padding_changes_nothing(problem):
   padded = more(emissions, 7.0), more(tags, -1), more(mask, False)
   likelihood = jax.jit(crf.log_likelihood)
   np.testing.assert_array_equal(likelihood(chain, emissions, tags, mask), likelihood(chain, *padded))
-  short, score = crf.viterbi(chain, emissions, mask)
-  long, same = crf.viterbi(chain, padded[0], padded[2])
+  short, score = jax.jit(crf.viterbi)(chain, emissions, mask)
+  long, same = jax.jit(crf.viterbi)(chain, padded[0], padded[2])
   np.testing.assert_array_equal(long[:, :5], short)
   np.testing.assert_array_equal(long[:, 5:], -1)
   np.testing.assert_array_equal(score, same)
@@ -127,7 +127,7 @@ def test_zero_scores_are_uniform():
   params = crf.ChainScores(4).init(jax.random.key(0))
   chain = crf.ChainScores(4).apply(params)
   mask = np.array([[True] * 6, [True] * 2 + [False] * 4])
-  log_probs = crf.log_likelihood(chain, np.zeros((2, 6, 4), np.float32), np.ones((2, 6), np.int32), mask)
+  log_probs = jax.jit(crf.log_likelihood)(chain, np.zeros((2, 6, 4), np.float32), np.ones((2, 6), np.int32), mask)
   np.testing.assert_allclose(log_probs, -np.log(4) * np.array([6, 2]), rtol=1e-6)
   assert sum(x.size for x in jax.tree.leaves(params)) == 4 + 16 + 4
 
@@ -136,7 +136,7 @@ def test_large_scores_stay_finite():
   chain = crf.Chain(*(jnp.full(shape, 500.0) for shape in ((2,), (2, 2), (2,))))
   emissions = jnp.asarray([[[1e4, -1e4]] * 50])
   mask, tags = np.ones((1, 50), bool), np.zeros((1, 50), np.int32)
-  value, gradient = jax.value_and_grad(lambda e: crf.log_likelihood(chain, e, tags, mask).sum())(emissions)
+  value, gradient = jax.jit(jax.value_and_grad(lambda e: crf.log_likelihood(chain, e, tags, mask).sum()))(emissions)
   np.testing.assert_allclose(value, 0, atol=1e-3)
   assert np.isfinite(gradient).all()
 
@@ -145,6 +145,6 @@ def test_a_row_that_is_all_padding_is_finite():
   chain = crf.ChainScores(3).apply(crf.ChainScores(3).init(jax.random.key(0)))
   mask = np.zeros((1, 4), bool)
   emissions = np.ones((1, 4, 3), np.float32)
-  value, gradient = jax.value_and_grad(lambda e: crf.log_partition(chain, e, mask).sum())(emissions)
+  value, gradient = jax.jit(jax.value_and_grad(lambda e: crf.log_partition(chain, e, mask).sum()))(emissions)
   assert np.isfinite(value) and np.isfinite(gradient).all()
-  assert (crf.viterbi(chain, emissions, mask)[0] == -1).all()
+  assert (jax.jit(crf.viterbi)(chain, emissions, mask)[0] == -1).all()
