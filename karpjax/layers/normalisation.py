@@ -1,4 +1,4 @@
-"""Batch normalisation whose moments are those of the whole batch, however many devices share it."""
+"""Batch normalisation whose moments are those of the whole batch, however many devices share it; and that of each image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -65,3 +65,29 @@ class BatchNorm(nn.Module):
       mean, var = running_mean.value, running_var.value
     gain = scale * jax.lax.rsqrt(var + self.epsilon)
     return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(self.dtype)
+
+
+class InstanceNorm(nn.Module):
+  """Ulyanov et al. 2016: each channel of each image by its own moments over the places, in training and in evaluation.
+
+  Params 'scale' and 'bias', each [channels] float32.
+
+  Attributes:
+    epsilon: added to the variance.
+    dtype: of the output.
+  """
+
+  epsilon: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """x: [batch, *spatial, channels] -> the same shape, of `dtype`; `train` changes nothing."""
+    scale = self.param('scale', nn.initializers.ones_init(), x.shape[-1:])
+    bias = self.param('bias', nn.initializers.zeros_init(), x.shape[-1:])
+    x, places = x.astype(jnp.float32), tuple(range(1, x.ndim - 1))
+    mean = x.mean(places, keepdims=True)  # [batch, 1, 1, channels]
+    var = jnp.maximum(jnp.square(x).mean(places, keepdims=True) - jnp.square(mean), 0)
+    # As in `BatchNorm`. From x - mean, XLA would not see that two players who make the same images compute the same.
+    gain = scale * jax.lax.rsqrt(var + self.epsilon)
+    return (x * gain + (bias - mean * gain)).astype(self.dtype)

@@ -16,10 +16,10 @@ from karpjax.errors import UsageError
 from karpjax.layers import linear
 from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.dropout import Dropout
-from karpjax.layers.normalisation import BatchNorm
+from karpjax.layers.normalisation import BatchNorm, InstanceNorm
 from karpjax.models.gan import HALF, dcgan_init, leaky_relu
 
-NORMS = 'batch', 'instance'  # the latter is batch norm over one image: what the paper has, whose batches are of one
+NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
 DISCRIMINATORS = 'patch', 'scalar'
 
 _window = dict(kernel_size=(4, 4), kernel_init=dcgan_init)
@@ -44,19 +44,6 @@ def halvings(size: Sequence[int]) -> int:
 def widths(width: int, depth: int) -> tuple[int, ...]:
   """Channels of the blocks: C64-C128-C256-C512-C512-… for a width of 64."""
   return tuple(width * min(2**i, 8) for i in range(depth))
-
-
-class _Norm(nn.Module):
-  """Batch or instance norm, with scale and bias; `train` is for the former."""
-
-  kind: str
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x, *, train: bool):
-    if self.kind == 'instance':
-      return nn.InstanceNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(x)
-    return BatchNorm(dtype=self.dtype, name='norm')(x, train=train)
 
 
 class UNet(nn.Module):
@@ -95,13 +82,13 @@ class UNet(nn.Module):
       x = _conv(width, strides=2, use_bias=not normed, dtype=self.dtype, name=f'down{i + 1}')(
         x
       )  # [batch, height / 2, width / 2, width]
-      x = _Norm(self.norm, self.dtype, name=f'down{i + 1}_norm')(x, train=train) if normed else x
+      x = NORMS[self.norm](dtype=self.dtype, name=f'down{i + 1}_norm')(x, train=train) if normed else x
       x = leaky_relu(x)
       skips.append(x)
     skips.pop()
     for i, width in enumerate(reversed(self.widths[:-1])):
       x = _up(width, use_bias=False, dtype=self.dtype, name=f'up{i + 1}')(x)  # [batch, 2 height, 2 width, width]
-      x = _Norm(self.norm, self.dtype, name=f'up{i + 1}_norm')(x, train=train)
+      x = NORMS[self.norm](dtype=self.dtype, name=f'up{i + 1}_norm')(x, train=train)
       x = Dropout(self.dropout if i < 3 else 0)(x, train=noise)
       x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, height, width, 2 width]
     return jnp.tanh(_up(self.channels, dtype=self.dtype, name='out')(x).astype(jnp.float32))
@@ -140,7 +127,7 @@ class Patches(nn.Module):
     _check(x, self.layers, 3)  # what the layers of stride 1 need, each of which takes one
     for i, width in enumerate(widths(self.width, self.layers + 1)):
       x = _conv(width, strides=2 if i < self.layers else 1, use_bias=i == 0, dtype=self.dtype, name=f'conv{i + 1}')(x)
-      x = _Norm(self.norm, self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
+      x = NORMS[self.norm](dtype=self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
       x = leaky_relu(x)
     return _conv(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 
@@ -176,7 +163,7 @@ class Scalar(nn.Module):
       x = _conv(width, strides=2, use_bias=i == 0, dtype=self.dtype, name=f'conv{i + 1}')(
         x
       )  # [batch, height / 2, width / 2, width]
-      x = _Norm(self.norm, self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
+      x = NORMS[self.norm](dtype=self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
       x = leaky_relu(x)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))

@@ -121,3 +121,11 @@ def test_initial_state_is_left_alone_by_init_in_training_mode():
   np.testing.assert_array_equal(state['batch_stats']['mean'], np.zeros(5))
   np.testing.assert_array_equal(state['batch_stats']['var'], np.ones(5))
   np.testing.assert_array_equal(state['params']['scale'], np.zeros(5))
+
+
+def test_instance_norm_is_linens_and_knows_no_other_image():
+  params, x = {'params': variables()['params']}, signal((6, 4, 3, 5))
+  for train in (True, False):
+    y = normalisation.InstanceNorm().apply(params, x, train=train)
+    np.testing.assert_allclose(y, nn.InstanceNorm(epsilon=1e-5).apply(params, x), atol=1e-5)
+    np.testing.assert_allclose(y[2:3], normalisation.InstanceNorm().apply(params, x[2:3], train=train), atol=1e-6)

@@ -66,7 +66,7 @@ def test_a_score_sees_a_patch_of_exactly_so_many_pixels(layers, field):
 
   def without_norms(next_call, args, kwargs, context):
     """Their moments see all of the image."""
-    return args[0] if isinstance(context.module, models._Norm) else next_call(*args, **kwargs)
+    return args[0] if isinstance(context.module, models.BatchNorm) else next_call(*args, **kwargs)
 
   with nn.intercept_methods(without_norms):
     seen = np.abs(jax.jit(jax.grad(score))(x)[0]).max(-1) > 0
