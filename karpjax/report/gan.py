@@ -12,7 +12,8 @@ from karpjax.data import bundled
 from karpjax.metrics import generation
 from karpjax.report import pictures, plots, writers
 
-SIDE = 8  # samples in a row, and rows
+SIDE = 8  # samples in a row, and rows; of conditional ones a row for each class, at most ROWS
+ROWS = 10
 WATCHED = 500  # samples and real examples that the watch compares
 POINTS = 2000  # of a scatter
 STEPS = 10  # from one latent to another
@@ -52,7 +53,7 @@ def draw(program, dataset, config, scorer, state, t: int, folder: Path, *, say: 
     points = train.fetch(np.arange(min(POINTS, train.size)))
     shown = scatter(points['image'], sample(points['label']), folder, seen)
   else:
-    labels = np.arange(SIDE**2) // SIDE % len(spec.classes) if conditional else np.zeros(SIDE**2)
+    labels = np.arange(min(len(spec.classes), ROWS)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
     shown = pictures.grid(sample(labels) / spec.maximum, SIDE, f'Samples · {seen}', folder, 'samples')
     if t == config.steps:
       once(spec, scorer, train, sample, config.latent, conditional, folder, seen)
