@@ -15,7 +15,10 @@ from karpjax import config, recipe, sample
 from karpjax import runner as runners
 from karpjax.data import batches
 
-SMALL = dict(steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0')
+SMALL = dict(
+  steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0',
+  tensorboard=False,
+)  # fmt: skip
 MODELS = {
   'bigram': {},
   'mlp': dict(hidden=16, norm='batch'),
@@ -237,7 +240,6 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
       model='bigram',
       test=2.0,
       validation=1.0,
-      tensorboard=False,
     )
   )
   language_model.run(run)
