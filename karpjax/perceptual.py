@@ -7,6 +7,7 @@ Features are those of the last convolution, before its activation (Ledig et al. 
 from collections.abc import Callable
 from pathlib import Path
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +36,7 @@ def load(scorer: str, shape: tuple[int, int, int]) -> Callable:
     jax.eval_shape(features, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
   except errors.UsageError:
     raise
-  except (TypeError, ValueError, nn.errors.ScopeParamShapeError) as error:
+  except (TypeError, ValueError, flax.errors.ScopeParamShapeError) as error:
     size = '×'.join(map(str, shape))
     raise errors.UsageError(f'--scorer={scorer} does not take images of {size}: {str(error).splitlines()[0]}') from None
   return features
