@@ -358,10 +358,13 @@ def build(
   modules = errors.choose('model', name, MODELS)
   if name != 'mlp' and len(shape) != 3:
     raise errors.UsageError(f'--model={name} makes images, not rows of {shape[0]} numbers; type --model=mlp')
-  widths = generator.get('widths') or _widths(name, shape)
+  widths = _widths(name, shape) if generator.get('widths') is None else tuple(generator['widths'])
+  if name != 'mlp' and not widths:
+    raise errors.UsageError(f'--widths= leaves --model={name} no layer; give at least one')
   mirrored = (*reversed(widths), widths[0]) if name == 'sngan' else tuple(reversed(widths))
   generator = {**generator, 'widths': widths}
-  discriminator = {**discriminator, 'widths': discriminator.get('widths') or mirrored}
+  own = mirrored if discriminator.get('widths') is None else tuple(discriminator['widths'])
+  discriminator = {**discriminator, 'widths': own}
   if name == 'sngan' and discriminator.get('norm') not in (None, 'none'):
     raise errors.UsageError(f'--model=sngan has no --norm={discriminator["norm"]} in its discriminator; leave it out')
   if penalised and discriminator.get('norm') == 'batch':

@@ -78,16 +78,15 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
   assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
 
 
-def test_four_seeds_in_one_program_are_each_alone(tmp_path):
+def test_the_last_of_four_seeds_in_one_program_is_that_seed_alone(tmp_path):
   short = dict(steps='3', optimiser='sgd', learning_rate=0.1, beta1=None, beta2=None)
   several = arrays(run(tmp_path / 'several', seeds=4, **short))
-  for seed in (0, 3):
-    for name, x in arrays(run(tmp_path / str(seed), seed=seed, **short)).items():
-      there = several[name] if name == 'step' else several[name][seed]
-      np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
+  for name, x in arrays(run(tmp_path / 'alone', seed=3, **short)).items():
+    there = several[name] if name == 'step' else several[name][3]
+    np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize('other', [dict(parallel='pmap'), dict(microbatches=3)])
+@pytest.mark.parametrize('other', [dict(parallel='pmap'), pytest.param(dict(microbatches=3), marks=pytest.mark.slow)])
 def test_paths_agree(tmp_path, other):
   """Batch norm's moments are of the whole batch over devices; under microbatches there is none here."""
   norm = 'batch' if 'parallel' in other else 'none'
@@ -137,14 +136,25 @@ def test_the_generators_images_are_computed_once(monkeypatch):
   assert forward < flops() - once < 1.2 * forward
 
 
-@pytest.mark.parametrize('objective', ['minimax', 'least_squares', 'hinge', 'wasserstein', 'wasserstein_gp'])
+@pytest.mark.parametrize(
+  'objective',
+  [
+    'minimax',
+    pytest.param('least_squares', marks=pytest.mark.slow),
+    pytest.param('hinge', marks=pytest.mark.slow),
+    'wasserstein',
+    'wasserstein_gp',
+  ],
+)
 def test_objectives_train_both_players(objective):
   program, batch = abstract(objective=objective, discriminator_steps=2, r1=0.5 if objective == 'minimax' else 0.0)
   before = program.init(jax.random.key(0))
   after, metrics = step(program, batch)
   assert all(np.isfinite(total) for total, _ in metrics.values())
-  for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params)):
-    assert not np.array_equal(a, b)
+  names, pairs = checkpoint.names(before.params), zip(*map(jax.tree.leaves, (before.params, after.params)))
+  still = {name for name, (a, b) in zip(names, pairs) if np.array_equal(a, b)}
+  # what a critic adds to every score takes no part in their difference
+  assert still == ({'discriminator/score/bias'} if objective.startswith('wasserstein') else set())
   assert 0 <= metrics['discriminator_accuracy_on_real'][0] <= metrics['discriminator_accuracy_on_real'][1] == 24
   assert metrics['generator_loss'][1] == 12
   largest = max(np.abs(x).max() for x in jax.tree.leaves(after.params['discriminator']))
@@ -165,7 +175,7 @@ def test_the_penalty_and_rate_of_the_flags_are_those_of_the_step():
   assert moved['slow'] == pytest.approx(1e-4 * moved['none'], rel=1e-2)
 
 
-@pytest.mark.parametrize('conditional', ['embedding', 'projection', 'auxiliary'])
+@pytest.mark.parametrize('conditional', [pytest.param('embedding', marks=pytest.mark.slow), 'projection', 'auxiliary'])
 def test_labels_reach_the_loss_and_the_samples(conditional):
   program, batch = abstract(conditional=conditional)
   other = {**batch, 'label': (batch['label'] + 1) % 10}

@@ -170,6 +170,7 @@ def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
     ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r"unknown norm 'batsh'. Did you mean batch\?"),
     ('dcgan', (8, 8, 1), {'norm': 'batch', 'penalised': True}, r'type --norm=layer or none, not batch'),
     ('sngan', (8, 8, 1), {'norm': 'batch'}, r'--model=sngan has no --norm=batch'),
+    ('dcgan', (8, 8, 1), {'widths': ()}, r'--widths= leaves --model=dcgan no layer'),
     ('mlp', (8, 8, 1), {'widths': (0,)}, r'--widths=0: expected at least 1'),
     ('gcgan', (8, 8, 1), {}, r"unknown model 'gcgan'. Did you mean dcgan\?"),
   ],
