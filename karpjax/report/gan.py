@@ -110,7 +110,7 @@ def scatter(real: np.ndarray, fake: np.ndarray, folder: Path, seen: str) -> Path
 
 
 def animate(picture: Path, t: int, folder: Path) -> None:
-  """plots/samples_over_time.gif, of the pictures of all steps so far, which frames/ keeps for a run that goes on."""
+  """plots/NAME_over_time.gif, of the pictures NAME.png of all steps so far, which frames/ keeps for a run that goes on."""
   from PIL import Image
 
   frames = folder / 'frames'
@@ -122,7 +122,7 @@ def animate(picture: Path, t: int, folder: Path) -> None:
   first, *others = [Image.open(path).convert('RGB').quantize(GREYS) for path in sorted(frames.glob('*.png'))]
   content = io.BytesIO()
   first.save(content, 'GIF', save_all=True, append_images=others, duration=[*[FRAME] * len(others), 4 * FRAME], loop=0)
-  writers.write_bytes(folder / 'plots' / 'samples_over_time.gif', content.getvalue())
+  writers.write_bytes(folder / 'plots' / f'{picture.stem}_over_time.gif', content.getvalue())
 
 
 def slerp(a: np.ndarray, b: np.ndarray, shares: np.ndarray) -> np.ndarray:

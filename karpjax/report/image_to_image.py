@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from karpjax.report import pictures
+from karpjax.report.gan import animate
 
 SHOWN = 8
 
 
 def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> None:
-  """A Program's `report`: plots/translations.png, and the same of this step in plots/steps.
+  """A Program's `report`: plots/translations.png, and translations_over_time.gif.
 
   Args:
     program: its `predict` gives images [batch, height, width, channels] in [0, 1].
@@ -28,5 +29,4 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   output = np.asarray(jax.jit(program.predict)(state, batch, jax.random.key(t)))
   note = f' · {name} split, step {t}' + (f' · first of {seeds} seeds' if seeds > 1 else '')
   columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
-  pictures.beside(columns, folder, 'translations', note)
-  pictures.beside({'output': output}, folder, f'steps/{t:07d}', note, examples=len(numbers))
+  animate(pictures.beside(columns, folder, 'translations', note), t, folder)
