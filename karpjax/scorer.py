@@ -90,7 +90,7 @@ def load(workdir: str, spec: Spec) -> Scorer:
 
 
 def scoring(settings, dataset: Dataset, say: Callable[[str], None]) -> dict:
-  """The scorer that --scorer names, or None, and what it needs of the data; says the floor of FID, which no generator undercuts.
+  """The scorer that --scorer names, or None, and what it needs of the data; says what real examples come to by FID.
 
   Args:
     settings: a resolved config with `scorer`.

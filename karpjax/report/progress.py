@@ -140,6 +140,9 @@ def final(numbers: dict, folder) -> list[str]:
   lines = table(rows, ('metric', 'final'))
   lines += [
     f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s',
-    'time: ' + ', '.join(f'{n.removesuffix("_share")} {x:.1%}' for n, x in numbers.items() if n.endswith('_share')),
+    'time: '
+    + ', '.join(
+      f'{n.removesuffix("_share")} {x:.1%}' for n, x in numbers.items() if n.endswith('_share') and '/' not in n
+    ),
   ]
   return [*lines, f'page: {folder / "index.html"}']
