@@ -60,10 +60,10 @@ class Config(config.Train):
   norm: str = config.flag(
     'instance', 'batch norm takes running averages when images are made.', choices=models.NORMS, group='Model'
   )
-  steps: config.Duration = config.run_flag('800', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', free=True)
+  steps: config.Duration = config.run_flag('500', 'How long to train.')
+  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '200', 'Save this often; 0: at the end and when stopped.', free=True
+    '250', 'Save this often; 0: at the end and when stopped.', free=True
   )
   report_every: config.Duration = config.run_flag(
     '100', 'Draw held-out images this often; 0: at the end only.', free=True
