@@ -78,6 +78,7 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
   assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
 
 
+@pytest.mark.slow
 def test_the_last_of_four_seeds_in_one_program_is_that_seed_alone(tmp_path):
   short = dict(steps='3', optimiser='sgd', learning_rate=0.1, beta1=None, beta2=None)
   several = arrays(run(tmp_path / 'several', seeds=4, **short))
@@ -86,7 +87,8 @@ def test_the_last_of_four_seeds_in_one_program_is_that_seed_alone(tmp_path):
     np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize('other', [dict(parallel='pmap'), pytest.param(dict(microbatches=3), marks=pytest.mark.slow)])
+@pytest.mark.parametrize('other', [dict(parallel='pmap'), dict(microbatches=3)])
+@pytest.mark.slow
 def test_paths_agree(tmp_path, other):
   """Batch norm's moments are of the whole batch over devices; under microbatches there is none here."""
   norm = 'batch' if 'parallel' in other else 'none'
@@ -101,6 +103,7 @@ def test_paths_agree(tmp_path, other):
       np.testing.assert_allclose(y[name], x[name], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_checks_pass_or_do_not_apply():
   program, batch = abstract()
   results = {r.name: r.passed for r in recipe.check(program, batch)}
@@ -175,7 +178,10 @@ def test_the_penalty_and_rate_of_the_flags_are_those_of_the_step():
   assert moved['slow'] == pytest.approx(1e-4 * moved['none'], rel=1e-2)
 
 
-@pytest.mark.parametrize('conditional', [pytest.param('embedding', marks=pytest.mark.slow), 'projection', 'auxiliary'])
+@pytest.mark.parametrize(
+  'conditional',
+  [pytest.param('embedding', marks=pytest.mark.slow), 'projection', pytest.param('auxiliary', marks=pytest.mark.slow)],
+)
 def test_labels_reach_the_loss_and_the_samples(conditional):
   program, batch = abstract(conditional=conditional)
   other = {**batch, 'label': (batch['label'] + 1) % 10}

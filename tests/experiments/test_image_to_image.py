@@ -87,6 +87,7 @@ def first_step(**changes):
   return metrics, compiled
 
 
+@pytest.mark.slow
 def test_both_weighs_l1_by_100_and_both_players_see_the_same_images():
   metrics, compiled = first_step()
   assert metrics['generator_loss'] == pytest.approx(200 * metrics['generator_l1'] + metrics['generator_adversarial'])
@@ -148,6 +149,7 @@ def test_one_of_two_seeds_is_that_seed_alone(tmp_path, run):
       np.testing.assert_allclose(there.astype(float), x.astype(float), atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(tmp_path, run):
   three = dict(steps='3', optimiser='sgd', learning_rate=0.01, beta1=None, dropout=0.0)
   one, eight = run(tmp_path / 'one', **three), run(tmp_path / 'eight', parallel='pmap', **three)

@@ -55,7 +55,9 @@ def on_one_device(tmp_path_factory):
   return run(tmp_path_factory.mktemp('alone') / 'run', **UNSHUFFLED)
 
 
-@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:4,fsdp:2')])
+@pytest.mark.parametrize(
+  'layout', [dict(parallel='pmap'), pytest.param(dict(mesh='data:4,fsdp:2'), marks=pytest.mark.slow)]
+)
 def test_layouts_roll_out_the_same_worlds(layout, on_one_device, tmp_path):
   one, other = arrays(on_one_device), arrays(run(tmp_path / 'run', **UNSHUFFLED, **layout))
   for name in one:
@@ -84,7 +86,7 @@ def test_reinforce_counts_each_episode_to_its_end_and_no_further():
   assert 8 * 9 < float(metrics['policy_loss'][1]) < 8 * 100
 
 
-@pytest.mark.parametrize('environment', ['acrobot', 'pendulum'])
+@pytest.mark.parametrize('environment', [pytest.param('acrobot', marks=pytest.mark.slow), 'pendulum'])
 def test_others_train_too(environment, tmp_path):
   given = dict(algorithm='a2c', environment=environment, steps='2', minibatches=None, epochs=None)
   summary = run(tmp_path / 'run', **given)
