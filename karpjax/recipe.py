@@ -112,7 +112,7 @@ def overfits_one_batch(program, state, batch, *, steps: int = OVERFIT_STEPS) -> 
   """The same batch again and again: the training loss falls to under a tenth, or 1 % of the examples are wrong at most."""
   name = 'one batch can be overfitted'
   if not _one_loss(program, state, batch):
-    return Result(name, None, 'players have no common loss')
+    return Result(name, None, 'its step minimises no single loss')
   step = jax.jit(program.step)
   few = {n: x[: min(16, len(x))] for n, x in batch.items()}
   first = last = None
@@ -134,7 +134,7 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
   name = 'real inputs beat zeroed ones'
   if not _one_loss(program, state, batch):
-    return Result(name, None, 'players have no common loss')
+    return Result(name, None, 'its step minimises no single loss')
   step = jax.jit(program.step)
   labels = {'label', 'target', 'targets', 'high', 'index', 'mask'}
   zeroed = {n: x if n in labels else jnp.zeros_like(x) for n, x in batch.items()}
