@@ -149,9 +149,7 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
 
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
-    gradients_at = functools.partial(
-      adversarial.input_gradients, lambda x, label: judge(params, own, x[None], label[None])[0][0][0]
-    )
+    gradients_at = functools.partial(adversarial.input_gradients, lambda x, labels: judge(params, own, x, labels)[0][0])
     keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
     real, (fake, _) = augment(keys, prepare(batch['image'])), generate(params, collections, batch, key)
     (on_real, real_classes), new = judge(params, own, real, labels)

@@ -68,18 +68,21 @@ def middle(objective: str, real, fake):
   return 0.5 if objective == 'least_squares' else 0.0  # between the targets of 1 and 0; at even odds
 
 
-def input_gradients(score: Callable, inputs, *others):
+def input_gradients(scores: Callable, inputs, *others):
   """The gradient of each example's own score with respect to that example.
 
+  That of the sum of all scores, which is the same where no example looks at another, as with batch norm it would; `vmap` of
+  single gradients would compute convolutions, and the kernels' part of the second backward pass, example by example.
+
   Args:
-    score: (example, *others' rows) -> [] score of one example alone.
+    scores: (examples, *others) -> [batch], each of its own example alone.
     inputs: [batch, …].
     others: each [batch, …].
 
   Returns:
     [batch, …] as `inputs`; differentiable again.
   """
-  return jax.vmap(jax.grad(score))(inputs, *others)
+  return jax.grad(lambda x: scores(x, *others).sum())(inputs)
 
 
 def gradient_penalty(slopes):

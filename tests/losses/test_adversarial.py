@@ -59,10 +59,10 @@ def test_penalties_of_a_linear_score_in_closed_form():
 
 
 def critic(params, x):
-  """A convolution, leaky relu and dense layers by the house's own lowerings: [4, 4, 1] -> []."""
-  y = convolution.convolution(x[None], params['conv'], strides=(2, 2), padding=((1, 1), (1, 1)))
-  y = jnp.tanh(y).reshape(1, -1)
-  return jnp.tanh(linear.matmul(y, params['hidden'])).sum()
+  """A convolution, tanh and dense layers by the house's own lowerings: [batch, 4, 4, 1] -> [batch]."""
+  y = convolution.convolution(x, params['conv'], strides=(2, 2), padding=((1, 1), (1, 1)))
+  y = jnp.tanh(y).reshape(len(x), -1)
+  return jnp.tanh(linear.matmul(y, params['hidden'])).sum(-1)
 
 
 def params(key):
@@ -73,8 +73,9 @@ def params(key):
 def test_input_gradients_are_each_examples_own():
   weights, x = params(jax.random.key(0)), jax.random.normal(jax.random.key(1), (5, 4, 4, 1))
   slopes = jax.jit(lambda x: adversarial.input_gradients(lambda x: critic(weights, x), x))(x)
-  score = jax.jit(critic)
-  np.testing.assert_allclose(slopes[3], jax.jit(jax.grad(critic, 1))(weights, x[3]), rtol=1e-4, atol=1e-6)
+  score = jax.jit(lambda weights, x: critic(weights, x[None])[0])
+  singly = jax.jit(jax.vmap(jax.grad(score, 1), (None, 0)))(weights, x)
+  np.testing.assert_allclose(slopes, singly, rtol=1e-4, atol=1e-6)
   step, place = 1e-2, (2, 1, 3, 0)
   moved = [score(weights, x[2].at[place[1:]].add(d)) for d in (step, -step)]
   np.testing.assert_allclose(slopes[place], (moved[0] - moved[1]) / (2 * step), rtol=2e-3)
