@@ -79,17 +79,7 @@ class Config(config.Train):
 
 
 def data(config: Config) -> dataset.Dataset:
-  return dataset.load(
-    config.dataset,
-    data_dir=config.data_dir,
-    validation=config.validation,
-    seed=config.split_seed,
-    image_size=config.image_size,
-    channels=config.channels,
-    subset=config.subset,
-    resident_bytes=config.resident_mb * 2**20,
-    unlabelled=config.conditional == 'none',
-  )
+  return dataset.configured(config, unlabelled=config.conditional == 'none')
 
 
 def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, largest: int = 0) -> Program:
@@ -117,7 +107,6 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
     },
     penalised=penalised or config.r1 > 0,
   )
-  players.parts(config.batch_size, config.discriminator_steps, 'discriminator_steps')
   discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how='symmetric' if image else 'unit')
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse_unmixed(config.augment))

@@ -73,16 +73,7 @@ class Config(config.Train):
 
 
 def data(config: Config) -> dataset.Dataset:
-  return dataset.load(
-    config.dataset,
-    data_dir=config.data_dir,
-    validation=config.validation,
-    seed=config.split_seed,
-    image_size=config.image_size,
-    channels=config.channels,
-    subset=config.subset,
-    resident_bytes=config.resident_mb * 2**20,
-  )
+  return dataset.configured(config)
 
 
 def program(config: Config, spec: dataset.Spec) -> Program:

@@ -104,14 +104,6 @@ def method(config: Config, limit: int) -> policy_gradient.Method:
       raise errors.UsageError(f'--{name}={getattr(found, name)}: at least 1 is needed')
   if found.whole_episodes and found.rollout < limit:
     raise errors.UsageError(f'--rollout={found.rollout}: reinforce needs whole episodes, here of up to {limit} steps')
-  size = found.rollout * config.batch_size
-  if size % (found.minibatches * found.microbatches):
-    raise errors.UsageError(
-      f'--rollout={found.rollout} × --batch_size={config.batch_size} environments are {size} steps, which '
-      f'--minibatches={found.minibatches}'
-      + (f' × --microbatches={found.microbatches}' if found.microbatches > 1 else '')
-      + ' do not divide'
-    )
   return found
 
 
@@ -139,9 +131,9 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
   distribution, _, apply = build(config, environment)
 
   def acting(state, greedy):
-    def act(memory, observation, noise):
+    def act(observation, noise):
       outputs, _ = apply(state.params, policy_gradient.normalised(state.collections, observation))
-      return memory, distribution.mode(outputs) if greedy else distribution.sample(outputs, noise), ()
+      return distribution.mode(outputs) if greedy else distribution.sample(outputs, noise)
 
     return act
 

@@ -13,61 +13,47 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import config, errors, predict
+from karpjax import errors, scorer
 from karpjax.layers.convolution import Conv, convolution, max_pool
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block of Simonyan & Zisserman 2015, configuration E
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights are for
 
 
-def load(scorer: str, shape: tuple[int, int, int]) -> Callable:
+def load(source: str, shape: tuple[int, int, int]) -> Callable:
   """Images [batch, *shape] in [0, 1] -> features [batch, height', width', d].
 
   Args:
-    scorer: WORKDIR of a run of image_classification, whose best checkpoint is taken; or FILE.safetensors with the weights of
+    source: WORKDIR of a run of image_classification, whose best checkpoint is taken; or FILE.safetensors with the weights of
       torchvision's vgg19 under its names, 'features.0.weight' and so on.
     shape: of an image, (height, width, channels).
 
   Raises:
     UsageError: where there is neither, or the net does not take such images.
   """
-  features = vgg19(scorer) if scorer.endswith('.safetensors') else _of_classifier(scorer, shape)
+  features = vgg19(source) if source.endswith('.safetensors') else _of_classifier(source, shape)
   try:
     jax.eval_shape(features, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
   except errors.UsageError:
     raise
   except (TypeError, ValueError, flax.errors.ScopeParamShapeError) as error:
     size = '×'.join(map(str, shape))
-    raise errors.UsageError(f'--scorer={scorer} does not take images of {size}: {str(error).splitlines()[0]}') from None
+    raise errors.UsageError(f'--scorer={source} does not take images of {size}: {str(error).splitlines()[0]}') from None
   return features
 
 
 def _of_classifier(workdir: str, shape) -> Callable:
-  stored = config.saved(workdir)
-  if stored is None or stored['experiment'] != 'image_classification':
-    what = 'no run' if stored is None else f'a run of {stored["experiment"]}'
-    raise errors.UsageError(f'--scorer={workdir} holds {what}; give the workdir of a run of image_classification')
-  program, state, spec, *_ = predict.load_run(workdir)
+  inside, _, spec = scorer.classifier(workdir)
   if spec.shape[-1] != shape[-1]:
     raise errors.UsageError(
       f'--scorer={workdir} sees {spec.shape[-1]} channels, and the net makes {shape[-1]}: --colour=y makes 1, rgb 3'
     )
-  key = jax.random.key(0)
 
   def features(images):
-    seen = []
-
-    def look(call, inputs, options, context):
-      outputs = call(*inputs, **options)
-      if isinstance(context.module, Conv) and context.method_name == '__call__':
-        seen.append(outputs)
-      return outputs
-
-    with nn.intercept_methods(look):
-      program.predict(state, {'image': images * spec.maximum}, key)
+    seen, _ = inside(images * spec.maximum, Conv)
     if not seen:
       raise errors.UsageError(f'--scorer={workdir}: its model has no convolution, whose outputs would be the features')
-    return seen[-1].astype(jnp.float32)
+    return seen[-1][1].astype(jnp.float32)
 
   return features
 

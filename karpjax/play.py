@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from karpjax import errors, predict
-from karpjax.report import episodes
+from karpjax.report import animation, episodes
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +29,6 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'play: {error}', file=sys.stderr)
     return 2
-  episodes.write(path, frames)
+  animation.write(path, frames, episodes.MILLISECONDS)
   print(f'return {total:g}: {path}')
   return 0

@@ -59,6 +59,9 @@ def train_step(
     microbatches: into how many parts each of these is cut, see `gradients.compute`.
     ema_decay: of the running averages, of the players whose averages the state holds.
 
+  Raises:
+    UsageError: when it is traced, for a batch (with `pmap`, that of one device) which cannot be cut so.
+
   Returns:
     (TrainState, batch) -> (TrainState, metrics); a player's metrics are named 'PLAYER_NAME', and gain 'PLAYER_gradient_norm'.
     Where one player's are not finite, those of its successors count 0, so that the first to blame is the one that is named.
@@ -90,6 +93,13 @@ def train_step(
     return playing, metrics
 
   def step(state: TrainState, batch):
+    size = len(batch['index'])
+    if rounds < 1 or size % (rounds * microbatches):
+      raise UsageError(
+        f'{size} examples of a step on one device cannot be cut into {rounds} rounds'
+        + (f' of {microbatches} microbatches' if microbatches > 1 else '')
+        + ': another --batch_size is needed'
+      )
     key = jax.random.fold_in(state.key, state.step)
     playing = state.params, state.collections, state.opt_state
     if rounds == 1:
@@ -118,16 +128,3 @@ def blamed(earlier, later):
     return later
   finite = jnp.isfinite(jnp.stack([s for s, _ in earlier.values()])).all()
   return jax.tree.map(lambda x: jnp.where(finite, x, 0), later)
-
-
-def parts(batch_size: int, rounds: int, rounds_flag: str) -> int:
-  """How many examples a round has.
-
-  Raises:
-    UsageError: where the rounds do not divide the batch.
-  """
-  if rounds < 1 or batch_size % rounds:
-    raise UsageError(
-      f'--{rounds_flag}={rounds} does not divide --batch_size={batch_size}, which counts the examples of all of them'
-    )
-  return batch_size // rounds

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,41 @@ class Scorer:
     return np.concatenate(rows)[:count]
 
 
+def classifier(workdir: str) -> tuple[Callable, Any, Spec]:
+  """The inside of a frozen classifier, by its best checkpoint.
+
+  Args:
+    workdir: of a run of image_classification.
+
+  Returns:
+    (raw images [batch, *shape], kind of layer) -> ([(input, output) of each such layer], logits [batch, classes]); the state;
+    what the run knows of its data.
+
+  Raises:
+    UsageError: where there is no such run.
+  """
+  stored = config.saved(workdir)
+  if stored is None or stored['experiment'] != 'image_classification':
+    what = 'no run' if stored is None else f'a run of {stored["experiment"]}'
+    raise errors.UsageError(f'--scorer={workdir} holds {what}; give the workdir of a run of image_classification')
+  program, state, spec, *_ = predict.load_run(workdir)
+
+  def inside(images, kind):
+    seen = []
+
+    def look(call, inputs, options, context):
+      outputs = call(*inputs, **options)
+      if isinstance(context.module, kind) and context.method_name == '__call__':
+        seen.append((inputs[0], outputs))
+      return outputs
+
+    with nn.intercept_methods(look):
+      logits = program.predict(state, {'image': images}, jax.random.key(0))
+    return seen, logits
+
+  return inside, state, spec
+
+
 def load(workdir: str, spec: Spec) -> Scorer:
   """The classifier of a run, by its best checkpoint; nothing is compiled.
 
@@ -54,11 +90,7 @@ def load(workdir: str, spec: Spec) -> Scorer:
   Raises:
     UsageError: where there is no such run, or it is of other data.
   """
-  stored = config.saved(workdir)
-  if stored is None or stored['experiment'] != 'image_classification':
-    what = 'no run' if stored is None else f'a run of {stored["experiment"]}'
-    raise errors.UsageError(f'--scorer={workdir} holds {what}; give the workdir of a run of image_classification')
-  program, state, known, *_ = predict.load_run(workdir)
+  inside, state, known = classifier(workdir)
   for name, there, here in (
     ('data set', known.name, spec.name),
     ('shape', known.shape, spec.shape),
@@ -69,21 +101,12 @@ def load(workdir: str, spec: Spec) -> Scorer:
         f'--scorer={workdir} was trained on another {name}, {there}, not {here}; type '
         f'python launch.py image_classification --dataset={spec.name}, and give its workdir'
       )
-  key = jax.random.key(0)
 
   def apply(images):
-    seen = []
-
-    def look(call, inputs, options, context):
-      if isinstance(context.module, nn.Dense) and context.method_name == '__call__':
-        seen.append(inputs[0])
-      return call(*inputs, **options)
-
-    with nn.intercept_methods(look):
-      logits = program.predict(state, {'image': images, 'index': jnp.arange(len(images))}, key)
+    seen, logits = inside(images, nn.Dense)
     if not seen:
       raise errors.UsageError(f'--scorer={workdir}: its model has no dense layer, whose inputs would be the features')
-    return seen[-1].astype(jnp.float32), logits
+    return seen[-1][0].astype(jnp.float32), logits
 
   features, logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32))
   return Scorer(str(Path(workdir)), int(state.step), logits.shape[-1], features.shape[-1], apply)

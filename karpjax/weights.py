@@ -94,6 +94,5 @@ def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[t
   params = own.pop('params')
   ema = state.ema  # of all params, or of some of the players'
   if ema is not None:
-    of = params if jax.tree.structure(ema) == jax.tree.structure(params) else {name: params[name] for name in ema}
-    ema = jax.tree.map(jnp.copy, of)
+    ema = jax.tree.map(jnp.copy, {name: params[name] for name in ema})
   return state.replace(params=params, collections=own, ema=ema), rows

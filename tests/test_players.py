@@ -151,11 +151,13 @@ def test_blamed_keeps_what_follows_finite_metrics():
   assert [float(x) for x in players.blamed(bad, later)['b']] == [0, 0]
 
 
-def test_rounds_divide_the_batch():
-  assert players.parts(12, 3, 'turns') == 4
-  for rounds in (5, 0):
-    with pytest.raises(errors.UsageError, match=f'--turns={rounds} does not divide --batch_size=12'):
-      players.parts(12, rounds, 'turns')
+@pytest.mark.parametrize('cut', [dict(rounds=5), dict(rounds=0), dict(rounds=3, microbatches=32)])
+def test_rounds_and_microbatches_divide_the_batch(cut):
+  step = players.train_step(losses(), {name: optax.sgd(rate) for name, rate in RATES.items()}, **cut)
+  with pytest.raises(
+    errors.UsageError, match=f'{SIZE} examples of a step on one device cannot be cut into {cut["rounds"]} rounds'
+  ):
+    jax.eval_shape(step, init(jax.random.key(0)), batch())
 
 
 def test_a_state_starts_from_weights_by_their_players_names(tmp_path):

@@ -189,3 +189,18 @@ def load(
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *notes, *more, residency))
+
+
+def configured(config, **options) -> Dataset:
+  """`load` by the flags of an experiment on images; `options` are its others."""
+  return load(
+    config.dataset,
+    data_dir=config.data_dir,
+    validation=config.validation,
+    seed=config.split_seed,
+    image_size=config.image_size,
+    channels=config.channels,
+    subset=config.subset,
+    resident_bytes=config.resident_mb * 2**20,
+    **options,
+  )

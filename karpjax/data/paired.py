@@ -7,13 +7,12 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import errors
-from karpjax.data import augmentation, images, pictures, splitting
+from karpjax.data import augmentation, dataset, images, pictures, splitting
 from karpjax.data.dataset import Dataset, Split
 
 DIRECTIONS = 'forward', 'backward'
@@ -42,14 +41,8 @@ class Spec:
   target: tuple[int, int, int]
   examples: int
 
-  def to_json(self) -> dict[str, Any]:
-    """A dict that json.dumps takes and `from_json` reads back."""
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in dataclasses.asdict(self).items()}
-
-  @classmethod
-  def from_json(cls, values: Mapping[str, Any]) -> 'Spec':
-    """The inverse of `to_json`."""
-    return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
+  to_json = dataset.Spec.to_json
+  from_json = classmethod(dataset.Spec.from_json.__func__)
 
 
 def load(
@@ -131,7 +124,7 @@ def edges(picture: np.ndarray) -> np.ndarray:
 def in_even_light(picture: np.ndarray, sigma: float) -> np.ndarray:
   """A picture [height, width, channels] uint8 less its mean around each place, plus mid-grey: what edges can tell of it.
 
-  How bright a place is that has no edges is not told by them: of crops, a guess of one grey has no worse PSNR than a U-Net.
+  How bright a place is that has no edges is not told by them.
 
   Args:
     picture: what is lit.

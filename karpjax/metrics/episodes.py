@@ -15,7 +15,7 @@ def world_keys(key, batch):
   return jax.vmap(jax.random.fold_in, (None, 0))(key, batch['world'])
 
 
-def evaluate(environment: Environment, acting: Callable, noise: Callable, state, batch, key, memory=()):
+def evaluate(environment: Environment, acting: Callable, noise: Callable, state, batch, key):
   """Sums over one episode in each world of a batch.
 
   Args:
@@ -25,11 +25,10 @@ def evaluate(environment: Environment, acting: Callable, noise: Callable, state,
     state: of a Program.
     batch: 'world' [batch] int32, 'mask' [batch] bool.
     key: of the evaluation.
-    memory: a recurrent policy's at the beginning.
   """
   mask, sums = batch['mask'].astype(jnp.float32), {'episodes': batch['mask'].astype(jnp.float32).sum()}
   for prefix, greedy in (('', True), ('stochastic_', False)):
-    ends = rollout.episodes(environment, acting(state, greedy), world_keys(key, batch), noise, memory)
+    ends = rollout.episodes(environment, acting(state, greedy), world_keys(key, batch), noise)
     sums |= {
       f'{prefix}episode_return': (ends.total * mask).sum(),
       f'{prefix}episode_return_squared': (jnp.square(ends.total) * mask).sum(),

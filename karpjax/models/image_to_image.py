@@ -102,6 +102,15 @@ def _check(pairs, layers: int, left: int):
     raise UsageError(f'--layers={layers}: a discriminator of images of {height}×{width} pixels can have 1 to {most}')
 
 
+def _blocks(x, module, strides: Sequence[int]):
+  """Convolutions of these strides inside a discriminator, all but the first with a norm: [batch, height / product, …]."""
+  for i, (width, stride) in enumerate(zip(widths(module.width, len(strides)), strides)):
+    x = _conv(width, strides=stride, use_bias=i == 0, dtype=module.dtype, name=f'conv{i + 1}')(x)
+    x = NORMS[module.norm](dtype=module.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
+    x = leaky_relu(x)
+  return x
+
+
 class Patches(nn.Module):
   """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512.
 
@@ -125,10 +134,7 @@ class Patches(nn.Module):
       UsageError: where not a single score is left of such images.
     """
     _check(x, self.layers, 3)  # what the layers of stride 1 need, each of which takes one
-    for i, width in enumerate(widths(self.width, self.layers + 1)):
-      x = _conv(width, strides=2 if i < self.layers else 1, use_bias=i == 0, dtype=self.dtype, name=f'conv{i + 1}')(x)
-      x = NORMS[self.norm](dtype=self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
-      x = leaky_relu(x)
+    x = _blocks(x, self, [*[2] * self.layers, 1])
     return _conv(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 
 
@@ -159,12 +165,7 @@ class Scalar(nn.Module):
       UsageError: for images that cannot be halved so often.
     """
     _check(x, self.layers, 1)
-    for i, width in enumerate(widths(self.width, self.layers)):
-      x = _conv(width, strides=2, use_bias=i == 0, dtype=self.dtype, name=f'conv{i + 1}')(
-        x
-      )  # [batch, height / 2, width / 2, width]
-      x = NORMS[self.norm](dtype=self.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
-      x = leaky_relu(x)
+    x = _blocks(x, self, [2] * self.layers)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))
     return linear.Dense(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)

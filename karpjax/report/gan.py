@@ -1,6 +1,5 @@
 """What a GAN's run leaves beside its curves: samples over time, what they are near to and between, and a watch for collapse."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from karpjax.data import bundled
 from karpjax.metrics import generation
-from karpjax.report import pictures, plots, writers
+from karpjax.report import animation, pictures, plots, writers
 
 SIDE = 8  # samples in a row, and rows; of conditional ones a row for each class, at most ROWS
 ROWS = 10
@@ -19,8 +18,6 @@ POINTS = 2000  # of a scatter
 STEPS = 10  # from one latent to another
 SEARCHED = 10_000  # training examples among which the nearest are sought
 DRAWN = 400  # samples of which each class shows its first
-FRAME = 400  # milliseconds of an animation's picture
-GREYS = 64  # colours of it
 LAST, SURE = 5, 0.99  # rows of metrics that the watch looks at, and when a discriminator is always right
 
 
@@ -57,7 +54,7 @@ def draw(program, dataset, config, scorer, state, t: int, folder: Path, *, say: 
     shown = pictures.grid(sample(labels) / spec.maximum, SIDE, f'Samples · {seen}', folder, 'samples')
     if t == config.steps:
       once(spec, scorer, train, sample, config.latent, conditional, folder, seen)
-  animate(shown, t, folder)
+  animation.over_time(shown, t, folder)
 
   found = watch(spec, scorer, real['image'], fake, conditional, writers.read_rows(folder))
   for line in found['warnings']:
@@ -107,22 +104,6 @@ def scatter(real: np.ndarray, fake: np.ndarray, folder: Path, seen: str) -> Path
   axis.legend(loc='upper right', ncols=2, markerscale=3)
   axis.set_title(f'Samples · {seen}')
   return plots.save(figure, folder, 'samples')
-
-
-def animate(picture: Path, t: int, folder: Path) -> None:
-  """plots/NAME_over_time.gif, of the pictures NAME.png of all steps so far, which frames/ keeps for a run that goes on."""
-  from PIL import Image
-
-  frames = folder / 'frames'
-  frames.mkdir(exist_ok=True)
-  for path in frames.glob('*.png'):
-    if int(path.stem) > t:  # of a run that went back to an earlier checkpoint
-      path.unlink()
-  writers.write_bytes(frames / f'{t:08d}.png', picture.read_bytes())
-  first, *others = [Image.open(path).convert('RGB').quantize(GREYS) for path in sorted(frames.glob('*.png'))]
-  content = io.BytesIO()
-  first.save(content, 'GIF', save_all=True, append_images=others, duration=[*[FRAME] * len(others), 4 * FRAME], loop=0)
-  writers.write_bytes(folder / 'plots' / f'{picture.stem}_over_time.gif', content.getvalue())
 
 
 def slerp(a: np.ndarray, b: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -5,8 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from karpjax.report import pictures
-from karpjax.report.gan import animate
+from karpjax.report import animation, pictures
 
 SHOWN = 8
 
@@ -29,4 +28,4 @@ def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> No
   output = np.asarray(jax.jit(program.predict)(state, batch, jax.random.key(t)))
   note = f' · {name} split, step {t}' + (f' · first of {seeds} seeds' if seeds > 1 else '')
   columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
-  animate(pictures.beside(columns, folder, 'translations', note), t, folder)
+  animation.over_time(pictures.beside(columns, folder, 'translations', note), t, folder)

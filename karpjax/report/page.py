@@ -12,7 +12,7 @@ from karpjax.report import writers
 from karpjax.report.plots import title
 
 PICTURES = ('.png', '.gif', '.svg')
-HEADLINES = (
+HEADLINES = [
   'bleu',
   'f1',
   'fid',
@@ -23,7 +23,7 @@ HEADLINES = (
   'psnr_gain',
   'psnr',
   'loss',
-)  # the first few found are shown large
+]  # the first found are shown large
 SHARES = ('accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality')  # are shown in per cent
 CURVES = ('loss', 'bleu', 'f1', 'accuracy', 'error', 'episode_return', 'psnr_gain', 'psnr')  # come first
 LONGEST_TEXT = 6000  # characters of a text that the page shows

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from karpjax.rl.environment import Box, Discrete
 
@@ -88,9 +87,3 @@ def gaussian(shape: tuple[int, ...]) -> Distribution:
 def of(action: Discrete | Box) -> Distribution:
   """The usual one over the actions of an environment."""
   return categorical(action.size) if isinstance(action, Discrete) else gaussian(action.shape)
-
-
-def within(action: Box, outputs):
-  """Numbers in [-1, 1] as actions between the bounds of a Box."""
-  low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
-  return low + (outputs + 1) / 2 * (high - low)

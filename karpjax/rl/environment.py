@@ -128,13 +128,3 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
   box = Box((*rest, last * frames), wide(environment.observation.low), wide(environment.observation.high))
   render = environment.render and (lambda states: environment.render(states[0]))
   return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render)
-
-
-def scale_reward(environment: Environment, factor: float) -> Environment:
-  """The same, its rewards multiplied by `factor`."""
-
-  def step(key, state, action):
-    state, reached = environment.step(key, state, action)
-    return state, reached.replace(reward=reached.reward * factor)
-
-  return dataclasses.replace(environment, step=step)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from karpjax import gradients
+from karpjax.errors import UsageError
 from karpjax.losses import policy_gradient as losses
 from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair
 from karpjax.rl import returns, statistics
@@ -75,6 +76,9 @@ def train_step(
     optimiser: makes `epochs` × `minibatches` updates a step.
     method: the algorithm.
 
+  Raises:
+    UsageError: when it is traced, for a rollout which cannot be cut into its minibatches.
+
   Returns:
     (TrainState, batch) -> (TrainState, metrics). The state has per_example {'running': rollout.Running, 'discounted':
     [environments], if rewards are scaled} and perhaps collections {'observation', 'reward'}, which are statistics.Running.
@@ -140,11 +144,11 @@ def train_step(
     world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
     running = state.per_example['running']
     if method.whole_episodes:
-      running = rollouts.start(environment, fresh, running.memory)
+      running = rollouts.start(environment, fresh)
     noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
 
-    def act(memory, observation, noise):
-      return memory, distribution.sample(policy(state.params, state.collections, observation)[0], noise), ()
+    def act(observation, noise):
+      return distribution.sample(policy(state.params, state.collections, observation)[0], noise)
 
     running, seen = rollouts.rollout(environment, act, running, world, noise, method.rollout)
     # In one pass over all steps, so that the loop above computes nothing but actions.
@@ -171,6 +175,12 @@ def train_step(
     }
     examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)  # [time * environments, …]
     size = mask.size
+    if size % (method.minibatches * method.microbatches):
+      raise UsageError(
+        f'{size} steps of a rollout on one device cannot be cut into {method.minibatches} minibatches'
+        + (f' of {method.microbatches} microbatches' if method.microbatches > 1 else '')
+        + ': another --rollout, --batch_size or --minibatches is needed'
+      )
 
     def epoch(carry, key):
       parts = examples

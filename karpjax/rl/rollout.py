@@ -20,14 +20,12 @@ class Running:
   Attributes:
     state: of the environments.
     observation: of these states.
-    memory: what a recurrent policy carries; zeros at an episode's beginning.
     total: [environments] float32, rewards since the episode's beginning.
     length: [environments] int32, steps since then.
   """
 
   state: Any
   observation: Any
-  memory: Any
   total: jax.Array
   length: jax.Array
 
@@ -40,7 +38,6 @@ class Transition:
     observation, action, reward: what was seen, done and gained.
     terminated, truncated: how it ended, if it did.
     next_observation: of the state it led to, before any reset.
-    chosen: what the policy says beside the action, such as its log-probability.
     total, length: of the episode so far, this step included.
   """
 
@@ -50,7 +47,6 @@ class Transition:
   terminated: jax.Array
   truncated: jax.Array
   next_observation: Any
-  chosen: Any
   total: jax.Array
   length: jax.Array
 
@@ -60,11 +56,11 @@ class Transition:
     return self.terminated | self.truncated
 
 
-def start(environment: Environment, keys, memory=()) -> Running:
-  """New episodes: keys [environments]; memory a pytree of [environments, …]."""
+def start(environment: Environment, keys) -> Running:
+  """New episodes: keys [environments]."""
   state, observation = jax.vmap(environment.reset)(keys)
   zeros = jnp.zeros(keys.shape)
-  return Running(state, observation, memory, zeros, zeros.astype(jnp.int32))
+  return Running(state, observation, zeros, zeros.astype(jnp.int32))
 
 
 def _where(condition, new, old):
@@ -74,14 +70,20 @@ def _where(condition, new, old):
 
 def _advance(environment, act, running, keys, noise):
   """One step of all environments, none reset."""
-  memory, action, chosen = act(running.memory, running.observation, noise)
+  action = act(running.observation, noise)
   state, reached = jax.vmap(environment.step)(keys, running.state, action)
   total, length = running.total + reached.reward, running.length + 1
   transition = Transition(
-    running.observation, action, reached.reward, reached.terminated, reached.truncated, reached.observation, chosen,
-    total, length,
-  )  # fmt: skip
-  return Running(state, reached.observation, memory, total, length), transition
+    running.observation,
+    action,
+    reached.reward,
+    reached.terminated,
+    reached.truncated,
+    reached.observation,
+    total,
+    length,
+  )
+  return Running(state, reached.observation, total, length), transition
 
 
 def rollout(environment: Environment, act: Callable, running: Running, keys, noise, length: int):
@@ -89,7 +91,7 @@ def rollout(environment: Environment, act: Callable, running: Running, keys, noi
 
   Args:
     environment: of one world.
-    act: (memory, observation [environments, …], noise) -> (memory, action, chosen).
+    act: (observation [environments, …], noise) -> action [environments, …].
     running: where the environments stand.
     keys: [environments], of this rollout: an environment's draws do not depend on how many there are.
     noise: a pytree of [length, environments, …] of which each step gives `act` a row.
@@ -98,8 +100,7 @@ def rollout(environment: Environment, act: Callable, running: Running, keys, noi
   Returns:
     Running, and the Transition of [length, environments, …].
   """
-  # All resets at once: they are independent of the steps, and one large draw is cheaper than `length` small ones. Over one
-  # axis, which XLA compiles faster than over two.
+  # All resets at once, since they are independent of the steps; over one axis, which XLA compiles faster than over two.
   drawn = jax.vmap(lambda key: jax.random.split(key, 2 * length))(keys)  # [environments, 2 * length]
   stepping, resetting = drawn[:, :length].T, drawn[:, length:].T.reshape(-1)
   resets = jax.vmap(environment.reset)(resetting)
@@ -108,11 +109,9 @@ def rollout(environment: Environment, act: Callable, running: Running, keys, noi
   def body(running, x):
     key, noise, fresh_state, fresh_observation = x
     running, transition = _advance(environment, act, running, key, noise)
-    end = transition.end
-    state, observation = _where(end, (fresh_state, fresh_observation), (running.state, running.observation))
-    memory, total, length = _where(end, jax.tree.map(jnp.zeros_like, (running.memory, running.total, running.length)),
-                                   (running.memory, running.total, running.length))  # fmt: skip
-    return Running(state, observation, memory, total, length), transition
+    zeros = jnp.zeros_like(running.total)
+    fresh = Running(fresh_state, fresh_observation, zeros, zeros.astype(jnp.int32))
+    return _where(transition.end, fresh, running), transition
 
   return jax.lax.scan(body, running, (stepping, noise, states, observations))
 
@@ -126,7 +125,7 @@ def finished(transitions: Transition) -> dict[str, tuple]:
   }
 
 
-def episodes(environment: Environment, act: Callable, keys, noise: Callable, memory=()) -> Running:
+def episodes(environment: Environment, act: Callable, keys, noise: Callable) -> Running:
   """One episode of each environment, to its end.
 
   Args:
@@ -134,7 +133,6 @@ def episodes(environment: Environment, act: Callable, keys, noise: Callable, mem
     act: as for `rollout`.
     keys: [episodes].
     noise: (keys [episodes]) -> what `act` is given at a step.
-    memory: the policy's at the beginning.
 
   Returns:
     Running at the ends: `total` and `length` are the episodes' returns and lengths.
@@ -147,16 +145,16 @@ def episodes(environment: Environment, act: Callable, keys, noise: Callable, mem
     after, transition = _advance(environment, act, running, drawn[:, 0], noise(drawn[:, 1]))
     return _where(over, running, after), over | transition.end, t + 1
 
-  begun = start(environment, keys, memory), jnp.zeros(keys.shape, bool), jnp.ones((), jnp.int32)
+  begun = start(environment, keys), jnp.zeros(keys.shape, bool), jnp.ones((), jnp.int32)
   return jax.lax.while_loop(lambda carry: ~carry[1].all() & (carry[2] <= environment.limit), body, begun)[0]
 
 
-def record(environment: Environment, act: Callable, key, noise: Callable, memory=()):
+def record(environment: Environment, act: Callable, key, noise: Callable):
   """One episode with all it went through: (states, Transition), each leaf [environment.limit + 1 | limit, …].
 
   Args:
     environment: of one world.
-    act, noise, memory: as for `episodes`, of one environment.
+    act, noise: as for `episodes`, of one environment.
     key: one.
 
   What follows the end of the episode is to be cut off at the first `Transition.end`.
@@ -167,7 +165,7 @@ def record(environment: Environment, act: Callable, key, noise: Callable, memory
     after, transition = _advance(environment, act, running, drawn[:1], noise(drawn[1:]))
     return after, (jax.tree.map(lambda x: x[0], after.state), jax.tree.map(lambda x: x[0], transition))
 
-  begun = start(environment, key[None], memory)
+  begun = start(environment, key[None])
   _, (states, transitions) = jax.lax.scan(body, begun, jnp.arange(1, environment.limit + 1))
   first = jax.tree.map(lambda x: x[0], begun.state)
   return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, states), transitions

@@ -1,12 +1,16 @@
 """Policy gradients as a user runs them: they learn, go on to the same bits, and every layout makes the same updates."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import policy_gradient as experiment
-from karpjax import checkpoint, config
+from karpjax import checkpoint, config, play
 from karpjax.errors import UsageError
+from karpjax.program import ROLLOUT, example_keys
+from karpjax.rl import environments, rollout
 
 SMALL = dict(
   batch_size=8, rollout=16, minibatches=2, epochs=2, widths=(8,), steps='12', log_every='3', checkpoint_every='5',
@@ -86,12 +90,50 @@ def test_reinforce_counts_each_episode_to_its_end_and_no_further():
   assert 8 * 9 < float(metrics['policy_loss'][1]) < 8 * 100
 
 
-@pytest.mark.parametrize('environment', [pytest.param('acrobot', marks=pytest.mark.slow), 'pendulum'])
-def test_others_train_too(environment, tmp_path):
-  given = dict(algorithm='a2c', environment=environment, steps='2', minibatches=None, epochs=None)
-  summary = run(tmp_path / 'run', **given)
-  before = experiment.program(config.resolve(experiment.Config(**SMALL | given), 8), None).init(jax.random.key(0))
-  assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(summary.state.params)))
+def test_an_update_of_a2c_is_the_policy_gradient_written_out():
+  """On a continuous task, with plain gradient descent: returns by a loop, the loss by the Gaussian's own formula."""
+  given = dict(
+    algorithm='a2c', environment='pendulum', rollout=6, minibatches=None, epochs=None, optimiser='sgd', epsilon=None,
+    clip=0.0, learning_rate=0.01, entropy=0.1, gae=1.0,
+  )  # fmt: skip
+  settings = config.resolve(experiment.Config(**SMALL | given), 8)
+  program = experiment.program(settings, experiment.data(settings).spec)
+  state = jax.jit(program.init)(jax.random.key(0))
+  batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
+  after, _ = jax.jit(program.step)(state, batch)
+
+  environment = environments.make('pendulum')
+  _, _, apply = experiment.build(settings, environment)
+  keys = example_keys(jax.random.fold_in(jax.random.fold_in(state.key, 0), ROLLOUT), batch)
+  world, acting, _ = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
+  noise = jax.vmap(lambda k: jax.random.normal(k, (6,)))(acting).T[..., None]  # [time, environments, 1]
+
+  def act(observation, noise):
+    outputs, _ = apply(state.params, observation)
+    return outputs[:, :1] + jnp.exp(outputs[:, 1:]) * noise
+
+  play = jax.jit(lambda running: rollout.rollout(environment, act, running, world, noise, 6))
+  _, seen = play(state.per_example['running'])
+  value = lambda x: apply(state.params, x)[1]
+  returns, future = [], value(seen.next_observation[-1])  # no episode ends within six steps
+  for t in reversed(range(6)):
+    future = seen.reward[t] + 0.99 * future
+    returns.insert(0, future)
+  returns = jnp.concatenate(returns)
+  observation, action = seen.observation.reshape(-1, 3), seen.action.reshape(-1)
+  advantages = returns - value(observation)
+
+  def loss(params):
+    outputs, values = apply(params, observation)
+    mean, log_std = outputs[:, 0], outputs[:, 1]
+    log_prob = -0.5 * ((action - mean) / jnp.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+    entropy = log_std + 0.5 * np.log(2 * np.pi * np.e)
+    return (-advantages * log_prob + 0.5 * 0.5 * (values - returns) ** 2 - 0.1 * entropy).mean()
+
+  expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, jax.jit(jax.grad(loss))(state.params))
+  for name, x in checkpoint.to_arrays(expected).items():
+    np.testing.assert_allclose(checkpoint.to_arrays(after.params)[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+  assert not np.allclose(after.params['log_std'], state.params['log_std'])
 
 
 def test_a_policy_that_has_moved_too_far_is_left_alone():
@@ -115,7 +157,7 @@ def test_a_policy_that_has_moved_too_far_is_left_alone():
   'given, message',
   [
     (dict(environment='cartpol'), 'Did you mean cartpole'),
-    (dict(minibatches=3), 'do not divide'),
+    (dict(minibatches=3), 'cannot be cut into 3 minibatches'),
     (dict(batch_size=0), '--batch_size=0'),
     (dict(algorithm='reinforce', rollout=10), 'whole episodes'),
     (dict(batch_size=4, parallel='pmap'), 'does not divide over 8 devices'),
@@ -127,3 +169,13 @@ def test_bad_input_is_one_line(given, message, tmp_path):
   with pytest.raises(UsageError, match=message) as error:
     run(tmp_path / 'run', **given)
   assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()
+
+
+def test_an_episode_is_played(whole, tmp_path, capsys):
+  folder = str(whole.folder)
+  assert play.main([folder, '--seed=3', f'--output={tmp_path / "a.gif"}']) == 0
+  length = int(float(capsys.readouterr().out.split()[1].rstrip(':')))  # each step of a cartpole is worth 1
+  with Image.open(tmp_path / 'a.gif') as shown:
+    assert 2 <= shown.n_frames <= min(length + 1, 250)
+  assert play.main([folder, '--output=a.png']) == 2 and 'ends in .gif' in capsys.readouterr().err
+  assert play.main([str(tmp_path)]) == 2 and 'holds no run' in capsys.readouterr().err

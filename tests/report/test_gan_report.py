@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from karpjax.data import bundled
-from karpjax.report import gan
+from karpjax.report import animation, gan
 
 DIGITS = bundled.digits()
 SPEC, IMAGES = DIGITS.spec, DIGITS.splits['train'].arrays['image'].astype(np.float32)
@@ -94,9 +94,9 @@ def test_an_animation_forgets_frames_of_steps_to_come(tmp_path):
   for t in (100, 200, 300, 150):
     picture = tmp_path / 'plots' / 'samples.png'
     Image.fromarray(np.full((6, 6), t % 251, np.uint8)).save(picture)
-    gan.animate(picture, t, tmp_path)
+    animation.over_time(picture, t, tmp_path)
   assert sorted(p.stem for p in (tmp_path / 'frames').iterdir()) == ['00000100', '00000150']
-  with Image.open(tmp_path / 'plots' / 'samples_over_time.gif') as animation:
-    assert animation.n_frames == 2
-    animation.seek(1)
-    assert np.asarray(animation.convert('L')).max() == 150
+  with Image.open(tmp_path / 'plots' / 'samples_over_time.gif') as shown:
+    assert shown.n_frames == 2
+    shown.seek(1)
+    assert np.asarray(shown.convert('L')).max() == 150

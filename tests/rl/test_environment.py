@@ -59,11 +59,6 @@ def test_frames_are_stacked_the_last_at_the_end():
   assert stacked.observation.shape == (3,) and stacked.observation.high.tolist() == [9, 9, 9]
 
 
-def test_rewards_are_scaled():
-  _, steps = play(protocol.scale_reward(counter(), 0.5), [2, 1])
-  assert [float(s.reward) for s in steps] == [1, 0.5]
-
-
 def test_an_unknown_environment_is_offered_the_nearest():
   with pytest.raises(UsageError, match='Did you mean cartpole'):
     environments.make('cart_pole')

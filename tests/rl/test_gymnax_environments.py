@@ -15,7 +15,7 @@ def test_breakout_is_gymnax_s_own():
   ours = environments.make('gymnax:Breakout-MinAtar')
   assert ours.observation.shape == (10, 10, 4) and ours.action.size == 3 and ours.limit == 1000
   length, keys = 60, jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2))
-  act = lambda memory, observation, noise: (memory, noise, ())
+  act = lambda observation, noise: noise
   actions = jax.random.randint(jax.random.key(1), (length, 2), 0, 3)
   _, seen = jax.jit(lambda keys: rollout.rollout(ours, act, rollout.start(ours, keys), keys, actions, length))(keys)
   observation, state = theirs.reset_env(keys[0], params)

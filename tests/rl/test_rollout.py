@@ -8,8 +8,8 @@ from karpjax.rl import environments, rollout
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
 
 
-def random_act(memory, observation, noise):
-  return memory + 1, (noise > 0).astype(jnp.int32), observation.sum(-1)
+def random_act(observation, noise):
+  return (noise > 0).astype(jnp.int32)
 
 
 def keys_of(count, seed=0):
@@ -19,7 +19,7 @@ def keys_of(count, seed=0):
 def test_a_rollout_is_a_loop_that_resets():
   environment, length, count = environments.make('cartpole'), 80, 3
   keys, noise = keys_of(count), jax.random.normal(jax.random.key(7), (length, count))
-  running = rollout.start(environment, keys_of(count, 1), jnp.zeros(count, jnp.int32))
+  running = rollout.start(environment, keys_of(count, 1))
   after, seen = jax.jit(lambda r: rollout.rollout(environment, random_act, r, keys, noise, length))(running)
   step, reset = jax.jit(environment.step), jax.jit(environment.reset)
   for world in range(count):
@@ -38,7 +38,7 @@ def test_a_rollout_is_a_loop_that_resets():
         state, observation = reset(drawn[length + t])
         total, steps, ends = 0.0, 0, ends + 1
     assert ends >= 1  # or the test tests no reset
-    assert float(after.total[world]) == total and int(after.memory[world]) == steps  # memory is 0 after a reset
+    assert float(after.total[world]) == total and int(after.length[world]) == steps
   sums = rollout.finished(seen)
   assert float(sums['episode_return'][1]) == float(seen.end.sum())
   np.testing.assert_allclose(sums['episode_return'][0], np.asarray(seen.total)[np.asarray(seen.end)].sum())
@@ -49,7 +49,7 @@ def test_a_world_does_not_depend_on_how_many_there_are():
   noise = jax.random.normal(jax.random.key(7), (length, 5))
 
   def of(count):
-    running = rollout.start(environment, keys_of(count, 1), jnp.zeros(count, jnp.int32))
+    running = rollout.start(environment, keys_of(count, 1))
     return rollout.rollout(environment, random_act, running, keys_of(count), noise[:, :count], length)[1]
 
   few, many = of(2), of(5)
@@ -73,7 +73,7 @@ def countdown():
 
 def test_episodes_stop_each_at_its_own_end():
   keys = keys_of(20)
-  act = lambda memory, observation, noise: (memory, jnp.zeros(len(observation), jnp.int32), ())
+  act = lambda observation, noise: jnp.zeros(len(observation), jnp.int32)
   ends = rollout.episodes(countdown(), act, keys, lambda keys: jnp.zeros(len(keys)))
   begun = jax.vmap(lambda k: jax.random.randint(k, (), 1, 7))(keys)
   assert len(set(begun.tolist())) > 2
@@ -82,7 +82,7 @@ def test_episodes_stop_each_at_its_own_end():
 
 
 def test_a_recorded_episode_has_all_its_states():
-  act = lambda memory, observation, noise: (memory, jnp.zeros(1, jnp.int32), ())
+  act = lambda observation, noise: jnp.zeros(1, jnp.int32)
   states, seen = rollout.record(countdown(), act, jax.random.key(3), lambda keys: jnp.zeros(1))
   end = int(np.argmax(seen.end))
   np.testing.assert_array_equal(states[: end + 2], np.arange(int(states[0]), -1, -1))
