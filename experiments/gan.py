@@ -19,7 +19,7 @@ from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import generation
-from karpjax.models import gan
+from karpjax.models import conditioning, gan
 from karpjax.program import AUGMENT, LATENT, Program, example_keys, pair
 from karpjax.report import gan as report
 
@@ -43,7 +43,7 @@ class Config(config.Train):
   gradient_penalty: float = config.flag(10.0, 'Weight of the penalty of wasserstein_gp.')
   clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.")
   r1: float = config.flag(0.0, 'Weight of the R1 penalty: of gradients at real examples, under any objective; 0: none.')
-  conditional: str = config.flag('none', 'How the players are told of classes.', choices=gan.CONDITIONALS)
+  conditional: str = config.flag('none', 'How the players are told of classes.', choices=conditioning.CONDITIONALS)
   augment: str = config.flag(
     '', 'Of real and generated images alike (DiffAugment): flip,shift:4,cutout:8,jitter:0.5,rotate:10.'
   )

@@ -17,7 +17,8 @@ from karpjax.layers import linear
 from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
-from karpjax.models.gan import HALF, dcgan_init, leaky_relu
+from karpjax.models.conditioning import leaky_relu
+from karpjax.models.dcgan import HALF, dcgan_init
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
 DISCRIMINATORS = 'patch', 'scalar'

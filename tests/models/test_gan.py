@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from karpjax import errors
-from karpjax.models import gan
+from karpjax.models import conditioning, gan
 
 
 def build(name, shape, *, latent=100, classes=10, conditional='none', penalised=False, widths=None, **discriminator):
@@ -108,7 +108,7 @@ def test_players_begin_apart_whatever_their_layers_are_called():
   assert kernels[0].shape == kernels[1].shape and not np.allclose(*kernels)
 
 
-@pytest.mark.parametrize('conditional', gan.CONDITIONALS)
+@pytest.mark.parametrize('conditional', conditioning.CONDITIONALS)
 def test_what_a_class_changes(conditional):
   shape = (8, 8, 1)
   name = 'dcgan' if conditional == 'embedding' else 'mlp'  # beside an image it lies as channels

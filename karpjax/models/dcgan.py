@@ -1,0 +1,96 @@
+"""DCGAN: Radford et al. 2016, "Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks".
+
+Signatures as in `models.gan`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from karpjax import errors
+from karpjax.layers import convolution, initialisers, linear
+from karpjax.models import conditioning
+
+HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image exactly
+dcgan_init = initialisers.normal(0.02)  # there too
+
+
+def halved(shape, times: int) -> tuple[int, int]:
+  """(height, width) of what is doubled so many times to an image of `shape`.
+
+  Raises:
+    UsageError: where that does not come out even.
+  """
+  (height, width, _), factor = shape, 2**times
+  if height % factor or width % factor:
+    raise errors.UsageError(
+      f'images of {height}×{width} cannot be halved {times} times, once for each of --widths; type fewer --widths, or an '
+      f'--image_size that {factor} divides, such as --image_size={max(factor, round(height / factor) * factor)}'
+    )
+  return height // factor, width // factor
+
+
+class DCGANGenerator(nn.Module):
+  """Radford et al. 2016, figure 1: a projection, then transposed convolutions, each of which doubles the image.
+
+  Attributes:
+    shape, classes, conditional, dtype: as `gan.MLPGenerator`'s.
+    widths: channels of the projection and of every transposed convolution but the last.
+    norm: 'batch' or 'none'.
+  """
+
+  shape: tuple[int, ...]
+  classes: int
+  conditional: str = 'none'
+  dtype: Any = jnp.float32
+  widths: tuple[int, ...] = (128, 64)
+  norm: str = 'batch'
+
+  @nn.compact
+  def __call__(self, z, labels, *, train: bool):
+    norm, (height, width) = errors.choose('norm', self.norm, conditioning.NORMS), halved(self.shape, len(self.widths))
+
+    def activated(x, name):
+      return nn.relu(norm(dtype=self.dtype, name=name)(x, train=train) if norm else x)
+
+    options = {'use_bias': norm is None, 'dtype': self.dtype, 'kernel_init': dcgan_init}
+    x = linear.Dense(height * width * self.widths[0], name='project', **options)(
+      conditioning.with_class(z, labels, self)
+    )
+    x = activated(x.reshape(-1, height, width, self.widths[0]), 'norm0')
+    for i, channels in enumerate(self.widths[1:], start=1):
+      x = activated(convolution.ConvTranspose(channels, (4, 4), name=f'conv{i}', **options)(x), f'norm{i}')
+    x = convolution.ConvTranspose(self.shape[-1], (4, 4), dtype=self.dtype, kernel_init=dcgan_init, name='out')(x)
+    return jnp.tanh(x.astype(jnp.float32))
+
+
+class DCGANDiscriminator(nn.Module):
+  """Radford et al. 2016, section 3: convolutions, each of which halves the image.
+
+  Attributes:
+    classes, conditional, dtype, spectral_norm: as `gan.MLPDiscriminator`'s.
+    widths: channels of the convolutions.
+    norm: 'none', 'batch' or 'layer', before each activation but the first.
+  """
+
+  classes: int
+  conditional: str = 'none'
+  dtype: Any = jnp.float32
+  widths: tuple[int, ...] = (64, 128)
+  norm: str = 'batch'
+  spectral_norm: bool = False
+
+  @nn.compact
+  def __call__(self, x, labels, *, train: bool):
+    x, norm = conditioning.seen(x, labels, self), errors.choose('norm', self.norm, conditioning.NORMS)
+    for i, width in enumerate(self.widths, start=1):
+      normed = norm if i > 1 else None
+      conv = convolution.Conv(
+        width, (4, 4), 2, HALF, use_bias=normed is None, dtype=self.dtype, kernel_init=dcgan_init, name=f'conv{i}'
+      )
+      x = conditioning.layer(conv, x, self, train)  # [batch, height / 2, width / 2, channels]
+      if normed:
+        x = normed(dtype=self.dtype, name=f'norm{i}')(x, train=train)
+      x = conditioning.leaky_relu(x)
+    return conditioning.judged(x.reshape(x.shape[0], -1), labels, self, train, dcgan_init)
