@@ -151,7 +151,8 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   )
 
   def init(key):
-    worlds = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, INITIALISE), jnp.arange(config.batch_size))
+    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)  # step 0's, of that purpose
+    worlds = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(config.batch_size))
     per_example = {'running': rollout.start(environment, worlds)}
     collections = {}
     if config.scale_rewards:

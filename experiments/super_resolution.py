@@ -26,7 +26,7 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as metrics
 from karpjax.models import super_resolution as models
-from karpjax.program import AUGMENT, Program, example_keys, pair
+from karpjax.program import AUGMENT, INITIALISE, Program, example_keys, pair
 from karpjax.report import super_resolution as report
 
 Spec = low_resolution.Spec
@@ -110,10 +110,10 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
   features = perceptual.load(config.scorer, high.shape[1:]) if config.scorer else None
 
   def init(key):
-    keys = jax.random.split(jax.random.fold_in(key, 0))
-    variables = {'generator': net.init(keys[0], low)}
+    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
+    variables = {'generator': net.init(first, low)}
     if config.adversarial:
-      variables['discriminator'] = judge.init(keys[1], high, train=False)
+      variables['discriminator'] = judge.init(jax.random.fold_in(first, 1), high, train=False)
     averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
     return players.create(key, variables, optimisers, averaged=averaged)
 

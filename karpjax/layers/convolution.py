@@ -1,7 +1,7 @@
 """One convolution and one pooling for all models: XLA's own on accelerators, faster lowerings on the CPU.
 
 A convolution is linear in the input and in the kernel, so its derivatives are two more bilinear maps, and the
-derivatives of each of `_forward`, `_input_gradient` and `_kernel_gradient` are the other two: reverse mode of any
+derivatives of each of `_forward`, `input_gradient` and `_kernel_gradient` are the other two: reverse mode of any
 order. Each has a plain form, which is all that an accelerator ever runs, and one for the CPU.
 """
 
@@ -146,7 +146,8 @@ def _forward(geometry, x, kernel):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_gradient(geometry, g, kernel):
+def input_gradient(geometry: Geometry, g, kernel):
+  """What g [batch, *output, out] says of the input, [batch, *size, in], by kernel [*window, in, out]."""
   return lax.platform_dependent(
     g, kernel, cpu=partial(_cpu_input_gradient, geometry), default=partial(_plain_input_gradient, geometry)
   )
@@ -161,15 +162,15 @@ def _kernel_gradient(geometry, x, g):
 
 _forward.defvjp(
   lambda geometry, x, kernel: (_forward(geometry, x, kernel), (x, kernel)),
-  lambda geometry, saved, ct: (_input_gradient(geometry, ct, saved[1]), _kernel_gradient(geometry, saved[0], ct)),
+  lambda geometry, saved, ct: (input_gradient(geometry, ct, saved[1]), _kernel_gradient(geometry, saved[0], ct)),
 )
-_input_gradient.defvjp(
-  lambda geometry, g, kernel: (_input_gradient(geometry, g, kernel), (g, kernel)),
+input_gradient.defvjp(
+  lambda geometry, g, kernel: (input_gradient(geometry, g, kernel), (g, kernel)),
   lambda geometry, saved, ct: (_forward(geometry, ct, saved[1]), _kernel_gradient(geometry, ct, saved[0])),
 )
 _kernel_gradient.defvjp(
   lambda geometry, x, g: (_kernel_gradient(geometry, x, g), (x, g)),
-  lambda geometry, saved, ct: (_input_gradient(geometry, saved[1], ct), _forward(geometry, saved[0], ct)),
+  lambda geometry, saved, ct: (input_gradient(geometry, saved[1], ct), _forward(geometry, saved[0], ct)),
 )
 
 
@@ -242,56 +243,6 @@ class Conv(nn.Module):
     strides = (self.strides,) * rank if isinstance(self.strides, int) else tuple(self.strides)
     kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
     y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), strides=strides, padding=self.padding)
-    if self.use_bias:
-      y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
-    return y
-
-
-def transposed_convolution(x, kernel, *, strides: Sequence[int], padding: Sequence[tuple[int, int]]):
-  """The gradient of a `convolution` with respect to its input, as a layer: PyTorch's conv_transpose.
-
-  Args:
-    x: [batch, *spatial, in], floating point.
-    kernel: [*window, out, in], of x's dtype: that of the convolution from `out` to `in` channels.
-    strides: by which each spatial axis grows.
-    padding: (low, high) per spatial axis, of that convolution: what is cut from the output.
-
-  Returns:
-    [batch, *spatial', out]; a size n becomes (n - 1) stride + window - low - high.
-  """
-  window, strides = kernel.shape[:-2], tuple(strides)
-  size = tuple((n - 1) * s + k - low - high for n, s, k, (low, high) in zip(x.shape[1:-1], strides, window, padding))
-  return _input_gradient(Geometry(size, window, strides, tuple(map(tuple, padding))), x, kernel)
-
-
-class ConvTranspose(nn.Module):
-  """Transposed convolution with bias: the spatial axes grow by `strides` exactly.
-
-  Attributes:
-    features: out channels.
-    kernel_size: the window, one int per spatial axis; each must be at least the stride, and differ from it by an even number.
-    strides: one int for all spatial axes.
-    use_bias: whether a bias [features] is added.
-    dtype: of the computation; params are float32.
-    kernel_init, bias_init: Linen initialisers; the kernel is [*window, out, in].
-  """
-
-  features: int
-  kernel_size: tuple[int, ...]
-  strides: int = 2
-  use_bias: bool = True
-  dtype: Any = jnp.float32
-  kernel_init: Callable = initialisers.lecun_normal
-  bias_init: Callable = nn.initializers.zeros_init()
-
-  @nn.compact
-  def __call__(self, x):
-    """x: [batch, *spatial, in] -> [batch, *(spatial * strides), features] of `dtype`."""
-    kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, self.features, x.shape[-1]))
-    cut = [((k - self.strides) // 2,) * 2 for k in self.kernel_size]
-    y = transposed_convolution(
-      x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * len(cut), padding=cut
-    )
     if self.use_bias:
       y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return y

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import convolution, initialisers, linear
+from karpjax.layers import convolution, initialisers, linear, transposed_convolution
 from karpjax.models import conditioning
 
 HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image exactly
@@ -60,8 +60,10 @@ class DCGANGenerator(nn.Module):
     )
     x = activated(x.reshape(-1, height, width, self.widths[0]), 'norm0')
     for i, channels in enumerate(self.widths[1:], start=1):
-      x = activated(convolution.ConvTranspose(channels, (4, 4), name=f'conv{i}', **options)(x), f'norm{i}')
-    x = convolution.ConvTranspose(self.shape[-1], (4, 4), dtype=self.dtype, kernel_init=dcgan_init, name='out')(x)
+      x = activated(transposed_convolution.ConvTranspose(channels, (4, 4), name=f'conv{i}', **options)(x), f'norm{i}')
+    x = transposed_convolution.ConvTranspose(
+      self.shape[-1], (4, 4), dtype=self.dtype, kernel_init=dcgan_init, name='out'
+    )(x)
     return jnp.tanh(x.astype(jnp.float32))
 
 

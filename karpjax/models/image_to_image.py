@@ -14,9 +14,10 @@ from flax import linen as nn
 
 from karpjax.errors import UsageError
 from karpjax.layers import linear
-from karpjax.layers.convolution import Conv, ConvTranspose
+from karpjax.layers.convolution import Conv
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
+from karpjax.layers.transposed_convolution import ConvTranspose
 from karpjax.models.conditioning import leaky_relu
 from karpjax.models.dcgan import HALF, dcgan_init
 

@@ -11,6 +11,7 @@ from jax import lax
 
 from karpjax.errors import UsageError
 from karpjax.layers import convolution as conv
+from karpjax.layers import transposed_convolution
 
 # batch 2; size, window, strides, padding, in, out: few and many channels, each lowering, each kind of padding
 CASES = [
@@ -193,7 +194,7 @@ def test_bad_input_is_refused(x, kernel, options, message):
 def test_transposed_convolution_is_laxs(size, window, stride):
   """Also the transpose of the convolution that it undoes in shape; in values and in both gradients."""
   rank = len(size)
-  layer = conv.ConvTranspose(6, (window,) * rank, strides=stride)
+  layer = transposed_convolution.ConvTranspose(6, (window,) * rank, strides=stride)
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, *size, 5)).astype(np.float32)
   variables = layer.init(jax.random.key(1), x)
