@@ -224,8 +224,10 @@ class Wandb:
     self._run.log(numbers, step=int(row['step']))
 
   def finish(self, summary: Mapping[str, Any]) -> None:
-    """Writes the final numbers into the W&B run's summary, and closes."""
+    """Writes the final numbers into the W&B run's summary."""
     self._run.summary.update(plain(summary))
+
+  def close(self) -> None:
     self._run.finish()
 
 

@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 
+from experiments import image_classification
 from karpjax import errors
 from karpjax.report import writers
 
@@ -225,14 +226,19 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
       self.finished = True
 
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
-  for step in (1, 2):
-    tracker = writers.Wandb(tmp_path, 'offline', {'flags': {'steps': 2}})
-    tracker.append({'step': step, 'train/loss': [1.0, 3.0], 'steps_per_second': 4.0})
-    tracker.finish({'test/error': {'mean': 0.5}})
+  for steps in (2, 4):
+    image_classification.run(
+      image_classification.Config(
+        model='logistic', steps=steps, schedule='constant', log_every=1, seeds=2, plots=False, tensorboard=False,
+        wandb='offline', workdir=str(tmp_path),
+      )  # fmt: skip
+    )
   assert runs[0].arguments['id'] == runs[1].arguments['id'] and runs[0].arguments['mode'] == 'offline'
-  step, row = runs[1].rows[0]
-  assert step == 2 and row['train/loss/mean'] == 2.0 and row['train/loss/1'] == 3.0 and 'step' not in row
-  assert runs[1].summary == {'test/error': {'mean': 0.5}} and runs[1].finished
+  assert [step for run in runs for step, _ in run.rows] == [1, 2, 3, 4]
+  row = runs[1].rows[-1][1]
+  assert row['train/loss/mean'] == np.mean([row['train/loss/0'], row['train/loss/1']]) and 'step' not in row
+  assert runs[1].summary['steps'] == 4 and 'mean' in runs[1].summary['test/error']
+  assert all(run.finished for run in runs)
 
 
 def test_wandb_that_is_absent_or_misspelt_is_said_in_one_line(monkeypatch):
