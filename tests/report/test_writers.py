@@ -226,12 +226,10 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
       self.finished = True
 
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
+  options = {'model': 'logistic', 'schedule': 'constant', 'log_every': 1, 'seeds': 2, 'plots': False}
   for steps in (2, 4):
     image_classification.run(
-      image_classification.Config(
-        model='logistic', steps=steps, schedule='constant', log_every=1, seeds=2, plots=False, tensorboard=False,
-        wandb='offline', workdir=str(tmp_path),
-      )  # fmt: skip
+      image_classification.Config(steps=steps, wandb='offline', tensorboard=False, workdir=str(tmp_path), **options)
     )
   assert runs[0].arguments['id'] == runs[1].arguments['id'] and runs[0].arguments['mode'] == 'offline'
   assert [step for run in runs for step, _ in run.rows] == [1, 2, 3, 4]
