@@ -18,6 +18,9 @@ SMALL = dict(
 )  # fmt: skip
 
 
+EVERYTHING = dict(scale_rewards=True, normalise_observations=True)  # that the state can hold
+
+
 def run(folder, **changes):
   return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
 
@@ -28,14 +31,13 @@ def arrays(summary):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """A run of twelve updates, with everything that the state can hold."""
-  folder = tmp_path_factory.mktemp('whole')
-  return run(folder / 'run', scale_rewards=True, normalise_observations=True)
+  """A run of twelve updates."""
+  return run(tmp_path_factory.mktemp('whole') / 'run', **EVERYTHING)
 
 
 def test_going_on_gives_the_same_bits(whole, tmp_path):
-  run(tmp_path / 'cut', scale_rewards=True, normalise_observations=True, steps='5')
-  gone_on = run(tmp_path / 'cut', scale_rewards=True, normalise_observations=True)
+  run(tmp_path / 'cut', **EVERYTHING, steps='5')
+  gone_on = run(tmp_path / 'cut', **EVERYTHING)
   one, other = arrays(whole), arrays(gone_on)
   assert any('running' in name for name in one) and any('collections/observation' in name for name in one)
   assert one.keys() == other.keys()
@@ -44,8 +46,8 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
 
 
 def test_vmapped_seeds_are_those_seeds_alone(tmp_path):
-  together = run(tmp_path / 'both', seeds=2, steps='3', seed=4)
-  alone = run(tmp_path / 'alone', steps='3', seed=5)
+  together = run(tmp_path / 'both', **EVERYTHING, seeds=2, steps='3', seed=4)
+  alone = run(tmp_path / 'alone', **EVERYTHING, steps='3', seed=5)
   for name, x in checkpoint.to_arrays(alone.state.params).items():
     np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-4, atol=1e-5)
 
@@ -69,6 +71,7 @@ def test_layouts_roll_out_the_same_worlds(layout, on_one_device, tmp_path):
       np.testing.assert_allclose(other[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_ppo_learns_to_balance(tmp_path):
   summary = run(
     tmp_path / 'run', batch_size=16, rollout=64, minibatches=4, epochs=4, widths=(32,), steps='60', learning_rate=3e-3,
