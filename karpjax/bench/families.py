@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments import gan, image_classification, language_model, translation
+from experiments import gan, image_classification, language_model, policy_gradient, translation
+from karpjax import config
 from karpjax.bench import setups, worker
 from karpjax.data import dataset, parallel, text, tokenisers, windows
 from karpjax.program import AUGMENT, LATENT, example_keys
+from karpjax.rl import environments
+from karpjax.rl import policy_gradient as methods
 
 SEED = 0
 
@@ -22,6 +25,11 @@ def of_all(metrics):
 
 def of_players(metrics):
   return sum(np.divide(*metrics[f'{player}_loss']) for player in ('discriminator', 'generator'))
+
+
+def of_policy(metrics):
+  mean = lambda name: np.divide(*metrics[name])
+  return mean('policy_loss') + 0.5 * mean('value_loss') - 0.01 * mean('entropy')  # the defaults of the experiment
 
 
 class Family(NamedTuple):
@@ -114,6 +122,34 @@ def as_pairs(setup, batch):
   return {name: batch[name] for name in ('source', 'target_in', 'targets')}
 
 
+def worlds(setup: setups.Setup) -> dataset.Dataset:
+  return environments.worlds(environments.make(setup.options['environment']), setup.batch_size, episodes=1)
+
+
+def as_rollouts(setup, batch):
+  """The first rollouts, each [steps, time, environments, …], and 'order' [steps, epochs, time * environments]."""
+  data = worlds(setup)
+  settings = config.resolve(of_policies(setup), data.spec.examples)
+  environment, _, _ = policy_gradient.player(settings)
+  distribution, _, apply = policy_gradient.build(settings, environment)
+  method = policy_gradient.method(settings, environment.limit)
+  program = policy_gradient.program(settings, data.spec)
+  state, kept = jax.jit(program.init)(jax.random.key(SEED)), []
+
+  @jax.jit
+  def follow(state, batch):
+    seen = methods.rollout(environment, apply, distribution, method, state, batch)[1]
+    keys = methods.shuffles(state, method)
+    order = jax.vmap(lambda key: jax.random.permutation(key, seen.reward.size))(keys)
+    return program.step(state, batch)[0], {**vars(seen), 'order': order}
+
+  numbers = jnp.arange(setup.batch_size)  # an environment goes on where it was
+  for _ in range(worker.LOSSES):
+    state, seen = follow(state, {'world': numbers, 'index': numbers})
+    kept.append(jax.device_get(seen))
+  return jax.tree.map(lambda *x: np.stack(x), *kept)
+
+
 def common(setup: setups.Setup, changes: dict) -> dict:
   """The flags that every experiment has."""
   rule = dict(setup.optimiser)
@@ -140,6 +176,12 @@ def of_tokens(setup: setups.Setup, **changes):
   return language_model.Config(context=setup.shape[0], **common(setup, changes), **setup.options)
 
 
+def of_policies(setup: setups.Setup, **changes):
+  flags = common(setup, changes)
+  del flags['model']
+  return policy_gradient.Config(schedule='constant', **flags, **setup.options)
+
+
 def of_pairs(setup: setups.Setup, **changes):
   return translation.Config(clip=0, **common(setup, changes), **setup.options)
 
@@ -156,5 +198,6 @@ FAMILIES = {
   'gan': Family(images, of_game, gan.program, as_game, loss=of_players),
   'language_model': Family(tokens, of_tokens, language_model.program, as_tokens),
   'translation': Family(pairs, of_pairs, translation.program, as_pairs),
+  'policy_gradient': Family(worlds, of_policies, policy_gradient.program, as_rollouts, loss=of_policy),
   'generation': Family(tokens, of_tokens, language_model.program, as_tokens, language_module),
 }

@@ -7,6 +7,7 @@
   python launch.py bench lecun1989 --threads=1                # one thread beside one for each core
   python launch.py bench gpt_shakespeare --torch_compile      # PyTorch eager, and compiled
   python launch.py bench generation                           # a step is one token of a text
+  python launch.py bench ppo_cartpole                         # a step is a rollout and its updates; PyTorch's with gymnasium
   python launch.py bench mlp --steps_per_call=1,64            # fixed numbers of steps per call beside auto
 
 Both start from the same weights and see the same batches; their first losses must agree, or the command
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from karpjax import command_line, config, errors
@@ -58,7 +60,7 @@ class Worker:
   def __init__(self, folder: Path, name: str, python: str, module: str, job: dict):
     self.name, self.times, self.peaks, self.memory = name, [], [], 0
     job_file, self.errors = folder / f'{name}.json', folder / f'{name}.err'
-    job_file.write_text(json.dumps(job))
+    job_file.write_text(json.dumps({**job, 'started': time.time()}))
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
     with self.errors.open('w') as stderr:
@@ -121,9 +123,9 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
       stack.callback(worker.close)
       return worker
 
-    def ours(name, seeds=1, steps_per_call='auto', parallel='none', threads=0, **job):
+    def ours(name, seeds=1, parallel='none', **job):
       print(f'compiling {name} …', file=sys.stderr)
-      job |= {'seeds': seeds, 'steps_per_call': str(steps_per_call), 'parallel': parallel, 'threads': threads}
+      job = {'steps_per_call': 'auto', 'threads': 0} | setup.flags | {'seeds': seeds, 'parallel': parallel} | job
       return start(name, sys.executable, 'karpjax.bench.ours', **job)
 
     weights = str(folder / 'weights.npz')
@@ -175,7 +177,8 @@ def report(name: str, result: dict) -> str:
   """The table."""
   setup, rows = result['setup'], result['rows']
   shape = 'x'.join(map(str, setup['shape']))
-  what = 'images' if setup['experiment'] in ('image_classification', 'gan') else 'texts'
+  kinds = {'image_classification': 'images', 'gan': 'images', 'policy_gradient': 'observations'}
+  what = kinds.get(setup['experiment'], 'texts')
   lines = [
     f'{name}: {setup["model"]}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
     f'batch {setup["batch_size"]}, {setup["optimiser"]["name"]}',
@@ -198,8 +201,19 @@ def report(name: str, result: dict) -> str:
   lines += [f'first losses, {r["name"]}: {losses(r["losses"])}' for r in rows if not isinstance(r['losses'][0], list)]
   if rows[-1]['name'] == 'PyTorch':
     ratio = rows[-1]['ratio']
-    lines += ['', f'ours is {ratio:.2f} times as fast as PyTorch']
+    lines += ['', f'ours is {ratio:.2f} times as fast as PyTorch', *whole_training(setup['training'], rows)]
   return '\n'.join(lines)
+
+
+def whole_training(steps: int, rows: list[dict]) -> list[str]:
+  """The line on all steps of a training with what comes before them, where the set-up says how many there are."""
+  if not steps:
+    return []
+  ours, theirs = (row['start_seconds'] + steps * row['seconds'] for row in (rows[0], rows[-1]))
+  return [
+    f'a training of {steps:,} steps, imports and compilation included: {ours:.1f} s against {theirs:.1f} s, '
+    f'{theirs / ours:.1f} times as fast'
+  ]
 
 
 def said(r: dict) -> str:

@@ -97,10 +97,11 @@ def prepare():
   setup = setups.from_json(job['setup'])
   start_up.cpu(job['threads'], job['parallel'])
   make = our_generation if setup.experiment == 'generation' else our_step
-  run, first_losses, facts, params = make(setup, job['seeds'], job['steps_per_call'], job['parallel'])
+  run, first_losses, facts, params = make(setup, job['seeds'], str(job['steps_per_call']), job['parallel'])
+  facts['losses'] = first_losses()
+  facts['start_seconds'] = time.time() - job['started']
   if job.get('save'):
     save(job['save'], setup, params)
-  facts['losses'] = first_losses()
   facts['versions'] = f'Python {platform.python_version()}, jax {jax.__version__}'
   facts['parameters'] = sum(x.size for x in jax.tree.leaves(params)) // job['seeds']
   a = jnp.ones((worker.MATRIX, worker.MATRIX))

@@ -18,8 +18,11 @@ class Setup:
     optimiser: its 'name', 'learning_rate', 'momentum', 'weight_decay', as image_classification's flags.
     loss: 'cross_entropy', or 'squared_error' to targets of +1 and -1.
     experiment: image_classification, gan, whose loss is an option, language_model, translation, whose two sides have the
-      same shape and classes, or generation: a step is then one token of a text, drawn greedily with a cache of keys and values, and the losses are
-      those of the first tokens.
+      same shape and classes, generation: a step is then one token of a text, drawn greedily with a cache of keys and values,
+      and the losses are those of the first tokens; or policy_gradient: a step is a rollout and all updates from it, and the
+      losses are those of both sides' updates from our first rollouts.
+    training: how many steps a whole training has, which is then told with imports and compilation; 0: not told.
+    flags: of our run, where its set-up is chosen by hand: 'threads', 'steps_per_call'. The twin's is tried out.
   """
 
   model: str
@@ -30,6 +33,8 @@ class Setup:
   optimiser: dict = dataclasses.field(default_factory=lambda: {'name': 'adam', 'learning_rate': 1e-3})
   loss: str = 'cross_entropy'
   experiment: str = 'image_classification'
+  training: int = 0
+  flags: dict = dataclasses.field(default_factory=dict)
 
 
 MNIST, CIFAR, IMAGENET = (28, 28, 1), (32, 32, 3), (224, 224, 3)
@@ -81,6 +86,17 @@ SETUPS = {
     {'layers': 3, 'heads': 4, 'width': 128, 'hidden': 512, 'tied': True, 'dropout': 0.0},
     classes=6000,
     experiment='translation',
+  ),
+  'ppo_cartpole': Setup(
+    'actor_critic',
+    (4,),
+    {'environment': 'cartpole', 'rollout': 128, 'epochs': 4, 'minibatches': 4},
+    classes=2,
+    batch_size=4,
+    optimiser={'name': 'adam', 'learning_rate': 2.5e-4, 'epsilon': 1e-5},
+    experiment='policy_gradient',
+    training=976,
+    flags={'threads': 1, 'steps_per_call': 64},
   ),
   'generation': Setup('gpt', (256,), _CPU_GPT, classes=65, batch_size=1, experiment='generation'),
 }

@@ -278,6 +278,10 @@ def build(setup: setups.Setup) -> Twin:
     from karpjax.bench import torch_gan
 
     return torch_gan.Game(setup)
+  if setup.experiment == 'policy_gradient':
+    from karpjax.bench import torch_rl
+
+    return torch_rl.ActorCritic(setup)
   if setup.experiment != 'image_classification':
     from karpjax.bench import torch_language
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from karpjax.bench import setups, torch_gan, torch_language, torch_twins, worker
+from karpjax.bench import setups, torch_gan, torch_language, torch_rl, torch_twins, worker
 
 TRIAL_SECONDS = 0.3  # how long each combination of threads, layout and optimiser code is tried
 
@@ -34,7 +34,7 @@ def optimiser(rule: dict, twin: torch_twins.Twin, fused: bool) -> torch.optim.Op
     case 'adam' | 'adamw' as name:
       betas = rule.get('beta1', 0.9), rule.get('beta2', 0.999)
       kind = torch.optim.Adam if name == 'adam' else torch.optim.AdamW
-      return kind(groups, betas=betas, eps=rule.get('eps', 1e-8), **rate)
+      return kind(groups, betas=betas, eps=rule.get('epsilon', 1e-8), **rate)
   raise ValueError(f'{rule["name"]} has no twin')
 
 
@@ -61,10 +61,19 @@ def inputs(setup, arrays, layout) -> list:
   return list(zip(images, of('labels')))
 
 
-def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool = False):
-  """step () -> loss tensor: training from our first weights, on our first batches over and over."""
+def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool = False, timed: bool = False):
+  """step () -> loss tensor: training from our first weights, on our first batches over and over.
+
+  PPO makes its updates from our first rollouts, then, or from the beginning where it is `timed`, from its own.
+  """
   twin = torch_twins.build(setup)
   twin.load({name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
+  if setup.experiment == 'policy_gradient':
+    rule = optimiser(setup.optimiser, twin, fused)
+    kind = torch_rl.quickest(torch_rl.GYMNASIUM[twin.environment], setup.batch_size)
+    own = torch_rl.played(twin, kind, setup.batch_size)
+    rollouts = itertools.chain([] if timed else torch_rl.recorded(arrays), own)
+    return lambda: torch_rl.update(twin, rule, next(rollouts))
   layout = torch.channels_last if channels_last else torch.contiguous_format
   twin = twin.to(memory_format=layout)
   cycle = itertools.cycle(inputs(setup, arrays, layout))
@@ -95,7 +104,7 @@ def fastest(setup, arrays) -> dict:
   layouts = (False, True) if setup.experiment in ('image_classification', 'gan') else (False,)
   for number, channels_last, fused in itertools.product(threads, layouts, (False, True)):
     torch.set_num_threads(number)
-    step = training(setup, arrays, channels_last=channels_last, fused=fused)
+    step = training(setup, arrays, channels_last=channels_last, fused=fused, timed=True)
     for _ in range(2):
       step()
     seconds, begun = [], time.perf_counter()
@@ -127,6 +136,7 @@ def generating(setup, arrays):
 
 def prepare():
   job = worker.job()
+  imported = time.time() - job['started']
   setup = setups.from_json(job['setup'])
   with np.load(job['load'], allow_pickle=False) as file:
     arrays = dict(file)
@@ -137,11 +147,17 @@ def prepare():
     return {**chosen, 'losses': first_losses, 'versions': versions}, lambda n: [step() for _ in range(n)], lambda: a @ a
   chosen = fastest(setup, arrays)
   torch.set_num_threads(chosen['threads'])
+  begun = time.perf_counter()  # the trials are over
   step = training(
     setup, arrays, channels_last=chosen['channels_last'], fused=chosen['fused'], compiled=job.get('compiled', False)
   )
   losses = [step().item() for _ in range(worker.LOSSES)]
-  first = {**chosen, 'losses': losses, 'versions': versions + (', compiled' if job.get('compiled') else '')}
+  first = {
+    **chosen,
+    'losses': losses,
+    'start_seconds': imported + time.perf_counter() - begun,
+    'versions': versions + (', compiled' if job.get('compiled') else ''),
+  }
 
   def run(steps):
     for _ in range(steps):

@@ -60,6 +60,37 @@ def normalised(collections, observation):
   return observation if running is None else statistics.standardise(running, observation)
 
 
+def rollout(
+  environment: Environment, apply: Callable, distribution: Distribution, method: Method, state: TrainState, batch
+) -> tuple[rollouts.Running, rollouts.Transition]:
+  """What the step of a state begins with; the arguments are those of `train_step` and of its step."""
+  key = jax.random.fold_in(state.key, state.step)
+  keys = example_keys(jax.random.fold_in(key, ROLLOUT), batch)  # [environments]
+  world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
+  running = rollouts.start(environment, fresh) if method.whole_episodes else state.per_example['running']
+  noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
+
+  def act(observation, noise):
+    outputs, _ = apply(state.params, normalised(state.collections, observation))
+    return distribution.sample(outputs, noise)
+
+  return rollouts.rollout(environment, act, running, world, noise, method.rollout)
+
+
+def shuffles(state: TrainState, method: Method):
+  """[epochs]: the keys of the permutations in which a step goes through its rollout."""
+  key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), SHUFFLE)
+  return jax.random.split(key, method.epochs)
+
+
+def standardised(advantages, mask):
+  """Those of a minibatch [size], over all replicas, with mean 0 and deviation 1."""
+  count = jnp.maximum(gradients.total(mask.sum()), 1)
+  mean = gradients.total(jnp.where(mask, advantages, 0).sum()) / count
+  variance = gradients.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
+  return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
+
+
 def train_step(
   environment: Environment,
   apply: Callable,
@@ -99,11 +130,6 @@ def train_step(
     outputs, values = policy(params, collections, batch['observation'])
     log_probs = distribution.log_prob(outputs, batch['action'])
     advantages, mask = batch['advantage'], batch['mask']
-    if method.normalise:
-      count = jnp.maximum(gradients.total(mask.sum()), 1)
-      mean = gradients.total(jnp.where(mask, advantages, 0).sum()) / count
-      variance = gradients.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
-      advantages = (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
     if plain:
       objective = losses.score_function(log_probs, advantages)
     else:
@@ -114,15 +140,19 @@ def train_step(
       value_loss = losses.squared_error(values, batch['target'])
     entropy = distribution.entropy(outputs)
     moved = jnp.abs(jnp.exp(log_probs - batch['log_prob']) - 1)
+    total = objective + method.value * value_loss - method.entropy * entropy
     each = {
-      'loss': objective + method.value * value_loss - method.entropy * entropy,
       'policy_loss': objective,
       'value_loss': value_loss,
       'entropy': entropy,
       'kl': losses.divergence(log_probs, batch['log_prob']),
       'clipped': moved > (1.0 if plain else method.clip),
     }
-    return {name: pair(x, mask) for name, x in each.items()}, collections
+    # all sums at once: each alone would be several calls of the CPU
+    rows = jax.lax.stop_gradient(jnp.stack([x.astype(jnp.float32) for x in each.values()]))
+    sums, count = jnp.where(mask, rows, 0).sum(1), mask.sum().astype(jnp.float32)
+    metrics = {name: (sums[i], count) for i, name in enumerate(each)}
+    return {'loss': pair(total, mask), **metrics}, collections
 
   compute = gradients.compute(loss, microbatches=method.microbatches)
 
@@ -139,18 +169,7 @@ def train_step(
     return (*new, stopped), metrics
 
   def step(state: TrainState, batch):
-    key = jax.random.fold_in(state.key, state.step)
-    keys = example_keys(jax.random.fold_in(key, ROLLOUT), batch)  # [environments]
-    world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
-    running = state.per_example['running']
-    if method.whole_episodes:
-      running = rollouts.start(environment, fresh)
-    noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
-
-    def act(observation, noise):
-      return distribution.sample(policy(state.params, state.collections, observation)[0], noise)
-
-    running, seen = rollouts.rollout(environment, act, running, world, noise, method.rollout)
+    running, seen = rollout(environment, apply, distribution, method, state, batch)
     # In one pass over all steps, so that the loop above computes nothing but actions.
     outputs, values = many(state.params, state.collections, seen.observation)
     next_values = many(state.params, state.collections, seen.next_observation)[1]
@@ -188,11 +207,12 @@ def train_step(
         order = jax.random.permutation(key, size)
         parts = jax.tree.map(lambda x: x[order], examples)
       parts = jax.tree.map(lambda x: x.reshape(method.minibatches, -1, *x.shape[1:]), parts)
+      if method.normalise:
+        parts['advantage'] = jax.vmap(standardised)(parts['advantage'], parts['mask'])
       return jax.lax.scan(lambda carry, part: update(carry, part, state.collections), carry, parts)
 
-    shuffles = jax.random.split(jax.random.fold_in(key, SHUFFLE), method.epochs)
     begun = state.params, state.opt_state, jnp.zeros((), bool)
-    (params, opt_state, _), metrics = jax.lax.scan(epoch, begun, shuffles)
+    (params, opt_state, _), metrics = jax.lax.scan(epoch, begun, shuffles(state, method))
     metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
     if 'observation' in collections:
       collections['observation'] = statistics.update(collections['observation'], seen.observation)

@@ -57,6 +57,10 @@ CASES |= {
   ),
   'wgan_gp': dataclasses.replace(setups.SETUPS['wgan_gp'], options=_GAN | {'discriminator_steps': 2}),
 }
+CASES['ppo'] = dataclasses.replace(
+  setups.SETUPS['ppo_cartpole'],
+  options=setups.SETUPS['ppo_cartpole'].options | {'rollout': 16, 'epochs': 2, 'minibatches': 2},
+)
 SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
@@ -75,6 +79,8 @@ def small(setup):
 )
 def test_the_twin_has_our_first_losses(setup, tmp_path):
   pytest.importorskip('torch')
+  if setup.experiment == 'policy_gradient':
+    pytest.importorskip('gymnasium')
   from karpjax.bench import ours, torch_worker
 
   setup = small(setup)
@@ -90,6 +96,34 @@ def test_the_twin_has_our_first_losses(setup, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
   assert facts['steps_per_call'] == 1
   assert facts['flops'] > 2 * setup.batch_size * sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
+
+
+def test_the_twins_two_kinds_of_environments_play_alike():
+  """Both are gymnasium's; an end gives the last observation and begins anew at once."""
+  pytest.importorskip('torch')
+  pytest.importorskip('gymnasium')
+  from karpjax.bench import torch_rl
+
+  for kind in (torch_rl.OneByOne, torch_rl.AllAtOnce):
+    environments = kind('CartPole-v1', 3)
+    observation, ends = environments.reset(), 0
+    for t in range(200):
+      reached, reward, terminated, truncated, following = environments.step(np.array([1, 1, t % 2]))
+      assert (reward == 1).all() and not truncated.any()
+      fallen = (np.abs(reached[:, 2]) > 12 * 2 * np.pi / 360) | (np.abs(reached[:, 0]) > 2.4)
+      np.testing.assert_array_equal(terminated, fallen)
+      assert (np.abs(following[terminated]) <= 0.05).all()
+      np.testing.assert_array_equal(following[~terminated], reached[~terminated])
+      np.testing.assert_allclose(reached[:, 0], observation[:, 0] + 0.02 * observation[:, 1], rtol=1e-5, atol=1e-6)
+      observation, ends = following, ends + terminated.sum()
+    assert ends > 30
+
+
+def test_a_whole_training_counts_what_comes_before_it():
+  rows = [{'start_seconds': 3.0, 'seconds': 0.1}, {'start_seconds': 1.0, 'seconds': 0.5}]
+  assert measure.whole_training(0, rows) == []
+  (line,) = measure.whole_training(20, rows)
+  assert '5.0 s against 11.0 s, 2.2 times as fast' in line
 
 
 def test_every_setup_is_json():

@@ -13,14 +13,15 @@ def drawn(*shape):
   return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize('shape', [(3,), (5, 3), (2, 5, 3)])
-def test_values_and_gradients_are_those_of_the_plain_matmul(shape):
-  x, kernel, target = drawn(*shape), drawn(3, 4), drawn(*shape[:-1], 4)
+# narrow outputs, of many rows or few, have a form of their own on the CPU
+@pytest.mark.parametrize('shape, out', [((3,), 4), ((5, 3), 4), ((2, 5, 3), 4), ((2, 5, 48), 4), ((256, 96), 20)])
+def test_values_and_gradients_are_those_of_the_plain_matmul(shape, out):
+  x, kernel, target = drawn(*shape), drawn(shape[-1], out) / 10, drawn(*shape[:-1], out)
   loss = lambda matmul: lambda x, kernel: ((jnp.tanh(matmul(x, kernel)) - target) ** 2).sum()
   ours, plain = loss(linear.matmul), loss(jnp.matmul)
   np.testing.assert_array_equal(linear.matmul(x, kernel), x @ kernel)
   for a, b in zip(jax.grad(ours, (0, 1))(x, kernel), jax.grad(plain, (0, 1))(x, kernel)):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_second_derivatives_are_those_of_the_plain_matmul():

@@ -1,0 +1,174 @@
+"""PPO in PyTorch with gymnasium's environments, from Schulman et al. 2017. Nothing here imports JAX.
+
+What a time limit cuts is worth its value, as in ours. All that can be done for a whole rollout at once is: noise, values.
+"""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from karpjax.bench import setups
+from karpjax.bench.torch_twins import Twin, refuse
+
+DISCOUNT, DECAY, CLIP, ENTROPY, VALUE, NORM = 0.99, 0.95, 0.2, 0.01, 0.5, 0.5  # the defaults of the experiment
+GYMNASIUM = {'cartpole': 'CartPole-v1'}
+TRIAL_STEPS = 500
+
+
+class ActorCritic(Twin):
+  """Two networks of two tanh layers: observations -> logits, values."""
+
+  def __init__(self, setup: setups.Setup, width: int = 64):
+    super().__init__()
+    options = dict(setup.options)
+    self.environment, self.length = options.pop('environment'), options.pop('rollout')
+    self.epochs, self.minibatches = options.pop('epochs'), options.pop('minibatches')
+    refuse(options)
+    if self.environment not in GYMNASIUM:
+      raise ValueError(f'{self.environment} has no twin')
+    size = setup.shape[0]
+    self.actor1, self.actor2 = self.dense('actor1', size, width), self.dense('actor2', width, width)
+    self.critic1, self.critic2 = self.dense('critic1', size, width), self.dense('critic2', width, width)
+    self.policy, self.judge = self.dense('policy', width, setup.classes), self.dense('value', width, 1)
+
+  def logits(self, x):
+    return self.policy(torch.tanh(self.actor2(torch.tanh(self.actor1(x)))))
+
+  def values(self, x):
+    return self.judge(torch.tanh(self.critic2(torch.tanh(self.critic1(x)))))[..., 0]
+
+
+class OneByOne:
+  """gymnasium's SyncVectorEnv: reset () -> observations; step (actions) -> reached, rewards, terminated, truncated, next."""
+
+  def __init__(self, name: str, count: int):
+    import gymnasium
+    from gymnasium.vector import AutoresetMode
+
+    options = {'autoreset_mode': AutoresetMode.SAME_STEP}
+    self.environments = gymnasium.make_vec(name, num_envs=count, vectorization_mode='sync', vector_kwargs=options)
+
+  def reset(self):
+    return self.environments.reset(seed=0)[0]
+
+  def step(self, actions):
+    following, rewards, terminated, truncated, seen = self.environments.step(actions)
+    reached = following
+    if 'final_obs' in seen:
+      reached = following.copy()
+      for i in np.flatnonzero(seen['_final_obs']):
+        reached[i] = seen['final_obs'][i]
+    return reached, rewards, terminated, truncated, following
+
+
+class AllAtOnce(OneByOne):
+  """gymnasium's environments that are vectors themselves; what ends is reset at once, as they would do a step later."""
+
+  def __init__(self, name: str, count: int):
+    import gymnasium
+
+    self.environments = gymnasium.make_vec(name, num_envs=count, vectorization_mode='vector_entry_point').unwrapped
+
+  def step(self, actions):
+    reached, rewards, terminated, truncated, _ = self.environments.step(actions)
+    end, inner = terminated | truncated, self.environments
+    if not end.any():
+      return reached, rewards, terminated, truncated, reached
+    inner.state[:, end] = inner.np_random.uniform(inner.low, inner.high, (len(inner.state), end.sum()))
+    inner.steps[end], inner.prev_done[end] = 0, False
+    return reached, rewards, terminated.copy(), truncated.copy(), inner.state.T.astype(np.float32)
+
+
+def played(twin: ActorCritic, make, count: int):
+  """Rollouts for ever, as `families.as_rollouts` has them, by the policy as it is."""
+  environments = make(GYMNASIUM[twin.environment], count)
+  following, size = environments.reset(), twin.length * count
+  while True:
+    noise = -torch.log(-torch.log(torch.rand(twin.length, count, 2).clamp_(1e-20)))
+    rows = []
+    for t in range(twin.length):
+      observation = following
+      with torch.no_grad():
+        action = (twin.logits(torch.from_numpy(observation)) + noise[t]).argmax(-1).numpy()
+      reached, reward, terminated, truncated, following = environments.step(action)
+      rows.append((observation, action, np.asarray(reward, np.float32), terminated, truncated, reached))
+    names = 'observation', 'action', 'reward', 'terminated', 'truncated', 'next_observation'
+    seen = {name: torch.from_numpy(np.stack(x)) for name, x in zip(names, zip(*rows))}
+    yield {**seen, 'order': torch.stack([torch.randperm(size) for _ in range(twin.epochs)])}
+
+
+def advantages(reward, value, next_value, terminated, truncated):
+  """Schulman et al. 2016, eqs. 11 and 16; each [time, environments]."""
+  error = reward + DISCOUNT * torch.where(terminated, 0, next_value) - value
+  weight = DISCOUNT * DECAY * (~(terminated | truncated)).float()
+  found, total = torch.empty_like(error), torch.zeros_like(error[0])
+  for t in range(len(error) - 1, -1, -1):
+    total = error[t] + weight[t] * total
+    found[t] = total
+  return found
+
+
+def update(twin: ActorCritic, rule, seen):
+  """All updates from one rollout; their mean loss."""
+  with torch.no_grad():
+    logits, value = twin.logits(seen['observation']), twin.values(seen['observation'])
+    advantage = advantages(
+      seen['reward'], value, twin.values(seen['next_observation']), seen['terminated'], seen['truncated']
+    )
+    action = seen['action'].long()[..., None]
+    given = {
+      'observation': seen['observation'],
+      'action': action,
+      'log_prob': F.log_softmax(logits, -1).gather(-1, action)[..., 0],
+      'value': value,
+      'advantage': advantage,
+      'target': advantage + value,
+    }
+  flat = {name: x.flatten(0, 1) for name, x in given.items()}
+  parameters, total = list(twin.parameters()), 0.0
+  for rows in itertools.chain(*(order.chunk(twin.minibatches) for order in seen['order'])):
+    loss = loss_of(twin, {name: x[rows] for name, x in flat.items()})
+    rule.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, NORM)
+    rule.step()
+    total = total + loss.detach()
+  return total / (twin.epochs * twin.minibatches)
+
+
+def loss_of(twin, part):
+  """Schulman et al. 2017, eq. 9, the value's loss clipped too."""
+  chances, values = F.log_softmax(twin.logits(part['observation']), -1), twin.values(part['observation'])
+  advantage = part['advantage']
+  advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+  ratio = (chances.gather(-1, part['action'])[..., 0] - part['log_prob']).exp()
+  objective = torch.min(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
+  near = part['value'] + (values - part['value']).clamp(-CLIP, CLIP)
+  errors = torch.max((values - part['target']).square(), (near - part['target']).square())
+  entropy = -(chances.exp() * chances).sum(-1).mean()
+  return VALUE * 0.5 * errors.mean() - objective - ENTROPY * entropy
+
+
+def recorded(arrays):
+  """The rollouts that ours began with."""
+  seen = {name.removeprefix('inputs/'): x for name, x in arrays.items() if name.startswith('inputs/')}
+  steps = len(seen['reward'])
+  return [{name: torch.from_numpy(np.array(x[t])) for name, x in seen.items()} for t in range(steps)]
+
+
+def quickest(name: str, count: int):
+  """The kind of vector environment that makes most steps a second."""
+  found = []
+  for kind in (OneByOne, AllAtOnce):
+    environments, begun = kind(name, count), math.inf
+    environments.reset()
+    for t in range(TRIAL_STEPS + 10):
+      if t == 10:
+        begun = time.perf_counter()
+      environments.step(np.full(count, t % 2))
+    found.append((time.perf_counter() - begun, kind.__name__, kind))
+  return min(found)[2]
