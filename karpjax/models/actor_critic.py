@@ -18,7 +18,16 @@ def orthogonal(scale: float):
   return nn.initializers.orthogonal(scale)
 
 
-def features(x, name: str, *, body: str, widths: Sequence[int], activation: Callable, dtype: Any = jnp.float32):
+def features(
+  x,
+  name: str,
+  *,
+  body: str,
+  widths: Sequence[int],
+  activation: Callable,
+  kernel_init: Callable = orthogonal(math.sqrt(2)),
+  dtype: Any = jnp.float32,
+):
   """A body, as part of the module that calls this: x [batch, *shape] -> [batch, widths[-1]] float32.
 
   Args:
@@ -28,16 +37,16 @@ def features(x, name: str, *, body: str, widths: Sequence[int], activation: Call
       the dense layers.
     widths: units of the dense layers.
     activation: between them.
+    kernel_init: of all layers.
     dtype: of the layers.
   """
-  gain = orthogonal(math.sqrt(2))
   h = x.astype(dtype)
   if body == 'cnn':
-    conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=dtype, kernel_init=gain, name=f'{name}_conv')
+    conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv')
     h = activation(conv(h))  # [batch, height - 2, width - 2, 16]
   h = h.reshape(h.shape[0], -1)
   for layer, width in enumerate(widths, start=1):
-    h = activation(linear.Dense(width, dtype=dtype, kernel_init=gain, name=f'{name}{layer}')(h))
+    h = activation(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))
   return h.astype(jnp.float32)
 
 

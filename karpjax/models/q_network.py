@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from karpjax import errors
-from karpjax.layers import linear
-from karpjax.models.actor_critic import BODIES, features, orthogonal
+from karpjax.layers import initialisers, linear
+from karpjax.models.actor_critic import BODIES, features
 from karpjax.models.mlp import ACTIVATIONS, check
 
 
 class QNetwork(nn.Module):
-  """A body as a policy's, and a head without activation.
+  """A body as a policy's, and a head without activation, initialised as LeCun et al. 1998, which keeps the first values small.
 
   Attributes:
     actions: how many there are.
@@ -45,11 +45,12 @@ class QNetwork(nn.Module):
     check(widths=self.widths)
     if self.dueling and not self.widths:
       raise errors.UsageError('--dueling: --widths is empty, and the streams need at least one width')
-    options = dict(activation=activation, dtype=self.dtype)
+    init = initialisers.lecun_normal
+    options = dict(activation=activation, kernel_init=init, dtype=self.dtype)
     size = max(self.atoms, 1)
 
     def head(h, name, count):  # [batch, width] -> [batch, count, size]
-      return linear.Dense(count * size, kernel_init=orthogonal(1.0), name=name)(h).reshape(-1, count, size)
+      return linear.Dense(count * size, kernel_init=init, name=name)(h).reshape(-1, count, size)
 
     if self.dueling:
       h = features(x, 'body', body=self.body, widths=self.widths[:-1], **options)
