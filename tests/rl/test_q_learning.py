@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from karpjax import transform
 from karpjax.program import REPLAY, TrainState, example_keys
 from karpjax.rl import q_learning, replay, rollout
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, time_limit
@@ -70,7 +71,7 @@ def begin(algorithm, optimiser, actions=2, capacity=50):
   'changes, actions',
   [
     (dict(), 2),
-    (dict(double=True, loss='huber', tau=0.3, updates=2, priority=0.6), 2),
+    (dict(double=True, loss='huber', tau=0.3, updates=2, priority=0.6, microbatches=2), 2),
     (dict(n_step=3), 1),  # of one policy only: several steps of others are no values of the best
     (dict(atoms=np.linspace(0, 1, 6, dtype=np.float32)), 2),
   ],
@@ -140,3 +141,18 @@ def test_actions_are_drawn_as_often_as_epsilon_says():
   actions = q_learning.epsilon_greedy(jnp.zeros((8000, 4)).at[:, 2].set(1.0), noise)
   shares = np.bincount(actions, minlength=4) / 8000
   np.testing.assert_allclose(shares, [0.075, 0.075, 0.775, 0.075], atol=0.015)
+
+
+def test_a_step_that_is_not_kept_leaves_the_params_and_takes_no_copy_of_the_replay():
+  memory = []
+  for capacity in (50, 5000):
+    state, step = begin(method(learning_starts=0), optax.sgd(0.1), capacity=capacity)
+    zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+    totals = jax.tree.map(zeros, dict(jax.eval_shape(step, state, BATCH)[1]))
+    carry = transform.Carry(state.replace(collections={'target': jnp.full_like(state.params, jnp.nan)}), totals)
+    compiled = jax.jit(transform.guarded(step), donate_argnums=0).lower(carry, BATCH).compile()
+    memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    after = compiled(carry, BATCH).state
+    assert int(after.nonfinite_step) == 0 and not np.asarray(after.params).any()
+    assert np.asarray(after.per_example['replay'].observation[:, :4]).any(-1).all()
+  assert memory[0] == memory[1]
