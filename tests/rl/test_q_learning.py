@@ -91,30 +91,32 @@ def test_an_update_is_that_of_the_formula():
   drawn = np.random.default_rng(0).normal(size=(2, PLACES, 2)).astype(np.float32)
   state = state.replace(params=jnp.asarray(drawn[0]), collections={'target': jnp.asarray(drawn[1])})
   after, metrics = jax.jit(step)(state, BATCH)
-  rings = after.per_example['replay']
-  before = rings.replace(chance=jnp.zeros((WORLDS, 50)).at[:, :4].set(1.0), largest=jnp.ones(WORLDS))
+  rings = jax.device_get(after.per_example['replay'])
+  chance = np.where(np.arange(50) < 4, 1.0, np.zeros((WORLDS, 50)))
+  before = rings.replace(chance=chance, largest=np.ones(WORLDS))
   key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, 0), REPLAY), 0)
-  places, importance = replay.proportional(before, 4, example_keys(key, BATCH), 8, 2)
-  weights = np.asarray(importance) ** (0.4 + 0.6 * 16 / 320)
+  draw = jax.jit(lambda rings, keys: replay.proportional(rings, 4, keys, 8, 2))
+  places, importance = jax.device_get(draw(before, example_keys(key, BATCH)))
+  weights = importance ** (0.4 + 0.6 * 16 / 320)
   weights /= weights.max()
   gradient, errors = np.zeros((PLACES, 2)), np.zeros((WORLDS, 50))
   for world in range(WORLDS):
-    for place, weight in zip(np.asarray(places[world]), weights[world]):
+    for place, weight in zip(places[world], weights[world]):
       total, worth = 0.0, 1.0
       for k in (place, place + 1):
         total, worth = total + worth * float(rings.reward[world, k]), worth * DISCOUNT
         if rings.terminated[world, k] | rings.truncated[world, k]:
           break
-      following = np.asarray(rings.next_observation[world, k])
+      following = rings.next_observation[world, k]
       if not rings.terminated[world, k]:
         total += worth * (following @ drawn[1])[(following @ drawn[0]).argmax()]
-      here, action = int(np.argmax(rings.observation[world, place])), int(rings.action[world, place])
+      here, action = rings.observation[world, place].argmax(), rings.action[world, place]
       error = drawn[0][here, action] - total
       gradient[here, action] += weight * error / (WORLDS * 8)
       errors[world, place] = error
   np.testing.assert_allclose(after.params, drawn[0] - 0.1 * gradient, rtol=1e-4, atol=1e-5)
   judged = (np.abs(errors) + replay.SMALLEST_PRIORITY) ** 0.5
-  np.testing.assert_allclose(rings.chance, np.where(errors != 0, judged, before.chance), rtol=1e-3)
+  np.testing.assert_allclose(rings.chance, np.where(errors != 0, judged, chance), rtol=1e-3)
   np.testing.assert_array_equal(after.collections['target'], drawn[1])
   assert float(metrics['td_loss'][1]) == WORLDS * 8
 
