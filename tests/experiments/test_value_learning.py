@@ -13,7 +13,7 @@ from karpjax.rl import environments
 SMALL = dict(
   batch_size=8, train_frequency=4, replay_batch=16, buffer=256, learning_starts=64, target_every=64, widths=(8, 8),
   steps='12', log_every='3', checkpoint_every='5', episodes=4, final_splits=(), tensorboard=False, plots=False,
-  steps_per_call='1', exploration_steps=300,
+  steps_per_call='1', exploration_steps=300, seed=5,
 )  # fmt: skip
 # everything that the state can hold
 RAINBOW = dict(double=True, dueling=True, n_step=3, priority=0.6, atoms=11, lowest=0.0, highest=100.0)
@@ -42,12 +42,11 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
     assert one[name].tobytes() == other[name].tobytes(), name
 
 
-def test_vmapped_seeds_are_those_seeds_alone(tmp_path):
-  together = run(tmp_path / 'both', seeds=2, steps='4', seed=4)
-  alone = run(tmp_path / 'alone', steps='4', seed=5)
-  assert np.isfinite(alone.numbers['train/td_loss'])  # something was learnt
-  for name, x in checkpoint.to_arrays(alone.state.params).items():
-    np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-4, atol=1e-5)
+def test_vmapped_seeds_are_those_seeds_alone(whole, tmp_path):
+  together = run(tmp_path / 'both', **RAINBOW, seeds=2, seed=4)
+  assert np.isfinite(whole.numbers['train/td_loss'])  # something was learnt
+  for name, x in checkpoint.to_arrays(whole.state.params).items():
+    np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +59,7 @@ def test_layouts_draw_the_same_batches(layout, whole, tmp_path):
       np.testing.assert_allclose(other[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_pole_is_balanced_longer_than_by_chance(tmp_path):
   summary = run(
     tmp_path / 'run', batch_size=8, train_frequency=1, replay_batch=64, buffer=10_000, learning_starts=200, widths=(32, 32),
