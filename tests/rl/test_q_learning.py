@@ -72,9 +72,8 @@ def begin(algorithm, optimiser, actions=2, capacity=50):
   [
     (dict(), 2),
     (dict(double=True, loss='huber', tau=0.3, updates=2, priority=0.6, microbatches=2), 2),
-    pytest.param(
-      dict(n_step=3), 1, marks=pytest.mark.slow
-    ),  # of one policy only: several steps of others are no values of the best
+    # of one policy only: several steps of others are no values of the best
+    pytest.param(dict(n_step=3), 1, marks=pytest.mark.slow),
     (dict(atoms=np.linspace(0, 1, 6, dtype=np.float32)), 2),
   ],
 )
