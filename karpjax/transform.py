@@ -35,22 +35,33 @@ def all_finite(tree) -> jax.Array:
   return jnp.isfinite(jnp.vdot(sums, sums))
 
 
+def _within(path, part: str) -> bool:
+  """Whether a leaf's path leads through what is called so."""
+  return part in jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+
+
 def _made_of(state) -> list:
   """The leaves of a state without those of optimisers, whose moments cannot be NaN where neither the params that they
   moved nor the gradient's norm are: twice as many numbers to look through (6 % of the step of bench gpt_shakespeare_cpu).
+  Nor those of a 'replay', which hold what was looked through when it was seen.
   """
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/').split('/')
-  return [x for path, x in jax.tree.leaves_with_path(state) if 'opt_state' not in name(path)]
+  left_out = lambda path: _within(path, 'opt_state') or _within(path, 'replay')
+  return [x for path, x in jax.tree.leaves_with_path(state) if not left_out(path)]
 
 
 def guarded(step: Callable) -> Callable:
-  """(carry, batch) -> carry: a Program's step that is kept only while it, and all before it, were finite."""
+  """(carry, batch) -> carry: a Program's step that is kept only while it, and all before it, were finite.
+
+  What is called 'replay' is written in any case: to be able to keep the old one would take a copy of it at every step, and
+  a seed that is no more learns nothing from what is written.
+  """
 
   def guard(carry: Carry, batch) -> Carry:
     old = carry.state
     new, metrics = step(old, batch)
     finite, alive = all_finite((_made_of(new), metrics)), old.nonfinite_step < 0
-    kept = jax.tree.map(lambda a, b: jnp.where(finite & alive, a, b), new, old)
+    choose = lambda path, a, b: a if _within(path, 'replay') else jnp.where(finite & alive, a, b)
+    kept = jax.tree.map_with_path(choose, new, old)
     nonfinite_step = jnp.where(alive & ~finite, old.step, old.nonfinite_step)
     totals = jax.tree.map(jnp.add, carry.totals, dict(metrics))
     return Carry(kept.replace(step=old.step + 1, nonfinite_step=nonfinite_step), totals)

@@ -1,6 +1,7 @@
 """Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +18,38 @@ def orthogonal(scale: float):
   return nn.initializers.orthogonal(scale)
 
 
+def features(
+  x,
+  name: str,
+  *,
+  body: str,
+  widths: Sequence[int],
+  activation: Callable,
+  kernel_init: Callable = orthogonal(math.sqrt(2)),
+  dtype: Any = jnp.float32,
+):
+  """A body, as part of the module that calls this: x [batch, *shape] -> [batch, widths[-1]] float32.
+
+  Args:
+    x: observations.
+    name: what its layers' names begin with.
+    body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
+      the dense layers.
+    widths: units of the dense layers.
+    activation: between them.
+    kernel_init: of all layers.
+    dtype: of the layers.
+  """
+  h = x.astype(dtype)
+  if body == 'cnn':
+    conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv')
+    h = activation(conv(h))  # [batch, height - 2, width - 2, 16]
+  h = h.reshape(h.shape[0], -1)
+  for layer, width in enumerate(widths, start=1):
+    h = activation(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))
+  return h.astype(jnp.float32)
+
+
 class ActorCritic(nn.Module):
   """Two networks of the same shape, or two heads on one body, initialised as Andrychowicz et al. 2021 and PPO's first code:
   orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
@@ -24,8 +57,7 @@ class ActorCritic(nn.Module):
   Attributes:
     outputs: how many numbers the policy's distribution needs; half of them if `continuous`.
     continuous: whether they are means, to which the logs of the deviations are joined, which depend on nothing.
-    body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
-      the dense layers.
+    body: 'mlp', or 'cnn' for images; see `features`.
     widths: units of the dense layers.
     activation: 'tanh', 'relu' or 'gelu'.
     shared: whether policy and value share the body.
@@ -52,18 +84,8 @@ class ActorCritic(nn.Module):
     activation = errors.choose('activation', self.activation, ACTIVATIONS)
     errors.choose('body', self.body, dict.fromkeys(BODIES))
     check(widths=self.widths)
-    gain = orthogonal(math.sqrt(2))
-
-    def body(name):
-      h = x.astype(self.dtype)
-      if self.body == 'cnn':
-        conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=self.dtype, kernel_init=gain, name=f'{name}_conv')
-        h = activation(conv(h))  # [batch, height - 2, width - 2, 16]
-      h = h.reshape(h.shape[0], -1)
-      for layer, width in enumerate(self.widths, start=1):
-        h = activation(linear.Dense(width, dtype=self.dtype, kernel_init=gain, name=f'{name}{layer}')(h))
-      return h.astype(jnp.float32)
-
+    options = dict(body=self.body, widths=self.widths, activation=activation, dtype=self.dtype)
+    body = lambda name: features(x, name, **options)
     acting = body('body' if self.shared else 'actor')
     judging = acting if self.shared else body('critic')
     numbers = self.outputs // 2 if self.continuous else self.outputs

@@ -1,0 +1,161 @@
+"""Q-learning on a corridor, whose values are known, with a table for a network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from karpjax import transform
+from karpjax.program import REPLAY, TrainState, example_keys
+from karpjax.rl import q_learning, replay, rollout
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, time_limit
+
+PLACES, DISCOUNT, WORLDS = 4, 0.8, 4
+BATCH = {'index': np.arange(WORLDS, dtype=np.int32)}
+
+
+def corridor(actions=2, limit=5):
+  """Right (the last action) or left from a drawn place; 1 and the end beyond the last; cut after `limit` steps."""
+
+  def reset(key):
+    place = jax.random.randint(key, (), 0, PLACES)
+    return place, jax.nn.one_hot(place, PLACES)
+
+  def step(key, place, action):
+    place = jnp.where(action == actions - 1, place + 1, jnp.maximum(place - 1, 0))
+    over = place == PLACES
+    return place, TimeStep(jax.nn.one_hot(place, PLACES), over * 1.0, over, jnp.zeros((), bool))
+
+  return time_limit(Environment('corridor', reset, step, Box((PLACES,)), Discrete(actions), limit), limit)
+
+
+def exact(actions=2):
+  """[places, actions] by value iteration; nothing of the limit, which only cuts."""
+  values = np.zeros((PLACES + 1, actions))
+  for _ in range(100):
+    best = values.max(1)
+    for place in range(PLACES):
+      values[place, 0] = DISCOUNT * best[max(place - 1, 0)]
+      values[place, actions - 1] = DISCOUNT * best[place + 1] + (place + 1 == PLACES)
+  return values[:-1]
+
+
+def method(**changes):
+  given = dict(
+    environments=WORLDS, rollout=4, batch=8, learning_starts=32, target_every=32, discount=DISCOUNT,
+    exploration=(1.0, 1.0, 1),
+  )  # fmt: skip
+  return q_learning.Method(**given | changes)
+
+
+def begin(algorithm, optimiser, actions=2, capacity=50):
+  """(state, step), with a table [places, actions(, atoms)] of zeros."""
+  environment = corridor(actions)
+  atoms = () if algorithm.atoms is None else algorithm.atoms.shape
+  apply = lambda table, observation: jnp.tensordot(observation, table, 1)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(9), np.arange(WORLDS))
+  rings = replay.empty(environment, WORLDS, capacity, algorithm.priority > 0)
+  zeros = lambda: jnp.zeros((PLACES, actions, *atoms))
+  state = TrainState.create(
+    jax.random.key(1),
+    zeros(),
+    optimiser,
+    collections={'target': zeros()},
+    per_example={'running': rollout.start(environment, keys), 'replay': rings},
+  )
+  return state, q_learning.train_step(environment, apply, optimiser, algorithm)
+
+
+@pytest.mark.parametrize(
+  'changes, actions',
+  [
+    (dict(), 2),
+    (dict(double=True, loss='huber', tau=0.3, updates=2, priority=0.6, microbatches=2), 2),
+    # of one policy only: several steps of others are no values of the best
+    pytest.param(dict(n_step=3), 1, marks=pytest.mark.slow),
+    (dict(atoms=np.linspace(0, 1, 6, dtype=np.float32)), 2),
+  ],
+)
+def test_the_values_of_a_corridor_are_learnt(changes, actions):
+  algorithm = method(**changes)
+  state, step = begin(algorithm, optax.adam(0.05) if algorithm.atoms is not None else optax.sgd(1.0), actions)
+  state = jax.jit(lambda s: jax.lax.fori_loop(0, 500, lambda i, s: step(s, BATCH)[0], s))(state)
+  values = q_learning.values(algorithm, jnp.asarray(state.params))
+  np.testing.assert_allclose(values, exact(actions), atol=0.02)
+
+
+def test_an_update_is_that_of_the_formula():
+  """Double, prioritised, two steps, at the first update and with a target network of its own."""
+  algorithm = method(double=True, priority=0.5, importance=(0.4, 320), n_step=2, learning_starts=16, target_every=1000)
+  state, step = begin(algorithm, optax.sgd(0.1))
+  drawn = np.random.default_rng(0).normal(size=(2, PLACES, 2)).astype(np.float32)
+  state = state.replace(params=jnp.asarray(drawn[0]), collections={'target': jnp.asarray(drawn[1])})
+  after, metrics = jax.jit(step)(state, BATCH)
+  rings = jax.device_get(after.per_example['replay'])
+  chance = np.where(np.arange(50) < 4, 1.0, np.zeros((WORLDS, 50)))
+  before = rings.replace(chance=chance, largest=np.ones(WORLDS))
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, 0), REPLAY), 0)
+  draw = jax.jit(lambda rings, keys: replay.proportional(rings, 4, keys, 8, 2))
+  places, importance = jax.device_get(draw(before, example_keys(key, BATCH)))
+  weights = importance ** (0.4 + 0.6 * 16 / 320)
+  weights /= weights.max()
+  gradient, errors = np.zeros((PLACES, 2)), np.zeros((WORLDS, 50))
+  for world in range(WORLDS):
+    for place, weight in zip(places[world], weights[world]):
+      total, worth = 0.0, 1.0
+      for k in (place, place + 1):
+        total, worth = total + worth * float(rings.reward[world, k]), worth * DISCOUNT
+        if rings.terminated[world, k] | rings.truncated[world, k]:
+          break
+      following = rings.next_observation[world, k]
+      if not rings.terminated[world, k]:
+        total += worth * (following @ drawn[1])[(following @ drawn[0]).argmax()]
+      here, action = rings.observation[world, place].argmax(), rings.action[world, place]
+      error = drawn[0][here, action] - total
+      gradient[here, action] += weight * error / (WORLDS * 8)
+      errors[world, place] = error
+  np.testing.assert_allclose(after.params, drawn[0] - 0.1 * gradient, rtol=1e-4, atol=1e-5)
+  judged = (np.abs(errors) + replay.SMALLEST_PRIORITY) ** 0.5
+  np.testing.assert_allclose(rings.chance, np.where(errors != 0, judged, chance), rtol=1e-3)
+  np.testing.assert_array_equal(after.collections['target'], drawn[1])
+  assert float(metrics['td_loss'][1]) == WORLDS * 8
+
+
+def test_learning_starts_where_it_says_and_the_target_network_follows_in_time():
+  algorithm = method(learning_starts=48, target_every=64, exploration=(1.0, 0.2, 64), tau=0.25)
+  state, step = begin(algorithm, optax.sgd(0.5))
+  step = jax.jit(step)
+  for t in range(1, 9):  # 16 steps of environments in each
+    previous, (state, metrics) = state, step(state, BATCH)
+    learns, moved = t * 16 >= 48, not np.array_equal(previous.params, state.params)
+    assert float(metrics['td_loss'][1]) == learns * WORLDS * 8
+    assert moved == learns
+    target = previous.collections['target']
+    if t in (4, 8):
+      target = target + 0.25 * (state.params - target)
+      assert not np.array_equal(target, previous.collections['target'])
+    np.testing.assert_allclose(state.collections['target'], target, rtol=1e-6)
+    np.testing.assert_allclose(metrics['exploration'][0], max(0.2, 1 - 0.8 * (t - 1) * 16 / 64), rtol=1e-5)
+
+
+def test_actions_are_drawn_as_often_as_epsilon_says():
+  noise = jax.vmap(lambda key: q_learning.noise(4, 0.3)(key))(jax.random.split(jax.random.key(0), 8000))
+  actions = q_learning.epsilon_greedy(jnp.zeros((8000, 4)).at[:, 2].set(1.0), noise)
+  shares = np.bincount(actions, minlength=4) / 8000
+  np.testing.assert_allclose(shares, [0.075, 0.075, 0.775, 0.075], atol=0.015)
+
+
+def test_a_step_that_is_not_kept_leaves_the_params_and_takes_no_copy_of_the_replay():
+  memory = []
+  for capacity in (50, 5000):
+    state, step = begin(method(learning_starts=0), optax.sgd(0.1), capacity=capacity)
+    zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+    totals = jax.tree.map(zeros, dict(jax.eval_shape(step, state, BATCH)[1]))
+    carry = transform.Carry(state.replace(collections={'target': jnp.full_like(state.params, jnp.nan)}), totals)
+    compiled = jax.jit(transform.guarded(step), donate_argnums=0).lower(carry, BATCH).compile()
+    memory.append(compiled.memory_analysis().temp_size_in_bytes)
+    after = compiled(carry, BATCH).state
+    assert int(after.nonfinite_step) == 0 and not np.asarray(after.params).any()
+    assert np.asarray(after.per_example['replay'].observation[:, :4]).any(-1).all()
+  assert memory[0] == memory[1]
