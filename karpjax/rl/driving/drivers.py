@@ -16,7 +16,7 @@ from karpjax.rl.environment import Environment
 
 CRUISING = 12.0  # m / s
 COMFORT = 4.0  # m / s² across, in bends
-AHEAD = 1.5  # s: where a driver who changes lanes is bound for
+AHEAD, SOON = 1.5, 8.0  # s, m: so far ahead is the lane that a vehicle is bound for
 
 
 def random(key, state: State):
@@ -31,12 +31,12 @@ def steer(state: State, aim):
   bend = roads.at(state.road, ego.s + ego.speed * vehicle.SECONDS).curvature
   slow = jnp.maximum(ego.speed, 3.0)
   # across: the acceleration of a damped spring, of 0.9 / s and damping 1
-  pull = 0.81 * jnp.clip(aim - ego.d, -2, 2) - 1.8 * slow * jnp.sin(ego.heading)
+  pull = 0.81 * jnp.clip(aim - ego.d, -4, 4) - 1.8 * slow * jnp.sin(ego.heading)
   curvature = bend / (1 - bend * ego.d) + pull / slow**2
   return jnp.clip(jnp.arctan((vehicle.FRONT + vehicle.REAR) * curvature) / vehicle.MOST_STEERING, -1, 1)
 
 
-def accelerate(state: State, wanted):
+def accelerate(wanted):
   """[] in ±1, for an acceleration in m / s²."""
   return jnp.clip(wanted / vehicle.MOST_ACCELERATION, -1, 1)
 
@@ -44,7 +44,7 @@ def accelerate(state: State, wanted):
 def lane_keeper(key, state: State):
   """Keeps to the nearest lane and to CRUISING m / s, and sees nobody."""
   aim = roads.lane_centre(state.road, roads.nearest_lane(state.road, state.ego.d))
-  return jnp.stack([steer(state, aim), accelerate(state, CRUISING - state.ego.speed)])
+  return jnp.stack([steer(state, aim), accelerate(CRUISING - state.ego.speed)])
 
 
 def privileged(key, state: State):
@@ -52,8 +52,8 @@ def privileged(key, state: State):
   and slows down before bends."""
   road, ego = state.road, state.ego
   bodies = others.others(road, state.traffic, ego, state.obstacles)
-  across = ego.speed * jnp.sin(ego.heading)
-  lane = roads.nearest_lane(road, ego.d + AHEAD * across)  # bound for
+  bound = ego.d + jnp.sin(ego.heading) * jnp.maximum(AHEAD * ego.speed, SOON)
+  lane = roads.nearest_lane(road, bound)
   bends = jnp.abs(roads.at(road, ego.s + np.arange(0, 45, 5, dtype=np.float32)).curvature).max()
   desired = jnp.minimum(CRUISING + 2, jnp.sqrt(COMFORT / jnp.maximum(bends, 1e-3)))
   me = lambda *x: [jnp.asarray(v)[None] for v in x]
@@ -62,7 +62,8 @@ def privileged(key, state: State):
   now, _ = others.accelerations(bodies, s, d, aim, speed, desired)
   left, right = (others.change(road, bodies, side, s, d, lane, speed, desired, now) for side in (1, -1))
   aim = roads.lane_centre(road, lane + jnp.where(left, 1, jnp.where(right, -1, 0)))
-  return jnp.stack([steer(state, aim[0]), accelerate(state, now[0])])
+  wanted, _ = others.accelerations(bodies, s, d, aim, speed, desired)
+  return jnp.stack([steer(state, aim[0]), accelerate(wanted[0])])
 
 
 DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}

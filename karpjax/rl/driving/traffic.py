@@ -20,6 +20,7 @@ CLEARANCE = 10.0  # m, kept before obstacles beyond s0: room to drive round them
 # MOBIL: politeness p, threshold Δa and the safe braking b in m / s²
 POLITENESS, THRESHOLD, SAFE = 0.3, 0.2, 2.0
 ABREAST = 2.4  # m: with less between two middles, one follows the other
+ROOM, SETTLED = 8.0, 0.4  # m: between bumpers; to the middle of the lane
 SLANT, ACROSS = 0.3, 1.2  # changing lanes: metres to the side per metre, and most m / s
 LENGTHS = np.array([LENGTH] * (VEHICLES + 1) + [OBSTACLE_LENGTH] * OBSTACLES, np.float32)
 STANDING = np.array([0.0] * (VEHICLES + 1) + [CLEARANCE] * OBSTACLES, np.float32)
@@ -133,10 +134,12 @@ def change(road, bodies, side, s, d, lane, speed, desired, now):
   new, asked = accelerations(bodies, s, aim, aim, speed, desired)
   asked = asked.min(-1)
   loss = jnp.minimum(asked, 0)
-  settled = jnp.abs(d - roads.lane_centre(road, lane)) < 0.4
-  safe = (asked > -SAFE) & (new > -SAFE) & (speed > 1)
+  # From a standstill it takes room to get out behind another vehicle.
+  distance = roads.ahead(s[:, None], bodies.s)
+  close = (distance > 0) & (distance - LENGTH < ROOM) & (jnp.abs(d[:, None] - bodies.d) < ABREAST) & (STANDING == 0)
+  safe = (asked > -SAFE) & (new > -SAFE) & ((speed > 1) | ~close.any(-1))
   better = new - now + POLITENESS * loss > THRESHOLD
-  return settled & safe & better & (there >= 0) & (there < road.lanes)
+  return safe & better & (there >= 0) & (there < road.lanes)
 
 
 def advance(key, road: roads.Road, traffic: Traffic, bodies: Others) -> Traffic:
@@ -146,7 +149,8 @@ def advance(key, road: roads.Road, traffic: Traffic, bodies: Others) -> Traffic:
   now, _ = accelerations(bodies, *state, aim, traffic.speed, traffic.desired)
   # In one step all look to the same side: no two come into one gap from both.
   side = jnp.where(jax.random.bernoulli(key), 1, -1)
-  moved = change(road, bodies, side, *state, traffic.lane, traffic.speed, traffic.desired, now)
+  settled = jnp.abs(traffic.d - aim) < SETTLED
+  moved = settled & change(road, bodies, side, *state, traffic.lane, traffic.speed, traffic.desired, now)
   lane = traffic.lane + side * moved
   speed = jnp.maximum(traffic.speed + SECONDS * now, 0)
   most = SECONDS * jnp.minimum(SLANT * speed, ACROSS)
