@@ -65,6 +65,7 @@ class Environment:
     limit: the most steps of an episode.
     render: (states, a NumPy pytree [time, …]) -> frames [time, height, width, 3] uint8, on the host; or None.
     outcomes: an episode's last state -> {name: [] bool or number}: how it went, beyond its return; evaluations report means.
+    shortest: no episode has fewer steps.
   """
 
   name: str
@@ -75,6 +76,7 @@ class Environment:
   limit: int
   render: Callable[[Any], np.ndarray] | None = None
   outcomes: Callable[[Any], dict[str, jax.Array]] = lambda state: {}
+  shortest: int = 1
 
 
 @struct.dataclass
@@ -99,7 +101,10 @@ def time_limit(environment: Environment, limit: int) -> Environment:
 
   render = environment.render and (lambda states: environment.render(states.inner))
   outcomes = lambda state: environment.outcomes(state.inner)
-  return dataclasses.replace(environment, reset=reset, step=step, limit=limit, render=render, outcomes=outcomes)
+  shortest = min(environment.shortest, limit)
+  return dataclasses.replace(
+    environment, reset=reset, step=step, limit=limit, render=render, outcomes=outcomes, shortest=shortest
+  )
 
 
 def clip_action(environment: Environment) -> Environment:

@@ -17,6 +17,7 @@ from karpjax.rl.driving import vehicle
 from karpjax.rl.environment import Box, Environment, TimeStep, clip_action, time_limit
 
 STEPS = 200  # of an episode: 40 s
+SHORTEST = 3  # steps: half a lane is not to be crossed in two
 LOOKAHEAD = np.array([0, 10, 20, 40], np.float32)  # m
 OBSERVATIONS = ('rays', 'raster')
 # The reward of a step: 1 at the greatest speed along the road, less these
@@ -138,9 +139,8 @@ def make(observation: str = 'rays', kind: str = 'mixed') -> Environment:
   size = (len(sensors.ANGLES) * 3 + 9 + len(LOOKAHEAD),)
   shape = size if observation == 'rays' else (sensors.PIXELS, sensors.PIXELS, len(sensors.CHANNELS))
   name = 'driving' if observation == 'rays' else f'driving_{observation}'
-  pure = Environment(
-    name, begin, step, Box(shape, -1.0, 1.0), Box((2,), -1.0, 1.0), STEPS, drawing.frames, outcomes=outcomes
-  )
+  box, action = Box(shape, -1.0, 1.0), Box((2,), -1.0, 1.0)
+  pure = Environment(name, begin, step, box, action, STEPS, drawing.frames, outcomes, SHORTEST)
   return time_limit(clip_action(pure), STEPS)
 
 

@@ -20,6 +20,7 @@ ROADS = {'mixed': 0.5, 'closed': 1.0, 'open': 0.0}  # what share of the roads is
 WAVES = np.array([0.5, 0.3, 0.28, 0.2, 0.12], np.float32)
 _phases = np.arange(CELLS + 1)[:, None] / CELLS * 2 * np.pi * np.arange(1, len(WAVES) + 1)
 BASIS = np.stack([np.sin(_phases), np.cos(_phases)], -1).astype(np.float32)  # [CELLS + 1, waves, 2]
+SUMS = np.tri(CELLS + 1, CELLS, -1, dtype=np.float32)  # [CELLS + 1, CELLS]: row i adds up the first i; faster than cumsum
 
 
 @struct.dataclass
@@ -63,7 +64,7 @@ def generate(key, roads: str = 'mixed') -> Road:
   heading = turn * np.linspace(0, 1, CELLS + 1, dtype=np.float32) + jnp.tensordot(BASIS, waves, 2)
   heading = jnp.where(closed, _close(heading), heading)
   chords = _chords(heading)
-  position = jnp.concatenate([jnp.zeros((1, 2)), jnp.cumsum(chords, 0)])
+  position = SUMS @ chords
   lanes = jnp.where(drawn[-2] < 0.5, MOST_LANES - 1, MOST_LANES)
   return Road(jnp.concatenate([position, heading[:, None]], -1), lanes)
 
@@ -79,7 +80,7 @@ def _sinc(x):
   return 1 - x**2 / 6 + x**4 / 120
 
 
-def _close(heading, steps: int = 4):
+def _close(heading, steps: int = 3):
   """The heading with as much of the first wave as brings the end to the beginning, by Newton's method."""
   wave = BASIS[:, 0]  # [CELLS + 1, 2]
   middle = (wave[1:] + wave[:-1]) / 2

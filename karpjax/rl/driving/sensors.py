@@ -16,7 +16,7 @@ ANGLES = np.deg2rad(np.concatenate([-_right[::-1], [0], _right, [180]])).astype(
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1)  # [rays, 2]
 PIXELS, METRES = 32, 2.0  # of a bird's eye view: how many each way, and the size of one
 CHANNELS = ('road', 'lane', 'vehicles', 'closing', 'obstacles', 'speed')
-_SPAN = round(RANGE / roads.CELL) + 1
+KNOTS = np.arange(-4, round(RANGE / roads.CELL) + 2)  # the edges are seen so far, in cells: 20 m back and RANGE ahead
 
 
 @struct.dataclass
@@ -56,9 +56,9 @@ def boxes(road: roads.Road, ego: vehicle.Vehicle, traffic: others.Traffic, obsta
 
 
 def edges(road: roads.Road, ego: vehicle.Vehicle, offsets):
-  """[offsets, knots, 2]: lines beside the centre line, offsets [offsets] m to its left, as far as the range goes."""
+  """[offsets, knots, 2]: lines beside the centre line, offsets [offsets] m to its left, along KNOTS."""
   origin, heading = frame(road, ego)
-  s = (jnp.floor(ego.s / roads.CELL) + np.arange(-_SPAN, _SPAN + 2)) * roads.CELL
+  s = (jnp.floor(ego.s / roads.CELL) + KNOTS) * roads.CELL
   place = roads.at(road, s)
   return into(origin, heading, jax.vmap(lambda d: roads.beside(place, d[None]))(offsets))
 
@@ -74,31 +74,38 @@ def hit(boxes: Boxes):
 
 
 def to_boxes(boxes: Boxes, directions=DIRECTIONS):
-  """[rays, bodies] m, infinite where a ray [rays, 2] from the vehicle's middle misses: by slabs (Kay & Kajiya 1986)."""
-  origin = jax.vmap(lambda c, a: into(0.0, a, -c))(boxes.centre, boxes.heading)  # [bodies, 2]
-  ray = into(0.0, boxes.heading, directions[:, None])  # [rays, bodies, 2]
-  ray = jnp.where(jnp.abs(ray) < 1e-6, 1e-6, ray)
-  low, high = (-boxes.half - origin) / ray, (boxes.half - origin) / ray
-  enter, leave = jnp.minimum(low, high).max(-1), jnp.maximum(low, high).min(-1)
+  """[bodies, rays] m, infinite where a ray [rays, 2] from the vehicle's middle misses: by slabs (Kay & Kajiya 1986)."""
+  cos, sin = jnp.cos(boxes.heading)[:, None], jnp.sin(boxes.heading)[:, None]
+  (x, y), (u, v) = boxes.centre.T[..., None], directions.T
+
+  def slab(origin, ray, half):
+    slope = 1 / jnp.where(jnp.abs(ray) < 1e-6, 1e-6, ray)
+    middle, reach = origin * slope, jnp.abs(half[:, None] * slope)
+    return middle - reach, middle + reach
+
+  enter, leave = slab(cos * x + sin * y, cos * u + sin * v, boxes.half[:, 0])
+  enter_side, leave_side = slab(cos * y - sin * x, cos * v - sin * u, boxes.half[:, 1])
+  enter, leave = jnp.maximum(enter, enter_side), jnp.minimum(leave, leave_side)
   return jnp.where((enter <= leave) & (leave >= 0), jnp.maximum(enter, 0), jnp.inf)
 
 
 def to_lines(lines, directions=DIRECTIONS):
   """[rays] m to the nearest of broken lines [lines, knots, 2], infinite where there is none."""
-  a, along = lines[:, :-1].reshape(-1, 2), jnp.diff(lines, axis=1).reshape(-1, 2)
-  cross = lambda u, v: u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
-  slope = cross(directions[:, None], along)  # [rays, pieces]
-  slope = jnp.where(jnp.abs(slope) < 1e-6, 1e-6, slope)
-  far, part = cross(a, along) / slope, cross(a, directions[:, None]) / slope
-  return jnp.where((part >= 0) & (part <= 1) & (far >= 0), far, jnp.inf).min(-1)
+  (x, y), (dx, dy) = lines[:, :-1].reshape(-1, 2).T[..., None], jnp.diff(lines, axis=1).reshape(-1, 2).T[..., None]
+  u, v = directions.T
+  slope = u * dy - v * dx  # [pieces, rays]: the nearest is then a minimum over rows, which XLA vectorises
+  slope = 1 / jnp.where(jnp.abs(slope) < 1e-6, 1e-6, slope)
+  far, part = (x * dy - y * dx) * slope, (x * v - y * u) * slope
+  return jnp.where((part >= 0) & (part <= 1) & (far >= 0), far, jnp.inf).min(0)
 
 
 def rays(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
   """[rays, 3] float32: how far the nearest body is and how far the edge of the road, 1 at RANGE; and how fast that body comes
   nearer, 1 at the vehicle's greatest speed, 0 where there is none."""
   bodies = to_boxes(seen)
-  nearest = bodies.min(-1)
-  closing = jnp.where((bodies == nearest[:, None]) & (nearest < RANGE)[:, None], seen.closing, 0.0).sum(-1)
+  nearest = bodies.min(0)
+  closing = jnp.where((bodies == nearest) & (nearest < RANGE), seen.closing[:, None], -jnp.inf).max(0)
+  closing = jnp.where(nearest < RANGE, closing, 0.0)
   edge = to_lines(edges(road, ego, jnp.stack([-road.half_width, road.half_width])))
   return jnp.stack(
     [jnp.minimum(nearest / RANGE, 1), jnp.minimum(edge / RANGE, 1), closing / vehicle.FASTEST], -1
