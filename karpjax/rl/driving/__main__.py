@@ -1,6 +1,6 @@
 """How drivers that learn nothing do on roads they have not seen.
 
-  python -m karpjax.rl.driving --driver=pd --roads=200 --seed=1
+python -m karpjax.rl.driving --driver=pd --roads=200 --seed=1
 """
 
 import argparse

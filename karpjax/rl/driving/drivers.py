@@ -89,9 +89,13 @@ def drive(environment: Environment, driver: Callable, keys) -> rollout.Running:
   return rollout.episodes(transparent(environment), act, keys, lambda keys: keys)
 
 
-def evaluate(environment: Environment, driver: Callable, keys) -> dict[str, float]:
-  """Means over roads, keys [roads], of the environment's outcomes, of the returns, and the speed in m / s."""
-  ends = jax.jit(lambda keys: drive(environment, driver, keys))(keys)
+def summarise(environment: Environment, ends: rollout.Running) -> dict[str, float]:
+  """Means of the outcomes of episodes that have ended, of their returns, and their speed in m / s."""
   found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state).items()}
   seconds = float(ends.length.mean()) * vehicle.SECONDS
   return found | {'return': float(ends.total.mean()), 'speed': found['progress'] / seconds}
+
+
+def evaluate(environment: Environment, driver: Callable, keys) -> dict[str, float]:
+  """What `summarise` says of an episode on each of roads, keys [roads]."""
+  return summarise(environment, jax.jit(lambda keys: drive(environment, driver, keys))(keys))

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from karpjax.rl.driving import drawing, sensors
+from karpjax.rl.driving import drawing, sensors, vehicle
 from karpjax.rl.driving import road as roads
 from karpjax.rl.driving import traffic as others
-from karpjax.rl.driving import vehicle
 from karpjax.rl.environment import Box, Environment, TimeStep, clip_action, time_limit
 
 STEPS = 200  # of an episode: 40 s
 SHORTEST = 3  # steps: half a lane is not to be crossed in two
 LOOKAHEAD = np.array([0, 10, 20, 40], np.float32)  # m
 OBSERVATIONS = ('rays', 'raster')
-# The reward of a step: 1 at the greatest speed along the road, less these
-CRASH = 10.0  # at the end, for a collision or leaving the road
+LIMIT = 12.0  # m / s: going faster is no more progress
+# The reward of a step: 1 at LIMIT along the road, less these
+CRASH = 50.0  # at the end, for a collision or leaving the road
 OFF_LANE = 0.05  # on the line between two lanes; as the square of the distance to the lane's middle
 JERK, TURNING = 0.05, 0.05  # for a change from no to full acceleration, and steering; as its square
 
@@ -84,7 +84,7 @@ def observe(state: State, seen: sensors.Boxes, kind: str):
 
 def reward(before: State, after: State):
   """[] float32: progress, less discomfort and leaving the lane's middle, less CRASH where that ends it."""
-  progress = (after.ego.s - before.ego.s) / (vehicle.FASTEST * vehicle.SECONDS)
+  progress = jnp.minimum((after.ego.s - before.ego.s) / (LIMIT * vehicle.SECONDS), 1)
   jerk = (after.ego.acceleration - before.ego.acceleration) / vehicle.MOST_ACCELERATION
   turning = (after.ego.steering - before.ego.steering) / vehicle.MOST_STEERING
   off = lane_offset(after.road, after.ego.d) / (roads.LANE / 2)
@@ -133,7 +133,9 @@ def make(observation: str = 'rays', kind: str = 'mixed') -> Environment:
     collision = sensors.hit(seen).any()
     off_road = (jnp.abs(after.ego.d) > state.road.half_width) & ~collision
     after = after.replace(collision=collision, off_road=off_road)
-    reached = TimeStep(observe(after, seen, observation), reward(state, after), collision | off_road, jnp.zeros((), bool))
+    reached = TimeStep(
+      observe(after, seen, observation), reward(state, after), collision | off_road, jnp.zeros((), bool)
+    )
     return after, reached
 
   size = (len(sensors.ANGLES) * 3 + 9 + len(LOOKAHEAD),)

@@ -20,7 +20,9 @@ ROADS = {'mixed': 0.5, 'closed': 1.0, 'open': 0.0}  # what share of the roads is
 WAVES = np.array([0.5, 0.3, 0.28, 0.2, 0.12], np.float32)
 _phases = np.arange(CELLS + 1)[:, None] / CELLS * 2 * np.pi * np.arange(1, len(WAVES) + 1)
 BASIS = np.stack([np.sin(_phases), np.cos(_phases)], -1).astype(np.float32)  # [CELLS + 1, waves, 2]
-SUMS = np.tri(CELLS + 1, CELLS, -1, dtype=np.float32)  # [CELLS + 1, CELLS]: row i adds up the first i; faster than cumsum
+SUMS = np.tri(
+  CELLS + 1, CELLS, -1, dtype=np.float32
+)  # [CELLS + 1, CELLS]: row i adds up the first i; faster than cumsum
 
 
 @struct.dataclass

@@ -107,9 +107,7 @@ def rays(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
   closing = jnp.where((bodies == nearest) & (nearest < RANGE), seen.closing[:, None], -jnp.inf).max(0)
   closing = jnp.where(nearest < RANGE, closing, 0.0)
   edge = to_lines(edges(road, ego, jnp.stack([-road.half_width, road.half_width])))
-  return jnp.stack(
-    [jnp.minimum(nearest / RANGE, 1), jnp.minimum(edge / RANGE, 1), closing / vehicle.FASTEST], -1
-  )
+  return jnp.stack([jnp.minimum(nearest / RANGE, 1), jnp.minimum(edge / RANGE, 1), closing / vehicle.FASTEST], -1)
 
 
 def raster(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
