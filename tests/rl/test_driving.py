@@ -310,6 +310,7 @@ def test_drivers_crash_in_their_order_and_it_pays_not_to(driven):
   assert 0 < numbers['pd']['speed'] < 13
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_line_for_a_driver(capsys):
   assert command.main(['--driver=random', '--roads=3', '--kind=closed']) == 0
   assert 'off_road' in capsys.readouterr().out
