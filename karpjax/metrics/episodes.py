@@ -34,18 +34,16 @@ def evaluate(environment: Environment, acting: Callable, noise: Callable, state,
       f'{prefix}episode_return_squared': (jnp.square(ends.total) * mask).sum(),
       f'{prefix}episode_length': (ends.length * mask).sum(),
     }
+    outcomes = jax.vmap(environment.outcomes)(ends.state)
+    sums |= {f'{prefix}{name}': (outcome * mask).sum() for name, outcome in outcomes.items()}
   return sums
 
 
 def summarise(sums) -> dict[str, float]:
-  """Mean returns and lengths, and the returns' deviation over episodes."""
-  count, numbers = float(sums['episodes']), {}
+  """Mean returns and lengths, the returns' deviation over episodes, and the mean of each of the environment's outcomes."""
+  count = float(sums['episodes'])
+  numbers = {name: float(total) / count for name, total in sums.items() if name != 'episodes'}
   for prefix in ('', 'stochastic_'):
-    mean = float(sums[f'{prefix}episode_return']) / count
-    variance = float(sums[f'{prefix}episode_return_squared']) / count - mean**2
-    numbers |= {
-      f'{prefix}episode_return': mean,
-      f'{prefix}episode_return_deviation': float(np.sqrt(max(variance, 0.0))),
-      f'{prefix}episode_length': float(sums[f'{prefix}episode_length']) / count,
-    }
+    variance = numbers.pop(f'{prefix}episode_return_squared') - numbers[f'{prefix}episode_return'] ** 2
+    numbers[f'{prefix}episode_return_deviation'] = float(np.sqrt(max(variance, 0.0)))
   return numbers

@@ -8,24 +8,25 @@ WIDTH, HEIGHT, TWICE = 300, 200, 2
 SKY, GROUND, BODY, LIMB, JOINT = '#f4f5f7', '#8a8f98', '#0072B2', '#D55E00', '#222222'
 
 
-def _frames(count: int, paint: Callable, height: int = HEIGHT) -> np.ndarray:
+def frames(count: int, paint: Callable, height: int = HEIGHT) -> np.ndarray:
   """[count, height, WIDTH, 3] uint8; `paint` is given (number, pen)."""
   from PIL import Image, ImageDraw
 
-  frames = []
+  pictures = []
   for i in range(count):
     image = Image.new('RGB', (WIDTH * TWICE, height * TWICE), SKY)
     paint(i, ImageDraw.Draw(image))
-    frames.append(np.asarray(image.resize((WIDTH, height), Image.Resampling.BOX)))
-  return np.stack(frames)
+    pictures.append(np.asarray(image.resize((WIDTH, height), Image.Resampling.BOX)))
+  return np.stack(pictures)
 
 
-def _points(points) -> list[tuple[float, float]]:
-  return [(float(x) * TWICE, float(y) * TWICE) for x, y in points]
+def points(places) -> list[tuple[float, float]]:
+  """Pixels of a frame [points, 2] as Pillow's pen takes them."""
+  return [(float(x) * TWICE, float(y) * TWICE) for x, y in places]
 
 
 def _disc(pen, x, y, radius, colour):
-  pen.ellipse(_points([(x - radius, y - radius), (x + radius, y + radius)]), fill=colour)
+  pen.ellipse(points([(x - radius, y - radius), (x + radius, y + radius)]), fill=colour)
 
 
 def cartpole(states) -> np.ndarray:
@@ -34,13 +35,13 @@ def cartpole(states) -> np.ndarray:
   def paint(i, pen):
     position, _, angle, _ = states[i]
     x, y = WIDTH / 2 + position * WIDTH / 5.2, 150
-    pen.line(_points([(0, y + 10), (WIDTH, y + 10)]), fill=GROUND, width=TWICE)
-    pen.rectangle(_points([(x - 22, y - 10), (x + 22, y + 10)]), fill=BODY)
+    pen.line(points([(0, y + 10), (WIDTH, y + 10)]), fill=GROUND, width=TWICE)
+    pen.rectangle(points([(x - 22, y - 10), (x + 22, y + 10)]), fill=BODY)
     tip = (x + 100 * np.sin(angle), y - 10 - 100 * np.cos(angle))
-    pen.line(_points([(x, y - 10), tip]), fill=LIMB, width=8 * TWICE)
+    pen.line(points([(x, y - 10), tip]), fill=LIMB, width=8 * TWICE)
     _disc(pen, x, y - 10, 4, JOINT)
 
-  return _frames(len(states), paint)
+  return frames(len(states), paint)
 
 
 def acrobot(states) -> np.ndarray:
@@ -52,13 +53,13 @@ def acrobot(states) -> np.ndarray:
     axis = np.array([WIDTH / 2, 130])
     middle = axis + length * np.array([np.sin(first), np.cos(first)])
     tip = middle + length * np.array([np.sin(second), np.cos(second)])
-    pen.line(_points([(0, axis[1] - length), (WIDTH, axis[1] - length)]), fill=GROUND, width=TWICE)
-    pen.line(_points([axis, middle]), fill=BODY, width=8 * TWICE)
-    pen.line(_points([middle, tip]), fill=LIMB, width=8 * TWICE)
+    pen.line(points([(0, axis[1] - length), (WIDTH, axis[1] - length)]), fill=GROUND, width=TWICE)
+    pen.line(points([axis, middle]), fill=BODY, width=8 * TWICE)
+    pen.line(points([middle, tip]), fill=LIMB, width=8 * TWICE)
     _disc(pen, *axis, 5, JOINT)
     _disc(pen, *middle, 5, JOINT)
 
-  return _frames(len(states), paint, 260)
+  return frames(len(states), paint, 260)
 
 
 def pendulum(states) -> np.ndarray:
@@ -67,10 +68,10 @@ def pendulum(states) -> np.ndarray:
   def paint(i, pen):
     angle, middle = states[i][0], (WIDTH / 2, HEIGHT / 2)
     tip = (middle[0] - 80 * np.sin(angle), middle[1] - 80 * np.cos(angle))
-    pen.line(_points([middle, tip]), fill=LIMB, width=12 * TWICE)
+    pen.line(points([middle, tip]), fill=LIMB, width=12 * TWICE)
     _disc(pen, *middle, 5, JOINT)
 
-  return _frames(len(states), paint)
+  return frames(len(states), paint)
 
 
 def mountain_car(states) -> np.ndarray:
@@ -80,12 +81,12 @@ def mountain_car(states) -> np.ndarray:
   xs = np.linspace(-1.2, 0.6, 100)
 
   def paint(i, pen):
-    pen.line(_points(zip(across(xs), down(xs))), fill=GROUND, width=2 * TWICE)
+    pen.line(points(zip(across(xs), down(xs))), fill=GROUND, width=2 * TWICE)
     goal = (across(0.5), down(0.5))
-    pen.line(_points([goal, (goal[0], goal[1] - 30)]), fill=LIMB, width=2 * TWICE)
+    pen.line(points([goal, (goal[0], goal[1] - 30)]), fill=LIMB, width=2 * TWICE)
     _disc(pen, across(states[i][0]), down(states[i][0]) - 8, 8, BODY)
 
-  return _frames(len(states), paint)
+  return frames(len(states), paint)
 
 
 def channels(observations) -> np.ndarray:
@@ -93,8 +94,8 @@ def channels(observations) -> np.ndarray:
   palette = np.array(
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [230, 159, 0], [204, 121, 167], [86, 180, 233]], np.float32
   )
-  frames = np.full((*observations.shape[:3], 3), 244, np.float32)
+  pictures = np.full((*observations.shape[:3], 3), 244, np.float32)
   for channel in range(observations.shape[-1]):
     there = observations[..., channel, None] > 0
-    frames = np.where(there, palette[channel % len(palette)], frames)
-  return frames.astype(np.uint8).repeat(20, 1).repeat(20, 2)
+    pictures = np.where(there, palette[channel % len(palette)], pictures)
+  return pictures.astype(np.uint8).repeat(20, 1).repeat(20, 2)

@@ -64,6 +64,8 @@ class Environment:
     action: Discrete, or the Box of the actions.
     limit: the most steps of an episode.
     render: (states, a NumPy pytree [time, …]) -> frames [time, height, width, 3] uint8, on the host; or None.
+    outcomes: an episode's last state -> {name: [] bool or number}: how it went, beyond its return; evaluations report means.
+    shortest: no episode has fewer steps.
   """
 
   name: str
@@ -73,6 +75,8 @@ class Environment:
   action: Discrete | Box
   limit: int
   render: Callable[[Any], np.ndarray] | None = None
+  outcomes: Callable[[Any], dict[str, jax.Array]] = lambda state: {}
+  shortest: int = 1
 
 
 @struct.dataclass
@@ -96,7 +100,11 @@ def time_limit(environment: Environment, limit: int) -> Environment:
     return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
 
   render = environment.render and (lambda states: environment.render(states.inner))
-  return dataclasses.replace(environment, reset=reset, step=step, limit=limit, render=render)
+  outcomes = lambda state: environment.outcomes(state.inner)
+  shortest = min(environment.shortest, limit)
+  return dataclasses.replace(
+    environment, reset=reset, step=step, limit=limit, render=render, outcomes=outcomes, shortest=shortest
+  )
 
 
 def clip_action(environment: Environment) -> Environment:
@@ -127,4 +135,5 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
   wide = lambda bound: np.concatenate([np.broadcast_to(bound, environment.observation.shape)] * frames, -1)
   box = Box((*rest, last * frames), wide(environment.observation.low), wide(environment.observation.high))
   render = environment.render and (lambda states: environment.render(states[0]))
-  return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render)
+  outcomes = lambda state: environment.outcomes(state[0])
+  return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render, outcomes=outcomes)

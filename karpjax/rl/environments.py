@@ -5,9 +5,11 @@ import numpy as np
 from karpjax import errors
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.rl import classic_control
+from karpjax.rl.driving import environment as driving
 from karpjax.rl.environment import Box, Environment
 
-NAMES = tuple(classic_control.ENVIRONMENTS)
+ENVIRONMENTS = {**classic_control.ENVIRONMENTS, **driving.ENVIRONMENTS}
+NAMES = tuple(ENVIRONMENTS)
 
 
 def make(name: str) -> Environment:
@@ -21,7 +23,7 @@ def make(name: str) -> Environment:
     from karpjax.rl import gymnax_environments
 
     return gymnax_environments.make(rest)
-  return errors.choose('environment', name, classic_control.ENVIRONMENTS)()
+  return errors.choose('environment', name, ENVIRONMENTS)()
 
 
 def worlds(environment: Environment, training: int, episodes: int) -> Dataset:

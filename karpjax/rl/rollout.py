@@ -101,19 +101,21 @@ def rollout(environment: Environment, act: Callable, running: Running, keys, noi
     Running, and the Transition of [length, environments, …].
   """
   # All resets at once, since they are independent of the steps; over one axis, which XLA compiles faster than over two.
+  # One serves as many steps as the shortest episode has: it is used once at most.
   drawn = jax.vmap(lambda key: jax.random.split(key, 2 * length))(keys)  # [environments, 2 * length]
-  stepping, resetting = drawn[:, :length].T, drawn[:, length:].T.reshape(-1)
-  resets = jax.vmap(environment.reset)(resetting)
-  states, observations = jax.tree.map(lambda x: x.reshape(length, -1, *x.shape[1:]), resets)
+  stepping, resetting = drawn[:, :length].T, drawn[:, length :: environment.shortest].T
+  resets = jax.vmap(environment.reset)(resetting.reshape(-1))
+  resets = jax.tree.map(lambda x: x.reshape(len(resetting), -1, *x.shape[1:]), resets)
 
   def body(running, x):
-    key, noise, fresh_state, fresh_observation = x
+    key, noise, t = x
+    fresh_state, fresh_observation = jax.tree.map(lambda x: x[t // environment.shortest], resets)
     running, transition = _advance(environment, act, running, key, noise)
     zeros = jnp.zeros_like(running.total)
     fresh = Running(fresh_state, fresh_observation, zeros, zeros.astype(jnp.int32))
     return _where(transition.end, fresh, running), transition
 
-  return jax.lax.scan(body, running, (stepping, noise, states, observations))
+  return jax.lax.scan(body, running, (stepping, noise, jnp.arange(length)))
 
 
 def finished(transitions: Transition) -> dict[str, tuple]:

@@ -1,0 +1,94 @@
+"""Frames of driving: the road from above, ahead to the right, followed by a camera."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.rl import drawing
+from karpjax.rl.driving import road as roads
+from karpjax.rl.driving import sensors, vehicle
+from karpjax.rl.driving import traffic as others
+
+GRASS, ASPHALT, PAINT, GLASS, FLASH = '#a9c29a', '#5b6068', '#f4f5f7', '#22303f', '#CC79A7'
+EGO, OBSTACLE, STRIPE = '#D55E00', '#E69F00', '#222222'
+BODIES = ('#0072B2', '#56B4E9', '#009E73', '#e8e6df', '#8d99ae')
+SCALE, MIDDLE = 5.0, (75, drawing.HEIGHT / 2)  # pixels a metre; where the driven vehicle is
+CELLS = np.arange(-6, 16) * 1.0  # the part of the road that is shown
+PARTS = 4  # of a cell: points of its lines
+OWN = np.array([[vehicle.LENGTH, vehicle.WIDTH]], np.float32) / 2
+
+
+@jax.jit
+@jax.vmap
+def scene(state):
+  """What is to be drawn, from the road's own direction at the vehicle: lines [2 + marks, points, 2] m, edges first; corners
+  [1 + bodies, 4, 2] m of the rectangles, the driven vehicle's first."""
+  place = roads.at(state.road, state.ego.s)
+  view = lambda points: sensors.into(place.position, place.heading, points)
+  # whole cells, so that dashes stay where they are on the road
+  points = np.arange(CELLS[0], CELLS[-1], 1 / PARTS, dtype=np.float32) * roads.CELL
+  line = roads.at(state.road, jnp.floor(state.ego.s / roads.CELL) * roads.CELL + points)
+  marks = roads.lane_centre(state.road, np.arange(1, roads.MOST_LANES)) - roads.LANE / 2
+  half = state.road.half_width
+  offsets = jnp.concatenate([jnp.stack([-half, half]), marks])
+  lines = jax.vmap(lambda d: view(roads.beside(line, jnp.full(points.shape, d))))(offsets)
+  s = jnp.concatenate([state.ego.s[None], state.ego.s + roads.ahead(state.ego.s, state.traffic.s)])
+  s = jnp.concatenate([s, state.ego.s + roads.ahead(state.ego.s, state.obstacles.s)])
+  d = jnp.concatenate([state.ego.d[None], state.traffic.d, state.obstacles.d])
+  turned = [state.ego.heading[None], others.headings(state.road, state.traffic), jnp.zeros(others.OBSTACLES)]
+  under = roads.at(state.road, s)
+  heading = under.heading - place.heading + jnp.concatenate(turned)
+  corners = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]], np.float32) * np.concatenate([OWN, others.HALVES])[:, None]
+  cos, sin = jnp.cos(heading)[:, None], jnp.sin(heading)[:, None]
+  x, y = corners[..., 0], corners[..., 1]
+  corners = view(roads.beside(under, d))[:, None] + jnp.stack([cos * x - sin * y, sin * x + cos * y], -1)
+  return {'lines': lines, 'corners': corners, 'lanes': state.road.lanes, 'start': jnp.floor(state.ego.s / roads.CELL)}
+
+
+def frames(states) -> np.ndarray:
+  """States, each leaf [time, …] -> frames [time, height, width, 3] uint8."""
+  scenes = jax.device_get(scene(states))
+  crash = np.asarray(states.collision) | np.asarray(states.off_road)
+
+  def paint(i, pen):
+    pixels = lambda points: drawing.points(np.asarray(MIDDLE) + np.asarray(points) * (SCALE, -SCALE))
+    pen.rectangle(drawing.points([(0, 0), (drawing.WIDTH, drawing.HEIGHT)]), fill=GRASS)
+    right, left, *marks = scenes['lines'][i]
+    pen.polygon(pixels(np.concatenate([right, left[::-1]])), fill=ASPHALT)
+    for edge in (right, left):
+      pen.line(pixels(edge), fill=PAINT, width=2 * drawing.TWICE)
+    for mark in marks[: scenes['lanes'][i] - 1]:
+      # one cell painted, one not
+      first = int(scenes['start'][i] + CELLS[0]) % 2 * PARTS
+      for begin in range(first, len(mark) - PARTS, 2 * PARTS):
+        pen.line(pixels(mark[begin : begin + PARTS + 1]), fill=PAINT, width=drawing.TWICE)
+    own, *bodies = scenes['corners'][i]
+    for number, body in enumerate(bodies):
+      if number < others.VEHICLES:
+        _car(pen, pixels, body, BODIES[number % len(BODIES)])
+      else:
+        _barrier(pen, pixels, body)
+    _car(pen, pixels, own, FLASH if crash[i] else EGO, outline=PAINT)
+
+  return drawing.frames(len(crash), paint)
+
+
+def _part(corners, back, front, side):
+  """The part of a rectangle between shares of its length from the back, and of its width about the middle."""
+  along = lambda share: (corners[3] * (1 - share) + corners[0] * share, corners[2] * (1 - share) + corners[1] * share)
+  (a, b), (c, d) = along(back), along(front)
+  inner = lambda p, q: ((p + q) / 2 + (p - q) / 2 * side, (p + q) / 2 - (p - q) / 2 * side)
+  (a, b), (c, d) = inner(a, b), inner(c, d)
+  return np.stack([a, c, d, b])
+
+
+def _car(pen, pixels, corners, colour, outline=None):
+  pen.polygon(pixels(corners), fill=colour, outline=outline, width=drawing.TWICE)
+  pen.polygon(pixels(_part(corners, 0.58, 0.74, 0.78)), fill=GLASS)
+  pen.polygon(pixels(_part(corners, 0.12, 0.22, 0.7)), fill=GLASS)
+
+
+def _barrier(pen, pixels, corners):
+  pen.polygon(pixels(corners), fill=OBSTACLE)
+  for share in (0.15, 0.45, 0.75):
+    pen.polygon(pixels(_part(corners, share, share + 0.14, 1.0)), fill=STRIPE)
