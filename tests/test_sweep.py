@@ -164,6 +164,7 @@ def rows(folder):
   return list(csv.DictReader(open(Path(folder) / 'trials.csv')))
 
 
+@pytest.mark.slow
 def test_a_grid_with_failures_goes_on_and_is_not_run_twice(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   # In the first program one member meets infinity; the second has a batch that does not divide over its devices.

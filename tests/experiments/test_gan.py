@@ -104,6 +104,7 @@ def test_paths_agree(tmp_path, other):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_checks_pass_or_do_not_apply():
   program, batch = abstract()
   results = {r.name: r.passed for r in recipe.check(program, batch)}
@@ -119,6 +120,7 @@ def step(program, batch, seed=0):
   return jax.jit(lambda key: program.step(program.init(key), batch))(jax.random.key(seed))
 
 
+@pytest.mark.slow
 def test_the_generators_images_are_computed_once(monkeypatch):
   """Both players' turns see the same ones: with other latents in the generator's turn they cost another forward pass."""
   plain = players.train_step
@@ -142,7 +144,7 @@ def test_the_generators_images_are_computed_once(monkeypatch):
 @pytest.mark.parametrize(
   'objective',
   [
-    'minimax',
+    pytest.param('minimax', marks=pytest.mark.slow),
     pytest.param('least_squares', marks=pytest.mark.slow),
     pytest.param('hinge', marks=pytest.mark.slow),
     'wasserstein',

@@ -88,6 +88,7 @@ def first_step(**changes):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_both_weighs_l1_by_100_and_both_players_see_the_same_images():
   metrics, compiled = first_step()
   assert metrics['generator_loss'] == pytest.approx(200 * metrics['generator_l1'] + metrics['generator_adversarial'])

@@ -64,7 +64,7 @@ def arrays(summary):
 
 @pytest.mark.parametrize(
   'variant',
-  [{}, GAN, pytest.param(SRGAN, marks=pytest.mark.slow)],
+  [{}, pytest.param(GAN, marks=pytest.mark.slow), pytest.param(SRGAN, marks=pytest.mark.slow)],
   ids=['one player', 'two players', 'SRGAN'],
 )
 def test_interrupted_and_continued_gives_the_same_bits(tmp_path, run, variant):
@@ -106,6 +106,7 @@ def test_two_players_on_eight_devices_are_those_on_one(tmp_path, run):
       np.testing.assert_allclose(b[name], a[name], atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_an_adversary_without_weight_changes_nothing(tmp_path, run):
   free = arrays(run(tmp_path / 'free', **GAN | dict(adversarial_weight=0.0)))

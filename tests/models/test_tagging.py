@@ -50,6 +50,7 @@ def test_spelling_against_a_plain_loop():
 
 
 @pytest.mark.parametrize('chain', [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
   model = tagging.Tagger(**SIZES, chain=chain)
   tokens, characters = sentences()

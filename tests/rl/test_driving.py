@@ -152,6 +152,7 @@ def test_idm_keeps_its_equilibrium_distance():
   np.testing.assert_allclose(traffic.follow(0.0, desired, 0.0, np.inf), traffic.ACCELERATION)
 
 
+@pytest.mark.slow
 def test_traffic_alone_never_collides_and_changes_lanes():
   def play(key):
     state = driving.reset(key, 'mixed')
@@ -286,6 +287,7 @@ def driven():
   return world, {name: jax.device_get(play(driver)) for name, driver in drivers.DRIVERS.items()}
 
 
+@pytest.mark.slow
 def test_outcomes_exclude_each_other(driven):
   world, ends = driven
   for episodes in ends.values():
@@ -296,6 +298,7 @@ def test_outcomes_exclude_each_other(driven):
     np.testing.assert_array_equal(found['progress'], episodes.state.inner.ego.s)
 
 
+@pytest.mark.slow
 def test_drivers_crash_in_their_order_and_it_pays_not_to(driven):
   world, ends = driven
   numbers = {name: drivers.summarise(world, episodes) for name, episodes in ends.items()}
@@ -325,6 +328,7 @@ def test_the_command_prints_a_line_for_a_driver(capsys):
     pytest.param(dict(environment='driving_raster', body='cnn'), marks=pytest.mark.slow),
   ],
 )
+@pytest.mark.slow
 def test_ppo_reports_outcomes_after_three_updates(given, tmp_path):
   config = experiment.Config(
     **given, batch_size=8, rollout=6, minibatches=2, epochs=1, widths=(8,), steps='3', episodes=3, log_every='1',
