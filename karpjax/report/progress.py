@@ -131,12 +131,18 @@ class Progress:
       self.bar.close()
 
 
+def over_seeds(value: dict) -> str:
+  """Mean ± standard deviation, and the bootstrapped 95 % interval of the mean."""
+  low, high = value['interval']
+  return f'{value["mean"]:.4f} ± {value["std"]:.4f}  [{low:.4f}, {high:.4f}]'
+
+
 def final(numbers: dict, folder) -> list[str]:
   """The lines after the last step."""
   shown = {n: x for n, x in numbers.items() if '/' in n}
   rows = []
   for name, value in shown.items():
-    rows.append((name, f'{value["mean"]:.4f} ± {value["std"]:.4f}' if isinstance(value, dict) else f'{value:.4f}'))
+    rows.append((name, over_seeds(value) if isinstance(value, dict) else f'{value:.4f}'))
   lines = table(rows, ('metric', 'final'))
   lines += [
     f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s',

@@ -131,6 +131,17 @@ def test_seeds_are_summarised_by_the_sample_standard_deviation():
   assert math.isnan(writers.summarise_seeds([1.0, math.inf])['std'])
 
 
+def test_the_interval_of_a_mean_over_seeds():
+  # of two seeds a draw is both of one, both of the other or one of each: the means 0, 2 and, twice as often, 1
+  assert writers.interval_of_seeds([0.0, 2.0]) == [0.0, 2.0]
+  assert writers.interval_of_seeds([3.0, 3.0, 3.0]) == [3.0, 3.0]
+  assert all(math.isnan(x) for x in writers.interval_of_seeds([1.0, math.nan]))
+  normal = np.random.default_rng(0).normal(5, 2, 400)
+  low, high = writers.interval_of_seeds(normal)
+  half = 1.96 * normal.std() / 20  # what the normal distribution gives
+  np.testing.assert_allclose([low, high], [normal.mean() - half, normal.mean() + half], atol=0.05)
+
+
 def test_csv_has_a_column_per_metric_and_per_seed(tmp_path):
   with writers.Rows(tmp_path) as rows:
     rows.append({'step': 1, 'train/loss': [1.0, 3.0], 'steps_per_second': 5.0})
@@ -235,7 +246,9 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
   assert [step for run in runs for step, _ in run.rows] == [1, 2, 3, 4]
   row = runs[1].rows[-1][1]
   assert row['train/loss/mean'] == np.mean([row['train/loss/0'], row['train/loss/1']]) and 'step' not in row
-  assert runs[1].summary['steps'] == 4 and 'mean' in runs[1].summary['test/error']
+  assert runs[1].summary['steps'] == 4
+  error = runs[1].summary['test/error']
+  assert error['interval'] == sorted(error['values'])  # of two seeds
   assert all(run.finished for run in runs)
 
 
