@@ -5,6 +5,7 @@ policy, the [batch, 2 · size] of a squashed Gaussian.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,26 +113,24 @@ def train_step(
 
   def interact(state, batch, running):
     keys = example_keys(step_key(state, ROLLOUT), batch)
-    world, acting, drawing = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    shape = method.rollout, size
-    normal = jax.vmap(lambda key: jax.random.normal(key, shape), out_axes=1)(acting)  # [rollout, environments, size]
-    even = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1, maxval=1), out_axes=1)(drawing)
+    world, acting = jax.vmap(jax.random.split, out_axes=1)(keys)
+    normal = jax.vmap(lambda key: jax.random.normal(key, (method.rollout, size)), out_axes=1)(acting)
     first = state.step * a_step + jnp.arange(method.rollout) * method.environments < method.learning_starts  # [rollout]
 
     def choose(observation, noise):
-      normal, even, first = noise
+      normal, first = noise
+      even = jax.lax.erf(normal / math.sqrt(2))  # evenly within ±1
       return jnp.where(first, even, act(method, actor(state.params['policy']['actor'], observation), normal))
 
-    return rollouts.rollout(environment, choose, running, world, (normal, even, first), method.rollout)
+    return rollouts.rollout(environment, choose, running, world, (normal, first), method.rollout)
 
   def examples(state, replay, written, batch, i):
     """The transitions of an update with its noise, each leaf [environments · batch, …]."""
     keys = example_keys(jax.random.fold_in(step_key(state, REPLAY), i), batch)
-    places, acting, following = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    places, noise = jax.vmap(jax.random.split, out_axes=1)(keys)
     drawn = replays.gather(replay, replays.uniform(replay, written, places, method.batch), 1, method.discount)
-    normal = jax.vmap(lambda key: jax.random.normal(key, (method.batch, size)))
-    noise = {'noise': normal(acting), 'next_noise': normal(following)}
-    return {**drawn, **jax.tree.map(lambda x: x.reshape(-1, size), noise)}
+    normal = jax.vmap(lambda key: jax.random.normal(key, (2, method.batch, size)), out_axes=1)(noise)
+    return {**drawn, **dict(zip(('noise', 'next_noise'), normal.reshape(2, -1, size)))}
 
   def targets(params, target, batch):
     """[batch]: what the critics' values are to become."""

@@ -75,6 +75,7 @@ LEARNT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*LEARNT])
 def test_the_best_action_is_learnt(name):
   algorithm, count = LEARNT[name]
@@ -92,9 +93,9 @@ def test_the_best_action_is_learnt(name):
 def drawn_examples(state, algorithm, rings, written):
   """What the first update learns from, in NumPy: transitions by a loop, and the noise of its two actions."""
   key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, state.step), REPLAY), 0)
-  places, *noise = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(example_keys(key, BATCH))
+  places, noise = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, BATCH))
   places = np.asarray(replay.uniform(rings, written, places, algorithm.batch))
-  noise = [np.asarray(jax.vmap(lambda key: jax.random.normal(key, (8, 1)))(keys)).reshape(-1, 1) for keys in noise]
+  noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2, 8, 1)), out_axes=1)(noise)).reshape(2, -1, 1)
   rows = [(world, place) for world in range(WORLDS) for place in places[world]]
   take = lambda x: np.array([np.asarray(x)[row] for row in rows])
   return {
@@ -211,7 +212,7 @@ def test_the_first_actions_are_drawn_evenly_and_later_ones_by_the_policy(steps):
   policy = np.tanh(seen.observation[:, :6] @ np.asarray(params['kernel']) + np.asarray(params['bias']))
   even = seen.action[:, :4]
   assert len(np.unique(even)) == 16 and even.min() < -0.6 and even.max() > 0.6
-  keys = jax.vmap(jax.random.split, (0, None))(example_keys(step_key(before, ROLLOUT), BATCH), 3)[:, 1]
+  keys = jax.vmap(jax.random.split)(example_keys(step_key(before, ROLLOUT), BATCH))[:, 1]
   noise = jax.vmap(lambda key: jax.random.normal(key, (2, 1)))(keys)
   np.testing.assert_allclose(seen.action[:, 4:6], np.clip(policy[:, 4:6] + 0.3 * noise, -1, 1), rtol=1e-4, atol=1e-5)
   assert np.abs(even - policy[:, :4]).mean() > 0.3
