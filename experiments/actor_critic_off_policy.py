@@ -2,7 +2,6 @@
 
   python launch.py actor_critic_off_policy                                # SAC swings a pendulum up, 20,000 steps
   python launch.py actor_critic_off_policy --algorithm=td3 --seeds=4
-  python launch.py actor_critic_off_policy --environment=mountain_car_continuous --algorithm=ddpg --exploration=0.5
   python launch.py play runs/actor_critic_off_policy/…                    # an episode of the policy as GIF
   python launch.py check actor_critic_off_policy --batch_size=8 --learning_starts=16
 
@@ -81,16 +80,15 @@ class Config(config.Train):
 
 def chosen(config: Config, name: str):
   """The flag's value, or the algorithm's own."""
-  return ALGORITHMS[config.algorithm][name] if (value := getattr(config, name)) is None else value
+  value = getattr(config, name)
+  return ALGORITHMS[config.algorithm][name] if value is None else value
 
 
 def method(config: Config, size: int) -> methods.Method:
   """The algorithm that the flags describe, for actions of `size` numbers; raises UsageError where they do not fit together."""
-  counts = ('train_frequency', 'updates', 'replay_batch', 'buffer')
-  numbers = {name: getattr(config, name) for name in (*counts, 'learning_starts', 'exploration', 'smoothing_limit')}
-  numbers |= {name: chosen(config, name) for name in ('critics', 'policy_every', 'smoothing')}
-  for name, value in numbers.items():
-    low = 1 if name in (*counts, 'critics', 'policy_every') else 0
+  counts = ('train_frequency', 'updates', 'replay_batch', 'buffer', 'critics', 'policy_every')
+  for name in (*counts, 'learning_starts', 'exploration', 'smoothing', 'smoothing_limit'):
+    value, low = chosen(config, name), int(name in counts)
     if not (math.isfinite(value) and value >= low):
       raise errors.UsageError(f'--{name}={value}: at least {low} is needed')
   for name in ('discount', 'tau'):
@@ -118,9 +116,9 @@ def method(config: Config, size: int) -> methods.Method:
     tau=config.tau,
     discount=config.discount,
     stochastic=config.algorithm == 'sac',
-    policy_every=numbers['policy_every'],
+    policy_every=chosen(config, 'policy_every'),
     exploration=config.exploration,
-    smoothing=numbers['smoothing'],
+    smoothing=chosen(config, 'smoothing'),
     smoothing_limit=config.smoothing_limit,
     entropy=-float(size) if config.entropy is None else config.entropy,
     microbatches=config.microbatches,
