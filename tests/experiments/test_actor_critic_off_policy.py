@@ -40,6 +40,7 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
     assert one[name].tobytes() == other[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_are_those_seeds_alone(whole, tmp_path):
   together = run(tmp_path / 'both', seeds=2, seed=4)
   assert np.isfinite(whole.numbers['train/critic_loss']) and np.isfinite(whole.numbers['train/policy_loss'])
@@ -47,9 +48,8 @@ def test_vmapped_seeds_are_those_seeds_alone(whole, tmp_path):
     np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'layout', [dict(parallel='pmap'), pytest.param(dict(mesh='data:4,fsdp:2'), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:4,fsdp:2')])
 def test_layouts_make_the_same_updates(layout, whole, tmp_path):
   one, other = arrays(whole), arrays(run(tmp_path / 'run', **layout))
   for name in one:
@@ -114,15 +114,15 @@ def test_bad_input_is_one_line(given, message, tmp_path):
   assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()
 
 
-def test_twin_critics_have_params_of_their_own_and_each_is_one_critic():
+def test_twin_critics_have_params_of_their_own_and_each_is_one_critic(whole):
   settings = experiment.Config(**SMALL)
   environment = experiment.scale_action(environments.make('pendulum'))
-  init, actor, critics = experiment.build(settings, environment)
-  params = init(jax.random.key(0))
+  _, actor, critics = experiment.build(settings, environment)
+  params = jax.device_get(whole.state.params)
   observation = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
   action = np.tanh(observation[:, :1])
-  values = np.asarray(critics(params['critics'], observation, action))
-  assert actor(params['policy']['actor'], observation).shape == (5, 2) and values.shape == (2, 5)
+  values = np.asarray(jax.jit(critics)(params['critics'], observation, action))
+  assert jax.eval_shape(actor, params['policy']['actor'], observation).shape == (5, 2) and values.shape == (2, 5)
   for i in range(2):  # by hand, with this critic's params
     h = np.concatenate([observation, action], -1)
     for layer in ('critic1', 'critic2'):

@@ -35,15 +35,15 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
     assert one[name].tobytes() == other[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_are_those_seeds_alone(whole, tmp_path):
   together = run(tmp_path / 'both', seeds=2, seed=4)
   for name, x in checkpoint.to_arrays(whole.state.params).items():
     np.testing.assert_allclose(checkpoint.to_arrays(together.state.params)[name][1], x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-  'layout', [dict(parallel='pmap'), pytest.param(dict(mesh='data:4,fsdp:2'), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:4,fsdp:2')])
 def test_layouts_make_the_same_updates(layout, whole, tmp_path):
   spread = run(tmp_path / 'run', **layout)
   one, other = arrays(whole), arrays(spread)

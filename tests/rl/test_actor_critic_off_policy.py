@@ -93,9 +93,14 @@ def test_the_best_action_is_learnt(name):
 def drawn_examples(state, algorithm, rings, written):
   """What the first update learns from, in NumPy: transitions by a loop, and the noise of its two actions."""
   key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, state.step), REPLAY), 0)
-  places, noise = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, BATCH))
-  places = np.asarray(replay.uniform(rings, written, places, algorithm.batch))
-  noise = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2, 8, 1)), out_axes=1)(noise)).reshape(2, -1, 1)
+
+  @jax.jit
+  def draw(rings, key):
+    places, noise = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, BATCH))
+    noise = jax.vmap(lambda key: jax.random.normal(key, (2, 8, 1)), out_axes=1)(noise)
+    return replay.uniform(rings, written, places, algorithm.batch), noise.reshape(2, -1, 1)
+
+  places, noise = jax.device_get(draw(rings, key))
   rows = [(world, place) for world in range(WORLDS) for place in places[world]]
   take = lambda x: np.array([np.asarray(x)[row] for row in rows])
   return {
