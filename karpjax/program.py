@@ -16,7 +16,7 @@ Batch = Mapping[
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
 # The purposes a step's key is folded with, so that no two draws of a step share a key.
-INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY = range(8)
+INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTURB = range(9)
 
 
 @struct.dataclass

@@ -84,6 +84,27 @@ def gaussian(shape: tuple[int, ...]) -> Distribution:
   )
 
 
+def squashed_sample(outputs, noise):
+  """A Gaussian's draw through tanh (Haarnoja et al. 2018b, appendix C): (actions […, size] within ±1, log_prob […]).
+
+  Args:
+    outputs: […, 2 · size], the means before the tanh and the logs of the deviations, which are kept from -20 to 2.
+    noise: […, size], standard normal.
+  """
+  mean, log_std = jnp.split(outputs, 2, -1)
+  log_std = jnp.clip(log_std, -20, 2)
+  raw = mean + jnp.exp(log_std) * noise
+  log_prob = -(0.5 * jnp.square(noise) + log_std + 0.5 * math.log(2 * math.pi))
+  # log(1 - tanh² u), which would be log 0 for large u
+  slope = 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
+  return jnp.tanh(raw), (log_prob - slope).sum(-1)
+
+
+def squashed_mode(outputs):
+  """tanh of the means: […, 2 · size] -> […, size]."""
+  return jnp.tanh(jnp.split(outputs, 2, -1)[0])
+
+
 def of(action: Discrete | Box) -> Distribution:
   """The usual one over the actions of an environment."""
   return categorical(action.size) if isinstance(action, Discrete) else gaussian(action.shape)

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from karpjax import errors
+
 
 @dataclasses.dataclass(frozen=True)
 class Discrete:
@@ -114,6 +116,31 @@ def clip_action(environment: Environment) -> Environment:
     return environment.step(key, state, jnp.clip(action, environment.action.low, environment.action.high))
 
   return dataclasses.replace(environment, step=step)
+
+
+def scale_action(environment: Environment) -> Environment:
+  """The same, whose actions lie within ±1: these are stretched to the bounds, and what lies outside is clipped.
+
+  Raises:
+    UsageError: for discrete actions, and for those without bounds.
+  """
+  box = environment.action
+  if isinstance(box, Discrete):
+    raise errors.UsageError(
+      f'--environment={environment.name}: its actions are discrete, and continuous ones are needed; '
+      'value_learning and policy_gradient act in it'
+    )
+  low, high = (np.broadcast_to(np.asarray(bound, np.float32), box.shape) for bound in (box.low, box.high))
+  if len(box.shape) != 1 or not np.isfinite([low, high]).all():
+    raise errors.UsageError(
+      f'--environment={environment.name}: actions {list(box.shape)} within {box.low} … {box.high}; '
+      'one axis and finite bounds are needed'
+    )
+
+  def step(key, state, action):
+    return environment.step(key, state, low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low))
+
+  return dataclasses.replace(environment, step=step, action=Box(box.shape, -1.0, 1.0))
 
 
 def frame_stack(environment: Environment, frames: int) -> Environment:

@@ -51,6 +51,22 @@ def test_actions_are_clipped():
   assert [float(s.reward) for s in steps] == [2, -1, 0.5]
 
 
+def test_actions_within_one_are_stretched_to_the_bounds():
+  scaled = protocol.scale_action(protocol.dataclasses.replace(counter(), action=Box((1,), -1.0, 3.0)))
+  _, steps = play(scaled, [jnp.array([x]) for x in (-1.0, 0.0, 0.5, 7.0)])
+  assert [float(s.reward) for s in steps] == [-1, 1, 2, 3]
+  assert scaled.action == Box((1,), -1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+  'action, message',
+  [(Discrete(2), 'its actions are discrete'), (Box((1,)), 'finite bounds'), (Box((2, 2), 0, 1), 'one axis')],
+)
+def test_other_actions_cannot_be_stretched(action, message):
+  with pytest.raises(UsageError, match=message):
+    protocol.scale_action(protocol.dataclasses.replace(counter(), action=action))
+
+
 def test_frames_are_stacked_the_last_at_the_end():
   stacked = protocol.frame_stack(counter(), 3)
   first, steps = play(stacked, [0] * 4)
