@@ -88,6 +88,7 @@ def test_every_layout_gives_the_losses_of_one_device(model, layout):
     assert jax.tree.all(close)
 
 
+@pytest.mark.slow
 def test_seeds_on_a_mesh_are_those_of_one_device():
   losses = trained(seeds=2, seed=3, **MODELS['mlp'])[0]
   np.testing.assert_allclose(trained(seeds=2, seed=3, parallel='fsdp', **MODELS['mlp'])[0], losses, rtol=2e-4)

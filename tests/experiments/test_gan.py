@@ -147,7 +147,7 @@ def test_the_generators_images_are_computed_once(monkeypatch):
     pytest.param('minimax', marks=pytest.mark.slow),
     pytest.param('least_squares', marks=pytest.mark.slow),
     pytest.param('hinge', marks=pytest.mark.slow),
-    'wasserstein',
+    pytest.param('wasserstein', marks=pytest.mark.slow),
     'wasserstein_gp',
   ],
 )
@@ -166,6 +166,7 @@ def test_objectives_train_both_players(objective):
   assert (largest <= 0.01 + 1e-7) == (objective == 'wasserstein')
 
 
+@pytest.mark.slow
 def test_the_penalty_and_rate_of_the_flags_are_those_of_the_step():
   """Linear discriminators: R1 adds γ/2 ‖w‖² to the loss, whatever the images."""
   losses, moved = {}, {}
@@ -184,6 +185,7 @@ def test_the_penalty_and_rate_of_the_flags_are_those_of_the_step():
   'conditional',
   [pytest.param('embedding', marks=pytest.mark.slow), 'projection', pytest.param('auxiliary', marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_labels_reach_the_loss_and_the_samples(conditional):
   program, batch = abstract(conditional=conditional)
   other = {**batch, 'label': (batch['label'] + 1) % 10}
@@ -197,6 +199,7 @@ def test_labels_reach_the_loss_and_the_samples(conditional):
     assert extra / 24 > np.log(10)
 
 
+@pytest.mark.slow
 def test_samples_are_the_averaged_generators_and_of_each_examples_own_number():
   program, batch = abstract(ema=0.5, learning_rate=0.1)
   state, _ = step(program, batch)
@@ -210,6 +213,7 @@ def test_samples_are_the_averaged_generators_and_of_each_examples_own_number():
   assert not np.allclose(plain, samples, atol=1e-3) and samples.min() >= 0 and samples.max() <= 255
 
 
+@pytest.mark.slow
 def test_augmentation_is_differentiable_and_changes_what_both_players_see():
   plain, batch = abstract()
   augmented, _ = abstract(augment='shift:2,cutout:3,jitter:0.4,flip,rotate:20')
@@ -257,6 +261,7 @@ def test_a_scorer_gives_the_inputs_of_its_last_layer(classifier):
   np.testing.assert_allclose(loaded.features(data.splits['test'], 20, batch=7), features, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_all_examples(tmp_path, classifier):
   said = []
   flags = dict(scorer=str(classifier), conditional='embedding', eval_batch_size=25, final_splits=('test',), subset='')

@@ -90,6 +90,7 @@ def test_residual_networks_take_small_images(tmp_path, model):
   assert np.isfinite(run(tmp_path, model=model).numbers['test/loss'])
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32(tmp_path):
   program, state, batch = abstract('cnn', (16, 16, 3), dtype='bfloat16', norm='batch', widths=(8,), hidden=(8,))
   new, metrics = jax.eval_shape(program.step, state, batch)

@@ -125,6 +125,7 @@ def test_every_objective_traces_for_accelerators(norm, objective):
   assert 'stablehlo.convolution' in text
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued_gives_the_same_bits_and_learns(tmp_path, run):
   longer = dict(steps='60', learning_rate=0.01, eval_every='30', checkpoint_every='20', log_every='15')
   whole = run(tmp_path / 'whole', **longer)
@@ -160,6 +161,7 @@ def test_eight_devices_give_what_one_gives(tmp_path, run):
     assert eight.numbers[f'test/{name}'] == pytest.approx(one.numbers[f'test/{name}'], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_noise_after_training_is_a_flag():
   for noise, differs in ((True, True), (False, False)):
     settings = config.resolve(experiment.Config(**SMALL | dict(noise=noise)), 100)

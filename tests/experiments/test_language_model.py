@@ -135,7 +135,7 @@ def trained(story, **changes):
   [
     pytest.param(dict(parallel='pmap'), marks=slow),
     pytest.param(dict(parallel='fsdp'), marks=slow),
-    dict(mesh='data:2,fsdp:2,tensor:2'),
+    pytest.param(dict(mesh='data:2,fsdp:2,tensor:2'), marks=slow),
     pytest.param(dict(mesh='data:2,tensor:4'), marks=slow),
     pytest.param(dict(microbatches=4), marks=slow),
   ],

@@ -42,6 +42,7 @@ def test_going_on_gives_the_same_bits(whole, tmp_path):
     assert one[name].tobytes() == other[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_vmapped_seeds_are_those_seeds_alone(whole, tmp_path):
   together = run(tmp_path / 'both', **RAINBOW, seeds=2, seed=4)
   assert np.isfinite(whole.numbers['train/td_loss'])  # something was learnt
