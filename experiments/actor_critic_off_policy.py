@@ -24,10 +24,10 @@ from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_and_critics import Actor, critics
 from karpjax.models.actor_critic import BODIES
-from karpjax.program import INITIALISE, Program
+from karpjax.program import Program
 from karpjax.report import episodes as report
 from karpjax.rl import actor_critic_off_policy as methods
-from karpjax.rl import environments, replay, rollout
+from karpjax.rl import environments, replay, runs
 from karpjax.rl.environment import Environment, scale_action
 
 # what each algorithm has where a flag is not given
@@ -39,7 +39,7 @@ ALGORITHMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+class Config(runs.Acting):
   environment: str = config.flag('pendulum', f'{", ".join(environments.NAMES)}; of continuous actions.')
   algorithm: str = config.flag(
     'sac', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
@@ -59,22 +59,14 @@ class Config(config.Train):
   tau: float = config.flag(0.005, 'How far an update moves the target networks.')
   discount: float = config.flag(0.99, 'γ.')
   policy_rate: float | None = config.flag(None, "The policy's learning rate; that of the critics if not given.")
-  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
   body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('20000', 'How often --train_frequency steps are made and learnt from.')
-  batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.')
   log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', free=True)
-  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
     '10000', 'Save this often; 0: at the end and when stopped.', free=True
   )
-  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
-  select: str = config.run_flag(
-    '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
-  )
-  order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
   learning_rate: float = config.optimiser_flag(1e-3, 'The peak of the schedule.')
 
 
@@ -91,22 +83,13 @@ def method(config: Config, size: int) -> methods.Method:
     value, low = chosen(config, name), int(name in counts)
     if not (math.isfinite(value) and value >= low):
       raise errors.UsageError(f'--{name}={value}: at least {low} is needed')
-  for name in ('discount', 'tau'):
-    if not 0 <= getattr(config, name) <= 1:
-      raise errors.UsageError(f'--{name}={getattr(config, name)}: a number from 0 to 1 is needed')
+  runs.check_shares(config, 'discount', 'tau')
   for name in ('temperature', 'policy_rate'):
     value = getattr(config, name)
     if value is not None and not (math.isfinite(value) and value > 0):
       raise errors.UsageError(f'--{name}={value}: a positive number is needed')
+  runs.check_replay(config)
   worlds = config.batch_size
-  if config.replay_batch % worlds:
-    raise errors.UsageError(f'--replay_batch={config.replay_batch}: a multiple of the {worlds} environments is needed')
-  if config.buffer // worlds < config.train_frequency:
-    raise errors.UsageError(f'--buffer={config.buffer} holds no --train_frequency={config.train_frequency} of each')
-  if config.learning_starts > config.buffer:
-    raise errors.UsageError(
-      f'--learning_starts={config.learning_starts} is more than --buffer={config.buffer} ever holds'
-    )
   return methods.Method(
     environments=worlds,
     rollout=config.train_frequency,
@@ -125,8 +108,7 @@ def method(config: Config, size: int) -> methods.Method:
   )
 
 
-def data(config: Config) -> dataset.Dataset:
-  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+data = runs.data
 
 
 def build(config: Config, environment: Environment) -> tuple[Callable, Callable, Callable]:
@@ -163,10 +145,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
 
 def optimisers(config: Config) -> dict:
   """Of the critics and the policy, whose schedules end with the run; raises UsageError where no update is made."""
-  silent = max(-(-config.learning_starts // (config.batch_size * config.train_frequency)) - 1, 0)
-  updates = (config.steps - silent) * config.updates
-  if updates < 1:
-    raise errors.UsageError(f'--steps={config.steps} end before --learning_starts={config.learning_starts}')
+  updates = runs.updates(config, config.learning_starts)
   warmup, every = config.warmup * config.updates, chosen(config, 'policy_every')
   critics = dataclasses.replace(config, steps=updates, warmup=warmup)
   rate = config.policy_rate or config.learning_rate
@@ -183,10 +162,8 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   fresh, actor, judges = build(config, environment)
 
   def init(key):
-    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)  # step 0's, of that purpose
-    worlds = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(config.batch_size))
     rings = replay.empty(environment, config.batch_size, config.buffer // config.batch_size)
-    per_example = {'running': rollout.start(environment, worlds), 'replay': rings}
+    per_example = {'running': runs.begin(environment, key, config.batch_size), 'replay': rings}
     return methods.create(fresh(key), algorithm, both, key, per_example)
 
   def predict(state, batch, key):

@@ -24,30 +24,24 @@ from karpjax.models.actor_and_critics import Actor
 from karpjax.models.actor_critic import BODIES
 from karpjax.program import Program, TrainState
 from karpjax.report import episodes as report
-from karpjax.rl import environments, evolution
+from karpjax.rl import environments, evolution, runs
 from karpjax.rl.environment import Box, Environment, scale_action
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+class Config(runs.Acting):
   environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
   deviation: float = config.flag(0.1, 'σ of the perturbations.')
   worlds: int = config.flag(1, 'Episodes of each member of the population.')
   ranked: bool = config.flag(True, 'Whether centred ranks stand for returns.')
-  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
   body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((32,), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('100', 'How many populations.')
   batch_size: int = config.data_flag(64, 'Pairs in a population, over all devices.')
   log_every: config.Duration = config.run_flag('10', 'A row of training metrics this often.', free=True)
-  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
     '50', 'Save this often; 0: at the end and when stopped.', free=True
-  )
-  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
-  select: str = config.run_flag(
-    '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )
   order: str = config.data_flag('streams', 'Pairs keep their numbers.', choices=('streams',))
   learning_rate: float = config.optimiser_flag(0.05, 'The peak of the schedule.')
@@ -63,8 +57,7 @@ def method(config: Config) -> evolution.Method:
   return evolution.Method(config.deviation, config.worlds, config.ranked, config.microbatches)
 
 
-def data(config: Config) -> dataset.Dataset:
-  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+data = runs.data
 
 
 def build(config: Config) -> tuple[Environment, Callable, Callable]:

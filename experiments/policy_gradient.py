@@ -21,9 +21,9 @@ from karpjax import command_line, config, errors, loop, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_critic import BODIES, ActorCritic
-from karpjax.program import INITIALISE, Program, TrainState
+from karpjax.program import Program, TrainState
 from karpjax.report import episodes as report
-from karpjax.rl import distributions, environments, policy_gradient, rollout, statistics
+from karpjax.rl import distributions, environments, policy_gradient, runs, statistics
 from karpjax.rl.environment import Box, Environment
 
 # what each algorithm has where a flag is not given
@@ -35,7 +35,7 @@ ALGORITHMS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+class Config(runs.Acting):
   environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
   algorithm: str = config.flag(
     'ppo', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
@@ -54,7 +54,6 @@ class Config(config.Train):
   target_kl: float = config.flag(0.0, 'No more updates from a rollout once the policy has moved so far; 0: no limit.')
   normalise_observations: bool = config.flag(False, 'By their running mean and deviation.')
   scale_rewards: bool = config.flag(False, 'By the running deviation of their discounted sum.')
-  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
   body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
@@ -63,15 +62,9 @@ class Config(config.Train):
   steps: config.Duration = config.run_flag('976', 'How many rollouts, each with its updates.')
   batch_size: int = config.data_flag(4, 'Environments, side by side, over all devices.')
   log_every: config.Duration = config.run_flag('50', 'A row of training metrics this often.', free=True)
-  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
     '250', 'Save this often; 0: at the end and when stopped.', free=True
   )
-  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
-  select: str = config.run_flag(
-    '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
-  )
-  order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
   learning_rate: float = config.optimiser_flag(2.5e-4, 'The peak of the schedule.')
   schedule: str = config.optimiser_flag('linear', 'How the learning rate changes.', choices=optim.SCHEDULES)
   epsilon: float | None = config.optimiser_flag(1e-5, 'Added to the denominators of the adaptive optimisers.')
@@ -107,8 +100,7 @@ def method(config: Config, limit: int) -> policy_gradient.Method:
   return found
 
 
-def data(config: Config) -> dataset.Dataset:
-  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+data = runs.data
 
 
 def build(config: Config, environment: Environment) -> tuple[distributions.Distribution, Callable, Callable]:
@@ -151,9 +143,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   )
 
   def init(key):
-    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)  # step 0's, of that purpose
-    worlds = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(config.batch_size))
-    per_example = {'running': rollout.start(environment, worlds)}
+    per_example = {'running': runs.begin(environment, key, config.batch_size)}
     collections = {}
     if config.scale_rewards:
       per_example['discounted'] = jnp.zeros(config.batch_size)

@@ -24,14 +24,14 @@ from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_critic import BODIES
 from karpjax.models.q_network import QNetwork
-from karpjax.program import INITIALISE, Program, TrainState
+from karpjax.program import Program, TrainState
 from karpjax.report import episodes as report
-from karpjax.rl import environments, q_learning, replay, rollout
+from karpjax.rl import environments, q_learning, replay, runs
 from karpjax.rl.environment import Discrete, Environment
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+class Config(runs.Acting):
   environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME; of discrete actions.')
   train_frequency: int = config.flag(10, 'Steps of each environment between updates.')
   updates: int = config.flag(1, 'How many follow them.')
@@ -52,24 +52,16 @@ class Config(config.Train):
   exploration_steps: int = config.flag(250_000, 'Steps from the one to the other, on a line.')
   lowest: float = config.flag(-100.0, 'Return of the first atom.')
   highest: float = config.flag(100.0, 'Return of the last.')
-  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
   atoms: int = config.flag(0, 'Of the distribution of returns (C51: 51); 0: only its mean is learnt.', group='Model')
   dueling: bool = config.flag(False, 'Streams of state value and advantages.', group='Model')
   body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((120, 84), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('50000', 'How often --train_frequency steps are made and learnt from.')
-  batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.')
   log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', free=True)
-  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
   checkpoint_every: config.Duration = config.run_flag(
     '10000', 'Save this often; 0: at the end and when stopped.', free=True
   )
-  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
-  select: str = config.run_flag(
-    '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
-  )
-  order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
   learning_rate: float = config.optimiser_flag(2.5e-4, 'The peak of the schedule.')
 
 
@@ -80,9 +72,7 @@ def check(config: Config) -> None:
   for name, low in at_least.items():
     if getattr(config, name) < low:
       raise errors.UsageError(f'--{name}={getattr(config, name)}: at least {low} is needed')
-  for name in ('discount', 'tau', 'importance', 'exploration_start', 'exploration_end'):
-    if not 0 <= getattr(config, name) <= 1:
-      raise errors.UsageError(f'--{name}={getattr(config, name)}: a number from 0 to 1 is needed')
+  runs.check_shares(config, 'discount', 'tau', 'importance', 'exploration_start', 'exploration_end')
   if config.atoms == 1 or (config.atoms and config.lowest >= config.highest):
     raise errors.UsageError(
       f'--atoms={config.atoms} from {config.lowest} to {config.highest}: two that differ are needed'
@@ -92,18 +82,8 @@ def check(config: Config) -> None:
 def method(config: Config) -> q_learning.Method:
   """The algorithm that the flags describe; raises UsageError where they do not fit together."""
   check(config)
-  worlds, ring = config.batch_size, config.buffer // config.batch_size
-  if config.replay_batch % worlds:
-    raise errors.UsageError(f'--replay_batch={config.replay_batch}: a multiple of the {worlds} environments is needed')
-  if ring < max(config.train_frequency, config.n_step):
-    raise errors.UsageError(
-      f'--buffer={config.buffer}: {ring} transitions of each environment hold no --train_frequency={config.train_frequency} '
-      f'or --n_step={config.n_step}'
-    )
-  if config.learning_starts > config.buffer:
-    raise errors.UsageError(
-      f'--learning_starts={config.learning_starts} is more than --buffer={config.buffer} ever holds'
-    )
+  runs.check_replay(config, config.n_step)
+  worlds = config.batch_size
   first = max(config.learning_starts, worlds * config.n_step)
   return q_learning.Method(
     environments=worlds,
@@ -125,8 +105,7 @@ def method(config: Config) -> q_learning.Method:
   )
 
 
-def data(config: Config) -> dataset.Dataset:
-  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+data = runs.data
 
 
 def build(config: Config, environment: Environment) -> tuple[Callable, Callable]:
@@ -162,18 +141,12 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   environment, acting, noise = player(config)
   algorithm = method(config)
   fresh, apply = build(config, environment)
-  learning = config.steps - max(-(-algorithm.learning_starts // (config.batch_size * config.train_frequency)) - 1, 0)
-  if learning < 1:
-    raise errors.UsageError(f'--steps={config.steps} end before --learning_starts={algorithm.learning_starts}')
-  optimiser = optim.configured(
-    dataclasses.replace(config, steps=learning * config.updates, warmup=config.warmup * config.updates)
-  )
+  learning = runs.updates(config, algorithm.learning_starts)
+  optimiser = optim.configured(dataclasses.replace(config, steps=learning, warmup=config.warmup * config.updates))
 
   def init(key):
-    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)  # step 0's, of that purpose
-    worlds = jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(config.batch_size))
     rings = replay.empty(environment, config.batch_size, config.buffer // config.batch_size, config.priority > 0)
-    params, running = fresh(key), rollout.start(environment, worlds)
+    params, running = fresh(key), runs.begin(environment, key, config.batch_size)
     return TrainState.create(
       key,
       params,

@@ -34,7 +34,7 @@ def _cpu_kernel_gradient(x, gradient):
   """For (gᵀ x)ᵀ, XLA's CPU backend copies g transposed, and computes what made g, such as the derivative of an activation,
   anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the same.
 
-  Where g is much narrower than x, to transpose it first and the product last is up to six times as fast as one product over
+  Where g is much narrower than x, to transpose it first and the product last is up to five times as fast as one product over
   the first axes, whose narrow side XLA does not use vectors for; not where the product is large beside the work.
   """
   x = jax.lax.optimization_barrier(x)

@@ -94,7 +94,7 @@ def test_a_pendulum_is_swung_up(algorithm, tmp_path):
     (dict(environment='cartpole'), 'its actions are discrete'),
     (dict(learning_starts=300), '--learning_starts=300 is more than --buffer=256'),
     (dict(replay_batch=12), '--replay_batch=12: a multiple of the 8 environments'),
-    (dict(buffer=24, learning_starts=8), '--buffer=24 holds no --train_frequency=4'),
+    (dict(buffer=24, learning_starts=8), '--buffer=24: 3 transitions of each environment hold no --train_frequency=4'),
     (dict(steps='1'), '--steps=1 end before --learning_starts=64'),
     (dict(batch_size=4, parallel='pmap'), 'does not divide over 8 devices'),
     (dict(batch_size=0), '--batch_size=0'),
