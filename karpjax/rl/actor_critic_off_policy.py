@@ -16,7 +16,7 @@ import optax
 from karpjax import gradients
 from karpjax.losses import actor_critic_off_policy as losses
 from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, pair, step_key
-from karpjax.rl import distributions
+from karpjax.rl import distributions, updates
 from karpjax.rl import replay as replays
 from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Environment
@@ -78,12 +78,6 @@ def create(
   followed = ('critics',) if method.stochastic else ('critics', 'policy')
   target = {name: jax.tree.map(jnp.copy, params[name]) for name in followed}
   return TrainState.create(key, params, together, collections={'target': target}, per_example=per_example)
-
-
-def _when(due, work: Callable, before):
-  """work() -> (what becomes of `before`, metrics) where it is due; else `before` and metrics that count nothing."""
-  nothing = lambda: (before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(work)[1]))
-  return jax.lax.cond(due, work, nothing)
 
 
 def train_step(
@@ -192,14 +186,11 @@ def train_step(
         return (params, opt_state, target), {**metrics, 'policy_gradient_norm': norm}
 
       due = (state.step * method.updates + i + 1) % method.policy_every == 0
-      learnt, more = follow() if method.policy_every == 1 else _when(due, follow, learnt)
+      learnt, more = follow() if method.policy_every == 1 else updates.when(due, follow, learnt)
       return learnt, {**metrics, **more}
 
     begun = state.params, state.opt_state, state.collections['target']
-    if method.updates == 1:
-      return update(begun, 0)
-    learnt, metrics = jax.lax.scan(update, begun, jnp.arange(method.updates))
-    return learnt, jax.tree.map(lambda x: x.sum(0), metrics)
+    return updates.repeat(update, begun, method.updates)
 
   def step(state: TrainState, batch):
     running, seen = interact(state, batch, state.per_example['running'])
@@ -207,7 +198,7 @@ def train_step(
     written, steps = (state.step + 1) * method.rollout, (state.step + 1) * a_step
     before = state.params, state.opt_state, state.collections['target']
     due = steps >= method.learning_starts
-    (params, opt_state, target), metrics = _when(due, lambda: learn(state, replay, written, batch), before)
+    (params, opt_state, target), metrics = updates.when(due, lambda: learn(state, replay, written, batch), before)
     metrics |= gradients.total(rollouts.finished(seen))
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, collections={'target': target})
     return state.replace(per_example={'running': running, 'replay': replay}), metrics

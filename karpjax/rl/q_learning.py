@@ -13,6 +13,7 @@ from karpjax.losses import q_learning as losses
 from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, pair, step_key
 from karpjax.rl import replay as replays
 from karpjax.rl import rollout as rollouts
+from karpjax.rl import updates
 from karpjax.rl.environment import Environment
 
 LOSSES = {'squared': losses.squared, 'huber': losses.huber}
@@ -164,10 +165,7 @@ def train_step(
       return (optax.apply_updates(params, changes), opt_state, judged.chance, judged.largest), metrics
 
     begun = state.params, state.opt_state, replay.chance, replay.largest
-    if method.updates == 1:
-      return update(begun, 0)
-    learnt, metrics = jax.lax.scan(update, begun, jnp.arange(method.updates))
-    return learnt, jax.tree.map(lambda x: x.sum(0), metrics)
+    return updates.repeat(update, begun, method.updates)
 
   def step(state: TrainState, batch):
     running, seen = interact(state, batch, state.per_example['running'])
@@ -175,8 +173,8 @@ def train_step(
     written, steps = (state.step + 1) * method.rollout, (state.step + 1) * a_step
     before = state.params, state.opt_state, replay.chance, replay.largest
     learning = lambda: learn(state, replay, written, batch)
-    nothing = lambda: (before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(learning)[1]))
-    (params, opt_state, chance, largest), metrics = jax.lax.cond(steps >= method.learning_starts, learning, nothing)
+    due = steps >= method.learning_starts
+    (params, opt_state, chance, largest), metrics = updates.when(due, learning, before)
     renewed = optax.incremental_update(params, state.collections['target'], method.tau)
     due = steps // method.target_every > state.step * a_step // method.target_every
     target = jax.tree.map(lambda a, b: jnp.where(due, a, b), renewed, state.collections['target'])
