@@ -359,11 +359,7 @@ class _Run:
     if not hosts.first():
       return json.loads(hosts.told(''))
     rows = writers.read_rows(self.folder)
-    final = {n: x for n, x in rows[-1].items() if '/' in n}
-    final = {
-      n: writers.summarise_seeds(x) | {'interval': writers.interval_of_seeds(x)} if isinstance(x, list) else x
-      for n, x in final.items()
-    }
+    final = {n: writers.final_of_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
     numbers = {
       'steps': self.config.steps,
       'parameters': sum(p['count'] for p in description['parameters']),

@@ -85,6 +85,12 @@ def interval_of_seeds(values: Iterable[float], level: float = 0.95, resamples: i
   return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
+def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
+  """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', `interval_of_seeds`."""
+  values = list(values)
+  return summarise_seeds(values) | {'interval': interval_of_seeds(values)}
+
+
 class Rows:
   """metrics.jsonl, open for appending.
 
