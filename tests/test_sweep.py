@@ -132,6 +132,8 @@ WRONG = {
   '--search learning_rate=log:1:2': '--trials',
   '--trials=0 --search learning_rate=log:1:2': '--trials',
   '--trials=x --search learning_rate=log:1:2': 'invalid int value',
+  '--trials=3 --search model=mlp,cnn --together=2': 'change the program itself',
+  '--trials=3 --search learning_rate=log:1:2 --together=-1': '--together',
   '--trials=3 --search learning_rate=lg:1:2': 'log:LOW:HIGH',
   '--trials=3 --search learning_rate=log:0:2': 'positive',
   '--trials=3 --search learning_rate=uniform:2:1': 'less than',
@@ -256,6 +258,64 @@ def test_an_interrupted_search_goes_on_with_its_trial_and_draws_the_same(tmp_pat
   # More trials are no other question.
   more = dataclasses.replace(asks, trials=9)
   assert len(trials) == 8 and len(search.run(more, None, tmp_path / 'parts', lambda _: None)) == 9
+
+
+def simulated_together(ran, stop_at=None):
+  """As `simulated`, of settings in one program; a rate above 0.3 diverges at once."""
+
+  def run(folder, part, watch, metric):
+    rates = part['hyper']['learning_rate']
+    ran.append((folder.name, rates))
+    each = [math.nan if rate > 0.3 else (math.log10(rate) + 2) ** 2 for rate in rates]
+    for step in (1, 2, 3):
+      if watch(step, [loss + 1 / step for loss in each]):
+        return 'stopped', ''
+      if len(ran) == stop_at:
+        raise SystemExit(143)
+    folder.mkdir()
+    numbers = {metric: [loss + 1 / 3 for loss in each]}
+    gone = [0 if math.isnan(loss) else -1 for loss in each]
+    (folder / processes.MEMBERS).write_text(json.dumps({'numbers': numbers, 'nonfinite_step': gone}))
+    return 'done', ''
+
+  return run
+
+
+def test_settings_drawn_together_share_a_program_and_the_worse_are_masked(tmp_path, monkeypatch):
+  asks, ran = asked('--trials=26', '--search', 'learning_rate=log:1e-6:1', '--together=6'), []
+  monkeypatch.setattr(processes, 'run', simulated_together(ran))
+  trials = search.run(asks, None, tmp_path, lambda _: None)
+  assert [len(set(rates)) for _, rates in ran] == [6, 6, 6, 6, 2] and len(trials) == 26
+  rates = [rate for _, part in ran for rate in part]
+  for trial, rate in zip(trials, rates):
+    assert float(trial.setting['learning_rate']) == rate
+    if rate > 0.3:
+      assert trial.status == 'failed'
+    elif trial.status == 'done':
+      np.testing.assert_allclose(trial.numbers['validation/loss'], (math.log10(rate) + 2) ** 2 + 1 / 3)
+    else:
+      assert trial.status == 'stopped' and 'worse than the median at step' in trial.reason
+  assert {trial.status for trial in trials} >= {'done', 'stopped'}
+  best = float(table.best(trials, asks).setting['learning_rate'])
+  assert abs(math.log10(best) + 2) == min(abs(math.log10(rate) + 2) for rate in rates) < 0.5
+
+
+def test_an_interrupted_program_of_several_settings_goes_on_with_them(tmp_path, monkeypatch):
+  asks, whole, parts = asked('--trials=9', '--search', 'learning_rate=log:1e-6:1', '--together=3'), [], []
+  for name in ('whole', 'parts'):
+    (tmp_path / name).mkdir()
+  monkeypatch.setattr(processes, 'run', simulated_together(whole))
+  search.run(asks, None, tmp_path / 'whole', lambda _: None)
+  monkeypatch.setattr(processes, 'run', simulated_together(parts, stop_at=2))
+  with pytest.raises(SystemExit):
+    search.run(asks, None, tmp_path / 'parts', lambda _: None)
+  assert len(search.run(asks, None, tmp_path / 'parts', lambda _: None)) == 9
+  assert parts[1] == parts[2] and [parts[0], *parts[2:]] == whole
+
+
+def test_settings_alike_are_members_all_the_same():
+  part = grid.part(asked('--trials=2', '--search', 'ema=0,0.5', '--together=2'), [{'ema': '0.5'}, {'ema': '0.5'}])
+  assert part['hyper'] == {'ema': [0.5, 0.5]}
 
 
 def test_a_trial_runs_as_a_process_and_is_stopped(tmp_path):

@@ -5,7 +5,8 @@ python launch.py sweep NAME --trials=50 --search learning_rate=log:1e-4:1e-1 --s
 
 A grid runs every combination. Numbers that can be traced (learning rates, decays, dropout, …) and seeds run together in
 one program; of the others each combination is a program of its own. A search draws settings with Optuna (TPE), one
-program each, and stops those that are worse than the median of the others so far.
+program each, and stops those that are worse than the median of the others so far; with --together=16, sixteen at a time in
+one program, which masks them.
 
 Settings are compared by the metric that --select names, as it is at the end of training, averaged over seeds. The same
 command with the same --workdir goes on where it stopped. Values that are lists are separated by semicolons:
@@ -46,7 +47,10 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     '--storage', default='', help="URL of the search's database, which machines share; default: SQLite in the workdir"
   )
   parser.add_argument(
-    '--together', type=int, default=0, help='at most so many members (settings × seeds) in one program; default: all'
+    '--together',
+    type=int,
+    default=0,
+    help="at most so many members (settings × seeds) in one program; default: a grid's all, a search's one setting",
   )
   return parser.parse_known_args(argv)
 

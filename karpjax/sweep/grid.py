@@ -33,7 +33,7 @@ def plan(asked: question.Question) -> Plan:
     UsageError: for any value that no run can have, and for a metric that there is not.
   """
   axes, seeds = asked.axes, asked.base.seeds
-  wide = {name: values for name, values in axes.items() if _is_number(name, values, asked)}
+  wide = {name: values for name, values in axes.items() if vmapped.are_numbers(asked, name, values)}
   structural = [name for name in axes if name not in wide]
   looked = []
   for combination in _product(axes, structural):
@@ -86,11 +86,13 @@ def run(asked: question.Question, plan: Plan, folder: Path, say: Callable[[str],
 def part(asked: question.Question, settings: list[Setting]) -> dict:
   """What part.json holds: flags that all its settings share, and numbers that are each setting's own."""
   common = settings[0] if len(settings) == 1 else _common(settings)
+  own = [name for name in settings[0] if name not in common]
+  if not own and len(settings) > 1:  # drawn alike
+    own = list(settings[0])
   numbers = {}
-  for name in settings[0]:
-    if name not in common:
-      parsed = [getattr(asked.config(setting), name) for setting in settings]
-      numbers[name] = [value[0] if isinstance(value, tuple) else value for value in parsed]
+  for name in own:
+    parsed = [getattr(asked.config(setting), name) for setting in settings]
+    numbers[name] = [value[0] if isinstance(value, tuple) else value for value in parsed]
   return {'experiment': asked.experiment, 'flags': asked.flags(common), 'hyper': numbers}
 
 
@@ -101,13 +103,6 @@ def _common(settings: list[Setting]) -> Setting:
 
 def _product(axes: dict[str, tuple[str, ...]], names: list[str]) -> list[Setting]:
   return [dict(zip(names, texts)) for texts in itertools.product(*(axes[name] for name in names))]
-
-
-def _is_number(name: str, values: tuple[str, ...], asked: question.Question) -> bool:
-  """Whether an axis has several values, each one number, for a flag that may be traced."""
-  parsed = [getattr(asked.config({name: text}), name) for text in values]
-  single = all(not isinstance(value, tuple) or len(value) == 1 for value in parsed)
-  return name in vmapped.TRACEABLE and len(values) > 1 and single
 
 
 def _check(asked, combination, make, resolved, examples, name, text):

@@ -41,7 +41,7 @@ class Question:
     axes: {flag: its values as one would type them, or the Range a search draws from}.
     trials: how many settings a search draws; 0: a grid.
     storage: URL of the search's database; '': SQLite in the workdir.
-    together: at most so many members in one program; 0: all.
+    together: at most so many members (settings × seeds) in one program; 0: a grid's all, a search's settings one by one.
   """
 
   experiment: str
@@ -116,8 +116,8 @@ def ask(options: argparse.Namespace, flags: list[str]) -> Question:
     raise errors.UsageError('a sweep needs axes: --grid FLAG=VALUE,… or --trials=20 --search FLAG=RANGE')
   if options.storage and not options.search:
     raise errors.UsageError('--storage is for --search; a grid needs no database')
-  if options.together < 0 or (options.together and options.search):
-    raise errors.UsageError('--together is for --grid: a number of members, or 0 for all')
+  if options.together < 0:
+    raise errors.UsageError(f'--together={options.together}: give a number of members (settings × seeds), or 0')
   base = command_line.parse(module.Config, flags)
   axes = {}
   for text in typed:

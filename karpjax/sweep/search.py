@@ -1,7 +1,13 @@
-"""A search: Optuna draws settings (TPE), each runs in a process of its own, and is stopped where the median is better."""
+"""A search: Optuna draws settings (TPE), and those that are worse than the median of the others so far end early.
+
+One at a time runs in a process of its own, which is stopped. Several that are drawn together (`--together`) are one
+program, vmapped: what is worse is masked, which is to say that nothing of it is looked at from then on, and the program is
+stopped when no other is left.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -11,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors
-from karpjax.sweep import grid, processes, question, table
+from karpjax.sweep import grid, processes, question, table, vmapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +38,18 @@ def plan(asked: question.Question) -> Plan:
     for name, axis in asked.axes.items()
   }
   first = {name: texts[0] for name, texts in ends.items()}
-  program, dataset, _ = question.examine(asked, first)
+  program, dataset, resolved = question.examine(asked, first)
   question.check_metric(asked, program, dataset)
+  if _settings_together(asked) > 1:
+    make = functools.partial(asked.module.program, spec=dataset.spec)
+    for name, texts in ends.items():
+      if not vmapped.are_numbers(asked, name, texts) or not vmapped.can_be_traced(
+        make, resolved, name, question.example(dataset)
+      ):
+        raise errors.UsageError(
+          f'--together={asked.together}: values of --{name} change the program itself; leave --together out, and each '
+          'setting is a program of its own'
+        )
   for name, texts in ends.items():
     for text in texts[1:]:
       question.examine(asked, first | {name: text})
@@ -43,6 +59,8 @@ def plan(asked: question.Question) -> Plan:
     f'{name} from {axis if isinstance(axis, question.Range) else "|".join(axis)}' for name, axis in asked.axes.items()
   )
   seeds = f', each with {asked.base.seeds} seeds in one program' if asked.base.seeds > 1 else ''
+  if _settings_together(asked) > 1:
+    seeds += f', {_settings_together(asked)} settings at a time in one program'
   return Plan([f'search: {asked.trials} settings of {asked.experiment}{seeds}: {drawn}'])
 
 
@@ -59,59 +77,83 @@ def run(asked: question.Question, plan: Plan, folder: Path, say: Callable[[str],
     load_if_exists=True,
   )
   here = str(folder.absolute())
-  for trial in _unfinished(study, asked, here):
-    say(f'goes on with trial {trial.number}')
-    _one(study, trial, asked, folder, say)
-  while len(study.get_trials(deepcopy=False)) < asked.trials:
-    trial = study.ask()
-    trial.set_user_attr('workdir', here)
-    # A seed of each trial's own: a search that was stopped draws what it would have drawn, and machines draw apart.
-    own = np.random.SeedSequence((asked.base.seed, trial.number)).generate_state(1)[0]
-    study.sampler = optuna.samplers.TPESampler(seed=int(own))
-    for name, axis in asked.axes.items():
-      if not isinstance(axis, question.Range):
-        trial.suggest_categorical(name, axis)
-      elif axis.whole:
-        trial.suggest_int(name, axis.low, axis.high, log=axis.log)
-      else:
-        trial.suggest_float(name, axis.low, axis.high, log=axis.log)
-    _one(study, trial, asked, folder, say)
+  for trials in _unfinished(study, asked, here):
+    say(f'goes on with trial {", ".join(str(trial.number + 1) for trial in trials)}')
+    _run(study, trials, asked, folder, say)
+  while left := asked.trials - len(study.get_trials(deepcopy=False)):
+    trials = []
+    for _ in range(min(left, _settings_together(asked))):
+      trials.append(_draw(study, asked, here))
+      trials[-1].set_user_attr('part', f'trial-{trials[0].number:04d}')
+    _run(study, trials, asked, folder, say)
   return [_outcome(frozen, asked) for frozen in study.get_trials(deepcopy=False)]
 
 
-def _one(study, trial, asked: question.Question, folder: Path, say: Callable[[str], None]) -> None:
-  """Runs one trial, and tells the study how it ended."""
+def _settings_together(asked: question.Question) -> int:
+  return max(1, asked.together // asked.base.seeds)
+
+
+def _draw(study, asked: question.Question, here: str):
+  """A trial of the folder `here` with a value for each axis."""
+  import optuna
+
+  trial = study.ask()
+  trial.set_user_attr('workdir', here)
+  # A seed of each trial's own: a search that was stopped draws what it would have drawn, and machines draw apart.
+  own = np.random.SeedSequence((asked.base.seed, trial.number)).generate_state(1)[0]
+  # Those that run beside it count as bad where they are, so that settings drawn together differ.
+  study.sampler = optuna.samplers.TPESampler(seed=int(own), constant_liar=_settings_together(asked) > 1)
+  for name, axis in asked.axes.items():
+    if not isinstance(axis, question.Range):
+      trial.suggest_categorical(name, axis)
+    elif axis.whole:
+      trial.suggest_int(name, axis.low, axis.high, log=axis.log)
+    else:
+      trial.suggest_float(name, axis.low, axis.high, log=axis.log)
+  return trial
+
+
+def _run(study, trials: list, asked: question.Question, folder: Path, say: Callable[[str], None]) -> None:
+  """Runs trials that share a program, and tells the study how each ended."""
   from optuna.trial import TrialState
 
-  setting = {name: _typed(trial.params[name]) for name in asked.axes}
-  place = folder / f'trial-{trial.number:04d}'
-  before = {frozen.number: frozen for frozen in study.get_trials(deepcopy=False)}[trial.number]
-  reported, worse = set(before.intermediate_values), []
+  settings = [{name: _typed(trial.params[name]) for name in asked.axes} for trial in trials]
+  place = folder / trials[0].user_attrs['part']
+  known = {frozen.number: set(frozen.intermediate_values) for frozen in study.get_trials(deepcopy=False)}
+  worse = {n: trial.user_attrs['worse'] for n, trial in enumerate(trials) if 'worse' in trial.user_attrs}
+  rows = [slice(n * asked.base.seeds, (n + 1) * asked.base.seeds) for n in range(len(trials))]
 
   def watch(step: int, values: list[float]) -> bool:
-    value = float(np.mean(values))
-    if step in reported or not math.isfinite(value):
-      return False
-    trial.report(value, step)
-    worse.extend([step] if trial.should_prune() else [])
-    return bool(worse)
+    each = [float(np.mean(values[row])) for row in rows]
+    for n, (trial, value) in enumerate(zip(trials, each)):
+      if n in worse or step in known[trial.number] or not math.isfinite(value):
+        continue
+      trial.report(value, step)
+      if trial.should_prune():
+        trial.set_user_attr('worse', step)
+        worse[n] = step
+    return bool(worse) and all(n in worse or not math.isfinite(value) for n, value in enumerate(each))
 
-  shown = ' '.join(f'{name}={text}' for name, text in setting.items())
-  say(f'trial {trial.number + 1} of {asked.trials}: {shown}; output in {place / processes.OUTPUT}')
-  outcome, reason = processes.run(place, grid.part(asked, [setting]), watch, asked.metric)
-  if outcome == 'stopped':
-    reason = f'worse than the median at step {worse[0]}'
-  found = processes.members(place) or {'numbers': {}, 'nonfinite_step': []}
-  judged = table.judged(
-    trial.number + 1, setting, found['numbers'], found['nonfinite_step'], outcome, reason, place, asked
-  )
-  trial.set_user_attr('numbers', judged.numbers)
-  trial.set_user_attr('reason', judged.reason)
-  say(f'  {judged.status}' + (f': {judged.reason}' if judged.reason else f': {table.value(judged, asked)}'))
-  if judged.status == 'done':
-    study.tell(trial, float(np.mean(judged.numbers[asked.metric])))
-  else:
-    study.tell(trial, state=TrialState.PRUNED if judged.status == 'stopped' else TrialState.FAIL)
+  for trial, setting in zip(trials, settings):
+    shown = ' '.join(f'{name}={text}' for name, text in setting.items())
+    say(f'trial {trial.number + 1} of {asked.trials}: {shown}; output in {place / processes.OUTPUT}')
+  outcome, reason = processes.run(place, grid.part(asked, settings), watch, asked.metric)
+  found = processes.members(place)
+  for n, (trial, setting) in enumerate(zip(trials, settings)):
+    numbers = {name: values[rows[n]] for name, values in found['numbers'].items()} if found else {}
+    ended = ('stopped', f'worse than the median at step {worse[n]}') if n in worse else (outcome, reason)
+    if ended[0] == 'stopped' and n not in worse:
+      ended = 'failed', f'{asked.metric} is not finite'
+    bad = found['nonfinite_step'][rows[n]] if found else ()
+    judged = table.judged(trial.number + 1, setting, numbers, bad, *ended, place, asked)
+    trial.set_user_attr('numbers', judged.numbers)
+    trial.set_user_attr('reason', judged.reason)
+    name = f'trial {trial.number + 1}: ' if len(trials) > 1 else ''
+    say(f'  {name}{judged.status}' + (f': {judged.reason}' if judged.reason else f': {table.value(judged, asked)}'))
+    if judged.status == 'done':
+      study.tell(trial, float(np.mean(judged.numbers[asked.metric])))
+    else:
+      study.tell(trial, state=TrialState.PRUNED if judged.status == 'stopped' else TrialState.FAIL)
 
 
 def _outcome(frozen, asked: question.Question) -> table.Trial:
@@ -120,23 +162,23 @@ def _outcome(frozen, asked: question.Question) -> table.Trial:
   about = frozen.user_attrs
   reason = about.get('reason', '')
   setting = {name: _typed(frozen.params[name]) for name in asked.axes if name in frozen.params}
-  place = Path(about.get('workdir', '')) / f'trial-{frozen.number:04d}'
+  place = Path(about.get('workdir', '')) / about.get('part', f'trial-{frozen.number:04d}')
   return table.Trial(frozen.number + 1, setting, status, reason, about.get('numbers', {}), place)
 
 
-def _unfinished(study, asked: question.Question, here: str) -> list:
-  """The trials that this folder began and did not end, to go on with."""
+def _unfinished(study, asked: question.Question, here: str) -> list[list]:
+  """The trials that this folder began and did not end, to go on with: those of a program in one list."""
   import optuna
 
   running = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-  ours = [frozen for frozen in running if frozen.user_attrs.get('workdir') == here]
-  whole = []
-  for frozen in ours:
-    if set(frozen.params) == set(asked.axes):
-      whole.append(optuna.trial.Trial(study, frozen._trial_id))  # the only way to take a trial up again
+  parts = {}
+  for frozen in (trial for trial in running if trial.user_attrs.get('workdir') == here):
+    if set(frozen.params) == set(asked.axes) and 'part' in frozen.user_attrs:
+      trial = optuna.trial.Trial(study, frozen._trial_id)  # the only way to take a trial up again
+      parts.setdefault(frozen.user_attrs['part'], []).append(trial)
     else:  # stopped while it was drawn
       study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
-  return whole
+  return list(parts.values())
 
 
 def _storage(url: str):

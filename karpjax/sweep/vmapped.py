@@ -69,6 +69,13 @@ def vary(make: Callable, settings, hyper: Mapping[str, Sequence[float]], seeds: 
   )
 
 
+def are_numbers(asked, name: str, values: Sequence[str]) -> bool:
+  """Whether an axis of a `question.Question` has several values, each one number, for a flag that may be traced."""
+  parsed = [getattr(asked.config({name: text}), name) for text in values]
+  single = all(not isinstance(value, tuple) or len(value) == 1 for value in parsed)
+  return name in TRACEABLE and len(values) > 1 and single
+
+
 def can_be_traced(make: Callable, settings, name: str, batch) -> bool:
   """Whether the experiment's step and evaluation take a traced number for this field; nothing is compiled."""
   values = getattr(settings, name)
