@@ -1,4 +1,4 @@
-"""`launch.py --processes=2 [--devices=4] NAME …`: hosts as processes of this machine, to rehearse a pod."""
+"""`launch.py --processes=2 --devices=4 NAME …`: hosts as processes of this machine, to rehearse a pod; one with --devices alone."""
 
 import os
 import signal
@@ -16,8 +16,8 @@ GRACE_SECONDS = 60  # for the others, once one process has ended with an error
 
 
 def main(argv: list[str]) -> int:
-  """argv: --processes=N, optionally --devices=M (simulated ones, of each process), then what launch.py would be given."""
-  counts = {'processes': 0, 'devices': 1}
+  """argv: --processes=N, --devices=M (simulated ones, of each process) or both, then what launch.py would be given."""
+  counts = {'processes': 1, 'devices': 1}
   try:
     while argv and (name := argv[0].removeprefix('--').split('=')[0]) in counts:
       value = argv.pop(0).partition('=')[2] or (argv.pop(0) if argv else '')
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f'--{name}={value}: a number of at least 1 is needed')
       counts[name] = int(value)
     if not argv:
-      raise UsageError('name an experiment after --processes=N, as in: launch.py --processes=2 image_classification')
+      raise UsageError('name an experiment after them, as in: launch.py --processes=2 --devices=4 image_classification')
     if any(word.partition('=')[0] in ('--coordinator', '--num_processes', '--process_id') for word in argv):
       raise UsageError('--processes sets --coordinator, --num_processes and --process_id itself')
   except UsageError as error:

@@ -172,3 +172,18 @@ def test_flags_that_do_not_fit_together_are_refused(flags, message):
 def test_a_rehearsal_that_makes_no_sense_is_refused(argv, message, capsys):
   assert rehearse.main(argv) == 2
   assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'argv, counts',
+  [
+    (['--devices=8'], dict(processes=1, devices=8)),
+    (['--processes', '2'], dict(processes=2, devices=1)),
+    (['--processes=2', '--devices=4'], dict(processes=2, devices=4)),
+  ],
+)
+def test_devices_alone_are_those_of_one_process(argv, counts, monkeypatch):
+  started = []
+  monkeypatch.setattr(rehearse, 'run', lambda argv, **counts: started.append((argv, counts)) or 0)
+  assert rehearse.main([*argv, 'regression', '--steps=1']) == 0
+  assert started == [(['regression', '--steps=1'], counts)]
