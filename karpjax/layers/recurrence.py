@@ -71,23 +71,29 @@ def _update(cell: Cell, state, from_input, from_state, real):
   return new if real is None else jax.tree.map(lambda a, b: jnp.where(real, a, b), new, state)
 
 
+def _begun(state, fresh):
+  """The state that a time begins with: zeros where `fresh` […, batch, 1]."""
+  return state if fresh is None else jax.tree.map(lambda s: jnp.where(fresh, 0, s), state)
+
+
 def _product(h, kernel):
   return jnp.matmul(h.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
-def _forward(cell, initial, projected, kernel, bias, real):
-  def step(state, now):
-    from_input, real = now
+def _forward(cell, initial, projected, kernel, bias, real, fresh):
+  def step(before, now):
+    from_input, real, fresh = now
+    state = _begun(before, fresh)
     from_state = _product(state[0], kernel) + bias
     new = _update(cell, state, from_input, from_state, real)
-    return new, (new[0], state, from_state if cell.apart else from_input + from_state)
+    return new, (new[0], before, from_state if cell.apart else from_input + from_state)
 
-  final, (outputs, states, totals) = jax.lax.scan(step, initial, (projected, real))
+  final, (outputs, states, totals) = jax.lax.scan(step, initial, (projected, real, fresh))
   return (final, outputs), (states, totals)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def scan_over_time(cell: Cell, initial, projected, kernel, bias, real):
+def scan_over_time(cell: Cell, initial, projected, kernel, bias, real, fresh):
   """A cell over a sequence.
 
   Args:
@@ -97,25 +103,26 @@ def scan_over_time(cell: Cell, initial, projected, kernel, bias, real):
     kernel: [units, gates * units], in the dtype of the matmul.
     bias: [gates * units] float32, added to the state's part.
     real: [time, batch, 1] bool, False at padding, which leaves the state as it was; or None.
+    fresh: [time, batch, 1] bool, True where a time begins with a state of zeros, whatever came before; or None.
 
   Returns:
     The final state, and the outputs [time, batch, units] float32.
   """
-  return _forward(cell, initial, projected, kernel, bias, real)[0]
+  return _forward(cell, initial, projected, kernel, bias, real, fresh)[0]
 
 
-def _forward_and_keep(cell, initial, projected, kernel, bias, real):
-  result, (states, totals) = _forward(cell, initial, projected, kernel, bias, real)
-  return result, (states, totals, projected if cell.apart else None, kernel, real)
+def _forward_and_keep(cell, initial, projected, kernel, bias, real, fresh):
+  result, (states, totals) = _forward(cell, initial, projected, kernel, bias, real, fresh)
+  return result, (_begun(states, fresh), totals, projected if cell.apart else None, kernel, real, fresh)
 
 
 def _backward(cell, kept, given):
-  states, totals, projected, kernel, real = kept
+  states, totals, projected, kernel, real, fresh = kept
   d_final, d_outputs = given
   transposed = kernel.T
 
   def step(d_state, now):
-    d_output, state, total, from_input, real = now
+    d_output, state, total, from_input, real, fresh = now
     d_state = (d_state[0] + d_output, *d_state[1:])
     if cell.apart:
       _, pull = jax.vjp(lambda s, x, h: _update(cell, s, x, h, real), state, from_input, total)
@@ -125,16 +132,16 @@ def _backward(cell, kept, given):
       d_state, d_from_state = pull(d_state)
       d_input = None
     d_state = (d_state[0] + _product(d_from_state, transposed), *d_state[1:])
-    return d_state, (d_input, d_from_state)
+    return _begun(d_state, fresh), (d_input, d_from_state)
 
-  inputs = d_outputs, states, totals, projected, real
+  inputs = d_outputs, states, totals, projected, real, fresh
   d_initial, (d_projected, d_from_state) = jax.lax.scan(step, d_final, inputs, reverse=True)
   if not cell.apart:
     d_projected = d_from_state
   h, d = states[0].astype(kernel.dtype), d_from_state.astype(kernel.dtype)
   flat = lambda x: x.reshape(-1, x.shape[-1])  # [time, batch, n] -> [time * batch, n]
   d_kernel = jnp.matmul(flat(h).T, flat(d), preferred_element_type=jnp.float32).astype(kernel.dtype)
-  return d_initial, d_projected, d_kernel, d_from_state.sum((0, 1)), None
+  return d_initial, d_projected, d_kernel, d_from_state.sum((0, 1)), None, None
 
 
 scan_over_time.defvjp(_forward_and_keep, _backward)
@@ -166,18 +173,24 @@ class Recurrent(nn.Module):
     return tuple(jnp.zeros((batch, width), jnp.float32) for _ in range(CELLS[self.cell].arrays))
 
   @nn.compact
-  def __call__(self, x, initial: State | None = None, mask=None):
+  def __call__(self, x, initial: State | None = None, mask=None, fresh=None):
     """Reads a sequence.
 
     Args:
       x: [batch, time, in].
       initial: the state before the first time; zeros by default.
       mask: [batch, time] bool, False at padding: it leaves the state as it was, and its output is 0.
+      fresh: [batch, time] bool, True where another sequence begins, with a state of zeros; read forwards only.
 
     Returns:
       outputs [batch, time, directions * units] of `dtype`, those of the second direction in the sequence's own order,
       and the final state.
+
+    Raises:
+      ValueError: for `fresh` in a bidirectional layer.
     """
+    if fresh is not None and self.bidirectional:
+      raise ValueError('sequences after each other, by `fresh`, are read forwards only')
     cell = errors.choose('cell', self.cell, CELLS)
     directions, width = 1 + self.bidirectional, cell.gates * self.units
     uniform = initialisers.uniform(self.units**-0.5)
@@ -194,7 +207,7 @@ class Recurrent(nn.Module):
     else:
       state_bias = jnp.zeros((directions, width))
     x = jnp.swapaxes(x.astype(self.dtype), 0, 1)  # [time, batch, in]
-    real = None if mask is None else mask.T[..., None]  # [time, batch, 1]
+    real, fresh = (None if m is None else m.T[..., None] for m in (mask, fresh))  # [time, batch, 1]
     initial = self.initial(x.shape[1]) if initial is None else initial
     finals, outputs = [], []
     for d in range(directions):
@@ -203,11 +216,11 @@ class Recurrent(nn.Module):
       projected = linear.matmul(turn(x), input_kernel[d], jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
       if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
-        kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))
+        kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)
         gates = kept[1][1] + projected if cell.apart else kept[1][1]
         after = jax.tree.map(lambda s, f: jnp.concatenate([s[1:], f[None]]), kept[1][0], kept[0][0])
         self.sow('intermediates', 'inside', {'states': after, 'gates': gates})
-      final, output = scan_over_time(cell, begun, projected, state_kernel[d], state_bias[d], turn(real))
+      final, output = scan_over_time(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)
       finals.append(final)
       outputs.append(turn(output))
     output = jnp.swapaxes(jnp.concatenate(outputs, -1), 0, 1)  # [batch, time, directions * units]

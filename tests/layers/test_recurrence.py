@@ -99,6 +99,47 @@ def test_two_halves_carried_over_equal_the_whole(cell):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), last, final)
 
 
+@pytest.mark.parametrize('cell', CELLS)
+def test_sequences_after_each_other_are_each_alone(cell):
+  """Outputs, final states and gradients, also of the state before the first time: what is fresh hears of nothing earlier."""
+  rng = np.random.default_rng(2)
+  module, x, params = made(cell)
+  begun = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), module.initial(3))
+  fresh = np.zeros((3, 7), bool)
+  fresh[1, 4] = fresh[2, 0] = fresh[2, 5] = True  # the first example has one sequence, the second two, as has the third
+
+  def loss(params, begun, x, fresh=None):
+    outputs, final = module.apply(params, x, begun, None, fresh)
+    return jnp.sin(outputs).sum() + sum(jnp.cos(3 * f).sum() for f in final), outputs
+
+  def alone(params, begun, b, first, last, end):
+    """Of a part of a sequence: the loss has the final state where it is that of the whole."""
+    outputs, final = module.apply(params, x[b : b + 1, first:last], begun)
+    return jnp.sin(outputs).sum() + end * sum(jnp.cos(3 * f).sum() for f in final), outputs
+
+  both = lambda f, static=(): jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True), static_argnums=static)
+  (_, outputs), (gradient, into) = both(loss)(params, begun, x, fresh)
+  zeros, apart = module.initial(1), both(alone, (2, 3, 4, 5))
+  parts = [(0, 0, 7, 1), (1, 0, 4, 0), (1, 4, 7, 1), (2, 0, 5, 0), (2, 5, 7, 1)]
+  from_begun = {(0, 0), (1, 0)}
+  total = jax.tree.map(jnp.zeros_like, params)
+  for b, first, last, end in parts:
+    start = jax.tree.map(lambda s, b=b: s[b : b + 1], begun) if (b, first) in from_begun else zeros
+    (_, own), (slope, into_alone) = apart(params, start, b, first, last, end)
+    np.testing.assert_allclose(outputs[b : b + 1, first:last], own, atol=1e-6)
+    total = jax.tree.map(jnp.add, total, slope)
+    if (b, first) in from_begun:
+      jax.tree.map(lambda a, c, b=b: np.testing.assert_allclose(a[b], c[0], atol=1e-5), into, into_alone)
+  jax.tree.map(lambda a, c: np.testing.assert_allclose(a, c, atol=1e-4), gradient, total)
+  assert not any(np.asarray(d[2]).any() for d in into)
+
+
+def test_sequences_after_each_other_are_not_read_backwards():
+  module, x, params = made('gru', True)
+  with pytest.raises(ValueError, match='forwards only'):
+    module.apply(params, x, fresh=np.zeros((3, 7), bool))
+
+
 @pytest.mark.parametrize('cell', [pytest.param(c, marks=[] if c == 'lstm' else [pytest.mark.slow]) for c in CELLS])
 def test_padding_changes_nothing(cell):
   """Outputs, final state and gradients of a short sequence are those it has alone, whatever stands in its padding."""
