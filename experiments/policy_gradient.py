@@ -3,6 +3,7 @@
   python launch.py policy_gradient                                        # PPO balances a pole, 500,000 steps
   python launch.py policy_gradient --environment=acrobot --seeds=10
   python launch.py policy_gradient --algorithm=reinforce --batch_size=16 --steps=300
+  python launch.py policy_gradient --environment=cartpole_positions --memory=lstm     # velocities must be remembered
   python launch.py play runs/policy_gradient/…                            # an episode of the policy as GIF
 
 Williams 1992; Mnih et al. 2016 (A2C is its synchronous form); Schulman et al. 2016 and 2017. An example is an environment, and a
@@ -20,11 +21,11 @@ from flax import linen as nn
 from karpjax import command_line, config, errors, loop, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
-from karpjax.models.actor_critic import BODIES, ActorCritic
+from karpjax.models.actor_critic import BODIES, MEMORIES, ActorCritic
 from karpjax.program import Program, TrainState
 from karpjax.report import episodes as report
 from karpjax.rl import distributions, environments, policy_gradient, runs, statistics
-from karpjax.rl.environment import Box, Environment
+from karpjax.rl.environment import Box, Environment, Recalled, remember
 
 # what each algorithm has where a flag is not given
 ALGORITHMS = {
@@ -59,6 +60,13 @@ class Config(runs.Acting):
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
   shared: bool = config.flag(False, 'One body for policy and value.', group='Model')
   log_std: float = config.flag(0.0, "Where the log of a continuous policy's deviation begins.", group='Model')
+  memory: str = config.flag(
+    'none',
+    'A recurrent layer behind each body; minibatches then are of whole environments.',
+    choices=MEMORIES,
+    group='Model',
+  )
+  memory_width: int = config.flag(64, 'Its units.', group='Model')
   steps: config.Duration = config.run_flag('976', 'How many rollouts, each with its updates.')
   batch_size: int = config.data_flag(4, 'Environments, side by side, over all devices.')
   log_every: config.Duration = config.run_flag('50', 'A row of training metrics this often.', free=True)
@@ -103,32 +111,41 @@ def method(config: Config, limit: int) -> policy_gradient.Method:
 data = runs.data
 
 
-def build(config: Config, environment: Environment) -> tuple[distributions.Distribution, Callable, Callable]:
-  """The distribution of the actions; init: key -> params; apply: (params, observation) -> outputs, values."""
-  distribution = distributions.of(environment.action)
-  model = ActorCritic(
-    outputs=distribution.size,
+def network(config: Config, environment: Environment) -> ActorCritic:
+  return ActorCritic(
+    outputs=distributions.of(environment.action).size,
     continuous=isinstance(environment.action, Box),
     dtype=jnp.dtype(config.dtype),
     **config.model_options(),
   )
-  first = jnp.zeros((1, *environment.observation.shape))
-  init = lambda key: nn.meta.unbox(model.init(key, first))['params']
-  return distribution, init, lambda params, observation: model.apply({'params': params}, observation)
+
+
+def world(config: Config) -> Environment:
+  """The environment, which holds the policy's memory if it has one."""
+  environment = environments.make(config.environment)
+  return environment if config.memory == 'none' else remember(environment, network(config, environment).blank())
+
+
+def build(config: Config, environment: Environment) -> tuple[distributions.Distribution, Callable, Callable]:
+  """The distribution of the actions; init: key -> params; apply: as `policy_gradient.train_step` takes it."""
+  model = network(config, environment)
+  inputs = lambda observation: observation if isinstance(observation, Recalled) else (observation,)
+
+  def init(key):
+    first = jax.tree.map(lambda x: jnp.zeros((1, *x.shape)), jax.eval_shape(environment.reset, key)[1])
+    return nn.meta.unbox(model.init(key, *inputs(first)))['params']
+
+  def apply(params, observation, *fresh):
+    return model.apply({'params': params}, *inputs(observation), *fresh)
+
+  return distributions.of(environment.action), init, apply
 
 
 def player(config: Config) -> tuple[Environment, Callable, Callable]:
   """(environment, acting, noise): what an episode of a run's policy needs, see `rollout.episodes`."""
-  environment = environments.make(config.environment)
+  environment = world(config)
   distribution, _, apply = build(config, environment)
-
-  def acting(state, greedy):
-    def act(observation, noise):
-      outputs, _ = apply(state.params, policy_gradient.normalised(state.collections, observation))
-      return distribution.mode(outputs) if greedy else distribution.sample(outputs, noise)
-
-    return act
-
+  acting = lambda state, greedy: policy_gradient.actor(apply, distribution, state, greedy)
   return environment, acting, jax.vmap(distribution.noise)
 
 

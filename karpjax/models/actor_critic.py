@@ -1,17 +1,21 @@
-"""Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]."""
+"""Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]; with a
+memory, also of observations [batch, time, *shape] one after the other.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from karpjax import errors
-from karpjax.layers import convolution, linear
+from karpjax.layers import convolution, linear, recurrence
 from karpjax.models.mlp import ACTIVATIONS, check
 
 BODIES = ('mlp', 'cnn')
+MEMORIES = ('none', *recurrence.CELLS)
 
 
 def orthogonal(scale: float):
@@ -62,6 +66,8 @@ class ActorCritic(nn.Module):
     activation: 'tanh', 'relu' or 'gelu'.
     shared: whether policy and value share the body.
     log_std: where the logs of the deviations begin.
+    memory: 'none', or the cell of a recurrent layer between each body and what reads it: 'rnn', 'lstm' or 'gru'.
+    memory_width: its units.
     dtype: of the body; outputs are float32.
   """
 
@@ -72,25 +78,53 @@ class ActorCritic(nn.Module):
   activation: str = 'tanh'
   shared: bool = False
   log_std: float = 0.0
+  memory: str = 'none'
+  memory_width: int = 64
   dtype: Any = jnp.float32
 
+  def blank(self) -> dict[str, recurrence.State]:
+    """What is remembered of nothing: {body: zeros, each [memory_width]}; raises UsageError for an unknown memory."""
+    errors.choose('memory', self.memory, recurrence.CELLS)
+    state = recurrence.Recurrent(self.memory_width, self.memory, parent=None).initial(1)
+    return {name: jax.tree.map(lambda x: x[0], state) for name in (('body',) if self.shared else ('actor', 'critic'))}
+
   @nn.compact
-  def __call__(self, x):
-    """x: [batch, *shape] -> outputs [batch, outputs] float32, values [batch] float32.
+  def __call__(self, x, remembered=None, fresh=None):
+    """Outputs and values.
+
+    Args:
+      x: [batch, *shape], or where `fresh` is given [batch, time, *shape].
+      remembered: before this step, or the first of them: as `blank`, [batch, …]; of a policy with a memory.
+      fresh: [batch, time] bool, True where an episode begins, with a blank memory.
+
+    Returns:
+      outputs [batch, outputs] float32, values [batch] float32, or [batch, time, outputs] and [batch, time]; with a memory
+      also what is remembered after the last time.
 
     Raises:
       UsageError: for an unknown body or activation, or a width under 1.
     """
     activation = errors.choose('activation', self.activation, ACTIVATIONS)
     errors.choose('body', self.body, dict.fromkeys(BODIES))
-    check(widths=self.widths)
+    check(widths=self.widths, memory_width=self.memory_width)
     options = dict(body=self.body, widths=self.widths, activation=activation, dtype=self.dtype)
-    body = lambda name: features(x, name, **options)
+    lead, after = x.shape[: 1 if fresh is None else 2], {}
+
+    def body(name):
+      if self.memory == 'none':
+        return features(x, name, **options)
+      h = features(x.reshape(-1, *x.shape[len(lead) :]), name, **options)
+      h = h.reshape(len(x), -1, h.shape[-1])  # [batch, time, widths[-1]], of one time where there is no axis of it
+      layer = recurrence.Recurrent(self.memory_width, self.memory, dtype=self.dtype, name=f'{name}_memory')
+      h, after[name] = layer(h, remembered[name], fresh=fresh)  # [batch, time, memory_width]
+      return h.reshape(*lead, -1).astype(jnp.float32)
+
     acting = body('body' if self.shared else 'actor')
     judging = acting if self.shared else body('critic')
     numbers = self.outputs // 2 if self.continuous else self.outputs
     outputs = linear.Dense(numbers, kernel_init=orthogonal(0.01), name='policy')(acting)
     if self.continuous:
       log_std = self.param('log_std', nn.initializers.constant(self.log_std), (numbers,))
-      outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # [batch, 2 * numbers]
-    return outputs, linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(judging)[:, 0]
+      outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # […, 2 * numbers]
+    values = linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(judging)[..., 0]
+    return (outputs, values) if self.memory == 'none' else (outputs, values, after)

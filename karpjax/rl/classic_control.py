@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.rl import drawing
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, time_limit
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, time_limit
 
 NEVER = np.bool_(False)
 
@@ -43,6 +43,11 @@ def cartpole() -> Environment:
   high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)
   pure = Environment('cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole)
   return time_limit(pure, 500)
+
+
+def cartpole_positions() -> Environment:
+  """The cartpole without velocities: [2] float32, position and angle; what moves must be remembered (Wierstra et al. 2007)."""
+  return partly_observed(cartpole(), 'cartpole_positions', (0, 2))
 
 
 def acrobot() -> Environment:
@@ -148,6 +153,7 @@ def mountain_car(continuous: bool = False) -> Environment:
 
 ENVIRONMENTS = {
   'cartpole': cartpole,
+  'cartpole_positions': cartpole_positions,
   'acrobot': acrobot,
   'pendulum': pendulum,
   'mountain_car': mountain_car,

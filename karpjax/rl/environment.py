@@ -6,7 +6,7 @@ that an episode ended with is never lost.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,3 +164,50 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
   render = environment.render and (lambda states: environment.render(states[0]))
   outcomes = lambda state: environment.outcomes(state[0])
   return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render, outcomes=outcomes)
+
+
+def partly_observed(environment: Environment, name: str, places: tuple[int, ...]) -> Environment:
+  """The same, called `name`, of whose observations only the numbers at `places` of the last axis are seen."""
+  chosen = np.asarray(places)
+
+  def reset(key):
+    state, observation = environment.reset(key)
+    return state, observation[..., chosen]
+
+  def step(key, state, action):
+    state, reached = environment.step(key, state, action)
+    return state, reached.replace(observation=reached.observation[..., chosen])
+
+  box = environment.observation
+  low, high = (np.broadcast_to(bound, box.shape)[..., chosen] for bound in (box.low, box.high))
+  return dataclasses.replace(environment, name=name, reset=reset, step=step, observation=Box(low.shape, low, high))
+
+
+class Recalled(NamedTuple):
+  """An observation or an action, with what the policy remembers: before the one, after the other.
+
+  Attributes:
+    value: the observation, or the action.
+    memory: any pytree.
+  """
+
+  value: Any
+  memory: Any
+
+
+def remember(environment: Environment, blank) -> Environment:
+  """The same, as a world that holds a policy's memory: its observations and its actions are `Recalled`.
+
+  What an action leaves comes back with the next observation, and an episode begins with `blank`. So a memory lives where the
+  environments live, and is reset where they are. The Boxes stay those of the values.
+  """
+
+  def reset(key):
+    state, observation = environment.reset(key)
+    return state, Recalled(observation, blank)
+
+  def step(key, state, action):
+    state, reached = environment.step(key, state, action.value)
+    return state, reached.replace(observation=Recalled(reached.observation, action.memory))
+
+  return dataclasses.replace(environment, reset=reset, step=step)

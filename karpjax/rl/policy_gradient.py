@@ -15,7 +15,7 @@ from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair
 from karpjax.rl import returns, statistics
 from karpjax.rl import rollout as rollouts
 from karpjax.rl.distributions import Distribution
-from karpjax.rl.environment import Environment
+from karpjax.rl.environment import Environment, Recalled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +54,28 @@ class Method:
   microbatches: int = 1
 
 
+def value_of(observation):
+  """The observation itself, without what is remembered with it."""
+  return observation.value if isinstance(observation, Recalled) else observation
+
+
 def normalised(collections, observation):
   """The observation as the networks see it."""
-  running = collections.get('observation')
-  return observation if running is None else statistics.standardise(running, observation)
+  if (running := collections.get('observation')) is None:
+    return observation
+  seen = statistics.standardise(running, value_of(observation))
+  return observation._replace(value=seen) if isinstance(observation, Recalled) else seen
+
+
+def actor(apply: Callable, distribution: Distribution, state: TrainState, greedy: bool = False) -> Callable:
+  """The act of `rollout.rollout` by a state's policy: drawn actions, or the likeliest ones. `apply` is that of `train_step`."""
+
+  def act(observation, noise):
+    outputs, _, *memory = apply(state.params, normalised(state.collections, observation))
+    action = distribution.mode(outputs) if greedy else distribution.sample(outputs, noise)
+    return Recalled(action, *memory) if memory else action
+
+  return act
 
 
 def rollout(
@@ -69,11 +87,7 @@ def rollout(
   world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
   running = rollouts.start(environment, fresh) if method.whole_episodes else state.per_example['running']
   noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
-
-  def act(observation, noise):
-    outputs, _ = apply(state.params, normalised(state.collections, observation))
-    return distribution.sample(outputs, noise)
-
+  act = actor(apply, distribution, state)
   return rollouts.rollout(environment, act, running, world, noise, method.rollout)
 
 
@@ -83,8 +97,29 @@ def shuffles(state: TrainState, method: Method):
   return jax.random.split(key, method.epochs)
 
 
+def examples_of(seen: rollouts.Transition, given: dict) -> dict:
+  """What minibatches are cut from: steps, or of a policy that remembers whole environments.
+
+  Args:
+    seen: a rollout, [time, environments, …].
+    given: more arrays [time, environments, …].
+
+  Returns:
+    'observation', 'action' and what is given, [time * environments, …]; or [environments, time, …], where 'observation' is
+    Recalled with the memory [environments, …] before the first time, and with 'fresh', where a step is its episode's first.
+  """
+  examples = {'observation': seen.observation, 'action': seen.action, **given}
+  if not isinstance(seen.observation, Recalled):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)
+  first = jax.tree.map(lambda x: x[0], seen.observation.memory)  # blank already where an episode begins
+  fresh = jnp.concatenate([jnp.zeros_like(seen.end[:1]), seen.end[:-1]])
+  examples |= {'observation': seen.observation.value, 'action': seen.action.value, 'fresh': fresh}
+  examples = jax.tree.map(lambda x: x.swapaxes(0, 1), examples)
+  return {**examples, 'observation': Recalled(examples['observation'], first)}
+
+
 def standardised(advantages, mask):
-  """Those of a minibatch [size], over all replicas, with mean 0 and deviation 1."""
+  """Those of a minibatch, [size] or [environments, time], over all replicas, with mean 0 and deviation 1."""
   count = jnp.maximum(gradients.total(mask.sum()), 1)
   mean = gradients.total(jnp.where(mask, advantages, 0).sum()) / count
   variance = gradients.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
@@ -102,7 +137,9 @@ def train_step(
 
   Args:
     environment: of one world.
-    apply: (params, observation [batch, …]) -> outputs [batch, size], values [batch].
+    apply: (params, observation [batch, …]) -> outputs [batch, size], values [batch]; where the environment is one of
+      `environment.remember`, also what the policy remembers next. It then also takes (params, Recalled of an observation
+      [batch, time, …] and the memory [batch, …] before, fresh [batch, time] bool), and gives outputs and values [batch, time, …].
     distribution: of the actions, given these outputs.
     optimiser: makes `epochs` × `minibatches` updates a step.
     method: the algorithm.
@@ -117,17 +154,18 @@ def train_step(
   """
   plain = isinstance(method.clip, int | float) and method.clip == 0
 
-  def policy(params, collections, observation):
-    return apply(params, normalised(collections, observation))
+  def policy(params, collections, observation, *fresh):
+    return apply(params, normalised(collections, observation), *fresh)[:2]
 
   def many(params, collections, observation):
-    """[time, environments, …] -> outputs [time, environments, size], values [time, environments]."""
-    lead = observation.shape[:2]
-    outputs, values = policy(params, collections, observation.reshape(-1, *observation.shape[2:]))
+    """[time, environments, …] -> outputs [time, environments, size], values [time, environments]; each step by itself."""
+    lead = value_of(observation).shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+    outputs, values = policy(params, collections, flat)
     return outputs.reshape(*lead, -1), values.reshape(lead)
 
   def loss(params, collections, batch, key):
-    outputs, values = policy(params, collections, batch['observation'])
+    outputs, values = policy(params, collections, batch['observation'], *([batch['fresh']] if 'fresh' in batch else []))
     log_probs = distribution.log_prob(outputs, batch['action'])
     advantages, mask = batch['advantage'], batch['mask']
     if plain:
@@ -150,7 +188,7 @@ def train_step(
     }
     # all sums at once: each alone would be several calls of the CPU
     rows = jax.lax.stop_gradient(jnp.stack([x.astype(jnp.float32) for x in each.values()]))
-    sums, count = jnp.where(mask, rows, 0).sum(1), mask.sum().astype(jnp.float32)
+    sums, count = jnp.where(mask, rows, 0).sum(tuple(range(1, rows.ndim))), mask.sum().astype(jnp.float32)
     metrics = {name: (sums[i], count) for i, name in enumerate(each)}
     return {'loss': pair(total, mask), **metrics}, collections
 
@@ -183,22 +221,23 @@ def train_step(
       mask = jnp.cumsum(seen.end, 0) - seen.end == 0  # up to the first end, and with it
     if not method.baseline:
       advantages = targets
-    examples = {
-      'observation': seen.observation,
-      'action': seen.action,
-      'log_prob': distribution.log_prob(outputs, seen.action),
+    given = {
+      'log_prob': distribution.log_prob(outputs, value_of(seen.action)),
       'value': values,
       'advantage': advantages,
       'target': targets,
       'mask': mask,
     }
-    examples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)  # [time * environments, …]
-    size = mask.size
+    examples = examples_of(seen, given)
+    size = len(examples['mask'])
     if size % (method.minibatches * method.microbatches):
+      whole = 'fresh' in examples
       raise UsageError(
-        f'{size} steps of a rollout on one device cannot be cut into {method.minibatches} minibatches'
+        f'{size} {"environments" if whole else "steps of a rollout"} on one device cannot be cut into '
+        f'{method.minibatches} minibatches'
         + (f' of {method.microbatches} microbatches' if method.microbatches > 1 else '')
-        + ': another --rollout, --batch_size or --minibatches is needed'
+        + (', and a memory needs whole rollouts' if whole else '')
+        + f': another {"" if whole else "--rollout, "}--batch_size or --minibatches is needed'
       )
 
     def epoch(carry, key):
@@ -215,7 +254,7 @@ def train_step(
     (params, opt_state, _), metrics = jax.lax.scan(epoch, begun, shuffles(state, method))
     metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
     if 'observation' in collections:
-      collections['observation'] = statistics.update(collections['observation'], seen.observation)
+      collections['observation'] = statistics.update(collections['observation'], value_of(seen.observation))
     explained = gradients.mean(returns.explained_variance(values, targets))
     metrics = {
       **{name: x for name, x in metrics.items() if name != 'loss'},

@@ -10,7 +10,9 @@ from experiments import policy_gradient as experiment
 from karpjax import checkpoint, config, play
 from karpjax.errors import UsageError
 from karpjax.program import ROLLOUT, example_keys
-from karpjax.rl import environments, rollout
+from karpjax.rl import environments, returns, rollout
+from karpjax.rl import policy_gradient as methods
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
 
 SMALL = dict(
   batch_size=8, rollout=16, minibatches=2, epochs=2, widths=(8,), steps='12', log_every='3', checkpoint_every='5',
@@ -19,6 +21,9 @@ SMALL = dict(
 
 
 EVERYTHING = dict(scale_rewards=True, normalise_observations=True)  # that the state can hold
+
+
+MEMORY = dict(memory='lstm', memory_width=8)
 
 
 def run(folder, **changes):
@@ -156,10 +161,161 @@ def test_a_policy_that_has_moved_too_far_is_left_alone():
   assert count == 2 and seen == 2 * 128  # the second update finds that the first went too far, and is the last
 
 
+@pytest.fixture(scope='module')
+def remembering(tmp_path_factory):
+  """A run of six updates of a policy with a memory."""
+  return run(tmp_path_factory.mktemp('remembering') / 'run', **EVERYTHING, **MEMORY, steps='6', checkpoint_every='3')
+
+
+def test_a_memory_goes_on_to_the_same_bits(remembering, tmp_path):
+  run(tmp_path / 'cut', **EVERYTHING, **MEMORY, steps='3', checkpoint_every='3')
+  one, other = (
+    arrays(remembering),
+    arrays(run(tmp_path / 'cut', **EVERYTHING, **MEMORY, steps='6', checkpoint_every='3')),
+  )
+  held = [x for name, x in one.items() if 'running' in name and 'memory' in name]
+  assert [x.shape for x in held] == [(8, 8)] * 4 and all(np.any(x) for x in held)  # of actor and critic, h and c
+  assert one.keys() == other.keys()
+  for name in one:
+    assert one[name].tobytes() == other[name].tobytes(), name
+
+
+def test_vmapped_seeds_have_memories_of_their_own(tmp_path):
+  together = run(tmp_path / 'both', **MEMORY, seeds=2, steps='2', seed=4)
+  alone = run(tmp_path / 'alone', **MEMORY, steps='2', seed=5)
+  both = arrays(together)
+  for name, x in arrays(alone).items():
+    if 'params' in name or 'memory' in name:
+      np.testing.assert_allclose(both[name][1], x, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:4,fsdp:2'), dict(microbatches=4)])
+def test_layouts_remember_the_same(layout, tmp_path):
+  given = UNSHUFFLED | MEMORY
+  one, other = arrays(run(tmp_path / 'one', **given)), arrays(run(tmp_path / 'run', **given, **layout))
+  for name in one:
+    if 'key' not in name:
+      np.testing.assert_allclose(other[name], one[name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def with_memory(**changes):
+  """Settings, program, and the state and the batch of a second step, whose rollout begins amid episodes."""
+  settings = config.resolve(experiment.Config(**SMALL | MEMORY | changes), 8)
+  program = experiment.program(settings, experiment.data(settings).spec)
+  batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
+  step = jax.jit(program.step)
+  return settings, step, step(jax.jit(program.init)(jax.random.key(0)), batch)[0], batch
+
+
+def step_by_step(apply, params, seen, memory):
+  """Outputs and values [time, environments, …], by single steps, with a memory of zeros after each end."""
+
+  def step(memory, now):
+    observation, end = now
+    outputs, values, memory = apply(params, methods.Recalled(observation, memory))
+    return jax.tree.map(lambda m: jnp.where(end[:, None], 0, m), memory), (outputs, values)
+
+  return jax.lax.scan(step, memory, (seen.observation.value, seen.end))[1]
+
+
+def rolled_out(settings, state, batch):
+  """(apply, distribution, the Transition) of a state's next step."""
+  environment, method = experiment.world(settings), experiment.method(settings, 500)
+  distribution, _, apply = experiment.build(settings, environment)
+  play = jax.jit(lambda state: methods.rollout(environment, apply, distribution, method, state, batch)[1])
+  return apply, distribution, play(state)
+
+
+def test_an_update_recomputes_the_rollouts_log_probabilities():
+  settings, _, state, batch = with_memory(rollout=40)
+  apply, distribution, seen = rolled_out(settings, state, batch)
+  memory = state.per_example['running'].observation.memory
+  outputs, values = jax.jit(lambda p: step_by_step(apply, p, seen, memory))(state.params)
+  assert np.asarray(seen.end)[:-1].any() and np.any(memory['actor'][0])
+  # the noise made these actions of these outputs, so they are those that acted
+  chosen = distribution.log_prob(outputs, seen.action.value)
+  examples = methods.examples_of(seen, {'log_prob': chosen, 'value': values})
+  again, revalued, _ = jax.jit(apply)(state.params, examples['observation'], examples['fresh'])
+  recomputed = distribution.log_prob(again, examples['action'])
+  np.testing.assert_allclose(recomputed, examples['log_prob'], atol=1e-5)
+  np.testing.assert_allclose(revalued, examples['value'], atol=1e-4)
+  # a memory that is carried across an end would give others
+  carried, *_ = jax.jit(apply)(state.params, examples['observation'], np.zeros_like(examples['fresh']))
+  assert np.abs(distribution.log_prob(carried, examples['action']) - recomputed).max() > 1e-4
+
+
+def test_an_update_with_a_memory_is_the_gradient_through_single_steps():
+  given = dict(
+    algorithm='a2c', rollout=24, minibatches=None, epochs=None, optimiser='sgd', epsilon=None, clip=0.0,
+    learning_rate=0.01, entropy=0.1, gae=0.9,
+  )  # fmt: skip
+  settings, step, state, batch = with_memory(**given)
+  after, _ = step(state, batch)
+  apply, _, seen = rolled_out(settings, state, batch)
+  memory = state.per_example['running'].observation.memory
+  assert np.asarray(seen.end)[:-1].any()
+
+  def loss(params):
+    outputs, values = step_by_step(apply, params, seen, memory)
+    following = jax.vmap(lambda observation: apply(params, observation)[1])(seen.next_observation)
+    advantages = returns.advantages(
+      seen.reward, values, following, seen.terminated, seen.truncated, discount=0.99, decay=0.9
+    )
+    advantages, targets = jax.lax.stop_gradient((advantages, advantages + values))
+    log_probs = jnp.take_along_axis(jax.nn.log_softmax(outputs), seen.action.value[..., None], -1)[..., 0]
+    chances = jax.nn.softmax(outputs)
+    entropy = -(chances * jnp.log(chances)).sum(-1)
+    return (-advantages * log_probs + 0.5 * 0.5 * (values - targets) ** 2 - 0.1 * entropy).mean()
+
+  expected = jax.tree.map(lambda p, g: p - 0.01 * g, state.params, jax.jit(jax.grad(loss))(state.params))
+  for name, x in checkpoint.to_arrays(expected).items():
+    np.testing.assert_allclose(checkpoint.to_arrays(after.params)[name], x, rtol=1e-4, atol=1e-5, err_msg=name)
+  assert (
+    np.abs(after.params['actor_memory']['state_kernel'] - state.params['actor_memory']['state_kernel']).max() > 1e-6
+  )
+
+
+def cue() -> Environment:
+  """±1 is seen at first and 0 afterwards; the third action is rewarded by 1 where it tells which it was."""
+
+  def reset(key):
+    sign = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+    return (sign, jnp.zeros((), jnp.int32)), sign[None]
+
+  def step(key, state, action):
+    sign, t = state
+    over = t == 2
+    reward = jnp.where(over & ((action == 1) == (sign > 0)), 1.0, 0.0)
+    return (sign, t + 1), TimeStep(jnp.zeros(1), reward, over, jnp.zeros((), bool))
+
+  return Environment('cue', reset, step, Box((1,), -1.0, 1.0), Discrete(2), 3, shortest=3)
+
+
+def test_only_a_policy_with_a_memory_remembers_the_cue(monkeypatch):
+  monkeypatch.setitem(environments.ENVIRONMENTS, 'cue', cue)
+
+  def learnt(memory):
+    given = dict(environment='cue', batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8)
+    settings = config.resolve(experiment.Config(**SMALL | given), 32)
+    program = experiment.program(settings, experiment.data(settings).spec)
+    batch = {'world': np.arange(32, dtype=np.int32), 'index': np.arange(32, dtype=np.int32)}
+    train = lambda state: jax.lax.scan(lambda s, _: (program.step(s, batch)[0], None), state, None, length=60)[0]
+    state = jax.jit(lambda key: train(program.init(key)))(jax.random.key(0))
+    worlds = {'world': np.arange(1000, 1400, dtype=np.int32), 'mask': np.ones(400, bool)}
+    return program.summarise(jax.device_get(jax.jit(program.evaluate)(state, worlds, jax.random.key(1))))
+
+  assert learnt('lstm')['episode_return'] > 0.95
+  assert learnt('none')['episode_return'] < 0.6  # half of the cues, whatever it does; the deviation is 0.025
+
+
 @pytest.mark.parametrize(
   'given, message',
   [
     (dict(environment='cartpol'), 'Did you mean cartpole'),
+    (dict(MEMORY, minibatches=3), 'cannot be cut into 3 minibatches, and a memory needs whole rollouts'),
+    (dict(memory='lstn'), 'Did you mean lstm'),
+    (dict(MEMORY, memory_width=0), '--memory_width=0'),
     (dict(minibatches=3), 'cannot be cut into 3 minibatches'),
     (dict(batch_size=0), '--batch_size=0'),
     (dict(algorithm='reinforce', rollout=10), 'whole episodes'),
@@ -172,6 +328,13 @@ def test_bad_input_is_one_line(given, message, tmp_path):
   with pytest.raises(UsageError, match=message) as error:
     run(tmp_path / 'run', **given)
   assert '\n' not in str(error.value) and not (tmp_path / 'run').exists()
+
+
+def test_an_episode_is_played_with_a_memory(remembering, tmp_path, capsys):
+  assert play.main([str(remembering.folder), '--stochastic', f'--output={tmp_path / "a.gif"}']) == 0
+  length = int(float(capsys.readouterr().out.split()[1].rstrip(':')))
+  with Image.open(tmp_path / 'a.gif') as shown:
+    assert 2 <= shown.n_frames <= min(length + 1, 250)
 
 
 def test_an_episode_is_played(whole, tmp_path, capsys):

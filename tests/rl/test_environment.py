@@ -7,8 +7,8 @@ import pytest
 
 from karpjax.errors import UsageError
 from karpjax.rl import environment as protocol
-from karpjax.rl import environments
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+from karpjax.rl import environments, rollout
+from karpjax.rl.environment import Box, Discrete, Environment, Recalled, TimeStep
 
 
 def counter(over=5):
@@ -73,6 +73,37 @@ def test_frames_are_stacked_the_last_at_the_end():
   np.testing.assert_array_equal(first, [0, 0, 0])
   np.testing.assert_array_equal([s.observation for s in steps], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]])
   assert stacked.observation.shape == (3,) and stacked.observation.high.tolist() == [9, 9, 9]
+
+
+def test_a_world_holds_what_a_policy_remembers_until_the_episodes_end():
+  """A policy that counts its steps: of episodes of five in a rollout of twelve, and in the one that goes on from there."""
+  world = protocol.remember(counter(), {'count': np.int32(0)})
+
+  def act(observation, noise):
+    return Recalled(jnp.zeros(2, jnp.int32), {'count': observation.memory['count'] + 1})
+
+  keys = jax.random.split(jax.random.key(0), 2)
+  play = jax.jit(lambda running: rollout.rollout(world, act, running, keys, jnp.zeros((12, 2)), 12))
+  running, seen = play(rollout.start(world, keys))
+  count = np.arange(12) % 5
+  for one in range(2):
+    np.testing.assert_array_equal(seen.observation.memory['count'][:, one], count)
+    np.testing.assert_array_equal(seen.next_observation.memory['count'][:, one], count + 1)
+    np.testing.assert_array_equal(seen.observation.value[:, one, 0], count)
+  np.testing.assert_array_equal(play(running)[1].observation.memory['count'][:, 0], (np.arange(12) + 2) % 5)
+  ends = rollout.episodes(world, act, keys, lambda keys: keys)
+  np.testing.assert_array_equal(ends.observation.memory['count'], [5, 5])
+
+
+def test_velocities_are_hidden():
+  hidden, whole, key = environments.make('cartpole_positions'), environments.make('cartpole'), jax.random.key(1)
+  (state, seen), (same, full) = hidden.reset(key), whole.reset(key)
+  np.testing.assert_array_equal(seen, full[np.array([0, 2])])
+  _, reached = hidden.step(key, state, 1)
+  _, expected = whole.step(key, same, 1)
+  np.testing.assert_array_equal(reached.observation, expected.observation[np.array([0, 2])])
+  assert hidden.name == 'cartpole_positions' and hidden.observation.shape == (2,) and hidden.limit == 500
+  np.testing.assert_allclose(hidden.observation.high, [4.8, 24 * np.pi / 180], rtol=1e-6)
 
 
 def test_an_unknown_environment_is_offered_the_nearest():
