@@ -8,24 +8,28 @@ import warnings
 from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h)
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def keep_memory() -> None:
   """Lets the C library keep freed memory for the next step, where it is glibc.
 
   XLA's CPU backend asks for a step's temporaries anew at each call. glibc gives such large blocks back to the system at
-  once, and the page faults of getting them again can cost as much as a third of a step.
+  once, and the page faults of getting them again can cost as much as a third of a step. Only the main thread's arena can
+  hold blocks beyond 64 MB, so that thread is to ask. (A single arena for all threads would make those that compile wait
+  for each other, 40 % of the time.)
   """
   if not sys.platform.startswith('linux'):
     return
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is None:
     return
-  mallopt(M_ARENA_MAX, 1)  # arenas of other threads cannot hold large blocks
   mallopt(M_MMAP_MAX, 0)
   mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
   mallopt(M_TOP_PAD, 64 * 2**20)
+  import jax
+
+  jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def remember_compilations(folder: str) -> None:
@@ -42,7 +46,7 @@ def remember_compilations(folder: str) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-LARGE_STEP = 1e8  # FLOPs
+LARGE_STEP = 1e8  # FLOPs of one seed
 
 
 @functools.cache
@@ -65,13 +69,14 @@ def _onednn() -> dict:
   return options
 
 
-def compiler_options(flops: float | None) -> dict:
-  """Options for the compilation of a program of so many FLOPs a step.
+def compiler_options(flops: float | None, seeds: int = 1) -> dict:
+  """Options for the compilation of a program of so many FLOPs a step, for all its seeds together.
 
   On the CPU, large steps call oneDNN, whose convolutions are faster than XLA's own with jax 0.12 (`launch.py bench
-  resnet20`). Small ones, as `bench lecun1989`, would spend more on the calls than on the work; jax 0.10 gains nothing.
+  resnet20`). Small ones, as `bench lecun1989`, would spend more on the calls than on the work, with many seeds as well,
+  whose matmuls are no larger: sixteen of `bench ppo_cartpole` take a third longer. jax 0.10 gains nothing.
   """
-  return _onednn() if (flops or 0) >= LARGE_STEP else {}
+  return _onednn() if (flops or 0) / seeds >= LARGE_STEP else {}
 
 
 def cpu(threads: int, parallel: str) -> None:

@@ -9,12 +9,13 @@ from karpjax import costs, gradients, start_up
 from karpjax.layouts.layout import Layout, structs
 
 
-def one_device() -> Layout:
+def one_device(seeds: int = 1) -> Layout:
   copy = lambda tree: jax.tree.map(jnp.array, tree)  # calls donate it
+  options = lambda flops: start_up.compiler_options(flops, seeds)
 
   def compile(function, arguments, replicated):
     lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
-    return costs.compiled(lowered, options=start_up.compiler_options)
+    return costs.compiled(lowered, options=options)
 
   return Layout(
     parts=1,
@@ -30,7 +31,7 @@ def one_device() -> Layout:
     cut=lambda x, axis: x,
     rows=lambda size: slice(None),
     compile=compile,
-    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=start_up.compiler_options(flops)),
+    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=options(flops)),
     fetch=jax.device_get,
   )
 

@@ -116,7 +116,7 @@ def of_seeds(devices, seeds: int, described: bool) -> Layout:
 
   def options(flops):  # each device of a CPU is a core, which has no other to share an operation with
     alone = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}
-    return alone | start_up.compiler_options(flops)
+    return alone | start_up.compiler_options(flops, seeds)
 
   def compile(function, arguments, replicated):
     given = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already

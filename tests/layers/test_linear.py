@@ -13,8 +13,10 @@ def drawn(*shape):
   return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
 
 
-# narrow outputs, of many rows or few, have a form of their own on the CPU
-@pytest.mark.parametrize('shape, out', [((3,), 4), ((5, 3), 4), ((2, 5, 3), 4), ((2, 5, 48), 4), ((256, 96), 20)])
+# small products, and narrow outputs of many rows or few, have forms of their own on the CPU
+@pytest.mark.parametrize(
+  'shape, out', [((3,), 4), ((5, 3), 4), ((2, 5, 3), 4), ((2, 5, 48), 4), ((256, 96), 20), ((600, 64), 64)]
+)
 def test_values_and_gradients_are_those_of_the_plain_matmul(shape, out):
   x, kernel, target = drawn(*shape), drawn(shape[-1], out) / 10, drawn(*shape[:-1], out)
   loss = lambda matmul: lambda x, kernel: ((jnp.tanh(matmul(x, kernel)) - target) ** 2).sum()
