@@ -24,7 +24,7 @@ def plainly() -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:
-    found = re.search(rf'^{Failed.__module__}\.Failed: (.*)', str(error), re.MULTILINE)
+    found = re.search(r'^(?:\S+\.)?Failed: (.*)', str(error), re.MULTILINE)
     if not found:
       raise
     raise Failed(found[1]) from None

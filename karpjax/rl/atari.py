@@ -23,6 +23,13 @@ def field(frame) -> np.ndarray:
   return (~np.isin(red, (0, *BACKGROUNDS))).astype(np.int8)[..., None]
 
 
+def lent(environment) -> dict:
+  """What an environment around another has of it as it is."""
+  return {
+    name: getattr(environment, name) for name in ('action_space', 'observation_space', 'metadata', 'render', 'close')
+  }
+
+
 class Grey:
   """An action lasts `skip` frames, of which the last two are seen, as `small_grey`.
 
@@ -33,8 +40,7 @@ class Grey:
 
   def __init__(self, environment, skip: int):
     self.environment, self.skip = environment, skip
-    self.action_space, self.observation_space = environment.action_space, environment.observation_space
-    self.render, self.close = environment.render, environment.close
+    self.__dict__ |= lent(environment)
 
   def reset(self, seed):
     frame, about = self.environment.reset(seed=seed)
@@ -59,8 +65,7 @@ class Difference:
 
   def __init__(self, environment):
     self.environment = environment
-    self.action_space, self.observation_space = environment.action_space, environment.observation_space
-    self.render, self.close = environment.render, environment.close
+    self.__dict__ |= lent(environment)
 
   def reset(self, seed):
     frame, about = self.environment.reset(seed=seed)

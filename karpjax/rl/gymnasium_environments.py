@@ -67,8 +67,10 @@ def _maker(gymnasium, name: str, options: dict, is_atari: bool) -> Callable:
   return lambda **more: atari.Grey(gymnasium.make(name, **own, **more), options['skip'])
 
 
-def _draws(make: Callable) -> bool:
+def _draws(make: Callable, modes) -> bool:
   """Whether frames can be had here: some environments need packages for that which others do without."""
+  if 'rgb_array' not in modes:
+    return False
   try:
     tried = make(render_mode='rgb_array')
     tried.reset(seed=0)
@@ -130,8 +132,9 @@ def _found(text: str) -> Found:
   limit = options['limit'] or spec.max_episode_steps or (ATARI_FRAMES // options['skip'] if is_atari else 0)
   if not limit:
     raise errors.UsageError(f'gymnasium:{name} has no time limit of its own: gymnasium:{name},limit=1000 gives one')
+  draws = _draws(make, tried.metadata.get('render_modes', ()))
   stack = options['stack'] or (PIXELS[options['pixels']] if is_atari else 1)
-  return Found(make, observation, *_acting(name, tried.action_space, options['actions']), limit, stack, _draws(make))
+  return Found(make, observation, *_acting(name, tried.action_space, options['actions']), limit, stack, draws)
 
 
 def _acting(name: str, space, chosen: str) -> tuple[Discrete | Box, Callable]:
