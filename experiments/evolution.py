@@ -30,7 +30,7 @@ from karpjax.rl.environment import Box, Environment, scale_action
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
+  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME or brax:NAME.')
   deviation: float = config.flag(0.1, 'σ of the perturbations.')
   worlds: int = config.flag(1, 'Episodes of each member of the population.')
   ranked: bool = config.flag(True, 'Whether centred ranks stand for returns.')

@@ -38,7 +38,7 @@ ALGORITHMS = {
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
   environment: str = config.flag(
-    'cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME, or gymnasium:NAME on the host.'
+    'cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.'
   )
   algorithm: str = config.flag(
     'ppo', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS

@@ -13,7 +13,7 @@ NAMES = tuple(ENVIRONMENTS)
 
 
 def make(name: str) -> Environment:
-  """The environment called `name`: one of NAMES, gymnax:NAME, or gymnasium:NAME on the host.
+  """The environment called `name`: one of NAMES, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.
 
   Raises:
     UsageError: for another name; the nearest is offered. Where a package is missing, its line of installation.
@@ -23,6 +23,10 @@ def make(name: str) -> Environment:
     from karpjax.rl import gymnax_environments
 
     return gymnax_environments.make(rest)
+  if package == 'brax' and rest:
+    from karpjax.rl import brax_environments
+
+    return brax_environments.make(rest)
   if package == 'gymnasium' and rest:
     from karpjax.rl import gymnasium_environments
 
