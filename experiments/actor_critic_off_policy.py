@@ -40,7 +40,9 @@ ALGORITHMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('pendulum', f'{", ".join(environments.NAMES)}, brax:NAME, or gymnasium:NAME on the host; of continuous actions.')
+  environment: str = config.flag(
+    'pendulum', f'{", ".join(environments.NAMES)}, brax:NAME, or gymnasium:NAME on the host; of continuous actions.'
+  )
   algorithm: str = config.flag(
     'sac', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from karpjax import errors
 from karpjax.rl.environment import Box, Environment, TimeStep, time_limit
@@ -42,7 +41,9 @@ def make(name: str) -> Environment:
     after = world.step(state, jnp.clip(action, -1, 1))
     after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
     terminated = after.done.astype(bool)
-    reached = TimeStep(after.obs.astype(jnp.float32), after.reward.astype(jnp.float32), terminated, jnp.zeros_like(terminated))
+    reached = TimeStep(
+      after.obs.astype(jnp.float32), after.reward.astype(jnp.float32), terminated, jnp.zeros_like(terminated)
+    )
     return strong(after), reached
 
   action = Box((world.action_size,), -1.0, 1.0)
