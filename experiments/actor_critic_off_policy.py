@@ -40,7 +40,9 @@ ALGORITHMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('pendulum', f'{", ".join(environments.NAMES)}; of continuous actions.')
+  environment: str = config.flag(
+    'pendulum', f'{", ".join(environments.NAMES)}, brax:NAME, or gymnasium:NAME on the host; of continuous actions.'
+  )
   algorithm: str = config.flag(
     'sac', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )
@@ -59,7 +61,7 @@ class Config(runs.Acting):
   tau: float = config.flag(0.005, 'How far an update moves the target networks.')
   discount: float = config.flag(0.99, 'γ.')
   policy_rate: float | None = config.flag(None, "The policy's learning rate; that of the critics if not given.")
-  body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
+  body: str = config.flag('mlp', 'cnn for images; nature for those of Atari games.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('20000', 'How often --train_frequency steps are made and learnt from.')
@@ -157,7 +159,7 @@ def optimisers(config: Config) -> dict:
 
 def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
-  environment, acting, noise = player(config)
+  environment, *_ = player(config)
   algorithm, both = method(config, *environment.action.shape), optimisers(config)
   fresh, actor, judges = build(config, environment)
 
@@ -174,10 +176,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   return Program(
     init=init,
     step=methods.train_step(environment, actor, judges, both, algorithm),
-    evaluate=functools.partial(metrics.evaluate, environment, acting, noise),
+    evaluate=functools.partial(metrics.evaluate, *player(config)),
     summarise=metrics.summarise,
     predict=predict,
-    report=functools.partial(report.draw, environment, acting, noise),
+    report=functools.partial(report.draw, *player(config)),
   )
 
 

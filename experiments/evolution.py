@@ -30,11 +30,11 @@ from karpjax.rl.environment import Box, Environment, scale_action
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
+  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME or brax:NAME.')
   deviation: float = config.flag(0.1, 'σ of the perturbations.')
   worlds: int = config.flag(1, 'Episodes of each member of the population.')
   ranked: bool = config.flag(True, 'Whether centred ranks stand for returns.')
-  body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
+  body: str = config.flag('mlp', 'cnn for images; nature for those of Atari games.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((32,), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('100', 'How many populations.')
@@ -85,8 +85,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
 
 def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: nothing but params in the state, a population and the update from it in a step."""
-  environment, acting, noise = player(config)
-  (_, fresh, act), algorithm = build(config), method(config)
+  (environment, fresh, act), algorithm = build(config), method(config)
   optimiser = optim.configured(config)
 
   def predict(state, batch, key):
@@ -96,10 +95,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   return Program(
     init=lambda key: TrainState.create(key, fresh(key), optimiser),
     step=evolution.train_step(environment, act, optimiser, algorithm),
-    evaluate=functools.partial(metrics.evaluate, environment, acting, noise, stochastic=False),
+    evaluate=functools.partial(metrics.evaluate, *player(config), stochastic=False),
     summarise=metrics.summarise,
     predict=predict,
-    report=functools.partial(report.draw, environment, acting, noise),
+    report=functools.partial(report.draw, *player(config)),
   )
 
 

@@ -37,7 +37,9 @@ ALGORITHMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME.')
+  environment: str = config.flag(
+    'cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.'
+  )
   algorithm: str = config.flag(
     'ppo', 'Its own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )
@@ -54,8 +56,9 @@ class Config(runs.Acting):
   normalise: bool | None = config.flag(None, "Whether a minibatch's advantages get mean 0 and deviation 1.")
   target_kl: float = config.flag(0.0, 'No more updates from a rollout once the policy has moved so far; 0: no limit.')
   normalise_observations: bool = config.flag(False, 'By their running mean and deviation.')
+  points: bool = config.flag(False, 'Whether a reward other than 0 ends the return, as a point of Pong does.')
   scale_rewards: bool = config.flag(False, 'By the running deviation of their discounted sum.')
-  body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
+  body: str = config.flag('mlp', 'cnn for images; nature for those of Atari games.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
   shared: bool = config.flag(False, 'One body for policy and value.', group='Model')
@@ -97,6 +100,7 @@ def method(config: Config, limit: int) -> policy_gradient.Method:
     value=config.value,
     normalise=given('normalise', 'normalise'),
     target_kl=config.target_kl,
+    points=config.points,
     scale_rewards=config.scale_rewards,
     microbatches=config.microbatches,
   )
@@ -151,7 +155,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
 
 def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: environments in the state, a rollout and its updates in a step."""
-  environment, acting, noise = player(config)
+  environment, *_ = player(config)
   algorithm = method(config, environment.limit)
   distribution, fresh, apply = build(config, environment)
   updates = algorithm.epochs * algorithm.minibatches
@@ -177,10 +181,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   return Program(
     init=init,
     step=policy_gradient.train_step(environment, apply, distribution, optimiser, algorithm),
-    evaluate=functools.partial(metrics.evaluate, environment, acting, noise),
+    evaluate=functools.partial(metrics.evaluate, *player(config)),
     summarise=metrics.summarise,
     predict=predict,
-    report=functools.partial(report.draw, environment, acting, noise),
+    report=functools.partial(report.draw, *player(config)),
   )
 
 

@@ -32,7 +32,9 @@ from karpjax.rl.environment import Discrete, Environment
 
 @dataclasses.dataclass(frozen=True)
 class Config(runs.Acting):
-  environment: str = config.flag('cartpole', f'{", ".join(environments.NAMES)}, or gymnax:NAME; of discrete actions.')
+  environment: str = config.flag(
+    'cartpole', f'{", ".join(environments.NAMES)}, gymnax:NAME, or gymnasium:NAME on the host; of discrete actions.'
+  )
   train_frequency: int = config.flag(10, 'Steps of each environment between updates.')
   updates: int = config.flag(1, 'How many follow them.')
   replay_batch: int = config.flag(128, 'Transitions of an update, as many from each environment.')
@@ -54,7 +56,7 @@ class Config(runs.Acting):
   highest: float = config.flag(100.0, 'Return of the last.')
   atoms: int = config.flag(0, 'Of the distribution of returns (C51: 51); 0: only its mean is learnt.', group='Model')
   dueling: bool = config.flag(False, 'Streams of state value and advantages.', group='Model')
-  body: str = config.flag('mlp', 'cnn for images.', choices=BODIES, group='Model')
+  body: str = config.flag('mlp', 'cnn for images; nature for those of Atari games.', choices=BODIES, group='Model')
   widths: tuple[int, ...] = config.flag((120, 84), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('50000', 'How often --train_frequency steps are made and learnt from.')
@@ -138,7 +140,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
 
 def program(config: Config, spec: dataset.Spec) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
-  environment, acting, noise = player(config)
+  environment, *_ = player(config)
   algorithm = method(config)
   fresh, apply = build(config, environment)
   learning = runs.updates(config, algorithm.learning_starts)
@@ -163,10 +165,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   return Program(
     init=init,
     step=q_learning.train_step(environment, apply, optimiser, algorithm),
-    evaluate=functools.partial(metrics.evaluate, environment, acting, noise),
+    evaluate=functools.partial(metrics.evaluate, *player(config)),
     summarise=metrics.summarise,
     predict=predict,
-    report=functools.partial(report.draw, environment, acting, noise),
+    report=functools.partial(report.draw, *player(config)),
   )
 
 

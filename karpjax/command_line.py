@@ -11,7 +11,7 @@ from absl import flags
 
 from karpjax import config as configs
 from karpjax import hosts, start_up
-from karpjax.errors import Diverged, UsageError
+from karpjax.errors import Diverged, Failed, UsageError
 
 
 class _Parser(flags.ArgumentParser):
@@ -140,7 +140,7 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
   except UsageError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 2
-  except Diverged as error:
+  except (Diverged, Failed) as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1
   return 0

@@ -1,7 +1,9 @@
 """What a user typed wrongly, said in one line."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 
 
 class UsageError(ValueError):
@@ -10,6 +12,22 @@ class UsageError(ValueError):
 
 class Diverged(RuntimeError):
   """Every seed of a run has met NaN or infinity; its last good state is kept, and the command line exits 1."""
+
+
+class Failed(RuntimeError):
+  """What a run has met in the midst of its work, as in an environment of another package; the command line exits 1."""
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+  """A `Failed` that is raised in a callback to the host comes out as itself, not as JAX's error around its traceback."""
+  try:
+    yield
+  except RuntimeError as error:
+    found = re.search(r'^(?:\S+\.)?Failed: (.*)', str(error), re.MULTILINE)
+    if not found:
+      raise
+    raise Failed(found[1]) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

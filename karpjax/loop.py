@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import checkpoint, hosts, profile, transform, weights, workdir
+from karpjax import checkpoint, errors, hosts, profile, transform, weights, workdir
 from karpjax import runner as runners
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged, UsageError
@@ -88,6 +88,7 @@ def train(
 
   Raises:
     UsageError: for what cannot work, before anything is compiled.
+    Failed: for what a callback to the host has met; what was logged and saved stays.
     Diverged: when every seed has met NaN or infinity.
     SystemExit: 128 + signal, after saving, when stopped by SIGTERM or SIGINT; 1 when the disk does not take any more.
   """
@@ -107,7 +108,7 @@ def train(
   folder = Path(hosts.told(config.workdir or str(workdir.default(experiment))))
   if not hosts.first():
     say = _silent
-  with workdir.claim(folder), stop_signals() as signals:
+  with workdir.claim(folder), stop_signals() as signals, errors.plainly():
     stored = json.loads(
       hosts.on_first(lambda: json.dumps(_choices(workdir.refuse_changes(folder, experiment, config))))
     )

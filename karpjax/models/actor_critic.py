@@ -14,7 +14,9 @@ from karpjax import errors
 from karpjax.layers import convolution, linear, recurrence
 from karpjax.models.mlp import ACTIVATIONS, check
 
-BODIES = ('mlp', 'cnn')
+# channels, window and stride of a body's convolutions
+CONVOLUTIONS = {'mlp': (), 'cnn': ((16, 3, 1),), 'nature': ((32, 8, 4), (64, 4, 2), (64, 3, 1))}
+BODIES = tuple(CONVOLUTIONS)
 MEMORIES = ('none', *recurrence.CELLS)
 
 
@@ -35,19 +37,19 @@ def features(
   """A body, as part of the module that calls this: x [batch, *shape] -> [batch, widths[-1]] float32.
 
   Args:
-    x: observations.
+    x: observations; uint8 ones are brought to [0, 1].
     name: what its layers' names begin with.
     body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
-      the dense layers.
+      the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64 channels (Mnih et al. 2015, methods).
     widths: units of the dense layers.
     activation: between them.
     kernel_init: of all layers.
     dtype: of the layers.
   """
-  h = x.astype(dtype)
-  if body == 'cnn':
-    conv = convolution.Conv(16, (3, 3), padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv')
-    h = activation(conv(h))  # [batch, height - 2, width - 2, 16]
+  h = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
+  for layer, (channels, window, stride) in enumerate(CONVOLUTIONS[body]):
+    options = dict(padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv{layer or ""}')
+    h = activation(convolution.Conv(channels, (window, window), strides=stride, **options)(h))
   h = h.reshape(h.shape[0], -1)
   for layer, width in enumerate(widths, start=1):
     h = activation(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))

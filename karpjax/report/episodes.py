@@ -17,12 +17,17 @@ MOST_FRAMES = 250
 
 def frames(environment: Environment, acting: Callable, noise: Callable, state, seed: int, greedy: bool = True):
   """(frames, which are Pillow images, return) of one episode; long ones are thinned out evenly."""
-  play = jax.jit(lambda state, key: rollout.record(environment, acting(state, greedy), key, noise))
-  states, seen = jax.device_get(play(state, jax.random.key(seed)))
-  end = int(np.argmax(seen.terminated | seen.truncated))
+
+  @jax.jit
+  def play(state, key):
+    states, seen = rollout.record(environment, acting(state, greedy), key, noise)
+    return states, seen.end, seen.total
+
+  states, ends, totals = jax.device_get(play(state, jax.random.key(seed)))
+  end = int(np.argmax(ends))
   shown = np.unique(np.linspace(0, end + 1, min(end + 2, MOST_FRAMES)).astype(int))
   drawn = environment.render(jax.tree.map(lambda x: x[shown], states))
-  return [Image.fromarray(frame) for frame in drawn], float(seen.total[end])
+  return [Image.fromarray(frame) for frame in drawn], float(totals[end])
 
 
 def draw(environment: Environment, acting: Callable, noise: Callable, state, t: int, folder: Path) -> None:

@@ -25,16 +25,18 @@ class Discrete:
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-  """Arrays of a shape, float32, each number between two bounds, which may be infinite.
+  """Arrays of a shape, each number between two bounds, which may be infinite.
 
   Attributes:
     shape: of one.
     low, high: [*shape], or a number for all.
+    dtype: float32; of observations also uint8, which networks see on the scale of [0, 1], or int8.
   """
 
   shape: tuple[int, ...]
   low: Any = -np.inf
   high: Any = np.inf
+  dtype: str = 'float32'
 
 
 @struct.dataclass
@@ -68,6 +70,9 @@ class Environment:
     render: (states, a NumPy pytree [time, …]) -> frames [time, height, width, 3] uint8, on the host; or None.
     outcomes: an episode's last state -> {name: [] bool or number}: how it went, beyond its return; evaluations report means.
     shortest: no episode has fewer steps.
+    renew: (keys [n], states [n], over [n]) -> (states, observations, again [n] bool), of which rows not `again` mean nothing:
+      `reset`s of those that are over, and of those that the host has lost. None where the state is all there is of an
+      environment, so that resets are free to be made ahead of time.
   """
 
   name: str
@@ -79,6 +84,7 @@ class Environment:
   render: Callable[[Any], np.ndarray] | None = None
   outcomes: Callable[[Any], dict[str, jax.Array]] = lambda state: {}
   shortest: int = 1
+  renew: Callable | None = None
 
 
 @struct.dataclass
@@ -96,6 +102,10 @@ def time_limit(environment: Environment, limit: int) -> Environment:
     inner, observation = environment.reset(key)
     return Timed(inner, jnp.zeros((), jnp.int32)), observation
 
+  def renew(keys, state, over):
+    inner, observation, again = environment.renew(keys, state.inner, over)
+    return Timed(inner, jnp.zeros_like(state.t)), observation, again
+
   def step(key, state, action):
     inner, reached = environment.step(key, state.inner, action)
     truncated = (reached.truncated | (state.t + 1 >= limit)) & ~reached.terminated
@@ -105,7 +115,14 @@ def time_limit(environment: Environment, limit: int) -> Environment:
   outcomes = lambda state: environment.outcomes(state.inner)
   shortest = min(environment.shortest, limit)
   return dataclasses.replace(
-    environment, reset=reset, step=step, limit=limit, render=render, outcomes=outcomes, shortest=shortest
+    environment,
+    reset=reset,
+    step=step,
+    limit=limit,
+    render=render,
+    outcomes=outcomes,
+    shortest=shortest,
+    renew=environment.renew and renew,
   )
 
 
@@ -151,6 +168,11 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
     seen = jnp.concatenate([observation] * frames, -1)
     return (state, seen), seen
 
+  def renew(keys, state, over):
+    inner, observation, again = environment.renew(keys, state[0], over)
+    seen = jnp.concatenate([observation] * frames, -1)
+    return (inner, seen), seen, again
+
   def step(key, state, action):
     inner, seen = state
     inner, reached = environment.step(key, inner, action)
@@ -160,10 +182,19 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
 
   *rest, last = environment.observation.shape
   wide = lambda bound: np.concatenate([np.broadcast_to(bound, environment.observation.shape)] * frames, -1)
-  box = Box((*rest, last * frames), wide(environment.observation.low), wide(environment.observation.high))
+  low, high = wide(environment.observation.low), wide(environment.observation.high)
+  box = Box((*rest, last * frames), low, high, environment.observation.dtype)
   render = environment.render and (lambda states: environment.render(states[0]))
   outcomes = lambda state: environment.outcomes(state[0])
-  return dataclasses.replace(environment, reset=reset, step=step, observation=box, render=render, outcomes=outcomes)
+  return dataclasses.replace(
+    environment,
+    reset=reset,
+    step=step,
+    observation=box,
+    render=render,
+    outcomes=outcomes,
+    renew=environment.renew and renew,
+  )
 
 
 def partly_observed(environment: Environment, name: str, places: tuple[int, ...]) -> Environment:
@@ -178,9 +209,16 @@ def partly_observed(environment: Environment, name: str, places: tuple[int, ...]
     state, reached = environment.step(key, state, action)
     return state, reached.replace(observation=reached.observation[..., chosen])
 
+  def renew(keys, state, over):
+    state, observation, again = environment.renew(keys, state, over)
+    return state, observation[..., chosen], again
+
   box = environment.observation
   low, high = (np.broadcast_to(bound, box.shape)[..., chosen] for bound in (box.low, box.high))
-  return dataclasses.replace(environment, name=name, reset=reset, step=step, observation=Box(low.shape, low, high))
+  seen = Box(low.shape, low, high, box.dtype)
+  return dataclasses.replace(
+    environment, name=name, reset=reset, step=step, observation=seen, renew=environment.renew and renew
+  )
 
 
 class Recalled(NamedTuple):
@@ -210,4 +248,9 @@ def remember(environment: Environment, blank) -> Environment:
     state, reached = environment.step(key, state, action.value)
     return state, reached.replace(observation=Recalled(reached.observation, action.memory))
 
-  return dataclasses.replace(environment, reset=reset, step=step)
+  def renew(keys, state, over):
+    state, observation, again = environment.renew(keys, state, over)
+    blanks = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(over), *x.shape)), blank)
+    return state, Recalled(observation, blanks), again
+
+  return dataclasses.replace(environment, reset=reset, step=step, renew=environment.renew and renew)

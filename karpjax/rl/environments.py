@@ -13,7 +13,7 @@ NAMES = tuple(ENVIRONMENTS)
 
 
 def make(name: str) -> Environment:
-  """The environment called `name`: one of NAMES, or gymnax:NAME.
+  """The environment called `name`: one of NAMES, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.
 
   Raises:
     UsageError: for another name; the nearest is offered. Where a package is missing, its line of installation.
@@ -23,6 +23,14 @@ def make(name: str) -> Environment:
     from karpjax.rl import gymnax_environments
 
     return gymnax_environments.make(rest)
+  if package == 'brax' and rest:
+    from karpjax.rl import brax_environments
+
+    return brax_environments.make(rest)
+  if package == 'gymnasium' and rest:
+    from karpjax.rl import gymnasium_environments
+
+    return gymnasium_environments.make(rest)
   return errors.choose('environment', name, ENVIRONMENTS)()
 
 
@@ -41,9 +49,14 @@ def worlds(environment: Environment, training: int, episodes: int) -> Dataset:
     if value < 1:
       raise errors.UsageError(f'--{flag}={value}: at least 1 is needed')
   numbers = lambda first, size: Split.of(world=np.arange(first, first + size, dtype=np.int32))
+  notes = (describe(environment),)
+  if environment.renew:
+    # streamed, so that steps are made one a call, and none to find out how many a call should make
+    numbers = lambda first, size: Split(size, None, lambda indices: {'world': np.int32(first + indices)})
+    notes += ('it lives on the host: whatever of it a resumed run was in the midst of begins anew',)
   splits = {'train': numbers(0, training), 'validation': numbers(2**20, episodes), 'test': numbers(2**21, episodes)}
   spec = Spec(environment.name, environment.observation.shape, (), 1.0, (), (), training, 'float32')
-  return Dataset(spec, splits, (describe(environment),))
+  return Dataset(spec, splits, notes)
 
 
 def describe(environment: Environment) -> str:

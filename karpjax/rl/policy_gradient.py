@@ -33,6 +33,7 @@ class Method:
     entropy, value: weights of these terms.
     normalise: whether each minibatch's advantages get mean 0 and deviation 1.
     target_kl: no more updates from a rollout once the policy is so far from the one that acted; 0: no limit.
+    points: whether a reward other than 0 ends the return: each point of a game for itself (Karpathy 2016).
     scale_rewards: divides rewards by the running deviation of their discounted sum.
     microbatches: see `gradients.compute`.
   """
@@ -50,6 +51,7 @@ class Method:
   value: Any = 0.5
   normalise: bool = True
   target_kl: float = 0.0
+  points: bool = False
   scale_rewards: bool = False
   microbatches: int = 1
 
@@ -88,7 +90,7 @@ def rollout(
   running = rollouts.start(environment, fresh) if method.whole_episodes else state.per_example['running']
   noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
   act = actor(apply, distribution, state)
-  return rollouts.rollout(environment, act, running, world, noise, method.rollout)
+  return rollouts.rollout(environment, act, running, world, noise, method.rollout, again=not method.whole_episodes)
 
 
 def shuffles(state: TrainState, method: Method):
@@ -212,8 +214,9 @@ def train_step(
     outputs, values = many(state.params, state.collections, seen.observation)
     next_values = many(state.params, state.collections, seen.next_observation)[1]
     rewards, per_example, collections = scaled(state, seen)
+    final = seen.terminated | (seen.reward != 0) if method.points else seen.terminated
     advantages = returns.advantages(
-      rewards, values, next_values, seen.terminated, seen.truncated, discount=method.discount, decay=method.decay
+      rewards, values, next_values, final, seen.truncated, discount=method.discount, decay=method.decay
     )
     targets = advantages + values
     mask = jnp.ones(rewards.shape, bool)

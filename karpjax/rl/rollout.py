@@ -86,7 +86,29 @@ def _advance(environment, act, running, keys, noise):
   return Running(state, reached.observation, total, length), transition
 
 
-def rollout(environment: Environment, act: Callable, running: Running, keys, noise, length: int):
+def _renewal(environment: Environment, keys) -> Callable:
+  """keys [length, environments] -> (running, over [environments], t) -> running, where what is over begins anew."""
+
+  def replace(running, over, state, observation):
+    zeros = jnp.zeros_like(running.total)
+    return _where(over, Running(state, observation, zeros, zeros.astype(jnp.int32)), running)
+
+  if environment.renew:
+
+    def at_once(running, over, t):
+      state, observation, again = environment.renew(keys[t], running.state, over)
+      return replace(running, again, state, observation)
+
+    return at_once
+  # All resets ahead, since they are independent of the steps; over one axis, which XLA compiles faster than over two.
+  # One serves as many steps as the shortest episode has: it is used once at most.
+  keys = keys[:: environment.shortest]
+  resets = jax.vmap(environment.reset)(keys.reshape(-1))
+  resets = jax.tree.map(lambda x: x.reshape(len(keys), -1, *x.shape[1:]), resets)
+  return lambda running, over, t: replace(running, over, *jax.tree.map(lambda x: x[t // environment.shortest], resets))
+
+
+def rollout(environment: Environment, act: Callable, running: Running, keys, noise, length: int, again: bool = True):
   """`length` steps of all environments; what ends begins anew.
 
   Args:
@@ -96,26 +118,35 @@ def rollout(environment: Environment, act: Callable, running: Running, keys, noi
     keys: [environments], of this rollout: an environment's draws do not depend on how many there are.
     noise: a pytree of [length, environments, …] of which each step gives `act` a row.
     length: steps.
+    again: if not, what ends stays where it ended, and its steps from there on have no end.
 
   Returns:
     Running, and the Transition of [length, environments, …].
   """
-  # All resets at once, since they are independent of the steps; over one axis, which XLA compiles faster than over two.
-  # One serves as many steps as the shortest episode has: it is used once at most.
   drawn = jax.vmap(lambda key: jax.random.split(key, 2 * length))(keys)  # [environments, 2 * length]
-  stepping, resetting = drawn[:, :length].T, drawn[:, length :: environment.shortest].T
-  resets = jax.vmap(environment.reset)(resetting.reshape(-1))
-  resets = jax.tree.map(lambda x: x.reshape(len(resetting), -1, *x.shape[1:]), resets)
+  rows = drawn[:, :length].T, noise, jnp.arange(length)
+  nothing = jnp.zeros(keys.shape, bool)
+  if not again:
+
+    def once(carry, x):
+      running, over = carry
+      after, transition = _advance(environment, act, running, *x[:2])
+      ends = {name: getattr(transition, name) & ~over for name in ('terminated', 'truncated')}
+      return (_where(over, running, after), over | transition.end), transition.replace(**ends)
+
+    (running, _), transitions = jax.lax.scan(once, (running, nothing), rows)
+    return running, transitions
+
+  renew = _renewal(environment, drawn[:, length:].T)
+  if environment.renew:  # first what a resume has lost, by keys that the host has no other use for
+    running = _renewal(environment, rows[0])(running, nothing, 0)
 
   def body(running, x):
     key, noise, t = x
-    fresh_state, fresh_observation = jax.tree.map(lambda x: x[t // environment.shortest], resets)
     running, transition = _advance(environment, act, running, key, noise)
-    zeros = jnp.zeros_like(running.total)
-    fresh = Running(fresh_state, fresh_observation, zeros, zeros.astype(jnp.int32))
-    return _where(transition.end, fresh, running), transition
+    return renew(running, transition.end, t), transition
 
-  return jax.lax.scan(body, running, (stepping, noise, jnp.arange(length)))
+  return jax.lax.scan(body, running, rows)
 
 
 def finished(transitions: Transition) -> dict[str, tuple]:

@@ -27,8 +27,19 @@ class Acting(config.Train):
 
 
 def data(config) -> Dataset:
-  """The worlds that the flags `environment`, `batch_size` and `episodes` name; raises UsageError as `environments` does."""
-  return environments.worlds(environments.make(config.environment), config.batch_size, config.episodes)
+  """The worlds that the flags `environment`, `batch_size` and `episodes` name; raises UsageError as `environments` does, and
+  for environments on the host where the run is to be made many of, or cut.
+  """
+  environment = environments.make(config.environment)
+  if environment.renew:
+    layout = {'seeds': config.seeds > 1, 'parallel': config.parallel != 'none', 'mesh': config.mesh}
+    layout |= {'distributed': config.distributed, 'coordinator': config.coordinator, 'topology': config.topology}
+    for flag in (flag for flag, given in layout.items() if given):
+      raise errors.UsageError(
+        f'--{flag}={getattr(config, flag)}: {environment.name} lives on the host, outside of what is compiled, and can '
+        f'neither be vmapped nor cut over devices; leave out --{flag}'
+      )
+  return environments.worlds(environment, config.batch_size, config.episodes)
 
 
 def begin(environment: Environment, key, count: int) -> rollout.Running:

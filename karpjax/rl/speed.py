@@ -57,7 +57,11 @@ def main(argv=None) -> int:
   parser = argparse.ArgumentParser(
     prog='python -m karpjax.rl.speed', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('environment', nargs='*', help=f'of {", ".join(environments.NAMES)}, gymnax:NAME (default: ours)')
+  parser.add_argument(
+    'environment',
+    nargs='*',
+    help=f'of {", ".join(environments.NAMES)}, gymnax:NAME, brax:NAME, gymnasium:NAME (default: ours)',
+  )
   parser.add_argument('--worlds', type=int, nargs='+', default=[1, 64, 2048], help='side by side (default 1 64 2048)')
   parser.add_argument('--seconds', type=float, default=1.0, help='of measurement for each (default 1)')
   options = parser.parse_args(argv)

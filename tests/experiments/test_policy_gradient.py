@@ -98,6 +98,16 @@ def test_reinforce_counts_each_episode_to_its_end_and_no_further():
   assert 8 * 9 < float(metrics['policy_loss'][1]) < 8 * 100
 
 
+def test_a_point_ends_the_return():
+  """Every step of a cartpole is worth 1: each return is 1, and the loss that of -log ½, since no action is likelier yet."""
+  given = dict(algorithm='reinforce', minibatches=None, epochs=None, rollout=None, baseline=False, normalise=False)
+  settings = config.resolve(experiment.Config(**SMALL | given, points=True), 8)
+  program = experiment.program(settings, experiment.data(settings).spec)
+  batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
+  total, count = jax.jit(program.step)(jax.jit(program.init)(jax.random.key(0)), batch)[1]['policy_loss']
+  np.testing.assert_allclose(total / count, np.log(2), rtol=0.02)  # whole returns: about ten times as much
+
+
 def test_an_update_of_a2c_is_the_policy_gradient_written_out():
   """On a continuous task, with plain gradient descent: returns by a loop, the loss by the Gaussian's own formula."""
   given = dict(

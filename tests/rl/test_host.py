@@ -1,0 +1,211 @@
+"""Environments on the host: what a rollout sees is what they give, and an episode that is lost begins anew."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax.errors import Failed, UsageError, plainly
+from karpjax.rl import environments, gymnasium_environments, host, rollout
+from karpjax.rl.environment import Box, Discrete, frame_stack, time_limit
+
+gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
+
+KEYS = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(2))
+GIVEN = lambda observation, noise: noise
+
+
+class Counting:
+  """Observes its steps and its seed; ends after `length` steps; its frames are of the brightness of its steps."""
+
+  def __init__(self, length=5, faulty=None):
+    self.length, self.faulty = length, faulty
+
+  def reset(self, seed):
+    self.t, self.seed = 0, seed
+    return self._seen(), {}
+
+  def _seen(self):
+    return np.array([self.t, self.seed % 1000], np.float32)
+
+  def step(self, action):
+    self.t += 1
+    if self.faulty:
+      self.faulty(self.t)
+    return self._seen(), float(action), self.t == self.length, False, {}
+
+  def render(self):
+    return np.full((2, 2, 3), self.t, np.uint8)
+
+  def close(self):
+    pass
+
+
+def counting(limit=100, **options):
+  made = lambda: Counting(**options)
+  return host.environment('counting', made, Box((2,)), Discrete(3), limit, draw=made)
+
+
+def played(environment, actions, running=None, keys=KEYS, **options):
+  """(Running, Transition) of a rollout of these actions [length, worlds]."""
+  begin = lambda: rollout.start(environment, keys)
+  play = lambda running: rollout.rollout(environment, GIVEN, running, keys, actions, len(actions), **options)
+  return jax.jit(play)(jax.jit(begin)() if running is None else running)
+
+
+def test_a_rollout_sees_what_gymnasium_gives():
+  environment, length = environments.make('gymnasium:CartPole-v1'), 60
+  assert environment.limit == 500 and environment.action.size == 2
+  actions = jax.random.randint(jax.random.key(1), (length, 2), 0, 2)
+  _, seen = played(environment, actions)
+  drawn = [jax.random.split(key, 2 * length) for key in KEYS]
+  seed = lambda key: host.seed(np.asarray(jax.random.key_data(key)))
+  for world in range(2):
+    theirs, total = gymnasium.make('CartPole-v1'), 0.0
+    observation, _ = theirs.reset(seed=seed(KEYS[world]))
+    for t in range(length):
+      np.testing.assert_array_equal(seen.observation[t, world], observation)
+      observation, reward, terminated, truncated, _ = theirs.step(int(actions[t, world]))
+      total += reward
+      np.testing.assert_array_equal(seen.next_observation[t, world], observation)
+      assert (seen.terminated[t, world], seen.truncated[t, world]) == (terminated, truncated)
+      assert seen.total[t, world] == total
+      if terminated:
+        observation, total = theirs.reset(seed=seed(drawn[world][length + t]))[0], 0.0
+  assert seen.terminated.sum(0).min() > 0
+
+
+def test_two_rollouts_are_one_and_a_lost_episode_begins_anew():
+  actions = jnp.ones((3, 2), jnp.int32)
+  environment = counting()
+  middle, _ = played(environment, actions)
+  _, following = played(environment, actions, middle)
+  np.testing.assert_array_equal(following.observation[:, 0, 0], [3, 4, 0])  # episodes are of five steps
+  np.testing.assert_array_equal(following.terminated[:, 0], [False, True, False])
+  np.testing.assert_array_equal(following.total[:, 0], [4, 5, 1])
+  _, resumed = played(counting(), actions, middle)  # in another process the host knows nothing of the first rollout
+  np.testing.assert_array_equal(resumed.observation[:, 0, 0], [0, 1, 2])
+  np.testing.assert_array_equal(resumed.total[:, 0], [1, 2, 3])
+  assert (resumed.observation[0, :, 1] != middle.observation[:, 1]).all()  # by other seeds
+
+
+def test_what_is_not_to_begin_again_stays_where_it_ended():
+  actions = jnp.ones((9, 2), jnp.int32)
+  after, seen = played(counting(), actions, again=False)
+  np.testing.assert_array_equal(seen.end[:, 0], np.arange(9) == 4)
+  np.testing.assert_array_equal(after.state.t, [5, 5])
+  np.testing.assert_array_equal(after.total, [5, 5])
+  assert rollout.finished(seen)['episode_return'] == (10, 2)
+
+
+def test_episodes_in_worlds_of_their_own_end_where_they_end():
+  environment = counting(limit=4)  # before the fifth step
+  act = lambda observation, noise: jnp.full(len(observation), 2)
+  ends = jax.jit(lambda keys: rollout.episodes(environment, act, keys, lambda keys: keys))(KEYS)
+  np.testing.assert_array_equal(ends.total, [8, 8])
+  np.testing.assert_array_equal(ends.length, [4, 4])
+
+
+def test_wrappers_hold_across_a_renewal():
+  environment = time_limit(frame_stack(counting(), 2), 3)
+  middle, seen = played(environment, jnp.ones((4, 2), jnp.int32))
+  np.testing.assert_array_equal(seen.observation[:, 0, ::2], [[0, 0], [0, 1], [1, 2], [0, 0]])
+  np.testing.assert_array_equal(seen.truncated[:, 0], [False, False, True, False])
+  np.testing.assert_array_equal(seen.length[:, 0], [1, 2, 3, 1])
+  np.testing.assert_array_equal(middle.state.t, [1, 1])
+
+
+def test_frames_are_of_the_episode_played_again():
+  environment = frame_stack(counting(), 2)
+  record = jax.jit(lambda key: rollout.record(environment, lambda o, n: jnp.ones(1, jnp.int32), key, lambda keys: keys))
+  states, seen = record(jax.random.key(3))
+  end = int(np.argmax(seen.end))
+  frames = environment.render(jax.tree.map(lambda x: np.asarray(x)[: end + 2 : 2], states))
+  np.testing.assert_array_equal(frames[:, 0, 0, 0], [0, 2, 4])
+  assert frames.shape == (3, 2, 2, 3) and frames.dtype == np.uint8
+
+
+def boom(t):
+  if t == 3:
+    raise ValueError('the joint is broken\nand so is the rest')
+
+
+@pytest.mark.parametrize(
+  'environment, message',
+  [
+    (counting(faulty=boom), 'counting: ValueError: the joint is broken, in world 0 at step 3 of its episode'),
+    (
+      host.environment('other', lambda: Counting(), Box((3,)), Discrete(3), 9),
+      'other: ValueError: cannot reshape .*, in world 0 at step 0 of its episode',
+    ),
+  ],
+)
+def test_what_fails_on_the_host_is_one_line(environment, message):
+  with pytest.raises(Failed, match=message), plainly():
+    jax.block_until_ready(played(environment, jnp.ones((5, 2), jnp.int32)))
+
+
+def test_seeds_cannot_share_the_host():
+  with pytest.raises(UsageError, match='counting lives on the host'):
+    jax.eval_shape(jax.vmap(lambda keys: rollout.start(counting(), keys)), KEYS[None])
+
+
+class Strange(gymnasium.Env):
+  """An environment with spaces of any kind."""
+
+  def __init__(self, seen=None, done=None):
+    self.observation_space = seen or gymnasium.spaces.Box(-1, 1, (2,))
+    self.action_space = done or gymnasium.spaces.Discrete(2)
+
+  def reset(self, seed=None, options=None):
+    return self.observation_space.sample(), {}
+
+
+@pytest.fixture(scope='module', autouse=True)
+def strange():
+  spaces = gymnasium.spaces
+  kinds = {'Words': dict(seen=spaces.Text(3)), 'Switches': dict(done=spaces.MultiBinary(2)), 'Endless': {}}
+  for name, options in kinds.items():
+    limit = None if name == 'Endless' else 5
+    gymnasium.register(f'{name}-v0', Strange, max_episode_steps=limit, kwargs=options, disable_env_checker=True)
+  yield
+  for name in kinds:
+    del gymnasium.registry[f'{name}-v0']
+
+
+@pytest.mark.parametrize(
+  'name, message',
+  [
+    ('CartPol-v1', 'Did you mean CartPole-v1'),
+    ('CartPole-v1,limt=3', 'Did you mean limit'),
+    ('CartPole-v1,limit=x', 'whole number'),
+    ('CartPole-v1,limit=0', 'at least 1'),
+    ('CartPole-v1,skip=2', 'Atari only'),
+    ('CartPole-v1,pixels=gray', 'Did you mean grey'),
+    ('CartPole-v1,actions=1+2', 'some of 0 … 1'),
+    ('Pendulum-v1,actions=1', 'has actions Box'),
+    ('Words-v0', 'observations of kind Text'),
+    ('Switches-v0', 'has actions MultiBinary'),
+    ('Endless-v0', 'no time limit'),
+  ],
+)
+def test_what_cannot_be_made_is_one_line(name, message):
+  with pytest.raises(UsageError, match=message) as error:
+    environments.make(f'gymnasium:{name}')
+  assert '\n' not in str(error.value)
+
+
+def test_options_are_of_the_environment():
+  environment = environments.make('gymnasium:CartPole-v1,limit=7,stack=2,actions=1')
+  assert environment.limit == 7 and environment.observation.shape == (8,) and environment.action.size == 1
+  assert environments.make('gymnasium:Endless-v0,limit=3').limit == 3
+
+
+@pytest.mark.parametrize('package, name', [('gymnasium', 'CartPole-v1'), ('ale_py', 'ALE/Pong-v5')])
+def test_a_missing_package_is_named(package, name, monkeypatch):
+  gymnasium_environments._found.cache_clear()
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UsageError, match=f'pip install {package.replace("_", "-")}'):
+    environments.make(f'gymnasium:{name}')
