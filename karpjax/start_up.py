@@ -3,12 +3,13 @@
 import ctypes
 import functools
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
 
 # glibc's mallopt parameters (malloc.h)
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_memory() -> None:
@@ -16,8 +17,10 @@ def keep_memory() -> None:
 
   XLA's CPU backend asks for a step's temporaries anew at each call. glibc gives such large blocks back to the system at
   once, and the page faults of getting them again can cost as much as a third of a step. Only the main thread's arena can
-  hold blocks beyond 64 MB, so that thread is to ask. (A single arena for all threads would make those that compile wait
-  for each other, 40 % of the time.)
+  hold blocks beyond 64 MB, so that thread is to ask. Simulated devices have a thread each that asks; then all threads
+  share that one arena, although those that compile wait for each other there, 40 % of the time. Not where cores are
+  devices by `--parallel=seeds`, which is for small steps: two threads in one arena make that of bench lecun1989 half as
+  slow again.
   """
   if not sys.platform.startswith('linux'):
     return
@@ -27,6 +30,10 @@ def keep_memory() -> None:
   mallopt(M_MMAP_MAX, 0)
   mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
   mallopt(M_TOP_PAD, 64 * 2**20)
+  simulated = re.search(r'xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
+  if simulated and int(simulated[1]) > 1:
+    mallopt(M_ARENA_MAX, 1)
+    return
   import jax
 
   jax.config.update('jax_cpu_enable_async_dispatch', False)

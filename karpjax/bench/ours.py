@@ -95,6 +95,7 @@ def save(path, setup: setups.Setup, params) -> None:
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
+  start_up.keep_memory()
   start_up.cpu(job['threads'], job['parallel'])
   make = our_generation if setup.experiment == 'generation' else our_step
   run, first_losses, facts, params = make(setup, job['seeds'], str(job['steps_per_call']), job['parallel'])
@@ -110,5 +111,4 @@ def prepare():
 
 
 if __name__ == '__main__':
-  start_up.keep_memory()
   worker.serve(prepare)
