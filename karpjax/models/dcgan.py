@@ -16,21 +16,6 @@ HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halv
 dcgan_init = initialisers.normal(0.02)  # there too
 
 
-def halved(shape, times: int) -> tuple[int, int]:
-  """(height, width) of what is doubled so many times to an image of `shape`.
-
-  Raises:
-    UsageError: where that does not come out even.
-  """
-  (height, width, _), factor = shape, 2**times
-  if height % factor or width % factor:
-    raise errors.UsageError(
-      f'images of {height}×{width} cannot be halved {times} times, once for each of --widths; type fewer --widths, or an '
-      f'--image_size that {factor} divides, such as --image_size={max(factor, round(height / factor) * factor)}'
-    )
-  return height // factor, width // factor
-
-
 def sizes(shape, times: int) -> list[tuple[int, int]]:
   """(height, width) of an image of `shape` halved so many times, rounding up: [times + 1], the smallest first.
 
