@@ -27,12 +27,13 @@ def transposed_convolution(x, kernel, *, strides: Sequence[int], padding: Sequen
 
 
 class ConvTranspose(nn.Module):
-  """Transposed convolution with bias: the spatial axes grow by `strides` exactly.
+  """Transposed convolution with bias: the spatial axes grow by `strides` exactly, or to the `size` that is given.
 
   Attributes:
     features: out channels.
     kernel_size: the window, one int per spatial axis; each must be at least the stride, and differ from it by an even number.
     strides: one int for all spatial axes.
+    size: of the output, one int per spatial axis, each by less than a stride smaller than `strides` times the input's.
     use_bias: whether a bias [features] is added.
     dtype: of the computation; params are float32.
     kernel_init, bias_init: Linen initialisers; the kernel is [*window, out, in].
@@ -41,6 +42,7 @@ class ConvTranspose(nn.Module):
   features: int
   kernel_size: tuple[int, ...]
   strides: int = 2
+  size: tuple[int, ...] | None = None
   use_bias: bool = True
   dtype: Any = jnp.float32
   kernel_init: Callable = initialisers.lecun_normal
@@ -48,9 +50,13 @@ class ConvTranspose(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    """x: [batch, *spatial, in] -> [batch, *(spatial * strides), features] of `dtype`."""
+    """x: [batch, *spatial, in] -> [batch, *size, features] of `dtype`."""
     kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, self.features, x.shape[-1]))
-    cut = [((k - self.strides) // 2,) * 2 for k in self.kernel_size]
+    grown = [n * self.strides for n in x.shape[1:-1]]
+    cut = [
+      ((k - self.strides) // 2, (k - self.strides) // 2 + large - n)
+      for k, large, n in zip(self.kernel_size, grown, self.size or grown)
+    ]
     y = transposed_convolution(
       x.astype(self.dtype), kernel.astype(self.dtype), strides=(self.strides,) * len(cut), padding=cut
     )

@@ -12,27 +12,32 @@ from karpjax import errors
 from karpjax.layers import convolution, initialisers, linear, transposed_convolution
 from karpjax.models import conditioning
 
-HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image exactly
+HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image of even size exactly
 dcgan_init = initialisers.normal(0.02)  # there too
 
 
-def halved(shape, times: int) -> tuple[int, int]:
-  """(height, width) of what is doubled so many times to an image of `shape`.
+def sizes(shape, times: int) -> list[tuple[int, int]]:
+  """(height, width) of an image of `shape` halved so many times, rounding up: [times + 1], the smallest first.
 
   Raises:
-    UsageError: where that does not come out even.
+    UsageError: where a size is 1 before that.
   """
-  (height, width, _), factor = shape, 2**times
-  if height % factor or width % factor:
-    raise errors.UsageError(
-      f'images of {height}×{width} cannot be halved {times} times, once for each of --widths; type fewer --widths, or an '
-      f'--image_size that {factor} divides, such as --image_size={max(factor, round(height / factor) * factor)}'
-    )
-  return height // factor, width // factor
+  made = [tuple(shape[:2])]
+  for _ in range(times):
+    if min(made[0]) == 1:
+      raise errors.UsageError(
+        f'images of {shape[0]}×{shape[1]} cannot be halved {times} times, once for each of --widths; type '
+        f'{len(made) - 1} --widths at most'
+      )
+    made.insert(0, tuple(-(-n // 2) for n in made[0]))
+  return made
 
 
 class DCGANGenerator(nn.Module):
   """Radford et al. 2016, figure 1: a projection, then transposed convolutions, each of which doubles the image.
+
+  Where the image's size is no multiple of so many doublings, they end in the size that the discriminator's convolutions have
+  there: 4 → 7 → 14 → 28.
 
   Attributes:
     shape, classes, conditional, dtype: as `gan.MLPGenerator`'s.
@@ -49,7 +54,8 @@ class DCGANGenerator(nn.Module):
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
-    norm, (height, width) = errors.choose('norm', self.norm, conditioning.NORMS), halved(self.shape, len(self.widths))
+    norm = errors.choose('norm', self.norm, conditioning.NORMS)
+    (height, width), *larger = sizes(self.shape, len(self.widths))
 
     def activated(x, name):
       return nn.relu(norm(dtype=self.dtype, name=name)(x, train=train) if norm else x)
@@ -59,16 +65,17 @@ class DCGANGenerator(nn.Module):
       conditioning.with_class(z, labels, self)
     )
     x = activated(x.reshape(-1, height, width, self.widths[0]), 'norm0')
-    for i, channels in enumerate(self.widths[1:], start=1):
-      x = activated(transposed_convolution.ConvTranspose(channels, (4, 4), name=f'conv{i}', **options)(x), f'norm{i}')
+    for i, (channels, size) in enumerate(zip(self.widths[1:], larger), start=1):
+      conv = transposed_convolution.ConvTranspose(channels, (4, 4), size=size, name=f'conv{i}', **options)
+      x = activated(conv(x), f'norm{i}')  # [batch, *size, channels]
     x = transposed_convolution.ConvTranspose(
-      self.shape[-1], (4, 4), dtype=self.dtype, kernel_init=dcgan_init, name='out'
+      self.shape[-1], (4, 4), size=larger[-1], dtype=self.dtype, kernel_init=dcgan_init, name='out'
     )(x)
     return jnp.tanh(x.astype(jnp.float32))
 
 
 class DCGANDiscriminator(nn.Module):
-  """Radford et al. 2016, section 3: convolutions, each of which halves the image.
+  """Radford et al. 2016, section 3: convolutions, each of which halves the image, rounding up.
 
   Attributes:
     classes, conditional, dtype, spectral_norm: as `gan.MLPDiscriminator`'s.
@@ -88,10 +95,11 @@ class DCGANDiscriminator(nn.Module):
     x, norm = conditioning.seen(x, labels, self), errors.choose('norm', self.norm, conditioning.NORMS)
     for i, width in enumerate(self.widths, start=1):
       normed = norm if i > 1 else None
+      padding = tuple((1, 1 + n % 2) for n in x.shape[1:3])
       conv = convolution.Conv(
-        width, (4, 4), 2, HALF, use_bias=normed is None, dtype=self.dtype, kernel_init=dcgan_init, name=f'conv{i}'
+        width, (4, 4), 2, padding, use_bias=normed is None, dtype=self.dtype, kernel_init=dcgan_init, name=f'conv{i}'
       )
-      x = conditioning.layer(conv, x, self, train)  # [batch, height / 2, width / 2, channels]
+      x = conditioning.layer(conv, x, self, train)  # [batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]
       if normed:
         x = normed(dtype=self.dtype, name=f'norm{i}')(x, train=train)
       x = conditioning.leaky_relu(x)

@@ -158,8 +158,8 @@ def build(
   decided = {'classes': classes, 'conditional': conditional, 'dtype': dtype}
   g = modules[0](shape=tuple(shape), **decided, **choices.checked(name, modules[0], generator, _DECIDED))
   d = modules[1](**decided, **choices.checked(name, modules[1], discriminator, _DECIDED))
-  if len(shape) == 3:
-    dcgan.halved(shape, len(d.widths) if name == 'dcgan' else 0)
+  if name == 'dcgan':
+    dcgan.sizes(shape, len(d.widths))
   label = jax.ShapeDtypeStruct((1,), jnp.int32)
   for module, size in ((g, (latent,)), (d, shape)):  # for its errors
     init = functools.partial(module.init, train=False)

@@ -11,7 +11,22 @@ import jax.numpy as jnp
 
 from karpjax import errors
 from karpjax.layers import convolution, initialisers, linear
-from karpjax.models import conditioning, dcgan
+from karpjax.models import conditioning
+
+
+def _halved(shape, times: int) -> tuple[int, int]:
+  """(height, width) of what is doubled so many times to an image of `shape`.
+
+  Raises:
+    UsageError: where that does not come out even.
+  """
+  (height, width, _), factor = shape, 2**times
+  if height % factor or width % factor:
+    raise errors.UsageError(
+      f'images of {height}×{width} cannot be halved {times} times, once for each of --widths; type fewer --widths, or an '
+      f'--image_size that {factor} divides, such as --image_size={max(factor, round(height / factor) * factor)}'
+    )
+  return height // factor, width // factor
 
 
 class SNGANGenerator(nn.Module):
@@ -34,7 +49,7 @@ class SNGANGenerator(nn.Module):
   def __call__(self, z, labels, *, train: bool):
     norm, (height, width) = (
       errors.choose('norm', self.norm, conditioning.NORMS),
-      dcgan.halved(self.shape, len(self.widths)),
+      _halved(self.shape, len(self.widths)),
     )
     conv = functools.partial(convolution.Conv, dtype=self.dtype, kernel_init=initialisers.he_normal)
 

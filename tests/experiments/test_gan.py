@@ -322,7 +322,7 @@ def test_what_a_run_leaves(tmp_path, classifier):
     (dict(scorer='nowhere'), r'--scorer=nowhere holds no run'),
     (dict(objective='wasserstein', clip_weights=0.0), r'weights are limited to'),
     (dict(dataset='gaussians25', model='dcgan', subset=''), r'type --model=mlp'),
-    (dict(model='dcgan', image_size=9), r'cannot be halved'),
+    (dict(model='sngan', image_size=9), r'cannot be halved'),
   ],
 )
 def test_bad_input_is_refused_in_one_line(tmp_path, flags, message):

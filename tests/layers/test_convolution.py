@@ -190,6 +190,13 @@ def test_bad_input_is_refused(x, kernel, options, message):
     jax.eval_shape(lambda x, k: conv.convolution(x, k, **options), jnp.zeros(x), jnp.zeros(kernel))
 
 
+def test_a_transposed_convolution_of_a_size_is_the_whole_ones_beginning():
+  x = jax.random.normal(jax.random.key(0), (2, 4, 3, 5))
+  whole, part = (transposed_convolution.ConvTranspose(6, (4, 4), size=size) for size in (None, (7, 6)))
+  variables = whole.init(jax.random.key(1), x)
+  np.testing.assert_allclose(part.apply(variables, x), whole.apply(variables, x)[:, :7], atol=1e-6)
+
+
 @pytest.mark.parametrize('size, window, stride', [((3, 4), 4, 2), ((5,), 3, 1)])
 def test_transposed_convolution_is_laxs(size, window, stride):
   """Also the transpose of the convolution that it undoes in shape; in values and in both gradients."""

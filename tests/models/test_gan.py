@@ -46,6 +46,11 @@ def count(variables):
     ('dcgan', (64, 64, 3), None, {}, 3_576_704 + 3, 2_765_568 + 65),
     # projection, norm, 128 to 64 channels, norm, 64 to 1 and a bias
     ('dcgan', (28, 28, 1), None, {}, 627_200 + 256 + 131_072 + 128 + 1_025, 1_088 + 131_072 + 256 + 6_273),
+    # 4 → 7 → 14 → 28
+    (
+      'dcgan', (28, 28, 1), (128, 64, 32), {},
+      204_800 + 256 + 131_072 + 128 + 32_768 + 64 + 513, 544 + 32_768 + 128 + 131_072 + 256 + 2_049,
+    ),
     ('dcgan', (8, 8, 1), (128, 64), {'norm': 'none'}, 51_200 + 256 + 131_072 + 128 + 1_025, 1_088 + 131_200 + 513),
     # Miyato et al. 2018, table 3, for 32×32, latents of 128 numbers; block: two 3×3 convolutions, norms, 1×1 shortcut
     (
@@ -82,6 +87,18 @@ def test_shapes_and_ranges(name, size):
   if name in base:
     kernel = state['generator']['params']['project']['kernel']
     assert kernel.shape[1] == base[name][size] ** 2 * pair[0].widths[0]
+
+
+@pytest.mark.parametrize('size', [(7, 7), (6, 5)])
+def test_a_dcgan_makes_and_sees_every_pixel_of_images_of_odd_size(size):
+  shape = (*size, 1)
+  generator, discriminator = pair = build('dcgan', shape, widths=(8, 8), norm='none')
+  variables, labels = init(pair, shape), jnp.zeros(2, jnp.int32)
+  z, x = jax.random.normal(jax.random.key(1), (2, 100)), jax.random.normal(jax.random.key(2), (2, *shape))
+  made = generator.apply(variables['generator'], z, labels, train=False)
+  assert made.shape == (2, *shape) and np.all(made != 0)
+  score = lambda x: discriminator.apply(variables['discriminator'], x, labels, train=False)[0].sum()
+  assert np.all(jax.grad(score)(x) != 0)
 
 
 def test_images_lie_between_minus_one_and_one_and_rows_of_numbers_anywhere():
@@ -164,8 +181,9 @@ def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
 @pytest.mark.parametrize(
   'name, shape, options, message',
   [
-    ('dcgan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*--image_size=28'),
-    ('dcgan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*--image_size=32'),
+    ('sngan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*--image_size=28'),
+    ('sngan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*--image_size=32'),
+    ('dcgan', (28, 28, 1), {'widths': (8,) * 6}, r'images of 28×28 cannot be halved 6 times.*type 5 --widths at most'),
     ('dcgan', (2,), {}, r'makes images, not rows of 2 numbers; type --model=mlp'),
     ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r"unknown norm 'batsh'. Did you mean batch\?"),
     ('dcgan', (8, 8, 1), {'norm': 'batch', 'penalised': True}, r'type --norm=layer or none, not batch'),
