@@ -1,6 +1,7 @@
 """What the players of every GAN share: how they are told of classes, their norms, and what a discriminator ends with.
 
-A class is told to a generator by an embedding beside the latent. In the discriminator `conditional` is
+A class is told to a generator by an embedding beside the latent, to a DCGAN's behind the norm of what the latent became. In
+the discriminator `conditional` is
   'embedding': the embedding beside the input: as more numbers, or of an image as more channels (Mirza & Osindero 2014);
   'projection': the inner product of an embedding and the last features, added to the score (Miyato & Koyama 2018, eq. 3);
   'auxiliary': class logits of its own (AC-GAN: Odena et al. 2017, section 3);
@@ -36,22 +37,22 @@ class LayerNorm(nn.Module):
 NORMS = {'none': None, 'batch': BatchNorm, 'layer': LayerNorm}
 
 
-def _embedded(labels, classes: int, name: str = 'class'):
-  """[batch] -> [batch, EMBEDDING], as large as latents are."""
-  return nn.Embed(classes, EMBEDDING, embedding_init=nn.initializers.normal(1.0), name=name)(labels)
+def embedded(labels, classes: int, numbers: int = EMBEDDING):
+  """[batch] -> [batch, numbers], as large as latents and what is normalised are."""
+  return nn.Embed(classes, numbers, embedding_init=nn.initializers.normal(1.0), name='class')(labels)
 
 
 def with_class(z, labels, module):
   """What a generator begins with: the latent, beside it the class."""
   if module.conditional != 'none':
-    z = jnp.concatenate([z, _embedded(labels, module.classes)], -1)  # [batch, latent + EMBEDDING]
+    z = jnp.concatenate([z, embedded(labels, module.classes)], -1)  # [batch, latent + EMBEDDING]
   return z.astype(module.dtype)
 
 
 def seen(x, labels, module):
   """What a discriminator begins with: the example, with 'embedding' the class beside it."""
   if module.conditional == 'embedding':
-    places = _embedded(labels, module.classes).reshape(-1, *(1,) * (x.ndim - 2), EMBEDDING)  # [batch, 1, …, EMBEDDING]
+    places = embedded(labels, module.classes).reshape(-1, *(1,) * (x.ndim - 2), EMBEDDING)  # [batch, 1, …, EMBEDDING]
     x = jnp.concatenate([x, jnp.broadcast_to(places, (*x.shape[:-1], EMBEDDING))], -1)
   return x.astype(module.dtype)
 

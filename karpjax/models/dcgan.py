@@ -3,6 +3,7 @@
 Signatures as in `models.gan`.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -61,10 +62,13 @@ class DCGANGenerator(nn.Module):
       return nn.relu(norm(dtype=self.dtype, name=name)(x, train=train) if norm else x)
 
     options = {'use_bias': norm is None, 'dtype': self.dtype, 'kernel_init': dcgan_init}
-    x = linear.Dense(height * width * self.widths[0], name='project', **options)(
-      conditioning.with_class(z, labels, self)
-    )
-    x = activated(x.reshape(-1, height, width, self.widths[0]), 'norm0')
+    start = (height, width, self.widths[0])
+    x = linear.Dense(math.prod(start), name='project', **options)(z.astype(self.dtype)).reshape(-1, *start)
+    x = norm(dtype=self.dtype, name='norm0')(x, train=train) if norm else x
+    if self.conditional != 'none':
+      # Behind the norm: before it, what tells classes apart may grow until the norm has made the latent vanish.
+      x = x + conditioning.embedded(labels, self.classes, math.prod(start)).reshape(x.shape).astype(self.dtype)
+    x = nn.relu(x)
     for i, (channels, size) in enumerate(zip(self.widths[1:], larger), start=1):
       conv = transposed_convolution.ConvTranspose(channels, (4, 4), size=size, name=f'conv{i}', **options)
       x = activated(conv(x), f'norm{i}')  # [batch, *size, channels]

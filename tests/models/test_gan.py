@@ -196,3 +196,14 @@ def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
 def test_bad_input_is_refused(name, shape, options, message):
   with pytest.raises(errors.UsageError, match=message):
     build(name, shape, **options)
+
+
+def test_classes_do_not_take_part_in_what_normalises_the_latent():
+  """Else what tells them apart may grow until nothing of the latent is left: one sample for each class."""
+  generator, _ = build('dcgan', (8, 8, 1), conditional='projection', widths=(8, 4))
+  z, labels = jax.random.normal(jax.random.key(1), (6, 100)), jnp.arange(6)
+  variables = generator.init(jax.random.key(0), z, labels, train=True)
+  apply = lambda labels: generator.apply(variables, z, labels, train=True, mutable=['batch_stats'])
+  (made, one), (other, two) = apply(labels), apply(labels[::-1])
+  jax.tree.map(np.testing.assert_array_equal, one['batch_stats']['norm0'], two['batch_stats']['norm0'])
+  assert not np.allclose(made, other)
