@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.rl.environment import Box, Environment, TimeStep, time_limit
+from karpjax.rl.environment import Box, Environment, TimeStep, strong, time_limit
 
 LIMITS = {'reacher': 50, 'pusher': 100}  # as of gymnasium's environments of these names; else LIMIT
 LIMIT = 1000
@@ -27,10 +27,6 @@ def make(name: str) -> Environment:
     world = envs.get_environment(name, backend='positional')
   except NotImplementedError as error:
     raise errors.UsageError(f'brax:{name} cannot be had on the positional backend: {error}') from None
-
-  def strong(tree):
-    """Without weak types, which a scan's carry would not keep."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
 
   def reset(key):
     state = strong(world.reset(key))

@@ -221,6 +221,11 @@ def partly_observed(environment: Environment, name: str, places: tuple[int, ...]
   )
 
 
+def strong(tree):
+  """The same arrays without weak types, which a scan's carry would not keep: for environments of other packages."""
+  return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
+
+
 class Recalled(NamedTuple):
   """An observation or an action, with what the policy remembers: before the one, after the other.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from karpjax import errors
 from karpjax.rl import drawing
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, strong
 
 
 def make(name: str) -> Environment:
@@ -33,10 +33,6 @@ def make(name: str) -> Environment:
       f'gymnax:{name} has actions of kind {type(acted).__name__}; discrete ones and boxes are known'
     )
   shape = tuple(observed.shape)
-
-  def strong(tree):
-    """Without weak types, which a scan's carry would not keep."""
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
 
   def reset(key):
     observation, state = world.reset_env(key, params)
