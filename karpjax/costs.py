@@ -13,7 +13,8 @@ def compiled(lowered, devices: int = 1, *, of_one: bool = False, options=lambda 
   """A lowered program compiled, and the FLOPs of a call over all devices, or None where the backend counts none.
 
   They are counted before compilation where the backend can, for afterwards calls of a library, such as oneDNN, count as
-  nothing. GPUs and TPUs count only what is compiled, which is one device's part.
+  nothing. GPUs and TPUs count only what is compiled, which is one device's part. The body of a loop counts once: see
+  `repeats`.
 
   Args:
     lowered: by jit or pmap.
@@ -24,6 +25,50 @@ def compiled(lowered, devices: int = 1, *, of_one: bool = False, options=lambda 
   flops = _flops(lowered, devices if of_one else 1)
   made = lowered.compile(options(flops))
   return made, _flops(made, devices) if flops is None else flops
+
+
+def repeats(jaxpr) -> float:
+  """How many times the FLOPs of a program are those of a count that takes the body of each loop once, as compilers do.
+
+  Of loops whose length is known, `scan` and what becomes one; others count once here too.
+  """
+  once, all_ = _work(jaxpr)
+  return all_ / once if once else 1.0
+
+
+def _work(jaxpr) -> tuple[float, float]:
+  """Roughly the FLOPs of a jaxpr: with bodies of loops counted once, and as often as they run."""
+  once = all_ = 0.0
+  for equation in jaxpr.eqns:
+    params, size = equation.params, sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
+    inner = [_work(x) for x in _jaxprs(equation)]
+    if equation.primitive.name == 'cond':
+      inner = [max(inner, key=lambda work: work[1])]
+    elif equation.primitive.name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      size *= 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    elif equation.primitive.name == 'conv_general_dilated':
+      kernel, numbers = equation.invars[1].aval.shape, params['dimension_numbers']
+      size *= 2 * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+    times = params['length'] if equation.primitive.name == 'scan' else 1
+    once += sum(a for a, _ in inner) if inner else size
+    all_ += sum(b for _, b in inner) * times if inner else size
+  return once, all_
+
+
+def _jaxprs(equation):
+  """Those inside an equation; where it chooses by platform, that of ours."""
+  found = [
+    getattr(x, 'jaxpr', x)  # closed or not
+    for value in equation.params.values()
+    for x in (value if isinstance(value, (tuple, list)) else (value,))
+    if hasattr(getattr(x, 'jaxpr', x), 'eqns')
+  ]
+  platforms = equation.params.get('branches_platforms')
+  if platforms:
+    here = jax.default_backend()
+    return [next(x for x, names in zip(found, platforms) if names is None or here in names)]
+  return found
 
 
 def _flops(program, times: int) -> float | None:

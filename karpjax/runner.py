@@ -189,8 +189,9 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return calls['one'](carry, batch, np.bool_(fresh))
 
   def compile_step(name, function, steps, *arguments, replicated):
-    calls[name], calls['flops'] = layout.compile(function, arguments, replicated)
-    calls['steps'] = steps
+    calls[name], counted, repeats = layout.compile(function, arguments, replicated)
+    calls['counted'], calls['steps'] = counted, steps
+    calls['flops'] = None if counted is None else counted * repeats
 
   def compile_many(carry, steps):
     numbers = layout.cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
@@ -259,7 +260,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     sums = layout.sums(sum_zeros)
     for batch, (_, mask) in zip(read, parts):
       if 'add' not in calls:
-        calls['add'] = layout.compile_sums(functions.add_sums, calls.get('flops'))
+        calls['add'] = layout.compile_sums(functions.add_sums, calls.get('counted'))
       sums = calls['add'](carry.state, sums, *jax.tree.map(lambda x: layout.cut(x, 0), (batch, mask[here])))
     return layout.fetch(sums)
 

@@ -49,6 +49,65 @@ def test_a_backend_that_counts_nothing_compiles_all_the_same(monkeypatch):
   assert flops is None and compiled(jnp.eye(SIZE), jnp.eye(SIZE)).trace() == SIZE
 
 
+def looped(lengths):
+  """A product in loops inside each other."""
+
+  def body(x, _):
+    for length in lengths[1:]:
+      x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=length)
+    return x @ x, None
+
+  return lambda x: jax.lax.scan(body, x, None, length=lengths[0])[0]
+
+
+def chosen(x):
+  """Of the two branches, the one with more work counts."""
+  return jax.lax.cond(x[0, 0] > 0, lambda x: looped((5,))(x), lambda x: x, x)
+
+
+def by_platform(x):
+  return jax.lax.platform_dependent(x, cpu=lambda x: looped((3,))(x), default=lambda x: looped((50,))(x))
+
+
+def unknown(x):
+  return jax.lax.fori_loop(0, (x[0, 0] > 0).astype(int) + 1, lambda i, x: x @ x, x)
+
+
+@pytest.mark.parametrize(
+  'function, times',
+  [
+    (jnp.matmul, 1),
+    (looped((7,)), 7),
+    (looped((4, 3)), 4 * (3 + 1) / 2),
+    (jax.jit(looped((7,))), 7),
+    (jax.vmap(looped((7,))), 7),
+    (chosen, 5),
+    (by_platform, 3),
+    (unknown, 1),
+  ],
+)
+def test_loops_count_as_often_as_they_run(function, times):
+  x = jnp.ones((2, SIZE, SIZE))
+  arguments = (x, x) if function is jnp.matmul else (x,) if times == 7 else (x[0],)
+  assert costs.repeats(jax.make_jaxpr(function)(*arguments)) == pytest.approx(times, rel=0.01)
+
+
+def test_a_convolution_counts_its_products():
+  one = lambda x, kernel: jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+
+  def function(x, kernel):
+    y = jax.lax.scan(lambda y, _: (one(y, kernel), None), x, None, length=3)[0]
+    return y.reshape(-1, 32).T @ jnp.ones((y.size // 32, 16))
+
+  product = 2 * 16 * x.size
+  products = 2 * x.size * 9 * 16
+  expected = (3 * products + product) / (products + product)
+  assert costs.repeats(jax.make_jaxpr(function)(x, kernel)) == pytest.approx(expected, rel=0.01)
+
+
 @pytest.mark.parametrize('parallel, seeds', [('none', 1), ('pmap', 1), ('data', 1), ('seeds', 4)])
 def test_every_layout_counts_the_same_flops_before_compilation_and_after(parallel, seeds, monkeypatch):
   given = dict(model='mlp', widths=(256,), batch_size=256, steps='1', steps_per_call='1')

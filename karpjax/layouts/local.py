@@ -14,8 +14,8 @@ def one_device(seeds: int = 1) -> Layout:
   options = lambda flops: start_up.compiler_options(flops, seeds)
 
   def compile(function, arguments, replicated):
-    lowered = jax.jit(function, donate_argnums=0).lower(*arguments)
-    return costs.compiled(lowered, options=options)
+    traced = jax.jit(function, donate_argnums=0).trace(*arguments)
+    return *costs.compiled(traced.lower(), options=options), costs.repeats(traced.jaxpr)
 
   return Layout(
     parts=1,
@@ -69,7 +69,8 @@ def pmap(devices, seeds: int) -> Layout:
   def compile(function, arguments, replicated):
     axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
     mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
-    return costs.compiled(mapped.lower(*arguments), count, of_one=True)
+    repeats = costs.repeats(jax.make_jaxpr(mapped)(*arguments))
+    return *costs.compiled(mapped.lower(*arguments), count, of_one=True), repeats
 
   return Layout(
     parts=count,

@@ -69,8 +69,8 @@ def on_mesh(sizes: dict[str, int], seeds: int, axes, devices, described: bool) -
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
   def compile(function, arguments, replicated):
-    lowered = jax.jit(function, donate_argnums=0, out_shardings=laid['carry']).lower(*arguments)
-    return costs.compiled(lowered, mesh.size)
+    traced = jax.jit(function, donate_argnums=0, out_shardings=laid['carry']).trace(*arguments)
+    return *costs.compiled(traced.lower(), mesh.size), costs.repeats(traced.jaxpr)
 
   return _over(
     mesh,
@@ -121,8 +121,8 @@ def of_seeds(devices, seeds: int, described: bool) -> Layout:
   def compile(function, arguments, replicated):
     given = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already
     each = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=specs(laid['carry']), check_vma=False)
-    lowered = jax.jit(each, donate_argnums=0).lower(*arguments)
-    return costs.compiled(lowered, count, of_one=True, options=options)
+    traced = jax.jit(each, donate_argnums=0).trace(*arguments)
+    return *costs.compiled(traced.lower(), count, of_one=True, options=options), costs.repeats(traced.jaxpr)
 
   def compile_sums(function, flops):
     def add(state, sums, *batch):
