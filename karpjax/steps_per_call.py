@@ -31,6 +31,8 @@ def choose(carry, steps: int, advance_one: Callable, compile_many: Callable, adv
   one = hosts.first_says(_seconds(advance_one, carry, 1))  # all hosts have to choose alike
   if one > CALL_SECONDS / 4 or steps == 1:
     return 1
+  in_a_row = max(1, min(steps, 8, int(CALL_SECONDS / one)))  # the first after a copy is slower
+  one = hosts.first_says(_seconds(advance_one, carry, 1, calls=in_a_row))
   many = int(min(LARGEST_CALL, steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
   compile_many(carry, many)
   first = hosts.first_says(_seconds(advance_many, carry, 1, times=1))
@@ -38,12 +40,14 @@ def choose(carry, steps: int, advance_one: Callable, compile_many: Callable, adv
   return many if hosts.first_says(_seconds(advance_many, carry, trial)) < one else 1
 
 
-def _seconds(advance, carry, steps, times=3):
-  """Median seconds of a step, on a copy of the carry: trying changes nothing."""
+def _seconds(advance, carry, steps, times=3, calls=1):
+  """Median seconds of a step in so many calls of so many steps, on a copy of the carry: trying changes nothing."""
   measured = []
   for _ in range(times + 1):
     copy = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
     begun = time.perf_counter()
-    jax.block_until_ready(advance(copy, 0, steps, False))
-    measured.append((time.perf_counter() - begun) / steps)
+    for start in range(0, calls * steps, steps):
+      copy = advance(copy, start, start + steps, False)
+    jax.block_until_ready(copy)
+    measured.append((time.perf_counter() - begun) / (calls * steps))
   return sorted(measured[1:])[times // 2]
