@@ -9,39 +9,33 @@ BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, '
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 
 
-def compiled(lowered, devices: int = 1, *, of_one: bool = False, options=lambda flops: None):
+def compiled(lowered, jaxpr, devices: int = 1, *, of_one: bool = False, options: dict | None = None):
   """A lowered program compiled, and the FLOPs of a call over all devices, or None where the backend counts none.
 
   They are counted before compilation where the backend can, for afterwards calls of a library, such as oneDNN, count as
-  nothing. GPUs and TPUs count only what is compiled, which is one device's part. The body of a loop counts once: see
-  `repeats`.
+  nothing. GPUs and TPUs count only what is compiled, which is one device's part. They all count the body of a loop
+  once, which is put right by the jaxpr.
 
   Args:
     lowered: by jit or pmap.
+    jaxpr: that was lowered.
     devices: that run it.
     of_one: whether the lowered program too is one device's part.
-    options: of the compiler, by FLOPs.
+    options: of the compiler.
   """
   flops = _flops(lowered, devices if of_one else 1)
-  made = lowered.compile(options(flops))
-  return made, _flops(made, devices) if flops is None else flops
+  made = lowered.compile(options)
+  flops = _flops(made, devices) if flops is None else flops
+  once, all_ = work(jaxpr)
+  return made, flops * all_ / once if flops and once else flops
 
 
-def repeats(jaxpr) -> float:
-  """How many times the FLOPs of a program are those of a count that takes the body of each loop once, as compilers do.
-
-  Of loops whose length is known, `scan` and what becomes one; others count once here too.
-  """
-  once, all_ = _work(jaxpr)
-  return all_ / once if once else 1.0
-
-
-def _work(jaxpr) -> tuple[float, float]:
-  """Roughly the FLOPs of a jaxpr: with bodies of loops counted once, and as often as they run."""
+def work(jaxpr) -> tuple[float, float]:
+  """Roughly the FLOPs of a jaxpr: with bodies of loops counted once; and as often as they run, where that is known."""
   once = all_ = 0.0
   for equation in jaxpr.eqns:
     params, size = equation.params, sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
-    inner = [_work(x) for x in _jaxprs(equation)]
+    inner = [work(x) for x in _jaxprs(equation)]
     if equation.primitive.name == 'cond':
       inner = [max(inner, key=lambda work: work[1])]
     elif equation.primitive.name == 'dot_general':
@@ -54,6 +48,11 @@ def _work(jaxpr) -> tuple[float, float]:
     once += sum(a for a, _ in inner) if inner else size
     all_ += sum(b for _, b in inner) * times if inner else size
   return once, all_
+
+
+def uses(primitive: str, jaxpr) -> bool:
+  """Whether a jaxpr, or what it calls, has this operation."""
+  return any(e.primitive.name == primitive or any(uses(primitive, x) for x in _jaxprs(e)) for e in jaxpr.eqns)
 
 
 def _jaxprs(equation):

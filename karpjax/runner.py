@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import costs, layouts, steps_per_call, transform
+from karpjax import costs, layouts, start_up, steps_per_call, transform
 from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset
@@ -114,14 +114,16 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
   example = train.fetch(np.zeros(1, np.int32))
   batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
   batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-  metric_shapes = jax.eval_shape(program.step, state_shape, batch)[1]
+  traced, (_, metric_shapes) = jax.make_jaxpr(program.step, return_shape=True)(state_shape, batch)
   zeros = jax.tree.map(lambda x: jnp.zeros((seeds,) if seeds > 1 else (), x.dtype), dict(metric_shapes))
   first_carry = lambda keys: transform.Carry(init(keys), zeros)
   shapes = jax.eval_shape(first_carry, keys)
   layout.lay(shapes)
 
   shared = seeds > 1 and len(set(population.seeds)) == 1  # members of a sweep may all have one seed, so one data order
-  functions = transform.calls(program, train.gather, shapes.state, seeds, shared)
+  flops, _ = costs.work(traced.jaxpr)
+  in_turn = not config.topology and start_up.seeds_in_turn(flops, costs.uses('conv_general_dilated', traced.jaxpr))
+  functions = transform.calls(program, train.gather, shapes.state, seeds, shared, in_turn)
 
   resident = {}
 
@@ -189,9 +191,8 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     return calls['one'](carry, batch, np.bool_(fresh))
 
   def compile_step(name, function, steps, *arguments, replicated):
-    calls[name], counted, repeats = layout.compile(function, arguments, replicated)
-    calls['counted'], calls['steps'] = counted, steps
-    calls['flops'] = None if counted is None else counted * repeats
+    calls[name], calls['flops'] = layout.compile(function, arguments, replicated, flops)
+    calls['steps'] = steps
 
   def compile_many(carry, steps):
     numbers = layout.cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
@@ -260,7 +261,7 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
     sums = layout.sums(sum_zeros)
     for batch, (_, mask) in zip(read, parts):
       if 'add' not in calls:
-        calls['add'] = layout.compile_sums(functions.add_sums, calls.get('counted'))
+        calls['add'] = layout.compile_sums(functions.add_sums, flops)
       sums = calls['add'](carry.state, sums, *jax.tree.map(lambda x: layout.cut(x, 0), (batch, mask[here])))
     return layout.fetch(sums)
 

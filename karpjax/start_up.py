@@ -76,14 +76,25 @@ def _onednn() -> dict:
   return options
 
 
-def compiler_options(flops: float | None, seeds: int = 1) -> dict:
-  """Options for the compilation of a program of so many FLOPs a step, for all its seeds together.
+def compiler_options(flops: float) -> dict:
+  """Options for the compilation of a program of so many FLOPs a step, of one seed and loops counted once.
 
   On the CPU, large steps call oneDNN, whose convolutions are faster than XLA's own with jax 0.12 (`launch.py bench
   resnet20`). Small ones, as `bench lecun1989`, would spend more on the calls than on the work, with many seeds as well,
   whose matmuls are no larger: sixteen of `bench ppo_cartpole` take a third longer. jax 0.10 gains nothing.
   """
-  return _onednn() if (flops or 0) / seeds >= LARGE_STEP else {}
+  return _onednn() if flops >= LARGE_STEP else {}
+
+
+def seeds_in_turn(flops: float, convolves: bool) -> bool:
+  """Whether several seeds of a step of so many FLOPs are faster one after the other than at once.
+
+  On a CPU, where caches hold the images of one seed's layers but not those of all: eight seeds of bench cifar10_cnn take
+  8.5 times one instead of 13.9. Without convolutions, at once: four of bench gpt_shakespeare_cpu take 3.9 times one, not 4.3.
+  """
+  import jax
+
+  return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_STEP
 
 
 def cpu(threads: int, parallel: str) -> None:

@@ -79,6 +79,25 @@ def _over_seeds(state):
   return jax.tree.map(lambda _: 0, state).replace(step=None)
 
 
+def one_by_one(function: Callable, axes, out) -> Callable:
+  """As `jax.vmap` over seeds with in_axes `axes` and out_axes `out`, of 0 or None, but a loop: each after the other."""
+
+  def among(axes, tree, choose):
+    """A pytree whose leaves with an axis of seeds are chosen from."""
+    of = lambda axis, part: part if axis is None else jax.tree.map(choose, part)
+    return jax.tree.map(of, axes, tree, is_leaf=lambda x: x is None)
+
+  def mapped(*args):
+    seeds = []
+    among(axes, args, lambda x: seeds.append(len(x)))
+    made = jax.lax.map(lambda i: function(*among(axes, args, lambda x: x[i])), jnp.arange(seeds[0]))
+    # what has no axis of seeds is the same for all
+    first = jax.tree.map(lambda axis: 0 if axis is None else None, out, is_leaf=lambda x: x is None)
+    return among(first, made, lambda x: x[0])
+
+  return mapped
+
+
 @dataclasses.dataclass(frozen=True)
 class Calls:
   """The functions that are compiled. With several seeds every leaf but the step counter has a leading axis [seeds, …].
@@ -96,7 +115,9 @@ class Calls:
   add_sums: Callable
 
 
-def calls(program: programs.Program, gather: Callable, state, seeds: int, shared: bool = False) -> Calls:
+def calls(
+  program: programs.Program, gather: Callable, state, seeds: int, shared: bool = False, in_turn: bool = False
+) -> Calls:
   """Transforms a Program's step and evaluation.
 
   Args:
@@ -105,12 +126,15 @@ def calls(program: programs.Program, gather: Callable, state, seeds: int, shared
     state: the structure of its states.
     seeds: how many.
     shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
+    in_turn: whether a step is that of one seed after the other, rather than of all at once.
   """
   step, axes = guarded(program.step), Carry(_over_seeds(state), 0)
   own = None if shared else 0
 
   def seeded(function, axes, out):
-    return jax.vmap(function, axes, out) if seeds > 1 else function
+    if seeds == 1:
+      return function
+    return one_by_one(function, axes, out) if in_turn else jax.vmap(function, axes, out)
 
   def refresh(carry, fresh):
     return carry.replace(totals=jax.tree.map(lambda x: jnp.where(fresh, 0, x), carry.totals))

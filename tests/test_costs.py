@@ -14,39 +14,49 @@ SIZE, DEVICES = 64, 4
 WHOLE = 2 * SIZE**3 * DEVICES  # of [DEVICES * SIZE, SIZE] @ [SIZE, SIZE]
 
 
+def lowered_and_jaxpr(function, *arguments):
+  return function.lower(*arguments), jax.make_jaxpr(function)(*arguments)
+
+
 def on_one():
-  return jax.jit(jnp.matmul).lower(jnp.ones((DEVICES * SIZE, SIZE)), jnp.ones((SIZE, SIZE))), 1, False
+  return lowered_and_jaxpr(jax.jit(jnp.matmul), jnp.ones((DEVICES * SIZE, SIZE)), jnp.ones((SIZE, SIZE))), 1, False
 
 
 def on_mesh():
   mesh = jax.make_mesh((DEVICES,), ('data',), devices=jax.devices()[:DEVICES])
   cut = jax.device_put(jnp.ones((DEVICES * SIZE, SIZE)), NamedSharding(mesh, P('data')))
   whole = jax.device_put(jnp.ones((SIZE, SIZE)), NamedSharding(mesh, P()))
-  return jax.jit(jnp.matmul).lower(cut, whole), DEVICES, False
+  return lowered_and_jaxpr(jax.jit(jnp.matmul), cut, whole), DEVICES, False
 
 
 def by_pmap():
   mapped = jax.pmap(jnp.matmul, in_axes=(0, None), devices=jax.devices()[:DEVICES])
-  return mapped.lower(jnp.ones((DEVICES, SIZE, SIZE)), jnp.ones((SIZE, SIZE))), DEVICES, True
+  return lowered_and_jaxpr(mapped, jnp.ones((DEVICES, SIZE, SIZE)), jnp.ones((SIZE, SIZE))), DEVICES, True
 
 
 @pytest.mark.parametrize('lower', [on_one, on_mesh, by_pmap])
 @pytest.mark.parametrize('before', [True, False])
 def test_flops_are_of_all_devices_wherever_they_are_counted(lower, before, monkeypatch):
-  lowered, devices, of_one = lower()
+  program, devices, of_one = lower()
   if not before:  # as CUDA's backend and libtpu's
     monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)
-  compiled, flops = costs.compiled(lowered, devices, of_one=of_one)
+  compiled, flops = costs.compiled(*program, devices, of_one=of_one)
   assert flops == pytest.approx(WHOLE, rel=0.01)
   assert costs.figures(compiled)['bytes'] > 0
 
 
 def test_a_backend_that_counts_nothing_compiles_all_the_same(monkeypatch):
-  lowered = jax.jit(jnp.matmul).lower(jnp.ones((SIZE, SIZE)), jnp.ones((SIZE, SIZE)))
+  program = lowered_and_jaxpr(jax.jit(jnp.matmul), jnp.ones((SIZE, SIZE)), jnp.ones((SIZE, SIZE)))
   monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)
   monkeypatch.setattr(jax.stages.Compiled, 'cost_analysis', lambda self: None)
-  compiled, flops = costs.compiled(lowered)
+  compiled, flops = costs.compiled(*program)
   assert flops is None and compiled(jnp.eye(SIZE), jnp.eye(SIZE)).trace() == SIZE
+
+
+def repeats(function, *arguments):
+  """How many times as many FLOPs there are as with bodies of loops counted once."""
+  once, all_ = costs.work(jax.make_jaxpr(function)(*arguments))
+  return all_ / once
 
 
 def looped(lengths):
@@ -89,7 +99,7 @@ def unknown(x):
 def test_loops_count_as_often_as_they_run(function, times):
   x = jnp.ones((2, SIZE, SIZE))
   arguments = (x, x) if function is jnp.matmul else (x,) if times == 7 else (x[0],)
-  assert costs.repeats(jax.make_jaxpr(function)(*arguments)) == pytest.approx(times, rel=0.01)
+  assert repeats(function, *arguments) == pytest.approx(times, rel=0.01)
 
 
 def test_a_convolution_counts_its_products():
@@ -105,7 +115,13 @@ def test_a_convolution_counts_its_products():
   product = 2 * 16 * x.size
   products = 2 * x.size * 9 * 16
   expected = (3 * products + product) / (products + product)
-  assert costs.repeats(jax.make_jaxpr(function)(x, kernel)) == pytest.approx(expected, rel=0.01)
+  assert repeats(function, x, kernel) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_use_is_found_wherever_it_is():
+  inside = jax.jit(lambda x: looped((3,))(x))
+  assert costs.uses('dot_general', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
+  assert not costs.uses('conv_general_dilated', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
 
 
 @pytest.mark.parametrize('parallel, seeds', [('none', 1), ('pmap', 1), ('data', 1), ('seeds', 4)])

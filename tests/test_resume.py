@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import checkpoint
+from karpjax import checkpoint, start_up
 from karpjax.report import writers
 
 SMALL = dict(
@@ -111,6 +111,18 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
         assert np.array_equal(x, there)
       else:
         np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
+
+
+def test_seeds_in_turn_are_those_at_once_and_go_on_to_the_same_bits(tmp_path, monkeypatch):
+  short = dict(seeds=2, optimiser='sgd', learning_rate=0.1)
+  at_once = arrays(run(tmp_path / 'at_once', **short))
+  monkeypatch.setattr(start_up, 'seeds_in_turn', lambda flops, convolves: True)
+  whole = arrays(run(tmp_path / 'whole', **short))
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'parts', stop_at=(15,), **short)
+  assert_same_bits(whole, arrays(run(tmp_path / 'parts', **short)))
+  for name, x in at_once.items():
+    np.testing.assert_allclose(whole[name], x, atol=1e-5, err_msg=name)
 
 
 PLAIN = dict(dropout=(0.0,), steps='3', optimiser='sgd', learning_rate=0.1)

@@ -12,9 +12,7 @@ from karpjax.layers.convolution import convolution
 
 
 def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
-  assert (
-    start_up.compiler_options(None) == start_up.compiler_options(1e6) == start_up.compiler_options(1e9, seeds=16) == {}
-  )
+  assert start_up.compiler_options(1e6) == {}
   options = start_up.compiler_options(1e9)
   assert bool(options) == (jax.__version_info__ >= (0, 11))
   draw = np.random.default_rng(0)

@@ -43,4 +43,4 @@ def choose(config, axes=None) -> Layout:
     )
   if config.parallel == 'pmap':
     return local.pmap(jax.local_devices(), config.seeds)
-  return local.one_device(config.seeds)
+  return local.one_device()

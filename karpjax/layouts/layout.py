@@ -20,9 +20,9 @@ class Layout:
   shapes, replicated_shapes: ShapeDtypeStructs of a carry, or of arrays, as they would lie on the devices.
   cut: (array of the host, axis of the batch) -> cut over the devices.
   rows: (batch size) -> the rows of a batch that this host supplies.
-  compile: (function, arguments, how many of the last are replicated) -> (compiled, FLOPs as `costs.compiled` counts
-    them, `costs.repeats`); donates the carry.
-  compile_sums: (function (state, sums, …) -> sums, FLOPs of a step so counted) -> the function, compiled when called; donates sums.
+  compile: (function, arguments, how many of the last are replicated, FLOPs of one seed's step) -> (compiled, FLOPs of a
+    call); donates the carry.
+  compile_sums: (function (state, sums, …) -> sums, FLOPs of one seed's step) -> the function, compiled when called; donates sums.
   fetch: replicated arrays -> on the host.
   """
 

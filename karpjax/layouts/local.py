@@ -9,13 +9,12 @@ from karpjax import costs, gradients, start_up
 from karpjax.layouts.layout import Layout, structs
 
 
-def one_device(seeds: int = 1) -> Layout:
+def one_device() -> Layout:
   copy = lambda tree: jax.tree.map(jnp.array, tree)  # calls donate it
-  options = lambda flops: start_up.compiler_options(flops, seeds)
 
-  def compile(function, arguments, replicated):
+  def compile(function, arguments, replicated, flops):
     traced = jax.jit(function, donate_argnums=0).trace(*arguments)
-    return *costs.compiled(traced.lower(), options=options), costs.repeats(traced.jaxpr)
+    return costs.compiled(traced.lower(), traced.jaxpr, options=start_up.compiler_options(flops))
 
   return Layout(
     parts=1,
@@ -31,7 +30,7 @@ def one_device(seeds: int = 1) -> Layout:
     cut=lambda x, axis: x,
     rows=lambda size: slice(None),
     compile=compile,
-    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=options(flops)),
+    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=start_up.compiler_options(flops)),
     fetch=jax.device_get,
   )
 
@@ -66,11 +65,10 @@ def pmap(devices, seeds: int) -> Layout:
   def place(carry):
     return relaid(carry, lambda x: cut(x, axis_of_batch), replicate)
 
-  def compile(function, arguments, replicated):
+  def compile(function, arguments, replicated, flops):
     axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
     mapped = jax.pmap(function, gradients.REPLICAS, in_axes=axes, devices=devices, donate_argnums=0)
-    repeats = costs.repeats(jax.make_jaxpr(mapped)(*arguments))
-    return *costs.compiled(mapped.lower(*arguments), count, of_one=True), repeats
+    return costs.compiled(mapped.lower(*arguments), jax.make_jaxpr(mapped)(*arguments), count, of_one=True)
 
   return Layout(
     parts=count,

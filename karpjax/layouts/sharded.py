@@ -68,9 +68,9 @@ def on_mesh(sizes: dict[str, int], seeds: int, axes, devices, described: bool) -
     bounds = [index[0].indices(size) for index in held]
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
-  def compile(function, arguments, replicated):
+  def compile(function, arguments, replicated, flops):
     traced = jax.jit(function, donate_argnums=0, out_shardings=laid['carry']).trace(*arguments)
-    return *costs.compiled(traced.lower(), mesh.size), costs.repeats(traced.jaxpr)
+    return costs.compiled(traced.lower(), traced.jaxpr, mesh.size)
 
   return _over(
     mesh,
@@ -116,13 +116,13 @@ def of_seeds(devices, seeds: int, described: bool) -> Layout:
 
   def options(flops):  # each device of a CPU is a core, which has no other to share an operation with
     alone = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}
-    return alone | start_up.compiler_options(flops, seeds)
+    return alone | start_up.compiler_options(flops)
 
-  def compile(function, arguments, replicated):
+  def compile(function, arguments, replicated, flops):
     given = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already
     each = jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=specs(laid['carry']), check_vma=False)
     traced = jax.jit(each, donate_argnums=0).trace(*arguments)
-    return *costs.compiled(traced.lower(), count, of_one=True, options=options), costs.repeats(traced.jaxpr)
+    return costs.compiled(traced.lower(), traced.jaxpr, count, of_one=True, options=options(flops))
 
   def compile_sums(function, flops):
     def add(state, sums, *batch):
