@@ -140,7 +140,8 @@ def scoring(settings, dataset: Dataset, say: Callable[[str], None]) -> dict:
   features = scorer.features(train, min(largest, train.size))
   say(f'scorer: {scorer.workdir}, step {scorer.step}, {scorer.size} features; distances are on its own scale')
   for name, size in sizes.items():
-    floor = generation.frechet_distance(scorer.features(dataset.splits[name], size), features[:size])
+    real = scorer.features(dataset.splits[name], size)
+    floor = float(generation.in_float64(generation.frechet_distance, real, features[:size]))
     say(f'FID of {min(size, train.size):,} train examples against the {name} split, the floor: {floor:.4f}')
   return {'scorer': scorer, 'train': features, 'largest': largest}
 
