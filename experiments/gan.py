@@ -3,6 +3,7 @@
 python launch.py gan                                                        # scikit-learn's digits, bundled
 python launch.py gan --flagfile=experiments/papers/gan_25gaussians.flags    # how many of 25 modes are found
 python launch.py gan --dataset=mnist --scorer=WORKDIR                       # FID in the features of a run of image_classification
+python launch.py gan --dataset=cifar10 --scorer=inception:FILE.safetensors   # the FID of papers, from the weights of pt_inception-2015-12-05
 python launch.py gan --dataset=folder:PATH --image_size=64 --channels=3     # any folder of images
 """
 
@@ -49,7 +50,9 @@ class Config(config.Train):
   )
   latent: int = config.flag(100, 'Numbers that a sample is made from, of a standard normal distribution.')
   scorer: str = config.flag(
-    '', 'WORKDIR of a run of image_classification on the same data: FID and others by its features.'
+    '',
+    'FID and others by the features of: WORKDIR of a run of image_classification on the same data, or '
+    'inception:FILE.safetensors with the weights that FID is defined by, pt_inception-2015-12-05-6726825d.',
   )
   model: str = config.flag('dcgan', 'Its options are below.', choices=gan.MODELS)
   steps: config.Duration = config.run_flag('60epochs', 'How long to train.')

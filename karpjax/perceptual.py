@@ -5,7 +5,6 @@ Features are those of the last convolution, before its activation (Ledig et al. 
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import flax.errors
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import errors, scorer
+from karpjax import errors, scorer, weights
 from karpjax.layers.convolution import Conv, convolution, max_pool
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block of Simonyan & Zisserman 2015, configuration E
@@ -64,10 +63,8 @@ def vgg19(path: str) -> Callable:
   Raises:
     UsageError: where the file cannot be read or lacks a layer.
   """
-  import safetensors.numpy
-
+  arrays = weights.read_safetensors(path, '--scorer=')
   try:
-    arrays = safetensors.numpy.load_file(Path(path).expanduser())
     layers, number = [], 0  # torchvision counts convolutions, activations and poolings
     for depth in VGG19:
       block = []
@@ -79,8 +76,6 @@ def vgg19(path: str) -> Callable:
       number += 1
   except KeyError as error:
     raise errors.UsageError(f"--scorer={path} lacks {error}; torchvision's vgg19 has it") from None
-  except Exception as error:
-    raise errors.UsageError(f'--scorer={path} cannot be read: {error}') from None
 
   def features(images):
     x = (images - np.array(MEAN, np.float32)) / np.array(STD, np.float32)  # grey becomes RGB

@@ -1,6 +1,7 @@
-"""Features of our own classifiers, by which what a generator makes is scored: another run of image_classification, frozen."""
+"""Features by which what a generator makes is scored: of our own classifiers, which are runs of image_classification, or Inception's."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,39 +11,58 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import config, errors, predict
+from karpjax import config, errors, predict, weights
 from karpjax.data import bundled
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.metrics import generation
+from karpjax.models import inception
 from karpjax.program import pair
+
+INCEPTION = 'inception:'  # before the file of its weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-  """A trained classifier.
+  """A frozen network.
 
   Attributes:
-    workdir: of its run.
-    step: of the checkpoint.
-    classes: how many.
+    source: the workdir of a classifier's run, or the file of Inception's weights.
+    step: of the run's checkpoint; None: of Inception.
+    classes: how many; 0: it tells none apart.
     size: d, numbers in a feature.
-    apply: raw images [batch, *shape] -> (features [batch, d], which its last dense layer sees, logits [batch, classes]).
+    apply: raw images [batch, *shape] -> (features [batch, d], which its last dense layer sees, logits [batch, classes], or None
+      where there are no classes).
+    batch: images that it describes at once.
   """
 
-  workdir: str
-  step: int
+  source: str
+  step: int | None
   classes: int
   size: int
   apply: Callable
+  batch: int = 500
 
-  def features(self, split: Split, count: int, batch: int = 500) -> np.ndarray:
-    """[count, d] float32: of a split's first examples."""
-    apply = jax.jit(lambda images: self.apply(images)[0])
+  def __str__(self) -> str:
+    what = 'Inception' if self.step is None else f'step {self.step}'
+    return f'{self.source}, {what}, {self.size} features'
+
+  @functools.cached_property
+  def _compiled(self) -> Callable:
+    return jax.jit(lambda images: self.apply(images)[0])
+
+  def describe(self, images: np.ndarray) -> np.ndarray:
+    """Raw images [n, *shape] -> features [n, d] float32."""
     rows = []
-    for start in range(0, count, batch):
-      numbers = np.minimum(start + np.arange(batch), split.size - 1)  # the last batch is filled up
-      rows.append(np.asarray(apply(split.fetch(numbers)['image'])))
-    return np.concatenate(rows)[:count]
+    for start in range(0, len(images), self.batch):
+      part = images[start : start + self.batch]
+      filled = np.resize(part, (self.batch, *part.shape[1:]))  # by itself again: one program for all sizes
+      rows.append(np.asarray(self._compiled(filled))[: len(part)])
+    return np.concatenate(rows)
+
+  def features(self, split: Split, count: int) -> np.ndarray:
+    """[count, d] float32: of a split's first examples."""
+    fetch = lambda start: split.fetch(np.arange(start, min(start + self.batch, count)))['image']
+    return np.concatenate([self.describe(fetch(start)) for start in range(0, count, self.batch)])
 
 
 def classifier(workdir: str) -> tuple[Callable, Any, Spec]:
@@ -80,16 +100,32 @@ def classifier(workdir: str) -> tuple[Callable, Any, Spec]:
   return inside, state, spec
 
 
-def load(workdir: str, spec: Spec) -> Scorer:
-  """The classifier of a run, by its best checkpoint; nothing is compiled.
+def load(source: str, spec: Spec) -> Scorer:
+  """The classifier of a run, by its best checkpoint, or Inception; nothing is compiled.
 
   Args:
-    workdir: of a run of image_classification.
+    source: WORKDIR of a run of image_classification, or inception:FILE.safetensors.
     spec: of the data that is to be scored.
 
   Raises:
-    UsageError: where there is no such run, or it is of other data.
+    UsageError: where there is no such run or file, or it does not fit the data.
   """
+  load = _inception if source.startswith(INCEPTION) else _classifier
+  return load(source.removeprefix(INCEPTION), spec)
+
+
+def _inception(path: str, spec: Spec) -> Scorer:
+  flag = f'--scorer={INCEPTION}'
+  if len(spec.shape) != 3 or spec.shape[-1] not in (1, 3):
+    raise errors.UsageError(
+      f'{flag}{path} sees images, grey or in colour, not {"×".join(map(str, spec.shape))} numbers'
+    )
+  variables = inception.from_published(weights.read_safetensors(path, flag), flag + path)
+  apply = lambda images: (inception.features(variables, images / spec.maximum), None)
+  return Scorer(path, None, 0, inception.FEATURES, apply, batch=inception.PIECE)
+
+
+def _classifier(workdir: str, spec: Spec) -> Scorer:
   inside, state, known = classifier(workdir)
   for name, there, here in (
     ('data set', known.name, spec.name),
@@ -138,9 +174,10 @@ def scoring(settings, dataset: Dataset, say: Callable[[str], None]) -> dict:
     return {'scorer': None, 'train': None, 'largest': largest}
   scorer, train = load(settings.scorer, dataset.spec), dataset.splits['train']
   features = scorer.features(train, min(largest, train.size))
-  say(f'scorer: {scorer.workdir}, step {scorer.step}, {scorer.size} features; distances are on its own scale')
+  say(f'scorer: {scorer}; distances are on its own scale')
   for name, size in sizes.items():
-    floor = generation.frechet_distance(scorer.features(dataset.splits[name], size), features[:size])
+    real = scorer.features(dataset.splits[name], size)
+    floor = float(generation.in_float64(generation.frechet_distance, real, features[:size]))
     say(f'FID of {min(size, train.size):,} train examples against the {name} split, the floor: {floor:.4f}')
   return {'scorer': scorer, 'train': features, 'largest': largest}
 
@@ -163,8 +200,10 @@ def sums(scorer: Scorer | None, spec: Spec, fake, batch, largest: int, condition
   if spec.name == 'gaussians25':
     made['modes'] = generation.modes(fake, bundled.GRID, bundled.GRID_STD, mask)
   if scorer:
-    size, guessed = largest or spec.examples, found['fake'][1].argmax(-1)
+    size = largest or spec.examples
     made |= {f'{name}_rows': generation.rows(x, batch['index'], mask, size) for name, (x, _) in found.items()}
+  if scorer and scorer.classes:
+    guessed = found['fake'][1].argmax(-1)
     made['shares'] = generation.shares(guessed, scorer.classes, mask)
     if conditional:
       made['hits'] = pair(guessed == batch['label'], mask)[0]

@@ -13,6 +13,8 @@ from karpjax.data import tokenisers
 from karpjax.errors import UsageError
 from karpjax.models import published
 
+PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
+
 
 def read(path: str) -> dict[str, np.ndarray]:
   """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file; that of
@@ -23,13 +25,10 @@ def read(path: str) -> dict[str, np.ndarray]:
   """
   file = Path(path)
   if file.suffix == '.safetensors':
-    import safetensors.numpy
-
+    found = read_safetensors(path, '--init_from=')
     try:
-      return published.renamed(
-        {n.replace('.', checkpoint.SEPARATOR): x for n, x in safetensors.numpy.load_file(file).items()}
-      )
-    except Exception as error:
+      return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in found.items()})
+    except ValueError as error:
       raise UsageError(f'--init_from={path} cannot be read: {error}') from None
   arrays, meta = newest(file)
   chosen = {}
@@ -37,6 +36,31 @@ def read(path: str) -> dict[str, np.ndarray]:
     chosen |= {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
   chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
   return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
+
+
+def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
+  """{name: array} of a safetensors file.
+
+  Args:
+    path: of the file.
+    flag: which named it, as it is typed before the path.
+
+  Raises:
+    UsageError: where it cannot be read; of a file of PyTorch's, which may hold code, how to convert it.
+  """
+  import safetensors.numpy
+
+  file = Path(path).expanduser()
+  if file.suffix in PICKLED:
+    made = file.with_suffix('.safetensors').name
+    raise UsageError(
+      f'{flag}{path} is no .safetensors; type python -c "import torch, safetensors.torch as s; '
+      f"s.save_file(torch.load('{file.name}', weights_only=True), '{made}')\" beside it once, and give {made}"
+    )
+  try:
+    return safetensors.numpy.load_file(file)
+  except Exception as error:
+    raise UsageError(f'{flag}{path} cannot be read: {error}') from None
 
 
 def tokeniser(path: str) -> tokenisers.Tokeniser | None:

@@ -41,19 +41,25 @@ class BatchNorm(nn.Module):
     epsilon: added to the variance.
     dtype: of the output.
     scale_init: zeros at a residual branch's end make its block begin as the identity (Goyal et al. 2017).
+    classes: where not 0, 'scale' and 'bias' are [classes, channels], a row for each class (Dumoulin et al. 2017, "A Learned
+      Representation for Artistic Style", section 2.2; as Miyato & Koyama 2018, section 4, in a generator).
   """
 
   momentum: float = 0.9
   epsilon: float = 1e-5
   dtype: Any = jnp.float32
   scale_init: Callable = nn.initializers.ones_init()
+  classes: int = 0
 
   @nn.compact
-  def __call__(self, x, *, train: bool):
-    """x: [batch, ..., channels] -> the same shape, of `dtype`."""
+  def __call__(self, x, *, train: bool, labels=None):
+    """x: [batch, ..., channels], labels of its classes: [batch] int -> the same shape as x, of `dtype`."""
     channels = x.shape[-1:]
-    scale = self.param('scale', self.scale_init, channels)
-    bias = self.param('bias', nn.initializers.zeros_init(), channels)
+    shape = (self.classes, *channels) if self.classes else channels
+    scale = self.param('scale', self.scale_init, shape)
+    bias = self.param('bias', nn.initializers.zeros_init(), shape)
+    if self.classes:
+      scale, bias = (jnp.asarray(table)[labels].reshape(len(x), *(1,) * (x.ndim - 2), -1) for table in (scale, bias))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
     if train:

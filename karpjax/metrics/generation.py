@@ -1,14 +1,19 @@
 """How good and how various generated examples are, from features of real and of generated ones.
 
-What is summed over batches is traced (`moments`, `rows`, `modes`); what the sums come to is computed once, on the host, by NumPy
-in float64. A distance is on the scale of its features: those of two classifiers, or of Inception, cannot be compared.
+What is summed over batches is traced (`moments`, `rows`, `modes`); what the sums come to is computed once, of their precision:
+`in_float64` gives these functions the one that they need. A distance is on the scale of its features: those of two classifiers,
+or of Inception, cannot be compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from karpjax import errors
 
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 3
 CHUNK = 1000  # rows of a matrix of distances that are held at once
@@ -62,51 +67,44 @@ def diversity(sums: Mapping[str, Any]) -> float:
   return float(np.sqrt(max(2 * spread * n / max(n - 1, 1), 0)))
 
 
-def square_root(matrix: np.ndarray) -> np.ndarray:
+def square_root(matrix):
   """The symmetric positive semidefinite square root of such a matrix [d, d]; eigenvalues that rounding made negative are 0."""
-  values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
-  return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+  values, vectors = jnp.linalg.eigh(matrix)
+  return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
 
 
-def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+def frechet_distance(real, fake):
   """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
 
   (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric.
   """
   (mean, cov), (other_mean, other_cov) = map(_gaussian, (real, fake))
   root = square_root(cov)
-  values = np.linalg.eigvalsh(root @ other_cov @ root)
-  return float(
-    np.square(mean - other_mean).sum() + np.trace(cov) + np.trace(other_cov) - 2 * np.sqrt(np.maximum(values, 0)).sum()
-  )
+  values = jnp.linalg.eigvalsh(root @ other_cov @ root)
+  traces = jnp.trace(cov) + jnp.trace(other_cov) - 2 * jnp.sqrt(jnp.maximum(values, 0)).sum()
+  return jnp.square(mean - other_mean).sum() + traces
 
 
 def _gaussian(features):
-  features = np.asarray(features, np.float64)
-  return features.mean(0), np.atleast_2d(np.cov(features, rowvar=False))
+  mean = features.mean(0)
+  return mean, (features - mean).T @ (features - mean) / (len(features) - 1)
 
 
-def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
+def kernel_distance(real, fake, chunk: int = CHUNK):
   """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs.
 
   Args:
     real: [n, d].
     fake: [m, d].
+    chunk: rows of the kernel's matrix that are held at once.
   """
-
-  def mean(a, b):
-    same, total = a is b, 0.0
-    for start in range(0, len(a), CHUNK):
-      part = a[start : start + CHUNK]
-      kernel = (part @ b.T / a.shape[1] + 1) ** 3
-      total += kernel.sum() - (kernel[np.arange(len(part)), start + np.arange(len(part))].sum() if same else 0)
-    return total / (len(a) * (len(b) - 1 if same else len(b)))
-
-  real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-  return float(mean(real, real) + mean(fake, fake) - 2 * mean(real, fake))
+  kernel = lambda products: (products / real.shape[1] + 1) ** 3
+  total = lambda a, b: lax.map(lambda row: kernel(b @ row).sum(), a, batch_size=chunk).sum()
+  within = lambda a: (total(a, a) - kernel(jnp.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
+  return within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake))
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(real, fake, k: int = NEIGHBOURS, chunk: int = CHUNK):
   """Which share of fake examples lies among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
   An example lies among others where it is no farther from one of them than that one's k-th nearest neighbour of its kind.
@@ -115,22 +113,49 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS) ->
     real: [n, d].
     fake: [m, d].
     k: neighbours; n and m must be larger.
+    chunk: rows of the matrix of distances that are held at once.
   """
-  return _share_among(fake, real, k), _share_among(real, fake, k)
+
+  def rowwise(f, points, others):
+    """[len(points)]: f of each point's squared distances from the others."""
+    squares = jnp.square(others).sum(1)
+    distances = lambda point: jnp.maximum(jnp.square(point).sum() + squares - 2 * others @ point, 0)
+    return lax.map(lambda point: f(distances(point)), points, batch_size=chunk)
+
+  def share_among(points, others):
+    radii = rowwise(lambda d: _smallest(d, k), others, others)  # the 0th is itself
+    return rowwise(lambda d: (d <= radii).any(), points, others).mean(dtype=points.dtype)
+
+  return share_among(fake, real), share_among(real, fake)
 
 
-def _share_among(points, others, k):
-  radii = np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _distances(others, others)])  # the 0th is itself
-  return float(np.concatenate([(d <= radii).any(1) for d in _distances(points, others)]).mean())
+def _smallest(values, k: int):
+  """The k-th smallest of [n], the smallest being the 0th: for a small k far faster than to sort them."""
+  return lax.fori_loop(0, k, lambda _, left: left.at[left.argmin()].set(jnp.inf), values).min()
 
 
-def _distances(a, b):
-  """Squared distances of a's rows from b's, [CHUNK, len(b)] after another."""
-  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-  squares = np.square(b).sum(1)
-  for start in range(0, len(a), CHUNK):
-    part = a[start : start + CHUNK]
-    yield np.maximum(np.square(part).sum(1)[:, None] + squares - 2 * part @ b.T, 0)
+def scores(real, fake) -> dict[str, Any]:
+  """{name: []} of features [n, d] and [m, d]."""
+  precision, recall = precision_recall(real, fake)
+  fid, kid = frechet_distance(real, fake), kernel_distance(real, fake)
+  return {'fid': fid, 'kid': kid, 'precision': precision, 'recall': recall}
+
+
+def in_float64(function: Callable, *arrays: np.ndarray):
+  """What `function`, compiled, makes of arrays in float64: on the CPU, since not every accelerator knows it; as NumPy's.
+
+  Raises:
+    UsageError: where JAX was told to do without the CPU.
+  """
+  try:
+    cpu = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    raise errors.UsageError(
+      f'distances of features are computed on the CPU, which JAX_PLATFORMS={jax.config.jax_platforms} leaves out; '
+      f'type JAX_PLATFORMS={jax.config.jax_platforms},cpu'
+    ) from None
+  with jax.enable_x64(True):
+    return jax.device_get(jax.jit(function)(*jax.device_put([np.asarray(x, np.float64) for x in arrays], cpu)))
 
 
 def summarise(sums: Mapping[str, Any], train: np.ndarray | None = None) -> dict[str, float]:
@@ -152,9 +177,7 @@ def summarise(sums: Mapping[str, Any], train: np.ndarray | None = None) -> dict[
     numbers['label_accuracy'] = float(sums['hits'] / count)
   if 'real_rows' in sums:
     real, fake = (np.asarray(sums[name][:count]) for name in ('real_rows', 'fake_rows'))
-    precision, recall = precision_recall(real, fake)
-    numbers |= {'fid': frechet_distance(real, fake), 'kid': kernel_distance(real, fake)}
-    numbers |= {'precision': precision, 'recall': recall}
+    numbers |= {name: float(x) for name, x in in_float64(scores, real, fake).items()}
     if train is not None:
-      numbers['fid_floor'] = frechet_distance(real, train[:count])
+      numbers['fid_floor'] = float(in_float64(frechet_distance, real, train[:count]))
   return numbers

@@ -1,7 +1,8 @@
 """What the players of every GAN share: how they are told of classes, their norms, and what a discriminator ends with.
 
-A class is told to a generator by an embedding beside the latent, to a DCGAN's behind the norm of what the latent became. In
-the discriminator `conditional` is
+A class is told to a generator of perceptrons by an embedding beside the latent, to a DCGAN's by one behind the norm of what the
+latent became, to an SNGAN's by a gain and a bias of its own in every batch norm, or without norms beside the latent. In the
+discriminator `conditional` is
   'embedding': the embedding beside the input: as more numbers, or of an image as more channels (Mirza & Osindero 2014);
   'projection': the inner product of an embedding and the last features, added to the score (Miyato & Koyama 2018, eq. 3);
   'auxiliary': class logits of its own (AC-GAN: Odena et al. 2017, section 3);

@@ -32,6 +32,9 @@ def _halved(shape, times: int) -> tuple[int, int]:
 class SNGANGenerator(nn.Module):
   """Miyato et al. 2018, table 3a: residual blocks, each of which doubles the image.
 
+  Classes have each a gain and a bias of every batch norm (Miyato & Koyama 2018, section 4): beside a latent that is then
+  normalised, what tells them apart may grow until the latent vanishes. Without norms they are beside the latent.
+
   Attributes:
     shape, classes, conditional, dtype: as `gan.MLPGenerator`'s.
     widths: channels of the blocks.
@@ -51,14 +54,17 @@ class SNGANGenerator(nn.Module):
       errors.choose('norm', self.norm, conditioning.NORMS),
       _halved(self.shape, len(self.widths)),
     )
+    by_class = self.conditional != 'none' and self.norm == 'batch'
+    if by_class:
+      norm = functools.partial(norm, classes=self.classes)
+    told = {'labels': labels} if by_class else {}
     conv = functools.partial(convolution.Conv, dtype=self.dtype, kernel_init=initialisers.he_normal)
 
     def activated(x, name):
-      return nn.relu(norm(dtype=self.dtype, name=name)(x, train=train) if norm else x)
+      return nn.relu(norm(dtype=self.dtype, name=name)(x, train=train, **told) if norm else x)
 
-    x = linear.Dense(height * width * self.widths[0], dtype=self.dtype, name='project')(
-      conditioning.with_class(z, labels, self)
-    )
+    z = z.astype(self.dtype) if by_class else conditioning.with_class(z, labels, self)
+    x = linear.Dense(height * width * self.widths[0], dtype=self.dtype, name='project')(z)
     x = x.reshape(-1, height, width, self.widths[0])
     for i, channels in enumerate(self.widths, start=1):
       y = conv(channels, (3, 3), name=f'block{i}_conv1')(_doubled(activated(x, f'block{i}_norm1')))

@@ -62,7 +62,7 @@ def draw(program, dataset, config, scorer, state, t: int, folder: Path, *, say: 
   (folder / 'texts').mkdir(exist_ok=True)
   lines = [f'{seen}: {line}' for line in found['warnings'] or ['no sign of collapse']]
   writers.write_bytes(folder / 'texts' / 'collapse.txt', ('\n'.join(lines) + '\n').encode())
-  about = {'workdir': scorer.workdir, 'step': scorer.step, 'data set': spec.name} if scorer else None
+  about = {'source': scorer.source, 'step': scorer.step, 'data set': spec.name} if scorer else None
   writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **found})
 
 
@@ -86,7 +86,7 @@ def once(spec, scorer, train, sample: Callable, latent: int, conditional: bool, 
   names = ('sample', 'nearest', 'second', 'third')
   pictures.grid(np.concatenate(rows) / spec.maximum, SIDE, heading, folder, 'nearest_training_examples', names)
 
-  if conditional or scorer:
+  if conditional or (scorer and scorer.classes):
     labels = np.arange(DRAWN) % len(spec.classes)
     images = sample(labels)
     if not conditional:
@@ -120,8 +120,7 @@ def features(scorer, examples: np.ndarray) -> np.ndarray:
   """[n, d] by which examples are compared: the scorer's, or the raw numbers themselves."""
   if scorer is None:
     return examples.reshape(len(examples), -1).astype(np.float32)
-  apply = jax.jit(lambda x: scorer.apply(x)[0])
-  return np.concatenate([apply(examples[i : i + WATCHED]) for i in range(0, len(examples), WATCHED)])
+  return scorer.describe(examples)
 
 
 def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
@@ -171,7 +170,7 @@ def watch(spec, scorer, real: np.ndarray, fake: np.ndarray, conditional: bool, r
   if spec.name == 'gaussians25':
     counts = generation.modes(jnp.asarray(fake), bundled.GRID, bundled.GRID_STD, jnp.ones(len(fake), bool))
     covered, of, what = int((counts > 0).sum()), len(counts), 'modes'
-  elif scorer and not conditional:
+  elif scorer and scorer.classes and not conditional:
     counts = np.bincount(np.asarray(scorer.apply(fake)[1]).argmax(-1), minlength=len(spec.classes))
     covered, of, what = int((counts > 0).sum()), len(counts), 'classes'
     found['class_shares'] = dict(zip(spec.classes, counts / len(fake)))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import re
 import signal
@@ -10,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from experiments import gan as experiment
 from experiments import image_classification
 from karpjax import checkpoint, config, errors, players, recipe, scorer, weights
 from karpjax.data import dataset
 from karpjax.metrics import generation
+from karpjax.models import inception
 from karpjax.report import writers
 
 QUICK = dict(
@@ -258,7 +261,8 @@ def test_a_scorer_gives_the_inputs_of_its_last_layer(classifier):
     features @ params['logits/kernel'] + params['logits/bias'], logits, rtol=1e-4, atol=1e-4
   )  # fmt: skip
   assert features.shape == (20, 24) and loaded.classes == 10 and loaded.step > 0
-  np.testing.assert_allclose(loaded.features(data.splits['test'], 20, batch=7), features, rtol=1e-5, atol=1e-5)
+  by_sevens = dataclasses.replace(loaded, batch=7).features(data.splits['test'], 20)
+  np.testing.assert_allclose(by_sevens, features, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -270,12 +274,46 @@ def test_scores_are_those_of_all_examples(tmp_path, classifier):
   loaded = scorer.load(str(classifier), data.spec)
   real = loaded.features(data.splits['test'], 360)
   train = loaded.features(data.splits['train'], 360)
-  assert numbers['test/fid_floor'] == pytest.approx(generation.frechet_distance(real, train), rel=1e-4)
+  floor = generation.in_float64(generation.frechet_distance, real, train)
+  assert numbers['test/fid_floor'] == pytest.approx(floor, rel=1e-4)
   assert any(f'{numbers["test/fid_floor"]:.4f}' in line for line in said)
   assert numbers['test/fid'] > 5 * numbers['test/fid_floor'] and 0 <= numbers['test/recall'] <= 1
   assert {'test/kid', 'test/precision', 'test/label_accuracy', 'test/smallest_class_share'} <= set(numbers)
   # every example once: shares of 360
   assert abs(360 * numbers['test/label_accuracy'] - round(360 * numbers['test/label_accuracy'])) < 1e-4
+
+
+def test_a_scorer_without_classes_gives_distances_alone():
+  data = dataset.load('digits')
+  without = scorer.Scorer('inception', None, 0, 64, lambda x: (x.reshape(len(x), -1), None))
+  batch = {'image': data.splits['test'].fetch(np.arange(30))['image'], 'label': jnp.zeros(30, jnp.int32)}
+  batch |= {'mask': jnp.arange(30) < 25, 'index': jnp.arange(30)}
+  sums = jax.device_get(scorer.sums(without, data.spec, batch['image'][::-1] / 2, batch, 40, True))
+  numbers = generation.summarise(sums)
+  expected = {'diversity', 'real_diversity', 'fid', 'kid', 'precision', 'recall'}
+  assert set(numbers) == expected and sums['fake_rows'].shape == (40, 64)
+  assert numbers['diversity'] < numbers['real_diversity']
+
+
+@pytest.mark.slow
+def test_inceptions_distances(tmp_path):
+  """With made weights, of a whole run: no class takes part in what it says and draws."""
+  draw = np.random.default_rng(0)
+  scale = lambda shape: np.sqrt(2 / math.prod(shape[1:])) if len(shape) == 4 else 0.1
+  arrays = {n: scale(x) * draw.normal(size=x).astype(np.float32) for n, x in inception.shapes().items()}
+  arrays |= {n: 1 + np.abs(x) for n, x in arrays.items() if n.endswith(('bn.weight', 'running_var'))}
+  safetensors.numpy.save_file({n: x.astype(np.float32) for n, x in arrays.items()}, tmp_path / 'made.safetensors')
+  said, source = [], f'inception:{tmp_path / "made.safetensors"}'
+  flags = dict(scorer=source, subset='12/8:0', validation=4, batch_size=4, steps='2', model='mlp', plots=True)
+  numbers = run(tmp_path / 'run', said.append, **flags).numbers
+  assert any('made.safetensors, Inception, 2048 features' in line for line in said)
+  assert {'test/fid', 'test/kid', 'test/precision', 'test/recall', 'test/fid_floor', 'test/diversity'} <= set(numbers)
+  assert not {'test/label_accuracy', 'test/smallest_class_share'} & set(numbers)
+  assert numbers['test/fid'] > numbers['test/fid_floor'] > 0
+  report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+  assert report['scorer']['source'].endswith('made.safetensors') and report['scorer']['step'] is None
+  plots = {p.stem for p in (tmp_path / 'run' / 'plots').glob('*.png')}
+  assert 'nearest_training_examples' in plots and 'samples_by_class' not in plots
 
 
 def test_without_a_scorer_it_says_which_two_commands_give_one(tmp_path):
@@ -304,7 +342,7 @@ def test_what_a_run_leaves(tmp_path, classifier):
   plots = {p.stem for p in (tmp_path / 'plots').glob('*.png')}
   assert plots >= {'samples', 'interpolation', 'nearest_training_examples', 'samples_by_class'}
   report = json.loads((tmp_path / 'report.json').read_text())
-  assert report['scorer']['workdir'] == str(classifier) and report['scorer']['step'] > 0
+  assert report['scorer']['source'] == str(classifier) and report['scorer']['step'] > 0
   assert sum(report['class_shares'].values()) == pytest.approx(1)
   assert (tmp_path / 'texts' / 'collapse.txt').read_text().startswith('step 8')
 
@@ -320,6 +358,7 @@ def test_what_a_run_leaves(tmp_path, classifier):
     (dict(augment='mixup:0.2'), r'augmentation mixup mixes labels'),
     (dict(batch_size=500), r'--batch_size=500 is larger than the train split'),
     (dict(scorer='nowhere'), r'--scorer=nowhere holds no run'),
+    (dict(scorer='inception:nowhere.safetensors'), r'--scorer=inception:nowhere\.safetensors cannot be read'),
     (dict(objective='wasserstein', clip_weights=0.0), r'weights are limited to'),
     (dict(dataset='gaussians25', model='dcgan', subset=''), r'type --model=mlp'),
     (dict(model='sngan', image_size=9), r'cannot be halved'),

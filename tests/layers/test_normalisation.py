@@ -129,3 +129,23 @@ def test_instance_norm_is_linens_and_knows_no_other_image():
     y = normalisation.InstanceNorm().apply(params, x, train=train)
     np.testing.assert_allclose(y, nn.InstanceNorm(epsilon=1e-5).apply(params, x), atol=1e-5)
     np.testing.assert_allclose(y[2:3], normalisation.InstanceNorm().apply(params, x[2:3], train=train), atol=1e-6)
+
+
+@pytest.mark.parametrize('train', [True, False])
+def test_classes_have_each_a_gain_and_a_bias_and_share_the_moments(train):
+  """As rows normalised without either, times the gain and plus the bias of each row's class."""
+  draw = np.random.default_rng(0)
+  x, labels = draw.normal(2, 3, size=(6, 2, 3, 4)).astype(np.float32), np.array([2, 0, 1, 1, 2, 2])
+  module, plain = normalisation.BatchNorm(classes=3), normalisation.BatchNorm()
+  variables = module.init(jax.random.key(0), x, labels=labels, train=False)
+  assert {n: v.shape for n, v in variables['params'].items()} == {'scale': (3, 4), 'bias': (3, 4)}
+  tables = {n: draw.normal(size=(3, 4)).astype(np.float32) for n in ('scale', 'bias')}
+  stats = {'mean': draw.normal(size=4).astype(np.float32), 'var': draw.uniform(1, 2, 4).astype(np.float32)}
+  found, one = module.apply(
+    {'params': tables, 'batch_stats': stats}, x, labels=labels, train=train, mutable=['batch_stats']
+  )
+  unit = {'scale': np.ones(4, np.float32), 'bias': np.zeros(4, np.float32)}
+  normal, two = plain.apply({'params': unit, 'batch_stats': stats}, x, train=train, mutable=['batch_stats'])
+  scale, bias = (tables[n][labels][:, None, None] for n in ('scale', 'bias'))
+  np.testing.assert_allclose(found, np.asarray(normal) * scale + bias, rtol=1e-4, atol=1e-5)
+  jax.tree.map(np.testing.assert_array_equal, one, two)

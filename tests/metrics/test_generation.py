@@ -1,13 +1,21 @@
 """What generated examples are measured by, against SciPy, plain loops and closed forms."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 from scipy.spatial import distance
 
+from karpjax import errors
 from karpjax.data import bundled
 from karpjax.metrics import generation
+
+exact = functools.partial(functools.partial, generation.in_float64)
+square_root, frechet_distance = exact(generation.square_root), exact(generation.frechet_distance)
+kernel_distance, precision_recall = exact(generation.kernel_distance), exact(generation.precision_recall)
 
 
 def two(n=300, m=200, d=12):
@@ -19,9 +27,9 @@ def two(n=300, m=200, d=12):
 def test_square_root_is_that_of_scipy():
   a = two()[0]
   matrix = a.T @ a
-  np.testing.assert_allclose(generation.square_root(matrix), scipy.linalg.sqrtm(matrix), rtol=1e-8, atol=1e-8)
+  np.testing.assert_allclose(square_root(matrix), scipy.linalg.sqrtm(matrix), rtol=1e-8, atol=1e-8)
   one = np.outer(a[0], a[0])  # of rank 1
-  np.testing.assert_allclose(generation.square_root(one) @ generation.square_root(one), one, atol=1e-8)
+  np.testing.assert_allclose(square_root(one) @ square_root(one), one, atol=1e-8)
 
 
 def test_frechet_distance_is_its_formula_by_scipy():
@@ -29,59 +37,75 @@ def test_frechet_distance_is_its_formula_by_scipy():
   covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
   root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
   expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-  assert generation.frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
-  assert generation.frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
+  assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-8)
+  assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
+
+
+def test_scores_are_in_float64_and_nothing_else_is():
+  a, b = two()
+  jax.eval_shape(generation.scores, *map(jnp.asarray, (a, b)))  # of float32: another program
+  found = generation.in_float64(generation.scores, a, b)
+  assert {x.dtype for x in found.values()} == {np.dtype(np.float64)} and jnp.asarray(a).dtype == jnp.float32
+
+
+def test_without_a_cpu_it_says_how_to_have_one(monkeypatch):
+  def none(backend):
+    raise RuntimeError(f'Unknown backend {backend}')
+
+  monkeypatch.setattr(jax, 'local_devices', none)
+  with pytest.raises(errors.UsageError, match='type JAX_PLATFORMS=.*,cpu'):
+    generation.in_float64(generation.square_root, np.eye(2))
 
 
 def test_frechet_distance_in_closed_form():
   a, _ = two()
-  assert generation.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
-  assert generation.frechet_distance(a, a + 2) == pytest.approx(4 * a.shape[1])  # means alone
+  assert frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
+  assert frechet_distance(a, a + 2) == pytest.approx(4 * a.shape[1])  # means alone
   centred = a - a.mean(0)
-  assert generation.frechet_distance(centred, 3 * centred) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
+  assert frechet_distance(centred, 3 * centred) == pytest.approx(4 * np.trace(np.cov(a, rowvar=False)))
   few = a[:5]  # fewer than features: covariances of low rank
-  assert generation.frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
+  assert frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize('chunk', [1000, 7])
-def test_kernel_distance_is_a_plain_double_loop(monkeypatch, chunk):
-  monkeypatch.setattr(generation, 'CHUNK', chunk)
+def test_kernel_distance_is_a_plain_double_loop(chunk):
+  kernel_distance = exact(functools.partial(generation.kernel_distance, chunk=chunk))
   a, b = (x[:20] for x in two(d=4))
   b = b[:15]
   kernel = lambda x, y: (x @ y / 4 + 1) ** 3
   same = lambda x: np.mean([kernel(p, q) for i, p in enumerate(x) for j, q in enumerate(x) if i != j])
   expected = same(a) + same(b) - 2 * np.mean([kernel(p, q) for p in a for q in b])
-  assert generation.kernel_distance(a, b) == pytest.approx(expected, rel=1e-10)
+  assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-10)
 
 
 def test_kernel_distance_is_unbiased():
   """Its mean over draws from one distribution is 0, though FID's is not."""
   draw = np.random.default_rng(0)
   pairs = [draw.normal(size=(2, 30, 3)) for _ in range(300)]
-  kids = [generation.kernel_distance(a, b) for a, b in pairs]
+  kids = [kernel_distance(a, b) for a, b in pairs]
   assert abs(np.mean(kids)) < 3 * np.std(kids) / np.sqrt(len(kids))
-  assert np.mean([generation.frechet_distance(a, b) for a, b in pairs]) > 0.1
+  assert np.mean([frechet_distance(a, b) for a, b in pairs]) > 0.1
 
 
 @pytest.mark.parametrize('chunk', [1000, 13])
-def test_precision_and_recall_are_a_plain_loop(monkeypatch, chunk):
-  monkeypatch.setattr(generation, 'CHUNK', chunk)
+def test_precision_and_recall_are_a_plain_loop(chunk):
+  precision_recall = exact(functools.partial(generation.precision_recall, chunk=chunk))
   a, b = (x[:60, :3] for x in two())
 
   def among(points, others):
     radii = [np.sort(np.linalg.norm(others - o, axis=1))[3] for o in others]  # the 0th is itself
     return np.mean([any(np.linalg.norm(p - o) <= r for o, r in zip(others, radii)) for p in points])
 
-  assert generation.precision_recall(a, b) == pytest.approx((among(b, a), among(a, b)))
+  assert precision_recall(a, b) == pytest.approx((among(b, a), among(a, b)))
   far = a + 1000
-  assert generation.precision_recall(a, far) == (0, 0)
-  assert generation.precision_recall(a, a) == (1, 1)
+  assert precision_recall(a, far) == (0, 0)
+  assert precision_recall(a, a) == (1, 1)
 
 
 def test_a_generator_of_few_kinds_has_precision_without_recall():
   real = np.random.default_rng(0).normal(size=(400, 2))
   fake = real[:1] + 0.01 * np.random.default_rng(1).normal(size=(400, 2))
-  precision, recall = generation.precision_recall(real, fake)
+  precision, recall = precision_recall(real, fake)
   assert precision > 0.9 and recall < 0.05
 
 
@@ -144,9 +168,9 @@ def test_summary_of_sums():
   sums = {'real': moments(a), 'fake': moments(b), 'real_rows': pad(a), 'fake_rows': pad(b)}
   sums |= {'shares': np.array([30.0, 8, 2]), 'hits': np.array(36.0)}
   numbers = generation.summarise(sums, b + 1)
-  assert numbers['fid'] == pytest.approx(generation.frechet_distance(a, b))
-  assert numbers['fid_floor'] == pytest.approx(generation.frechet_distance(a, b + 1))
-  assert numbers['kid'] == pytest.approx(generation.kernel_distance(a, b))
+  assert numbers['fid'] == pytest.approx(frechet_distance(a, b))
+  assert numbers['fid_floor'] == pytest.approx(frechet_distance(a, b + 1))
+  assert numbers['kid'] == pytest.approx(kernel_distance(a, b))
   assert (numbers['smallest_class_share'], numbers['largest_class_share']) == (0.05, 0.75)
   assert numbers['label_accuracy'] == 0.9
   modes = {'real': moments(a), 'fake': moments(b), 'modes': np.array([0.0, 3, 27])}

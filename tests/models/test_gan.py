@@ -1,5 +1,6 @@
 """Generators and discriminators: counts with their sources, shapes, what a class changes, spectral norms."""
 
+import functools
 import math
 
 import jax
@@ -198,12 +199,62 @@ def test_bad_input_is_refused(name, shape, options, message):
     build(name, shape, **options)
 
 
-def test_classes_do_not_take_part_in_what_normalises_the_latent():
+def perturbed(generator, z, labels):
+  """Variables with other params than at the beginning, when every class of an SNGAN has the same gain and bias."""
+  variables = jax.jit(functools.partial(generator.init, train=True))(jax.random.key(0), z, labels)
+  draw = np.random.default_rng(0)
+  moved = jax.tree.map(
+    lambda x: np.asarray(x) + 0.3 * draw.normal(size=x.shape).astype(np.float32), variables['params']
+  )
+  return {**variables, 'params': moved}
+
+
+@pytest.mark.parametrize('name, norm', [('dcgan', 'norm0'), ('sngan', 'block1_norm1')])
+def test_classes_do_not_take_part_in_what_normalises_the_latent(name, norm):
   """Else what tells them apart may grow until nothing of the latent is left: one sample for each class."""
-  generator, _ = build('dcgan', (8, 8, 1), conditional='projection', widths=(8, 4))
+  generator, _ = build(name, (8, 8, 1), conditional='projection', widths=(8, 4))
   z, labels = jax.random.normal(jax.random.key(1), (6, 100)), jnp.arange(6)
-  variables = generator.init(jax.random.key(0), z, labels, train=True)
-  apply = lambda labels: generator.apply(variables, z, labels, train=True, mutable=['batch_stats'])
+  variables = perturbed(generator, z, labels)
+  apply = jax.jit(lambda labels: generator.apply(variables, z, labels, train=True, mutable=['batch_stats']))
   (made, one), (other, two) = apply(labels), apply(labels[::-1])
-  jax.tree.map(np.testing.assert_array_equal, one['batch_stats']['norm0'], two['batch_stats']['norm0'])
+  jax.tree.map(np.testing.assert_array_equal, one['batch_stats'][norm], two['batch_stats'][norm])
   assert not np.allclose(made, other)
+
+
+@pytest.mark.parametrize('norm', ['batch', 'none'])
+def test_an_sngan_makes_many_samples_of_a_class_and_others_of_another(norm):
+  generator, _ = gan.build(
+    'sngan', shape=(4, 4, 1), classes=3, latent=5, conditional='projection',
+    generator={'widths': (8, 4), 'norm': norm}, discriminator={},
+  )  # fmt: skip
+  z, labels = jax.random.normal(jax.random.key(1), (4, 5)), jnp.array([0, 0, 1, 1])
+  variables = perturbed(generator, z, labels)
+  shapes = {name: {n: x.shape for n, x in layer.items()} for name, layer in variables['params'].items()}
+  if norm == 'batch':  # nothing beside the latent; a row for each class in every norm
+    norms = {'block1_norm1': 8, 'block1_norm2': 8, 'block2_norm1': 8, 'block2_norm2': 4, 'norm': 4}
+    assert {n: x for n, x in shapes.items() if 'norm' in n} == {
+      n: {'scale': (3, c), 'bias': (3, c)} for n, c in norms.items()
+    }
+    assert shapes['project']['kernel'] == (5, 8) and 'class' not in shapes
+  else:
+    assert shapes['project']['kernel'] == (5 + conditioning.EMBEDDING, 8) and shapes['class'] == {'embedding': (3, 32)}
+    assert not any('norm' in name for name in shapes)
+  apply = jax.jit(lambda z, labels: generator.apply(variables, z, labels, train=False))
+  a, b, c, d = apply(z, labels)
+  assert not np.allclose(a, b, atol=1e-3) and not np.allclose(c, d, atol=1e-3)  # of one class
+  same = apply(jnp.stack([z[0], z[0], z[0], z[1]]), jnp.array([0, 1, 2, 0]))
+  np.testing.assert_allclose(same[0], a, rtol=1e-5, atol=1e-6)
+  assert not np.allclose(same[0], same[1], atol=1e-3) and not np.allclose(same[1], same[2], atol=1e-3)  # of one latent
+
+
+def test_a_class_trains_its_own_gain_and_bias_alone():
+  generator, _ = build('sngan', (4, 4, 1), classes=3, conditional='projection', widths=(4,))
+  z, labels = jax.random.normal(jax.random.key(1), (4, 100)), jnp.array([0, 2, 2, 0])
+  variables = perturbed(generator, z, labels)
+  loss = lambda params: generator.apply(
+    {**variables, 'params': params}, z, labels, train=True, mutable=['batch_stats']
+  )[0][..., 0].sum()  # fmt: skip
+  for name, layer in jax.jit(jax.grad(loss))(variables['params']).items():
+    if 'norm' in name:
+      moved = {n: np.abs(x).max(1) > 0 for n, x in layer.items()}
+      assert all(list(x) == [True, False, True] for x in moved.values()), (name, moved)

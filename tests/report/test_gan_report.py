@@ -1,6 +1,6 @@
 """The watch for collapse warns of each sign and of nothing else; paths between latents; animations of runs that went back."""
 
-import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from PIL import Image
 
 from karpjax.data import bundled
 from karpjax.report import animation, gan
+from karpjax.scorer import Scorer
 
 DIGITS = bundled.digits()
 SPEC, IMAGES = DIGITS.spec, DIGITS.splits['train'].arrays['image'].astype(np.float32)
@@ -63,7 +64,7 @@ def test_modes_that_are_left_out():
 
 
 def test_classes_that_are_left_out():
-  scorer = dataclasses.make_dataclass('Scorer', ['apply'])
+  scorer = functools.partial(Scorer, 'runs/scorer', 1, 10, 64)
   # its features are pixels, and it takes each image for the class of its number modulo `kinds`
   for kinds, warned in ((4, True), (5, False)):
     apply = lambda x, kinds=kinds: (x.reshape(len(x), -1), np.eye(10)[np.arange(len(x)) % kinds])
@@ -72,6 +73,20 @@ def test_classes_that_are_left_out():
     assert found['class_shares']['0'] == 1 / kinds and found['class_shares']['9'] == 0
     # where samples are asked for by class, their classes say nothing
     assert gan.watch(SPEC, scorer(apply), IMAGES[:200], IMAGES[200:400], True, ())['warnings'] == []
+
+
+def test_a_scorer_without_classes_says_nothing_of_them(tmp_path):
+  scorer = Scorer('inception', None, 0, 64, lambda x: (x.reshape(len(x), -1), None), batch=32)
+  found = gan.watch(SPEC, scorer, IMAGES[:200], IMAGES[200:400], False, ())
+  assert found == gan.watch(SPEC, None, IMAGES[:200], IMAGES[200:400], False, ()) and 'covered' not in found
+  (tmp_path / 'plots').mkdir()
+  for conditional in (False, True):
+    gan.once(
+      SPEC, scorer, DIGITS.splits['train'], lambda labels, **_: IMAGES[: len(labels)], 3, conditional, tmp_path, ''
+    )
+    drawn = {picture.stem for picture in (tmp_path / 'plots').glob('*.png')}
+    wanted = {'interpolation', 'nearest_training_examples'} | ({'samples_by_class'} if conditional else set())
+    assert drawn == wanted
 
 
 def test_slerp_is_a_walk_on_the_circle():
