@@ -110,6 +110,9 @@ def _cpu_kernel_gradient(geometry, x, g):
   return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
 
 
+PARTS = 8  # of a batch
+
+
 def _cpu_kernel_gradient_in_one(geometry, x, g):
   """One matmul: x moved along the width to all columns of the window by g moved along the height to all its rows."""
   (height, width), channels, features = geometry.window, x.shape[-1], g.shape[-1]
@@ -122,7 +125,10 @@ def _cpu_kernel_gradient_in_one(geometry, x, g):
   moved = sum(  # [batch, output + height - 1, output, height * out]
     _pad(g, (0, 0), (i, height - 1 - i), (0, 0), (i * features, (height - 1 - i) * features)) for i in range(height)
   )
-  gradient = columns.reshape(-1, width * channels).T @ moved.reshape(-1, height * features)
+  # In parts, of whole examples, that cores take one each: the product is small and its sums are long.
+  parts = math.gcd(x.shape[0], PARTS) if features >= 32 else 1
+  columns, moved = columns.reshape(parts, -1, width * channels), moved.reshape(parts, -1, height * features)
+  gradient = jnp.einsum('pnc,pnf->pcf', columns, moved).sum(0)
   return gradient.reshape(width, channels, height, features).transpose(2, 0, 1, 3)
 
 
