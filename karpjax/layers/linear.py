@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-SMALL_PRODUCT = 2**21  # multiplications; beyond, the transposed copy costs more than it spares
+# multiplications; beyond, the transposed copy costs more than it spares, of x and of what is narrower than x
+SMALL_PRODUCT, LARGE_PRODUCT = 2**21, 2**26
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -34,7 +35,8 @@ def _kernel_gradient(x, gradient):
 
 def _cpu_kernel_gradient(x, gradient):
   """For (gᵀ x)ᵀ, XLA's CPU backend copies g transposed, and computes what made g, such as the derivative of an activation,
-  anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the same.
+  anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the same. It
+  would copy x transposed too if there were several axes to sum over: a tenth of the step of bench gpt_shakespeare.
 
   Where g is much narrower than x, to transpose it first and the product last is up to five times as fast as one product over
   the first axes, whose narrow side XLA does not use vectors for; not where the product is large beside the work. A small
@@ -43,12 +45,13 @@ def _cpu_kernel_gradient(x, gradient):
   x = jax.lax.optimization_barrier(x)
   (*lead, wide), narrow = x.shape, gradient.shape[-1]
   rows = math.prod(lead)
-  if wide >= 3 * narrow and (rows >= 256 or narrow <= 16):
-    transposed = jax.lax.optimization_barrier(gradient.reshape(rows, narrow).T)
-    return jax.lax.optimization_barrier(transposed @ x.reshape(rows, wide)).T
+  x, gradient = x.reshape(rows, wide), gradient.reshape(rows, narrow)
+  if rows * wide * narrow <= LARGE_PRODUCT and wide >= 3 * narrow and (rows >= 256 or narrow <= 16):
+    transposed = jax.lax.optimization_barrier(gradient.T)
+    return jax.lax.optimization_barrier(transposed @ x).T
   if rows * wide * narrow <= SMALL_PRODUCT:
-    transposed = jax.lax.optimization_barrier(x.reshape(rows, wide).T)
-    return jax.lax.optimization_barrier(transposed @ gradient.reshape(rows, narrow))
+    transposed = jax.lax.optimization_barrier(x.T)
+    return jax.lax.optimization_barrier(transposed @ gradient)
   return _kernel_gradient(x, gradient)
 
 
