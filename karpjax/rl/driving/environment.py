@@ -92,15 +92,16 @@ def reward(before: State, after: State):
   return progress - comfort - OFF_LANE * jnp.square(off) - CRASH * (after.collision | after.off_road)
 
 
-def outcomes(state: State) -> dict[str, jax.Array]:
+def outcomes(state: State, total) -> dict[str, jax.Array]:
   """Of an episode, by its last state: collision, off_road and time_limit, of which one is true; crash, which is one of the
-  first two; progress, metres along the road."""
+  first two; success, which is none of them; progress, metres along the road."""
   crash = state.collision | state.off_road
   return {
     'crash': crash,
     'collision': state.collision,
     'off_road': state.off_road,
     'time_limit': ~crash,
+    'success': ~crash,
     'progress': state.ego.s,
   }
 
