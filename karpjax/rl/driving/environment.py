@@ -21,7 +21,7 @@ LOOKAHEAD = np.array([0, 10, 20, 40], np.float32)  # m
 OBSERVATIONS = ('rays', 'raster')
 LIMIT = 12.0  # m / s: going faster is no more progress
 # The reward of a step: 1 at LIMIT along the road, less these
-CRASH = 150.0  # at the end, for a collision or leaving the road
+CRASH = 300.0  # at the end, for a collision or leaving the road
 OFF_LANE = 0.05  # on the line between two lanes; as the square of the distance to the lane's middle
 JERK, TURNING = 0.05, 0.05  # for a change from no to full acceleration, and steering; as its square
 
