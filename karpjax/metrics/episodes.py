@@ -35,7 +35,7 @@ def evaluate(environment: Environment, acting: Callable, noise: Callable, state,
       f'{prefix}episode_return_squared': (jnp.square(ends.total) * mask).sum(),
       f'{prefix}episode_length': (ends.length * mask).sum(),
     }
-    outcomes = jax.vmap(environment.outcomes)(ends.state)
+    outcomes = jax.vmap(environment.outcomes)(ends.state, ends.total)
     sums |= {f'{prefix}{name}': (outcome * mask).sum() for name, outcome in outcomes.items()}
   return sums
 

@@ -1,4 +1,7 @@
-"""Classic control as pure functions: the tasks that every paper begins with, step by step those of gymnasium."""
+"""Classic control as pure functions: the tasks that every paper begins with, step by step those of gymnasium.
+
+An episode succeeds whose return is what gymnasium's registry asks of a solution, its `reward_threshold`; the pendulum has none.
+"""
 
 import functools
 
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.rl import drawing
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, time_limit
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, reaching, time_limit
 
 NEVER = np.bool_(False)
 
@@ -41,7 +44,7 @@ def cartpole() -> Environment:
     return state, _reached(state, 1.0, over)
 
   high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)
-  pure = Environment('cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole)
+  pure = Environment('cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole, reaching(475))
   return time_limit(pure, 500)
 
 
@@ -90,7 +93,7 @@ def acrobot() -> Environment:
     return state, _reached(observe(state), jnp.where(over, 0.0, -1.0), over)
 
   high = np.concatenate([np.ones(4, np.float32), limits])
-  pure = Environment('acrobot', reset, step, Box((6,), -high, high), Discrete(3), 500, drawing.acrobot)
+  pure = Environment('acrobot', reset, step, Box((6,), -high, high), Discrete(3), 500, drawing.acrobot, reaching(-100))
   return time_limit(pure, 500)
 
 
@@ -146,9 +149,10 @@ def mountain_car(continuous: bool = False) -> Environment:
     reward = jnp.where(over, 100.0, 0.0) - 0.1 * jnp.square(action[0]) if continuous else -1.0
     return state, _reached(state, reward, over)
 
-  limit = 999 if continuous else 200
+  limit, threshold = (999, 90) if continuous else (200, -110)
   name, action = ('mountain_car_continuous', Box((1,), -1.0, 1.0)) if continuous else ('mountain_car', Discrete(3))
-  return time_limit(Environment(name, reset, step, Box((2,), low, high), action, limit, drawing.mountain_car), limit)
+  box, outcomes = Box((2,), low, high), reaching(threshold)
+  return time_limit(Environment(name, reset, step, box, action, limit, drawing.mountain_car, outcomes), limit)
 
 
 ENVIRONMENTS = {

@@ -68,7 +68,8 @@ class Environment:
     action: Discrete, or the Box of the actions.
     limit: the most steps of an episode.
     render: (states, a NumPy pytree [time, …]) -> frames [time, height, width, 3] uint8, on the host; or None.
-    outcomes: an episode's last state -> {name: [] bool or number}: how it went, beyond its return; evaluations report means.
+    outcomes: (an episode's last state, its return) -> {name: [] bool or number}: how it went; evaluations report means.
+      'success' is what the environment itself calls one; without it there is no such thing.
     shortest: no episode has fewer steps.
     renew: (keys [n], states [n], over [n]) -> (states, observations, again [n] bool), of which rows not `again` mean nothing:
       `reset`s of those that are over, and of those that the host has lost. None where the state is all there is of an
@@ -82,9 +83,14 @@ class Environment:
   action: Discrete | Box
   limit: int
   render: Callable[[Any], np.ndarray] | None = None
-  outcomes: Callable[[Any], dict[str, jax.Array]] = lambda state: {}
+  outcomes: Callable[[Any, jax.Array], dict[str, jax.Array]] = lambda state, total: {}
   shortest: int = 1
   renew: Callable | None = None
+
+
+def reaching(threshold: float) -> Callable:
+  """The `outcomes` of an environment in which an episode succeeds whose return is `threshold` or more."""
+  return lambda state, total: {'success': total >= threshold}
 
 
 @struct.dataclass
@@ -112,7 +118,7 @@ def time_limit(environment: Environment, limit: int) -> Environment:
     return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
 
   render = environment.render and (lambda states: environment.render(states.inner))
-  outcomes = lambda state: environment.outcomes(state.inner)
+  outcomes = lambda state, total: environment.outcomes(state.inner, total)
   shortest = min(environment.shortest, limit)
   return dataclasses.replace(
     environment,
@@ -185,7 +191,7 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
   low, high = wide(environment.observation.low), wide(environment.observation.high)
   box = Box((*rest, last * frames), low, high, environment.observation.dtype)
   render = environment.render and (lambda states: environment.render(states[0]))
-  outcomes = lambda state: environment.outcomes(state[0])
+  outcomes = lambda state, total: environment.outcomes(state[0], total)
   return dataclasses.replace(
     environment,
     reset=reset,

@@ -1,5 +1,6 @@
 """Environments of gymnasium (Towers et al. 2024) on the host: classic control, MuJoCo, Atari, and whatever registers itself."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 
 from karpjax import errors
 from karpjax.rl import atari, host
-from karpjax.rl.environment import Box, Discrete, Environment, frame_stack
+from karpjax.rl.environment import Box, Discrete, Environment, frame_stack, reaching
 
 OPTIONS = {'limit': 0, 'pixels': 'grey', 'skip': 4, 'stack': 0, 'actions': ''}
 PIXELS = {'grey': 4, 'difference': 1}  # and how many frames are stacked
@@ -91,6 +92,7 @@ class Found(NamedTuple):
     limit: steps of an episode.
     stack: how many observations are seen at once.
     draws: whether frames can be had.
+    threshold: the return that solves it, by the registry's `reward_threshold`; or None.
   """
 
   make: Callable
@@ -100,6 +102,7 @@ class Found(NamedTuple):
   limit: int
   stack: int
   draws: bool
+  threshold: float | None
 
 
 @functools.cache
@@ -134,7 +137,8 @@ def _found(text: str) -> Found:
     raise errors.UsageError(f'gymnasium:{name} has no time limit of its own: gymnasium:{name},limit=1000 gives one')
   draws = _draws(make, tried.metadata.get('render_modes', ()))
   stack = options['stack'] or (PIXELS[options['pixels']] if is_atari else 1)
-  return Found(make, observation, *_acting(name, tried.action_space, options['actions']), limit, stack, draws)
+  acting = _acting(name, tried.action_space, options['actions'])
+  return Found(make, observation, *acting, limit, stack, draws, spec.reward_threshold)
 
 
 def _acting(name: str, space, chosen: str) -> tuple[Discrete | Box, Callable]:
@@ -163,6 +167,7 @@ def make(text: str) -> Environment:
   Behind the name, after commas: limit=N steps of an episode (else the environment's own); actions=2+3 leaves only these of
   the discrete ones; stack=N observations seen at once. Of Atari, whose actions repeat with chance ¼ (Machado et al. 2018):
   skip=N frames an action lasts (4), and pixels=grey, 84×84 and the last four, or pixels=difference, 80×80 of Pong.
+  An episode succeeds whose return is the registry's `reward_threshold`, where there is one.
 
   Raises:
     UsageError: where a package is not installed, there is no such environment, or its spaces are of a kind of their own.
@@ -172,4 +177,6 @@ def make(text: str) -> Environment:
   environment = host.environment(
     f'gymnasium:{text}', found.make, found.observation, found.action, found.limit, act=found.act, draw=draw
   )
+  if found.threshold is not None:
+    environment = dataclasses.replace(environment, outcomes=reaching(found.threshold))
   return frame_stack(environment, found.stack) if found.stack > 1 else environment

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from karpjax.metrics import episodes
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, reaching
 
 
 def countdown():
@@ -19,7 +19,7 @@ def countdown():
     state = jax.random.randint(key, (), 1, 7)
     return state, state[None] * 1.0
 
-  return Environment('countdown', reset, step, Box((1,)), Discrete(2), 6)
+  return Environment('countdown', reset, step, Box((1,)), Discrete(2), 6, outcomes=reaching(4))
 
 
 def acting(state, greedy):
@@ -36,4 +36,6 @@ def test_means_are_over_the_worlds_that_are_no_padding():
   assert numbers['episode_length'] == numbers['stochastic_episode_length'] == pytest.approx(np.mean(lengths))
   assert numbers['episode_return'] == pytest.approx(np.mean(lengths))
   assert numbers['stochastic_episode_return'] == pytest.approx(2 * np.mean(lengths))  # the other action, worth 2
+  assert 0 < numbers['success'] < 1 and numbers['success'] == pytest.approx(np.mean(np.array(lengths) >= 4))
+  assert numbers['stochastic_success'] == pytest.approx(np.mean(2 * np.array(lengths) >= 4))
   assert numbers['episode_return_deviation'] == pytest.approx(np.std(lengths), rel=1e-4)

@@ -291,10 +291,11 @@ def driven():
 def test_outcomes_exclude_each_other(driven):
   world, ends = driven
   for episodes in ends.values():
-    found = jax.device_get(jax.vmap(world.outcomes)(episodes.state))
+    found = jax.device_get(jax.vmap(world.outcomes)(episodes.state, episodes.total))
     assert (found['collision'].astype(int) + found['off_road'] + found['time_limit'] == 1).all()
     np.testing.assert_array_equal(found['crash'], found['collision'] | found['off_road'])
     np.testing.assert_array_equal(found['time_limit'], episodes.length == world.limit)
+    np.testing.assert_array_equal(found['success'], episodes.length == world.limit)
     np.testing.assert_array_equal(found['progress'], episodes.state.inner.ego.s)
 
 

@@ -106,6 +106,44 @@ def test_velocities_are_hidden():
   np.testing.assert_allclose(hidden.observation.high, [4.8, 24 * np.pi / 180], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  'name, threshold',
+  [
+    ('cartpole', 475),
+    ('cartpole_positions', 475),
+    ('acrobot', -100),
+    ('mountain_car', -110),
+    ('mountain_car_continuous', 90),
+  ],
+)
+def test_an_episode_succeeds_at_the_return_of_the_registry(name, threshold):
+  environment = environments.make(name)
+  state, _ = environment.reset(jax.random.key(0))
+  found = [environment.outcomes(state, jnp.float32(total)) for total in (threshold - 0.01, threshold)]
+  assert [{name: bool(x) for name, x in outcomes.items()} for outcomes in found] == [
+    {'success': False},
+    {'success': True},
+  ]
+
+
+def test_the_pendulum_knows_no_success():
+  environment = environments.make('pendulum')
+  state, _ = environment.reset(jax.random.key(0))
+  assert environment.outcomes(state, jnp.float32(0)) == {}
+
+
+@pytest.mark.parametrize(
+  'wrap', [lambda world: protocol.time_limit(world, 9), lambda world: protocol.frame_stack(world, 2)]
+)
+def test_wrappers_hand_on_how_an_episode_went(wrap):
+  outcomes = lambda state, total: {'steps': state, 'success': total >= 3}
+  wrapped = wrap(protocol.dataclasses.replace(counter(), outcomes=outcomes))
+  state, _ = wrapped.reset(jax.random.key(0))
+  for _ in range(3):
+    state, _ = wrapped.step(jax.random.key(0), state, 1)
+  assert {name: int(x) for name, x in wrapped.outcomes(state, jnp.float32(3)).items()} == {'steps': 3, 'success': 1}
+
+
 def test_an_unknown_environment_is_offered_the_nearest():
   with pytest.raises(UsageError, match='Did you mean cartpole'):
     environments.make('cart_pole')

@@ -203,6 +203,15 @@ def test_options_are_of_the_environment():
   assert environments.make('gymnasium:Endless-v0,limit=3').limit == 3
 
 
+@pytest.mark.parametrize('name', ['CartPole-v1', 'CartPole-v1,stack=2', 'Pendulum-v1'])
+def test_an_episode_succeeds_at_the_return_of_the_registry(name):
+  environment, threshold = environments.make(f'gymnasium:{name}'), gymnasium.spec(name.split(',')[0]).reward_threshold
+  state, _ = jax.eval_shape(environment.reset, KEYS[0])
+  found = [environment.outcomes(state, np.float32(total)) for total in ((threshold or 0) - 1, threshold or 0)]
+  assert found == ([{}, {}] if threshold is None else [{'success': False}, {'success': True}])
+  assert (threshold is None) == (name == 'Pendulum-v1')
+
+
 @pytest.mark.parametrize('package, name', [('gymnasium', 'CartPole-v1'), ('ale_py', 'ALE/Pong-v5')])
 def test_a_missing_package_is_named(package, name, monkeypatch):
   gymnasium_environments._found.cache_clear()

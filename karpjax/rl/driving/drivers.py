@@ -91,7 +91,7 @@ def drive(environment: Environment, driver: Callable, keys) -> rollout.Running:
 
 def summarise(environment: Environment, ends: rollout.Running) -> dict[str, float]:
   """Means of the outcomes of episodes that have ended, of their returns, and their speed in m / s."""
-  found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state).items()}
+  found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state, ends.total).items()}
   seconds = float(ends.length.mean()) * vehicle.SECONDS
   return found | {'return': float(ends.total.mean()), 'speed': found['progress'] / seconds}
 

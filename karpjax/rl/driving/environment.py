@@ -21,7 +21,7 @@ LOOKAHEAD = np.array([0, 10, 20, 40], np.float32)  # m
 OBSERVATIONS = ('rays', 'raster')
 LIMIT = 12.0  # m / s: going faster is no more progress
 # The reward of a step: 1 at LIMIT along the road, less these
-CRASH = 150.0  # at the end, for a collision or leaving the road
+CRASH = 300.0  # at the end, for a collision or leaving the road
 OFF_LANE = 0.05  # on the line between two lanes; as the square of the distance to the lane's middle
 JERK, TURNING = 0.05, 0.05  # for a change from no to full acceleration, and steering; as its square
 
@@ -92,15 +92,16 @@ def reward(before: State, after: State):
   return progress - comfort - OFF_LANE * jnp.square(off) - CRASH * (after.collision | after.off_road)
 
 
-def outcomes(state: State) -> dict[str, jax.Array]:
+def outcomes(state: State, total) -> dict[str, jax.Array]:
   """Of an episode, by its last state: collision, off_road and time_limit, of which one is true; crash, which is one of the
-  first two; progress, metres along the road."""
+  first two; success, which is none of them; progress, metres along the road."""
   crash = state.collision | state.off_road
   return {
     'crash': crash,
     'collision': state.collision,
     'off_road': state.off_road,
     'time_limit': ~crash,
+    'success': ~crash,
     'progress': state.ego.s,
   }
 
