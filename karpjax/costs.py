@@ -31,13 +31,17 @@ def compiled(lowered, jaxpr, devices: int = 1, *, of_one: bool = False, options:
 
 
 def work(jaxpr) -> tuple[float, float]:
-  """Roughly the FLOPs of a jaxpr: with bodies of loops counted once; and as often as they run, where that is known."""
+  """Roughly the FLOPs of a jaxpr, (bodies of loops counted once, counted as often as they run).
+
+  Of products and convolutions twice the multiplications, of all else the numbers that are made. Loops of unknown length count
+  once in both, and of branches the one with most work, or that of this platform.
+  """
   once = all_ = 0.0
   for equation in jaxpr.eqns:
     params, size = equation.params, sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
     inner = [work(x) for x in _jaxprs(equation)]
     if equation.primitive.name == 'cond':
-      inner = [max(inner, key=lambda work: work[1])]
+      inner = [max(inner, key=lambda counted: counted[1])]
     elif equation.primitive.name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       size *= 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)

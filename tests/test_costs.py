@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from experiments import image_classification as experiment
 from karpjax import config, costs
 from karpjax import runner as runners
+from karpjax.layers import convolution
 
 SIZE, DEVICES = 64, 4
 WHOLE = 2 * SIZE**3 * DEVICES  # of [DEVICES * SIZE, SIZE] @ [SIZE, SIZE]
@@ -122,6 +123,8 @@ def test_a_use_is_found_wherever_it_is():
   inside = jax.jit(lambda x: looped((3,))(x))
   assert costs.uses('dot_general', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
   assert not costs.uses('conv_general_dilated', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
+  convolve = lambda x: convolution.convolution(x, jnp.ones((3, 3, 4, 4)))  # which chooses by platform
+  assert costs.uses('conv_general_dilated', jax.make_jaxpr(convolve)(jnp.ones((1, 4, 4, 4))).jaxpr)
 
 
 @pytest.mark.parametrize('parallel, seeds', [('none', 1), ('pmap', 1), ('data', 1), ('seeds', 4)])

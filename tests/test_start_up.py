@@ -25,6 +25,11 @@ def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
     assert 'onednn$convolution' in text
 
 
+def test_seeds_take_turns_where_a_large_step_convolves():
+  assert start_up.seeds_in_turn(1e9, convolves=True)
+  assert not start_up.seeds_in_turn(1e9, convolves=False) and not start_up.seeds_in_turn(1e6, convolves=True)
+
+
 def test_seeds_over_the_cores_of_a_cpu_from_the_front_door(tmp_path):
   """A process of its own: how many devices a CPU has is set before JAX begins."""
   cores = len(os.sched_getaffinity(0))

@@ -176,3 +176,18 @@ def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
   ours = [name for name in compiled if re.search(r'step|sums|carry', name)]
   assert any('sums' in name for name in ours) and any('step' in name for name in ours)
   assert len(ours) == len(set(ours)), ours
+
+
+def test_one_by_one_is_vmap_as_a_loop():
+  """With arguments and results that have no axis of seeds, and absent ones."""
+
+  def function(carry, scale):
+    return {'sum': carry['x'].sum() * scale, 'step': carry['step'] + 1, 'none': None}
+
+  axes, out = ({'x': 0, 'step': None, 'none': None}, None), {'sum': 0, 'step': None, 'none': None}
+  carry = {'x': jnp.arange(12.0).reshape(3, 4), 'step': jnp.array(5), 'none': None}
+  loop = transform.one_by_one(function, axes, out)
+  made, expected = loop(carry, 2.0), jax.vmap(function, axes, out)(carry, 2.0)
+  assert jax.tree.map(lambda a, b: np.array_equal(a, b), made, expected) == {'sum': True, 'step': True, 'none': None}
+  (scan,) = [e for e in jax.make_jaxpr(loop)(carry, 2.0).eqns if e.primitive.name == 'scan']
+  assert scan.params['length'] == 3

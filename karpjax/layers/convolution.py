@@ -97,16 +97,13 @@ def _cpu_kernel_gradient(geometry, x, g):
   x, g = lax.optimization_barrier((x, g))
   flat = g.reshape(-1, g.shape[-1])  # [batch * output, out]
   shape = (*geometry.window, x.shape[-1], g.shape[-1])
-  if math.prod(shape[:-1]) <= 64:  # copies of all receptive fields are cheap
+  fields = math.prod(shape[:-1])  # numbers in a receptive field
+  # Copies of all of them are cheap, or beside as many features faster than one product for each place: up to 32 MB.
+  if fields <= 64 or (g.shape[-1] >= 128 and flat.shape[0] * fields <= 2**23):
     patches = jnp.concatenate(_shifted(geometry, x), axis=-1)  # [batch, *output, window * in]: "im2col"
     return (patches.reshape(flat.shape[0], -1).T @ flat).reshape(shape)
   if len(geometry.size) == 2 and max(geometry.strides) == 1 and g.shape[-1] <= 64:
     return _cpu_kernel_gradient_in_one(geometry, x, g)
-  if g.shape[-1] >= 128 and flat.shape[0] * math.prod(shape[:-1]) <= 2**23:  # 32 MB of such copies in float32
-    patches = jnp.concatenate(_shifted(geometry, x), axis=-1).reshape(flat.shape[0], -1)
-    # The smaller one turned round for good: oneDNN is slow where both are to be read along their columns.
-    turned = lax.optimization_barrier(flat.T)
-    return jnp.moveaxis((turned @ patches).reshape(g.shape[-1], *shape[:-1]), 0, -1)
   return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
 
 
