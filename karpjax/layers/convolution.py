@@ -1,4 +1,4 @@
-"""One convolution and one pooling for all models: XLA's own on accelerators, faster lowerings on the CPU.
+"""One convolution for all models: XLA's own on accelerators, faster lowerings on the CPU.
 
 A convolution is linear in the input and in the kernel, so its derivatives are two more bilinear maps, and the
 derivatives of each of `_forward`, `input_gradient` and `_kernel_gradient` are the other two: reverse mode of any
@@ -68,23 +68,54 @@ def _shifted(geometry, x):
   return shifted
 
 
+def _fields(geometry, x):
+  """[batch, *size, in] -> its receptive fields, [batch, *output, window * in] in the kernel's order: "im2col".
+
+  One axis of the window after the other, each as a sum of what its places add: XLA makes that in one pass over whole
+  rows, but joins slices in two, and a slice of what was padded number by number.
+  """
+  x = _pad(x, (0, 0), *geometry.padding, (0, 0))
+  for axis in reversed(range(len(geometry.size))):
+    window, stride, output = geometry.window[axis], geometry.strides[axis], geometry.output[axis]
+    places = [lax.slice_in_dim(x, i, i + stride * (output - 1) + 1, stride, axis + 1) for i in range(window)]
+    if window == 1:
+      (x,) = places
+      continue
+    n, same = x.shape[-1], [(0, 0)] * (x.ndim - 1)
+    x = sum(_pad(place, *same, (i * n, (window - 1 - i) * n)) for i, place in enumerate(places))
+    x = lax.optimization_barrier(x)
+  return x
+
+
+def _summed(geometry, fields):
+  """The transpose of `_fields`, "col2im": what fields [batch, *output, window * in] say of one place, added up.
+
+  A block of the window as large as the strides falls on each place of the input once, so that blocks are added without
+  holes between their rows, which XLA would fill number by number.
+  """
+  rank, (batch, *output, _) = len(geometry.size), fields.shape
+  fields = fields.reshape(batch, *output, *geometry.window, -1)
+  blocks = [-(-k // s) for k, s in zip(geometry.window, geometry.strides)]
+  total = 0  # [batch, *(output + blocks - 1), *strides, in]
+  for block in itertools.product(*map(range, blocks)):
+    part = fields[(..., *(slice(i * s, i * s + s) for i, s in zip(block, geometry.strides)), slice(None))]
+    moved = ((i, n - 1 - i) for i, n in zip(block, blocks))
+    missing = ((0, s - n) for s, n in zip(geometry.strides, part.shape[1 + rank : -1]))  # of the window's last block
+    total += _pad(part, (0, 0), *moved, *missing, (0, 0))
+  axes = itertools.chain(*((1 + i, 1 + rank + i) for i in range(rank)))
+  total = total.transpose(0, *axes, 1 + 2 * rank)
+  size = [(n + m - 1) * s for n, m, s in zip(output, blocks, geometry.strides)]
+  cut = ((-low, n + low - m) for (low, _), n, m in zip(geometry.padding, geometry.size, size))
+  return _pad(total.reshape(batch, *size, -1), (0, 0), *cut, (0, 0))
+
+
 def _cpu(geometry, x, kernel):
   return _unrolled(partial(_plain, geometry))(x, kernel)
 
 
 def _cpu_input_gradient(geometry, g, kernel):
   if kernel.shape[-2] <= 4 or max(geometry.strides) > 1:
-    # a matmul for every place in the window at once, then the overlapping places added up ("col2im")
-    columns = g @ kernel.reshape(-1, kernel.shape[-1]).T  # [batch, *output, window * in]
-    columns = columns.reshape(*g.shape[:-1], -1, kernel.shape[-2])  # [batch, *output, window, in]
-    total = 0
-    for place, offset in enumerate(itertools.product(*map(range, geometry.window))):
-      padding = [
-        (o - low, n - (o - low) - (s * (m - 1) + 1), s - 1)
-        for o, n, m, s, (low, _) in zip(offset, geometry.size, geometry.output, geometry.strides, geometry.padding)
-      ]
-      total += lax.pad(columns[..., place, :], jnp.zeros((), g.dtype), ((0, 0, 0), *padding, (0, 0, 0)))
-    return total
+    return _summed(geometry, g @ kernel.reshape(-1, kernel.shape[-1]).T)
   # strides are 1: a convolution with the kernel turned round
   turned = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
   padding = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(geometry.window, geometry.padding))
@@ -92,19 +123,23 @@ def _cpu_input_gradient(geometry, g, kernel):
   return _unrolled(partial(_plain, geometry))(g, turned)
 
 
+COPIED = 2**24  # numbers in copies of receptive fields, 64 MB of float32
+MANY = 2**13  # positions that fill a matmul's rows, beside features that fill its columns
+
+
 def _cpu_kernel_gradient(geometry, x, g):
   # Without the barrier, XLA computes what made x and g again in each of the copies below.
   x, g = lax.optimization_barrier((x, g))
   flat = g.reshape(-1, g.shape[-1])  # [batch * output, out]
   shape = (*geometry.window, x.shape[-1], g.shape[-1])
-  fields = math.prod(shape[:-1])  # numbers in a receptive field
-  # Copies of all of them are cheap, or beside as many features faster than one product for each place: up to 32 MB.
-  if fields <= 64 or (g.shape[-1] >= 128 and flat.shape[0] * fields <= 2**23):
-    patches = jnp.concatenate(_shifted(geometry, x), axis=-1)  # [batch, *output, window * in]: "im2col"
-    return (patches.reshape(flat.shape[0], -1).T @ flat).reshape(shape)
-  if len(geometry.size) == 2 and max(geometry.strides) == 1 and g.shape[-1] <= 64:
+  positions, fields = flat.shape[0], math.prod(shape[:-1])
+  plain = len(geometry.size) == 2 and max(geometry.strides) == 1
+  if plain and fields > 64 and x.shape[-1] > 3 and (g.shape[-1] <= 64 or positions >= MANY):
     return _cpu_kernel_gradient_in_one(geometry, x, g)
-  return jnp.stack([s.reshape(flat.shape[0], -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
+  # One product of copies of all fields is faster than one for each place, above all where a place is a few numbers.
+  if x.shape[-1] <= 3 or positions * fields <= COPIED:
+    return (_fields(geometry, x).reshape(positions, -1).T @ flat).reshape(shape)
+  return jnp.stack([s.reshape(positions, -1).T @ flat for s in _shifted(geometry, x)]).reshape(shape)
 
 
 PARTS = 8  # of a batch
@@ -254,43 +289,3 @@ class Conv(nn.Module):
     if self.use_bias:
       y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return y
-
-
-def _tiles(x, window: int):
-  """[batch, *spatial, channels] -> [batch, spatial / window, window, ..., channels]; cuts a remainder."""
-  sizes = [n // window for n in x.shape[1:-1]]
-  x = x[(slice(None), *(slice(n * window) for n in sizes))]
-  return x.reshape(x.shape[0], *itertools.chain(*((n, window) for n in sizes)), x.shape[-1])
-
-
-def _pool(x, window, stride, padding, plain, tiled):
-  rank = x.ndim - 2
-  plain = partial(plain, window_shape=(window,) * rank, strides=(stride,) * rank, padding=padding)
-  if window != stride or padding != 'VALID':
-    return plain(x)
-  forms = {'cpu': lambda x: tiled(_tiles(x, window), tuple(range(2, 2 + 2 * rank, 2))), 'default': plain}
-
-  @jax.custom_vjp
-  def pool(x):
-    return lax.platform_dependent(x, **forms)
-
-  def backward(x, g):
-    forms_of_gradient = {name: lambda x, g, f=f: jax.vjp(f, x)[1](g)[0] for name, f in forms.items()}
-    return (lax.platform_dependent(x, g, **forms_of_gradient),)
-
-  pool.defvjp(lambda x: (pool(x), x), backward)
-  return pool(x)
-
-
-def max_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
-  """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype.
-
-  Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where
-  windows do not overlap, it is divided equally among them. After a relu, ties at 0 have no gradient either way.
-  """
-  return _pool(x, window, stride, padding, nn.max_pool, jnp.max)
-
-
-def avg_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
-  """Mean over windows, padding as zeros. x: [batch, *spatial, channels] -> [batch, *spatial', channels]."""
-  return _pool(x, window, stride, padding, nn.avg_pool, jnp.mean)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import channel_attention, convolution
+from karpjax.layers import channel_attention, convolution, pooling
 from karpjax.models import mlp
 
 HEADS = ('flatten', 'average')
@@ -95,7 +95,7 @@ class CNN(nn.Module):
             f'{dimensions(x.shape[1:])} is left before pooling {block} by {pool}. '
             'Use fewer --widths or a smaller --pool'
           )
-        x = convolution.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
+        x = pooling.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
     if head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)

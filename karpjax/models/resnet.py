@@ -6,7 +6,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import channel_attention, convolution, initialisers, linear, normalisation, rematerialisation
+from karpjax.layers import (
+  channel_attention,
+  convolution,
+  initialisers,
+  linear,
+  normalisation,
+  pooling,
+  rematerialisation,
+)
 from karpjax.models import mlp
 
 # He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
@@ -126,7 +134,7 @@ class ResNet(nn.Module):
     x = conv(x, self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
     x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
     if self.imagenet:
-      x = convolution.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
+      x = pooling.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
     remat_block = rematerialisation.remat(Block, self.remat)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import convolution, initialisers, linear
+from karpjax.layers import convolution, initialisers, linear, pooling
 from karpjax.models import conditioning
 
 
@@ -101,7 +101,7 @@ class SNGANDiscriminator(nn.Module):
       return conditioning.layer(layer, x, self, train)
 
     for i, channels in enumerate(self.widths, start=1):
-      pool = convolution.avg_pool if i <= max(1, len(self.widths) - 2) else lambda x: x
+      pool = pooling.avg_pool if i <= max(1, len(self.widths) - 2) else lambda x: x
       y = conv(nn.relu(x) if i > 1 else x, channels, 3, f'block{i}_conv1')
       y = pool(conv(nn.relu(y), channels, 3, f'block{i}_conv2'))
       changes = x.shape[1:] != y.shape[1:]

@@ -11,7 +11,7 @@ from jax import lax
 
 from karpjax.errors import UsageError
 from karpjax.layers import convolution as conv
-from karpjax.layers import transposed_convolution
+from karpjax.layers import pooling, transposed_convolution
 
 # batch 2; size, window, strides, padding, in, out: few and many channels, each lowering, each kind of padding
 CASES = [
@@ -26,6 +26,7 @@ CASES = [
   ((9, 8), (1, 1), (1, 1), 'SAME', 16, 4),
   ((9, 8), (5, 5), (1, 2), ((0, 3), (2, 1)), 3, 5),
   ((9, 8), (7, 7), (2, 2), 'SAME', 3, 5),
+  ((14, 8), (5, 4), (3, 2), ((0, 0), (1, 2)), 6, 5),  # rows that no window reaches
   ((8, 8), (2, 2), (2, 2), 'VALID', 16, 3),
   ((8, 9), (3, 2), (3, 3), 'VALID', 16, 3),
   ((11,), (5,), (2,), 'SAME', 1, 6),
@@ -73,6 +74,14 @@ def assert_close(a, b, tolerance=2e-6):
 def test_equals_xla_in_values_and_gradients(size, window, strides, padding, channels, features):
   args = arrays(size, window, channels, features)
   assert_close(derivatives(ours(strides, padding))(*args), derivatives(plain(strides, padding))(*args))
+
+
+@pytest.mark.parametrize('copied, many', [(2**24, 0), (2**24, 2**13), (0, 2**13)])
+def test_every_form_of_a_kernels_gradient(copied, many, monkeypatch):
+  monkeypatch.setattr(conv, 'COPIED', copied)
+  monkeypatch.setattr(conv, 'MANY', many)
+  args = arrays((6, 5), (3, 2), 16, 68)
+  assert_close(derivatives(ours((1, 1), 'SAME'))(*args), derivatives(plain((1, 1), 'SAME'))(*args))
 
 
 @pytest.mark.parametrize('channels', [1, 16])
@@ -163,7 +172,7 @@ def test_layer_is_linens():
 def test_pools_are_linens(shape, window, stride, padding):
   x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   rank = len(shape) - 2
-  for mine, theirs in ((conv.max_pool, nn.max_pool), (conv.avg_pool, nn.avg_pool)):
+  for mine, theirs in ((pooling.max_pool, nn.max_pool), (pooling.avg_pool, nn.avg_pool)):
     f = lambda x, pool=mine: pool(x, window, stride, padding)
     g = lambda x, pool=theirs: pool(x, (window,) * rank, (stride,) * rank, padding)
     assert_close(derivatives(f)(x), derivatives(g)(x))
@@ -172,7 +181,7 @@ def test_pools_are_linens(shape, window, stride, padding):
 
 def test_max_pool_passes_the_whole_gradient_at_ties():
   x = jnp.ones((1, 4, 4, 1))
-  gradient = jax.jit(jax.grad(lambda x: conv.max_pool(x).sum()))(x)
+  gradient = jax.jit(jax.grad(lambda x: pooling.max_pool(x).sum()))(x)
   np.testing.assert_allclose(gradient.reshape(2, 2, 2, 2).sum((1, 3)), 1)
 
 
