@@ -3,7 +3,7 @@
   python launch.py actor_critic_off_policy                                # SAC swings a pendulum up, 20,000 steps
   python launch.py actor_critic_off_policy --algorithm=td3 --seeds=4
   python launch.py play runs/actor_critic_off_policy/…                    # an episode of the policy as GIF
-  python launch.py check actor_critic_off_policy --batch_size=8 --learning_starts=16
+  python launch.py check actor_critic_off_policy
 
 Lillicrap et al. 2016 (with Gaussian noise for their correlated one, as Fujimoto et al. 2018); Fujimoto et al. 2018; Haarnoja et
 al. 2018b. An example is an environment, and a step is --train_frequency steps of each and the updates that follow: --steps
@@ -180,6 +180,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     summarise=metrics.summarise,
     predict=predict,
     report=functools.partial(report.draw, *player(config)),
+    collecting=runs.collecting(config, config.learning_starts),
   )
 
 

@@ -4,7 +4,7 @@
   python launch.py value_learning --double --dueling --n_step=3 --priority=0.6
   python launch.py value_learning --atoms=51 --lowest=0 --highest=100
   python launch.py play runs/value_learning/…                             # an episode of the best actions as GIF
-  python launch.py check value_learning --batch_size=8 --learning_starts=80
+  python launch.py check value_learning
 
 Mnih et al. 2015; van Hasselt et al. 2016; Wang et al. 2016; Schaul et al. 2016; Bellemare et al. 2017; all at once: Hessel et al.
 2018. An example is an environment, and a step is --train_frequency steps of each and the updates that follow: --steps counts
@@ -169,6 +169,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     summarise=metrics.summarise,
     predict=predict,
     report=functools.partial(report.draw, *player(config)),
+    collecting=runs.collecting(config, algorithm.learning_starts),
   )
 
 

@@ -86,6 +86,7 @@ class Program:
     report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
     population: whom --seeds=N stands for in a sweep.
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
+    collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
   """
 
   init: Callable[[jax.Array], Any]
@@ -99,6 +100,7 @@ class Program:
   report: Callable[[Any, int, Path], None] | None = None
   population: Population | None = None
   axes: Callable[[], Any] | None = None
+  collecting: int = 0
 
 
 def partitioning(model, *inputs, **options) -> Callable[[], Any]:

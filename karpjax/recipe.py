@@ -179,6 +179,8 @@ def no_dead_units(program, state, batch) -> Result:
   outputs = np.asarray(jax.jit(program.predict)(state, batch, programs.step_key(state, programs.EVALUATE)))
   if not np.issubdtype(outputs.dtype, np.floating):
     return Result(name, None, 'the program predicts choices, such as tags, not scores')
+  if len(outputs) == 1:
+    return Result(name, None, 'one example is no comparison; --batch_size=8 makes one')
   outputs = outputs.reshape(len(outputs), -1)
   dead = int((outputs.std(0) == 0).sum())
   return Result(name, dead == 0, f'{dead} of {outputs.shape[1]} outputs are the same for every example')
@@ -212,8 +214,14 @@ CHECKS: tuple[Callable, ...] = (
 
 
 def check(program, batch, *, seed: int = 0, checks=CHECKS) -> list[Result]:
-  """All checks of a Program on one training batch, from the state that the seed begins with."""
+  """All checks of a Program on one training batch, from the state in which the seed begins to learn."""
+
+  @jax.jit
+  def collected(state):
+    return jax.lax.fori_loop(0, program.collecting, lambda _, state: program.step(state, batch)[0], state)
+
   state = jax.jit(program.init)(jax.random.key(seed))
+  state = collected(state) if program.collecting else state
   return [one(program, state, batch) for one in checks]
 
 
@@ -233,11 +241,7 @@ def main(argv: list[str]) -> int:
     train = data.splits['train']
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
-    results = []
-    program = experiment.program(resolved, data.spec)
-    state = jax.jit(program.init)(jax.random.key(resolved.seed))
-    for function in CHECKS:
-      results.append(function(program, state, batch))
+    results = check(experiment.program(resolved, data.spec), batch, seed=resolved.seed)
   except errors.UsageError as error:
     print(f'check: {error}', file=sys.stderr)
     return 2

@@ -72,9 +72,14 @@ def check_replay(config, n_step: int = 1) -> None:
     )
 
 
+def collecting(config, learning_starts: int) -> int:
+  """A run's steps before `learning_starts` steps of its environments are there; raises UsageError where those are all."""
+  steps = max(-(-learning_starts // (config.batch_size * config.train_frequency)) - 1, 0)
+  if config.steps <= steps:
+    raise errors.UsageError(f'--steps={config.steps} end before --learning_starts={learning_starts}')
+  return steps
+
+
 def updates(config, learning_starts: int) -> int:
   """How many a run makes once `learning_starts` steps are there; raises UsageError where that is none."""
-  silent = max(-(-learning_starts // (config.batch_size * config.train_frequency)) - 1, 0)
-  if config.steps <= silent:
-    raise errors.UsageError(f'--steps={config.steps} end before --learning_starts={learning_starts}')
-  return (config.steps - silent) * config.updates
+  return (config.steps - collecting(config, learning_starts)) * config.updates
