@@ -212,9 +212,16 @@ def test_an_episode_succeeds_at_the_return_of_the_registry(name):
   assert (threshold is None) == (name == 'Pendulum-v1')
 
 
-@pytest.mark.parametrize('package, name', [('gymnasium', 'CartPole-v1'), ('ale_py', 'ALE/Pong-v5')])
-def test_a_missing_package_is_named(package, name, monkeypatch):
+@pytest.mark.parametrize(
+  'module, name, package',
+  [
+    ('gymnasium', 'CartPole-v1', 'gymnasium'),
+    ('ale_py', 'ALE/Pong-v5', 'ale-py'),
+    ('gymnasium.envs.mujoco', 'InvertedPendulum-v5', r"'gymnasium\[mujoco\]'"),
+  ],
+)
+def test_a_missing_package_is_named(module, name, package, monkeypatch):
   gymnasium_environments._found.cache_clear()
-  monkeypatch.setitem(sys.modules, package, None)
-  with pytest.raises(UsageError, match=f'pip install {package.replace("_", "-")}'):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(UsageError, match=f'pip install {package}'):
     environments.make(f'gymnasium:{name}')
