@@ -10,6 +10,7 @@ python launch.py translate WORKDIR "Zwei Männer …"                         # 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -101,10 +102,11 @@ def network(config: Config, spec: Spec) -> nn.Module:
   )
 
 
-def translate(config: Config, spec: Spec, params, source, beam: int):
-  """source [batch, places] int32 -> tokens [batch, time] int32."""
-  steps, alpha = spec.lengths['target'], config.length_penalty
-  return seq2seq.translate(network(config, spec), params, source, steps=steps, beam=beam, length_penalty=alpha)
+def translator(config: Config, spec: Spec) -> Callable:
+  """(params, source [batch, places] int32, beam) -> tokens [batch, time] int32."""
+  options = {'steps': spec.lengths['target'], 'length_penalty': config.length_penalty}
+  model = network(config, spec)
+  return lambda params, source, beam: seq2seq.translate(model, params, source, beam=beam, **options)
 
 
 def program(config: Config, spec: Spec) -> Program:
@@ -115,7 +117,7 @@ def program(config: Config, spec: Spec) -> Program:
     )
   if config.order == 'streams':
     raise errors.UsageError('--order=streams is for running texts; pairs do not go on from one to the next')
-  model, optimiser = network(config, spec), optim.configured(config)
+  model, optimiser, translate = network(config, spec), optim.configured(config), translator(config, spec)
   inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in ('source', 'target')]
   references = [text for texts in spec.references.values() for text in texts]
   sizes = [len(spec.references.get(split, ())) for split in (*config.eval_splits, *config.final_splits)]
@@ -144,7 +146,7 @@ def program(config: Config, spec: Spec) -> Program:
     return losses.cross_entropy(predict(state, batch, key), batch['targets'])
 
   def evaluate(state, batch, key):
-    tokens = translate(config, spec, state.eval_params, batch['source'], config.beam)
+    tokens = translate(state.eval_params, batch['source'], config.beam)
     return metrics.sums(token_losses(state, batch, key), batch['targets'], tokens, batch, max([1, *sizes]))
 
   return Program(
@@ -163,9 +165,9 @@ def run(config_: Config, train=loop.train, **options) -> loop.Summary:
   examples = data(config_)
   resolved = config.resolve(config_, examples.spec.examples)
   functions = program(resolved, examples.spec)
-  translator = functools.partial(translate, resolved, examples.spec)
+  translate = translator(resolved, examples.spec)
   align = functools.partial(seq2seq.alignment, network(resolved, examples.spec))
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, translator, align, examples))
+  functions = dataclasses.replace(functions, report=functools.partial(report.draw, translate, align, examples))
   return train(functions, examples, resolved, experiment='translation', **options)
 
 

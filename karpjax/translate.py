@@ -23,14 +23,15 @@ def translator(experiment, settings, spec: parallel.Spec, params, beam: int) -> 
   """A function of texts, whatever their number and lengths; compiled for the longest of the training texts, so once.
 
   Args:
-    experiment: has `translate`.
+    experiment: has `translator`.
     settings, spec, params: of a run.
     beam: how many sequences are kept; 1: greedy.
 
   Raises:
     UsageError: (the function) for a text that the model has no positions for.
   """
-  compiled = jax.jit(lambda params, source: experiment.translate(settings, spec, params, source, beam))
+  translated = experiment.translator(settings, spec)
+  compiled = jax.jit(lambda params, source: translated(params, source, beam))
   length = spec.lengths['source']
 
   def translate(texts: Sequence[str]) -> list[str]:
