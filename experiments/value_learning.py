@@ -1,7 +1,7 @@
 """Value learning: DQN, double, dueling, n-step, prioritised and distributional (C51), in any combination.
 
   python launch.py value_learning                                         # DQN balances a pole, 500,000 steps
-  python launch.py value_learning --double --dueling --n_step=3 --priority=0.6
+  python launch.py value_learning --double --dueling --priority=0.6
   python launch.py value_learning --atoms=51 --lowest=0 --highest=100
   python launch.py play runs/value_learning/…                             # an episode of the best actions as GIF
   python launch.py check value_learning
@@ -43,7 +43,11 @@ class Config(runs.Acting):
   target_every: int = config.flag(500, 'Steps between two renewals of the target network.')
   tau: float = config.flag(1.0, 'How far these move it to the online network; 1: a copy.')
   discount: float = config.flag(0.99, 'γ.')
-  loss: str = config.flag('squared', 'Of the error; not of distributions.', choices=q_learning.LOSSES)
+  loss: str = config.flag(
+    'squared',
+    'Of the error; not of distributions. huber clips its derivative, by which values of a pole grow without end.',
+    choices=q_learning.LOSSES,
+  )
   double: bool = config.flag(False, 'The online network chooses the action, the target network gives its value.')
   n_step: int = config.flag(1, 'Rewards summed before a value stands for the rest.')
   priority: float = config.flag(0.0, 'α of prioritised replay, as 0.6; 0: uniform.')
