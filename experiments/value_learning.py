@@ -45,7 +45,7 @@ class Config(runs.Acting):
   discount: float = config.flag(0.99, 'γ.')
   loss: str = config.flag(
     'squared',
-    'Of the error; not of distributions. huber clips its derivative, by which values of a pole grow without end.',
+    'Of the error; not of distributions. huber clips its derivative; on cartpole values diverge by it.',
     choices=q_learning.LOSSES,
   )
   double: bool = config.flag(False, 'The online network chooses the action, the target network gives its value.')

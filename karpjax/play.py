@@ -21,8 +21,10 @@ def main(argv: list[str]) -> int:
       raise errors.UsageError(f'{options.workdir} holds no run of reinforcement learning')
     environment, acting, noise = experiment.player(settings)
     if environment.render is None:
-      hint = '; without a display MuJoCo draws with MUJOCO_GL=egl' if environment.name.startswith('gymnasium:') else ''
-      raise errors.UsageError(f'{environment.name} draws no frames here{hint}')
+      raise errors.UsageError(
+        f'{environment.name} draws no frames here; one of gymnasium may lack a package for that, such as pygame, or where there is '
+        'no display MUJOCO_GL=egl'
+      )
     path = Path(options.output or Path(options.workdir) / 'plots' / f'episode_{options.seed}.gif')
     if path.suffix.lower() != '.gif':
       raise errors.UsageError(f'--output={path}: a name that ends in .gif is needed')

@@ -133,8 +133,8 @@ def _cpu_kernel_gradient(geometry, x, g):
   flat = g.reshape(-1, g.shape[-1])  # [batch * output, out]
   shape = (*geometry.window, x.shape[-1], g.shape[-1])
   positions, fields = flat.shape[0], math.prod(shape[:-1])
-  plain = len(geometry.size) == 2 and max(geometry.strides) == 1
-  if plain and fields > 64 and x.shape[-1] > 3 and (g.shape[-1] <= 64 or positions >= MANY):
+  dense = len(geometry.size) == 2 and max(geometry.strides) == 1  # windows begin at every place of an image
+  if dense and fields > 64 and x.shape[-1] > 3 and (g.shape[-1] <= 64 or positions >= MANY):
     return _cpu_kernel_gradient_in_one(geometry, x, g)
   # One product of copies of all fields is faster than one for each place, above all where a place is a few numbers.
   if x.shape[-1] <= 3 or positions * fields <= COPIED:

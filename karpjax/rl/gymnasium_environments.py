@@ -123,9 +123,9 @@ def _found(text: str) -> Found:
     tried.close()
   except Exception as error:  # of whoever wrote it
     why = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-    package, *within = str(spec.entry_point).split('.')
-    if isinstance(error, ImportError) and package == 'gymnasium':  # gymnasium.envs.mujoco, say, asks for its own
-      why += f"; pip install 'gymnasium[{within[1]}]'"
+    within = str(spec.entry_point).partition('gymnasium.envs.')[2].split('.')[0]
+    if isinstance(error, ImportError) and within:  # such as mujoco, which needs packages of its own
+      why += f"; pip install 'gymnasium[{within}]'"
     raise errors.UsageError(f'--environment=gymnasium:{name} cannot be made: {why}') from None
   observed = tried.observation_space
   if type(observed).__name__ != 'Box':
