@@ -12,7 +12,7 @@ import numpy as np
 
 from karpjax import decoding
 
-CHUNK = 16  # tokens in one call
+CHUNK = 32  # tokens in one call
 
 
 @functools.lru_cache(maxsize=16)
@@ -76,8 +76,8 @@ def stream(
   said, t = np.asarray(prompt, np.int32), 0
 
   def read(tokens):
-    tokens = tokens[:, -context:] if limited else tokens
-    padded = np.zeros((batch, max(context, tokens.shape[1])), np.int32)
+    room = context // 2 if limited and tokens.shape[1] <= context // 2 else max(context, tokens.shape[1])
+    padded = np.zeros((batch, room), np.int32)
     padded[:, : tokens.shape[1]] = tokens
     return (*begin(variables, padded, np.full(batch, tokens.shape[1], np.int32)), tokens.shape[1])
 

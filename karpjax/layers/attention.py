@@ -98,6 +98,15 @@ class MultiHeadAttention(nn.Module):
     y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
     return y if bias is None else y + bias.astype(self.dtype)
 
+  def _queries(self, x, positions):
+    query = self._project(x, self.query, self.query_bias if self.bias else None)
+    return rotate(query, positions) if self.rotary else query
+
+  def _merge(self, y):
+    """[batch, time, heads, head_dim] -> [batch, time, width]."""
+    y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
+    return y + self.out_bias.astype(self.dtype) if self.bias else y
+
   def keys_values(self, memory, positions=None):
     """[batch, places, width] -> key and value, each [batch, places, kv_heads, head_dim], to be given to the call."""
     both = self._project(memory, self.key_value, self.key_value_bias if self.bias else None)
@@ -109,22 +118,28 @@ class MultiHeadAttention(nn.Module):
 
     Args:
       x: gives the queries.
-      keys_values: of another sequence or of a cache, from `keys_values`; None: of x.
+      keys_values: of another sequence, from `keys_values`; None: of x.
       mask, causal: as `attend`'s.
       positions: [time] or [batch, time] int32, for rotary ones; None: 0, 1, ….
     """
     if self.rotary and positions is None:
       positions = jnp.arange(x.shape[1])
-    query = self._project(x, self.query, self.query_bias if self.bias else None)
-    query = rotate(query, positions) if self.rotary else query
+    query = self._queries(x, positions)
     key, value = self.keys_values(x, positions) if keys_values is None else keys_values
     if self.is_mutable_collection('intermediates'):
       self.sow('intermediates', 'attention', weights(query, key, mask, causal))
-    y = attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation)
-    out = self.out.astype(self.dtype)
-    y = y.reshape(*x.shape[:-1], -1)  # [batch, time, heads · head_dim]
-    y = linear.matmul(y, out.reshape(-1, self.width))
-    return y + self.out_bias.astype(self.dtype) if self.bias else y
+    return self._merge(attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation))
+
+  def recall(self, x, store, mask, positions=None):
+    """As the call, to what a cache holds.
+
+    Args:
+      x: [batch, time, width], gives the queries.
+      store: as `cache`'s.
+      mask: bool, broadcast to [batch, 1, time, length].
+      positions: [batch, time] int32, for rotary ones.
+    """
+    return self._merge(attend_stored(self._queries(x, positions), store, mask))
 
 
 def _xavier(fan_in, fan_out):
@@ -142,25 +157,52 @@ def weights(query, key, mask, causal):
   return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min))
 
 
-def cache(batch: int, length: int, kv_heads: int, head_dim: int, dtype=jnp.float32):
-  """Room for the keys and values of `length` tokens: {'key', 'value'}, each [batch, kv_heads, length, head_dim], as the
-  matmuls want them: else each token's step would transpose all of it.
+def stored(key, value):
+  """Keys and values [batch, places, kv_heads, head_dim] as a cache holds them: {'key': [batch, kv_heads, head_dim, places],
+  'value': [batch, kv_heads, places, head_dim]}, as the matmuls want them: else each token's step would copy all of it.
   """
-  empty = lambda: jnp.zeros((batch, kv_heads, length, head_dim), dtype)
-  return {'key': empty(), 'value': empty()}
+  return {'key': key.transpose(0, 2, 3, 1), 'value': value.transpose(0, 2, 1, 3)}
+
+
+def cache(batch: int, length: int, kv_heads: int, head_dim: int, dtype=jnp.float32):
+  """Room for the keys and values of `length` tokens, as `stored`."""
+  empty = lambda: jnp.zeros((batch, length, kv_heads, head_dim), dtype)
+  return stored(empty(), empty())
+
+
+def enlarge(store, length: int):
+  """A cache with room for `length` tokens in all."""
+  more = lambda x, axis: jnp.pad(x, [(0, length - size if i == axis else 0) for i, size in enumerate(x.shape)])
+  return {'key': more(store['key'], 3), 'value': more(store['value'], 2)}
 
 
 def write(store, key, value, length):
   """A cache with the keys and values [batch, new, kv_heads, head_dim] of new tokens behind the first `length` [batch]
   int32 ones.
   """
-  put = jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, 1))
-  return {name: put(store[name], jnp.swapaxes(x, 1, 2), length) for name, x in (('key', key), ('value', value))}
+  put = lambda axis: jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis))
+  new = jax.tree.map(lambda x, old: x.astype(old.dtype), stored(key, value), store)
+  written = {name: put(axis)(store[name], new[name], length) for name, axis in (('key', 2), ('value', 1))}
+  return jax.lax.optimization_barrier(written)  # else XLA's CPU backend writes once for each use, into copies of the cache
 
 
-def read(store):
-  """The keys and values of a cache, each [batch, length, kv_heads, head_dim]."""
-  return jnp.swapaxes(store['key'], 1, 2), jnp.swapaxes(store['value'], 1, 2)
+def attend_stored(query, store, mask):
+  """`attend` to what a cache holds.
+
+  Args:
+    query: [batch, time, heads, head_dim].
+    store: as `stored`.
+    mask: bool, broadcast to [batch, 1, time, places]: True where a query sees a place.
+  """
+  batch, time, heads, size = query.shape
+  kv_heads, places = store['value'].shape[1:3]
+  query = query.reshape(batch, time, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)  # [batch, kv_heads, group, time, …]
+  query = query.reshape(batch, kv_heads, -1, size)
+  scores = jnp.matmul(query, store['key'], preferred_element_type=jnp.float32) * size**-0.5
+  scores = scores.reshape(batch, kv_heads, -1, time, places)
+  share = jax.nn.softmax(jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)).astype(query.dtype)
+  y = jnp.matmul(share.reshape(batch, kv_heads, -1, places), store['value'])
+  return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
 # ---- attention of recurrent decoders ----

@@ -98,8 +98,8 @@ class Block(nn.Module):
     return self._add(x, self.mlp_norm, self._mlp, train)
 
   def remember(self, memory):
-    """Keys and values of a memory, for `step`."""
-    return self.cross.keys_values(memory)
+    """Keys and values of a memory, as a cache holds them, for `step`."""
+    return attention.stored(*self.cross.keys_values(memory))
 
   def step(self, x, store, length, memory=None, memory_mask=None):
     """New tokens behind those of a cache.
@@ -108,7 +108,7 @@ class Block(nn.Module):
       x: [batch, new, width].
       store: as `attention.cache`'s.
       length: [batch] int32, of the tokens in it.
-      memory: keys and values from `remember`.
+      memory: from `remember`.
       memory_mask: [batch, 1, 1, places] bool.
 
     Returns:
@@ -116,16 +116,16 @@ class Block(nn.Module):
     """
     kept = {}
     positions = length[:, None] + jnp.arange(x.shape[1])  # [batch, new]
-    places = jnp.arange(store['key'].shape[2])
+    places = jnp.arange(store['value'].shape[2])
     mask = (places <= positions[..., None])[:, None]  # [batch, 1, new, places]
 
     def cached(x):
       kept.update(attention.write(store, *self.attention.keys_values(x, positions), length))
-      return self.attention(x, keys_values=attention.read(kept), mask=mask, positions=positions)
+      return self.attention.recall(x, kept, mask, positions)
 
     x = self._add(x, self.attention_norm, cached, False)
     if self.crossed:
-      x = self._add(x, self.cross_norm, lambda x: self.cross(x, keys_values=memory, mask=memory_mask), False)
+      x = self._add(x, self.cross_norm, lambda x: self.cross.recall(x, memory, memory_mask), False)
     return self._add(x, self.mlp_norm, self._mlp, False), kept
 
 

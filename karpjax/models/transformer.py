@@ -74,26 +74,26 @@ class GPT(nn.Module):
       x = block(x, train)
     return self._logits(x)
 
-  def initial(self, batch: int):
-    """The state of `step` before the first token: room for `context` tokens."""
+  def initial(self, batch: int, room: int = 0):
+    """The state of `step` before the first token: with room for so many tokens, or for `context`."""
     size, kv = self.width // self.heads, self.kv_heads or self.heads
-    room = [attention.cache(batch, self.context, kv, size, self.dtype) for _ in range(self.layers)]
-    return {'caches': room, 'length': jnp.zeros((batch,), jnp.int32)}
+    caches = [attention.cache(batch, room or self.context, kv, size, self.dtype) for _ in range(self.layers)]
+    return {'caches': caches, 'length': jnp.zeros((batch,), jnp.int32)}
 
   def begin(self, tokens, length):
     """The state after a prompt, whatever its length, by one program.
 
     Args:
-      tokens: [batch, context] int32, of which the first `length` are the prompt.
+      tokens: [batch, up to context] int32, of which the first `length` are the prompt.
       length: [batch] int32, at least 1.
 
     Returns:
       logits [batch, vocabulary] float32 of what follows, and the state.
     """
-    x, caches, state = self.tokens(tokens), [], self.initial(tokens.shape[0])
+    x, caches, state = self.tokens(tokens), [], self.initial(*tokens.shape)
     for block, store in zip(self.blocks, state['caches']):
       x, store = block.step(x, store, state['length'])  # what is behind the prompt is never seen, and overwritten
-      caches.append(store)
+      caches.append(attention.enlarge(store, self.context))
     last = jnp.take_along_axis(x, (length - 1)[:, None, None], 1)
     return self._logits(last)[:, 0], {'caches': caches, 'length': length}
 
