@@ -24,22 +24,23 @@ def take(stream, count):
 
 
 @pytest.mark.parametrize(
-  'name, options',
+  'name, options, length',
   [
-    pytest.param('gpt', dict(layers=2, heads=2, width=16), marks=pytest.mark.slow),
-    pytest.param('lstm', dict(units=(8,)), marks=pytest.mark.slow),
-    ('mlp', {}),
+    pytest.param('gpt', dict(layers=2, heads=2, width=16), 3, marks=pytest.mark.slow),
+    pytest.param('gpt', dict(layers=2, heads=4, kv_heads=2, width=16), 10, marks=pytest.mark.slow),
+    pytest.param('lstm', dict(units=(8,)), 3, marks=pytest.mark.slow),
+    ('mlp', {}, 3),
   ],
 )
-def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options):
-  """For a gpt with a context of 16 that is read anew from its half when it is full."""
+def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options, length):
+  """For a gpt with a context of 16 that is read anew from its half when it is full; a prompt of 10 is more than a half."""
   model, variables = made(name, **options)
-  prompt = np.array([[3, 1, 4]], np.int32)
+  prompt = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3][:length]], np.int32)
   keys = jax.random.split(jax.random.key(0), 1)
   got = take(generation.stream(model, variables, prompt, keys, temperature=0, chunk=4), 40)[0]
   said, begun = list(prompt[0]), 0
   # all in one shape: what is behind a token changes nothing before it
-  read = np.zeros((1, 16 if name == 'gpt' else 43), np.int32)
+  read = np.zeros((1, 16 if name == 'gpt' else 40 + length), np.int32)
   apply = jax.jit(model.apply)
   for t in range(40):
     if name == 'gpt' and t % 4 == 0 and len(said) - begun + 4 > 16:
@@ -47,7 +48,7 @@ def test_greedy_tokens_are_those_of_the_whole_text_read_anew(name, options):
     count = len(said) - begun
     read[0, :count] = said[begun:]
     said.append(int(apply(variables, read)[0, count - 1].argmax()))
-  assert got.tolist() == said[3:]
+  assert got.tolist() == said[length:]
 
 
 def test_each_text_draws_by_its_own_key():

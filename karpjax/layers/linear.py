@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 # multiplications; beyond, the transposed copy costs more than it spares, of x and of what is narrower than x
 SMALL_PRODUCT, LARGE_PRODUCT = 2**21, 2**26
@@ -70,3 +71,49 @@ def _dot_general(x, kernel, dimension_numbers, precision=None):
 
 
 Dense = functools.partial(nn.Dense, dot_general=_dot_general)
+
+
+@struct.dataclass
+class Rows:
+  """Rows of a table that have not been taken yet, as the embeddings of tokens: `table[index]`.
+
+  Attributes:
+    table: [n, in].
+    index: [...] int32.
+  """
+
+  table: jax.Array
+  index: jax.Array
+
+  @property
+  def repeated(self) -> bool:
+    """Whether rows are taken twice and more in the mean, so that what is linear in them is cheaper before."""
+    return 2 * len(self.table) <= self.index.size
+
+  def taken(self):
+    """[..., in]."""
+    return _take(self.table, self.index) if self.repeated else self.table[self.index]
+
+
+@jax.custom_vjp
+def _take(table, index):
+  return table[index]
+
+
+def _take_backward(kept, gradient):
+  index, rows = kept
+  chosen = jax.nn.one_hot(index.reshape(-1), rows, dtype=gradient.dtype)
+  # a matmul: XLA's CPU backend adds up the gradients of a gather one after the other
+  return matmul(chosen.T, gradient.reshape(-1, gradient.shape[-1])), None
+
+
+_take.defvjp(lambda table, index: (table[index], (index, len(table))), _take_backward)
+
+
+def project(x, kernel, dtype=None):
+  """`matmul`, also of Rows, whose table is multiplied if its rows are taken often enough: x […, in] -> […, out]."""
+  if not isinstance(x, Rows):
+    return matmul(x, kernel, dtype)
+  if not x.repeated:
+    return matmul(x.taken(), kernel, dtype)
+  return Rows(matmul(x.table, kernel, dtype), x.index).taken()

@@ -177,7 +177,7 @@ class Recurrent(nn.Module):
     """Reads a sequence.
 
     Args:
-      x: [batch, time, in].
+      x: [batch, time, in], or linear.Rows with an index [batch, time].
       initial: the state before the first time; zeros by default.
       mask: [batch, time] bool, False at padding: it leaves the state as it was, and its output is 0.
       fresh: [batch, time] bool, True where another sequence begins, with a state of zeros; read forwards only.
@@ -192,6 +192,8 @@ class Recurrent(nn.Module):
     if fresh is not None and self.bidirectional:
       raise ValueError('sequences after each other, by `fresh`, are read forwards only')
     cell = errors.choose('cell', self.cell, CELLS)
+    rows = isinstance(x, linear.Rows)
+    table, x = (x.table.astype(self.dtype), x.index) if rows else (None, x.astype(self.dtype))
     directions, width = 1 + self.bidirectional, cell.gates * self.units
     uniform = initialisers.uniform(self.units**-0.5)
 
@@ -199,21 +201,22 @@ class Recurrent(nn.Module):
       drawn = uniform(key, shape)
       return drawn.at[:, self.units : 2 * self.units].set(1.0) if self.cell == 'lstm' else drawn
 
-    input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], width)).astype(self.dtype)
+    input_kernel = self.param('input_kernel', uniform, (directions, table.shape[-1] if rows else x.shape[-1], width)).astype(self.dtype)
     input_bias = self.param('input_bias', first_bias, (directions, width))
     state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
     if cell.apart:
       state_bias = self.param('state_bias', uniform, (directions, width))
     else:
       state_bias = jnp.zeros((directions, width))
-    x = jnp.swapaxes(x.astype(self.dtype), 0, 1)  # [time, batch, in]
+    x = jnp.swapaxes(x, 0, 1)  # [time, batch, in], or [time, batch] of rows
     real, fresh = (None if m is None else m.T[..., None] for m in (mask, fresh))  # [time, batch, 1]
     initial = self.initial(x.shape[1]) if initial is None else initial
     finals, outputs = [], []
     for d in range(directions):
       turn = (lambda a: a) if d == 0 else (lambda a: None if a is None else a[::-1])
       # [time, batch, gates * units]
-      projected = linear.matmul(turn(x), input_kernel[d], jnp.float32) + input_bias[d]
+      read = linear.Rows(table, turn(x)) if rows else turn(x)
+      projected = linear.project(read, input_kernel[d], jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
       if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
         kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)
@@ -253,7 +256,7 @@ class Stack(nn.Module):
 
   @nn.compact
   def __call__(self, x, initial: tuple[State, ...] | None = None, mask=None, *, train: bool = False):
-    """x: [batch, time, in] -> outputs [batch, time, directions * units[-1]] and the final state of each layer."""
+    """x: as `Recurrent`'s -> outputs [batch, time, directions * units[-1]] and the final state of each layer."""
     finals = []
     for i, units in enumerate(self.units):
       if i:

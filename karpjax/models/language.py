@@ -190,7 +190,11 @@ class Recurrent(nn.Module):
 
   def read(self, tokens, state=None, *, train: bool = False):
     """tokens [batch, time] after those of a state (None: none) -> logits [batch, time, vocabulary], and the next state."""
-    x, state = self.stack(self.drop(self.embed(tokens), train=train), state, train=train)
+    if train and not (isinstance(self.dropout, float | int) and self.dropout == 0):
+      x = self.drop(self.embed(tokens), train=True)
+    else:
+      x = linear.Rows(self.embed.embedding, tokens)
+    x, state = self.stack(x, state, train=train)
     return self.head(self.drop(x, train=train)).astype(jnp.float32), state
 
   def __call__(self, tokens, *, train: bool = False):
