@@ -149,18 +149,19 @@ class RecurrentSeq2Seq(nn.Module):
     return logits
 
   def encode(self, source, steps: int = 0):
-    """The state of `step` before the first token; every leaf is [batch, …]. `steps` is for models that need room."""
-    state, memory = self._read(source, False)
-    return {'state': state, 'memory': memory}
+    """What `step` begins with, every leaf [batch, …]: the state before the first token, and what no token changes. `steps` is
+    for models that need room.
+    """
+    return self._read(source, False)
 
-  def step(self, tokens, state):
+  def step(self, tokens, state, memory):
     """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
     embedded = self.tokens(tokens)
     if self.attention == 'none':
-      out, now = self.decoder(embedded[:, None], state['state'])
-      return self.head(out[:, 0]).astype(jnp.float32), {**state, 'state': now}
-    now, (features, _) = self.decoder(state['state'], embedded, state['memory'])
-    return self.decoder.logits(features, False), {**state, 'state': now}
+      out, state = self.decoder(embedded[:, None], state)
+      return self.head(out[:, 0]).astype(jnp.float32), state
+    state, (features, _) = self.decoder(state, embedded, memory)
+    return self.decoder.logits(features, False), state
 
 
 MODELS = {  # name -> constructor
@@ -218,11 +219,13 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
   """
   silent = jnp.array([tokenisers.PAD, tokenisers.UNKNOWN, tokenisers.BEGIN])
 
+  state, memory = model.apply({'params': params}, source, steps, method='encode')
+  memory = decoding.repeat(memory, beam)
+
   def step(tokens, state):
-    logits, state = model.apply({'params': params}, tokens, state, method='step')
+    logits, state = model.apply({'params': params}, tokens, state, memory, method='step')
     return logits.at[:, silent].set(-jnp.inf), state
 
-  state = model.apply({'params': params}, source, steps, method='encode')
   first = jnp.full(len(source), tokenisers.BEGIN, jnp.int32)
   if beam == 1:
     return decoding.greedy(step, state, first, steps=steps, end=tokenisers.END)

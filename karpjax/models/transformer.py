@@ -255,21 +255,22 @@ class Seq2SeqTransformer(nn.Module):
     return self._logits(x)
 
   def encode(self, source, steps: int):
-    """The state of `step` before the first token, with room for `steps` tokens: every leaf is [batch, …]."""
+    """What `step` begins with, every leaf [batch, …]: the state before the first token, with room for `steps` tokens, and what
+    no token changes.
+    """
     memory, batch = self.encoder(source), source.shape[0]
     size = self.width // self.heads
-    return {
-      'memory': [block.remember(memory) for block in self.blocks],
-      'seen': source != 0,
+    state = {
       'caches': [attention.cache(batch, steps, self.heads, size, self.dtype) for _ in self.blocks],
       'length': jnp.zeros((batch,), jnp.int32),
     }
+    return state, {'read': [block.remember(memory) for block in self.blocks], 'seen': source != 0}
 
-  def step(self, tokens, state):
+  def step(self, tokens, state, memory):
     """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
-    length, seen, caches = state['length'], state['seen'][:, None, None], []
+    length, seen, caches = state['length'], memory['seen'][:, None, None], []
     x = self.tokens(tokens[:, None], length[:, None])
-    for block, memory, store in zip(self.blocks, state['memory'], state['caches']):
-      x, store = block.step(x, store, length, memory, seen)
+    for block, read, store in zip(self.blocks, memory['read'], state['caches']):
+      x, store = block.step(x, store, length, read, seen)
       caches.append(store)
-    return self._logits(x)[:, 0], {**state, 'caches': caches, 'length': length + 1}
+    return self._logits(x)[:, 0], {'caches': caches, 'length': length + 1}

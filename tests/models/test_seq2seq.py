@@ -55,9 +55,9 @@ def test_padding_and_what_comes_later_change_nothing_and_steps_equal_all_at_once
   alone = applied(model, params, SOURCE[:1, :5], TARGET_IN[:1, :4])  # without any padding
   np.testing.assert_allclose(alone[0], logits[0, :4], atol=2e-5)
 
-  state = jax.jit(lambda params: model.apply({'params': params}, SOURCE, 9, method='encode'))(params)
-  assert {x.shape[0] for x in jax.tree.leaves(state)} == {3}
-  step = jax.jit(lambda tokens, state: model.apply({'params': params}, tokens, state, method='step'))
+  state, memory = jax.jit(lambda params: model.apply({'params': params}, SOURCE, 9, method='encode'))(params)
+  assert {x.shape[0] for x in jax.tree.leaves((state, memory))} == {3}
+  step = jax.jit(lambda tokens, state: model.apply({'params': params}, tokens, state, memory, method='step'))
   for t in range(5):
     one, state = step(TARGET_IN[:, t], state)
     np.testing.assert_allclose(one, logits[:, t], atol=2e-5)
