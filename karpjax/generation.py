@@ -76,6 +76,7 @@ def stream(
   said, t = np.asarray(prompt, np.int32), 0
 
   def read(tokens):
+    tokens = tokens[:, -context:] if limited else tokens
     room = context // 2 if limited and tokens.shape[1] <= context // 2 else max(context, tokens.shape[1])
     padded = np.zeros((batch, room), np.int32)
     padded[:, : tokens.shape[1]] = tokens

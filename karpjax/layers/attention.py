@@ -183,9 +183,8 @@ def write(store, key, value, length):
   put = lambda axis: jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis))
   new = jax.tree.map(lambda x, old: x.astype(old.dtype), stored(key, value), store)
   written = {name: put(axis)(store[name], new[name], length) for name, axis in (('key', 2), ('value', 1))}
-  return jax.lax.optimization_barrier(
-    written
-  )  # else XLA's CPU backend writes once for each use, into copies of the cache
+  # else XLA's CPU backend writes once for each use, into copies of the cache
+  return jax.lax.optimization_barrier(written)
 
 
 def attend_stored(query, store, mask):

@@ -201,9 +201,8 @@ class Recurrent(nn.Module):
       drawn = uniform(key, shape)
       return drawn.at[:, self.units : 2 * self.units].set(1.0) if self.cell == 'lstm' else drawn
 
-    input_kernel = self.param(
-      'input_kernel', uniform, (directions, table.shape[-1] if rows else x.shape[-1], width)
-    ).astype(self.dtype)
+    inputs = (table if rows else x).shape[-1]
+    input_kernel = self.param('input_kernel', uniform, (directions, inputs, width)).astype(self.dtype)
     input_bias = self.param('input_bias', first_bias, (directions, width))
     state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
     if cell.apart:
