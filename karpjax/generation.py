@@ -12,7 +12,7 @@ import numpy as np
 
 from karpjax import decoding
 
-CHUNK = 32  # tokens in one call
+CHUNK = 32  # tokens in one call, and shown at once
 
 
 @functools.lru_cache(maxsize=16)

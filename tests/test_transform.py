@@ -134,8 +134,10 @@ def test_a_step_that_is_not_finite_is_masked_with_all_after_it():
 
 
 @pytest.mark.parametrize('value, finite', [(1e38, True), (np.inf, False), (-np.inf, False), (np.nan, False)])
-def test_all_finite(value, finite):
-  tree = {'a': jnp.array([1.0, value, 3.0]), 'b': jnp.arange(3), 'c': jnp.full((5,), -1e38)}
+@pytest.mark.parametrize('shape', [(3,), (2, 3), (2, 2, 3)])
+def test_all_finite(value, finite, shape):
+  bad = jnp.ones(shape).at[(-1,) * len(shape)].set(value)
+  tree = {'a': bad, 'b': jnp.arange(3), 'c': jnp.full((5,), -1e38), 'd': jnp.full((5, 2), 1e38)}
   assert bool(jax.jit(transform.all_finite)(tree)) == finite
 
 

@@ -180,9 +180,13 @@ def write(store, key, value, length):
   """A cache with the keys and values [batch, new, kv_heads, head_dim] of new tokens behind the first `length` [batch]
   int32 ones.
   """
-  put = lambda axis: jax.vmap(lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis))
-  new = jax.tree.map(lambda x, old: x.astype(old.dtype), stored(key, value), store)
-  written = {name: put(axis)(store[name], new[name], length) for name, axis in (('key', 2), ('value', 1))}
+
+  def put(old, new, axis):  # of one example
+    each = lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
+    return jax.vmap(each)(old, new, length)
+
+  new = stored(key, value)
+  written = {'key': put(store['key'], new['key'], 2), 'value': put(store['value'], new['value'], 1)}
   # else XLA's CPU backend writes once for each use, into copies of the cache
   return jax.lax.optimization_barrier(written)
 

@@ -75,45 +75,36 @@ Dense = functools.partial(nn.Dense, dot_general=_dot_general)
 
 @struct.dataclass
 class Rows:
-  """Rows of a table that have not been taken yet, as the embeddings of tokens: `table[index]`.
+  """Rows of a table that are not taken before they are projected, as the embeddings of tokens: `table[index]`, […, in].
 
   Attributes:
     table: [n, in].
-    index: [...] int32.
+    index: […] int32.
   """
 
   table: jax.Array
   index: jax.Array
 
   @property
-  def repeated(self) -> bool:
-    """Whether rows are taken twice and more in the mean, so that what is linear in them is cheaper before."""
-    return 2 * len(self.table) <= self.index.size
+  def shape(self) -> tuple[int, ...]:
+    """Of what they are."""
+    return *self.index.shape, self.table.shape[-1]
 
-  def taken(self):
-    """[..., in]."""
-    return _take(self.table, self.index) if self.repeated else self.table[self.index]
-
-
-@jax.custom_vjp
-def _take(table, index):
-  return table[index]
+  def astype(self, dtype) -> 'Rows':
+    """The same of another dtype."""
+    return Rows(self.table.astype(dtype), self.index)
 
 
-def _take_backward(kept, gradient):
-  index, rows = kept
-  chosen = jax.nn.one_hot(index.reshape(-1), rows, dtype=gradient.dtype)
-  # a matmul: XLA's CPU backend adds up the gradients of a gather one after the other
-  return matmul(chosen.T, gradient.reshape(-1, gradient.shape[-1])), None
+def rows(table, index):
+  """table[index], […, in]; as Rows where each is taken twice or more in the mean, so that fewer are projected."""
+  return Rows(table, index) if 2 * len(table) <= index.size else table[index]
 
 
-_take.defvjp(lambda table, index: (table[index], (index, len(table))), _take_backward)
+def reorder(x, order):
+  """`order` of the leading axes of x […, in] or of Rows."""
+  return x.replace(index=order(x.index)) if isinstance(x, Rows) else order(x)
 
 
 def project(x, kernel, dtype=None):
-  """`matmul`, also of Rows, whose table is multiplied if its rows are taken often enough: x […, in] -> […, out]."""
-  if not isinstance(x, Rows):
-    return matmul(x, kernel, dtype)
-  if not x.repeated:
-    return matmul(x.taken(), kernel, dtype)
-  return Rows(matmul(x.table, kernel, dtype), x.index).taken()
+  """`matmul` of x […, in] or of Rows, whose table is multiplied: […, out]."""
+  return matmul(x.table, kernel, dtype)[x.index] if isinstance(x, Rows) else matmul(x, kernel, dtype)

@@ -192,8 +192,6 @@ class Recurrent(nn.Module):
     if fresh is not None and self.bidirectional:
       raise ValueError('sequences after each other, by `fresh`, are read forwards only')
     cell = errors.choose('cell', self.cell, CELLS)
-    rows = isinstance(x, linear.Rows)
-    table, x = (x.table.astype(self.dtype), x.index) if rows else (None, x.astype(self.dtype))
     directions, width = 1 + self.bidirectional, cell.gates * self.units
     uniform = initialisers.uniform(self.units**-0.5)
 
@@ -201,23 +199,21 @@ class Recurrent(nn.Module):
       drawn = uniform(key, shape)
       return drawn.at[:, self.units : 2 * self.units].set(1.0) if self.cell == 'lstm' else drawn
 
-    inputs = (table if rows else x).shape[-1]
-    input_kernel = self.param('input_kernel', uniform, (directions, inputs, width)).astype(self.dtype)
+    input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], width)).astype(self.dtype)
     input_bias = self.param('input_bias', first_bias, (directions, width))
     state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
     if cell.apart:
       state_bias = self.param('state_bias', uniform, (directions, width))
     else:
       state_bias = jnp.zeros((directions, width))
-    x = jnp.swapaxes(x, 0, 1)  # [time, batch, in], or [time, batch] of rows
+    x = linear.reorder(x.astype(self.dtype), lambda a: jnp.swapaxes(a, 0, 1))  # [time, batch, in]
     real, fresh = (None if m is None else m.T[..., None] for m in (mask, fresh))  # [time, batch, 1]
     initial = self.initial(x.shape[1]) if initial is None else initial
     finals, outputs = [], []
     for d in range(directions):
       turn = (lambda a: a) if d == 0 else (lambda a: None if a is None else a[::-1])
       # [time, batch, gates * units]
-      read = linear.Rows(table, turn(x)) if rows else turn(x)
-      projected = linear.project(read, input_kernel[d], jnp.float32) + input_bias[d]
+      projected = linear.project(linear.reorder(x, turn), input_kernel[d], jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
       if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
         kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax import errors, hyperparameters
 from karpjax.layers import linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.initialisers import normal
@@ -190,10 +190,8 @@ class Recurrent(nn.Module):
 
   def read(self, tokens, state=None, *, train: bool = False):
     """tokens [batch, time] after those of a state (None: none) -> logits [batch, time, vocabulary], and the next state."""
-    if train and not (isinstance(self.dropout, float | int) and self.dropout == 0):
-      x = self.drop(self.embed(tokens), train=True)
-    else:
-      x = linear.Rows(self.embed.embedding, tokens)
+    drops = train and not hyperparameters.is_zero(self.dropout)
+    x = self.drop(self.embed(tokens), train=True) if drops else linear.rows(self.embed.embedding, tokens)
     x, state = self.stack(x, state, train=train)
     return self.head(self.drop(x, train=train)).astype(jnp.float32), state
 

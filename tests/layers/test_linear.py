@@ -67,3 +67,12 @@ def test_the_barrier_is_the_cpus_alone():
   text = lambda platform: slope.trace(drawn(3, 4), drawn(5, 3)).lower(lowering_platforms=(platform,)).as_text()
   assert 'optimization_barrier' in text('cpu')
   assert not any('optimization_barrier' in text(platform) for platform in ('tpu', 'cuda'))
+
+
+@pytest.mark.parametrize('count', [11, 12])
+def test_rows_are_projected_before_they_are_taken_where_they_are_fewer(count):
+  table, kernel, index = drawn(6, 3), drawn(3, 4), jnp.arange(count) * 5 % 6
+  taken = linear.rows(table, index)
+  assert isinstance(taken, linear.Rows) == (count == 12)  # twice in the mean
+  assert taken.shape == (count, 3)
+  np.testing.assert_allclose(linear.project(taken, kernel), table[index] @ kernel, rtol=1e-6)

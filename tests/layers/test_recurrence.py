@@ -225,20 +225,17 @@ def test_a_stack_is_its_layers_one_after_the_other():
 
 
 @pytest.mark.parametrize('bidirectional', [False, True])
-@pytest.mark.parametrize('rows', [5, 50])  # taken four times each in the mean, and less than once
-def test_rows_of_a_table_are_read_as_what_they_are(rows, bidirectional):
+def test_rows_of_a_table_are_read_as_what_they_are(bidirectional):
   rng = np.random.default_rng(0)
-  table, index = rng.normal(size=(rows, 2)).astype(np.float32), rng.integers(0, rows, (3, 7))
+  table, index = rng.normal(size=(5, 2)).astype(np.float32), rng.integers(0, 5, (3, 7))
   weights = rng.normal(size=(3, 7, 4 * (1 + bidirectional))).astype(np.float32)
-  assert linear.Rows(table, index).repeated == (rows == 5)
   module, _, params = made('lstm', bidirectional, x=table[index])
 
   def gradients(of):
-    return jax.jit(jax.value_and_grad(lambda p, t: (module.apply(p, of(t))[0] * weights).sum(), argnums=(0, 1)))(
-      params, table
-    )
+    loss = lambda p, t: (module.apply(p, of(t, index))[0] * weights).sum()
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, table)
 
-  got, expected = gradients(lambda t: linear.Rows(t, index)), gradients(lambda t: t[index])
+  got, expected = gradients(linear.Rows), gradients(lambda t, index: t[index])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
-  again = jax.jit(module.init)(jax.random.key(0), linear.Rows(jnp.asarray(table), jnp.asarray(index)))
+  again = jax.jit(module.init)(jax.random.key(0), linear.Rows(table, index))
   jax.tree.map(np.testing.assert_array_equal, again, params)
