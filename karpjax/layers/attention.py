@@ -37,11 +37,59 @@ def attend(query, key, value, *, mask=None, causal: bool = False, implementation
   Args:
     query: [batch, time, heads, head_dim].
     key, value: [batch, places, kv_heads, head_dim]; kv_heads divides heads (grouped queries, Ainslie et al. 2023).
-    mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place.
+    mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place. One that sees none sees all.
     causal: whether query t sees the places up to t alone.
-    implementation: None lets XLA write it; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
+    implementation: None is ours; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
   """
-  return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
+  if implementation:
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
+  if causal:
+    earlier = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
+    mask = earlier if mask is None else earlier & mask
+  return attend_stored(query, stored(key, value), mask)
+
+
+def _hide(x, seen, instead):
+  return x if seen is None else jnp.where(seen, x, instead)
+
+
+@jax.custom_vjp
+def _weigh(query, keys, values, seen):
+  """softmax(query keys / √head_dim) values, with derivatives in reverse mode.
+
+  The products are written so that none wants the weights, the only large array, transposed: XLA's CPU backend would copy
+  them. The weights are divided by their sum last, and so are but numerators (Dao et al. 2022, section 3.1).
+
+  Args:
+    query: [batch, heads, n, head_dim].
+    keys: [batch, heads, head_dim, places].
+    values: [batch, heads, places, head_dim].
+    seen: None, or bool, broadcast to [batch, heads, n, places].
+  """
+  return _weigh_forward(query, keys, values, seen)[0]
+
+
+def _weigh_forward(query, keys, values, seen):
+  scores = jnp.matmul(query, keys, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+  scores = _hide(scores, seen, jnp.finfo(jnp.float32).min)
+  share = jnp.exp(scores - scores.max(-1, keepdims=True))
+  total, share = share.sum(-1, keepdims=True), share.astype(values.dtype)
+  y = (jnp.matmul(share, values, preferred_element_type=jnp.float32) / total).astype(query.dtype)
+  return y, (query, keys, values, seen, share, total, y)
+
+
+def _weigh_backward(kept, g):
+  query, keys, values, seen, share, total, y = kept
+  turned = lambda x: x.swapaxes(-1, -2)
+  g = g / total
+  mean = (g * y).sum(-1, keepdims=True)  # of what `change` begins as, by the weights
+  g = g.astype(values.dtype)
+  change = jnp.matmul(g, turned(values), preferred_element_type=jnp.float32) - mean
+  change = (share * _hide(change, seen, 0) * query.shape[-1] ** -0.5).astype(query.dtype)
+  return change @ turned(keys), turned(query) @ change, turned(turned(g) @ share), None
+
+
+_weigh.defvjp(_weigh_forward, _weigh_backward)
 
 
 class MultiHeadAttention(nn.Module):
@@ -136,7 +184,7 @@ class MultiHeadAttention(nn.Module):
     Args:
       x: [batch, time, width], gives the queries.
       store: as `cache`'s.
-      mask: bool, broadcast to [batch, 1, time, length].
+      mask: bool, broadcast to [batch, heads, time, length].
       positions: [batch, time] int32, for rotary ones.
     """
     return self._merge(attend_stored(self._queries(x, positions), store, mask))
@@ -197,16 +245,14 @@ def attend_stored(query, store, mask):
   Args:
     query: [batch, time, heads, head_dim].
     store: as `stored`.
-    mask: bool, broadcast to [batch, 1, time, places]: True where a query sees a place.
+    mask: None, or bool, broadcast to [batch, heads, time, places].
   """
   batch, time, heads, size = query.shape
   kv_heads, places = store['value'].shape[1:3]
-  query = query.reshape(batch, time, kv_heads, -1, size).transpose(0, 2, 3, 1, 4)  # [batch, kv_heads, group, time, …]
-  query = query.reshape(batch, kv_heads, -1, size)
-  scores = jnp.matmul(query, store['key'], preferred_element_type=jnp.float32) * size**-0.5
-  scores = scores.reshape(batch, kv_heads, -1, time, places)
-  share = jax.nn.softmax(jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)).astype(query.dtype)
-  y = jnp.matmul(share.reshape(batch, kv_heads, -1, places), store['value'])
+  if mask is not None and heads > kv_heads:  # a group's queries follow each other
+    mask = jnp.broadcast_to(mask, (mask.shape[0], heads, time, places)).reshape(mask.shape[0], kv_heads, -1, places)
+  query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
+  y = _weigh(query, store['key'], store['value'], mask)
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
