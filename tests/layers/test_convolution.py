@@ -19,7 +19,7 @@ CASES = [
   ((9, 8), (3, 3), (2, 2), 'SAME', 16, 8),
   ((9, 8), (3, 3), (1, 1), 'VALID', 16, 8),
   ((6, 8), (3, 2), (1, 1), ((0, 2), (3, 1)), 16, 16),
-  ((6, 5), (3, 3), (1, 1), 'SAME', 16, 32),  # in two parts of the batch
+  ((6, 5), (3, 3), (1, 1), 'SAME', 16, 32),  # in halves of the batch
   ((6, 5), (3, 3), (1, 1), 'SAME', 16, 68),
   ((7, 6), (4, 4), (2, 2), ((1, 2), (1, 1)), 5, 128),
   ((9, 8), (1, 1), (2, 2), 'SAME', 16, 4),
@@ -82,6 +82,14 @@ def test_every_form_of_a_kernels_gradient(copied, many, monkeypatch):
   monkeypatch.setattr(conv, 'MANY', many)
   args = arrays((6, 5), (3, 2), 16, 68)
   assert_close(derivatives(ours((1, 1), 'SAME'))(*args), derivatives(plain((1, 1), 'SAME'))(*args))
+
+
+@pytest.mark.parametrize('batch', [3, 8])
+@pytest.mark.parametrize('channels, features', [(16, 8), (16, 32), (33, 40)])  # halves, halves in parts, parts
+def test_kernels_gradient_of_a_batch_in_parts(batch, channels, features):
+  x, kernel = arrays((6, 5), (3, 3), channels, features)
+  x = np.random.default_rng(1).normal(size=(batch, *x.shape[1:])).astype(np.float32)
+  assert_close(derivatives(ours((1, 1), 'SAME'))(x, kernel), derivatives(plain((1, 1), 'SAME'))(x, kernel))
 
 
 @pytest.mark.parametrize('channels', [1, 16])
