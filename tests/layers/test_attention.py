@@ -1,0 +1,72 @@
+"""Attention is JAX's own in values and gradients, also to what a cache holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax.layers import attention
+
+BATCH, TIME, PLACES, HEADS, SIZE = 2, 5, 7, 4, 8
+
+
+def arrays(kv_heads, dtype=jnp.float32):
+  """Query, key, value, and how much each number of the output counts."""
+  rng = np.random.default_rng(0)
+  shapes = (TIME, HEADS), (PLACES, kv_heads), (PLACES, kv_heads), (TIME, HEADS)
+  return [jnp.asarray(rng.normal(size=(BATCH, *shape, SIZE)), dtype) for shape in shapes]
+
+
+def mask(kind):
+  rng = np.random.default_rng(1)
+  match kind:
+    case 'none':
+      return None
+    case 'places':
+      return rng.random((BATCH, 1, 1, PLACES)) < 0.5
+    case 'heads':
+      return rng.random((BATCH, HEADS, TIME, PLACES)) < 0.5
+    case 'one sees none':
+      return np.broadcast_to(np.array([False, True])[:, None, None, None], (BATCH, 1, TIME, PLACES))
+
+
+def derivatives(attend, query, key, value, counts):
+  loss = lambda *args: (attend(*args).astype(jnp.float32) * counts).sum()
+  return jax.jit(lambda *args: (attend(*args), jax.grad(loss, (0, 1, 2))(*args)))(query, key, value)
+
+
+@pytest.mark.parametrize('kv_heads', [4, 2, 1])
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('kind', ['none', 'places', 'heads', 'one sees none'])
+def test_equals_jaxs_in_values_and_gradients(kv_heads, causal, kind):
+  args = arrays(kv_heads)
+  ours = derivatives(lambda *a: attention.attend(*a, mask=mask(kind), causal=causal), *args)
+  jaxs = derivatives(lambda *a: jax.nn.dot_product_attention(*a, mask=mask(kind), is_causal=causal), *args)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), ours, jaxs)
+
+
+def test_bfloat16_is_float32_to_its_rounding():
+  args = arrays(2, jnp.bfloat16)
+  ours = derivatives(lambda *a: attention.attend(*a, causal=True), *args)
+  exact = derivatives(lambda *a: attention.attend(*a, causal=True), *(a.astype(jnp.float32) for a in args))
+  assert {x.dtype for x in jax.tree.leaves(ours)} == {jnp.dtype(jnp.bfloat16)}
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a.astype(jnp.float32), b, atol=0.05), ours, exact)
+
+
+def test_gradient_of_a_gradients_norm():
+  query, key, value, counts = arrays(4)
+
+  def norm(query, attend):
+    return jnp.square(jax.grad(lambda q: (attend(q, key, value) * counts).sum())(query)).sum()
+
+  ours, jaxs = (jax.grad(norm)(query, attend) for attend in (attention.attend, jax.nn.dot_product_attention))
+  np.testing.assert_allclose(ours, jaxs, atol=1e-5)
+
+
+def test_large_scores_are_no_infinities():
+  query, key, value, counts = arrays(4)
+  values, gradients = derivatives(attention.attend, 1e3 * query, 1e3 * key, value, counts)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((values, gradients)))
+  best = jnp.einsum('bthd,bshd->bhts', query, key).argmax(-1)  # [batch, heads, time]
+  expected = jnp.take_along_axis(value.swapaxes(1, 2), best[..., None], 2).swapaxes(1, 2)
+  np.testing.assert_allclose(values, expected, atol=1e-6)
