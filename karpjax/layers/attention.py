@@ -1,4 +1,4 @@
-"""Attention: of many heads, within a sequence or to another one, with a cache; and that of recurrent seq2seq models."""
+"""Attention of many heads, within a sequence or to another one, with a cache."""
 
 from typing import Any
 
@@ -43,10 +43,15 @@ def attend(query, key, value, *, mask=None, causal: bool = False, implementation
   """
   if implementation:
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
-  if causal:
-    earlier = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
-    mask = earlier if mask is None else earlier & mask
-  return attend_stored(query, stored(key, value), mask)
+  return attend_stored(query, stored(key, value), _seen(query, key, mask, causal))
+
+
+def _seen(query, key, mask, causal):
+  """None, or the mask with what `causal` hides too, broadcast to [batch, heads, time, places]."""
+  if not causal:
+    return mask
+  earlier = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
+  return earlier if mask is None else earlier & mask
 
 
 def _hide(x, seen, instead):
@@ -199,10 +204,7 @@ def weights(query, key, mask, causal):
   """What `attend` weighs the values with: [batch, heads, time, places] float32; for looking at."""
   key = jnp.repeat(key, query.shape[2] // key.shape[2], axis=2)
   scores = jnp.einsum('btnh,bsnh->bnts', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
-  seen = jnp.ones(scores.shape, bool) if mask is None else jnp.broadcast_to(mask, scores.shape)
-  if causal:
-    seen &= jnp.tri(*scores.shape[-2:], dtype=bool)
-  return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min))
+  return jax.nn.softmax(_hide(scores, _seen(query, key, mask, causal), jnp.finfo(jnp.float32).min))
 
 
 def stored(key, value):
@@ -254,70 +256,3 @@ def attend_stored(query, store, mask):
   query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
   y = _weigh(query, store['key'], store['value'], mask)
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
-
-
-# ---- attention of recurrent decoders ----
-
-
-class Additive(nn.Module):
-  """softmax over places of vᵀ tanh(W query + U memory) (Bahdanau et al. 2015, section A.1.2).
-
-  Attributes:
-    units: of the hidden layer.
-    dtype: of the matmuls.
-  """
-
-  units: int
-  dtype: Any = jnp.float32
-
-  def setup(self):
-    self.of_query = linear.Dense(self.units, dtype=self.dtype)
-    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
-    self.score = linear.Dense(1, use_bias=False, dtype=self.dtype)
-
-  def keys(self, memory):
-    """The part that no query changes: [batch, places, in] -> [batch, places, units]."""
-    return self.of_memory(memory)
-
-  def __call__(self, query, keys, memory, mask):
-    """One query for each example.
-
-    Args:
-      query: [batch, in].
-      keys: from `keys`.
-      memory: [batch, places, in].
-      mask: [batch, places] bool, False at padding.
-
-    Returns:
-      The weighted memory [batch, in] and the weights [batch, places] float32.
-    """
-    scores = self.score(jnp.tanh(self.of_query(query)[:, None] + keys))[..., 0]
-    return _read(scores, memory, mask)
-
-
-class Multiplicative(nn.Module):
-  """softmax over places of queryᵀ W memory (Luong et al. 2015, «general»); called as `Additive` is.
-
-  Attributes:
-    units: of the query.
-    dtype: of the matmuls.
-  """
-
-  units: int
-  dtype: Any = jnp.float32
-
-  def setup(self):
-    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
-
-  def keys(self, memory):
-    """[batch, places, in] -> [batch, places, units]."""
-    return self.of_memory(memory)
-
-  def __call__(self, query, keys, memory, mask):
-    """As `Additive`."""
-    return _read(jnp.einsum('bu,bsu->bs', query.astype(self.dtype), keys), memory, mask)
-
-
-def _read(scores, memory, mask):
-  share = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min))
-  return jnp.einsum('bs,bsi->bi', share.astype(memory.dtype), memory), share

@@ -143,7 +143,7 @@ def _cpu_kernel_gradient(geometry, x, g):
 
 
 PARTS = 8  # of a batch
-FEW = 32  # channels, whose copies are as much work as their product
+FEW = 32  # channels, whose copies are a third of the work
 
 
 def _cpu_kernel_gradient_in_one(geometry, x, g):
@@ -157,13 +157,13 @@ def _cpu_kernel_gradient_in_one(geometry, x, g):
   of_half = lambda i: _moved_product(geometry, *(jnp.split(a, halves)[i] for a in (x, g)), PARTS // halves)
   gradient = of_half(0)
   if halves > 1:
-    x, g, gradient = lax.optimization_barrier((x, g, gradient))
+    x, g, gradient = lax.optimization_barrier((x, g, gradient))  # else both halves may be copied first
     gradient += of_half(1)
   return gradient.reshape(width, x.shape[-1], height, g.shape[-1]).transpose(2, 0, 1, 3)
 
 
 def _moved_product(geometry, x, g, parts):
-  """[batch, *size, in] and [batch, *output, out] -> [width * in, height * out]."""
+  """[batch, *size, in] and [batch, *output, out] -> [width * in, height * out], in at most so many parts of the batch."""
   (height, width), channels, features = geometry.window, x.shape[-1], g.shape[-1]
   rows, (low, _) = geometry.padding
   last = geometry.output[1] - geometry.size[1]

@@ -13,12 +13,16 @@ import jax.numpy as jnp
 
 from karpjax import decoding, errors
 from karpjax.data import tokenisers
-from karpjax.layers import attention, initialisers, linear, recurrence
+from karpjax.layers import initialisers, linear, recurrence, recurrent_attention
 from karpjax.layers.dropout import Dropout
 from karpjax.models import choices, mlp
 from karpjax.models.transformer import Seq2SeqTransformer
 
-ATTENTIONS = {'none': None, 'additive': attention.Additive, 'multiplicative': attention.Multiplicative}
+ATTENTIONS = {
+  'none': None,
+  'additive': recurrent_attention.Additive,
+  'multiplicative': recurrent_attention.Multiplicative,
+}
 
 
 class Decoder(nn.Module):
