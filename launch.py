@@ -25,8 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent
 COMMANDS = {
-  'check': 'karpjax.recipe',
-  'reproduce': 'karpjax.reproduce',
+  'check': 'karpjax.commands.check',
+  'reproduce': 'karpjax.commands.reproduce',
   'bench': 'karpjax.bench',
   'predict': 'karpjax.predict',
   'monitor': 'karpjax.monitor',
@@ -35,9 +35,9 @@ COMMANDS = {
   'translate': 'karpjax.translate',
   'translate_image': 'karpjax.translate_image',
   'upscale': 'karpjax.upscale',
-  'sweep': 'karpjax.sweep',
-  'tpu': 'karpjax.launchers.tpu',
-  'slurm': 'karpjax.launchers.slurm',
+  'sweep': 'karpjax.commands.sweep',
+  'tpu': 'karpjax.commands.launchers.tpu',
+  'slurm': 'karpjax.commands.launchers.slurm',
 }
 
 
@@ -55,9 +55,9 @@ def main(argv: list[str]) -> int:
   name, *rest = argv
   sys.path.insert(0, str(ROOT))
   if name.split('=')[0] in ('--processes', '--devices'):
-    from karpjax import rehearse
+    from karpjax.commands import local_cluster
 
-    return rehearse.main(argv)
+    return local_cluster.main(argv)
   if name in COMMANDS:
     return importlib.import_module(COMMANDS[name]).main(rest)
   if name not in known:
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
   from karpjax import command_line
 
   module = importlib.import_module(f'experiments.{name}')
-  return command_line.main(module.run, module.Config, rest)
+  return command_line.main(module, rest)
 
 
 if __name__ == '__main__':

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import command_line, config, errors, loop, optim
+from karpjax import config, errors, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_and_critics import Actor, critics
 from karpjax.models.actor_critic import BODIES
-from karpjax.program import Program
+from karpjax.program import Program, TrainState
 from karpjax.report import episodes as report
 from karpjax.rl import actor_critic_off_policy as methods
 from karpjax.rl import environments, replay, runs
@@ -65,9 +65,9 @@ class Config(runs.Acting):
   widths: tuple[int, ...] = config.flag((64, 64), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('20000', 'How often --train_frequency steps are made and learnt from.')
-  log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', free=True)
+  log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '10000', 'Save this often; 0: at the end and when stopped.', free=True
+    '10000', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   learning_rate: float = config.optimiser_flag(1e-3, 'The peak of the schedule.')
 
@@ -157,7 +157,7 @@ def optimisers(config: Config) -> dict:
   return {'critics': optim.configured(critics), 'policy': optim.configured(policy)}
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   environment, *_ = player(config)
   algorithm, both = method(config, *environment.action.shape), optimisers(config)
@@ -165,8 +165,11 @@ def program(config: Config, spec: dataset.Spec) -> Program:
 
   def init(key):
     rings = replay.empty(environment, config.batch_size, config.buffer // config.batch_size)
-    per_example = {'running': runs.begin(environment, key, config.batch_size), 'replay': rings}
-    return methods.create(fresh(key), algorithm, both, key, per_example)
+    params = fresh(key)
+    target = {name: jax.tree.map(jnp.copy, params[name]) for name in methods.followed(algorithm)}
+    running = runs.begin(environment, key, config.batch_size)
+    variables = {name: {'params': x} for name, x in params.items()}
+    return TrainState.create(key, variables, both, target=target, carried={'running': running}, buffers=rings)
 
   def predict(state, batch, key):
     """The actions at the first observation of each world."""
@@ -182,13 +185,3 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     report=functools.partial(report.draw, *player(config)),
     collecting=runs.collecting(config, config.learning_starts),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  worlds = data(config_)
-  resolved = config.resolve(config_, worlds.spec.examples)
-  return train(program(resolved, worlds.spec), worlds, resolved, experiment='actor_critic_off_policy', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

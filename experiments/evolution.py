@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import command_line, config, errors, loop, optim
+from karpjax import config, errors, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_and_critics import Actor
@@ -39,9 +39,9 @@ class Config(runs.Acting):
   activation: str = config.flag('tanh', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('100', 'How many populations.')
   batch_size: int = config.data_flag(64, 'Pairs in a population, over all devices.')
-  log_every: config.Duration = config.run_flag('10', 'A row of training metrics this often.', free=True)
+  log_every: config.Duration = config.run_flag('10', 'A row of training metrics this often.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '50', 'Save this often; 0: at the end and when stopped.', free=True
+    '50', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   order: str = config.data_flag('streams', 'Pairs keep their numbers.', choices=('streams',))
   learning_rate: float = config.optimiser_flag(0.05, 'The peak of the schedule.')
@@ -83,7 +83,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
   return environment, lambda state, greedy: lambda observation, noise: act(state.params, observation), lambda keys: keys
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: nothing but params in the state, a population and the update from it in a step."""
   (environment, fresh, act), algorithm = build(config), method(config)
   optimiser = optim.configured(config)
@@ -93,20 +93,10 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return act(state.params, jax.vmap(environment.reset)(metrics.world_keys(key, batch))[1])
 
   return Program(
-    init=lambda key: TrainState.create(key, fresh(key), optimiser),
+    init=lambda key: TrainState.create(key, {'params': fresh(key)}, optimiser),
     step=evolution.train_step(environment, act, optimiser, algorithm),
     evaluate=functools.partial(metrics.evaluate, *player(config), stochastic=False),
     summarise=metrics.summarise,
     predict=predict,
     report=functools.partial(report.draw, *player(config)),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  worlds = data(config_)
-  resolved = config.resolve(config_, worlds.spec.examples)
-  return train(program(resolved, worlds.spec), worlds, resolved, experiment='evolution', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import command_line, config, errors, hyperparameters, loop, optim, players
+from karpjax import config, errors, optim
 from karpjax import scorer as scorers
 from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import generation
 from karpjax.models import conditioning, gan
-from karpjax.program import AUGMENT, LATENT, Program, example_keys, pair
+from karpjax.program import AUGMENT, LATENT, Program, TrainState, example_keys, pair
 from karpjax.report import gan as report
+from karpjax.train.step import alternating_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +57,13 @@ class Config(config.Train):
   )
   model: str = config.flag('dcgan', 'Its options are below.', choices=gan.MODELS)
   steps: config.Duration = config.run_flag('60epochs', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('25epochs', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('25epochs', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '25epochs', 'Save this often; 0: at the end and when stopped.', free=True
+    '25epochs', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
-  report_every: config.Duration = config.run_flag('10epochs', 'Draw samples this often; 0: at the end only.', free=True)
+  report_every: config.Duration = config.run_flag(
+    '10epochs', 'Draw samples this often; 0: at the end only.', may_change=True
+  )
   select: str = config.run_flag(
     'validation/fid', 'The metric whose smallest value marks the best checkpoint; -NAME: largest.'
   )
@@ -85,15 +88,10 @@ def data(config: Config) -> dataset.Dataset:
   return dataset.configured(config, unlabelled=config.conditional == 'none')
 
 
-def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, largest: int = 0) -> Program:
-  """The method: config with durations in steps.
-
-  Args:
-    config, spec: of the run and its data.
-    scorer: of what is generated, or None.
-    train: [n, d] its features of train examples, for the floor of FID.
-    largest: size of the largest split that is evaluated; 0: whatever train's is.
-  """
+def program(config: Config, data: dataset.Dataset) -> Program:
+  """The method: config with durations in steps."""
+  spec = data.spec
+  scored = scorers.scoring(config, data, print) if data.splits else {'scorer': None, 'train': None, 'largest': 0}
   image, penalised = len(spec.shape) == 3, config.objective == 'wasserstein_gp'
   generator, discriminator = gan.build(
     config.model,
@@ -114,15 +112,15 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
   prepare = functools.partial(preprocessing.preprocess, spec=spec, how='symmetric' if image else 'unit')
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse_unmixed(config.augment))
   rate = config.discriminator_learning_rate
-  own_rate = config if hyperparameters.is_zero(rate) else dataclasses.replace(config, learning_rate=rate)
+  own_rate = config if not rate else dataclasses.replace(config, learning_rate=rate)
   optimisers = {'discriminator': optim.configured(own_rate), 'generator': optim.configured(config)}
   if config.objective == 'wasserstein':
     optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
 
   def init(key):
     variables = gan.init(generator, discriminator, key, spec.shape, config.latent)
-    averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
-    return players.create(key, variables, optimisers, averaged=averaged)
+    averaged = ('generator',) if config.ema else ()
+    return TrainState.create(key, variables, optimisers, ema=averaged)
 
   def latents(key, batch):
     return jax.vmap(lambda key: jax.random.normal(key, (config.latent,)))(example_keys(key, batch))
@@ -176,31 +174,22 @@ def program(config: Config, spec: dataset.Spec, *, scorer=None, train=None, larg
     return spec.maximum * ((x + 1) / 2 if image else x)
 
   def evaluate(state, batch, key):
-    return scorers.sums(scorer, spec, predict(state, batch, key), batch, largest, config.conditional != 'none')
+    return scorers.sums(
+      scored['scorer'], spec, predict(state, batch, key), batch, scored['largest'], config.conditional != 'none'
+    )
 
   losses = {'discriminator': discriminators_loss, 'generator': generators_loss}
-  turns = {'rounds': config.discriminator_steps, 'microbatches': config.microbatches, 'ema_decay': config.ema}
-  return Program(
+  functions = Program(
     init=init,
-    step=players.train_step(losses, optimisers, **turns),
+    step=alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
     evaluate=evaluate,
-    summarise=functools.partial(generation.summarise, train=train),
+    summarise=functools.partial(generation.summarise, train=scored['train']),
     predict=predict,
+  )
+  return dataclasses.replace(
+    functions, report=functools.partial(report.draw, functions, data, config, scored['scorer'], say=print)
   )
 
 
 def predictions(program, state, spec, files):
   raise errors.UsageError('a run of gan classifies nothing; its samples are in its folder, plots/samples.png')
-
-
-def run(config_: Config, train=loop.train, say=print, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  scored = scorers.scoring(resolved, examples, say)
-  functions = program(resolved, examples.spec, **scored)
-  draw = functools.partial(report.draw, functions, examples, resolved, scored['scorer'], say=say)
-  return train(dataclasses.replace(functions, report=draw), examples, resolved, experiment='gan', say=say, **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

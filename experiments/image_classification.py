@@ -12,14 +12,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from karpjax import command_line, config, errors, gradients, hyperparameters, loop, models, optim
+from karpjax import config, errors, models, optim
 from karpjax.data import augmentation, dataset, preprocessing
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
-from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
+from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
 from karpjax.report import classification as report
+from karpjax.train.step import train_step
 
 LOSSES = ('cross_entropy', 'squared_error')
 
@@ -76,9 +76,10 @@ def data(config: Config) -> dataset.Dataset:
   return dataset.configured(config)
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: config with durations in steps; its rates, decays and shares may be traced numbers."""
-  if hyperparameters.is_known(config.label_smoothing) and not 0 <= config.label_smoothing <= 1:
+  spec = data.spec
+  if not 0 <= config.label_smoothing <= 1:
     raise errors.UsageError(f'--label_smoothing={config.label_smoothing}: a share of 0 to 1 is needed')
   classes = len(spec.classes)
   dtype = jnp.dtype(config.dtype)
@@ -94,10 +95,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
 
   def init(key):
-    variables = nn.meta.unbox(model.init(key, inputs, train=False))
-    collections = {name: value for name, value in variables.items() if name != 'params'}
-    ema = not hyperparameters.is_zero(config.ema)
-    return TrainState.create(key, variables['params'], optimiser, collections=collections, ema=ema)
+    return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     images, labels = batch['image'], batch['label']
@@ -105,8 +103,7 @@ def program(config: Config, spec: dataset.Spec) -> Program:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       images, labels = augmentation.augment(augmentations, keys, images, jax.nn.one_hot(labels, classes))
     images = prepare(images)
-    # From the first example's number, so that replicas and microbatches drop different units.
-    dropout = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])
+    dropout = dropout_key(key, batch)
     variables = {'params': params, **collections}
     logits, collections = model.apply(
       variables, images, train=True, rngs={'dropout': dropout}, mutable=list(collections)
@@ -125,9 +122,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     logits = predict(state, batch, key)
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
-  return Program(
+  functions = Program(
     init=init,
-    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    step=train_step(loss, optimiser, config),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
@@ -135,17 +132,4 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     uninformed_loss=math.log(classes) if config.loss == 'cross_entropy' else None,
     axes=partitioning(model, inputs, train=False),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  functions = dataclasses.replace(
-    functions, report=functools.partial(report.draw, functions, examples, seeds=resolved.seeds)
-  )
-  return train(functions, examples, resolved, experiment='image_classification', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data, seeds=config.seeds))

@@ -15,14 +15,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from karpjax import command_line, config, errors, hyperparameters, loop, optim, players
+from karpjax import config, errors, optim
 from karpjax.data import dataset, paired
 from karpjax.losses import adversarial
 from karpjax.metrics import image_to_image as metrics
 from karpjax.metrics.image_quality import WINDOW
 from karpjax.models import image_to_image as models
-from karpjax.program import AUGMENT, DROPOUT, Program, example_keys, pair, step_key
+from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, step_key
 from karpjax.report import image_to_image as report
+from karpjax.train.step import alternating_step
 
 Spec = paired.Spec
 
@@ -61,14 +62,14 @@ class Config(config.Train):
     'instance', 'batch norm takes running averages when images are made.', choices=models.NORMS, group='Model'
   )
   steps: config.Duration = config.run_flag('500', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '250', 'Save this often; 0: at the end and when stopped.', free=True
+    '250', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   report_every: config.Duration = config.run_flag(
-    '100', 'Draw held-out images this often; 0: at the end only.', free=True
+    '100', 'Draw held-out images this often; 0: at the end only.', may_change=True
   )
-  eval_batch_size: int = config.run_flag(64, 'Examples in one call of the evaluation.', free=True)
+  eval_batch_size: int = config.run_flag(64, 'Examples in one call of the evaluation.', may_change=True)
   select: str = config.run_flag(
     '', 'The metric whose smallest value marks the best checkpoint; empty: the last is used.'
   )
@@ -101,8 +102,9 @@ def networks(config: Config, spec: paired.Spec):
   return generator, models.Scalar(config.discriminator_width, config.layers or 4, config.hidden, **options)
 
 
-def program(config: Config, spec: paired.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: two players, or without a GAN the generator alone; config with durations in steps."""
+  spec = data.spec
   moves = paired.moves(config.augment)
   if min(spec.input[:2]) < WINDOW:
     raise errors.UsageError(f'--image_size={min(spec.input[:2])}: SSIM needs images of at least {WINDOW} pixels')
@@ -117,12 +119,11 @@ def program(config: Config, spec: paired.Spec) -> Program:
     if 'discriminator' in names:
       both = jnp.concatenate([image, target], -1)
       variables['discriminator'] = discriminator.init(jax.random.fold_in(key, 1), both)
-    averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
-    return players.create(key, variables, optimisers, averaged=averaged)
+    averaged = ('generator',) if config.ema else ()
+    return TrainState.create(key, variables, optimisers, ema=averaged)
 
   def translate(params, collections, batch, key, *, train, noise):
-    # From the first example's number, so that replicas and microbatches drop different units.
-    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    rngs = {'dropout': dropout_key(key, batch)}
     variables = {'params': params, **collections}
     inputs = paired.symmetric(batch['input'])
     return generator.apply(variables, inputs, train=train, noise=noise, rngs=rngs, mutable=list(collections))
@@ -170,14 +171,12 @@ def program(config: Config, spec: paired.Spec) -> Program:
   def evaluate(state, batch, key):
     return metrics.sums(predict(state, batch, key), batch['target'] / 255, batch['mask'])
 
-  play = players.train_step(
-    {name: turns[name] for name in names}, optimisers, microbatches=config.microbatches, ema_decay=config.ema
-  )
+  play = alternating_step({name: turns[name] for name in names}, optimisers, config)
 
   def step(state, batch):  # augmented once for both players, whose images are then the same computation
     return play(state, paired.augment(moves, example_keys(step_key(state, AUGMENT), batch), batch))
 
-  return Program(
+  functions = Program(
     init=init,
     step=step,
     evaluate=evaluate,
@@ -185,15 +184,4 @@ def program(config: Config, spec: paired.Spec) -> Program:
     predict=predict,
     example_losses=example_losses,
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  draw = functools.partial(report.draw, functions, examples, seeds=resolved.seeds)
-  return train(dataclasses.replace(functions, report=draw), examples, resolved, experiment='image_to_image', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data, seeds=config.seeds))

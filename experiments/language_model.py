@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim, weights
+from karpjax import collectives, config, errors, optim
 from karpjax.data import text
 from karpjax.data.dataset import Dataset
 from karpjax.losses import language as losses
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models
-from karpjax.program import DROPOUT, Program, TrainState, pair, partitioning
+from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import language as report
+from karpjax.train import weights
+from karpjax.train.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +50,19 @@ class Config(config.Train):
     'gpt', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
   )
   steps: config.Duration = config.run_flag('2000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '500', 'Save this often; 0: at the end and when stopped.', free=True
+    '500', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
-  report_every: config.Duration = config.run_flag('500', 'Write samples this often; 0: at the end only.', free=True)
-  eval_batch_size: int = config.run_flag(64, 'Examples in one call of the evaluation.', free=True)
+  report_every: config.Duration = config.run_flag(
+    '500', 'Write samples this often; 0: at the end only.', may_change=True
+  )
+  eval_batch_size: int = config.run_flag(64, 'Examples in one call of the evaluation.', may_change=True)
   batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
   optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
-  sample_length: int = config.flag(256, 'Tokens of each sample of the report; lines end where they end.', free=True)
+  sample_length: int = config.flag(
+    256, 'Tokens of each sample of the report; lines end where they end.', may_change=True
+  )
 
   layers: int | None = config.flag(None, 'Blocks of a gpt.', group='Model')
   heads: int | None = config.flag(None, 'Of the attention.', group='Model')
@@ -109,8 +115,9 @@ def build(config: Config, spec: text.TextSpec) -> nn.Module:
   )
 
 
-def program(config: Config, spec: text.TextSpec) -> Program:
+def program(config: Config, data: Dataset) -> Program:
   """The method: config with durations in steps; its rates and decays may be traced numbers."""
+  spec = data.spec
   tokeniser, model = spec.tokenisers['text'], build(config, spec)
   carries = config.order == 'streams' and config.model in models.RECURRENT
   if config.order == 'streams' and spec.about['lines']:
@@ -119,15 +126,12 @@ def program(config: Config, spec: text.TextSpec) -> Program:
   inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
 
   def init(key):
-    variables = nn.meta.unbox(model.init(key, inputs))
-    collections = {name: value for name, value in variables.items() if name != 'params'}
-    carried = model.initial(config.batch_size) if carries else None
-    ema = not hyperparameters.is_zero(config.ema)
-    return TrainState.create(key, variables['params'], optimiser, collections=collections, ema=ema, per_example=carried)
+    carried = model.initial(config.batch_size) if carries else {}
+    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0, carried=carried)
 
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']
-    dropout = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])
+    dropout = dropout_key(key, batch)
     options = dict(train=True, rngs={'dropout': dropout}, mutable=list(collections))
     if carries:
       going_on = batch['index'] % (spec.examples // config.batch_size) != 0  # the others are at a stream's beginning
@@ -151,12 +155,12 @@ def program(config: Config, spec: text.TextSpec) -> Program:
   def count(state, batch):
     counts, targets = state.params['counts'], batch['targets']
     seen = jnp.zeros_like(counts).at[batch['tokens'], jnp.maximum(targets, 0)].add(targets >= 0)
-    state = state.replace(step=state.step + 1, params={'counts': counts + gradients.total(seen)})
+    state = state.replace(step=state.step + 1, params={'counts': counts + collectives.total(seen)})
     each = losses.cross_entropy(model.apply({'params': state.params}, batch['tokens']), targets)
-    return state, gradients.total({'loss': pair(each, targets >= 0)})
+    return state, collectives.total({'loss': pair(each, targets >= 0)})
 
-  step = gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema)
-  return Program(
+  step = train_step(loss, optimiser, config)
+  functions = Program(
     init=init,
     step=count if config.model == 'counts' else step,
     evaluate=evaluate,
@@ -167,16 +171,6 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     uninformed_loss=math.log(tokeniser.size),
     axes=partitioning(model, inputs),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  draw = functools.partial(report.draw, build(resolved, examples.spec), examples, length=resolved.sample_length)
-  functions = dataclasses.replace(functions, report=draw)
-  return train(functions, examples, resolved, experiment='language_model', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(
+    functions, report=functools.partial(report.draw, build(config, spec), data, length=config.sample_length)
+  )

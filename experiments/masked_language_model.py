@@ -14,16 +14,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim
+from karpjax import config, errors, optim
 from karpjax.data import dataset, masking, text
 from karpjax.layers.transformer import POSITIONS
 from karpjax.losses import language as losses
 from karpjax.metrics import masking as metrics
 from karpjax.models import bert
-from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys, pair, partitioning
+from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
 from karpjax.report import masking as report
+from karpjax.train.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Config(config.Train):
     'none', 'What of a block the backward pass computes anew: none, full or dots.', group='Model'
   )
   steps: config.Duration = config.run_flag('2000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('500', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '500', 'Save this often; 0: at the end and when stopped.', free=True
+    '500', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
-  eval_batch_size: int = config.run_flag(128, 'Examples in one call of the evaluation.', free=True)
+  eval_batch_size: int = config.run_flag(128, 'Examples in one call of the evaluation.', may_change=True)
   batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
   validation: float = config.data_flag(0.05, 'Share of the text before test that is validation where the set has none.')
   optimiser: str = config.optimiser_flag('adamw', 'The update rule.', choices=optim.OPTIMISERS)
@@ -102,8 +102,9 @@ def leave_out(config: Config, spec: text.TextSpec):
   )
 
 
-def program(config: Config, spec: text.TextSpec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: cross-entropy of what was left out; config with durations in steps."""
+  spec = data.spec
   vocabulary, hide = spec.tokenisers['text'].size, leave_out(config, spec)
   model = bert.MaskedLanguageModel(
     vocabulary, spec.lengths['text'], dtype=jnp.dtype(config.dtype), **config.model_options()
@@ -112,13 +113,11 @@ def program(config: Config, spec: text.TextSpec) -> Program:
   inputs = jnp.ones((1, spec.lengths['text']), jnp.int32)
 
   def init(key):
-    params = nn.meta.unbox(model.init(key, inputs))['params']
-    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
-    # From the first example's number, so that replicas and microbatches drop different units.
-    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    rngs = {'dropout': dropout_key(key, batch)}
     tokens, places, targets = hide(keys, batch)
     logits = model.apply({'params': params}, tokens, places, train=True, rngs=rngs)
     each, scored = losses.cross_entropy(logits, targets), targets >= 0
@@ -136,9 +135,9 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     logits, targets = guesses(state, batch)
     return metrics.sums(logits, losses.cross_entropy(logits, targets), targets, batch['mask'])
 
-  return Program(
+  functions = Program(
     init=init,
-    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    step=train_step(loss, optimiser, config),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=lambda state, batch, key: model.apply({'params': state.eval_params}, batch['tokens']),
@@ -146,19 +145,9 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     uninformed_loss=math.log(vocabulary),
     axes=partitioning(model, inputs),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  draw = functools.partial(report.draw, functions, examples, leave_out(resolved, examples.spec), seeds=resolved.seeds)
-  functions = dataclasses.replace(functions, report=draw)
-  return train(functions, examples, resolved, experiment='masked_language_model', **options)
+  return dataclasses.replace(
+    functions, report=functools.partial(report.draw, functions, data, leave_out(config, spec), seeds=config.seeds)
+  )
 
 
 predictions = report.fill  # what `launch.py predict` says
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

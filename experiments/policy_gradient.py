@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import command_line, config, errors, loop, optim
+from karpjax import config, errors, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_critic import BODIES, MEMORIES, ActorCritic
@@ -72,9 +72,9 @@ class Config(runs.Acting):
   memory_width: int = config.flag(64, 'Its units.', group='Model')
   steps: config.Duration = config.run_flag('976', 'How many rollouts, each with its updates.')
   batch_size: int = config.data_flag(4, 'Environments, side by side, over all devices.')
-  log_every: config.Duration = config.run_flag('50', 'A row of training metrics this often.', free=True)
+  log_every: config.Duration = config.run_flag('50', 'A row of training metrics this often.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '250', 'Save this often; 0: at the end and when stopped.', free=True
+    '250', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   learning_rate: float = config.optimiser_flag(2.5e-4, 'The peak of the schedule.')
   schedule: str = config.optimiser_flag('linear', 'How the learning rate changes.', choices=optim.SCHEDULES)
@@ -153,7 +153,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
   return environment, acting, jax.vmap(distribution.noise)
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: environments in the state, a rollout and its updates in a step."""
   environment, *_ = player(config)
   algorithm = method(config, environment.limit)
@@ -164,19 +164,19 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   )
 
   def init(key):
-    per_example = {'running': runs.begin(environment, key, config.batch_size)}
-    collections = {}
+    carried = {'running': runs.begin(environment, key, config.batch_size)}
+    moments = {}
     if config.scale_rewards:
-      per_example['discounted'] = jnp.zeros(config.batch_size)
-      collections['reward'] = statistics.empty(())
+      carried['discounted'] = jnp.zeros(config.batch_size)
+      moments['reward'] = statistics.empty(())
     if config.normalise_observations:
-      collections['observation'] = statistics.empty(environment.observation.shape)
-    return TrainState.create(key, fresh(key), optimiser, collections=collections, per_example=per_example)
+      moments['observation'] = statistics.empty(environment.observation.shape)
+    return TrainState.create(key, {'params': fresh(key)}, optimiser, moments=moments, carried=carried)
 
   def predict(state, batch, key):
     """The policy's outputs at the first observation of each world."""
     observation = jax.vmap(environment.reset)(metrics.world_keys(key, batch))[1]
-    return apply(state.params, policy_gradient.normalised(state.collections, observation))[0]
+    return apply(state.params, policy_gradient.normalised(state.moments, observation))[0]
 
   return Program(
     init=init,
@@ -186,13 +186,3 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     predict=predict,
     report=functools.partial(report.draw, *player(config)),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  worlds = data(config_)
-  resolved = config.resolve(config_, worlds.spec.examples)
-  return train(program(resolved, worlds.spec), worlds, resolved, experiment='policy_gradient', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

@@ -11,14 +11,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from karpjax import command_line, config, gradients, hyperparameters, loop, models, optim
+from karpjax import config, models, optim
 from karpjax.data import dataset, preprocessing, splitting, tables
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, regression
 from karpjax.program import DROPOUT, Program, TrainState, pair
 from karpjax.report import regression as report
+from karpjax.train.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Config(config.Train):
   model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=('linear', 'mlp'))
   widths: tuple[int, ...] | None = config.flag(None, 'Units of each hidden layer of the mlp.', group='Model')
   steps: config.Duration = config.run_flag('2000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '500', 'Save this often; 0: at the end and when stopped.', free=True
+    '500', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   final_splits: tuple[str, ...] = config.run_flag(
-    ('train', 'validation', 'test'), 'Splits evaluated once, at the end.', free=True
+    ('train', 'validation', 'test'), 'Splits evaluated once, at the end.', may_change=True
   )
   batch_size: int = config.data_flag(
     0, 'Examples in one step; 0: the whole train split, which is plain gradient descent.'
@@ -50,8 +50,9 @@ def data(config: Config) -> dataset.Dataset:
   return dataset.Dataset(spec, splits, (*table.notes, *notes))
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: least squares for numbers, cross-entropy for classes; columns standardised."""
+  spec = data.spec
   classes = len(spec.classes)
   name, options = ('logistic', {}) if config.model == 'linear' else ('mlp', {})
   if config.widths is not None:
@@ -64,8 +65,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
 
   def init(key):
-    params = nn.meta.unbox(model.init(key, jnp.zeros((1, *spec.shape)), train=False)['params'])
-    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+    return TrainState.create(
+      key, model.init(key, jnp.zeros((1, *spec.shape)), train=False), optimiser, ema=config.ema > 0
+    )
 
   def loss(params, collections, batch, key):
     rngs = {'dropout': jax.random.fold_in(key, DROPOUT)}
@@ -85,24 +87,13 @@ def program(config: Config, spec: dataset.Spec) -> Program:
       sums['coefficient'] = (state.eval_params['logits']['kernel'][0, 0] / spec.std[0], jnp.ones(()))
     return sums
 
-  return Program(
+  functions = Program(
     init=init,
-    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    step=train_step(loss, optimiser, config),
     evaluate=evaluate,
     summarise=classification.summarise if classes else regression.summarise,
     predict=predict,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
     uninformed_loss=math.log(classes) if classes else None,
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, functions, examples))
-  return train(functions, examples, resolved, experiment='regression', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data))

@@ -20,14 +20,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from karpjax import command_line, config, errors, hyperparameters, loop, optim, perceptual, players
+from karpjax import config, errors, optim, perceptual
 from karpjax.data import augmentation, dataset, low_resolution
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as metrics
 from karpjax.models import super_resolution as models
-from karpjax.program import AUGMENT, INITIALISE, Program, example_keys, pair
+from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, example_keys, pair
 from karpjax.report import super_resolution as report
+from karpjax.train.step import alternating_step
 
 Spec = low_resolution.Spec
 
@@ -64,11 +65,11 @@ class Config(config.Train):
   discriminator_hidden: int = config.flag(1024, 'Units of its first dense layer.')
 
   steps: config.Duration = config.run_flag('1000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', free=True)
+  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '250', 'Save this often; 0: at the end and when stopped.', free=True
+    '250', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
-  eval_batch_size: int = config.run_flag(32, 'Examples in one call of the evaluation.', free=True)
+  eval_batch_size: int = config.run_flag(32, 'Examples in one call of the evaluation.', may_change=True)
   select: str = config.run_flag(
     '-validation/psnr', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )
@@ -99,8 +100,9 @@ def build(config: Config, spec: low_resolution.Spec):
   return models.build(config.model, options=config.model_options(), **fixed)
 
 
-def program(config: Config, spec: low_resolution.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: one player or two; config with durations in steps."""
+  spec = data.spec
   net, luma = build(config, spec), config.colour == 'y'
   judge = models.Discriminator(config.discriminator_widths, config.discriminator_hidden, jnp.dtype(config.dtype))
   names = ('discriminator', 'generator') if config.adversarial else ('generator',)
@@ -114,8 +116,8 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
     variables = {'generator': net.init(first, low)}
     if config.adversarial:
       variables['discriminator'] = judge.init(jax.random.fold_in(first, 1), high, train=False)
-    averaged = () if hyperparameters.is_zero(config.ema) else ('generator',)
-    return players.create(key, variables, optimisers, averaged=averaged)
+    averaged = ('generator',) if config.ema else ()
+    return TrainState.create(key, variables, optimisers, ema=averaged)
 
   def scaled(images):  # uint8 -> what the net sees
     images = images.astype(jnp.float32) / 255
@@ -157,9 +159,7 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
     return {'loss': pair(total), 'content': pair(error), 'adversarial': pair(against)}, own
 
   losses = {'discriminator': discriminator_loss, 'generator': generator_loss}
-  step = players.train_step(
-    {name: losses[name] for name in names}, optimisers, microbatches=config.microbatches, ema_decay=config.ema
-  )
+  step = alternating_step({name: losses[name] for name in names}, optimisers, config)
 
   def play(state, batch):
     state, found = step(state, batch)
@@ -168,8 +168,7 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
     return state, {'loss': found.pop('generator_content'), **found}
 
   def enlarged(state, images):
-    variables = {'params': state.eval_params['generator'], **state.collections['generator']}
-    return net.apply(variables, scaled(images))
+    return net.apply(state.variables('generator'), scaled(images))
 
   def predict(state, batch, key):
     """batch['low'] uint8 -> pictures [batch, height · factor, width · factor, channels], black 0 and white 1, not clipped."""
@@ -183,19 +182,12 @@ def program(config: Config, spec: low_resolution.Spec) -> Program:
     sums = metrics.sums(predict(state, batch, key), batch, config.factor, spec.pictures)
     return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
 
-  return Program(
+  functions = Program(
     init=init, step=play, evaluate=evaluate, summarise=metrics.summarise, predict=predict, example_losses=example_losses
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  about = functions, examples.spec, resolved.factor, build(resolved, examples.spec).reach
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, *about, seeds=resolved.seeds))
-  return train(functions, examples, resolved, experiment='super_resolution', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(
+    functions,
+    report=functools.partial(
+      report.draw, functions, spec, config.factor, build(config, spec).reach, seeds=config.seeds
+    ),
+  )

@@ -11,19 +11,19 @@ import dataclasses
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
-from karpjax import buckets, command_line, config, errors, gradients, hosts, hyperparameters, loop, optim
+from karpjax import config, errors, optim
+from karpjax.data import bucketing as buckets
 from karpjax.data import dataset, labelled_text, text, tokenisers
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
 from karpjax.models import text as models
-from karpjax.program import DROPOUT, Program, TrainState, pair, partitioning
+from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import classification as report
+from karpjax.train.step import train_step
 
 PRETRAINED = 'masked_language_model'
 
@@ -47,9 +47,11 @@ class Config(config.Train):
   )
   label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all classes.')
   max_norm: float = config.flag(0.0, "Largest norm of a class's weights in the last layer, as in Kim 2014; 0: any.")
-  baseline: bool = config.flag(True, 'Whether linear models on TF-IDF are fitted too, and shown beside.', free=True)
+  baseline: bool = config.flag(
+    True, 'Whether linear models on TF-IDF are fitted too, and shown beside.', may_change=True
+  )
   steps: config.Duration = config.run_flag('10epochs', 'How long to train.')
-  eval_batch_size: int = config.run_flag(100, 'Examples in one call of the evaluation.', free=True)
+  eval_batch_size: int = config.run_flag(100, 'Examples in one call of the evaluation.', may_change=True)
   order: str = config.data_flag(
     'bucketed',
     'Examples in a new order each epoch, of batches of similar lengths (bucketed) or of any; in one shuffled order; or as '
@@ -113,16 +115,18 @@ def encode(config_: Config, texts: labelled_text.Texts) -> dataset.Dataset:
 
 
 def data(config_: Config) -> dataset.Dataset:
-  return encode(config_, read(config_))
+  texts = read(config_)
+  return dataclasses.replace(encode(config_, texts), raw=texts.splits)
 
 
-def program(config_: Config, spec: text.TextSpec) -> Program:
+def program(config_: Config, data: dataset.Dataset) -> Program:
   """The method: config with durations in steps; its rates, decays and shares may be traced numbers."""
-  if hyperparameters.is_known(config_.label_smoothing) and not 0 <= config_.label_smoothing <= 1:
+  spec = data.spec
+  if not 0 <= config_.label_smoothing <= 1:
     raise errors.UsageError(f'--label_smoothing={config_.label_smoothing}: a share of 0 to 1 is needed')
   model = models.build(config_.model, spec, dtype=jnp.dtype(config_.dtype), options=config_.model_options())
   optimiser = optim.configured(config_)
-  if not hyperparameters.is_zero(config_.max_norm):
+  if config_.max_norm:
     optimiser = optax.chain(optimiser, optim.limit_norms(config_.max_norm))
   inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
 
@@ -130,12 +134,10 @@ def program(config_: Config, spec: text.TextSpec) -> Program:
     return losses.cross_entropy(logits, labels, label_smoothing=config_.label_smoothing)
 
   def init(key):
-    params = nn.meta.unbox(model.init(key, inputs)['params'])
-    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config_.ema))
+    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config_.ema > 0)
 
   def loss(params, collections, batch, key):
-    # From the first example's number, so that replicas and microbatches drop different units.
-    dropout = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])
+    dropout = dropout_key(key, batch)
     logits = model.apply({'params': params}, batch['tokens'], train=True, rngs={'dropout': dropout})
     wrong = logits.argmax(-1) != batch['label']
     return {'loss': pair(example_loss(logits, batch['label'])), 'error': pair(wrong)}, collections
@@ -150,8 +152,9 @@ def program(config_: Config, spec: text.TextSpec) -> Program:
     logits = predict(state, batch, key)
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
-  step = gradients.train_step(loss, optimiser, microbatches=config_.microbatches, ema_decay=config_.ema)
-  return Program(
+  beside = functools.cache(lambda: tfidf.baselines(data.raw) if config_.baseline else {})
+  step = train_step(loss, optimiser, config_)
+  functions = Program(
     init=init,
     step=buckets.fitted(step, spec.about['buckets'], labelled_text.longest, labelled_text.cut),
     evaluate=evaluate,
@@ -161,22 +164,5 @@ def program(config_: Config, spec: text.TextSpec) -> Program:
     uninformed_loss=math.log(len(spec.classes)),
     axes=partitioning(model, inputs),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  texts = read(config_)
-  examples = encode(config_, texts)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  beside = functools.cache(lambda: tfidf.baselines(texts.splits) if config_.baseline else {})
-  draw = functools.partial(report.draw_texts, functions, examples, texts.splits, seeds=resolved.seeds, baselines=beside)
-  functions = dataclasses.replace(functions, report=draw)
-  summary = train(functions, examples, resolved, experiment='text_classification', **options)
-  if config_.baseline and getattr(summary, 'folder', None) and hosts.first():
-    for line in report.compared(beside(), summary.numbers, config_.model):
-      options.get('say', print)(line)
-  return summary
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  draw = functools.partial(report.draw_texts, functions, data, data.raw, seeds=config_.seeds, baselines=beside)
+  return dataclasses.replace(functions, report=draw)

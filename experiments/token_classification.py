@@ -15,12 +15,13 @@ import math
 import jax
 import jax.numpy as jnp
 
-from karpjax import command_line, config, errors, gradients, hyperparameters, loop, optim
-from karpjax.data import dataset, tagged, text, tokenisers
+from karpjax import config, errors, optim
+from karpjax.data import dataset, tagged, tokenisers
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
-from karpjax.program import AUGMENT, DROPOUT, Program, TrainState, example_keys
+from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys
 from karpjax.report import tagging as report
+from karpjax.train.step import train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,10 @@ def data(config: Config) -> dataset.Dataset:
   )
 
 
-def program(config: Config, spec: text.TextSpec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: the likelihood of the right tags, on their own or as a chain; config with durations in steps."""
-  if hyperparameters.is_known(config.word_dropout) and not 0 <= config.word_dropout < 1:
+  spec = data.spec
+  if not 0 <= config.word_dropout < 1:
     raise errors.UsageError(f'--word_dropout={config.word_dropout}: a share of at least 0 and under 1 is needed')
   model = models.Tagger(
     words=spec.tokenisers['text'].size,
@@ -78,17 +80,16 @@ def program(config: Config, spec: text.TextSpec) -> Program:
   shape = (1, spec.lengths['text'], spec.lengths['characters'])
 
   def init(key):
-    params = model.init(key, jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32))['params']
-    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+    variables = model.init(key, jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32))
+    return TrainState.create(key, variables, optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     tokens = batch['tokens']
-    if not hyperparameters.is_zero(config.word_dropout):
+    if config.word_dropout:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       dropped = jax.vmap(lambda k: jax.random.bernoulli(k, config.word_dropout, tokens.shape[1:]))(keys)
       tokens = jnp.where(dropped & (tokens > 0), tokenisers.UNKNOWN, tokens)
-    # From the first example's number, so that replicas and microbatches drop different units.
-    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    rngs = {'dropout': dropout_key(key, batch)}
     emissions, chain = model.apply({'params': params}, tokens, batch['characters'], train=True, rngs=rngs)
     words = (batch['targets'] >= 0).sum().astype(jnp.float32)
     return {'loss': (-models.log_likelihood(emissions, chain, batch['targets']).sum(), words)}, collections
@@ -108,29 +109,16 @@ def program(config: Config, spec: text.TextSpec) -> Program:
     losses, tags = -models.log_likelihood(*outputs, batch['targets']), models.decode(*outputs, batch['tokens'] > 0)
     return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=spec.about['evaluated'])
 
-  return Program(
+  functions = Program(
     init=init,
-    step=gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema),
+    step=train_step(loss, optimiser, config),
     evaluate=evaluate,
     summarise=functools.partial(metrics.summarise, classes=spec.classes),
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  functions = dataclasses.replace(
-    functions, report=functools.partial(report.draw, functions, examples, seeds=resolved.seeds)
-  )
-  return train(functions, examples, resolved, experiment='token_classification', **options)
+  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data, seeds=config.seeds))
 
 
 predictions = report.columns  # what `launch.py predict` says
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

@@ -12,18 +12,19 @@ import functools
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import buckets, command_line, config, errors, gradients, hyperparameters, loop, optim
+from karpjax import config, errors, optim
+from karpjax.data import bucketing as buckets
 from karpjax.data import generated, parallel
 from karpjax.data.dataset import Dataset
 from karpjax.losses import language as losses
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
-from karpjax.program import DROPOUT, Program, TrainState, pair, partitioning
+from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import translation as report
+from karpjax.train.step import train_step
 
 Spec = parallel.Spec
 
@@ -53,7 +54,7 @@ class Config(config.Train):
   beam: int = config.flag(1, "Of the evaluation's decoding; 1: greedy.")
   length_penalty: float = config.flag(1.0, 'Of beams: the power of (5 + length) / 6 (Wu et al. 2016); 0: none.')
   steps: config.Duration = config.run_flag('5epochs', 'How long to train.')
-  eval_batch_size: int = config.run_flag(250, 'Examples in one call of the evaluation.', free=True)
+  eval_batch_size: int = config.run_flag(250, 'Examples in one call of the evaluation.', may_change=True)
   batch_size: int = config.data_flag(64, 'Examples in one step, over all devices; 0: the whole train split.')
   validation: float = config.data_flag(0.05, 'Share or number of pairs set aside where the set has no such split.')
   test: float = config.data_flag(0.05, 'The same, for the test split.')
@@ -109,8 +110,9 @@ def translator(config: Config, spec: Spec) -> Callable:
   return lambda params, source, beam: seq2seq.translate(model, params, source, beam=beam, **options)
 
 
-def program(config: Config, spec: Spec) -> Program:
+def program(config: Config, data: Dataset) -> Program:
   """The method: config with durations in steps; its rates and shares may be traced numbers."""
+  spec = data.spec
   if config.beam < 1 or not 0 <= config.length_penalty < math.inf:
     raise errors.UsageError(
       f'--beam={config.beam} must be at least 1, and --length_penalty={config.length_penalty} not negative'
@@ -123,19 +125,17 @@ def program(config: Config, spec: Spec) -> Program:
   sizes = [len(spec.references.get(split, ())) for split in (*config.eval_splits, *config.final_splits)]
 
   def init(key):
-    params = nn.meta.unbox(model.init(key, *inputs)['params'])
-    return TrainState.create(key, params, optimiser, ema=not hyperparameters.is_zero(config.ema))
+    return TrainState.create(key, model.init(key, *inputs), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
-    # From the first example's number, so that replicas and microbatches drop different units.
-    rngs = {'dropout': jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])}
+    rngs = {'dropout': dropout_key(key, batch)}
     logits = model.apply({'params': params}, batch['source'], batch['target_in'], train=True, rngs=rngs)
     targets = batch['targets']
     each = losses.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
     wrong = pair(logits.argmax(-1) != targets, targets >= 0)
     return {'loss': pair(each, targets >= 0), 'token_error': wrong}, collections
 
-  step = gradients.train_step(loss, optimiser, microbatches=config.microbatches, ema_decay=config.ema)
+  step = train_step(loss, optimiser, config)
   if config.order == 'bucketed':
     step = buckets.fitted(step, spec.about['buckets'], parallel.longest, parallel.cut)
 
@@ -149,7 +149,7 @@ def program(config: Config, spec: Spec) -> Program:
     tokens = translate(state.eval_params, batch['source'], config.beam)
     return metrics.sums(token_losses(state, batch, key), batch['targets'], tokens, batch, max([1, *sizes]))
 
-  return Program(
+  functions = Program(
     init=init,
     step=step,
     evaluate=evaluate,
@@ -159,17 +159,9 @@ def program(config: Config, spec: Spec) -> Program:
     uninformed_loss=math.log(spec.tokenisers['target'].size),
     axes=partitioning(model, *inputs),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  examples = data(config_)
-  resolved = config.resolve(config_, examples.spec.examples)
-  functions = program(resolved, examples.spec)
-  translate = translator(resolved, examples.spec)
-  align = functools.partial(seq2seq.alignment, network(resolved, examples.spec))
-  functions = dataclasses.replace(functions, report=functools.partial(report.draw, translate, align, examples))
-  return train(functions, examples, resolved, experiment='translation', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))
+  return dataclasses.replace(
+    functions,
+    report=functools.partial(
+      report.draw, translator(config, spec), functools.partial(seq2seq.alignment, network(config, spec)), data
+    ),
+  )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import command_line, config, errors, loop, optim
+from karpjax import config, errors, optim
 from karpjax.data import dataset
 from karpjax.metrics import episodes as metrics
 from karpjax.models.actor_critic import BODIES
@@ -64,9 +64,9 @@ class Config(runs.Acting):
   widths: tuple[int, ...] = config.flag((120, 84), 'Units of the hidden layers.', group='Model')
   activation: str = config.flag('relu', 'tanh, relu or gelu.', group='Model')
   steps: config.Duration = config.run_flag('50000', 'How often --train_frequency steps are made and learnt from.')
-  log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', free=True)
+  log_every: config.Duration = config.run_flag('1000', 'A row of training metrics this often.', may_change=True)
   checkpoint_every: config.Duration = config.run_flag(
-    '10000', 'Save this often; 0: at the end and when stopped.', free=True
+    '10000', 'Save this often; 0: at the end and when stopped.', may_change=True
   )
   learning_rate: float = config.optimiser_flag(2.5e-4, 'The peak of the schedule.')
 
@@ -142,7 +142,7 @@ def player(config: Config) -> tuple[Environment, Callable, Callable]:
   return environment, acting, jax.vmap(q_learning.noise(environment.action.size, config.exploration_end))
 
 
-def program(config: Config, spec: dataset.Spec) -> Program:
+def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   environment, *_ = player(config)
   algorithm = method(config)
@@ -153,12 +153,9 @@ def program(config: Config, spec: dataset.Spec) -> Program:
   def init(key):
     rings = replay.empty(environment, config.batch_size, config.buffer // config.batch_size, config.priority > 0)
     params, running = fresh(key), runs.begin(environment, key, config.batch_size)
+    target = jax.tree.map(jnp.copy, params)
     return TrainState.create(
-      key,
-      params,
-      optimiser,
-      collections={'target': jax.tree.map(jnp.copy, params)},
-      per_example={'running': running, 'replay': rings},
+      key, {'params': params}, optimiser, target=target, carried={'running': running}, buffers=rings
     )
 
   def predict(state, batch, key):
@@ -175,13 +172,3 @@ def program(config: Config, spec: dataset.Spec) -> Program:
     report=functools.partial(report.draw, *player(config)),
     collecting=runs.collecting(config, algorithm.learning_starts),
   )
-
-
-def run(config_: Config, train=loop.train, **options) -> loop.Summary:
-  worlds = data(config_)
-  resolved = config.resolve(config_, worlds.spec.examples)
-  return train(program(resolved, worlds.spec), worlds, resolved, experiment='value_learning', **options)
-
-
-if __name__ == '__main__':
-  raise SystemExit(command_line.main(run, Config))

@@ -1,17 +1,17 @@
 """A Config <-> absl flags. Flags exist only here, at the edge: what is traced never reads one."""
 
 import dataclasses
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from absl import flags
 
 from karpjax import config as configs
-from karpjax import hosts, start_up
 from karpjax.errors import Diverged, Failed, UsageError
+from karpjax.train import hosts, loop, runtime
 
 
 class _Parser(flags.ArgumentParser):
@@ -53,11 +53,11 @@ def flag_values(config_class) -> flags.FlagValues:
   """The flags of a Config, in a FlagValues of their own: two experiments can live in one process."""
   values = flags.FlagValues()
   for field in dataclasses.fields(config_class):
-    help_text = field.metadata['help']
+    help_text = configs.metadata(field)['help']
     if field.type in (bool, bool | None):
       flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
     else:
-      parser = _Parser(field.type, field.metadata['choices'])
+      parser = _Parser(field.type, configs.metadata(field)['choices'])
       flags.DEFINE(parser, field.name, field.default, help_text, flag_values=values)
   return values
 
@@ -81,46 +81,43 @@ def parse(config_class, argv: Sequence[str], *, base=None):
   return dataclasses.replace(base or config_class(), **given)
 
 
-def as_flags(config, *, leave_out: Sequence[str] = ()) -> list[str]:
-  """The flags that give this config: those that differ from their defaults."""
-  lines = []
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value != field.default and field.name not in leave_out:
-      text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-      lines.append(f'--{field.name}={text}')
-  return lines
-
-
 def usage(config_class, name: str, description: str) -> str:
   """The text of `--help`: every flag with type, default and help, grouped."""
   lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
   fields = dataclasses.fields(config_class)
   groups = sorted(
-    {f.metadata['group'] for f in fields},
-    key=lambda g: (g != 'Experiment', [f.metadata['group'] for f in fields].index(g)),
+    {configs.metadata(f)['group'] for f in fields},
+    key=lambda g: (g != 'Experiment', [configs.metadata(f)['group'] for f in fields].index(g)),
   )
   for group in groups:
     lines += ['', f'{group}:']
-    for field in (f for f in fields if f.metadata['group'] == group):
+    for field in (f for f in fields if configs.metadata(f)['group'] == group):
       default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-      choices = field.metadata['choices']
+      choices = configs.metadata(field)['choices']
       kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
       shown = f' (default {default})' if default not in ('', None) else ''
       lines += [f'  --{field.name}={kind}{shown}', f'      {field.metadata["help"]}']
   return '\n'.join(lines)
 
 
-def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
+def flagged(text: object, config_class) -> str:
+  """A message in which arguments of a Config, such as `steps=0`, read as the flags that they are: `--steps=0`."""
+  names = '|'.join(field.name for field in dataclasses.fields(config_class))
+  return re.sub(rf'(?<![\w-])({names})=', r'--\1=', str(text))
+
+
+def main(experiment, argv: Sequence[str]) -> int:
   """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
 
   A workdir that holds a run lends its flags, so `--workdir=DIR` alone goes on with it.
+
+  Args:
+    experiment: the module: `Config`, `data` and `program`.
+    argv: the flags.
   """
-  argv = list(sys.argv[1:] if argv is None else argv)
-  module = sys.modules[run.__module__]
-  name = Path(module.__file__).stem
+  name, config_class = loop.name_of(experiment), experiment.Config
   if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv):
-    print(usage(config_class, name, module.__doc__))
+    print(usage(config_class, name, experiment.__doc__ or name))
     return 0
   try:
     config = parse(config_class, argv)
@@ -132,13 +129,13 @@ def main(run: Callable, config_class, argv: Sequence[str] | None = None) -> int:
         )
       # which processes train together is asked anew each time
       lent = {f.name: stored['flags'].get(f.name, f.default) for f in dataclasses.fields(config_class)}
-      lent |= {f.name: f.default for f in dataclasses.fields(config_class) if f.metadata['group'] == 'Hosts'}
+      lent |= {f.name: f.default for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}
       config = parse(config_class, argv, base=configs.from_json(config_class, lent))
-    start_up.process(config)
+    runtime.process(config)
     hosts.start(config)
-    run(config)
+    loop.run(experiment, config)
   except UsageError as error:
-    print(f'{name}: {error}', file=sys.stderr)
+    print(f'{name}: {flagged(error, config_class)}', file=sys.stderr)
     return 2
   except (Diverged, Failed) as error:
     print(f'{name}: {error}', file=sys.stderr)

@@ -1,43 +1,55 @@
 """What a run is told: a frozen dataclass per experiment, each field of which is a flag, and its form in JSON."""
 
 import dataclasses
+import functools
+import inspect
 import json
 import math
 import re
 import typing
+from collections.abc import Collection
 from pathlib import Path
 
-from karpjax import mesh as meshes
-from karpjax import optim
-from karpjax.errors import UsageError
+from karpjax import optim, options
+from karpjax.errors import UsageError, choose
+from karpjax.train import mesh as meshes
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 
 
-def flag(default, help, *, group='Experiment', free=False, choices=None):
-  """A field of a Config, and so a flag.
-
-  Args:
-    default: its default value; the field's annotation is its type.
-    help: one or two sentences for `--help`.
-    group: the heading under which `--help` shows it.
-    free: whether a run may go on in its workdir with another value (logging, paths, layout).
-    choices: the values it may take, or None for any.
-  """
-  metadata = {'help': help, 'group': group, 'free': free, 'choices': tuple(choices) if choices else None}
-  return dataclasses.field(default=default, metadata=metadata)
+def flag(default, help='', *, group='Experiment', **ranges):
+  """A field of a Config, and so a flag: see `options.option`, whose default group is another."""
+  return options.option(default, help, group=group, **ranges)
 
 
-def run_flag(default, help, group='Run', **options):
-  return flag(default, help, group=group, **options)
+run_flag = functools.partial(flag, group='Run')
+data_flag = functools.partial(flag, group='Data')
+optimiser_flag = functools.partial(flag, group='Optimiser')
+model_flags = options.model_flags
 
 
-def data_flag(default, help, **options):
-  return flag(default, help, group='Data', **options)
+def defaults(**changes):
+  """A class decorator that makes a Config of a class, and gives flags it inherits other defaults: `@defaults(steps='2000')`."""
+
+  def decorate(cls):
+    inherited = {f.name: f for base in reversed(cls.__bases__) for f in dataclasses.fields(base)}
+    annotations = inspect.get_annotations(cls)
+    for name, value in changes.items():
+      field = choose('flag', name, inherited)
+      setattr(cls, name, dataclasses.field(default=value, metadata=field.metadata))
+      annotations[name] = field.type
+    cls.__annotations__ = annotations
+    return dataclasses.dataclass(frozen=True)(cls)
+
+  return decorate
 
 
-def optimiser_flag(default, help, **options):
-  return flag(default, help, group='Optimiser', **options)
+def metadata(field: dataclasses.Field):
+  """What `options.option` says of a field; a plain dataclass field is a flag of the group Experiment too."""
+  return field.metadata or option_defaults
+
+
+option_defaults = flag(None).metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +57,10 @@ class Train:
   """What every experiment has. Durations are in steps, epochs or examples: 2000, 10epochs, 50000examples."""
 
   steps: Duration = run_flag('10epochs', 'How long to train.')
-  seed: int = run_flag(0, 'Of parameters, data order, augmentation and dropout.')
-  seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.')
+  seed: int = run_flag(0, 'The seed of parameters, data order, augmentation and dropout.', low=0)
+  seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.', low=1)
   workdir: str = run_flag(
-    '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', free=True
+    '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', may_change=True
   )
   init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
   parallel: str = run_flag(
@@ -56,95 +68,107 @@ class Train:
     'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
     'over a mesh of all of them, of all hosts; seeds: each device (on a CPU: each core) trains some of the seeds.',
     choices=('none', 'pmap', 'seeds', *meshes.AXES),
-    free=True,
+    may_change=True,
   )
-  mesh: str = run_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.', free=True)
+  mesh: str = run_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.', may_change=True)
   steps_per_call: str = run_flag(
     'auto', 'Steps in one call of the compiled program: a number, or auto, which measures.'
   )
-  microbatches: int = run_flag(1, 'Cut each batch into this many parts, worked off one after the other.')
+  microbatches: int = run_flag(1, 'Gradient-accumulation steps per batch.', low=1)
   dtype: str = run_flag(
     'float32',
-    'Of the computation; parameters, norm statistics and losses stay float32.',
+    'The dtype of the computation; parameters, norm statistics and losses stay float32.',
     choices=('float32', 'bfloat16'),
   )
-  threads: int = run_flag(0, 'Of a CPU, that share an operation; 0: one for each core. 1 can be faster for tiny steps.')
+  threads: int = run_flag(0, 'CPU threads per operation (0: all cores); 1 can be faster for tiny steps.', low=0)
   compilation_cache: str = run_flag(
-    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', free=True
+    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', may_change=True
   )
   compile_only: bool = run_flag(
-    False, 'Compile the step, say what it costs and what each device holds, and stop.', free=True
+    False, 'Compile the step, say what it costs and what each device holds, and stop.', may_change=True
   )
   topology: str = run_flag(
-    '', '--compile_only for TPUs that are not there, as v5e:4x4; needs libtpu (requirements-tpu.txt).', free=True
+    '', '--compile_only for TPUs that are not there, as v5e:4x4; needs libtpu (requirements-tpu.txt).', may_change=True
   )
-  profile: str = run_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.', free=True)
+  profile: str = run_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.', may_change=True)
   distributed: bool = run_flag(
-    False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.', group='Hosts', free=True
+    False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.', group='Hosts', may_change=True
   )
-  coordinator: str = run_flag('', 'HOST:PORT of process 0, where JAX cannot find it.', group='Hosts', free=True)
-  num_processes: int | None = run_flag(None, 'How many processes train together.', group='Hosts', free=True)
-  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', free=True)
-  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', free=True)
+  coordinator: str = run_flag('', 'HOST:PORT of process 0, where JAX cannot find it.', group='Hosts', may_change=True)
+  num_processes: int | None = run_flag(None, 'How many processes train together.', group='Hosts', may_change=True)
+  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', may_change=True)
+  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', may_change=True)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
-  log_every: Duration = run_flag('100', 'A row of training metrics this often.', free=True)
-  eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', free=True)
-  checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', free=True)
-  report_every: Duration = run_flag('0', "Draw the experiment's plots this often; 0: at the end only.", free=True)
+  log_every: Duration = run_flag('100', 'A row of training metrics this often.', may_change=True)
+  eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', may_change=True)
+  checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', may_change=True)
+  report_every: Duration = run_flag('0', "Draw the experiment's plots this often; 0: at the end only.", may_change=True)
   select: str = run_flag(
     'validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )
-  keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', free=True)
-  eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', free=True)
-  final_splits: tuple[str, ...] = run_flag(('validation', 'test'), 'Splits evaluated once, at the end.', free=True)
-  eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', free=True)
-  plots: bool = run_flag(True, 'Draw plots/ at the end.', free=True)
-  tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', free=True)
-  wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), free=True)
+  keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1, may_change=True)
+  eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', may_change=True)
+  final_splits: tuple[str, ...] = run_flag(
+    ('validation', 'test'), 'Splits evaluated once, at the end.', may_change=True
+  )
+  eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', low=1, may_change=True)
+  plots: bool = run_flag(True, 'Draw plots/ at the end.', may_change=True)
+  tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', may_change=True)
+  wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), may_change=True)
 
-  batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.')
+  batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.', low=0)
   data_dir: str = data_flag(
     '',
     'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.',
-    free=True,
+    may_change=True,
   )
   validation: float = data_flag(
-    0.1, 'Share (below 1) or number of training examples set aside where the set has no validation split.'
+    0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0
   )
-  split_seed: int = data_flag(0, "Of the splits that are drawn: validation, and a folder's test.")
+  split_seed: int = data_flag(0, "The seed of the splits that are drawn: validation, and a folder's test.", low=0)
   order: str = data_flag(
     'reshuffle',
     'Examples in a new order each epoch, in one shuffled order, as stored, or as streams: each place of a batch goes on '
     'where it was in the batch before; bucketed: batches of similar lengths, in a new order each epoch.',
     choices=('reshuffle', 'shuffle', 'stored', 'streams', 'bucketed'),
   )
-  resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones stream from the host.')
-  workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', free=True)
+  resident_mb: int = data_flag(
+    2048, 'Sets up to this size live on the device; larger ones stream from the host.', low=0
+  )
+  workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', low=0, may_change=True)
 
   optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
-  learning_rate: float = optimiser_flag(1e-3, 'The peak of the schedule.')
+  learning_rate: float = optimiser_flag(1e-3, 'The peak of the schedule.', above=0)
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
-  final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.')
+  final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.', low=0)
   boundaries: tuple[Duration, ...] = optimiser_flag(
     (), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.'
   )
-  decay: float = optimiser_flag(0.1, 'Factor of the step and exponential schedules.')
+  decay: float = optimiser_flag(0.1, 'The factor of the step and exponential schedules.', low=0)
   decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule multiplies by --decay.')
-  momentum: float | None = optimiser_flag(None, "Of momentum, nesterov and muon; the optimiser's own if not given.")
-  beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.')
-  beta2: float | None = optimiser_flag(None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.')
-  epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.')
-  weight_decay: float = optimiser_flag(0.0, 'Spares biases and norms; decoupled for adamw, lion and muon, else L2.')
+  momentum: float | None = optimiser_flag(
+    None, "Momentum (momentum, nesterov, muon); the optimiser's own if not given.", low=0, below=1
+  )
+  beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.', low=0, below=1)
+  beta2: float | None = optimiser_flag(
+    None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.', low=0, below=1
+  )
+  epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.', low=0)
+  weight_decay: float = optimiser_flag(
+    0.0, 'Weight decay, which spares biases and norms: decoupled for adamw, lion and muon, else L2.', low=0
+  )
   decay_all: bool = optimiser_flag(
     False, "Whether weight decay takes biases and norms too, as PyTorch's optimisers do."
   )
-  clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.')
-  ema: float = optimiser_flag(0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.')
+  clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.', low=0)
+  ema: float = optimiser_flag(
+    0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.', low=0, below=1
+  )
 
   def model_options(self) -> dict[str, typing.Any]:
     """{option: value} of an experiment's flags of the group Model; None leaves the model's own default."""
-    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.metadata['group'] == 'Model'}
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if metadata(f)['group'] == 'Model'}
 
 
 # ---- durations ----
@@ -159,7 +183,7 @@ def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps') -
   match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?', str(duration).strip())
   if not match:
     raise UsageError(
-      f'--{name}={duration} is no duration: type steps, epochs or examples, as 2000, 10epochs or 50000examples'
+      f'{name}={duration} is no duration: type steps, epochs or examples, as 2000, 10epochs or 50000examples'
     )
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
@@ -179,32 +203,13 @@ def resolve(config, examples: int):
   """
   if config.batch_size == 0:
     config = dataclasses.replace(config, batch_size=examples)
-  for name, low in (
-    ('batch_size', 1),
-    ('seeds', 1),
-    ('microbatches', 1),
-    ('keep', 1),
-    ('eval_batch_size', 1),
-    ('workers', 0),
-    ('threads', 0),
-    ('resident_mb', 0),
-  ):
-    if getattr(config, name) < low:
-      raise UsageError(f'--{name}={getattr(config, name)}: at least {low} is needed')
-  for name in ('validation', 'weight_decay', 'clip', 'ema', 'final_learning_rate', 'decay'):
-    value = getattr(config, name)
-    if not (math.isfinite(value) and value >= 0):
-      raise UsageError(f'--{name}={value}: a finite number, not negative, is needed')
-  if not (math.isfinite(config.learning_rate) and config.learning_rate > 0):
-    raise UsageError(f'--learning_rate={config.learning_rate}: a positive number is needed')
-  if config.ema >= 1:
-    raise UsageError(f'--ema={config.ema}: a decay below 1 is needed, as 0.999')
+  options.check(config)
   if config.batch_size > examples:
-    raise UsageError(f'--batch_size={config.batch_size} is larger than the train split of {examples} examples')
+    raise UsageError(f'batch_size={config.batch_size} is larger than the train split of {examples} examples')
   if config.batch_size % config.microbatches:
-    raise UsageError(f'--microbatches={config.microbatches} does not divide --batch_size={config.batch_size}')
+    raise UsageError(f'microbatches={config.microbatches} does not divide batch_size={config.batch_size}')
   if config.steps_per_call != 'auto' and not (config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1):
-    raise UsageError(f'--steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
+    raise UsageError(f'steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
 
   changes = {}
   for field in dataclasses.fields(config):
@@ -216,11 +221,22 @@ def resolve(config, examples: int):
         in_steps(v, batch_size=config.batch_size, examples=examples, name=field.name) for v in value
       )
   if changes['steps'] < 1:
-    raise UsageError(f'--steps={config.steps}: at least one step is needed')
+    raise UsageError(f'steps={config.steps}: at least one step is needed')
   return dataclasses.replace(config, **changes)
 
 
-# ---- JSON ----
+# ---- flags and JSON ----
+
+
+def as_flags(config, *, leave_out: Collection[str] = ()) -> list[str]:
+  """The flags that give this config: those that differ from their defaults."""
+  lines = []
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if value != field.default and field.name not in leave_out:
+      text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+      lines.append(f'--{field.name}={text}')
+  return lines
 
 
 def to_json(config) -> dict:

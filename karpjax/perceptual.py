@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import errors, scorer, weights
+from karpjax import errors, scorer
 from karpjax.layers.convolution import Conv, convolution
 from karpjax.layers.pooling import max_pool
+from karpjax.train import weights
 
 VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block of Simonyan & Zisserman 2015, configuration E
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights are for

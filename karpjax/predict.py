@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from karpjax import checkpoint, config, errors, weights
+from karpjax import config, errors
 from karpjax.data import images, labelled_text
-from karpjax.data.dataset import Spec, Split
+from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.data.text import TextSpec
 from karpjax.report import classification
+from karpjax.train import checkpoint, weights
 
 
 def load_run(workdir: str | Path):
@@ -30,7 +31,7 @@ def load_run(workdir: str | Path):
   experiment = importlib.import_module(f'experiments.{stored["experiment"]}')
   kind = getattr(experiment, 'Spec', TextSpec if 'tokenisers' in stored['spec'] else Spec)
   settings, spec = config.from_json(experiment.Config, stored['flags']), kind.from_json(stored['spec'])
-  program = experiment.program(settings, spec)
+  program = experiment.program(settings, Dataset(spec, {}))
   arrays, meta = weights.newest(workdir)
   state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
   if meta['seeds'] > 1:

@@ -21,9 +21,9 @@ INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTUR
 
 @struct.dataclass
 class TrainState:
-  """All that a step changes. Replicated over devices, except `per_example`, whose leading axis is split over them.
+  """All that a step changes. Replicated over devices, but for `carried` and `buffers`, whose leading axis is split over them.
 
-  A Program may use a state of its own, as long as it is a pytree dataclass with `step`, `key` and `nonfinite_step`.
+  With several players (a GAN, an actor and its critics) params, collections and opt_state are dicts by the player's name.
   """
 
   step: jax.Array  # [] int32: updates made; never mapped over seeds
@@ -33,27 +33,54 @@ class TrainState:
   ema: Any  # running average of params, or of those of some players, or None
   key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
   nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
-  per_example: Any  # pytree with a leading axis split over devices (environments, carried recurrent state); {} if none
+  target: Any = struct.field(default_factory=dict)  # params of target networks; {} if none
+  moments: Any = struct.field(default_factory=dict)  # running moments, as of observations; {} if none
+  carried: Any = struct.field(default_factory=dict)  # per example: environments, recurrent state; {} if none
+  buffers: Any = struct.field(default_factory=dict)  # per example, and kept even by a step that is not finite: replay
   hyper: Any = struct.field(default_factory=dict)  # {name: []}: what a vmapped sweep sets per member; {} otherwise
 
   @classmethod
-  def create(cls, key, params, optimiser, *, collections=None, ema=False, per_example=None) -> 'TrainState':
-    """The state before the first step. `optimiser` is an optax GradientTransformation."""
+  def create(cls, key, variables, optimiser, *, ema=False, **others) -> 'TrainState':
+    """The state before the first step.
+
+    Args:
+      key: the run's first key.
+      variables: Linen's: 'params' and perhaps other collections, boxed or not; or {player: variables}.
+      optimiser: an optax GradientTransformation; or {player: optimiser}.
+      ema: whether a running average of the params is kept; or the players of whose params one is.
+      others: target, moments, carried, buffers.
+    """
+    variables = nn.meta.unbox(variables)
+    rest = lambda v: {name: x for name, x in v.items() if name != 'params'}
+    if isinstance(optimiser, Mapping):
+      params = {name: v['params'] for name, v in variables.items()}
+      collections = {name: rest(v) for name, v in variables.items()}
+      opt_state = {name: optimiser[name].init(params[name]) for name in optimiser}
+    else:
+      params, collections = variables['params'], rest(variables)
+      opt_state = optimiser.init(params)
+    averaged = {name: params[name] for name in ema} if isinstance(ema, tuple) else params
     return cls(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      collections=collections or {},
-      opt_state=optimiser.init(params),
-      ema=jax.tree.map(jnp.copy, params) if ema else None,
+      collections=collections,
+      opt_state=opt_state,
+      ema=jax.tree.map(jnp.copy, averaged) if ema else None,
       key=key,
       nonfinite_step=jnp.full((), -1, jnp.int32),
-      per_example=per_example or {},
+      **others,
     )
 
   @property
   def eval_params(self):
     """The averaged params where the run keeps them, else the params."""
     return self.params if self.ema is None else self.ema
+
+  def variables(self, player: str | None = None) -> dict[str, Any]:
+    """What a Linen module's `apply` takes in evaluation: of the one model, or of one player."""
+    if player is None:
+      return {'params': self.eval_params, **self.collections}
+    return {'params': self.eval_params[player], **self.collections[player]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +157,11 @@ def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, j
 def step_key(state, purpose: int) -> jax.Array:
   """The key of one purpose at the state's step: the same before and after a resume, alone or vmapped."""
   return jax.random.fold_in(jax.random.fold_in(state.key, state.step), purpose)
+
+
+def dropout_key(key: jax.Array, batch: Batch) -> jax.Array:
+  """The key of a step's dropout masks: from the first example's number, so that replicas and microbatches draw different ones."""
+  return jax.random.fold_in(jax.random.fold_in(key, DROPOUT), batch['index'][0])
 
 
 def example_keys(key: jax.Array, batch: Batch) -> jax.Array:

@@ -7,8 +7,9 @@ import time
 import jax
 import numpy as np
 
-from karpjax import errors, generation, predict, start_up
+from karpjax import errors, generation, predict
 from karpjax.data import text
+from karpjax.train import runtime as start_up
 
 
 def main(argv: list[str]) -> int:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import config, errors, predict, weights
+from karpjax import config, errors, predict
 from karpjax.data import bundled
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.metrics import generation
 from karpjax.models import inception
 from karpjax.program import pair
+from karpjax.train import weights
 
 INCEPTION = 'inception:'  # before the file of its weights
 

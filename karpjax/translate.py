@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors, predict, start_up
+from karpjax import errors, predict
 from karpjax.data import parallel, tokenisers
 from karpjax.metrics import translation
+from karpjax.train import runtime as start_up
 
 BATCH = 32  # lines of a file that are translated together
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from karpjax import errors, predict, start_up
+from karpjax import errors, predict
 from karpjax.data import images, paired
+from karpjax.train import runtime as start_up
 from karpjax.upscale import destinations, save
 
 

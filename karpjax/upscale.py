@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax import errors, predict, start_up
+from karpjax import errors, predict
 from karpjax.data import images
 from karpjax.report import super_resolution as report
 from karpjax.report import writers
+from karpjax.train import runtime as start_up
 
 
 def destinations(paths: list[Path], ending: str, output: Path | None) -> list[Path]:

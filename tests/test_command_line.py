@@ -17,7 +17,7 @@ class Config(config.Train):
 
 def test_flags_round_trip():
   given = Config(seed=3, widths=(1, 2), rate=0.5, learning_rate=1e-4, flag=True, eval_splits=())
-  assert command_line.parse(Config, command_line.as_flags(given)) == given
+  assert command_line.parse(Config, config.as_flags(given)) == given
   assert command_line.parse(Config, ['--widths=']).widths == ()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import text_classification as experiment
 from karpjax import monitor, predict
+from karpjax.train import loop
 
 GOOD = ('profits rise', 'sales grow fast', 'orders up', 'record gains', 'strong growth')
 BAD = ('profits fall', 'sales shrink', 'orders down', 'heavy losses', 'weak demand')
@@ -46,7 +47,7 @@ def workdir(tmp_path_factory):
     tensorboard=False,
     eval_splits=(),
   )
-  numbers = experiment.run(settings, say=lambda _: None).numbers
+  numbers = loop.run(experiment, settings, say=lambda _: None).numbers
   assert numbers['test/accuracy'] == 1.0  # so that what follows is known
   return folder / 'run'
 

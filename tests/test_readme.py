@@ -61,7 +61,8 @@ def test_an_unknown_experiment_offers_the_nearest():
 def test_every_flagfile_parses_and_says_what_it_reproduces(name):
   import importlib
 
-  from karpjax import command_line, reproduce
+  from karpjax import command_line
+  from karpjax.commands import reproduce
 
   paper = reproduce.read(reproduce.PAPERS / f'{name}.flags')
   experiment = importlib.import_module(f'experiments.{paper["experiment"]}')

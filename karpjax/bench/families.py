@@ -133,7 +133,7 @@ def as_rollouts(setup, batch):
   environment, _, _ = policy_gradient.player(settings)
   distribution, _, apply = policy_gradient.build(settings, environment)
   method = policy_gradient.method(settings, environment.limit)
-  program = policy_gradient.program(settings, data.spec)
+  program = policy_gradient.program(settings, data)
   state, kept = jax.jit(program.init)(jax.random.key(SEED)), []
 
   @jax.jit

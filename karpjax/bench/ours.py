@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, generation, start_up
-from karpjax import runner as runners
+from karpjax import config, generation
 from karpjax.bench import families, setups, worker
 from karpjax.data import batches
+from karpjax.train import runner as runners
+from karpjax.train import runtime as start_up
 
 
 def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
@@ -26,7 +27,7 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
   data = family.data(setup)
   given = family.settings(setup, seeds=seeds, steps_per_call=steps_per_call, parallel=parallel)
   resolved = config.resolve(given, data.spec.examples)
-  runner = runners.bind(family.program(resolved, data.spec), data, resolved)
+  runner = runners.bind(family.program(resolved, data), data, resolved)
   carry = runner.place(runner.init())
   params = jax.device_get(carry.state.params)
   choices = {}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors, gradients
+from karpjax import collectives, errors
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -175,8 +175,8 @@ def cutmix(keys: jax.Array, images: jax.Array, targets: jax.Array, alpha: float)
 
 def _next(rows):
   """[batch of this replica, ...]: each row's next one in the whole batch, and the first for the last."""
-  whole = jnp.roll(gradients.gather(rows), -1, axis=0)  # [whole batch, ...]
-  return jax.lax.dynamic_slice_in_dim(whole, gradients.offset(len(rows)), len(rows))
+  whole = jnp.roll(collectives.gather(rows), -1, axis=0)  # [whole batch, ...]
+  return jax.lax.dynamic_slice_in_dim(whole, collectives.offset(len(rows)), len(rows))
 
 
 @dataclasses.dataclass(frozen=True)

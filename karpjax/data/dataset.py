@@ -119,11 +119,13 @@ class Dataset:
   spec: what the examples are.
   splits: 'train', 'test' and, where there is one, 'validation'.
   notes: lines for start-up to print: what was chosen, and why.
+  raw: the same splits as people read them, where `splits` hold them encoded; {} elsewhere.
   """
 
   spec: Spec
   splits: dict[str, Split]
   notes: tuple[str, ...] = ()
+  raw: dict[str, Split] = dataclasses.field(default_factory=dict)
 
 
 def load(

@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import buckets, errors
+from karpjax import errors
+from karpjax.data import bucketing as buckets
 from karpjax.data import columns as tables
 from karpjax.data import python_docs, splitting, text, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split

@@ -13,7 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import buckets, errors
+from karpjax import errors
+from karpjax.data import bucketing as buckets
 from karpjax.data import generated, text, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split, take
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import gradients
+from karpjax import collectives
 
 
 def moments(x):
@@ -25,7 +25,7 @@ def moments(x):
   """
   x = x.astype(jnp.float32)
   axes = tuple(range(x.ndim - 1))
-  mean, mean_of_squares = gradients.mean((x.mean(axes), jnp.square(x).mean(axes)))  # [channels]
+  mean, mean_of_squares = collectives.mean((x.mean(axes), jnp.square(x).mean(axes)))  # [channels]
   return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)  # rounding may leave it below 0
 
 

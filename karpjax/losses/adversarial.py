@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import gradients
+from karpjax import collectives
 
 
 def minimax_discriminator(real, fake):
@@ -64,7 +64,7 @@ OBJECTIVES: dict[str, tuple[Callable, Callable]] = {  # name -> (discriminator's
 def middle(objective: str, real, fake):
   """[]: the score above which an example passes as real. That of a critic has no zero: there it lies between both means."""
   if objective.startswith('wasserstein'):
-    return gradients.mean(real.mean() + fake.mean()) / 2
+    return collectives.mean(real.mean() + fake.mean()) / 2
   return 0.5 if objective == 'least_squares' else 0.0  # between the targets of 1 and 0; at even odds
 
 

@@ -8,8 +8,8 @@ import time
 import jax
 import numpy as np
 
-from karpjax import checkpoint
-from karpjax.layouts import sharded
+from karpjax.train import checkpoint
+from karpjax.train.layouts import sharded
 
 
 def parameter_table(params) -> list[dict]:

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.losses import actor_critic_off_policy as losses
 from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, pair, step_key
 from karpjax.rl import distributions, updates
 from karpjax.rl import replay as replays
 from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Environment
+from karpjax.train.step import compute_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Method:
     exploration: deviation of the noise with which a deterministic policy acts.
     smoothing, smoothing_limit: of the noise of the target policy (TD3); 0: none.
     entropy: H̄, which the temperature of a stochastic policy holds it at.
-    microbatches: see `gradients.compute`.
+    microbatches: see `compute_gradients`.
   """
 
   environments: int
@@ -70,14 +71,9 @@ def act(method: Method, outputs, noise):
   return jnp.clip(jnp.tanh(outputs) + method.exploration * noise, -1, 1)
 
 
-def create(
-  params, method: Method, optimisers: Mapping[str, optax.GradientTransformation], key, per_example
-) -> TrainState:
-  """The state before the first step; params and optimisers as for `train_step`."""
-  together = optax.GradientTransformation(lambda params: {k: o.init(params[k]) for k, o in optimisers.items()}, None)
-  followed = ('critics',) if method.stochastic else ('critics', 'policy')
-  target = {name: jax.tree.map(jnp.copy, params[name]) for name in followed}
-  return TrainState.create(key, params, together, collections={'target': target}, per_example=per_example)
+def followed(method: Method) -> tuple[str, ...]:
+  """The players that have target networks."""
+  return ('critics',) if method.stochastic else ('critics', 'policy')
 
 
 def train_step(
@@ -97,9 +93,9 @@ def train_step(
     method: the algorithm.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics). The state is as `create` makes it: params {'critics', 'policy': {'actor',
-    'temperature'}}, the last log α of a stochastic policy; per_example {'running': rollout.Running, 'replay':
-    replay.Replay}; collections {'target'}, of the params that are followed. The batch is only the environments' numbers.
+    (TrainState, batch) -> (TrainState, metrics). The state has params {'critics', 'policy': {'actor', 'temperature'}}, the
+    last log α of a stochastic policy; `target` those of `followed`; carried {'running': rollout.Running}; buffers
+    replay.Replay. The batch is only the environments' numbers.
     Metrics of updates count nothing before learning starts.
   """
   a_step = method.environments * method.rollout  # environments' steps
@@ -167,8 +163,8 @@ def train_step(
     params = {**params, name: optax.apply_updates(params[name], changes)}
     return (params, {**opt_state, name: new}, target), metrics, (optax.global_norm(grads), jnp.ones(()))
 
-  judge = gradients.compute(critic_loss, microbatches=method.microbatches)
-  improve = gradients.compute(policy_loss, microbatches=method.microbatches)
+  judge = compute_gradients(critic_loss, microbatches=method.microbatches)
+  improve = compute_gradients(policy_loss, microbatches=method.microbatches)
 
   def learn(state, replay, written, batch):
     """All updates of a step: (params, opt_state, target), metrics."""
@@ -189,18 +185,18 @@ def train_step(
       learnt, more = follow() if method.policy_every == 1 else updates.when(due, follow, learnt)
       return learnt, {**metrics, **more}
 
-    begun = state.params, state.opt_state, state.collections['target']
+    begun = state.params, state.opt_state, state.target
     return updates.repeat(update, begun, method.updates)
 
   def step(state: TrainState, batch):
-    running, seen = interact(state, batch, state.per_example['running'])
-    replay = replays.write(state.per_example['replay'], state.step * method.rollout, seen)
+    running, seen = interact(state, batch, state.carried['running'])
+    replay = replays.write(state.buffers, state.step * method.rollout, seen)
     written, steps = (state.step + 1) * method.rollout, (state.step + 1) * a_step
-    before = state.params, state.opt_state, state.collections['target']
+    before = state.params, state.opt_state, state.target
     due = steps >= method.learning_starts
     (params, opt_state, target), metrics = updates.when(due, lambda: learn(state, replay, written, batch), before)
-    metrics |= gradients.total(rollouts.finished(seen))
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, collections={'target': target})
-    return state.replace(per_example={'running': running, 'replay': replay}), metrics
+    metrics |= collectives.total(rollouts.finished(seen))
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, target=target)
+    return state.replace(carried={'running': running}, buffers=replay), metrics
 
   return step

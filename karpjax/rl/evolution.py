@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.program import PERTURB, ROLLOUT, TrainState, example_keys, pair, step_key
 from karpjax.rl import rollout
 from karpjax.rl.environment import Environment
@@ -64,7 +64,7 @@ def estimate(noise, utilities, deviation, count):
   Returns:
     [params], alike on every replica.
   """
-  return gradients.total((utilities[:, 0] - utilities[:, 1]) @ noise) / (2 * count * deviation)
+  return collectives.total((utilities[:, 0] - utilities[:, 1]) @ noise) / (2 * count * deviation)
 
 
 def train_step(
@@ -105,12 +105,12 @@ def train_step(
     pairs = len(noise)
     total, length = jax.lax.map(both, (noise, worlds), batch_size=-(-pairs // method.parts))  # [pairs, 2, worlds]
     fitness = total.mean(-1)  # [pairs, 2]
-    population = gradients.gather(fitness).reshape(-1)
+    population = collectives.gather(fitness).reshape(-1)
     utilities = centred_ranks(fitness, population) if method.ranked else fitness
     gradient = unravel(-estimate(noise, utilities, method.deviation, population.size // 2))
     updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = gradients.total({'episode_return': pair(total), 'episode_length': pair(length)})
+    metrics = collectives.total({'episode_return': pair(total), 'episode_length': pair(length)})
     metrics |= {
       'best_return': (population.max(), jnp.ones(())),
       'return_deviation': (population.std(), jnp.ones(())),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.errors import UsageError
 from karpjax.losses import policy_gradient as losses
 from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair
@@ -16,6 +16,7 @@ from karpjax.rl import returns, statistics
 from karpjax.rl import rollout as rollouts
 from karpjax.rl.distributions import Distribution
 from karpjax.rl.environment import Environment, Recalled
+from karpjax.train.step import compute_gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Method:
     target_kl: no more updates from a rollout once the policy is so far from the one that acted; 0: no limit.
     points: whether a reward other than 0 ends the return: each point of a game for itself (Karpathy 2016).
     scale_rewards: divides rewards by the running deviation of their discounted sum.
-    microbatches: see `gradients.compute`.
+    microbatches: see `compute_gradients`.
   """
 
   rollout: int = 128
@@ -61,9 +62,9 @@ def value_of(observation):
   return observation.value if isinstance(observation, Recalled) else observation
 
 
-def normalised(collections, observation):
+def normalised(moments, observation):
   """The observation as the networks see it."""
-  if (running := collections.get('observation')) is None:
+  if (running := moments.get('observation')) is None:
     return observation
   seen = statistics.standardise(running, value_of(observation))
   return observation._replace(value=seen) if isinstance(observation, Recalled) else seen
@@ -73,7 +74,7 @@ def actor(apply: Callable, distribution: Distribution, state: TrainState, greedy
   """The act of `rollout.rollout` by a state's policy: drawn actions, or the likeliest ones. `apply` is that of `train_step`."""
 
   def act(observation, noise):
-    outputs, _, *memory = apply(state.params, normalised(state.collections, observation))
+    outputs, _, *memory = apply(state.params, normalised(state.moments, observation))
     action = distribution.mode(outputs) if greedy else distribution.sample(outputs, noise)
     return Recalled(action, *memory) if memory else action
 
@@ -87,7 +88,7 @@ def rollout(
   key = jax.random.fold_in(state.key, state.step)
   keys = example_keys(jax.random.fold_in(key, ROLLOUT), batch)  # [environments]
   world, acting, fresh = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
-  running = rollouts.start(environment, fresh) if method.whole_episodes else state.per_example['running']
+  running = rollouts.start(environment, fresh) if method.whole_episodes else state.carried['running']
   noise = jax.vmap(lambda k: distribution.noise(k, (method.rollout,)), out_axes=1)(acting)
   act = actor(apply, distribution, state)
   return rollouts.rollout(environment, act, running, world, noise, method.rollout, again=not method.whole_episodes)
@@ -122,9 +123,9 @@ def examples_of(seen: rollouts.Transition, given: dict) -> dict:
 
 def standardised(advantages, mask):
   """Those of a minibatch, [size] or [environments, time], over all replicas, with mean 0 and deviation 1."""
-  count = jnp.maximum(gradients.total(mask.sum()), 1)
-  mean = gradients.total(jnp.where(mask, advantages, 0).sum()) / count
-  variance = gradients.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
+  count = jnp.maximum(collectives.total(mask.sum()), 1)
+  mean = collectives.total(jnp.where(mask, advantages, 0).sum()) / count
+  variance = collectives.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
   return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
 
 
@@ -150,8 +151,8 @@ def train_step(
     UsageError: when it is traced, for a rollout which cannot be cut into its minibatches.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics). The state has per_example {'running': rollout.Running, 'discounted':
-    [environments], if rewards are scaled} and perhaps collections {'observation', 'reward'}, which are statistics.Running.
+    (TrainState, batch) -> (TrainState, metrics). The state has carried {'running': rollout.Running, 'discounted':
+    [environments], if rewards are scaled} and perhaps moments {'observation', 'reward'}, which are statistics.Running.
     The batch is only the environments' numbers.
   """
   plain = isinstance(method.clip, int | float) and method.clip == 0
@@ -194,7 +195,7 @@ def train_step(
     metrics = {name: (sums[i], count) for i, name in enumerate(each)}
     return {'loss': pair(total, mask), **metrics}, collections
 
-  compute = gradients.compute(loss, microbatches=method.microbatches)
+  compute = compute_gradients(loss, microbatches=method.microbatches)
 
   def update(carry, batch, collections):
     params, opt_state, stopped = carry
@@ -211,9 +212,9 @@ def train_step(
   def step(state: TrainState, batch):
     running, seen = rollout(environment, apply, distribution, method, state, batch)
     # In one pass over all steps, so that the loop above computes nothing but actions.
-    outputs, values = many(state.params, state.collections, seen.observation)
-    next_values = many(state.params, state.collections, seen.next_observation)[1]
-    rewards, per_example, collections = scaled(state, seen)
+    outputs, values = many(state.params, state.moments, seen.observation)
+    next_values = many(state.params, state.moments, seen.next_observation)[1]
+    rewards, carried, moments = scaled(state, seen)
     final = seen.terminated | (seen.reward != 0) if method.points else seen.terminated
     advantages = returns.advantages(
       rewards, values, next_values, final, seen.truncated, discount=method.discount, decay=method.decay
@@ -251,37 +252,36 @@ def train_step(
       parts = jax.tree.map(lambda x: x.reshape(method.minibatches, -1, *x.shape[1:]), parts)
       if method.normalise:
         parts['advantage'] = jax.vmap(standardised)(parts['advantage'], parts['mask'])
-      return jax.lax.scan(lambda carry, part: update(carry, part, state.collections), carry, parts)
+      return jax.lax.scan(lambda carry, part: update(carry, part, state.moments), carry, parts)
 
     begun = state.params, state.opt_state, jnp.zeros((), bool)
     (params, opt_state, _), metrics = jax.lax.scan(epoch, begun, shuffles(state, method))
     metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
-    if 'observation' in collections:
-      collections['observation'] = statistics.update(collections['observation'], value_of(seen.observation))
-    explained = gradients.mean(returns.explained_variance(values, targets))
+    if 'observation' in moments:
+      moments['observation'] = statistics.update(moments['observation'], value_of(seen.observation))
+    explained = collectives.mean(returns.explained_variance(values, targets))
     metrics = {
       **{name: x for name, x in metrics.items() if name != 'loss'},
       'explained_variance': (explained, jnp.ones(())),
-      **gradients.total(rollouts.finished(seen)),
+      **collectives.total(rollouts.finished(seen)),
     }
-    per_example = {**per_example, 'running': running}
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, collections=collections)
-    return state.replace(per_example=per_example), metrics
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, moments=moments)
+    return state.replace(carried={**carried, 'running': running}), metrics
 
   def scaled(state, seen):
     """The rewards that are learnt from; what the state holds for them."""
-    collections = dict(state.collections)
+    moments = dict(state.moments)
     if not method.scale_rewards:
-      return seen.reward, {}, collections
+      return seen.reward, {}, moments
 
     def add(total, x):
       reward, end = x
       total = method.discount * total + reward
       return jnp.where(end, 0, total), total
 
-    last, sums = jax.lax.scan(add, state.per_example['discounted'], (seen.reward, seen.end))
-    deviation = jnp.sqrt(collections['reward'].variance + 1e-8)
-    collections['reward'] = statistics.update(collections['reward'], sums)
-    return seen.reward / deviation, {'discounted': last}, collections
+    last, sums = jax.lax.scan(add, state.carried['discounted'], (seen.reward, seen.end))
+    deviation = jnp.sqrt(moments['reward'].variance + 1e-8)
+    moments['reward'] = statistics.update(moments['reward'], sums)
+    return seen.reward / deviation, {'discounted': last}, moments
 
   return step

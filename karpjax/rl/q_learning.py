@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.losses import q_learning as losses
 from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, pair, step_key
 from karpjax.rl import replay as replays
 from karpjax.rl import rollout as rollouts
 from karpjax.rl import updates
 from karpjax.rl.environment import Environment
+from karpjax.train.step import compute_gradients
 
 LOSSES = {'squared': losses.squared, 'huber': losses.huber}
 
@@ -39,7 +40,7 @@ class Method:
     exploration: (first, last, steps): the chance of a drawn action falls linearly.
     priority: α of prioritised replay; 0: uniform.
     importance: (first, steps): β of its weights grows linearly to 1.
-    microbatches: see `gradients.compute`.
+    microbatches: see `compute_gradients`.
   """
 
   environments: int
@@ -93,8 +94,8 @@ def train_step(
     method: the algorithm.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics). The state has per_example {'running': rollout.Running, 'replay':
-    replay.Replay} and collections {'target': params}. The batch is only the environments' numbers. Metrics of updates count
+    (TrainState, batch) -> (TrainState, metrics). The state has carried {'running': rollout.Running}, buffers
+    replay.Replay, and target params. The batch is only the environments' numbers. Metrics of updates count
     nothing before learning starts.
   """
   a_step = method.environments * method.rollout  # environments' steps
@@ -133,7 +134,7 @@ def train_step(
     metrics = {'loss': pair(each * batch['weight']), 'td_error': pair(jnp.abs(errors)), 'value': pair(value)}
     return metrics, collections, errors
 
-  compute = gradients.compute(loss, microbatches=method.microbatches)
+  compute = compute_gradients(loss, microbatches=method.microbatches)
 
   def sample(state, replay, written, keys):
     """(places, weights [environments, batch] of their losses)."""
@@ -144,7 +145,7 @@ def train_step(
     first, steps = method.importance
     beta = first + (1 - first) * jnp.clip((state.step + 1) * a_step / max(steps, 1), 0, 1)
     weights = importance**beta
-    return places, weights / gradients.largest(weights.max())
+    return places, weights / collectives.largest(weights.max())
 
   def learn(state, replay, written, batch):
     """All updates of a step: (params, opt_state, chance and largest of the replay), metrics."""
@@ -155,7 +156,7 @@ def train_step(
       judged = replay.replace(chance=chance, largest=largest)
       places, weights = sample(state, judged, written, example_keys(jax.random.fold_in(key, i), batch))
       examples = replays.gather(judged, places, method.n_step, method.discount)
-      examples['target'] = targets(params, state.collections['target'], examples)
+      examples['target'] = targets(params, state.target, examples)
       examples['weight'] = weights.reshape(-1)
       grads, metrics, _, errors = compute(params, {}, examples, None)
       changes, opt_state = optimiser.update(grads, opt_state, params)
@@ -168,24 +169,24 @@ def train_step(
     return updates.repeat(update, begun, method.updates)
 
   def step(state: TrainState, batch):
-    running, seen = interact(state, batch, state.per_example['running'])
-    replay = replays.write(state.per_example['replay'], state.step * method.rollout, seen)
+    running, seen = interact(state, batch, state.carried['running'])
+    replay = replays.write(state.buffers, state.step * method.rollout, seen)
     written, steps = (state.step + 1) * method.rollout, (state.step + 1) * a_step
     before = state.params, state.opt_state, replay.chance, replay.largest
     learning = lambda: learn(state, replay, written, batch)
     due = steps >= method.learning_starts
     (params, opt_state, chance, largest), metrics = updates.when(due, learning, before)
-    renewed = optax.incremental_update(params, state.collections['target'], method.tau)
+    renewed = optax.incremental_update(params, state.target, method.tau)
     due = steps // method.target_every > state.step * a_step // method.target_every
-    target = jax.tree.map(lambda a, b: jnp.where(due, a, b), renewed, state.collections['target'])
+    target = jax.tree.map(lambda a, b: jnp.where(due, a, b), renewed, state.target)
     metrics = {
       'td_loss': metrics.pop('loss'),
       **metrics,
       'exploration': (epsilon(state.step * a_step), jnp.ones(())),
-      **gradients.total(rollouts.finished(seen)),
+      **collectives.total(rollouts.finished(seen)),
     }
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, collections={'target': target})
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, target=target)
     replay = replay.replace(chance=chance, largest=largest)
-    return state.replace(per_example={'running': running, 'replay': replay}), metrics
+    return state.replace(carried={'running': running}, buffers=replay), metrics
 
   return step

@@ -16,10 +16,10 @@ from karpjax.rl.environment import Environment
 class Acting(config.Train):
   """The flags; an experiment adds `environment`, and gives `steps` and the schedule of logs and checkpoints defaults of its own."""
 
-  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', free=True)
+  episodes: int = config.flag(100, 'Of an evaluation; validation and test have episodes of their own.', may_change=True)
   batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.')
-  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', free=True)
-  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', free=True)
+  eval_every: config.Duration = config.run_flag('0', 'Evaluate this often; 0: at the end only.', may_change=True)
+  final_splits: tuple[str, ...] = config.run_flag(('test',), 'Splits evaluated once, at the end.', may_change=True)
   select: str = config.run_flag(
     '-validation/episode_return', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from karpjax import gradients
+from karpjax import collectives
 
 
 @struct.dataclass
@@ -24,9 +24,9 @@ def empty(shape: tuple[int, ...]) -> Running:
 def update(running: Running, x) -> Running:
   """With x [..., *shape] as well, of all replicas (Chan, Golub & LeVeque 1983, eq. 2.1)."""
   axes = tuple(range(x.ndim - running.mean.ndim))
-  mean = gradients.mean(x.mean(axes))
-  variance = gradients.mean(jnp.square(x - mean).mean(axes))
-  count = jnp.asarray(x.size / max(running.mean.size, 1), jnp.float32) * gradients.replicas()
+  mean = collectives.mean(x.mean(axes))
+  variance = collectives.mean(jnp.square(x - mean).mean(axes))
+  count = jnp.asarray(x.size / max(running.mean.size, 1), jnp.float32) * collectives.replicas()
   whole = running.count + count
   delta = mean - running.mean
   spread = running.count * running.variance + count * variance + jnp.square(delta) * running.count * count / whole

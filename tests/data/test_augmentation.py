@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors, gradients
+from karpjax import collectives, errors
 from karpjax.data import augmentation
 
 ALL = 'flip,shift:3,rotate:10,jitter:0.4,cutout:4'
@@ -147,7 +147,7 @@ def test_the_result_does_not_depend_on_how_many_devices_share_the_batch(images):
   arguments = jax.random.key_data(keys(8)), jnp.asarray(images), jnp.eye(8)
   alone = jax.jit(apply)(*arguments)
   split = [x.reshape(4, 2, *x.shape[1:]) for x in arguments]
-  shared = jax.pmap(apply, axis_name=gradients.REPLICAS)(*split)
+  shared = jax.pmap(apply, axis_name=collectives.REPLICAS)(*split)
   for one, many in zip(alone, shared):
     np.testing.assert_allclose(many.reshape(one.shape), one, atol=1e-5)
 

@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from experiments import actor_critic_off_policy as experiment
-from karpjax import checkpoint, play
+from karpjax import play
 from karpjax.errors import UsageError
 from karpjax.rl import environments
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   batch_size=8, train_frequency=4, replay_batch=16, buffer=256, learning_starts=64, tau=0.1, widths=(8, 8), steps='12',
@@ -18,7 +19,7 @@ SMALL = dict(
 
 
 def run(folder, **changes):
-  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
 
 
 def arrays(summary):

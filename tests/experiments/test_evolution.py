@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from experiments import evolution as experiment
-from karpjax import checkpoint, play
+from karpjax import play
 from karpjax.errors import UsageError
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   batch_size=8, worlds=2, widths=(8,), steps='6', log_every='3', checkpoint_every='3', episodes=4,
@@ -15,7 +16,7 @@ SMALL = dict(
 
 
 def run(folder, **changes):
-  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
 
 
 def arrays(summary):

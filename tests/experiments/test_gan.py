@@ -15,11 +15,14 @@ import safetensors.numpy
 
 from experiments import gan as experiment
 from experiments import image_classification
-from karpjax import checkpoint, config, errors, players, recipe, scorer, weights
+from karpjax import config, errors, scorer
+from karpjax.commands import check as recipe
 from karpjax.data import dataset
+from karpjax.data.dataset import Dataset
 from karpjax.metrics import generation
 from karpjax.models import inception
 from karpjax.report import writers
+from karpjax.train import checkpoint, loop, players, weights
 
 QUICK = dict(
   model='mlp', widths=(16,), latent=8, batch_size=24, steps='6', steps_per_call='3', log_every='2', eval_every='0',
@@ -29,7 +32,7 @@ TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
 
 
 def run(folder, say=lambda _: None, **changes):
-  return experiment.run(experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
+  return loop.run(experiment, experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
 
 
 def arrays(summary):
@@ -51,7 +54,7 @@ def abstract(shape=(8, 8, 1), batch=24, **changes):
     'label': jnp.asarray(draw.integers(0, 10, batch), jnp.int32),
     'index': jnp.arange(batch, dtype=jnp.int32),
   }
-  return experiment.program(settings, spec), example
+  return experiment.program(settings, Dataset(spec, {})), example
 
 
 # ---- what a Program gets for nothing ----
@@ -246,7 +249,7 @@ def classifier(tmp_path_factory):
     model='mlp', widths=(24,), steps='60', learning_rate=0.01, plots=False, tensorboard=False, workdir=str(folder),
     eval_every='0', checkpoint_every='0', log_every='0', steps_per_call='10',
   )  # fmt: skip
-  image_classification.run(settings, say=lambda _: None)
+  loop.run(image_classification, settings, say=lambda _: None)
   return folder
 
 

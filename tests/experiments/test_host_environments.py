@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from experiments import actor_critic_off_policy, evolution, policy_gradient, value_learning
-from karpjax import checkpoint, command_line
+from karpjax import command_line
 from karpjax.errors import UsageError
+from karpjax.train import checkpoint, loop
 
 gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 
@@ -57,7 +58,7 @@ def flags(folder, **changes):
 
 def run(experiment, folder, **changes):
   said = []
-  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=said.append), said
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=said.append), said
 
 
 def test_reinforce_goes_on_to_the_same_bits(tmp_path):
@@ -90,13 +91,13 @@ def test_values_are_learnt_and_a_run_that_goes_on_begins_other_episodes(tmp_path
   run(value_learning, tmp_path / 'run', **settings, steps='2')
   summary, said = run(value_learning, tmp_path / 'run', **settings, steps='4')
   assert any('goes on at step 2' in line for line in said)
-  seen = summary.state.per_example['replay']
+  seen = summary.state.buffers
   assert np.isfinite(summary.numbers['train/td_error'])
   observation, following = np.asarray(seen.observation[0]), np.asarray(seen.next_observation[0])
   same = [np.array_equal(following[t], observation[t + 1]) for t in range(11)]
   # 12 steps: 6 of the first episode, and 6 of another, which begins with the resume
   assert same == [True] * 5 + [False] + [True] * 5
-  np.testing.assert_array_equal(summary.state.per_example['running'].length, [6, 6])
+  np.testing.assert_array_equal(summary.state.carried['running'].length, [6, 6])
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from experiments import image_classification as experiment
-from karpjax import command_line, config, models, predict, weights
+from karpjax import command_line, config, models, predict
 from karpjax.data import dataset
+from karpjax.data.dataset import Dataset
+from karpjax.train import loop, weights
 
 QUICK = dict(steps='6', batch_size=16, tensorboard=False, plots=False, steps_per_call='3', log_every='2')
 
 
 def run(folder, **changes):
-  return experiment.run(experiment.Config(**QUICK | changes, workdir=str(folder)), say=lambda _: None)
+  return loop.run(experiment, experiment.Config(**QUICK | changes, workdir=str(folder)), say=lambda _: None)
 
 
 def abstract(model, shape, classes=10, **changes):
@@ -24,7 +26,7 @@ def abstract(model, shape, classes=10, **changes):
     'none', shape, tuple(map(str, range(classes))), 255.0, (0.5,) * shape[-1], (0.5,) * shape[-1], 100
   )
   settings = config.resolve(experiment.Config(model=model, batch_size=8, **changes), 100)
-  program = experiment.program(settings, spec)
+  program = experiment.program(settings, Dataset(spec, {}))
   batch = {
     'image': jax.ShapeDtypeStruct((8, *shape), jnp.uint8),
     'label': jax.ShapeDtypeStruct((8,), jnp.int32),
@@ -189,7 +191,7 @@ def test_init_from_matches_what_fits_and_says_the_rest(tmp_path):
   said = []
   settings = experiment.Config(**QUICK | dict(model='mlp', widths=(16, 16), steps='1', learning_rate=1e-9, workdir=str(tmp_path / 'second')),
                                init_from=str(tmp_path / 'first'))  # fmt: skip
-  second = experiment.run(settings, say=said.append)
+  second = loop.run(experiment, settings, say=said.append)
   np.testing.assert_allclose(
     second.state.params['hidden1']['kernel'], first.state.params['hidden1']['kernel'], atol=1e-6
   )
@@ -218,7 +220,7 @@ def test_mnist_from_a_prepared_set(tmp_path, shared_data):
 
 @pytest.mark.slow
 def test_the_default_command_reads_digits(tmp_path):
-  assert experiment.run(experiment.Config(workdir=str(tmp_path))).numbers['test/accuracy'] >= 0.975
+  assert loop.run(experiment, experiment.Config(workdir=str(tmp_path))).numbers['test/accuracy'] >= 0.975
 
 
 @pytest.mark.slow
@@ -230,5 +232,5 @@ def test_lenet_1989_on_the_zip_code_digits(tmp_path, shared_data):
     f'--workdir={tmp_path}',
     '--noplots',
   ]
-  numbers = experiment.run(command_line.parse(experiment.Config, flags)).numbers
+  numbers = loop.run(experiment, command_line.parse(experiment.Config, flags)).numbers
   assert 0.045 < numbers['test/error'] < 0.065 and numbers['train/error'] < 0.008

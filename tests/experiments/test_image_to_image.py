@@ -12,12 +12,14 @@ import pytest
 from PIL import Image
 
 from experiments import image_to_image as experiment
-from karpjax import checkpoint, config, predict, translate_image
+from karpjax import config, predict, translate_image
 from karpjax.data import paired
+from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses import adversarial
 from karpjax.models import image_to_image as models
 from karpjax.report import writers
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   width=2, discriminator_width=2, layers=1, augment='', batch_size=8, validation=8, steps='12', log_every='3',
@@ -51,7 +53,7 @@ def run(folder):
         os.kill(os.getpid(), signal.SIGTERM)
 
     settings = dict(dataset=f'pairs:{folder}', **SMALL) | changes
-    return experiment.run(experiment.Config(**settings, workdir=str(workdir)), say=say)
+    return loop.run(experiment, experiment.Config(**settings, workdir=str(workdir)), say=say)
 
   return run
 
@@ -75,7 +77,7 @@ def abstract_batch():
 def first_step(**changes):
   """(the metrics of a step as means, the compiled step)."""
   settings = config.resolve(experiment.Config(**SMALL | changes), 100)
-  program = experiment.program(settings, SPEC)
+  program = experiment.program(settings, Dataset(SPEC, {}))
   draw = np.random.default_rng(0)
   batch = {
     n: draw.integers(0, 256, (8, *shape), np.uint8) for n, shape in (('input', SPEC.input), ('target', SPEC.target))
@@ -100,7 +102,9 @@ def test_both_weighs_l1_by_100_and_both_players_see_the_same_images():
 
 
 def test_l1_alone_has_no_discriminator():
-  program = experiment.program(config.resolve(experiment.Config(**SMALL | dict(objective='l1')), 100), SPEC)
+  program = experiment.program(
+    config.resolve(experiment.Config(**SMALL | dict(objective='l1')), 100), Dataset(SPEC, {})
+  )
   state = jax.eval_shape(program.init, jax.random.key(0))
   assert set(state.params) == set(state.opt_state) == set(state.collections) == {'generator'}
   metrics = jax.eval_shape(program.step, state, abstract_batch())[1]
@@ -118,7 +122,7 @@ def test_l1_alone_and_cgan_alone_minimise_nothing_else():
 @pytest.mark.parametrize('norm, objective', zip(itertools.cycle(models.NORMS), adversarial.OBJECTIVES))
 def test_every_objective_traces_for_accelerators(norm, objective):
   settings = config.resolve(experiment.Config(**SMALL | dict(adversarial=objective, norm=norm, ema=0.9)), 100)
-  program = experiment.program(settings, SPEC)
+  program = experiment.program(settings, Dataset(SPEC, {}))
   state = jax.eval_shape(program.init, jax.random.key(0))
   assert set(state.ema) == {'generator'}
   text = jax.jit(program.step).trace(state, abstract_batch()).lower(lowering_platforms=('tpu',)).as_text()
@@ -165,7 +169,7 @@ def test_eight_devices_give_what_one_gives(tmp_path, run):
 def test_noise_after_training_is_a_flag():
   for noise, differs in ((True, True), (False, False)):
     settings = config.resolve(experiment.Config(**SMALL | dict(noise=noise)), 100)
-    program = experiment.program(settings, SPEC)
+    program = experiment.program(settings, Dataset(SPEC, {}))
     state = jax.jit(program.init)(jax.random.key(0))
     batch = {'input': np.random.default_rng(0).integers(0, 256, (2, 12, 12, 1), np.uint8), 'index': np.arange(2)}
     made = jax.jit(program.predict)

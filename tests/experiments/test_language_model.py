@@ -11,9 +11,11 @@ import pytest
 
 import launch
 from experiments import language_model
-from karpjax import config, recipe, sample
-from karpjax import runner as runners
+from karpjax import config, sample
+from karpjax.commands import check as recipe
 from karpjax.data import batches
+from karpjax.train import loop
+from karpjax.train import runner as runners
 
 SMALL = dict(
   steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0',
@@ -49,13 +51,15 @@ slow = pytest.mark.slow
 @pytest.mark.parametrize('model', ['lstm', *(pytest.param(m, marks=slow) for m in MODELS if m != 'lstm')])
 def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
   order = 'streams' if model == 'lstm' else 'reshuffle'
-  whole = language_model.run(settings(story, tmp_path / 'whole', model, order=order, plots=model in ('lstm', 'gpt')))
-  language_model.run(settings(story, tmp_path / 'cut', model, order=order, steps='3', plots=False))
-  again = language_model.run(settings(story, tmp_path / 'cut', model, order=order, plots=False))
+  whole = loop.run(
+    language_model, settings(story, tmp_path / 'whole', model, order=order, plots=model in ('lstm', 'gpt'))
+  )
+  loop.run(language_model, settings(story, tmp_path / 'cut', model, order=order, steps='3', plots=False))
+  again = loop.run(language_model, settings(story, tmp_path / 'cut', model, order=order, plots=False))
   same = jax.tree.map(np.array_equal, *(dataclasses.replace(r.state, key=0) for r in (whole, again)))
   assert jax.tree.all(same)
   assert again.numbers['validation/loss'] == whole.numbers['validation/loss']
-  assert (whole.state.per_example != {}) == (model == 'lstm')
+  assert (whole.state.carried != {}) == (model == 'lstm')
   if model in ('lstm', 'gpt'):
     made = {'lstm': ['cells.html', 'plots/gate_saturation.png'], 'gpt': ['plots/attention_maps.png']}[model]
     assert all((tmp_path / 'whole' / name).stat().st_size > 1000 for name in made)
@@ -65,7 +69,7 @@ def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
 @pytest.mark.slow
 def test_the_loss_is_that_of_every_token_of_the_split(story, tmp_path):
   """Perplexity and bits per character too, against a loop over the text."""
-  summary = language_model.run(settings(story, tmp_path / 'run', 'lstm', plots=False, overlap=4))
+  summary = loop.run(language_model, settings(story, tmp_path / 'run', 'lstm', plots=False, overlap=4))
   given = settings(story, tmp_path / 'run', 'lstm', overlap=4)
   data = language_model.data(given)
   split, variables = data.splits['test'], {'params': summary.state.params}
@@ -91,7 +95,7 @@ def test_counts_are_the_maximum_of_the_likelihood(tmp_path):
     eval_splits=(),
     final_splits=('train',),
   )
-  numbers = language_model.run(run).numbers
+  numbers = loop.run(language_model, run).numbers
   # after the start: a a b; after a: b b b; after b: a, end, end, end
   expected = -(2 * math.log(2 / 3) + math.log(1 / 3) + math.log(1 / 4) + 3 * math.log(3 / 4)) / 10
   np.testing.assert_allclose(numbers['train/loss'], expected, rtol=1e-5)
@@ -109,14 +113,14 @@ def test_bigram_of_names_is_2_454_nats(shared_data, tmp_path):
     eval_splits=(),
     final_splits=('train',),
   )
-  assert round(language_model.run(run).numbers['train/loss'], 3) == 2.454
+  assert round(loop.run(language_model, run).numbers['train/loss'], 3) == 2.454
 
 
 def bound(story, **changes):
   given = settings(story, '', **changes)
   data = language_model.data(given)
   resolved = config.resolve(given, data.spec.examples)
-  return runners.bind(language_model.program(resolved, data.spec), data, resolved)
+  return runners.bind(language_model.program(resolved, data), data, resolved)
 
 
 def trained(story, **changes):
@@ -169,7 +173,7 @@ def test_carried_states_are_those_of_one_device_on_every_layout(layout, story):
   np.testing.assert_allclose(there, losses, rtol=1e-4)
   if layout != dict(parallel='pmap'):
     jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), there_carry.state.per_example, carry.state.per_example
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), there_carry.state.carried, carry.state.carried
     )
 
 
@@ -178,7 +182,7 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
   given = settings(story, '', 'lstm', order='streams', batch_size=2, context=8, learning_rate=1e-30)
   data = language_model.data(given)
   resolved = config.resolve(given, data.spec.examples)
-  program = language_model.program(resolved, data.spec)
+  program = language_model.program(resolved, data)
   chunks, split = data.spec.examples // 2, data.splits['train']
   state, step = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.step)
   model = language_model.build(given, data.spec)
@@ -212,7 +216,7 @@ def test_the_recipe_passes(model, story, capsys):
 
 def test_sampling_needs_no_data(story, tmp_path, capsys):
   run = settings(story, tmp_path / 'run', steps='3', layers=1, plots=False)
-  language_model.run(run)
+  loop.run(language_model, run)
   Path(story.removeprefix('text:')).unlink()
   command = [str(tmp_path / 'run'), '--tokens=40', '--temperature=0.8', '--top_p=0.9', '--top_k=5']
   capsys.readouterr()
@@ -242,7 +246,7 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
       validation=1.0,
     )
   )
-  language_model.run(run)
+  loop.run(language_model, run)
   lines = (tmp_path / 'run' / 'texts' / 'samples.txt').read_text().split('\n\n')[1].split('\n')
   for line in lines:
     text, where = re.fullmatch(r'(.*?) +(new|in train|in validation|in test)', line).groups()
@@ -252,13 +256,13 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
 
 def test_a_run_that_goes_on_from_another_reads_its_tokens(story, tmp_path):
   """Weights mean the tokens they were trained on, though another text has other characters."""
-  first = language_model.run(settings(story, tmp_path / 'first', 'bigram', plots=False, learning_rate=0.5))
+  first = loop.run(language_model, settings(story, tmp_path / 'first', 'bigram', plots=False, learning_rate=0.5))
   (tmp_path / 'other.txt').write_text('sly cats went to sea. ' * 20)
   other = f'text:{tmp_path / "other.txt"}'
   given = settings(other, tmp_path / 'second', 'bigram', init_from=str(tmp_path / 'first'), plots=False, steps='1')
   tokens = [language_model.data(c).spec.tokenisers['text'] for c in (settings(story, ''), given, settings(other, ''))]
   assert tokens[0] == tokens[1] != tokens[2]
-  second = language_model.run(dataclasses.replace(given, learning_rate=1e-30))
+  second = loop.run(language_model, dataclasses.replace(given, learning_rate=1e-30))
   np.testing.assert_allclose(second.state.params['logits'], first.state.params['logits'], atol=1e-6)
 
 
@@ -299,7 +303,7 @@ def test_a_step_of_gpt2s_size_runs(tmp_path):
     "many = tokenisers.Tokeniser('characters', tuple(map(str, range(50257))))\n"
     "spec = text.TextSpec('x', 10, {'text': many}, {'text': 1024}, (), {'lines': False})\n"
     "given = lm.Config(layers=12, heads=12, width=768, batch_size=1, context=1024, steps='1')\n"
-    'program = lm.program(config.resolve(given, 10), spec)\n'
+    'program = lm.program(config.resolve(given, 10), Dataset(spec, {}))\n'
     'state = jax.jit(program.init)(jax.random.key(0))\n'
     'assert sum(x.size for x in jax.tree.leaves(state.params)) == 124439808\n'
     'numbers = jnp.arange(1025, dtype=jnp.int32)[None]\n'

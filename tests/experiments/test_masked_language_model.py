@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from experiments import masked_language_model as experiment
-from karpjax import checkpoint, command_line, config, predict, recipe, weights
+from karpjax import command_line, config, predict
+from karpjax.commands import check as recipe
 from karpjax.data import masking, text
+from karpjax.data.dataset import Dataset
 from karpjax.models.transformer import Encoder
 from karpjax.program import TrainState
+from karpjax.train import checkpoint, loop, weights
 
 SMALL = dict(
   tokeniser='words', context=0, mask=0.25, positions='learned', layers=1, heads=2, width=32, dropout=0.05, batch_size=32, learning_rate=0.005, warmup='0', vocabulary=0,
@@ -33,7 +36,7 @@ def animals(tmp_path_factory):
 
 def run(folder, animals, **changes):
   settings = experiment.Config(**SMALL | {'dataset': animals} | changes, workdir=str(folder))
-  return experiment.run(settings, say=lambda _: None)
+  return loop.run(experiment, settings, say=lambda _: None)
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +48,7 @@ def restored(folder):
   """(program, spec) of a run, from its config.json."""
   stored = config.saved(folder)
   spec = text.TextSpec.from_json(stored['spec'])
-  return experiment.program(config.from_json(experiment.Config, stored['flags']), spec), spec
+  return experiment.program(config.from_json(experiment.Config, stored['flags']), Dataset(spec, {})), spec
 
 
 @pytest.mark.slow
@@ -72,7 +75,7 @@ def test_the_report_shows_guesses(trained):
 def test_at_first_all_tokens_are_alike(animals):
   settings = experiment.Config(**SMALL | dict(dataset=animals))
   data = experiment.data(settings)
-  program = experiment.program(config.resolve(settings, data.spec.examples), data.spec)
+  program = experiment.program(config.resolve(settings, data.spec.examples), data)
   numbers = np.arange(256, dtype=np.int32)
   batch = {**data.splits['train'].fetch(numbers), 'index': numbers}
   state, each = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.example_losses)

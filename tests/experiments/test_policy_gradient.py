@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from experiments import policy_gradient as experiment
-from karpjax import checkpoint, config, play
+from karpjax import config, play
 from karpjax.errors import UsageError
 from karpjax.program import ROLLOUT, example_keys
 from karpjax.rl import environments, returns, rollout
 from karpjax.rl import policy_gradient as methods
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   batch_size=8, rollout=16, minibatches=2, epochs=2, widths=(8,), steps='12', log_every='3', checkpoint_every='5',
@@ -27,7 +28,7 @@ MEMORY = dict(memory='lstm', memory_width=8)
 
 
 def run(folder, **changes):
-  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=lambda line: None)
 
 
 def arrays(summary):
@@ -90,7 +91,7 @@ def test_reinforce_counts_each_episode_to_its_end_and_no_further():
     experiment.Config(**SMALL | dict(algorithm='reinforce', rollout=None, minibatches=None, epochs=None)), 8
   )
   worlds = experiment.data(settings)
-  program = experiment.program(settings, worlds.spec)
+  program = experiment.program(settings, worlds)
   state = jax.jit(program.init)(jax.random.key(0))
   batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
   _, metrics = jax.jit(program.step)(state, batch)
@@ -102,7 +103,7 @@ def test_a_point_ends_the_return():
   """Every step of a cartpole is worth 1: each return is 1, and the loss that of -log ½, since no action is likelier yet."""
   given = dict(algorithm='reinforce', minibatches=None, epochs=None, rollout=None, baseline=False, normalise=False)
   settings = config.resolve(experiment.Config(**SMALL | given, points=True), 8)
-  program = experiment.program(settings, experiment.data(settings).spec)
+  program = experiment.program(settings, experiment.data(settings))
   batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
   total, count = jax.jit(program.step)(jax.jit(program.init)(jax.random.key(0)), batch)[1]['policy_loss']
   np.testing.assert_allclose(total / count, np.log(2), rtol=0.02)  # whole returns: about ten times as much
@@ -115,7 +116,7 @@ def test_an_update_of_a2c_is_the_policy_gradient_written_out():
     clip=0.0, learning_rate=0.01, entropy=0.1, gae=1.0,
   )  # fmt: skip
   settings = config.resolve(experiment.Config(**SMALL | given), 8)
-  program = experiment.program(settings, experiment.data(settings).spec)
+  program = experiment.program(settings, experiment.data(settings))
   state = jax.jit(program.init)(jax.random.key(0))
   batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
   after, _ = jax.jit(program.step)(state, batch)
@@ -131,7 +132,7 @@ def test_an_update_of_a2c_is_the_policy_gradient_written_out():
     return outputs[:, :1] + jnp.exp(outputs[:, 1:]) * noise
 
   play = jax.jit(lambda running: rollout.rollout(environment, act, running, world, noise, 6))
-  _, seen = play(state.per_example['running'])
+  _, seen = play(state.carried['running'])
   value = lambda x: apply(state.params, x)[1]
   returns, future = [], value(seen.next_observation[-1])  # no episode ends within six steps
   for t in reversed(range(6)):
@@ -160,7 +161,7 @@ def test_a_policy_that_has_moved_too_far_is_left_alone():
 
   def updates(**changes):
     settings = config.resolve(experiment.Config(**given | changes), 8)
-    program = experiment.program(settings, worlds.spec)
+    program = experiment.program(settings, worlds)
     state = jax.jit(program.init)(jax.random.key(0))
     batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
     after, metrics = jax.jit(program.step)(state, batch)
@@ -212,7 +213,7 @@ def test_layouts_remember_the_same(layout, tmp_path):
 def with_memory(**changes):
   """Settings, program, and the state and the batch of a second step, whose rollout begins amid episodes."""
   settings = config.resolve(experiment.Config(**SMALL | MEMORY | changes), 8)
-  program = experiment.program(settings, experiment.data(settings).spec)
+  program = experiment.program(settings, experiment.data(settings))
   batch = {'world': np.arange(8, dtype=np.int32), 'index': np.arange(8, dtype=np.int32)}
   step = jax.jit(program.step)
   return settings, step, step(jax.jit(program.init)(jax.random.key(0)), batch)[0], batch
@@ -240,7 +241,7 @@ def rolled_out(settings, state, batch):
 def test_an_update_recomputes_the_rollouts_log_probabilities():
   settings, _, state, batch = with_memory(rollout=40)
   apply, distribution, seen = rolled_out(settings, state, batch)
-  memory = state.per_example['running'].observation.memory
+  memory = state.carried['running'].observation.memory
   outputs, values = jax.jit(lambda p: step_by_step(apply, p, seen, memory))(state.params)
   assert np.asarray(seen.end)[:-1].any() and np.any(memory['actor'][0])
   # the noise made these actions of these outputs, so they are those that acted
@@ -263,7 +264,7 @@ def test_an_update_with_a_memory_is_the_gradient_through_single_steps():
   settings, step, state, batch = with_memory(**given)
   after, _ = step(state, batch)
   apply, _, seen = rolled_out(settings, state, batch)
-  memory = state.per_example['running'].observation.memory
+  memory = state.carried['running'].observation.memory
   assert np.asarray(seen.end)[:-1].any()
 
   def loss(params):
@@ -308,7 +309,7 @@ def test_only_a_policy_with_a_memory_remembers_the_cue(monkeypatch):
   def learnt(memory):
     given = dict(environment='cue', batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8)
     settings = config.resolve(experiment.Config(**SMALL | given), 32)
-    program = experiment.program(settings, experiment.data(settings).spec)
+    program = experiment.program(settings, experiment.data(settings))
     batch = {'world': np.arange(32, dtype=np.int32), 'index': np.arange(32, dtype=np.int32)}
     train = lambda state: jax.lax.scan(lambda s, _: (program.step(s, batch)[0], None), state, None, length=60)[0]
     state = jax.jit(lambda key: train(program.init(key)))(jax.random.key(0))

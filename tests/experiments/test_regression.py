@@ -5,11 +5,12 @@ import json
 import numpy as np
 
 from experiments import regression as experiment
+from karpjax.train import loop
 
 
 def run(folder, **changes):
   settings = experiment.Config(**dict(tensorboard=False, plots=False) | changes, workdir=str(folder))
-  return experiment.run(settings, say=lambda _: None)
+  return loop.run(experiment, settings, say=lambda _: None)
 
 
 def test_one_column_gives_scikit_learns_published_numbers(tmp_path):

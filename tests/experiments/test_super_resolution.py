@@ -13,12 +13,14 @@ from skimage import color, metrics
 
 from experiments import image_classification
 from experiments import super_resolution as experiment
-from karpjax import checkpoint, config, perceptual, predict, recipe, upscale
+from karpjax import config, perceptual, predict, upscale
+from karpjax.commands import check as recipe
 from karpjax.data import augmentation, batches, low_resolution
 from karpjax.errors import UsageError
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as quality
 from karpjax.models import super_resolution as models
+from karpjax.train import checkpoint, loop
 
 TINY = dict(
   factor=2, crop=8, widths=(4,), kernel_sizes=(3, 3), batch_size=8, steps='4', eval_every='2', checkpoint_every='2', log_every='1',
@@ -53,7 +55,7 @@ def run(folder):
         os.kill(os.getpid(), signal.SIGTERM)
 
     settings = experiment.Config(**{'dataset': f'folder:{folder}', **TINY, **changes}, workdir=str(workdir))
-    return experiment.run(settings, say=say)
+    return loop.run(experiment, settings, say=say)
 
   return train
 
@@ -247,7 +249,7 @@ def test_what_the_recipe_says_of_a_small_net(folder):
   numbers = batches.indices(0, 0, 1, batch_size=16, size=data.splits['train'].size)[0]
   batch = jax.tree.map(jnp.asarray, batches.fetch(data.splits['train'], numbers))
   checks = [check for check in recipe.CHECKS if check is not recipe.overfits_one_batch]
-  results = recipe.check(experiment.program(resolved, data.spec), batch, checks=checks)
+  results = recipe.check(experiment.program(resolved, data), batch, checks=checks)
   assert not [result for result in results if result.passed is False]
   assert sum(result.passed is True for result in results) == 6
 
@@ -259,8 +261,10 @@ def test_losses_in_the_features_of_a_classifier_of_ours(tmp_path, run):
     steps='1', batch_size=8, tensorboard=False, plots=False, steps_per_call='1', eval_splits=(), final_splits=()
   )
   scorer = str(tmp_path / 'scorer')
-  image_classification.run(
-    image_classification.Config(**quick, image_size=16, widths=(3, 5), hidden=(4,), workdir=scorer), say=lambda _: None
+  loop.run(
+    image_classification,
+    image_classification.Config(**quick, image_size=16, widths=(3, 5), hidden=(4,), workdir=scorer),
+    say=lambda _: None,
   )
   features = perceptual.load(scorer, (16, 16, 1))
   image = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)

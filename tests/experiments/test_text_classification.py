@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 
 from experiments import text_classification as experiment
-from karpjax import checkpoint, command_line, config, errors, predict, recipe
+from karpjax import command_line, config, errors, predict
+from karpjax.commands import check as recipe
 from karpjax.data import labelled_text, text, tokenisers
+from karpjax.data.dataset import Dataset
 from karpjax.models import text as models
 from karpjax.report import writers
+from karpjax.train import checkpoint, loop
 
 QUICK = dict(
   embedding=6, channels=4, windows=(2, 3), steps='12', batch_size=16, buckets=1, baseline=False, tensorboard=False,
@@ -41,7 +44,7 @@ def table(tmp_path):
 
 
 def run(folder, say=lambda _: None, **changes):
-  return experiment.run(experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
+  return loop.run(experiment, experiment.Config(**QUICK | changes, workdir=str(folder)), say=say)
 
 
 def arrays(summary):
@@ -53,7 +56,7 @@ def abstract(model='textcnn', length=12, **changes):
   tokeniser = tokenisers.Tokeniser('words', tuple(map(str, range(30))), 4)
   spec = text.TextSpec('none', 100, {'text': tokeniser}, {'text': length}, ('a', 'b', 'c'), {'buckets': [4, length]})
   settings = config.resolve(experiment.Config(model=model, batch_size=8, **changes), 100)
-  program = experiment.program(settings, spec)
+  program = experiment.program(settings, Dataset(spec, {}))
   batch = {
     'tokens': jax.ShapeDtypeStruct((8, length), jnp.int32),
     'label': jax.ShapeDtypeStruct((8,), jnp.int32),
@@ -250,7 +253,7 @@ def test_the_flagfiles(tmp_path, shared_data, name, least):
     f'--workdir={tmp_path}',
     '--noplots',
   ]
-  assert experiment.run(command_line.parse(experiment.Config, flags)).numbers['test/accuracy'] >= least
+  assert loop.run(experiment, command_line.parse(experiment.Config, flags)).numbers['test/accuracy'] >= least
 
 
 def test_a_text_without_known_words_and_an_empty_one():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from experiments import token_classification as experiment
-from karpjax import checkpoint, command_line, predict, recipe
+from karpjax import command_line, predict
+from karpjax.commands import check as recipe
 from karpjax.data import tagged
 from karpjax.report import tagging as report
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   embedding=8, character_embedding=8, filters=16, units=(16,), dropout=0.1, word_dropout=0.3, batch_size=16, learning_rate=0.02,
@@ -44,7 +46,7 @@ def names(tmp_path_factory):
 
 def run(folder, names, **changes):
   settings = experiment.Config(**SMALL | {'dataset': names} | changes, workdir=str(folder))
-  return experiment.run(settings, say=lambda _: None)
+  return loop.run(experiment, settings, say=lambda _: None)
 
 
 @pytest.fixture(scope='module')

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from experiments import translation as experiment
-from karpjax import checkpoint, errors, recipe, translate
+from karpjax import errors, translate
+from karpjax.commands import check as recipe
 from karpjax.data import parallel
 from karpjax.report import writers
+from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   examples=300, model='gru', units=(12,), embedding=8, dropout=0.1, order='bucketed', batch_size=16, steps='33',
@@ -30,7 +32,7 @@ def run(folder, stop_at=None, **changes):
     if stop_at and line.startswith(f'step {stop_at}/'):
       os.kill(os.getpid(), signal.SIGTERM)
 
-  return experiment.run(experiment.Config(**SMALL | changes, workdir=str(folder)), say=say)
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=say)
 
 
 def rows(folder):
@@ -160,7 +162,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(tmp_path, changes, mes
 @pytest.mark.slow
 def test_the_default_learns_to_write_dates(tmp_path):
   settings = experiment.Config(workdir=str(tmp_path), tensorboard=False, plots=False)
-  assert experiment.run(settings, say=lambda _: None).numbers['test/accuracy'] > 0.99
+  assert loop.run(experiment, settings, say=lambda _: None).numbers['test/accuracy'] > 0.99
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.layers import normalisation
 
 
@@ -64,11 +64,11 @@ def test_replicas_share_moments_and_gradients(replicas):
       return (jnp.sin(y) * weights).sum(), (y, updated)
 
     (grads, input_grads), aux = jax.grad(loss, (0, 1), has_aux=True)(params, x)
-    return gradients.total(grads), input_grads, aux
+    return collectives.total(grads), input_grads, aux
 
   grads, input_grads, (y, updated) = jax.jit(step)(state['params'], x, weights)
   cut = lambda a: a.reshape(replicas, 16 // replicas, *a.shape[1:])
-  mapped = jax.pmap(step, axis_name=gradients.REPLICAS, in_axes=(None, 0, 0))
+  mapped = jax.pmap(step, axis_name=collectives.REPLICAS, in_axes=(None, 0, 0))
   each_grads, each_input_grads, (each_y, each_updated) = mapped(state['params'], cut(x), cut(weights))
   np.testing.assert_allclose(each_y, cut(y), atol=1e-5)
   np.testing.assert_allclose(each_input_grads, cut(np.asarray(input_grads)), atol=1e-5)

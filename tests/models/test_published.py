@@ -4,8 +4,9 @@ import optax
 import safetensors.numpy
 from flax import linen as nn
 
-from karpjax import program, weights
+from karpjax import program
 from karpjax.models import language
+from karpjax.train import weights
 
 
 def made(layers=2, width=128, vocabulary=13, context=10):

@@ -13,6 +13,7 @@ import pytest
 from experiments import image_classification
 from karpjax import errors
 from karpjax.report import writers
+from karpjax.train import loop
 
 
 def lines(folder):
@@ -239,8 +240,9 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
   options = {'model': 'logistic', 'schedule': 'constant', 'log_every': 1, 'seeds': 2, 'plots': False}
   for steps in (2, 4):
-    image_classification.run(
-      image_classification.Config(steps=steps, wandb='offline', tensorboard=False, workdir=str(tmp_path), **options)
+    loop.run(
+      image_classification,
+      image_classification.Config(steps=steps, wandb='offline', tensorboard=False, workdir=str(tmp_path), **options),
     )
   assert runs[0].arguments['id'] == runs[1].arguments['id'] and runs[0].arguments['mode'] == 'offline'
   assert [step for run in runs for step, _ in run.rows] == [1, 2, 3, 4]

@@ -60,10 +60,10 @@ def begin(algorithm, count=2, rate=0.1, capacity=60):
   params = {'critics': normal(count, 4), 'policy': policy}
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(9), np.arange(WORLDS))
   environment, both = line(), {'critics': optax.sgd(rate), 'policy': optax.sgd(rate)}
-  per_example = {'running': rollout.start(environment, keys), 'replay': replay.empty(environment, WORLDS, capacity)}
-  state = methods.create(params, algorithm, both, jax.random.key(1), per_example)
+  carried = {'running': rollout.start(environment, keys), 'replay': replay.empty(environment, WORLDS, capacity)}
+  state = methods.create(params, algorithm, both, jax.random.key(1), carried)
   # of targets of their own, so that one taken for the other shows
-  target = jax.tree.map(lambda x: x + normal(*x.shape), state.collections['target'])
+  target = jax.tree.map(lambda x: x + normal(*x.shape), state.target)
   return state.replace(collections={'target': target}), methods.train_step(environment, actor, critics, both, algorithm)
 
 
@@ -148,8 +148,8 @@ def critics_after(params, batch, target):
 
 def test_an_update_of_sac_is_that_of_its_formulas(steps):
   (_, before, after, _), metrics = steps['sac']
-  batch = drawn_examples(before, SAC, after.per_example['replay'], 4)
-  frozen, policy = before.collections['target']['critics'], before.params['policy']
+  batch = drawn_examples(before, SAC, after.buffers, 4)
+  frozen, policy = before.target['critics'], before.params['policy']
   temperature = float(np.exp(policy['temperature']))
   action, log_prob, _ = squash(policy['actor'], batch['next_observation'], batch['next_noise'])
   following = values(frozen, batch['next_observation'], action).min(0) - temperature * log_prob
@@ -169,14 +169,14 @@ def test_an_update_of_sac_is_that_of_its_formulas(steps):
     np.testing.assert_allclose(moved['actor'][name], policy['actor'][name] - 0.1 * expected, rtol=1e-4, atol=1e-5)
   warmer = float(policy['temperature']) + 0.1 * temperature * (log_prob.mean() - 1)
   np.testing.assert_allclose(moved['temperature'], warmer, rtol=1e-4)
-  np.testing.assert_allclose(after.collections['target']['critics'], 0.9 * frozen + 0.1 * judges, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(after.target['critics'], 0.9 * frozen + 0.1 * judges, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(np.divide(*metrics[1]['entropy']), -log_prob.mean(), rtol=1e-4)
 
 
 def test_updates_of_td3_are_those_of_its_formulas_and_its_policy_waits(steps):
   (_, before, after, _), _ = steps['td3']
-  batch = drawn_examples(before, TD3, after.per_example['replay'], 4)
-  target, policy = before.collections['target'], before.params['policy']['actor']
+  batch = drawn_examples(before, TD3, after.buffers, 4)
+  target, policy = before.target, before.params['policy']['actor']
   mean = lambda params, x: np.tanh(x @ np.asarray(params['kernel']) + np.asarray(params['bias']))
   action = mean(target['policy']['actor'], batch['next_observation'])
   action = np.clip(action + np.clip(0.2 * batch['next_noise'], -0.3, 0.3), -1, 1)
@@ -190,7 +190,7 @@ def test_updates_of_td3_are_those_of_its_formulas_and_its_policy_waits(steps):
   expected = np.asarray(policy['kernel']) - 0.1 * observation.T @ slope
   np.testing.assert_allclose(after.params['policy']['actor']['kernel'], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
-    after.collections['target']['policy']['actor']['kernel'],
+    after.target['policy']['actor']['kernel'],
     0.9 * target['policy']['actor']['kernel'] + 0.1 * expected, rtol=1e-4, atol=1e-5,
   )  # fmt: skip
 
@@ -212,7 +212,7 @@ def test_learning_starts_where_it_says(name, steps):
 def test_the_first_actions_are_drawn_evenly_and_later_ones_by_the_policy(steps):
   """Evenly for 16 steps of environments, which are two rollouts; the third is the policy's with noise."""
   (*_, before, after), _ = steps['td3']
-  seen = jax.device_get(after.per_example['replay'])
+  seen = jax.device_get(after.buffers)
   params = before.params['policy']['actor']
   policy = np.tanh(seen.observation[:, :6] @ np.asarray(params['kernel']) + np.asarray(params['bias']))
   even = seen.action[:, :4]

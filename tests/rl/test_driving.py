@@ -12,6 +12,7 @@ from karpjax.rl.driving import drivers, sensors, traffic, vehicle
 from karpjax.rl.driving import environment as driving
 from karpjax.rl.driving import road as roads
 from karpjax.rl.environment import Timed
+from karpjax.train import loop
 
 
 def keys_of(count, seed=0):
@@ -335,7 +336,7 @@ def test_ppo_reports_outcomes_after_three_updates(given, tmp_path):
     **given, batch_size=8, rollout=6, minibatches=2, epochs=1, widths=(8,), steps='3', episodes=3, log_every='1',
     tensorboard=False, plots=False, steps_per_call='1', workdir=str(tmp_path / 'run'),
   )  # fmt: skip
-  numbers = experiment.run(config, say=lambda line: None).numbers
+  numbers = loop.run(experiment, config, say=lambda line: None).numbers
   assert np.isfinite(numbers['train/policy_loss'])
   assert 0 <= numbers['test/crash'] <= 1 and np.isfinite(numbers['test/progress'])
   assert numbers['test/crash'] == pytest.approx(numbers['test/collision'] + numbers['test/off_road'])

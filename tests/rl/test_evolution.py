@@ -7,7 +7,7 @@ import optax
 import pytest
 from scipy import stats
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.program import PERTURB, TrainState, example_keys, step_key
 from karpjax.rl import evolution
 from karpjax.rl.environment import Box, Environment, TimeStep
@@ -93,7 +93,7 @@ def test_an_update_is_that_of_the_formula_and_luck_is_no_difference(ranked):
 def test_two_devices_and_parts_make_the_update_of_one():
   state, step = begin()
   one, metrics = jax.jit(step)(state, BATCH)
-  spread = jax.pmap(step, gradients.REPLICAS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2])
+  spread = jax.pmap(step, collectives.REPLICAS, in_axes=(None, 0), out_axes=None, devices=jax.devices()[:2])
   many, shared = spread(state, {'index': BATCH['index'].reshape(2, -1)})
   np.testing.assert_allclose(many.params['action'], one.params['action'], rtol=1e-5)
   for name, pair in metrics.items():

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from karpjax import transform
 from karpjax.program import REPLAY, TrainState, example_keys
 from karpjax.rl import q_learning, replay, rollout
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, time_limit
+from karpjax.train import transforms as transform
 
 PLACES, DISCOUNT, WORLDS = 4, 0.8, 4
 BATCH = {'index': np.arange(WORLDS, dtype=np.int32)}
@@ -62,7 +62,7 @@ def begin(algorithm, optimiser, actions=2, capacity=50):
     zeros(),
     optimiser,
     collections={'target': zeros()},
-    per_example={'running': rollout.start(environment, keys), 'replay': rings},
+    carried={'running': rollout.start(environment, keys), 'replay': rings},
   )
   return state, q_learning.train_step(environment, apply, optimiser, algorithm)
 
@@ -92,7 +92,7 @@ def test_an_update_is_that_of_the_formula():
   drawn = np.random.default_rng(0).normal(size=(2, PLACES, 2)).astype(np.float32)
   state = state.replace(params=jnp.asarray(drawn[0]), collections={'target': jnp.asarray(drawn[1])})
   after, metrics = jax.jit(step)(state, BATCH)
-  rings = jax.device_get(after.per_example['replay'])
+  rings = jax.device_get(after.buffers)
   chance = np.where(np.arange(50) < 4, 1.0, np.zeros((WORLDS, 50)))
   before = rings.replace(chance=chance, largest=np.ones(WORLDS))
   key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(state.key, 0), REPLAY), 0)
@@ -118,7 +118,7 @@ def test_an_update_is_that_of_the_formula():
   np.testing.assert_allclose(after.params, drawn[0] - 0.1 * gradient, rtol=1e-4, atol=1e-5)
   judged = (np.abs(errors) + replay.SMALLEST_PRIORITY) ** 0.5
   np.testing.assert_allclose(rings.chance, np.where(errors != 0, judged, chance), rtol=1e-3)
-  np.testing.assert_array_equal(after.collections['target'], drawn[1])
+  np.testing.assert_array_equal(after.target, drawn[1])
   assert float(metrics['td_loss'][1]) == WORLDS * 8
 
 
@@ -131,11 +131,11 @@ def test_learning_starts_where_it_says_and_the_target_network_follows_in_time():
     learns, moved = t * 16 >= 48, not np.array_equal(previous.params, state.params)
     assert float(metrics['td_loss'][1]) == learns * WORLDS * 8
     assert moved == learns
-    target = previous.collections['target']
+    target = previous.target
     if t in (4, 8):
       target = target + 0.25 * (state.params - target)
-      assert not np.array_equal(target, previous.collections['target'])
-    np.testing.assert_allclose(state.collections['target'], target, rtol=1e-6)
+      assert not np.array_equal(target, previous.target)
+    np.testing.assert_allclose(state.target, target, rtol=1e-6)
     np.testing.assert_allclose(metrics['exploration'][0], max(0.2, 1 - 0.8 * (t - 1) * 16 / 64), rtol=1e-5)
 
 
@@ -157,5 +157,5 @@ def test_a_step_that_is_not_kept_leaves_the_params_and_takes_no_copy_of_the_repl
     memory.append(compiled.memory_analysis().temp_size_in_bytes)
     after = compiled(carry, BATCH).state
     assert int(after.nonfinite_step) == 0 and not np.asarray(after.params).any()
-    assert np.asarray(after.per_example['replay'].observation[:, :4]).any(-1).all()
+    assert np.asarray(after.buffers.observation[:, :4]).any(-1).all()
   assert memory[0] == memory[1]

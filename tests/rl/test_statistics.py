@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import gradients
+from karpjax import collectives
 from karpjax.rl import statistics
 
 
@@ -23,7 +23,7 @@ def test_pieces_are_as_the_whole():
 
 def test_replicas_see_one_another():
   x = np.random.default_rng(0).normal(3, 2, (8, 10, 3)).astype(np.float32)
-  update = jax.pmap(lambda x: statistics.update(statistics.empty((3,)), x), gradients.REPLICAS)
+  update = jax.pmap(lambda x: statistics.update(statistics.empty((3,)), x), collectives.REPLICAS)
   together, alone = update(x), statistics.update(statistics.empty((3,)), jnp.asarray(x.reshape(-1, 3)))
   for name in ('count', 'mean', 'variance'):
     for replica in range(8):

@@ -1,0 +1,73 @@
+"""One compiled program for batches of different lengths.
+
+Sequences are stored padded to the longest of the set. A step that is `fitted` looks how long the longest of its batch is
+and works on the batch cut to the shortest of a few static lengths that holds it: with batches of similar lengths
+(--order=bucketed) most of the padding is never computed, and nothing is compiled anew.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import collectives
+
+
+def edges(lengths: np.ndarray, count: int) -> tuple[int, ...]:
+  """The `count` lengths, the last the longest, to which all can be padded with the fewest places; fewer where fewer do.
+
+  Args:
+    lengths: [n] int, of the examples.
+    count: how many, at least 1.
+
+  Returns:
+    Rising lengths.
+  """
+  values, counts = np.unique(np.maximum(lengths, 1), return_counts=True)
+  upto = np.concatenate([[0], np.cumsum(counts)])
+  places = lambda i, j: int(values[j] * (upto[j + 1] - upto[i]))  # of a bucket that holds values[i] to values[j]
+  # plans[j]: (places, edges) of the j smallest values, in as many buckets at most as there were rounds
+  plans = [(0, ()), *[(math.inf, ())] * len(values)]
+  for _ in range(count):
+    ends = range(len(values))
+    plans = [plans[0]] + [
+      min((plans[i][0] + places(i, j), (*plans[i][1], int(values[j]))) for i in range(j + 1)) for j in ends
+    ]
+  return plans[-1][1]
+
+
+@jax.custom_batching.custom_vmap
+def _same(number):
+  """The number; under `vmap` over seeds the largest, for all: so that a `switch` on it stays a `switch`."""
+  return number
+
+
+@_same.def_vmap
+def _(_size, mapped, number):
+  return (number.max() if mapped[0] else number), False
+
+
+def fitted(function: Callable, lengths: Sequence[int], measure: Callable, cut: Callable) -> Callable:
+  """A function of a batch, worked out on the batch cut to the shortest of the lengths that holds it.
+
+  Args:
+    function: (state, batch) -> any pytree whose shapes do not depend on the length.
+    lengths: rising; the last holds every batch.
+    measure: batch -> [] int32, the places that its longest example takes.
+    cut: (batch, length) -> batch.
+
+  Returns:
+    (state, batch) -> the same. Replicas, and seeds under `vmap`, take the length that holds all of theirs.
+  """
+  if len(lengths) == 1:
+    return function
+
+  def chosen(state, batch):
+    number = (measure(batch) > jnp.array(lengths[:-1])).sum()
+    number = _same(collectives.largest(number))
+    branches = [lambda state, batch, length=length: function(state, cut(batch, length)) for length in lengths]
+    return jax.lax.switch(number, branches, state, batch)
+
+  return chosen

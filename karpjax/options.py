@@ -1,0 +1,151 @@
+"""An option is said once: a dataclass field with its default, help, range and group, whether of a Config or of a model.
+
+`check` refuses values out of range. A model's options are fields of its Linen module; `model_flags` makes flags of them.
+"""
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from karpjax.errors import UsageError, choose, nearest
+
+
+def option(
+  default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, may_change=False
+):
+  """A dataclass field that is an option.
+
+  Args:
+    default: its value where none is given; the field's annotation is its type.
+    help: one or two sentences for `--help`.
+    group: the heading under which `--help` shows it.
+    choices: the values it may take, or None for any.
+    low, high: the smallest and the largest value; of a tuple, of each of its numbers.
+    above, below: bounds that are not reached.
+    may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
+  """
+  bounds = {'low': low, 'high': high, 'above': above, 'below': below}
+  metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
+  return dataclasses.field(default=default, metadata={**metadata, **bounds})
+
+
+BOUNDS = {
+  'low': (lambda x, bound: x >= bound, 'at least {}'),
+  'high': (lambda x, bound: x <= bound, 'at most {}'),
+  'above': (lambda x, bound: x > bound, 'more than {}'),
+  'below': (lambda x, bound: x < bound, 'less than {}'),
+}
+
+
+def check(instance) -> None:
+  """Refuses values of a dataclass that lie outside their fields' ranges or choices; traced numbers pass.
+
+  Raises:
+    UsageError: naming the field, its value, and what is allowed.
+  """
+  for field in dataclasses.fields(instance):
+    value, meta = getattr(instance, field.name), field.metadata
+    for x in value if isinstance(value, tuple) else (value,):
+      if meta.get('choices') and x is not None and x not in meta['choices']:
+        raise UsageError(f'{field.name}={x}: unknown.{nearest(str(x), map(str, meta["choices"]))}')
+      bounds = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
+      if not bounds or isinstance(x, bool) or not isinstance(x, int | float):
+        continue
+      if not math.isfinite(x) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
+        allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+        raise UsageError(f'{field.name}={_text(value)}: {allowed} is needed')
+
+
+def _text(value) -> str:
+  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# ---- models ----
+
+
+def _module(constructor: Callable) -> type:
+  return constructor.func if isinstance(constructor, functools.partial) else constructor
+
+
+def of_model(constructor: Callable) -> dict[str, dataclasses.Field]:
+  """The options of a Linen module, or of a partial of one: its fields made by `option`."""
+  return {f.name: f for f in dataclasses.fields(_module(constructor)) if 'group' in f.metadata}
+
+
+def _base(annotation):
+  """(the plain type of a field, whether it takes several values): int | tuple[int, ...] -> (int, True)."""
+  members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+  several = [m for m in members if typing.get_origin(m) is tuple]
+  plain = [m for m in members if typing.get_origin(m) is not tuple and m is not type(None)]
+  return (typing.get_args(several[0])[0] if several else plain[0]), bool(several)
+
+
+def model_flags(models: Mapping[str, Callable]) -> type:
+  """A dataclass to inherit from: a flag for each option of any of the models; None is the model's own default.
+
+  Args:
+    models: {name: Linen module or a partial of one}.
+  """
+  found: dict[str, dict[str, dataclasses.Field]] = {}
+  for name, constructor in models.items():
+    for field in of_model(constructor).values():
+      found.setdefault(field.name, {})[name] = field
+  fields = []
+  for name, by_model in found.items():
+    kinds = [_base(field.type) for field in by_model.values()]
+    plain = kinds[0][0]
+    annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
+    first = next(iter(by_model.values())).metadata
+    every = [field.metadata['choices'] for field in by_model.values()]
+    choices = dict.fromkeys(c for each in every for c in each) if all(every) else None
+    whose = '' if len(by_model) == len(models) else f' ({", ".join(by_model)})'
+    fields.append((name, annotation, option(None, first['help'].removesuffix('.') + f'{whose}.', choices=choices)))
+  return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
+
+
+def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapping[str, Any] | None = None, **decided):
+  """The model called `name`, its options checked, and traced once (not compiled) for its errors.
+
+  Args:
+    models: {name: Linen module or a partial of one}.
+    name: which.
+    chosen: a Config whose flags of the group Model are the options, or {option: value}; None is the model's own default, and
+      a flag of several values may stand for one.
+    inputs: of the model's call, arrays or ShapeDtypeStructs; () does not trace it.
+    call: keyword arguments of that call.
+    decided: the fields that are no options: what the data decide.
+
+  Raises:
+    UsageError: for an unknown model, an option that it has not, or a value that makes no sense.
+  """
+  constructor = choose('model', name, models)
+  fields, taken = of_model(constructor), {}
+  for key, value in (chosen if isinstance(chosen, Mapping) else chosen.model_options()).items():
+    if value is None:
+      continue
+    if key not in fields:
+      raise UsageError(f'model {name} has no {key}={_text(value)}. Its options: {", ".join(sorted(fields)) or "none"}')
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if _base(fields[key].type)[1]:
+      taken[key] = values
+    elif len(values) == 1:
+      taken[key] = values[0]
+    else:
+      raise UsageError(f'{key}={_text(values)}: model {name} takes one value')
+  model = constructor(**decided, **taken)
+  check(model)
+  if inputs and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(taken)):  # a sweep's, within a step
+    _trace(model, jax.tree.map(lambda x: (x.shape, x.dtype), inputs, is_leaf=lambda x: hasattr(x, 'shape')), call)
+  return model
+
+
+def _trace(model: nn.Module, shapes, call) -> None:
+  structs = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+  jax.eval_shape(functools.partial(model.init, **(call or {})), jax.random.key(0), *structs)

@@ -1,0 +1,240 @@
+"""Checkpoints by orbax: save, find, restore whole or not at all.
+
+A checkpoint is a flat dict of arrays named by their path in the global form of the carry, with a JSON item beside it that holds
+the step, a checksum per array and what a prediction needs. orbax itself restores flipped bits and lists truncated steps as the
+latest; here a checkpoint that does not restore whole is moved aside and the one before it is used.
+"""
+
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.errors import UsageError
+from karpjax.train import hosts
+
+SEPARATOR = '/'
+
+
+logging.getLogger('absl').setLevel(logging.CRITICAL)  # orbax logs what is reported here in a line
+
+
+def _alone():
+  """orbax's barriers are for one host: the first writes what `globalise` has brought together, and each reads for itself."""
+  import orbax.checkpoint as ocp
+
+  number = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=number, active_processes={number}, barrier_sync_key_prefix=f'host{number}'
+  )
+
+
+def _zeros(shape):
+  if _is_key(shape):
+    return jax.random.wrap_key_data(jnp.zeros(jax.eval_shape(jax.random.key_data, shape).shape, jnp.uint32))
+  return jnp.zeros(shape.shape, shape.dtype)
+
+
+class Damaged(Exception):
+  """A checkpoint that does not restore whole."""
+
+
+def _is_key(x) -> bool:
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def names(tree) -> list[str]:
+  """The path of each leaf, such as 'state/params/Conv_0/kernel', in the order of `jax.tree.leaves`."""
+  paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return [jax.tree_util.keystr(path, simple=True, separator=SEPARATOR) for path, _ in paths]
+
+
+def to_arrays(tree) -> dict[str, np.ndarray]:
+  """A pytree as {path: array}, copied to the host, so that its buffers may be donated at once. Keys become their bits."""
+  leaves = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+  return {name: np.array(x) for name, x in zip(names(tree), jax.device_get(leaves))}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], shapes) -> Any:
+  """The reverse: a pytree like `shapes` (ShapeDtypeStructs).
+
+  Raises:
+    UsageError: naming the first array that is missing or has another shape.
+  """
+  leaves = []
+  for name, shape in zip(names(shapes), jax.tree.leaves(shapes)):
+    if name not in arrays:
+      raise UsageError(f'the checkpoint has no {name}: it was written by another program; choose another --workdir')
+    key = _is_key(shape)
+    expected = jax.eval_shape(jax.random.key_data, shape).shape if key else shape.shape
+    if arrays[name].shape != expected:
+      raise UsageError(f'the checkpoint has {name} {list(arrays[name].shape)} where {list(expected)} is needed')
+    leaves.append(jax.random.wrap_key_data(arrays[name]) if key else jnp.asarray(arrays[name], shape.dtype))
+  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+  return {name: zlib.crc32(np.ascontiguousarray(x).reshape(-1).view(np.uint8)) for name, x in arrays.items()}
+
+
+class Checkpoints:
+  """The checkpoints of one workdir: `last/` holds the newest few, `best/` the best one. Saving is asynchronous."""
+
+  def __init__(self, folder: Path, *, keep: int = 2, say=print):
+    """Args:
+    folder: created by the first save.
+    keep: how many of the newest to keep.
+    say: is given a line wherever something was repaired or could not be done.
+    """
+    self.folder, self.keep, self.say = Path(folder), keep, say
+    self.managers = {}
+    self.started = {}  # kind -> the step last given to orbax
+    self.failed = None  # the last save that did not come through, as a line
+
+  def _manager(self, kind: str):
+    if kind not in self.managers:
+      import orbax.checkpoint as ocp
+      from orbax.checkpoint import checkpoint_managers as policies
+
+      options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.LatestN(self.keep if kind == 'last' else 1),
+        cleanup_tmp_directories=True,  # of a save that was killed
+        multiprocessing_options=_alone(),
+        create=False,
+      )
+      (self.folder / kind).mkdir(parents=True, exist_ok=True)
+      self.managers[kind] = ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
+    return self.managers[kind]
+
+  def _steps(self, kind: str) -> list[int]:
+    """Newest first. Read from the folder, before orbax looks: an empty folder makes it stumble."""
+    folder = self.folder / kind
+    return (
+      sorted((int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit()), reverse=True) if folder.is_dir() else []
+    )
+
+  def _set_aside(self, kind: str, step: int, why: str) -> None:
+    aside = self.folder / 'damaged' / f'{kind}-{step}'
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    (self.folder / kind / str(step)).rename(aside)
+    self.say(f'checkpoint of step {step} is damaged ({why}); moved to {aside}')
+
+  def save(self, step: int, carry, information: dict, *, kind: str = 'last') -> None:
+    """Starts writing the checkpoint of a step.
+
+    Args:
+      step: a step that is already saved is not saved again.
+      carry: in global form; its buffers may be donated as soon as this returns.
+      information: for the JSON item.
+      kind: 'last' or 'best'.
+
+    A write that fails (a full disk) is said, and what was saved before stays; `close` says so again.
+    """
+    import orbax.checkpoint as ocp
+
+    if not hosts.first():
+      return
+    try:
+      manager = self._manager(kind)
+      if step in manager.all_steps():
+        return
+      arrays = to_arrays(carry)
+      meta = {**information, 'step': step, 'checksums': checksums(arrays)}
+      items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+      self.started[kind] = step
+      manager.save(step, args=items, force=True)
+    except Exception as error:  # of this save, or of the one before, which was still being written
+      self._fail(kind, step, error)
+
+  def _fail(self, kind, step, error):
+    self.failed = f'the checkpoint of step {step} could not be written: {str(error).strip().splitlines()[0][:300]}'
+    self.say(f'{self.failed}; older ones are intact')
+    self.managers.pop(kind, None)  # its background thread keeps raising; the next save starts anew
+
+  def wait(self) -> None:
+    """Until everything is on disk."""
+    for kind, manager in list(self.managers.items()):
+      try:
+        manager.wait_until_finished()
+      except Exception as error:
+        self._fail(kind, self.started[kind], error)
+
+  def close(self) -> None:
+    self.wait()
+    for manager in self.managers.values():
+      manager.close()
+    self.managers = {}
+
+  def load(self, kind: str, step: int) -> tuple[dict[str, np.ndarray], dict]:
+    """(arrays, information) of one checkpoint.
+
+    Raises:
+      Damaged: where anything is missing, unreadable, or not what was written.
+    """
+    import orbax.checkpoint as ocp
+
+    path = self.folder / kind / str(step)
+    try:
+      with ocp.Checkpointer(ocp.JsonCheckpointHandler(), multiprocessing_options=_alone()) as reader:
+        meta = reader.restore((path / 'meta').absolute())
+      with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as reader:
+        shapes = reader.metadata((path / 'state').absolute()).item_metadata.tree
+        target = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
+        arrays = reader.restore((path / 'state').absolute(), target)
+    except Exception as error:
+      raise Damaged(
+        f'{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}' if str(error) else type(error).__name__
+      ) from None
+    arrays = {name: np.asarray(x) for name, x in arrays.items()}
+    sums = checksums(arrays)
+    if sums != meta['checksums']:
+      wrong = next(n for n in meta['checksums'] if sums.get(n) != meta['checksums'][n])
+      raise Damaged(f'{wrong} has another checksum than when it was saved')
+    return arrays, meta
+
+  def restore(self, shapes, *, kind: str = 'last') -> tuple[int, Any, dict] | None:
+    """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
+
+    Newer ones that do not are moved to `damaged/`, and it is said. The first host reads and tells the others, whose
+    disks need not hold what it has written.
+    """
+    found = []
+
+    def look():
+      for step in self._steps(kind):
+        try:
+          found.extend((step, *self.load(kind, step)))
+        except Damaged as why:
+          self._set_aside(kind, step, str(why))
+          continue
+        return step
+      return ''
+
+    step = hosts.on_first(look)
+    if not step:
+      return None
+    if hosts.first():
+      carry = from_arrays(found[1], shapes)
+    else:
+      carry = jax.tree.map(_zeros, shapes)
+    information = found[2] if found else {}
+    return (
+      int(step),
+      hosts.same(carry),
+      information | {'best': json.loads(hosts.told(json.dumps(information.get('best'))))},
+    )
+
+  def forget_after(self, step: int) -> None:
+    """Removes checkpoints beyond a step, which the run goes on to write anew."""
+    for kind in ('last', 'best') if hosts.first() else ():
+      for later in self._steps(kind):
+        if later > step:
+          shutil.rmtree(self.folder / kind / str(later))

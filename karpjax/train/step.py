@@ -1,0 +1,183 @@
+"""From a loss to gradients and metrics: the one place where microbatches and devices meet.
+
+A loss returns sums and counts. The gradients of the sum are accumulated over microbatches, summed over replicas and
+divided once by the whole count, so that masks and padding weigh the same however a batch is cut.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from karpjax.collectives import total
+from karpjax.errors import UsageError
+from karpjax.program import TrainState
+
+
+def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
+  """The gradient of a loss's mean over the whole batch.
+
+  Args:
+    loss: (params, collections, batch, key) -> (metrics, collections); `metrics['loss']` is the (sum, count) to minimise.
+      It may give a third value: what goes on with each example, a pytree of [batch, …].
+    microbatches: in how many equal parts, one after the other, the batch of one replica is worked off.
+
+  Returns:
+    (params, collections, batch, key) -> (gradients, metrics, collections), alike on every replica, and the loss's third
+    value, {} where it gives none.
+  """
+
+  def summed(params, collections, batch, key):
+    metrics, collections, *each = loss(params, collections, batch, key)
+    return metrics['loss'][0], (metrics, collections, each[0] if each else {})
+
+  one = jax.grad(summed, has_aux=True)
+
+  def gradients(params, collections, batch, key):
+    if microbatches == 1:
+      grads, (metrics, collections, each) = one(params, collections, batch, key)
+    else:
+      # [batch, ...] -> [microbatches, batch / microbatches, ...]: every microbatches-th row, so that each device
+      # of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices
+      parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+      first = jax.tree.map(lambda x: x[0], parts)
+      shapes = jax.eval_shape(one, params, collections, first, key)
+      zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
+
+      def add(carry, part):
+        (grads, metrics), collections = carry
+        new_grads, (new_metrics, collections, each) = one(params, collections, part, key)
+        return (jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics)), collections), each
+
+      ((grads, metrics), collections), each = jax.lax.scan(add, (zeros, collections), parts)
+      each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), each)  # back to [batch, …]
+    grads, metrics = total((grads, metrics))
+    count = jnp.maximum(metrics['loss'][1], 1)  # a batch that is all mask has no gradient
+    return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), metrics, collections, each
+
+  return gradients
+
+
+def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) -> Callable:
+  """The ordinary step of one player: gradients, optimiser, running average.
+
+  Args:
+    loss: as for `compute_gradients`; its key is that of the step, to be folded with a purpose.
+    optimiser: what turns gradients into updates.
+    config: a `config.Train`: its `microbatches`, and the decay `ema` of the running average where the state keeps one.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics); metrics gain 'gradient_norm', the global norm before clipping. Where the
+    state carries something per example, the loss finds it as batch['carried'] and gives what it becomes as its third value.
+  """
+  gradients = compute_gradients(loss, microbatches=config.microbatches)
+
+  def step(state: TrainState, batch):
+    key = jax.random.fold_in(state.key, state.step)
+    if state.carried:
+      batch = {**batch, 'carried': state.carried}
+    grads, metrics, collections, carried = gradients(state.params, state.collections, batch, key)
+    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+      ema = optax.incremental_update(params, ema, 1 - config.ema)
+    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
+    return state.replace(carried=carried), metrics
+
+  return step
+
+
+def alternating_step(
+  losses: Mapping[str, Callable],
+  optimisers: Mapping[str, optax.GradientTransformation],
+  config,
+  *,
+  rounds: int = 1,
+) -> Callable:
+  """The step of players who take turns: all but the last once a round, the last once, after all rounds.
+
+  With two players that is Goodfellow et al. 2014, algorithm 1, `rounds` being its k. Each round has its own part of the
+  batch and its own key. The last player has those of the last round: what both players make of them, such as the
+  generator's images, is the same computation, which XLA then does once.
+
+  Args:
+    losses: {player: loss} in the order of their turns. A loss is as for `compute_gradients`, but its params and collections
+      are those of all players; it gives the collections of its own player.
+    optimisers: {player: optimiser}.
+    rounds: into how many parts the batch is cut.
+    microbatches: into how many parts each of these is cut, see `compute_gradients`.
+    ema_decay: of the running averages, of the players whose averages the state holds.
+
+  Raises:
+    UsageError: when it is traced, for a batch (with `pmap`, that of one device) which cannot be cut so.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics); a player's metrics are named 'PLAYER_NAME', and gain 'PLAYER_gradient_norm'.
+    Where one player's are not finite, those of its successors count 0, so that the first to blame is the one that is named.
+  """
+  *others, last = losses
+  microbatches = config.microbatches
+
+  def turn(player, playing, batch, key):
+    params, collections, opt_state = playing
+
+    def loss(own, own_collections, batch, key):
+      return losses[player]({**params, player: own}, {**collections, player: own_collections}, batch, key)
+
+    gradients = compute_gradients(loss, microbatches=config.microbatches)
+    grads, metrics, own_collections, _ = gradients(params[player], collections[player], batch, key)
+    updates, own_state = optimisers[player].update(grads, opt_state[player], params[player])
+    own = optax.apply_updates(params[player], updates)
+    # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
+    norm = optax.global_norm(grads) + 0 * optax.global_norm(own)
+    metrics = {**metrics, 'gradient_norm': (norm, jnp.ones(()))}
+    metrics = {f'{player}_{name}': x for name, x in metrics.items()}
+    made = own, own_collections, own_state
+    return tuple({**x, player: new} for x, new in zip(playing, made)), metrics
+
+  def turns(playing, batch, key):
+    metrics = {}
+    for player in others:
+      playing, more = turn(player, playing, batch, key)
+      metrics |= blamed(metrics, more)
+    return playing, metrics
+
+  def step(state: TrainState, batch):
+    size = len(batch['index'])
+    if rounds < 1 or size % (rounds * microbatches):
+      raise UsageError(
+        f'{size} examples of a step on one device cannot be cut into {rounds} rounds'
+        + (f' of {microbatches} microbatches' if microbatches > 1 else '')
+        + ': another --batch_size is needed'
+      )
+    key = jax.random.fold_in(state.key, state.step)
+    playing = state.params, state.collections, state.opt_state
+    if rounds == 1:
+      playing, metrics = turns(playing, batch, key)
+    else:
+      # as microbatches are cut: every device of a mesh finds its share of every part among its own rows
+      parts = jax.tree.map(lambda x: x.reshape(-1, rounds, *x.shape[1:]).swapaxes(0, 1), batch)
+      keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rounds))
+      playing, each = jax.lax.scan(lambda playing, x: turns(playing, *x), playing, (parts, keys))
+      metrics = jax.tree.map(lambda x: x.sum(0), each)
+      batch, key = jax.tree.map(lambda x: x[-1], parts), keys[-1]
+    (params, collections, opt_state), more = turn(last, playing, batch, key)
+    metrics |= blamed(metrics, more)
+    ema = state.ema
+    if ema is not None:
+      ema = optax.incremental_update({name: params[name] for name in ema}, ema, 1 - config.ema)
+    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
+    return state, metrics
+
+  return step
+
+
+def blamed(earlier, later):
+  """`later` metrics as they are where all the `earlier` ones are finite; else zeros."""
+  if not earlier:
+    return later
+  finite = jnp.isfinite(jnp.stack([s for s, _ in earlier.values()])).all()
+  return jax.tree.map(lambda x: jnp.where(finite, x, 0), later)

@@ -1,0 +1,123 @@
+"""Weights that come from elsewhere: --init_from, and what `predict` reads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import config
+from karpjax.data import tokenisers
+from karpjax.errors import UsageError
+from karpjax.models import published
+from karpjax.train import checkpoint
+
+PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
+
+
+def read(path: str) -> dict[str, np.ndarray]:
+  """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file; that of
+  a published GPT-2 under our names.
+
+  Raises:
+    UsageError: where there is nothing to read.
+  """
+  file = Path(path)
+  if file.suffix == '.safetensors':
+    found = read_safetensors(path, '--init_from=')
+    try:
+      return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in found.items()})
+    except ValueError as error:
+      raise UsageError(f'--init_from={path} cannot be read: {error}') from None
+  arrays, meta = newest(file)
+  chosen = {}
+  for prefix in ('state/params/', 'state/ema/'):  # the averages, where they are kept, in the place of the params
+    chosen |= {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
+  chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
+  return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
+
+
+def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
+  """{name: array} of a safetensors file.
+
+  Args:
+    path: of the file.
+    flag: which named it, as it is typed before the path.
+
+  Raises:
+    UsageError: where it cannot be read; of a file of PyTorch's, which may hold code, how to convert it.
+  """
+  import safetensors.numpy
+
+  file = Path(path).expanduser()
+  if file.suffix in PICKLED:
+    made = file.with_suffix('.safetensors').name
+    raise UsageError(
+      f'{flag}{path} is no .safetensors; type python -c "import torch, safetensors.torch as s; '
+      f"s.save_file(torch.load('{file.name}', weights_only=True), '{made}')\" beside it once, and give {made}"
+    )
+  try:
+    return safetensors.numpy.load_file(file)
+  except Exception as error:
+    raise UsageError(f'{flag}{path} cannot be read: {error}') from None
+
+
+def tokeniser(path: str) -> tokenisers.Tokeniser | None:
+  """That of the run of texts whose workdir --init_from names: weights mean the tokens they were trained on. Else None."""
+  spec = (config.saved(path) or {}).get('spec') if path and Path(path).is_dir() else None
+  return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
+
+
+def newest(workdir: Path) -> tuple[dict[str, np.ndarray], dict]:
+  """(arrays, information) of a workdir's best checkpoint, or of its newest where no best was kept.
+
+  Raises:
+    UsageError: where no checkpoint of it restores whole.
+  """
+  store = checkpoint.Checkpoints(workdir / 'checkpoints')
+  for kind in ('best', 'last'):
+    for step in store._steps(kind):
+      try:
+        return store.load(kind, step)
+      except checkpoint.Damaged as why:
+        print(f'checkpoint of step {step} in {workdir} is damaged ({why}); looking for another')
+  raise UsageError(f'{workdir} holds no checkpoint; give the workdir of a run, or a FILE.safetensors')
+
+
+def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[tuple[str, str, str]]]:
+  """The state with every parameter and statistic that `found` has in the same shape, its averages included.
+
+  Args:
+    state: a TrainState, of one seed or of several (each gets the same weights).
+    found: as `read` gives them.
+
+  Returns:
+    The state, and rows (name, shape, 'matched' | 'new' | 'skipped: …') that say what became of each.
+
+  Raises:
+    UsageError: when nothing matches.
+  """
+  own = {'params': state.params, **state.collections}
+  rows, leaves = [], []
+  lead = state.nonfinite_step.shape  # () or (seeds,)
+  for name, leaf in zip(checkpoint.names(own), jax.tree.leaves(own)):
+    other = found.get(name)
+    if other is not None and other.shape == leaf.shape[len(lead) :]:
+      leaf = jnp.broadcast_to(jnp.asarray(other, leaf.dtype), leaf.shape)
+      rows.append((name, str(list(other.shape)), 'matched'))
+    else:
+      why = '' if other is None else f' (there {list(other.shape)})'
+      rows.append((name, str(list(leaf.shape[len(lead) :])), f'new{why}'))
+    leaves.append(leaf)
+  known = set(checkpoint.names(own))
+  rows += [(name, str(list(x.shape)), 'skipped') for name, x in found.items() if name not in known]
+  if not any(row[2] == 'matched' for row in rows):
+    raise UsageError(f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's")
+  own = jax.tree.unflatten(jax.tree.structure(own), leaves)
+  params = own.pop('params')
+  ema = state.ema  # of all params, or of some of the players'
+  if ema is not None:
+    ema = jax.tree.map(jnp.copy, {name: params[name] for name in ema})
+  return state.replace(params=params, collections=own, ema=ema), rows

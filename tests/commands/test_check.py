@@ -1,0 +1,106 @@
+"""The checks pass on what is right, and each fails on what it is there to find."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from karpjax.commands import check as recipe
+from karpjax.program import Program, TrainState, pair
+from karpjax.train.step import train_step
+
+
+def program(*, leak=False, dead=False, blind=False, frozen=False, confident=False, noisy=False):
+  """Softmax regression on two classes, with one thing wrong."""
+
+  def logits(params, batch):
+    x = jnp.zeros_like(batch['x']) if blind else batch['x']
+    x = x - x.mean(0) if leak else x
+    out = x @ params['w'] + params['b']
+    return out * jnp.array([1.0, 0.0]) * 0 + out[:, :1] * 0 if dead else out
+
+  def losses(params, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch), batch['label'])
+
+  def init(key):
+    params = {'w': jax.random.normal(key, (4, 2)) * 0.1, 'b': jnp.array([8.0, 0.0]) if confident else jnp.zeros(2)}
+    if frozen:
+      params['unused'] = jnp.ones(3)
+    return TrainState.create(key, params, optax.sgd(0.5))
+
+  def loss(params, collections, batch, key):
+    return {'loss': pair(losses(params, batch))}, collections
+
+  return Program(
+    init,
+    train_step(loss, optax.sgd(0.5)),
+    None,
+    None,
+    predict=lambda state, batch, key: logits(state.params, batch),
+    example_losses=lambda state, batch, key: losses(state.params, batch),
+    uninformed_loss=float(np.log(2)),
+  )
+
+
+def batch():
+  draw = np.random.default_rng(0)
+  x = draw.normal(size=(32, 4)).astype(np.float32)
+  return {'x': jnp.asarray(x), 'label': jnp.asarray((x[:, 0] > 0).astype(np.int32)), 'index': jnp.arange(32)}
+
+
+def failures(wrong):
+  return {r.name for r in recipe.check(wrong, batch()) if r.passed is False}
+
+
+def test_all_checks_pass_on_a_sound_program():
+  assert failures(program()) == set()
+
+
+@pytest.mark.parametrize(
+  'fault, check',
+  [
+    ('confident', 'loss at initialisation'),
+    ('leak', 'examples are independent'),
+    ('frozen', 'gradients reach every parameter'),
+    ('blind', 'one batch can be overfitted'),
+    ('blind', 'real inputs beat zeroed ones'),
+    ('dead', 'outputs respond to inputs'),
+  ],
+)
+def test_a_fault_fails_its_check(fault, check):
+  assert check in failures(program(**{fault: True}))
+
+
+def test_a_change_of_dtype_from_step_to_step_is_a_second_compilation():
+  sound = program()
+
+  def step(state, batch):
+    state, metrics = sound.step(state, batch)
+    return state.replace(params=jax.tree.map(lambda x: x.astype(jnp.bfloat16), state.params)), metrics
+
+  result = recipe.one_compilation(dataclasses.replace(sound, step=step), sound.init(jax.random.key(0)), batch())
+  assert result.passed is False
+
+
+def test_the_command(capsys):
+  assert recipe.main(['image_classification', '--model=mlp', '--widths=32', '--batch_size=32']) == 0
+  out = capsys.readouterr().out
+  assert out.count('pass') == len(recipe.CHECKS) - 1 and 'FAIL' not in out  # images have no future
+  assert recipe.main(['image_clasification']) == 2
+  assert recipe.main(['image_classification', '--model=mpl']) == 2
+
+
+def test_the_command_takes_a_batch_of_the_whole_split(capsys):
+  assert recipe.main(['regression']) == 0  # whose batch is all of it
+  assert 'FAIL' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('environments, passes', [(1, 3), (4, 4)])  # one is no comparison of outputs
+def test_the_command_checks_what_learns_after_it_has_collected(environments, passes, capsys):
+  flags = f'--batch_size={environments} --buffer=100 --learning_starts=80 --replay_batch=8 --widths=16 --steps=100'
+  assert recipe.main(['value_learning', *flags.split()]) == 0
+  out = capsys.readouterr().out
+  assert out.count('pass') == passes and 'FAIL' not in out

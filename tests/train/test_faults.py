@@ -1,0 +1,261 @@
+"""What goes wrong outside of the mathematics: each fault gives one clear line, and loses nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import image_classification as experiment
+from karpjax import command_line, config
+from karpjax.errors import Diverged
+from karpjax.train import checkpoint, loop
+from karpjax.train import run_dir as workdir
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+  '--model=mlp',
+  '--widths=8',
+  '--batch_size=16',
+  '--steps=30',
+  '--notensorboard',
+  '--noplots',
+  '--steps_per_call=5',
+  '--compilation_cache=off',
+]
+
+
+def main(*argv):
+  return command_line.main(experiment.run, experiment.Config, [*SMALL, *argv])
+
+
+@pytest.fixture
+def empty_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+@pytest.fixture
+def no_compilation(monkeypatch):
+  def refuse(*_, **__):
+    raise AssertionError('compiled before the error was found')
+
+  monkeypatch.setattr(jax.stages.Lowered, 'compile', refuse)
+
+
+WRONG = {
+  '--dataset=digit': 'digits',
+  '--dataset=mnist2': 'mnist',
+  '--model=resnet2': 'resnet20',
+  '--optimiser=adm': 'adam',
+  '--learning_rte=1': 'learning_rate',
+  '--batch_size=5000': 'larger than the train split',
+  '--steps=0': 'at least one step',
+  '--learning_rate=-1': 'positive number',
+  '--learning_rate=nan': 'positive number',
+  '--seeds=1000000000': 'could fit',
+  '--warmup=50': 'warmup',
+  '--boundaries=20,10 --schedule=step': 'boundaries',
+  '--init_from=nowhere': 'nowhere',
+  '--eval_splits=tset': 'train, validation and test',
+  '--augment=flop': 'flip',
+  '--workdir=/dev/null/run': 'Not a directory',
+  '--microbatches=3': 'does not divide',
+  '--parallel=pmap --batch_size=12': '8 devices',
+  '--model=cnn --pool=2,2,2,2 --widths=8,8,8,8': 'too small for 4 poolings',
+  '--wandb=offline': 'pip install wandb',
+  '--dataset=usps': 'usps.npz',
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('argv', WRONG)
+def test_bad_input_is_one_clear_line_before_anything_is_compiled(argv, empty_folder, no_compilation, capsys):
+  if 'wandb' in argv and __import__('importlib').util.find_spec('wandb'):
+    pytest.skip('wandb is installed')
+  assert main(*argv.split()) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and error.startswith('image_classification: ') and WRONG[argv] in error, error
+  assert not list(empty_folder.iterdir()), 'something was left behind'
+
+
+def test_changed_flags_on_an_old_workdir_are_refused_by_name(empty_folder, capsys):
+  assert main('--workdir=run') == 0
+  before = sorted((p, p.stat().st_mtime_ns) for p in Path('run').rglob('*') if p.name != '.lock')
+  assert main('--workdir=run', '--learning_rate=0.5', '--seed=1') == 2
+  error = capsys.readouterr().err
+  assert '--learning_rate was 0.001, now 0.5' in error and '--seed was 0, now 1' in error
+  assert sorted((p, p.stat().st_mtime_ns) for p in Path('run').rglob('*') if p.name != '.lock') == before
+  assert main('--workdir=run', '--log_every=3', '--batch_size=16') == 0  # free, and unchanged
+
+
+def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, capsys):
+  assert main('--workdir=run') == 0
+  stored = json.loads(Path('run/config.json').read_text())
+  del stored['flags']['ema'], stored['flags']['warmup']
+  Path('run/config.json').write_text(json.dumps(stored))
+  assert main('--workdir=run', '--ema=0.9') == 2
+  assert '--ema was 0.0, now 0.9' in capsys.readouterr().err
+  assert main('--workdir=run') == 0
+
+
+def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
+  assert main('--workdir=run') == 0
+  first = json.loads(Path('run/config.json').read_text())['flags']
+  flags = ['--workdir=run', '--steps=40', '--compilation_cache=off']
+  assert command_line.main(experiment.run, experiment.Config, flags) == 0
+  again = json.loads(Path('run/config.json').read_text())['flags']
+  assert again == {**first, 'steps': 40}
+  assert 'goes on at step 30 of 40' in capsys.readouterr().out
+
+
+def test_steps_do_not_grow_under_a_schedule_that_ends_with_them(empty_folder, capsys):
+  assert main('--workdir=run', '--schedule=cosine') == 0
+  assert main('--workdir=run', '--steps=60') == 2
+  assert '--steps was 30, now 60' in capsys.readouterr().err
+
+
+def test_a_second_process_on_one_workdir_is_refused(empty_folder, capsys):
+  with workdir.claim(Path('run')):
+    assert main('--workdir=run') == 2
+  assert 'another process is at work in run' in capsys.readouterr().err
+
+
+def test_damaged_checkpoints_of_a_run_change_no_bit_of_its_end(empty_folder, capsys):
+  assert main('--workdir=whole', '--checkpoint_every=10') == 0
+  assert main('--workdir=hurt', '--checkpoint_every=10') == 0
+  for file in Path('hurt/checkpoints/last/30/state').rglob('*'):
+    if file.is_file():
+      file.write_bytes(b'')
+  Path('hurt/summary.json').unlink()
+  assert main('--workdir=hurt', '--checkpoint_every=10') == 0
+  out = capsys.readouterr().out
+  assert 'step 30 is damaged' in out and 'goes on at step 20 of 30' in out
+  same_end('whole', 'hurt')
+
+
+def same_end(a, b):
+  (x, _), (y, _) = (checkpoint.Checkpoints(Path(f) / 'checkpoints').load('last', 30) for f in (a, b))
+  assert x.keys() == y.keys() and all(x[n].tobytes() == y[n].tobytes() for n in x)
+
+
+# ---- NaN and infinity ----
+
+
+def diverging(at_step: dict[int, int], seeds: int):
+  """A program whose loss is infinite from a step of its own on, by seed; its parameter counts the steps it made."""
+  from karpjax.data import dataset
+  from karpjax.program import Program, TrainState, pair
+
+  split = dataset.Split.of(x=np.zeros((20, 1), np.float32))
+  spec = dataset.Spec('counting', (1,), (), 1.0, (0.0,), (1.0,), 20, 'float32')
+
+  def init(key):
+    import optax
+
+    return TrainState.create(key, {'w': jnp.zeros(())}, optax.identity())
+
+  def step(state, batch):
+    seed = jax.random.key_data(state.key)[-1]
+    limit = jnp.array([at_step.get(s, 10**6) for s in range(seeds)])[seed]
+    loss = jnp.where(state.step >= limit, jnp.inf, 1.0)
+    return state.replace(step=state.step + 1, params={'w': state.params['w'] + loss}), {'loss': (loss, jnp.ones(()))}
+
+  evaluate = lambda state, batch, key: {'loss': pair(batch['x'][:, 0], batch['mask'])}
+  program = Program(init, step, evaluate, lambda sums: {'loss': float(sums['loss'][0])})
+  return program, dataset.Dataset(spec, {'train': split, 'validation': split})
+
+
+def train(folder, at_step, seeds=1, **changes):
+  settings = config.resolve(
+    config.Train(steps='30', batch_size=4, seeds=seeds, workdir=str(folder), log_every='6', eval_every='10', checkpoint_every='4',
+                 steps_per_call='3', tensorboard=False, plots=False, **changes), examples=20)  # fmt: skip
+  said = []
+  program, data = diverging(at_step, seeds)
+  return lambda: loop.train(program, data, settings, experiment='counting', say=said.append), said
+
+
+def test_the_loop_stops_at_infinity_and_names_step_metric_checkpoint_and_flags(tmp_path):
+  run, _ = train(tmp_path, {0: 17})
+  with pytest.raises(Diverged) as stopped:
+    run()
+  text = str(stopped.value)
+  assert 'train/loss' in text or 'in loss' in text
+  assert 'at step 17' in text and 'checkpoint is of step 16' in text and '--learning_rate' in text and '--clip' in text
+  assert [step for step in checkpoint.Checkpoints(tmp_path / 'checkpoints')._steps('last')][0] == 16
+
+
+def test_a_seed_that_diverges_is_masked_and_the_others_go_on(tmp_path):
+  run, said = train(tmp_path, {1: 7}, seeds=3)
+  summary = run()
+  np.testing.assert_array_equal(summary.state.params['w'], [30, 7, 30])
+  np.testing.assert_array_equal(summary.state.nonfinite_step, [-1, 7, -1])
+  assert sum('seed 1 at step 7' in line for line in said) == 1
+
+
+def test_when_every_seed_has_diverged_the_run_stops(tmp_path):
+  run, _ = train(tmp_path, {0: 3, 1: 14}, seeds=2)
+  with pytest.raises(Diverged, match='seed 0 at step 3, seed 1 at step 14'):
+    run()
+
+
+# ---- kills ----
+
+KILLER = """
+import os, random, signal, sys, time
+sys.argv = ['launch.py', *sys.argv[1:]]
+from experiments import image_classification as experiment
+from karpjax import command_line
+import orbax.checkpoint, matplotlib.figure  # imported once, here
+random.seed(0)
+kills, longest = int(sys.argv[1]), float(sys.argv[2])
+for i in range(10 * kills):
+  child = os.fork()
+  if child == 0:
+    os._exit(command_line.main(experiment.run, experiment.Config, sys.argv[3:]))
+  time.sleep(random.uniform(0.2, longest))
+  if os.waitpid(child, os.WNOHANG) != (0, 0):
+    print('finished', flush=True)
+    break
+  os.kill(child, signal.SIGKILL)
+  os.waitpid(child, 0)
+  kills -= 1
+  if not kills:
+    break
+print('kills left', kills)
+"""
+
+
+def killed(folder, kills, longest, flags):
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  command = [sys.executable, '-c', KILLER, str(kills), str(longest), *flags, f'--workdir={folder}']
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+  left = re.search(r'kills left (\d+)', done.stdout)
+  # A fast machine may come to the end of the run before the last kills.
+  assert left and int(left[1]) <= kills // 2, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+  'kills, steps', [(4, 15_000), pytest.param(20, 60_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(tmp_path, kills, steps):
+  flags = ['--model=mlp', '--widths=8', '--batch_size=16', f'--steps={steps}', '--notensorboard', '--noplots', '--steps_per_call=10',
+           '--checkpoint_every=500', '--log_every=250', '--eval_every=1000']  # fmt: skip
+  killed(tmp_path / 'killed', kills, 3, flags)
+  for folder in ('killed', 'whole'):
+    assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / folder}']) == 0
+  (x, _), (y, _) = (
+    checkpoint.Checkpoints(tmp_path / f / 'checkpoints').load('last', steps) for f in ('killed', 'whole')
+  )
+  assert x.keys() == y.keys() and all(x[n].tobytes() == y[n].tobytes() for n in x)
+  timeless = lambda f: [
+    {n: v for n, v in json.loads(line).items() if n != 'steps_per_second'}
+    for line in open(tmp_path / f / 'metrics.jsonl')
+  ]
+  assert timeless('killed') == timeless('whole')

@@ -1,0 +1,187 @@
+"""Interrupted and continued gives the same bits as never interrupted, on each path; and one path gives the numbers of another."""
+
+import functools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import image_classification as experiment
+from karpjax.report import writers
+from karpjax.train import checkpoint, loop
+from karpjax.train import runtime as start_up
+
+SMALL = dict(
+  model='mlp', widths=(16,), norm='batch', dropout=(0.1,), augment='shift:1', batch_size=16, steps='47', log_every='10',
+  eval_every='15', checkpoint_every='20', learning_rate=0.01, ema=0.9, tensorboard=False, plots=False, steps_per_call='7',
+)  # fmt: skip
+PATHS = {
+  'one step per call': dict(steps_per_call='1'),
+  'many steps per call': {},
+  'seeds': dict(seeds=3),
+  'pmap': dict(parallel='pmap'),
+  'seeds under pmap': dict(seeds=2, parallel='pmap'),
+  'seeds over devices': dict(seeds=4, parallel='seeds'),
+  'streamed': dict(resident_mb=0),
+  'microbatches': dict(microbatches=4),
+}
+SHARES = ('input_share', 'step_share', 'evaluation_share', 'logging_share', 'saving_share')
+TIMES = ('seconds', 'compile_seconds', 'steps_per_second', *SHARES)
+
+
+def run(folder, stop_at=(), **changes):
+  """Trains; sends itself SIGTERM when the rows of the steps `stop_at` are printed."""
+  stops = [f'step {t}/' for t in stop_at]
+
+  def say(line):
+    if any(line.startswith(stop) for stop in stops):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=say)
+
+
+def rows(folder):
+  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(folder / writers.METRICS))]
+
+
+def arrays(summary):
+  return checkpoint.to_arrays(summary.state)
+
+
+def assert_same_bits(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].tobytes() == b[name].tobytes(), name
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """(a run of many steps a call that nothing interrupts, its folder)."""
+  folder = tmp_path_factory.mktemp('whole')
+  return run(folder), folder
+
+
+TAKE_LONG = (
+  'seeds under pmap',
+  'microbatches',
+  'one step per call',
+  'seeds over devices',
+)  # each of the others has part of them
+
+
+@pytest.mark.parametrize(
+  'path', [pytest.param(path, marks=[pytest.mark.slow] if path in TAKE_LONG else []) for path in PATHS]
+)
+def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path, request):
+  folder = tmp_path / 'whole'
+  whole, folder = (run(folder, **PATHS[path]), folder) if PATHS[path] else request.getfixturevalue('whole')
+  # Rows of evaluations are always printed; the calls end at multiples of 7, so the stops fall between all other events.
+  for stop in (15, 30) if path == 'many steps per call' else (15,):
+    with pytest.raises(SystemExit) as stopped:
+      run(tmp_path / 'parts', stop_at=(stop,), **PATHS[path])
+    assert stopped.value.code == 128 + signal.SIGTERM
+  parts = run(tmp_path / 'parts', **PATHS[path])
+  assert_same_bits(arrays(whole), arrays(parts))
+  assert rows(folder) == rows(tmp_path / 'parts')
+  numbers = [{n: x for n, x in s.numbers.items() if n not in TIMES} for s in (whole, parts)]
+  assert numbers[0] == numbers[1]
+
+
+def test_calls_of_any_length_give_the_same_bits(tmp_path, whole):
+  assert_same_bits(arrays(whole[0]), arrays(run(tmp_path, steps_per_call='100')))
+
+
+def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_path, whole):
+  a, b, c = whole[0], *(run(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+  assert_same_bits(arrays(a), arrays(b))
+  assert not np.array_equal(arrays(a)['params/logits/kernel'], arrays(c)['params/logits/kernel'])
+
+
+@pytest.mark.slow
+def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
+  short = dict(steps='3', optimiser='sgd', learning_rate=0.1)
+  several = run(tmp_path / 'several', seeds=3, **short)
+  for s in range(3):
+    alone = arrays(run(tmp_path / str(s), seed=s, **short))
+    for name, x in alone.items():
+      there = arrays(several)[name] if name == 'step' else arrays(several)[name][s]
+      if x.dtype == np.uint32:
+        assert np.array_equal(x, there)
+      else:
+        np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
+
+
+def test_seeds_in_turn_are_those_at_once_and_go_on_to_the_same_bits(tmp_path, monkeypatch):
+  short = dict(seeds=2, optimiser='sgd', learning_rate=0.1)
+  at_once = arrays(run(tmp_path / 'at_once', **short))
+  monkeypatch.setattr(start_up, 'seeds_in_turn', lambda flops, convolves: True)
+  whole = arrays(run(tmp_path / 'whole', **short))
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'parts', stop_at=(15,), **short)
+  assert_same_bits(whole, arrays(run(tmp_path / 'parts', **short)))
+  for name, x in at_once.items():
+    np.testing.assert_allclose(whole[name], x, atol=1e-5, err_msg=name)
+
+
+PLAIN = dict(dropout=(0.0,), steps='3', optimiser='sgd', learning_rate=0.1)
+
+
+@pytest.fixture(scope='module')
+def many_steps(tmp_path_factory):
+  """norm -> (arrays of a short run of many steps a call, its folder), trained once."""
+
+  @functools.cache
+  def trained(norm):
+    folder = tmp_path_factory.mktemp(norm)
+    return arrays(run(folder, **PLAIN, norm=norm)), folder
+
+  return trained
+
+
+@pytest.mark.parametrize(
+  'path',
+  ['pmap', 'streamed', *(pytest.param(p, marks=pytest.mark.slow) for p in ('microbatches', 'one step per call'))],
+)
+def test_paths_agree(tmp_path, path, many_steps):
+  """Dropout masks differ between layouts, and batch norm's moments between microbatches: both are off."""
+  norm = 'none' if path == 'microbatches' else 'batch'
+  (a, folder), b = many_steps(norm), arrays(run(tmp_path, **PLAIN, norm=norm, **PATHS[path]))
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_allclose(b[name], a[name], atol=1e-5, err_msg=name)
+  for x, y in zip(rows(folder), rows(tmp_path), strict=True):
+    for name in x:
+      np.testing.assert_allclose(y[name], x[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_under_another_layout(tmp_path):
+  """One checkpoint format, whatever ran the program; test_mesh has one without an interruption that is always run."""
+  plain = dict(dropout=(0.0,), optimiser='sgd', learning_rate=0.1)
+  whole = arrays(run(tmp_path / 'whole', **plain))
+  with pytest.raises(SystemExit):
+    run(tmp_path / 'moved', stop_at=(15,), parallel='pmap', **plain)
+  moved = arrays(run(tmp_path / 'moved', **plain))
+  for name in whole:
+    np.testing.assert_allclose(moved[name], whole[name], atol=1e-4, err_msg=name)
+
+
+def test_a_finished_run_says_so_and_more_steps_go_on(tmp_path, whole):
+  first = run(tmp_path / 'run', steps='30')
+  before = (tmp_path / 'run' / writers.METRICS).read_bytes()
+  again = run(tmp_path / 'run', steps='30')
+  assert again.numbers == json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert (tmp_path / 'run' / writers.METRICS).read_bytes() == before
+  more = run(tmp_path / 'run', steps='47')
+  assert_same_bits(arrays(more), arrays(whole[0]))
+  assert not np.array_equal(arrays(more)['params/logits/kernel'], arrays(first)['params/logits/kernel'])
+
+
+def test_the_step_counter_is_not_mapped_over_seeds(tmp_path):
+  summary = run(tmp_path, seeds=2, steps='2', eval_splits=(), final_splits=())
+  assert summary.state.step.shape == () and int(summary.state.step) == 2
+  assert summary.state.nonfinite_step.shape == (2,)
+  assert jax.random.key_data(summary.state.key).shape == (2, 2)

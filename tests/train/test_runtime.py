@@ -1,0 +1,46 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.layers.convolution import convolution
+from karpjax.train import runtime as start_up
+
+
+def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
+  assert start_up.compiler_options(1e6) == {}
+  options = start_up.compiler_options(1e9)
+  assert bool(options) == (jax.__version_info__ >= (0, 11))
+  draw = np.random.default_rng(0)
+  x = jnp.asarray(draw.normal(size=(8, 16, 16, 16)), jnp.float32)
+  kernel = jnp.asarray(draw.normal(size=(3, 3, 16, 16)), jnp.float32)
+  plain, fast = (jax.jit(convolution, compiler_options=o)(x, kernel) for o in ({}, options))
+  np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4)
+  if options:
+    text = jax.jit(convolution, compiler_options=options).lower(x, kernel).compile().as_text()
+    assert 'onednn$convolution' in text
+
+
+def test_seeds_take_turns_where_a_large_step_convolves():
+  assert start_up.seeds_in_turn(1e9, convolves=True)
+  assert not start_up.seeds_in_turn(1e9, convolves=False) and not start_up.seeds_in_turn(1e6, convolves=True)
+
+
+def test_seeds_over_the_cores_of_a_cpu_from_the_front_door(tmp_path):
+  """A process of its own: how many devices a CPU has is set before JAX begins."""
+  cores = len(os.sched_getaffinity(0))
+  flags = ['--model=logistic', f'--seeds={2 * cores}', '--parallel=seeds', '--steps=20', '--plots=false']
+  ran = subprocess.run(
+    [sys.executable, 'launch.py', 'image_classification', *flags, f'--workdir={tmp_path}', '--eval_every=0'],
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert ran.returncode == 0, ran.stderr
+  assert f'devices: {cores} × cpu (2 seeds on' in ran.stdout
+  assert len(json.loads((tmp_path / 'summary.json').read_text())['test/loss']['values']) == 2 * cores

@@ -1,0 +1,197 @@
+"""Whatever runs a Program, it is the same Program."""
+
+import logging
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import image_classification
+from karpjax import collectives, config
+from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.errors import UsageError
+from karpjax.program import Program, TrainState, pair
+from karpjax.train import loop
+from karpjax.train import runner as runners
+from karpjax.train import transforms as transform
+
+SIZE = 40
+
+
+def dataset(size=SIZE):
+  x = np.arange(size, dtype=np.float32)
+  split = Split.of(x=x)
+  return Dataset(
+    Spec('numbers', (1,), (), 1.0, (0.0,), (1.0,), size, 'float32'), {'train': split, 'test': Split.of(x=x[:13])}
+  )
+
+
+def program(batch_size=8):
+  """Sums what it sees, overall and for each place of the batch: the answer is arithmetic on the data order."""
+
+  def init(key):
+    state = TrainState.create(key, {'sum': jnp.zeros(())}, optax.identity())
+    return state.replace(carried={'seen': jnp.zeros(batch_size)})
+
+  def step(state, batch):
+    total = collectives.total(batch['x'].sum())
+    state = state.replace(
+      step=state.step + 1,
+      params={'sum': state.params['sum'] + total},
+      carried={'seen': state.carried['seen'] + batch['x']},
+    )
+    return state, {'loss': (total, collectives.total(jnp.float32(batch['x'].size)))}
+
+  evaluate = lambda state, batch, key: {'loss': pair(batch['x'], batch['mask'])}
+  return Program(init, step, evaluate, lambda sums: {'loss': float(sums['loss'][0] / sums['loss'][1])})
+
+
+def settings(**changes):
+  return config.resolve(
+    config.Train(**dict(steps='9', batch_size=8, steps_per_call='4', eval_batch_size=6) | changes), SIZE
+  )
+
+
+@pytest.mark.parametrize('parallel', ['none', 'pmap'])
+@pytest.mark.parametrize('seeds', [1, 3])
+@pytest.mark.parametrize('resident_mb', [2048, 0])
+def test_every_path_sees_the_same_examples_in_the_same_places(parallel, seeds, resident_mb):
+  from karpjax.data import batches
+
+  examples = dataset()
+  if not resident_mb:
+    splits = {name: Split(s.size, None, s.fetch) for name, s in examples.splits.items()}
+    examples = Dataset(examples.spec, splits)
+  settled = settings(parallel=parallel, seeds=seeds, seed=5)
+  runner = runners.bind(program(), examples, settled)
+  carry, t = runner.place(runner.init()), 0
+  runner.prepare(carry, {})
+  while t < 9:
+    stop = min(runner.call_end(t), 9)
+    carry = runner.advance(carry, t, stop, t == 0)
+    t = stop
+  sums = runner.evaluate(carry, 'test')
+  carry = runner.globalise(carry)
+  assert int(carry.state.step) == 9
+  for s in range(seeds):
+    numbers = batches.indices(5 + s, 0, 9, batch_size=8, size=SIZE)
+    pick = (lambda x, s=s: np.asarray(x)[s]) if seeds > 1 else np.asarray
+    assert pick(carry.state.params['sum']) == numbers.sum() == pick(carry.totals['loss'][0])
+    np.testing.assert_array_equal(pick(carry.state.carried['seen']), numbers.sum(0))
+    assert pick(sums['loss'][0]) == sum(range(13)) and pick(sums['loss'][1]) == 13
+
+
+def test_placing_and_globalising_are_inverse():
+  for parallel in ('none', 'pmap'):
+    for seeds in (1, 2):
+      runner = runners.bind(program(), dataset(), settings(parallel=parallel, seeds=seeds))
+      carry = runner.init()
+      carry = carry.replace(
+        state=carry.state.replace(carried={'seen': jnp.arange(8.0 * seeds).reshape(*([seeds] * (seeds > 1)), 8)})
+      )
+      back = runner.globalise(runner.place(carry))
+      same = jax.tree.map(lambda a, b: bool((jnp.asarray(a) == jnp.asarray(b)).all()), carry.replace(state=carry.state.replace(key=0)), back.replace(state=back.state.replace(key=0)))  # fmt: skip
+      assert jax.tree.all(same)
+
+
+def test_calls_end_at_fixed_multiples():
+  runner = runners.bind(program(), dataset(), settings())
+  runner.prepare(runner.place(runner.init()), {})
+  assert [runner.call_end(t) for t in (0, 3, 4, 5, 8)] == [4, 4, 8, 8, 12]
+
+
+def test_what_was_measured_is_remembered():
+  choices = {}
+  runner = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
+  runner.prepare(runner.place(runner.init()), choices)
+  chosen = choices['steps_per_call']
+  again = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
+  again.prepare(again.place(again.init()), {'steps_per_call': 3})
+  assert again.call_end(0) == 3 and runner.call_end(0) == chosen
+
+
+def test_measuring_changes_nothing():
+  runner = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
+  carry = runner.place(runner.init())
+  runner.prepare(carry, {})
+  assert int(carry.state.step) == 0 and float(carry.state.params['sum']) == 0
+
+
+def test_a_step_that_is_not_finite_is_masked_with_all_after_it():
+  base = program()
+
+  def step(state, batch):
+    new, metrics = base.step(state, batch)
+    bad = jnp.where(state.step == 2, jnp.nan, 0.0)
+    return new.replace(params={'sum': new.params['sum'] + bad}), metrics
+
+  guarded = jax.jit(transform.guarded(step))
+  carry = transform.Carry(base.init(jax.random.key(0)), {'loss': (jnp.zeros(()), jnp.zeros(()))})
+  for _ in range(5):
+    carry = guarded(carry, {'x': jnp.ones(8), 'index': jnp.arange(8)})
+  assert float(carry.state.params['sum']) == 16 and int(carry.state.nonfinite_step) == 2 and int(carry.state.step) == 5
+
+
+@pytest.mark.parametrize('value, finite', [(1e38, True), (np.inf, False), (-np.inf, False), (np.nan, False)])
+@pytest.mark.parametrize('shape', [(3,), (2, 3), (2, 2, 3)])
+def test_all_finite(value, finite, shape):
+  bad = jnp.ones(shape).at[(-1,) * len(shape)].set(value)
+  tree = {'a': bad, 'b': jnp.arange(3), 'c': jnp.full((5,), -1e38), 'd': jnp.full((5, 2), 1e38)}
+  assert bool(jax.jit(transform.all_finite)(tree)) == finite
+
+
+def test_batches_that_do_not_divide_over_the_devices_are_refused():
+  with pytest.raises(UsageError, match='does not divide over 8 devices'):
+    runners.bind(program(), dataset(), settings(parallel='pmap', batch_size=12))
+
+
+def test_seeds_beyond_memory_are_refused_with_how_many_would_fit():
+  large = jax.eval_shape(lambda: {'w': jnp.zeros((1000, 1000, 1000))})
+  with pytest.raises(UsageError, match=r'at most --seeds=\d+ could fit'):
+    runners.check_memory(large, 1000)
+  runners.check_memory(jax.eval_shape(lambda: {'w': jnp.zeros(1000)}), 1000)
+
+
+def test_a_state_that_is_cut_over_accelerators_may_need_the_memory_of_all(monkeypatch):
+  class Device:
+    memory_stats = staticmethod(lambda: {'bytes_limit': 10**6})
+
+  monkeypatch.setattr(jax, 'local_devices', lambda: [Device])
+  state = jax.eval_shape(lambda: {'w': jnp.zeros(200_000)})  # 0.8 MB, three times
+  with pytest.raises(UsageError, match=r'there are 0.0 GB'):
+    runners.check_memory(state, 1)
+  runners.check_memory(state, 1, pieces=4)
+
+
+def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
+  """Steps, evaluations of splits of different sizes, saves: each is one compilation."""
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    loop.run(image_classification, 
+      image_classification.Config(
+        steps='50', log_every='7', eval_every='13', checkpoint_every='20', eval_splits=('train', 'validation'),
+        workdir=str(tmp_path / 'run'), tensorboard=False, plots=False, compilation_cache='off',
+      ),
+      say=str,
+    )  # fmt: skip
+  compiled = re.findall(r'Finished XLA compilation of (\S+) in', caplog.text)
+  ours = [name for name in compiled if re.search(r'step|sums|carry', name)]
+  assert any('sums' in name for name in ours) and any('step' in name for name in ours)
+  assert len(ours) == len(set(ours)), ours
+
+
+def test_one_by_one_is_vmap_as_a_loop():
+  """With arguments and results that have no axis of seeds, and absent ones."""
+
+  def function(carry, scale):
+    return {'sum': carry['x'].sum() * scale, 'step': carry['step'] + 1, 'none': None}
+
+  axes, out = ({'x': 0, 'step': None, 'none': None}, None), {'sum': 0, 'step': None, 'none': None}
+  carry = {'x': jnp.arange(12.0).reshape(3, 4), 'step': jnp.array(5), 'none': None}
+  loop = transform.one_by_one(function, axes, out)
+  made, expected = loop(carry, 2.0), jax.vmap(function, axes, out)(carry, 2.0)
+  assert jax.tree.map(lambda a, b: np.array_equal(a, b), made, expected) == {'sum': True, 'step': True, 'none': None}
+  (scan,) = [e for e in jax.make_jaxpr(loop)(carry, 2.0).eqns if e.primitive.name == 'scan']
+  assert scan.params['length'] == 3
