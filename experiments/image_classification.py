@@ -12,14 +12,16 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from karpjax import config, errors, models, optim
-from karpjax.data import augmentation, dataset, preprocessing
+from karpjax.data import augmentation, dataset, images, preprocessing
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
 from karpjax.report import classification as report
 from karpjax.train.step import train_step
+from karpjax.verbs import classes
 
 LOSSES = ('cross_entropy', 'squared_error')
 
@@ -133,3 +135,11 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     axes=partitioning(model, inputs, train=False),
   )
   return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data, seeds=config.seeds))
+
+
+def encode(run, paths) -> dict[str, np.ndarray]:
+  """Image files as a batch."""
+  return {'image': np.stack([images.load_image(path, run.spec) for path in paths])}
+
+
+verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', encode)}

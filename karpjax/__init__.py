@@ -1,0 +1,16 @@
+"""Models as pure functions; an experiment is one pure step, and everything else transforms it."""
+
+
+def open(workdir, checkpoint='best'):
+  """A run's folder as an object: its config, numbers, rows and state, and what it can do as methods; see `verbs.Run`.
+
+  Args:
+    workdir: the run's folder.
+    checkpoint: the weights: 'best', 'last', or the step of a checkpoint that is kept.
+
+  Raises:
+    UsageError: where the folder holds no run, or one of another version.
+  """
+  from karpjax import verbs
+
+  return verbs.Run(workdir, checkpoint)

@@ -5,7 +5,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
@@ -98,6 +98,18 @@ def usage(config_class, name: str, description: str) -> str:
       shown = f' (default {default})' if default not in ('', None) else ''
       lines += [f'  --{field.name}={kind}{shown}', f'      {field.metadata["help"]}']
   return '\n'.join(lines)
+
+
+def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
+  """Two lines for each flag: its name, type and default, and its help."""
+  lines = []
+  for field in fields:
+    default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    choices = configs.metadata(field)['choices']
+    kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
+    shown = f' (default {default})' if default not in ('', None) else ''
+    lines += [f'  --{field.name}={kind}{shown}', f'      {configs.metadata(field)["help"]}']
+  return lines
 
 
 def flagged(text: object, config_class) -> str:

@@ -32,7 +32,7 @@ def load_run(workdir: str | Path):
   kind = getattr(experiment, 'Spec', TextSpec if 'tokenisers' in stored['spec'] else Spec)
   settings, spec = config.from_json(experiment.Config, stored['flags']), kind.from_json(stored['spec'])
   program = experiment.program(settings, Dataset(spec, {}))
-  arrays, meta = weights.newest(workdir)
+  arrays, meta = weights.load_checkpoint(workdir)
   state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
   if meta['seeds'] > 1:
     state = {n: x if n == 'step' else x[0] for n, x in state.items()}

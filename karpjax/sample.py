@@ -9,7 +9,7 @@ import numpy as np
 
 from karpjax import errors, generation, predict
 from karpjax.data import text
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 
 
 def main(argv: list[str]) -> int:
@@ -25,8 +25,8 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument('--seed', type=int, default=0, help='of the draws')
   options = parser.parse_args(argv)
-  start_up.keep_memory()
-  start_up.remember_compilations('')
+  runtime.tune_malloc()
+  runtime.enable_compilation_cache('')
   try:
     _check(options)
     _, state, spec, module, settings = predict.load_run(options.workdir)

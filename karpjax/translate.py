@@ -15,7 +15,7 @@ import numpy as np
 from karpjax import errors, predict
 from karpjax.data import parallel, tokenisers
 from karpjax.metrics import translation
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 
 BATCH = 32  # lines of a file that are translated together
 
@@ -76,8 +76,8 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--beam', type=int, default=5, help='sequences kept in the search; 1: greedy (default 5)')
   parser.add_argument('--length_penalty', type=float, help="power of (5 + length) / 6 (default: the run's)")
   options = parser.parse_args(argv)
-  start_up.keep_memory()
-  start_up.remember_compilations('')
+  runtime.tune_malloc()
+  runtime.enable_compilation_cache('')
   try:
     if options.beam < 1:
       raise errors.UsageError(f'--beam={options.beam}: at least 1 is needed')

@@ -14,7 +14,7 @@ import numpy as np
 
 from karpjax import errors, predict
 from karpjax.data import images, paired
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 from karpjax.upscale import destinations, save
 
 
@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
   parser.add_argument('--edges', action='store_true', help='take the edges of the images as inputs')
   parser.add_argument('--output', type=Path, help='folder for what is made (default: beside each)')
   options = parser.parse_args(argv)
-  start_up.keep_memory()
-  start_up.remember_compilations('')
+  runtime.tune_malloc()
+  runtime.enable_compilation_cache('')
   try:
     program, state, spec, _, _ = predict.load_run(options.workdir)
     if not isinstance(spec, paired.Spec):

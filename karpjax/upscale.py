@@ -14,7 +14,7 @@ from karpjax import errors, predict
 from karpjax.data import images
 from karpjax.report import super_resolution as report
 from karpjax.report import writers
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 
 
 def destinations(paths: list[Path], ending: str, output: Path | None) -> list[Path]:
@@ -57,8 +57,8 @@ def main(argv: list[str]) -> int:
   parser.add_argument('image', nargs='+', type=Path, help='PNG or JPEG files; transparency is dropped')
   parser.add_argument('--output', type=Path, help='folder for the enlarged pictures (default: beside each)')
   options = parser.parse_args(argv)
-  start_up.keep_memory()
-  start_up.remember_compilations('')
+  runtime.tune_malloc()
+  runtime.enable_compilation_cache('')
   try:
     program, state, spec, experiment, settings = predict.load_run(options.workdir)
     if not hasattr(experiment, 'build') or not hasattr(settings, 'factor'):

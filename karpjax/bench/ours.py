@@ -11,7 +11,7 @@ from karpjax import config, generation
 from karpjax.bench import families, setups, worker
 from karpjax.data import batches
 from karpjax.train import runner as runners
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 
 
 def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
@@ -96,8 +96,8 @@ def save(path, setup: setups.Setup, params) -> None:
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
-  start_up.keep_memory()
-  start_up.cpu(job['threads'], job['parallel'])
+  runtime.tune_malloc()
+  runtime.cpu(job['threads'], job['parallel'])
   make = our_generation if setup.experiment == 'generation' else our_step
   run, first_losses, facts, params = make(setup, job['seeds'], str(job['steps_per_call']), job['parallel'])
   facts['losses'] = first_losses()

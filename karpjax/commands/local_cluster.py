@@ -11,7 +11,7 @@ from pathlib import Path
 
 from karpjax.errors import UsageError
 
-LAUNCH = Path(__file__).parents[1] / 'launch.py'
+LAUNCH = Path(__file__).parents[2] / 'launch.py'
 GRACE_SECONDS = 60  # for the others, once one process has ended with an error
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from karpjax import errors
 from karpjax.report import progress, writers
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / 'experiments' / 'papers'
 RESULTS = PAPERS / 'results.jsonl'
 MARKS = '<!-- results: written by launch.py reproduce -->', '<!-- end of results -->'

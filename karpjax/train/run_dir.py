@@ -17,8 +17,9 @@ from karpjax import config as configs
 from karpjax import optim
 from karpjax.errors import UsageError
 from karpjax.report import writers
-from karpjax.train import hosts
+from karpjax.train import checkpoint, hosts, weights
 
+FORMAT = 2  # of what a run's folder holds; another one is refused
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -85,6 +86,7 @@ def describe(experiment: str, config, *, spec=None) -> dict:
   """What config.json holds: enough to run it again, and to predict without the data."""
   flags = configs.as_flags(config, leave_out=('workdir',))
   return {
+    'format': FORMAT,
     'experiment': experiment,
     'flags': configs.to_json(config),
     'command': ' '.join(['python launch.py', experiment, *flags]),
@@ -97,24 +99,61 @@ def describe(experiment: str, config, *, spec=None) -> dict:
   }
 
 
+def stored(folder: Path) -> dict:
+  """The config.json of a run's folder.
+
+  Raises:
+    UsageError: where there is none, or one that this version of karpjax cannot read.
+  """
+  if not Path(folder).is_dir():
+    raise UsageError(f'{folder}: no such folder')
+  found = configs.saved(folder)
+  if found is None:
+    raise UsageError(f'{folder} is no run: it holds no config.json')
+  if found.get('format', 1) != FORMAT:
+    age = 'a newer' if found.get('format', 1) > FORMAT else 'an older'
+    raise UsageError(f'{folder} was written by {age} version of karpjax, which this one cannot read')
+  return found
+
+
+def load_state(folder: Path, shapes, which: str = 'best'):
+  """(state, step) of a run's checkpoint; of several seeds the first.
+
+  Args:
+    folder: the run's.
+    shapes: the state of one seed, as ShapeDtypeStructs.
+    which: 'best' (the last where none is), 'last', or a step that is kept.
+
+  Raises:
+    UsageError: where no such checkpoint restores whole.
+  """
+  arrays, meta = weights.load_checkpoint(folder, which)
+  state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
+  if meta['seeds'] > 1:
+    state = {n: x if n == 'step' else x[0] for n, x in state.items()}
+  return checkpoint.from_arrays(state, shapes), meta['step']
+
+
 def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   """The stored config.json, or None in a fresh folder.
 
   Raises:
     UsageError: naming the fixed flags that have changed since the run began.
   """
-  stored = configs.saved(folder)
-  if stored is None:
+  if configs.saved(folder) is None:
     return None
-  if stored['experiment'] != experiment:
-    raise UsageError(f'{folder} holds a run of {stored["experiment"]}, not of {experiment}; choose another --workdir')
+  before = stored(folder)
+  if before['experiment'] != experiment:
+    raise UsageError(f'{folder} holds a run of {before["experiment"]}, not of {experiment}; choose another --workdir')
   now, changed = configs.to_json(config), []
-  before = configs.to_json(configs.from_json(type(config), stored['flags']))  # flags that are newer had their defaults
+  old_flags = configs.to_json(
+    configs.from_json(type(config), before['flags'])
+  )  # flags that are newer had their defaults
   for field in dataclasses.fields(config):
-    old = before[field.name]
+    old = old_flags[field.name]
     if configs.metadata(field)['may_change'] or old == now[field.name]:
       continue
-    if field.name not in stored['flags'] and field.type in (
+    if field.name not in before['flags'] and field.type in (
       configs.Duration,
       tuple[configs.Duration, ...],
     ):  # of now in steps, of before not yet
@@ -127,7 +166,7 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
     raise UsageError(
       f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}. Give the old ones, or another --workdir'
     )
-  return stored
+  return before
 
 
 def write_config(folder: Path, description: dict) -> None:

@@ -20,8 +20,7 @@ from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
-from karpjax.train import costs, layouts, steps_per_call
-from karpjax.train import runtime as start_up
+from karpjax.train import costs, layouts, runtime, steps_per_call
 from karpjax.train import transforms as transform
 
 
@@ -124,7 +123,9 @@ def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
 
   shared = seeds > 1 and len(set(population.seeds)) == 1  # members of a sweep may all have one seed, so one data order
   flops, _ = costs.work(traced.jaxpr)
-  in_turn = not config.topology and start_up.seeds_in_turn(flops, costs.uses('conv_general_dilated', traced.jaxpr))
+  in_turn = not config.topology and runtime.prefer_sequential_seeds(
+    flops, costs.uses('conv_general_dilated', traced.jaxpr)
+  )
   functions = transform.calls(program, train.gather, shapes.state, seeds, shared, in_turn)
 
   resident = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
   """Lets the C library keep freed memory for the next step, where it is glibc.
 
   XLA's CPU backend asks for a step's temporaries anew at each call. glibc gives such large blocks back to the system at
@@ -39,7 +39,7 @@ def keep_memory() -> None:
   jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
-def remember_compilations(folder: str) -> None:
+def enable_compilation_cache(folder: str) -> None:
   """Keeps compiled programs on disk, so that the second start of a run is a fraction of the first.
 
   Args:
@@ -86,7 +86,7 @@ def compiler_options(flops: float) -> dict:
   return _onednn() if flops >= LARGE_STEP else {}
 
 
-def seeds_in_turn(flops: float, convolves: bool) -> bool:
+def prefer_sequential_seeds(flops: float, convolves: bool) -> bool:
   """Whether several seeds of a step of so many FLOPs are faster one after the other than at once.
 
   On a CPU, where caches hold the images of one seed's layers but not those of all: eight seeds of bench cifar10_cnn take
@@ -117,8 +117,8 @@ def cpu(threads: int, parallel: str) -> None:
 
 def process(config) -> None:
   """All of it, as the config says."""
-  keep_memory()
+  tune_malloc()
   cpu(config.threads, config.parallel)
-  remember_compilations(config.compilation_cache)
+  enable_compilation_cache(config.compilation_cache)
   if config.deterministic:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'

@@ -1,5 +1,6 @@
 """Weights that come from elsewhere: --init_from, and what `predict` reads."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def read(path: str) -> dict[str, np.ndarray]:
       return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in found.items()})
     except ValueError as error:
       raise UsageError(f'--init_from={path} cannot be read: {error}') from None
-  arrays, meta = newest(file)
+  arrays, meta = load_checkpoint(file)
   chosen = {}
   for prefix in ('state/params/', 'state/ema/'):  # the averages, where they are kept, in the place of the params
     chosen |= {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
@@ -70,20 +71,27 @@ def tokeniser(path: str) -> tokenisers.Tokeniser | None:
   return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
 
 
-def newest(workdir: Path) -> tuple[dict[str, np.ndarray], dict]:
-  """(arrays, information) of a workdir's best checkpoint, or of its newest where no best was kept.
+def load_checkpoint(workdir: str | Path, which: str = 'best') -> tuple[dict[str, np.ndarray], dict]:
+  """(arrays, information) of a workdir's checkpoint: 'best' (the last where no best was kept), 'last', or a step.
 
   Raises:
-    UsageError: where no checkpoint of it restores whole.
+    UsageError: where none restores whole.
   """
-  store = checkpoint.Checkpoints(workdir / 'checkpoints')
-  for kind in ('best', 'last'):
-    for step in store._steps(kind):
-      try:
-        return store.load(kind, step)
-      except checkpoint.Damaged as why:
-        print(f'checkpoint of step {step} in {workdir} is damaged ({why}); looking for another')
-  raise UsageError(f'{workdir} holds no checkpoint; give the workdir of a run, or a FILE.safetensors')
+  store = checkpoint.Checkpoints(Path(workdir) / 'checkpoints')
+  found = [(kind, step) for kind in ('best', 'last') for step in store._steps(kind)]
+  if which == 'last':
+    found.sort(key=lambda place: (-place[1], place[0] == 'best'))
+  elif which != 'best':
+    kept = sorted({step for _, step in found})
+    found = [place for place in found if str(place[1]) == which]
+    if not found:
+      raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {", ".join(map(str, kept))}')
+  for kind, step in found:
+    try:
+      return store.load(kind, step)
+    except checkpoint.Damaged as why:
+      print(f'checkpoint of step {step} in {workdir} is damaged ({why}); looking for another', file=sys.stderr)
+  raise UsageError(f'{workdir} holds no checkpoint yet; give the workdir of a run, or a FILE.safetensors')
 
 
 def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[tuple[str, str, str]]]:

@@ -18,7 +18,7 @@ from karpjax.errors import Diverged
 from karpjax.train import checkpoint, loop
 from karpjax.train import run_dir as workdir
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
   '--model=mlp',
   '--widths=8',

@@ -18,7 +18,7 @@ from karpjax.commands import local_cluster as rehearse
 from karpjax.errors import UsageError
 from karpjax.train import hosts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FLAGS = ('--model=mlp', '--widths=64', '--noplots', '--notensorboard', '--steps_per_call=1', '--eval_every=0')
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from experiments import image_classification as experiment
 from karpjax.report import writers
-from karpjax.train import checkpoint, loop
-from karpjax.train import runtime as start_up
+from karpjax.train import checkpoint, loop, runtime
 
 SMALL = dict(
   model='mlp', widths=(16,), norm='batch', dropout=(0.1,), augment='shift:1', batch_size=16, steps='47', log_every='10',
@@ -117,7 +116,7 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
 def test_seeds_in_turn_are_those_at_once_and_go_on_to_the_same_bits(tmp_path, monkeypatch):
   short = dict(seeds=2, optimiser='sgd', learning_rate=0.1)
   at_once = arrays(run(tmp_path / 'at_once', **short))
-  monkeypatch.setattr(start_up, 'seeds_in_turn', lambda flops, convolves: True)
+  monkeypatch.setattr(runtime, 'prefer_sequential_seeds', lambda flops, convolves: True)
   whole = arrays(run(tmp_path / 'whole', **short))
   with pytest.raises(SystemExit):
     run(tmp_path / 'parts', stop_at=(15,), **short)

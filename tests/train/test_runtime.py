@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.layers.convolution import convolution
-from karpjax.train import runtime as start_up
+from karpjax.train import runtime
 
 
 def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
-  assert start_up.compiler_options(1e6) == {}
-  options = start_up.compiler_options(1e9)
+  assert runtime.compiler_options(1e6) == {}
+  options = runtime.compiler_options(1e9)
   assert bool(options) == (jax.__version_info__ >= (0, 11))
   draw = np.random.default_rng(0)
   x = jnp.asarray(draw.normal(size=(8, 16, 16, 16)), jnp.float32)
@@ -26,8 +26,10 @@ def test_only_large_steps_call_onednn_and_it_gives_the_same_numbers():
 
 
 def test_seeds_take_turns_where_a_large_step_convolves():
-  assert start_up.seeds_in_turn(1e9, convolves=True)
-  assert not start_up.seeds_in_turn(1e9, convolves=False) and not start_up.seeds_in_turn(1e6, convolves=True)
+  assert runtime.prefer_sequential_seeds(1e9, convolves=True)
+  assert not runtime.prefer_sequential_seeds(1e9, convolves=False) and not runtime.prefer_sequential_seeds(
+    1e6, convolves=True
+  )
 
 
 def test_seeds_over_the_cores_of_a_cpu_from_the_front_door(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from karpjax import command_line, errors
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def split(argv: list[str], example: str) -> tuple[list[str], str, list[str]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from karpjax.report import writers
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OUTPUT, PART, MEMBERS = 'output.txt', 'part.json', 'members.json'
 LOOK = 0.2  # seconds between two looks at a process
 

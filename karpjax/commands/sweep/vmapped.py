@@ -15,8 +15,7 @@ import numpy as np
 from karpjax import command_line, errors
 from karpjax.program import Population, Program
 from karpjax.report import writers
-from karpjax.train import loop
-from karpjax.train import runtime as start_up
+from karpjax.train import loop, runtime
 
 # Flags whose numbers scale or mix what a step computes, and so may be traced. All others change the program itself.
 TRACEABLE = (
@@ -101,7 +100,7 @@ def run(folder: Path, part: dict) -> dict:
   seeds = [settings.seed + s for s in range(settings.seeds)]
   count = len(next(iter(part['hyper'].values()), [0]))
   members = count * len(seeds)
-  start_up.process(settings)
+  runtime.process(settings)
 
   try:
     program, dataset, resolved = loop.prepare(experiment, settings)

@@ -6,8 +6,7 @@ import numpy as np
 from flax import jax_utils
 
 from karpjax import collectives
-from karpjax.train import costs
-from karpjax.train import runtime as start_up
+from karpjax.train import costs, runtime
 from karpjax.train.layouts.layout import Layout, structs
 
 
@@ -16,7 +15,7 @@ def one_device() -> Layout:
 
   def compile(function, arguments, replicated, flops):
     traced = jax.jit(function, donate_argnums=0).trace(*arguments)
-    return costs.compiled(traced.lower(), traced.jaxpr, options=start_up.compiler_options(flops))
+    return costs.compiled(traced.lower(), traced.jaxpr, options=runtime.compiler_options(flops))
 
   return Layout(
     parts=1,
@@ -32,7 +31,7 @@ def one_device() -> Layout:
     cut=lambda x, axis: x,
     rows=lambda size: slice(None),
     compile=compile,
-    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=start_up.compiler_options(flops)),
+    compile_sums=lambda f, flops: jax.jit(f, donate_argnums=1, compiler_options=runtime.compiler_options(flops)),
     fetch=jax.device_get,
   )
 

@@ -8,9 +8,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from karpjax.errors import UsageError
-from karpjax.train import costs, hosts
+from karpjax.train import costs, hosts, runtime
 from karpjax.train import mesh as meshes
-from karpjax.train import runtime as start_up
 from karpjax.train.layouts.layout import Layout, structs
 
 
@@ -117,7 +116,7 @@ def of_seeds(devices, seeds: int, described: bool) -> Layout:
 
   def options(flops):  # each device of a CPU is a core, which has no other to share an operation with
     alone = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}
-    return alone | start_up.compiler_options(flops)
+    return alone | runtime.compiler_options(flops)
 
   def compile(function, arguments, replicated, flops):
     given = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)  # as they lie already

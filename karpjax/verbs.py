@@ -1,0 +1,182 @@
+"""What a trained run can do: from what a person has, through a pure function, to what a person wants.
+
+A verb is `encode` (texts, files -> arrays), a pure function of the state and these arrays, and `decode` (arrays -> answers).
+It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.open(WORKDIR).predict([FILE])`).
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from karpjax import config as configs
+from karpjax import options
+from karpjax.data.dataset import Dataset, Spec
+from karpjax.errors import UsageError, nearest
+from karpjax.report import writers
+from karpjax.train import run_dir
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions:
+  """The options of a verb that has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+  """One thing that the runs of an experiment can do.
+
+  Attributes:
+    help: a sentence for `--help`.
+    inputs: what a person gives, as 'IMAGE …'; '' where nothing is wanted.
+    encode: (run, inputs, options) -> arrays; raises UsageError for what cannot be read.
+    function: (run, options) -> a pure function (state, arrays) -> outputs.
+    decode: (run, outputs, inputs, options) -> answers: dicts that JSON can hold; a generator where they come bit by bit.
+    options: a frozen dataclass of `config.flag` fields.
+    show: answer -> its text for a terminal, with its own line breaks.
+  """
+
+  help: str
+  encode: Callable[..., Any]
+  function: Callable[..., Callable[[Any, Any], Any]]
+  decode: Callable[..., Iterable[dict[str, Any]]]
+  inputs: str = ''
+  options: type = NoOptions
+  show: Callable[[dict[str, Any]], str] = lambda answer: '  '.join(map(str, answer.values())) + '\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """A verb of an open run. Called, it gives the answers as a list."""
+
+  run: 'Run'
+  verb: Verb
+
+  def encode(self, inputs: Sequence[str] = (), **chosen):
+    return self.verb.encode(self.run, _listed(inputs), self._options(chosen))
+
+  def function(self, state, arrays, **chosen):
+    return self.verb.function(self.run, self._options(chosen))(state, arrays)
+
+  def decode(self, outputs, inputs: Sequence[str] = (), **chosen):
+    return self.verb.decode(self.run, outputs, _listed(inputs), self._options(chosen))
+
+  def answers(self, inputs: Sequence[str] = (), **chosen) -> Iterable[dict[str, Any]]:
+    """The answers, one after the other, as they come."""
+    arrays = self.encode(inputs, **chosen)
+    return self.decode(self.function(self.run.state, arrays, **chosen), inputs, **chosen)
+
+  def __call__(self, inputs: Sequence[str] = (), **chosen) -> list[dict[str, Any]]:
+    return list(self.answers(inputs, **chosen))
+
+  def _options(self, chosen):
+    known = {field.name for field in dataclasses.fields(self.verb.options)}
+    for name in chosen:
+      if name not in known:
+        raise UsageError(f'{name}: no such option.{nearest(name, known)}')
+    made = self.verb.options(**chosen)
+    options.check(made)
+    return made
+
+
+def _listed(inputs) -> list[str]:
+  return [str(inputs)] if isinstance(inputs, str | Path) else [str(x) for x in inputs]
+
+
+class Run:
+  """A run's folder, opened: `config`, `summary`, `metrics` (rows), `spec`, `program`, `state`, and its verbs as methods.
+
+  The state is that of the best checkpoint, or of the last or of a step; of several seeds, the first one's.
+  """
+
+  def __init__(self, folder: str | Path, checkpoint: str = 'best'):
+    self.folder, self.checkpoint = Path(folder), checkpoint
+    self.stored = run_dir.stored(self.folder)
+    self.experiment = importlib.import_module(f'experiments.{self.stored["experiment"]}')
+    self.config = configs.from_json(self.experiment.Config, self.stored['flags'])
+    self.verbs: dict[str, Verb] = getattr(self.experiment, 'verbs', {})
+
+  @functools.cached_property
+  def spec(self):
+    return getattr(self.experiment, 'Spec', Spec).from_json(self.stored['spec'])
+
+  @functools.cached_property
+  def program(self):
+    return self.experiment.program(self.config, Dataset(self.spec, {}))
+
+  @functools.cached_property
+  def _loaded(self):
+    shapes = jax.eval_shape(self.program.init, jax.random.key(0))
+    return run_dir.load_state(self.folder, shapes, self.checkpoint)
+
+  @property
+  def state(self):
+    return self._loaded[0]
+
+  @property
+  def step(self) -> int:
+    """The step that the state's weights are of."""
+    return self._loaded[1]
+
+  @property
+  def summary(self) -> dict[str, Any]:
+    """The final numbers; {} while the run is not finished."""
+    path = self.folder / 'summary.json'
+    return json.loads(path.read_text()) if path.exists() else {}
+
+  @property
+  def metrics(self) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl."""
+    return writers.read_rows(self.folder)
+
+  def verb(self, name: str) -> Bound:
+    """One of the run's verbs.
+
+    Raises:
+      UsageError: for one that it has not; those that it has are named.
+    """
+    if name not in self.verbs:
+      can = f'can {", ".join(self.verbs)}' if self.verbs else 'has no verbs'
+      raise UsageError(f'{self.folder} is a run of {self.stored["experiment"]}, which cannot {name}; it {can}')
+    return Bound(self, self.verbs[name])
+
+  def __getattr__(self, name: str) -> Bound:
+    if name.startswith('_') or name not in self.__dict__.get('verbs', {}):
+      raise AttributeError(f'a run of {self.__dict__.get("stored", {}).get("experiment")} has no {name}')
+    return self.verb(name)
+
+
+# ---- verbs that several experiments have ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Top:
+  top: int = configs.flag(3, 'How many classes to print of each.', low=1)
+
+
+def classes(help: str, inputs: str, encode: Callable[..., Any]) -> Verb:
+  """The verb of a classifier: the likeliest classes of each input.
+
+  Args:
+    help, inputs: as for `Verb`.
+    encode: (run, inputs) -> a batch, as the program's `predict` takes it.
+  """
+
+  def function(run, chosen):
+    return jax.jit(lambda state, batch: jax.nn.softmax(run.program.predict(state, batch, jax.random.key(0))))
+
+  def decode(run, outputs, inputs, chosen):
+    for given, row in zip(inputs, np.asarray(outputs)):
+      best = np.argsort(-row)[: chosen.top]
+      yield {'input': given, 'classes': {run.spec.classes[c]: float(row[c]) for c in best}}
+
+  def show(answer):
+    return '  '.join([answer['input'], *(f'{name} {p:.4f}' for name, p in answer['classes'].items())]) + '\n'
+
+  return Verb(help, lambda run, inputs, _: encode(run, inputs), function, decode, inputs, Top, show)
