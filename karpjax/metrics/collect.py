@@ -1,0 +1,24 @@
+"""Rows of every example, gathered by the sums of an evaluation."""
+
+import jax
+import jax.numpy as jnp
+
+
+def collect(rows, index, mask, examples: int):
+  """Puts each example's row into a place of its own, so that sums over batches, replicas and hosts are all the rows.
+
+  Args:
+    rows: a pytree of [batch, …].
+    index: [batch] int32 in [0, examples): whose rows they are. Several rows of one index are added up.
+    mask: [batch] bool; False adds nothing.
+    examples: how many there are, at most.
+
+  Returns:
+    The same tree of [examples, …]; zeros where there is no row.
+  """
+
+  def gather(x):
+    real = mask.reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.zeros((examples, *x.shape[1:]), x.dtype).at[index].add(jnp.where(real, x, jnp.zeros_like(x)))
+
+  return jax.tree.map(gather, rows)
