@@ -32,7 +32,7 @@ SMALL = [
 
 
 def main(*argv):
-  return command_line.main(experiment.run, experiment.Config, [*SMALL, *argv])
+  return command_line.main(experiment, [*SMALL, *argv])
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ WRONG = {
   '--learning_rte=1': 'learning_rate',
   '--batch_size=5000': 'larger than the train split',
   '--steps=0': 'at least one step',
-  '--learning_rate=-1': 'positive number',
-  '--learning_rate=nan': 'positive number',
+  '--learning_rate=-1': '--learning_rate=-1.0: more than 0 is needed',
+  '--learning_rate=nan': 'more than 0 is needed',
   '--seeds=1000000000': 'could fit',
   '--warmup=50': 'warmup',
   '--boundaries=20,10 --schedule=step': 'boundaries',
@@ -109,7 +109,7 @@ def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
   assert main('--workdir=run') == 0
   first = json.loads(Path('run/config.json').read_text())['flags']
   flags = ['--workdir=run', '--steps=40', '--compilation_cache=off']
-  assert command_line.main(experiment.run, experiment.Config, flags) == 0
+  assert command_line.main(experiment, flags) == 0
   again = json.loads(Path('run/config.json').read_text())['flags']
   assert again == {**first, 'steps': 40}
   assert 'goes on at step 30 of 40' in capsys.readouterr().out
@@ -159,7 +159,7 @@ def diverging(at_step: dict[int, int], seeds: int):
   def init(key):
     import optax
 
-    return TrainState.create(key, {'w': jnp.zeros(())}, optax.identity())
+    return TrainState.create(key, {'params': {'w': jnp.zeros(())}}, optax.identity())
 
   def step(state, batch):
     seed = jax.random.key_data(state.key)[-1]
@@ -218,7 +218,7 @@ kills, longest = int(sys.argv[1]), float(sys.argv[2])
 for i in range(10 * kills):
   child = os.fork()
   if child == 0:
-    os._exit(command_line.main(experiment.run, experiment.Config, sys.argv[3:]))
+    os._exit(command_line.main(experiment, sys.argv[3:]))
   time.sleep(random.uniform(0.2, longest))
   if os.waitpid(child, os.WNOHANG) != (0, 0):
     print('finished', flush=True)
@@ -249,7 +249,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(tmp_path, kills, ste
            '--checkpoint_every=500', '--log_every=250', '--eval_every=1000']  # fmt: skip
   killed(tmp_path / 'killed', kills, 3, flags)
   for folder in ('killed', 'whole'):
-    assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / folder}']) == 0
+    assert command_line.main(experiment, [*flags, f'--workdir={tmp_path / folder}']) == 0
   (x, _), (y, _) = (
     checkpoint.Checkpoints(tmp_path / f / 'checkpoints').load('last', steps) for f in ('killed', 'whole')
   )

@@ -33,7 +33,7 @@ def program(batch_size=8):
   """Sums what it sees, overall and for each place of the batch: the answer is arithmetic on the data order."""
 
   def init(key):
-    state = TrainState.create(key, {'sum': jnp.zeros(())}, optax.identity())
+    state = TrainState.create(key, {'params': {'sum': jnp.zeros(())}}, optax.identity())
     return state.replace(carried={'seen': jnp.zeros(batch_size)})
 
   def step(state, batch):
