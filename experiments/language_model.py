@@ -23,29 +23,12 @@ from karpjax.metrics import language as metrics
 from karpjax.models import language as models
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import language as report
-from karpjax.train import weights
 from karpjax.train.step import train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
-  dataset: str = config.flag(
-    'python_docs',
-    'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name such as tiny_shakespeare.',
-  )
-  encoding: str = config.flag('utf-8', 'Of files.')
-  context: int = config.flag(64, 'Tokens of an example; of lines, 0 is the longest.')
+@config.defaults(validation=0.05)
+class Config(config.Train, text.LanguageFlags):
   overlap: int = config.flag(0, 'Of these tokens, how many an evaluated window sees but does not score.')
-  tokeniser: str = config.flag('characters', 'characters, bytes, words, bpe, or bpe:FILE (a tokenizer.json).')
-  vocabulary: int = config.flag(0, 'How many different tokens bpe makes; of words, the most that are kept, or 0: all.')
-  minimum_frequency: int = config.flag(1, 'Words that are rarer become <unk>.')
-  test: float = config.data_flag(0.05, 'Share of the end of a running text, or of the lines, for the test split.')
-  validation: float = config.data_flag(
-    0.05, 'Share (below 1) or number set aside where the set has no validation split.'
-  )
-  distinct: bool = config.data_flag(
-    False, 'Lines that occur again are left out, so that no split holds one of another.'
-  )
   model: str = config.flag(
     'gpt', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
   )
@@ -90,22 +73,9 @@ class Config(config.Train):
 
 
 def data(config: Config) -> Dataset:
-  return text.load(
-    config.dataset,
-    context=config.context,
-    tokeniser=config.tokeniser,
-    vocabulary=config.vocabulary,
-    minimum_frequency=config.minimum_frequency,
-    data_dir=config.data_dir,
-    encoding=config.encoding,
-    validation=config.validation,
-    test=config.test,
-    seed=config.split_seed,
-    distinct=config.distinct,
-    overlap=config.overlap,
-    train_stride=config.context if config.order == 'streams' else 1,
-    made=weights.tokeniser(config.init_from),
-  )
+  stride = config.context if config.order == 'streams' else 1
+  tokeniser = text.tokeniser_of_run(config.init_from)
+  return text.load(config, overlap=config.overlap, train_stride=stride, tokeniser=tokeniser)
 
 
 def build(config: Config, spec: text.TextSpec) -> nn.Module:
@@ -120,8 +90,8 @@ def program(config: Config, data: Dataset) -> Program:
   spec = data.spec
   tokeniser, model = spec.tokenisers['text'], build(config, spec)
   carries = config.order == 'streams' and config.model in models.RECURRENT
-  if config.order == 'streams' and spec.about['lines']:
-    raise errors.UsageError('--order=streams is for running texts; lines do not go on from one to the next')
+  if config.order == 'streams' and spec.lines:
+    raise errors.UsageError('order=streams is for running texts; lines do not go on from one to the next')
   optimiser, characters = optim.configured(config), tokeniser.characters()
   inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
 

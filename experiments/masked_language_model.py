@@ -26,18 +26,8 @@ from karpjax.report import masking as report
 from karpjax.train.step import train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
-  dataset: str = config.flag(
-    'python_docs', 'python_docs, tiny_shakespeare, names, text:PATH, lines:PATH, or a TFDS name of a set with texts.'
-  )
-  encoding: str = config.flag('utf-8', 'Of the files of text:PATH and lines:PATH.')
-  tokeniser: str = config.flag('bpe', 'What is left out.', choices=masking.TOKENISERS)
-  vocabulary: int = config.flag(2000, 'The largest number of bpe tokens or words; rarer words are in pieces, or <unk>.')
-  minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')
-  lower: bool = config.flag(True, 'Lower-case the text.')
-  context: int = config.flag(64, 'Tokens of an example, with <s> before them.')
-  test: float = config.flag(0.05, 'Share of the text, its end, that is the test split where the set has none.')
+@config.defaults(tokeniser='bpe', vocabulary=2000, lower=True)
+class Config(config.Train, text.LanguageFlags):
   mask: float = config.flag(0.15, 'Share of the tokens that are to be guessed.')
   whole_words: bool = config.flag(False, 'Leave out whole words, where tokens are characters or bpe.')
   layers: int = config.flag(2, 'Blocks.', group='Model')
@@ -73,19 +63,7 @@ class Config(config.Train):
 
 
 def data(config: Config) -> dataset.Dataset:
-  return masking.load(
-    config.dataset,
-    context=config.context,
-    tokeniser=config.tokeniser,
-    vocabulary=config.vocabulary,
-    minimum_frequency=config.minimum_frequency,
-    lower=config.lower,
-    data_dir=config.data_dir,
-    encoding=config.encoding,
-    validation=config.validation,
-    test=config.test,
-    seed=config.split_seed,
-  )
+  return masking.load(config)
 
 
 def leave_out(config: Config, spec: text.TextSpec):

@@ -156,7 +156,7 @@ def program(config_: Config, data: dataset.Dataset) -> Program:
   step = train_step(loss, optimiser, config_)
   functions = Program(
     init=init,
-    step=buckets.fitted(step, spec.about['buckets'], labelled_text.longest, labelled_text.cut),
+    step=buckets.bucketed(step, spec.about['buckets'], {'tokens': 0}),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,

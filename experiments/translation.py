@@ -137,7 +137,7 @@ def program(config: Config, data: Dataset) -> Program:
 
   step = train_step(loss, optimiser, config)
   if config.order == 'bucketed':
-    step = buckets.fitted(step, spec.about['buckets'], parallel.longest, parallel.cut)
+    step = buckets.bucketed(step, spec.about['buckets'], {'source': 0, 'targets': -1})
 
   def predict(state, batch, key):
     return model.apply({'params': state.eval_params}, batch['source'], batch['target_in'])

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors, predict
-from karpjax.data import columns, labelled_text
+from karpjax.data import labelled_text, text_files
 from karpjax.data.dataset import Split
 from karpjax.metrics import change
 from karpjax.report import classification, writers
@@ -115,10 +115,10 @@ def stamped(path: Path, encoding: str, names: Sequence[str]) -> list[tuple[datet
   """(time, as it is written, text) of each line of a table, in the order of time.
 
   Raises:
-    UsageError: as `columns.read`, and for a time that is neither ISO 8601 nor a number, or times of several kinds.
+    UsageError: as `text_files.read_table`, and for a time that is neither ISO 8601 nor a number, or times of several kinds.
   """
   lines = []
-  for stamp, text in columns.read(path, encoding, names):
+  for stamp, text in text_files.read_table(path, encoding, names):
     try:
       time = float(stamp) if stamp.replace('.', '', 1).isdigit() else datetime.datetime.fromisoformat(stamp)
     except ValueError:

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     return 2
   variables = {'params': state.eval_params, **state.collections}
   rules = dict(temperature=options.temperature, top_k=options.top_k, top_p=options.top_p)
-  tokeniser, lines = spec.tokenisers['text'], spec.about['lines']
+  tokeniser, lines = spec.tokenisers['text'], spec.lines
   keys = jax.random.split(jax.random.key(options.seed), options.samples or (20 if lines else 1))
   if lines:
     for row in generation.texts(
@@ -67,7 +67,7 @@ def _begun(prompt: str, spec) -> np.ndarray:
   """[1, n] int32: the prompt's tokens, behind token 0 where texts are lines; a new line where there is none."""
   tokeniser = spec.tokenisers['text']
   tokens = tokeniser.encode(prompt) if prompt else np.zeros(0, np.int32)
-  if spec.about['lines']:
+  if spec.lines:
     return np.concatenate([[0], tokens])[None].astype(np.int32)
   return (tokens if len(tokens) else np.array([text.line_break(tokeniser)]))[None].astype(np.int32)
 

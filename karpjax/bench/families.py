@@ -11,7 +11,7 @@ from flax import linen as nn
 from experiments import gan, image_classification, language_model, policy_gradient, translation
 from karpjax import config
 from karpjax.bench import setups, worker
-from karpjax.data import dataset, parallel, text, tokenisers, windows
+from karpjax.data import dataset, parallel, text, tokenisers
 from karpjax.program import AUGMENT, LATENT, example_keys
 from karpjax.rl import environments
 from karpjax.rl import policy_gradient as methods
@@ -91,8 +91,8 @@ def vocabulary(setup: setups.Setup) -> tokenisers.Tokeniser:
 def tokens(setup: setups.Setup) -> dataset.Dataset:
   """A running text of random tokens."""
   drawn = np.random.default_rng(0).integers(0, setup.classes, 200_000)
-  split, made = windows.windowed(drawn, setup.shape[0], stride=1), vocabulary(setup)
-  spec = text.TextSpec('made', split.size, {'text': made}, {'text': setup.shape[0]}, (), {'lines': False})
+  split, made = text.windowed(drawn, setup.shape[0], stride=1), vocabulary(setup)
+  spec = text.TextSpec('made', split.size, {'text': made}, {'text': setup.shape[0]})
   return dataset.Dataset(spec, {'train': split})
 
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from karpjax import errors
 from karpjax.data import bucketing as buckets
-from karpjax.data import columns as tables
-from karpjax.data import python_docs, splitting, text, tfds, tokenisers
+from karpjax.data import python_docs, splitting, text, text_files, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split
 
 SOURCES = ('python_docs', 'trec', 'financial_phrasebank')
@@ -74,9 +73,9 @@ def read(
   elif name == 'trec' and (files := _trec_files(data_dir)):
     parts, notes = {split: _trec(path, encoding or 'latin-1') for split, path in files.items()}, []
   elif name == 'financial_phrasebank':
-    path = text.find('financial_phrasebank.txt', data_dir)
+    path = text_files.find('financial_phrasebank.txt', data_dir)
     parts, notes = {'train': _phrasebank(path, encoding or 'latin-1')}, []
-  elif name.startswith('table:') or Path(name).suffix.lower() in tables.SUFFIXES:
+  elif name.startswith('table:') or Path(name).suffix.lower() in text_files.DELIMITERS:
     parts, notes = _tables(name, encoding or 'utf-8', columns), []
   else:
     parts, notes = _tfds(name, Path(data_dir).expanduser() if data_dir else None)
@@ -185,7 +184,7 @@ def cut(batch, length: int):
 
 def _lines(path: Path, encoding: str) -> list[tuple[int, str]]:
   """(number, line) of a file's lines that are not empty. They end in \\n only: other ends of line are text in these files."""
-  lines = text.read_file(path, encoding).split('\n')
+  lines = text_files.read_file(path, encoding).split('\n')
   return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -194,7 +193,7 @@ def _trec_files(data_dir) -> dict[str, Path]:
   if not data_dir:
     return {}
   try:
-    return {split: text.find(f'TREC.{split}.all', data_dir) for split in ('train', 'test')}
+    return {split: text_files.find(f'TREC.{split}.all', data_dir) for split in ('train', 'test')}
   except errors.UsageError:
     return {}
 
@@ -234,7 +233,7 @@ def _tables(name: str, encoding: str, columns: Sequence[str]) -> dict[str, Pairs
     raise errors.UsageError(f'{folder} is not a folder: --dataset=table:DIR wants train.csv or train.tsv in DIR')
   parts = {}
   for split in SPLITS:
-    files = [path for suffix in tables.SUFFIXES if (path := folder / f'{split}{suffix}').is_file()]
+    files = [path for suffix in text_files.DELIMITERS if (path := folder / f'{split}{suffix}').is_file()]
     if len(files) > 1:
       raise errors.UsageError(f'{folder} has both {files[0].name} and {files[1].name}: take one of them away')
     if files:
@@ -247,7 +246,7 @@ def _tables(name: str, encoding: str, columns: Sequence[str]) -> dict[str, Pairs
 def _table(path: Path, encoding: str, columns: Sequence[str]) -> Pairs:
   if len(columns) != 2:
     raise errors.UsageError(f'--columns={",".join(columns)}: two names are needed, as text,label')
-  return [(words, label) for words, label in tables.read(path, encoding, columns)]
+  return [(words, label) for words, label in text_files.read_table(path, encoding, columns)]
 
 
 def _tfds(name: str, data_dir: Path | None) -> tuple[dict[str, Pairs], list[str]]:

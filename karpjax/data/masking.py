@@ -14,6 +14,7 @@ import numpy as np
 
 from karpjax import errors, program
 from karpjax.data import text, tokenisers
+from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split, take
 
 SPECIALS = (*tokenisers.SPECIALS, tokenisers.MASK)
@@ -41,20 +42,16 @@ def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
   whole = len(tokens) - (length - 1) + 1
   if length < 2 or whole < 1:
     raise errors.UsageError(
-      f'--context={length}: choose one of at least 2, and no longer than the text of {len(tokens):,} tokens'
+      f'context={length}: choose one of at least 2, and no longer than the text of {len(tokens):,} tokens'
     )
   size = whole if stride == 1 else -(-len(tokens) // stride)
-  dtype = next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max)
-  return Split.made(size, {'text': tokens.astype(dtype)}, functools.partial(windows, length=length, stride=stride))
+  return Split.made(size, {'text': text.compact(tokens)}, functools.partial(windows, length=length, stride=stride))
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
   """A line an example."""
-  tokens = np.zeros((len(lines), length), np.int32)
-  tokens[:, 0] = tokenisers.BEGIN
-  for row, line in zip(tokens, lines):
-    row[1 : len(line) + 1] = line[: length - 1]
-  return Split.made(len(lines), {'tokens': tokens}, both)
+  rows = padded([[tokenisers.BEGIN, *line] for line in lines], length)
+  return Split.made(len(rows), {'tokens': rows}, both)
 
 
 def both(arrays, numbers):
@@ -63,18 +60,16 @@ def both(arrays, numbers):
   return {'tokens': tokens, 'targets': tokens}
 
 
-def load(name: str, *, tokeniser: str, context: int, **options) -> Dataset:
-  """A data set for masked language models; arguments as `text.load`'s.
+def load(config) -> Dataset:
+  """A data set for masked language models, by the flags of a `text.LanguageFlags`.
 
   Raises:
     UsageError: as `text.load`, and for a tokeniser that has no <mask>.
   """
-  if tokeniser not in TOKENISERS:
-    raise errors.UsageError(f'--tokeniser={tokeniser}: {", ".join(TOKENISERS)} can have a <mask>')
-  if context == 1:
-    raise errors.UsageError('--context=1 has room for <s> alone; choose one of at least 2')
-  own = {'specials': SPECIALS, 'windowed': windowed, 'lined': lined, 'overlap': min(context, 1)}  # of windows: <s>
-  return text.load(name, tokeniser=tokeniser, context=context, **own, **options)
+  if config.context == 1:
+    raise errors.UsageError('context=1 has room for <s> alone; choose one of at least 2')
+  own = {'kinds': TOKENISERS, 'specials': SPECIALS, 'windowed': windowed, 'lined': lined}
+  return text.load(config, overlap=min(config.context, 1), **own)  # of windows: <s>
 
 
 # ---- words ----

@@ -15,7 +15,7 @@ import numpy as np
 
 from karpjax import errors
 from karpjax.data import bucketing as buckets
-from karpjax.data import generated, text, tfds, tokenisers
+from karpjax.data import generated, text, text_files, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split, take
 
 SOURCES = ('dates', 'addition', 'multi30k', 'files:SOURCE,TARGET')
@@ -81,7 +81,7 @@ def read(
 
 
 def _zipped(source: Path, target: Path, encoding: str = 'utf-8') -> Pairs:
-  lines = [text.read_file(path, encoding).removesuffix('\n').split('\n') for path in (source, target)]
+  lines = [text_files.read_file(path, encoding).removesuffix('\n').split('\n') for path in (source, target)]
   if len(lines[0]) != len(lines[1]):
     raise errors.UsageError(
       f'{source} has {len(lines[0]):,} lines and {target} has {len(lines[1]):,}: line i of one must be the '
@@ -206,8 +206,7 @@ def load(
   shares = {'validation': validation, 'test': test}
   missing = [split for split in shares if split not in pairs]
   if missing:
-    wanted = [shares[split] if split in missing else 0 for split in shares]
-    pairs |= text.draw(pairs['train'], *wanted, seed)
+    pairs = text.hold_out(pairs, shares, seed)
     notes.append(f'{" and ".join(missing)}: drawn from the train pairs with seed {seed}')
   if len(pairs['train']) < 2:
     raise errors.UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
@@ -248,7 +247,7 @@ def load(
   about = {'languages': list(languages), 'reverse': reverse, 'text': name not in generated.GENERATORS}
   about['buckets'] = list(buckets.edges(held, BUCKETS)) if held is not None else [max(lengths.values())]
   sources = {split: tuple(pair[0] for pair in each) for split, each in pairs.items()}
-  spec = Spec(name, splits['train'].size, made, lengths, (), about, references, sources)
+  spec = Spec(name, splits['train'].size, made, lengths, (), about, references=references, sources=sources)
   return Dataset(spec, splits, tuple(notes))
 
 

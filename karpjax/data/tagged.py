@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors
-from karpjax.data import entities, text, tfds, tokenisers
+from karpjax.data import entities, text, text_files, tfds, tokenisers
 from karpjax.data.dataset import Dataset, Split
 from karpjax.data.entities import Sentence
 
@@ -78,7 +78,7 @@ def read_folder(folder: Path, encoding: str = 'utf-8') -> dict[str, list[Sentenc
     if len(found) > 1:
       raise errors.UsageError(f'{folder} has two files of the {split} split, {found[0].name} and {found[1].name}')
     if found:
-      read[split] = parse(text.read_file(found[0], encoding), found[0])
+      read[split] = parse(text_files.read_file(found[0], encoding), found[0])
   if 'train' not in read:
     raise errors.UsageError(
       f'{folder} has no train.txt or train.conll; it may also have valid and test, with the same endings'
@@ -217,11 +217,11 @@ def load(
     read = read_tfds(name, Path(data_dir).expanduser() if data_dir else None)
   notes = []
   if 'test' not in read:
-    held = text.draw(read['train'], 0, max(1, round(HELD_OUT * len(read['train']))), seed)
+    held = text.hold_out(read, {'test': max(1, round(HELD_OUT * len(read['train'])))}, seed)
     read |= held
     notes.append(f'{name}: no test split; {len(held["test"]):,} sentences of train, drawn with seed {seed}, are it')
   if 'validation' not in read and validation:
-    held = text.draw(read['train'], validation, 0, seed)
+    held = text.hold_out(read, {'validation': validation}, seed)
     read |= held
     notes.append(f'validation: {len(held["validation"]):,} sentences of train, drawn with seed {seed}')
   read = {split: read[split] for split in FILES if split in read}

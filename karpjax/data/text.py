@@ -1,25 +1,66 @@
-"""Texts: read from files, TFDS or the standard library, cut into splits, and made examples of a language model.
+"""Texts: their flags, their spec and their splits; and the examples of a language model.
 
-A running text gives windows of `length` tokens, gathered from the text inside the step; lines give an example each. An
-example is {'tokens', 'targets'}, each [length] int32; a target of −1 is not scored.
+A running text gives windows of `context` tokens, gathered from the text inside the step; lines give an example each. An
+example is {'tokens', 'targets'}, each [context] int32: the targets are the tokens that follow; −1 is not scored.
 """
 
 import dataclasses
-import gzip
+import functools
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from karpjax import errors
-from karpjax.data import splitting, tfds, tokenisers, windows
-from karpjax.data.dataset import Dataset, Split
+from karpjax import config as configs
+from karpjax.data import splitting, text_files, tokenisers
+from karpjax.data.bucketing import padded
+from karpjax.data.dataset import Dataset, Split, take
+from karpjax.errors import UsageError
 
-SOURCES = ('python_docs', 'tiny_shakespeare', 'names')
-LINES = ('names',)  # which of them are lines
+SOURCES = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
+
+
+# ---- flags ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """The flags of every experiment on texts."""
+
+  encoding: str = configs.data_flag('', 'The encoding of text files. Default: that of the published files, or utf-8.')
+  lower: bool = configs.data_flag(False, 'Lower-case the texts.')
+  minimum_frequency: int = configs.data_flag(1, 'Words that are rarer in train become <unk>.', low=1)
+  vocabulary: int = configs.data_flag(
+    0, 'The largest number of different tokens, of words and bpe; 0: all words.', low=0
+  )
+  test: float = configs.data_flag(
+    0.05, 'Fraction (below 1) or number of examples held out as the test split where the set has none.', low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokeniserFlags(Flags):
+  """Those of experiments whose texts may be cut into tokens of any kind."""
+
+  tokeniser: str = configs.data_flag('characters', 'characters, bytes, words, bpe, or bpe:FILE (a tokenizer.json).')
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageFlags(TokeniserFlags):
+  """Those of language models."""
+
+  dataset: str = configs.flag(
+    'python_docs',
+    'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name of a set with texts, such as '
+    'tiny_shakespeare.',
+  )
+  context: int = configs.flag(64, 'Tokens of an example; 0: as many as the longest line has.', low=0)
+  distinct: bool = configs.data_flag(False, 'Leave lines that occur again out, so that no split holds one of another.')
+
+
+# ---- what a run remembers of its texts ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +68,14 @@ class TextSpec:
   """What a model, sampling and a prediction must know of a data set of texts; saved with a run.
 
   Attributes:
-    name: as given to `load`.
+    name: of the data set.
     examples: size of the train split.
     tokenisers: by what they tokenise: 'text', or 'source' and 'target'.
     lengths: tokens of an example, by the same names.
     classes: names of the labels or tags, in their order; ().
     about: anything else that JSON takes.
+    lines: whether an example is a line, not a window of a running text.
+    buckets: rising lengths to which batches may be cut; ().
   """
 
   name: str
@@ -41,147 +84,82 @@ class TextSpec:
   lengths: Mapping[str, int]
   classes: tuple[str, ...] = ()
   about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  lines: bool = False
+  buckets: tuple[int, ...] = ()
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dumps takes and `from_json` reads back."""
-    return {
-      **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
-      'tokenisers': {name: each.to_json() for name, each in self.tokenisers.items()},
-      'classes': list(self.classes),
-    }
+    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    values = {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
+    return {**values, 'tokenisers': {name: each.to_json() for name, each in self.tokenisers.items()}}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'TextSpec':
     """The inverse of `to_json`."""
+    values = {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}
     made = {name: tokenisers.from_json(each) for name, each in values['tokenisers'].items()}
-    return cls(**{**values, 'tokenisers': made, 'classes': tuple(values['classes'])})
+    return cls(**{**values, 'tokenisers': made})
 
 
-# ---- reading ----
+# ---- splits and tokens ----
 
 
-def read_file(path: Path, encoding: str = 'utf-8') -> str:
-  """A file's text, with \\n for the ends of lines; a .gz is unpacked.
-
-  Raises:
-    UsageError: where there is none, it is empty, or its bytes are not of that encoding.
-  """
-  try:
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == '.gz' else data).decode(encoding)
-  except UnicodeDecodeError as error:
-    raise errors.UsageError(
-      f'{path} is not {encoding}: byte {error.start:,} is 0x{error.object[error.start]:02x}; '
-      'name its encoding, as --encoding=latin-1'
-    ) from None
-  except LookupError:
-    raise errors.UsageError(
-      f'--encoding={encoding}: there is no such encoding; utf-8, latin-1 and utf-16 are common'
-    ) from None
-  except (OSError, EOFError, zlib.error) as error:
-    raise errors.UsageError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
-  text = text.removeprefix('\ufeff').replace('\r\n', '\n')
-  if not text.strip():
-    raise errors.UsageError(f'{path} is empty')
-  return text
-
-
-def find(name: str, data_dir: str | Path | None) -> Path:
-  """The file `name` in the folder of data, or in its subfolder files/.
-
-  Raises:
-    UsageError: where it is in neither.
-  """
-  if not data_dir:
-    raise errors.UsageError(f'{name} is needed: name the folder that holds it with --data_dir')
-  root = Path(data_dir).expanduser()
-  for path in (root / name, root / 'files' / name):
-    if path.exists():
-      return path
-  raise errors.UsageError(f'{name} is neither in {root} nor in {root / "files"}')
-
-
-def read(name: str, data_dir: str | Path | None = None, encoding: str = 'utf-8') -> dict[str, str]:
-  """{split: text} of a source; one that has no splits of its own gives 'train' alone.
+def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int) -> dict[str, list]:
+  """Rows of train drawn for other splits, all in their stored order.
 
   Args:
-    name: python_docs, the documentation text inside the standard library; tiny_shakespeare and other sets of TFDS with
-      a feature 'text'; names (names.txt, a line each); text:PATH and lines:PATH, a file, or a folder of .txt files.
-    data_dir: where files and prepared TFDS sets are found.
-    encoding: of files.
+    rows: {split: rows of any kind}.
+    shares: {split: fraction below 1, or number}; those of splits that the rows have already take nothing.
+    seed: of the draw.
 
   Raises:
-    UsageError: in one line, for whatever is wrong with the name or the files.
+    UsageError: where a share makes no sense, or nothing is left to train on.
   """
-  if name == 'python_docs':
-    from pydoc_data import topics
-
-    return {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
-  if name == 'names':
-    return {'train': read_file(find('names.txt', data_dir), encoding)}
-  kind, colon, path = name.partition(':')
-  if colon and kind in ('text', 'lines'):
-    place = Path(path).expanduser()
-    if not place.is_dir():
-      return {'train': read_file(place, encoding)}
-    files = sorted(place.rglob('*.txt'))
-    if not files:
-      raise errors.UsageError(f'{place} holds no .txt file')
-    return {'train': '\n'.join(read_file(file, encoding) for file in files)}
-  return _read_tfds(name, data_dir)
+  shares, train = {split: x for split, x in shares.items() if split not in rows}, rows['train']
+  counts = [count_of(share, len(train), split) for split, share in shares.items()]
+  if len(train) - sum(counts) < 1:
+    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
+    raise UsageError(f'{asked} leave none of {len(train):,} examples to train on')
+  *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
+  drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
+  return {**rows, **{split: part for split, part in drawn.items() if part}}
 
 
-def _read_tfds(name, data_dir):
-  import tensorflow_datasets
-
-  folder = tfds.find(name, Path(data_dir).expanduser() if data_dir else None)
-  builder = tensorflow_datasets.builder_from_directory(folder)
-  if 'text' not in builder.info.features:
-    raise errors.UsageError(f'{name} has features {", ".join(builder.info.features)}; expected one called text')
-  texts = {
-    split: '\n'.join(record['text'].decode() for record in builder.as_data_source(split=split))
-    for split in builder.info.splits
-    if split in ('train', 'validation', 'test')
-  }
-  if (
-    name.partition(':')[0] == 'tiny_shakespeare'
-  ):  # its splits are the parts of one text, and a run may cut it elsewhere
-    return {'train': ''.join(texts[split] for split in ('train', 'validation', 'test'))}
-  return texts
-
-
-# ---- splits ----
-
-
-def cut(text: str, validation: float, test: float) -> dict[str, str]:
-  """A running text's parts: the last share is test, the one before it validation."""
-  sizes = [_count(share, len(text), name) for name, share in (('validation', validation), ('test', test))]
-  ends = np.cumsum([len(text) - sum(sizes), *sizes])
-  if ends[0] < 1:
-    raise errors.UsageError(
-      f'--validation={validation} and --test={test} leave nothing of {len(text):,} characters to train on'
-    )
-  parts = [text[start:end] for start, end in zip([0, *ends], ends)]
-  return {name: part for name, part in zip(('train', 'validation', 'test'), parts) if part}
-
-
-def draw(lines: Sequence[str], validation: float, test: float, seed: int) -> dict[str, list[str]]:
-  """Lines drawn for each split, in their stored order."""
-  counts = [_count(share, len(lines), name) for name, share in (('validation', validation), ('test', test))]
-  order = splitting.permutation(seed, 4, len(lines))
-  if len(lines) - sum(counts) < 1:
-    raise errors.UsageError(
-      f'--validation={validation} and --test={test} leave none of {len(lines):,} lines to train on'
-    )
-  parts = np.split(order, np.cumsum(counts))
-  named = {'train': parts[2], 'validation': parts[0], 'test': parts[1]}
-  return {name: [lines[i] for i in np.sort(part)] for name, part in named.items() if len(part)}
-
-
-def _count(share, size, name):
-  if not 0 <= share < np.inf or (share > 1 and share != int(share)):
-    raise errors.UsageError(f'--{name}={share}: give a share below 1, or a count')
+def count_of(share: float, size: int, name: str) -> int:
+  """The number of examples that a fraction below 1 of `size`, or a number, stands for."""
+  if not 0 <= share < math.inf or (share > 1 and share != int(share)):
+    raise UsageError(f'{name}={share}: give a fraction below 1, or a number')
   return math.ceil(round(share * size, 6)) if share < 1 else int(share)
+
+
+def make_tokeniser(config, texts: Sequence[str], *, kinds: Sequence[str] = (), specials: Sequence[str] = ()):
+  """The tokeniser of an experiment's flags.
+
+  Args:
+    config: with the flags of `TokeniserFlags`.
+    texts: what it is learnt from.
+    kinds: those that will do; () is any.
+    specials: as `tokenisers.make`'s.
+
+  Raises:
+    UsageError: for another kind, or as `tokenisers.make`.
+  """
+  if kinds and config.tokeniser not in kinds:
+    raise UsageError(f'tokeniser={config.tokeniser}: {", ".join(kinds)} will do here')
+  return tokenisers.make(
+    config.tokeniser,
+    texts,
+    specials=specials,
+    vocabulary=config.vocabulary,
+    minimum_frequency=config.minimum_frequency,
+    lower=config.lower,
+  )
+
+
+def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
+  """That of the run of texts in a workdir, whose weights mean its tokens; None of anything else."""
+  spec = (configs.saved(workdir) or {}).get('spec') if workdir and Path(workdir).is_dir() else None
+  return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
 
 
 def line_break(tokeniser: tokenisers.Tokeniser) -> int:
@@ -191,91 +169,171 @@ def line_break(tokeniser: tokenisers.Tokeniser) -> int:
   return int(tokeniser.encode('\n')[-1])
 
 
+# ---- language models: reading ----
+
+
+def _read(name: str, data_dir: str, encoding: str) -> dict[str, str]:
+  """{split: text} of a source; one that has no splits of its own gives 'train' alone."""
+  if name == 'python_docs':
+    from pydoc_data import topics
+
+    return {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
+  if name == 'names':
+    return {'train': text_files.read_file(text_files.find('names.txt', data_dir), encoding)}
+  kind, _, path = name.partition(':')
+  if path and kind in ('text', 'lines'):
+    place = Path(path).expanduser()
+    files = sorted(place.rglob('*.txt')) if place.is_dir() else [place]
+    if not files:
+      raise UsageError(f'{place} holds no .txt file')
+    return {'train': '\n'.join(text_files.read_file(file, encoding) for file in files)}
+
+  def reader(features):
+    if 'text' not in features:
+      raise UsageError(f'{name} has features {", ".join(features)}; expected one called text')
+    return lambda record: record['text'].decode()
+
+  suiting = 'sets of TFDS with texts such as tiny_shakespeare'
+  texts = text_files.read_tfds(name, data_dir, reader, sources=SOURCES, suiting=suiting)
+  texts = {split: '\n'.join(rows) for split, rows in texts.items()}
+  if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
+    return {'train': ''.join(texts[split] for split in text_files.SPLITS)}
+  return texts
+
+
+def is_lines(name: str) -> bool:
+  """Whether a data set's examples are lines, not windows of a running text."""
+  return name == 'names' or name.startswith('lines:')
+
+
+def read(config) -> dict[str, list[str]]:
+  """{split: rows}: a data set's lines, or one row that is the whole running text.
+
+  Raises:
+    UsageError: in one line, for whatever is wrong with the name, the files or the shares.
+  """
+  texts = _read(config.dataset, config.data_dir, config.encoding or 'utf-8')
+  shares = {'validation': config.validation, 'test': config.test}
+  if not is_lines(config.dataset):
+    texts = texts if len(texts) > 1 else cut(texts['train'], shares)
+    return {split: [text] for split, text in texts.items()}
+  rows = {split: [line.strip() for line in text.split('\n') if line.strip()] for split, text in texts.items()}
+  if len(rows['train']) < 2:
+    raise UsageError(f'{config.dataset} has {len(rows["train"])} line; at least two are needed')
+  if config.distinct:
+    rows = {split: list(dict.fromkeys(each)) for split, each in rows.items()}
+  return rows if len(rows) > 1 else hold_out(rows, shares, config.split_seed)
+
+
+def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
+  """A running text's parts: train, and at its end one for each of the shares."""
+  sizes = [count_of(share, len(text), split) for split, share in shares.items()]
+  ends = np.cumsum([len(text) - sum(sizes), *sizes])
+  if ends[0] < 1:
+    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
+    raise UsageError(f'{asked} leave nothing of {len(text):,} characters to train on')
+  parts = [text[start:end] for start, end in zip([0, *ends], ends)]
+  return {split: part for split, part in zip(('train', *shares), parts) if part}
+
+
+# ---- language models: examples ----
+
+
+def windows(arrays, numbers, *, length: int, stride: int):
+  """Windows of a running text, as a Split's `gather`.
+
+  Args:
+    arrays: 'text' [n] of any integer dtype.
+    numbers: [batch] int32; window i begins at token i · stride.
+    length: tokens of a window.
+    stride: below the length, but for 1, a window scores only the tokens that the one before it did not, if it is not the first.
+
+  Returns:
+    'tokens' and 'targets', each [batch, length] int32.
+  """
+  text = arrays['text']
+  at = numbers[:, None] * stride + np.arange(length + 1, dtype=np.int32)  # [batch, length + 1]
+  inside = at < text.shape[0]
+  values = take(text, at * inside).astype(np.int32)
+  scored = inside[:, 1:]
+  if 1 < stride < length:
+    scored = scored & ((np.arange(length) >= length - stride) | (numbers[:, None] == 0))
+  return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': (values[:, 1:] + 1) * scored - 1}
+
+
+def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
+  """The windows of one text: with a stride of 1 all whole ones, else as many as score each token but the first once."""
+  whole = len(tokens) - length  # each predicts `length` tokens
+  if whole < 1 and stride == 1:
+    raise UsageError(f'context={length} is longer than the text of {len(tokens):,} tokens; choose a smaller one')
+  size = whole if stride == 1 else max(1, -(-(len(tokens) - 1 - (length - stride)) // stride))
+  return Split.made(size, {'text': compact(tokens)}, functools.partial(windows, length=length, stride=stride))
+
+
+def compact(tokens: np.ndarray) -> np.ndarray:
+  """Tokens in the smallest dtype that holds them."""
+  return tokens.astype(next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max))
+
+
+def lined(lines: Sequence[np.ndarray], length: int) -> Split:
+  """A line an example: token 0, then its tokens, predict these and, at last, 0."""
+  tokens = padded([[0, *line] for line in lines], length)
+  targets = padded([[*line, 0] for line in lines], length, fill=-1, keep_last=True)
+  return Split.of(tokens=tokens, targets=targets)
+
+
 def load(
-  name: str,
+  config,
   *,
-  context: int,
-  tokeniser: str = 'characters',
-  vocabulary: int = 0,
-  minimum_frequency: int = 1,
-  lower: bool = False,
-  data_dir: str | Path | None = None,
-  encoding: str = 'utf-8',
-  validation: float = 0.05,
-  test: float = 0.05,
-  seed: int = 0,
-  distinct: bool = False,
   overlap: int = 0,
   train_stride: int = 1,
-  made: tokenisers.Tokeniser | None = None,
+  tokeniser: tokenisers.Tokeniser | None = None,
+  kinds: Sequence[str] = (),
   specials: Sequence[str] = (),
-  windowed: Callable[..., Split] = windows.windowed,
-  lined: Callable[..., Split] = windows.lined,
+  windowed: Callable[..., Split] = windowed,
+  lined: Callable[..., Split] = lined,
 ) -> Dataset:
   """A data set for language models.
 
   Args:
-    name, data_dir, encoding: as `read`'s; names and lines:PATH give lines, all others a running text.
-    context: tokens of an example; of lines 0 is the longest line's.
-    tokeniser, vocabulary, minimum_frequency, lower: as `tokenisers.make`'s.
-    validation, test: shares of the text's end, or of the lines, drawn by `seed`, where the set has no such split.
-    seed: of that draw.
-    distinct: whether lines that occur again are left out, so that no split holds another's.
+    config: with `LanguageFlags`.
     overlap: tokens of context before those that a window of validation or test scores; 0: none.
     train_stride: from one window of train to the next; 1: a window begins at every token.
-    made: a tokeniser to use instead of a new one.
-    specials: as `tokenisers.make`'s; () are those that next tokens are predicted with.
+    tokeniser: one to use instead of a new one.
+    kinds, specials: as `make_tokeniser`'s; () are the specials that next tokens are predicted with.
     windowed, lined: what makes examples of a running text and of lines.
 
   Raises:
     UsageError: in one line, for whatever is wrong.
   """
-  if context < 0 or not 0 <= overlap < max(context, 1):
-    raise errors.UsageError(
-      f'--context={context}, --overlap={overlap}: neither is negative, and the overlap is the smaller'
-    )
-  lines = name in LINES or name.startswith('lines:')
-  texts, notes = read(name, data_dir, encoding), []
+  name, context, lines = config.dataset, config.context, is_lines(config.dataset)
+  if not overlap < max(context, 1):
+    raise UsageError(f'context={context}, overlap={overlap}: the overlap must be the smaller')
+  if not lines and not context:
+    raise UsageError('context=0 is for lines; a running text needs a number of tokens, as context=64')
+  rows = read(config)
+  kind, unit = ('lines', '') if lines else ('running text', ' characters')
+  sizes = {split: len(each) if lines else len(each[0]) for split, each in rows.items()}
+  notes = [f'{name}: {kind}, ' + ', '.join(f'{size:,} {split}' for split, size in sizes.items()) + unit]
+
+  if tokeniser is None:
+    specials = specials or ((tokenisers.LINE_END,) if lines and config.tokeniser == 'characters' else ())
+    everything = [row for each in rows.values() for row in each]  # of characters none may be unknown
+    learnt = everything if config.tokeniser == 'characters' else rows['train']
+    tokeniser = make_tokeniser(config, learnt, kinds=kinds, specials=specials)
+  encoded = {split: [tokeniser.encode(row) for row in each] for split, each in rows.items()}
   if lines:
-    rows = {split: [line.strip() for line in text.split('\n') if line.strip()] for split, text in texts.items()}
-    if len(rows['train']) < 2:
-      raise errors.UsageError(f'{name} has {len(rows["train"])} line; at least two are needed')
-    if distinct:
-      rows = {split: list(dict.fromkeys(each)) for split, each in rows.items()}
-    parts = rows if len(rows) > 1 else draw(rows['train'], validation, test, seed)
-    notes.append(f'{name}: lines, ' + ', '.join(f'{len(part):,} {split}' for split, part in parts.items()))
+    lengths = [len(row) for each in encoded.values() for row in each]
+    context = context or max(lengths) + 1
+    splits = {split: lined(each, context) for split, each in encoded.items()}
+    beyond = sum(length >= context for length in lengths)
+    if beyond:
+      notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
   else:
-    parts = texts if len(texts) > 1 else cut(texts['train'], validation, test)
-    notes.append(
-      f'{name}: running text, ' + ', '.join(f'{len(part):,} {s}' for s, part in parts.items()) + ' characters'
-    )
-  everything = [line for part in parts.values() for line in part] if lines else list(parts.values())
-  learnt = everything if tokeniser == 'characters' else (parts['train'] if lines else [parts['train']])
-  if made is None:
-    specials = specials or ((tokenisers.LINE_END,) if lines and tokeniser == 'characters' else ())
-    made = tokenisers.make(
-      tokeniser, learnt, specials=specials, vocabulary=vocabulary, minimum_frequency=minimum_frequency, lower=lower
-    )
-  if lines:
-    encoded = {split: [made.encode(line) for line in part] for split, part in parts.items()}
-    longest = max(len(line) for part in encoded.values() for line in part) + 1
-    context = context or longest
-    splits = {split: lined(part, context) for split, part in encoded.items()}
-    cutoff = sum(len(line) >= context for part in encoded.values() for line in part)
-    notes += (
-      [f'{cutoff:,} lines are cut to --context={context} tokens; the longest has {longest - 1}'] if cutoff else []
-    )
-  else:
-    if not context:
-      raise errors.UsageError('--context=0 is for lines; a running text needs a number of tokens, as --context=64')
-    encoded = {split: made.encode(part) for split, part in parts.items()}
-    splits = {
-      split: windowed(tokens, context, stride=train_stride if split == 'train' else context - overlap)
-      for split, tokens in encoded.items()
-    }
-    notes.append(', '.join(f'{len(tokens):,} {split}' for split, tokens in encoded.items()) + f' tokens, {made.kind}')
-  notes.append(f'{made.size:,} different tokens; examples of {context}')
-  about = {'lines': lines}
-  return Dataset(
-    TextSpec(name, splits['train'].size, {'text': made}, {'text': context}, (), about), splits, tuple(notes)
-  )
+    strides = {split: train_stride if split == 'train' else context - overlap for split in encoded}
+    splits = {split: windowed(each[0], context, stride=strides[split]) for split, each in encoded.items()}
+    sizes = ', '.join(f'{len(each[0]):,} {split}' for split, each in encoded.items())
+    notes.append(f'{sizes} tokens, {tokeniser.kind}')
+  notes.append(f'{tokeniser.size:,} different tokens; examples of {context}')
+  spec = TextSpec(name, splits['train'].size, {'text': tokeniser}, {'text': context}, lines=lines)
+  return Dataset(spec, splits, tuple(notes))

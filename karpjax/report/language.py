@@ -63,7 +63,7 @@ def running(split, count: int) -> np.ndarray:
 def samples(model, variables, dataset, t: int, length: int) -> str:
   """Some lines, each said to be of train, of another split or new; or texts that begin with a new line."""
   tokeniser = dataset.spec.tokenisers['text']
-  lines, count = dataset.spec.about['lines'], NAMES if dataset.spec.about['lines'] else TEXTS
+  lines, count = dataset.spec.lines, NAMES if dataset.spec.lines else TEXTS
   first = np.full((count, 1), 0 if lines else text.line_break(tokeniser), np.int32)
   keys = jax.random.split(jax.random.key(t), count)
   rows = generation.texts(model, variables, first, keys, steps=length, end=0 if lines else None)

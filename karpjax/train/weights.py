@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config
-from karpjax.data import tokenisers
 from karpjax.errors import UsageError
 from karpjax.models import published
 from karpjax.train import checkpoint
@@ -63,12 +61,6 @@ def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(file)
   except Exception as error:
     raise UsageError(f'{flag}{path} cannot be read: {error}') from None
-
-
-def tokeniser(path: str) -> tokenisers.Tokeniser | None:
-  """That of the run of texts whose workdir --init_from names: weights mean the tokens they were trained on. Else None."""
-  spec = (config.saved(path) or {}).get('spec') if path and Path(path).is_dir() else None
-  return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
 
 
 def load_checkpoint(workdir: str | Path, which: str = 'best') -> tuple[dict[str, np.ndarray], dict]:

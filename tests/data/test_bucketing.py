@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from karpjax import collectives
+from karpjax import collectives, config
 from karpjax.data import bucketing as buckets
 from karpjax.program import TrainState, pair
 from karpjax.train import transforms as transform
@@ -34,14 +34,6 @@ def test_edges_need_the_fewest_places_of_all_choices(count):
 LENGTHS = (4, 7, 12)
 
 
-def measure(batch):
-  return (batch['x'] != 0).sum(1).max()
-
-
-def cut(batch, length):
-  return {**batch, 'x': batch['x'][:, :length]}
-
-
 def rows(longest, size=4):
   x = np.zeros((size, 12), np.float32)
   x[0, :longest] = 1
@@ -50,7 +42,7 @@ def rows(longest, size=4):
 
 
 def test_the_shortest_length_that_holds_the_batch_is_taken():
-  run = jax.jit(buckets.fitted(lambda state, batch: state + batch['x'].shape[1], LENGTHS, measure, cut))
+  run = jax.jit(buckets.bucketed(lambda state, batch: state + batch['x'].shape[1], LENGTHS, {'x': 0}))
   for longest, length in ((1, 4), (4, 4), (5, 7), (7, 7), (8, 12), (12, 12)):
     assert run(0, rows(max(longest, 2))) == length
   assert run._cache_size() == 1
@@ -64,7 +56,7 @@ def test_seeds_under_vmap_share_the_length_that_holds_all_and_compute_no_other()
     return batch['x'].sum()
 
   both = jax.tree.map(lambda a, b: jnp.stack([a, b]), rows(3), rows(6))
-  out = jax.jit(jax.vmap(buckets.fitted(count, LENGTHS, measure, cut)))(jnp.zeros(2), both)
+  out = jax.jit(jax.vmap(buckets.bucketed(count, LENGTHS, {'x': 0})))(jnp.zeros(2), both)
   jax.effects_barrier()
   np.testing.assert_array_equal(out, [3 + 6, 6 + 6])
   assert set(seen) == {7}
@@ -75,9 +67,9 @@ def test_replicas_take_one_length_and_agree():
     return collectives.total(batch['x'].sum() + 100 * batch['x'].shape[1])
 
   each = jax.tree.map(lambda *x: jnp.stack(x), *[rows(n) for n in (2, 3, 6, 2)])
-  out = jax.pmap(
-    buckets.fitted(total, LENGTHS, measure, cut), axis_name=collectives.REPLICAS, devices=jax.devices()[:4]
-  )(jnp.zeros(4), each)
+  out = jax.pmap(buckets.bucketed(total, LENGTHS, {'x': 0}), axis_name=collectives.REPLICAS, devices=jax.devices()[:4])(
+    jnp.zeros(4), each
+  )
   np.testing.assert_array_equal(out, [8 + 9 + 12 + 8 + 4 * 700] * 4)
 
 
@@ -88,9 +80,9 @@ def test_a_training_step_is_the_same_as_on_the_whole_length():
     real = batch['x'] != 0
     return {'loss': pair(jnp.square(batch['x'] * params - 3).sum(1, where=real))}, collections
 
-  step = train_step(loss, optimiser)
-  state = TrainState.create(jax.random.key(0), jnp.array(0.5), optimiser)
-  whole, cut_down = jax.jit(step), jax.jit(buckets.fitted(step, LENGTHS, measure, cut))
+  step = train_step(loss, optimiser, config.Train())
+  state = TrainState.create(jax.random.key(0), {'params': jnp.array(0.5)}, optimiser)
+  whole, cut_down = jax.jit(step), jax.jit(buckets.bucketed(step, LENGTHS, {'x': 0}))
   a = b = state
   for longest in (3, 9, 6, 12):
     (a, metrics), (b, others) = whole(a, rows(longest)), cut_down(b, rows(longest))

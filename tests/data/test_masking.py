@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.masked_language_model import Config, data
 from karpjax import errors
 from karpjax.data import batches, masking, tokenisers
 
@@ -190,13 +191,17 @@ def test_lines_are_cut_and_padded():
   np.testing.assert_array_equal(split.fetch(np.array([1, 0]))['tokens'], [[2, 5, 6, 7], [2, 5, 6, 0]])
 
 
+def read(dataset, **options):
+  return data(Config(dataset=dataset, **options))
+
+
 def test_a_text_becomes_a_data_set(tmp_path):
   (tmp_path / 'a.txt').write_text('one two three four five six seven eight nine ten ' * 20)
-  data = masking.load(f'text:{tmp_path / "a.txt"}', context=8, tokeniser='words', validation=0.1, test=0.1)
-  assert data.spec.tokenisers['text'].symbols[:5] == masking.SPECIALS and data.spec.lengths == {'text': 8}
-  assert data.splits['train'].size == 160 - 7 + 1 and data.splits['test'].size == 3  # windows of 7 tokens
+  made = read(f'text:{tmp_path / "a.txt"}', context=8, tokeniser='words', validation=0.1, test=0.1)
+  assert made.spec.tokenisers['text'].symbols[:5] == masking.SPECIALS and made.spec.lengths == {'text': 8}
+  assert made.splits['train'].size == 160 - 7 + 1 and made.splits['test'].size == 3  # windows of 7 tokens
   (tmp_path / 'b.txt').write_text('one two\n\nthree\nfour five\n')
-  lines = masking.load(f'lines:{tmp_path / "b.txt"}', context=0, tokeniser='characters', validation=0.4, test=0)
+  lines = read(f'lines:{tmp_path / "b.txt"}', context=0, tokeniser='characters', validation=0.4, test=0)
   everything = [text for split in lines.splits.values() for text in split.arrays['tokens']]
   decoded = {lines.spec.tokenisers['text'].decode(tokens) for tokens in everything}
   assert decoded == {'one two', 'three', 'four five'} and lines.spec.lengths['text'] == 10
@@ -204,9 +209,7 @@ def test_a_text_becomes_a_data_set(tmp_path):
 
 def test_bad_input(tmp_path):
   (tmp_path / 'a.txt').write_text('one two three')
-  with pytest.raises(errors.UsageError, match='--tokeniser=bytes: characters, words, bpe can have a <mask>'):
-    masking.load('python_docs', context=8, tokeniser='bytes')
-  with pytest.raises(
-    errors.UsageError, match='--context=64: choose one of at least 2, and no longer than the text of 3'
-  ):
-    masking.load(f'text:{tmp_path / "a.txt"}', context=64, tokeniser='words', validation=0, test=0)
+  with pytest.raises(errors.UsageError, match='tokeniser=bytes: characters, words, bpe will do'):
+    read('python_docs', context=8, tokeniser='bytes')
+  with pytest.raises(errors.UsageError, match='context=64: choose one of at least 2, and no longer than the text of 3'):
+    read(f'text:{tmp_path / "a.txt"}', context=64, tokeniser='words', validation=0, test=0)

@@ -4,8 +4,14 @@ import json
 import numpy as np
 import pytest
 
-from karpjax.data import batches, text, tokenisers, windows
+from experiments.language_model import Config, data
+from karpjax.data import batches, text, tokenisers
 from karpjax.errors import UsageError
+
+
+def read(dataset, **options):
+  return data(Config(dataset=dataset, **options))
+
 
 SENTENCES = ['The cat sat on the mat.', 'A dog – très bien – saw the cat!', 'the end']
 
@@ -52,7 +58,7 @@ def test_characters_never_seen_are_named():
 def test_every_token_but_the_first_is_scored_once():
   tokens = np.arange(1, 101)
   for length, overlap in ((10, 0), (10, 4), (7, 3), (99, 0), (200, 50)):
-    split = windows.windowed(tokens, length, stride=length - overlap)
+    split = text.windowed(tokens, length, stride=length - overlap)
     batch = split.fetch(np.arange(split.size, dtype=np.int32))
     scored = batch['targets'] >= 0
     assert np.sort(batch['targets'][scored]).tolist() == list(range(2, 101))
@@ -67,7 +73,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
   import jax.numpy as jnp
 
   tokens = np.random.default_rng(0).integers(0, 300, 50)
-  split = windows.windowed(tokens, 8, stride=1)
+  split = text.windowed(tokens, 8, stride=1)
   assert split.size == 42 and split.arrays['text'].dtype == np.uint16
   numbers = np.array([0, 41, 7], np.int32)
   batch = split.fetch(numbers)
@@ -80,7 +86,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
 
 def test_streams_go_on_from_batch_to_batch():
   tokens = np.arange(1000) % 250
-  split = windows.windowed(tokens, 10, stride=10)
+  split = text.windowed(tokens, 10, stride=10)
   numbers = batches.indices(0, 0, 2 * (split.size // 4) + 1, batch_size=4, size=split.size, order='streams')
   rows = [split.fetch(n) for n in numbers]
   for before, after in itertools.pairwise(rows[: split.size // 4]):
@@ -90,28 +96,27 @@ def test_streams_go_on_from_batch_to_batch():
 
 def test_lines_begin_and_end_with_token_0(tmp_path):
   (tmp_path / 'names.txt').write_text('ab\nc\n\nabc\n')
-  data = text.load('names', context=0, data_dir=tmp_path, validation=0, test=0)
-  batch = data.splits['train'].fetch(np.arange(3))
-  made = data.spec.tokenisers['text']
-  assert made.symbols == ('\n', 'a', 'b', 'c') and data.spec.lengths == {'text': 4}
+  made = read('names', context=0, data_dir=str(tmp_path), validation=0, test=0)
+  batch = made.splits['train'].fetch(np.arange(3))
+  assert made.spec.tokenisers['text'].symbols == ('\n', 'a', 'b', 'c') and made.spec.lengths == {'text': 4}
   assert batch['tokens'].tolist() == [[0, 1, 2, 0], [0, 3, 0, 0], [0, 1, 2, 3]]
   assert batch['targets'].tolist() == [[1, 2, 0, -1], [3, 0, -1, -1], [1, 2, 3, 0]]
 
 
 def test_splits_have_nothing_in_common_and_distinct_lines_do_not_return(tmp_path):
   (tmp_path / 'names.txt').write_text('\n'.join(f'n{i % 70}' for i in range(100)))
-  data = text.load('names', context=0, data_dir=tmp_path, validation=0.1, test=7, distinct=True)
-  lines = {n: {bytes(r) for r in s.arrays['tokens']} for n, s in data.splits.items()}
-  assert {n: s.size for n, s in data.splits.items()} == {'train': 56, 'validation': 7, 'test': 7}
+  made = read('names', context=0, data_dir=str(tmp_path), validation=0.1, test=7, distinct=True)
+  lines = {n: {bytes(r) for r in s.arrays['tokens']} for n, s in made.splits.items()}
+  assert {n: s.size for n, s in made.splits.items()} == {'train': 56, 'validation': 7, 'test': 7}
   assert len(set.union(*lines.values())) == 70
-  again = text.load('names', context=0, data_dir=tmp_path, validation=0.1, test=7, distinct=True, seed=1)
+  again = read('names', context=0, data_dir=str(tmp_path), validation=0.1, test=7, distinct=True, split_seed=1)
   assert {bytes(r) for r in again.splits['test'].arrays['tokens']} != lines['test']
 
 
 def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
-  data = text.load('tiny_shakespeare', context=64, data_dir=shared_data)
-  assert [len(s.arrays['text']) for s in data.splits.values()] == [1_003_854, 55_770, 55_770]
-  other = text.load('tiny_shakespeare', context=64, data_dir=shared_data, validation=0.1, test=0)
+  made = read('tiny_shakespeare', context=64, data_dir=str(shared_data))
+  assert [len(s.arrays['text']) for s in made.splits.values()] == [1_003_854, 55_770, 55_770]
+  other = read('tiny_shakespeare', context=64, data_dir=str(shared_data), validation=0.1, test=0)
   assert [len(s.arrays['text']) for s in other.splits.values()] == [1_003_854, 111_540]  # nanoGPT's
 
 
@@ -121,10 +126,10 @@ def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
     (b'', {}, 'is empty'),
     (b'  \n ', {}, 'is empty'),
     (b'one line', {'name': 'lines'}, 'has 1 line'),
-    ('caf\u00e9 au lait'.encode('latin-1'), {}, r'byte 3 is 0xe9; name its encoding, as --encoding=latin-1'),
-    (b'short text', {'context': 64}, '--context=64 is longer than the text'),
+    ('caf\u00e9 au lait'.encode('latin-1'), {}, r'byte 3 is 0xe9; name its encoding, as encoding=latin-1'),
+    (b'short text', {'context': 64}, 'context=64 is longer than the text'),
     (b'a text', {'encoding': 'utf-9'}, 'no such encoding'),
-    (b'some text of a few words', {'context': 4, 'overlap': 4}, '--overlap=4'),
+    (b'some text of a few words', {'context': 4, 'overlap': 4}, 'overlap=4'),
     (b'some text of a few words', {'context': 4, 'validation': 0.7, 'test': 0.5}, 'leave nothing'),
     (b'some text of a few words', {'context': 4, 'tokeniser': 'bpe', 'vocabulary': 100}, 'at least 260'),
     (b'some text of a few words', {'context': 4, 'tokeniser': 'wrods'}, 'Did you mean words'),
@@ -135,16 +140,16 @@ def test_bad_input_is_said_in_one_line(tmp_path, content, options, message):
   (tmp_path / 'a.txt').write_bytes(content)
   options = {'name': 'text', 'context': 4, **options}
   with pytest.raises(UsageError, match=message) as caught:
-    text.load(f'{options.pop("name")}:{tmp_path / "a.txt"}', **options)
+    read(f'{options.pop("name")}:{tmp_path / "a.txt"}', **options)
   assert '\n' not in str(caught.value)
 
 
 def test_latin_1_reads_when_it_is_named(tmp_path):
   (tmp_path / 'a.txt').write_bytes('café au lait, café noir'.encode('latin-1'))
-  data = text.load(f'text:{tmp_path / "a.txt"}', context=4, encoding='latin-1', validation=0, test=0)
-  assert 'é' in data.spec.tokenisers['text'].symbols
+  made = read(f'text:{tmp_path / "a.txt"}', context=4, encoding='latin-1', validation=0, test=0)
+  assert 'é' in made.spec.tokenisers['text'].symbols
 
 
 def test_a_spec_survives_json():
-  data = text.load('python_docs', context=16, tokeniser='bpe', vocabulary=400)
-  assert text.TextSpec.from_json(json.loads(json.dumps(data.spec.to_json()))) == data.spec
+  made = read('python_docs', context=16, tokeniser='bpe', vocabulary=400)
+  assert text.TextSpec.from_json(json.loads(json.dumps(made.spec.to_json()))) == made.spec
