@@ -16,7 +16,7 @@ import optax
 
 from karpjax import config, errors, optim
 from karpjax import scorer as scorers
-from karpjax.data import augmentation, dataset, preprocessing
+from karpjax.data import augmentation, dataset, images
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import generation
@@ -27,11 +27,7 @@ from karpjax.train.step import alternating_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
-  dataset: str = config.flag('digits', 'digits, gaussians25, usps, folder:PATH, or a TFDS name such as mnist.')
-  image_size: int = config.flag(0, 'Resize to this height and width; 0: as stored.')
-  channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.')
-  subset: str = config.flag('', 'TRAIN/TEST:SEED draws so many examples of each split.')
+class Config(config.Train, images.Flags):
   objective: str = config.flag(
     'non_saturating',
     'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between real and fake.',
@@ -85,7 +81,7 @@ class Config(config.Train):
 
 
 def data(config: Config) -> dataset.Dataset:
-  return dataset.configured(config, unlabelled=config.conditional == 'none')
+  return images.load(config, unlabelled=config.conditional == 'none')
 
 
 def program(config: Config, data: dataset.Dataset) -> Program:
@@ -109,7 +105,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     penalised=penalised or config.r1 > 0,
   )
   discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
-  prepare = functools.partial(preprocessing.preprocess, spec=spec, how='symmetric' if image else 'unit')
+  prepare = functools.partial(spec.scale, how='symmetric' if image else 'unit')
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse_unmixed(config.augment))
   rate = config.discriminator_learning_rate
   own_rate = config if not rate else dataclasses.replace(config, learning_rate=rate)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, errors, models, optim
-from karpjax.data import augmentation, dataset, images, preprocessing
+from karpjax.data import augmentation, dataset, images
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
@@ -27,13 +27,7 @@ LOSSES = ('cross_entropy', 'squared_error')
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(config.Train):
-  dataset: str = config.flag(
-    'digits', 'digits, mnist1d, mnist1d_shuffled, usps, folder:PATH, or a TFDS name such as mnist.'
-  )
-  image_size: int = config.flag(0, 'Resize to this height and width; 0: as stored.')
-  channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.')
-  subset: str = config.flag('', 'TRAIN/TEST:SEED draws so many examples of each split, as 7291/2007:1337.')
+class Config(config.Train, images.Flags):
   scale: str = config.flag(
     'standard',
     'Of the pixels: [0, 1], [-1, 1], or mean 0 and deviation 1 per channel.',
@@ -75,7 +69,7 @@ class Config(config.Train):
 
 
 def data(config: Config) -> dataset.Dataset:
-  return dataset.configured(config)
+  return images.load(config)
 
 
 def program(config: Config, data: dataset.Dataset) -> Program:
@@ -88,7 +82,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   model = models.build(config.model, shape=spec.shape, classes=classes, dtype=dtype, options=config.model_options())
   optimiser = optim.configured(config)
   augmentations = augmentation.parse(config.augment)
-  prepare = functools.partial(preprocessing.preprocess, spec=spec, how=config.scale)
+  prepare = functools.partial(spec.scale, how=config.scale)
   inputs = jnp.zeros((1, *spec.shape))
 
   def example_loss(logits, labels):  # labels [batch] or, mixed, [batch, classes]
@@ -100,16 +94,14 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
-    images, labels = batch['image'], batch['label']
+    x, labels = batch['image'], batch['label']
     if augmentations:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
-      images, labels = augmentation.augment(augmentations, keys, images, jax.nn.one_hot(labels, classes))
-    images = prepare(images)
+      x, labels = augmentation.augment(augmentations, keys, x, jax.nn.one_hot(labels, classes))
+    x = prepare(x)
     dropout = dropout_key(key, batch)
     variables = {'params': params, **collections}
-    logits, collections = model.apply(
-      variables, images, train=True, rngs={'dropout': dropout}, mutable=list(collections)
-    )
+    logits, collections = model.apply(variables, x, train=True, rngs={'dropout': dropout}, mutable=list(collections))
     wrong = logits.argmax(-1) != batch['label']
     return {'loss': pair(example_loss(logits, labels)), 'error': pair(wrong)}, collections
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax import config, models, optim
-from karpjax.data import dataset, preprocessing, splitting, tables
+from karpjax.data import dataset, splitting, tables
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, regression
 from karpjax.program import DROPOUT, Program, TrainState, pair
@@ -59,7 +59,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     options['widths'] = config.widths
   model = models.build(name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options)
   optimiser = optim.configured(config)
-  prepare = functools.partial(preprocessing.preprocess, spec=spec, how='standard')
+  prepare = functools.partial(spec.scale, how='standard')
 
   def example_loss(outputs, targets):
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)

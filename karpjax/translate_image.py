@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from karpjax import errors, predict
-from karpjax.data import images, paired
+from karpjax.data import image_files, paired
 from karpjax.train import runtime
 from karpjax.upscale import destinations, save
 
@@ -27,10 +27,10 @@ def read(path: Path, spec: paired.Spec, edges: bool) -> np.ndarray:
   if not path.is_file():
     raise errors.UsageError(f'{path}: no such file')
   if not edges:
-    return images.read(path, spec.input[-1], spec.input[:2])
+    return image_files.read(path, spec.input[-1], spec.input[:2])
   if spec.input[-1] != 1:
     raise errors.UsageError(f'--edges: the inputs of this run have {spec.input[-1]} channels, edges have one')
-  return paired.edges(images.read(path, 1, spec.input[:2]))
+  return paired.edges(image_files.read(path, 1, spec.input[:2]))
 
 
 def main(argv: list[str]) -> int:

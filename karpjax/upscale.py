@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors, predict
-from karpjax.data import images
+from karpjax.data import image_files
 from karpjax.report import super_resolution as report
 from karpjax.report import writers
 from karpjax.train import runtime
@@ -41,14 +41,14 @@ def read(path: Path, spec, colour: str) -> np.ndarray:
   """
   if not path.is_file():
     raise errors.UsageError(f'{path}: no such file')
-  channels = images.header(path)[1]
+  channels = image_files.header(path)[1]
   if colour == 'rgb' and spec.channels != channels:
     if spec.channels == 1:
       raise errors.UsageError(
         f'{path} has colour, and the run saw grey pictures alone: convert it, or train with --colour=y'
       )
     channels = spec.channels
-  return images.read(path, channels)
+  return image_files.read(path, channels)
 
 
 def main(argv: list[str]) -> int:

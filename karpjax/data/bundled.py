@@ -23,7 +23,7 @@ def digits(data_dir: Path | None = None) -> Dataset:
     'train': Split.of(image=images[train], label=labels[train]),
     'test': Split.of(image=images[test], label=labels[test]),
   }
-  return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0, (), (), 0), splits)
+  return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), splits)
 
 
 def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
@@ -50,7 +50,7 @@ def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
     'test': Split.of(image=made['x_test'].astype(np.float32)[..., None], label=made['y_test'].astype(np.int32)),
   }
   name = 'mnist1d_shuffled' if shuffled else 'mnist1d'
-  return Dataset(Spec(name, (40, 1), DIGITS, 1.0, (), (), 0, 'float32'), splits)
+  return Dataset(Spec(name, (40, 1), DIGITS, 1.0, dtype='float32'), splits)
 
 
 def mnist1d_shuffled(data_dir: Path | None = None) -> Dataset:
@@ -71,7 +71,7 @@ def usps(data_dir: Path | None = None) -> Dataset:
   path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)
   if path is None:
     raise errors.UsageError(
-      f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as --data_dir=FOLDER'
+      f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER'
     )
   try:
     with np.load(path, allow_pickle=False) as file:
@@ -88,7 +88,7 @@ def usps(data_dir: Path | None = None) -> Dataset:
     if images.dtype.kind not in 'iu' or images.min() < 0 or images.max() > 2000:
       raise errors.UsageError(f'{path}: x_{split} is {images.dtype}; expected whole numbers of 0 to 2000')
     splits[split] = Split.of(image=images[..., None].astype(np.uint16), label=labels.astype(np.int32))
-  spec = Spec('usps', (16, 16, 1), DIGITS, 2000.0, (), (), 0, 'uint16')
+  spec = Spec('usps', (16, 16, 1), DIGITS, 2000.0, dtype='uint16')
   splitting.labels(str(path), splits, spec)
   return Dataset(spec, splits)
 
@@ -106,7 +106,7 @@ def gaussians25(data_dir: Path | None = None) -> Dataset:
     points = GRID[labels] + GRID_STD * draw.standard_normal((size, 2))
     splits[split] = Split.of(image=points.astype(np.float32), label=labels)
   classes = tuple(f'{x:.0f},{y:.0f}' for x, y in GRID)
-  return Dataset(Spec('gaussians25', (2,), classes, 1.0, (), (), 0, 'float32'), splits)
+  return Dataset(Spec('gaussians25', (2,), classes, 1.0, dtype='float32'), splits)
 
 
 SOURCES = {

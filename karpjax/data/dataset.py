@@ -1,18 +1,24 @@
-"""What a data set is, whatever it was read from, and `load`, which reads one by name.
+"""What a data set is, whatever it was read from.
 
-Random access only: the order of examples is the business of `batches`. Images keep their stored scale (uint8
-where they can) until `preprocessing.preprocess` brings them to [0, 1] or another range inside the step.
+Random access only: the order of examples is the business of `batches`. Examples keep their stored scale (uint8 where they
+can) until `Spec.scale` brings them to the model's inside the step.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from karpjax import errors
+
+SCALES = {
+  'unit': lambda unit, spec: unit,
+  'symmetric': lambda unit, spec: 2 * unit - 1,
+  'standard': lambda unit, spec: (unit - np.array(spec.mean, np.float32)) / spec.deviations(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,24 +26,23 @@ class Spec:
   """What a model and a prediction must know of a data set; saved with a run, so predicting needs no data.
 
   Attributes:
-    name: as given to `load`.
+    name: as the user gave it.
     shape: one example's, such as (28, 28, 1), (40, 1) for a series, (10,) for a row of a table.
     classes: names in the order of the labels; () for regression.
     maximum: the raw value that stands for 1.0, such as 255.
     mean, std: of the train split, per channel (the last axis), on the [0, 1] scale.
     examples: size of the train split.
     dtype: of the raw examples: 'uint8', 'uint16' or 'float32'.
-    stored: the shape before `image_size` and `channels` were applied; equal to `shape` where neither changed
-      it.
+    stored: the shape before it was resized or recoloured.
   """
 
   name: str
   shape: tuple[int, ...]
   classes: tuple[str, ...]
   maximum: float
-  mean: tuple[float, ...]
-  std: tuple[float, ...]
-  examples: int
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  examples: int = 0
   dtype: str = 'uint8'
   stored: tuple[int, ...] = ()
 
@@ -49,6 +54,20 @@ class Spec:
   def from_json(cls, values: Mapping[str, Any]) -> 'Spec':
     """The inverse of `to_json`."""
     return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
+
+  def deviations(self) -> np.ndarray:
+    """[channels] float32: `std`, and 1 for a constant channel."""
+    std = np.array(self.std, np.float32)
+    return np.where(std > 0, std, 1)
+
+  def scale(self, examples, how: str):
+    """Raw examples [batch, …, channels] of any real type -> the same shape, float32; pure.
+
+    Args:
+      examples: on the scale of `maximum`.
+      how: 'unit': [0, 1]; 'symmetric': [-1, 1]; 'standard': mean 0 and deviation 1 per channel over the train split.
+    """
+    return errors.choose('scale', how, SCALES)(examples.astype(jnp.float32) / self.maximum, self)
 
 
 def take(array, indices):
@@ -72,7 +91,7 @@ class Split:
     arrays: name -> [size, ...], such as 'image' and 'label' (int32), where they fit in memory; else None.
     fetch: indices [n] -> {name: [n, ...]}, on the host.
     gather: (arrays, indices [n]) -> the same, pure; traced where the arrays live on the device.
-    lengths: [size] int, by which --order=bucketed brings examples together; None where all are alike.
+    lengths: [size] int, by which order=bucketed brings examples together; None where all are alike.
   """
 
   size: int
@@ -90,6 +109,10 @@ class Split:
   def made(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable, lengths=None) -> 'Split':
     """A split whose examples are made of arrays of any shapes when they are asked for, as windows of a text."""
     return cls(size, arrays, functools.partial(gather, arrays), gather, lengths)
+
+  def column(self, name: str) -> np.ndarray:
+    """[size, …]: one of the arrays, of all examples, such as 'label'."""
+    return self.fetch(np.arange(self.size))[name] if self.arrays is None else self.arrays[name]
 
   def select(self, indices: np.ndarray) -> 'Split':
     """The examples `indices` [n], in that order."""
@@ -127,82 +150,6 @@ class Dataset:
   notes: tuple[str, ...] = ()
   raw: dict[str, Split] = dataclasses.field(default_factory=dict)
 
-
-def load(
-  name: str,
-  *,
-  data_dir: str | Path | None = None,
-  validation: float = 0.0,
-  seed: int = 0,
-  image_size: int = 0,
-  channels: int = 0,
-  subset: str = '',
-  resident_bytes: int = 2**31,
-  unlabelled: bool = False,
-) -> Dataset:
-  """The data set `name`, with batches of 'image' (raw) and 'label' (int32).
-
-  Args:
-    name: 'digits', 'mnist1d', 'mnist1d_shuffled', 'gaussians25', 'usps', 'folder:PATH', or an image-classification set of
-      TensorFlow Datasets that is prepared on this machine, such as 'mnist', 'cifar10:3.0.2',
-      'imagenet_v2/topimages'.
-    data_dir: where usps.npz (or files/usps.npz) and prepared TFDS sets (or tfds/) are found; by default
-      TFDS_DATA_DIR or ~/tensorflow_datasets.
-    validation: how much of train becomes the validation split, where the set has none of its own: a fraction
-      below 1, or a count.
-    seed: of the validation split and of a folder's train/test split.
-    image_size: height and width to resize to; 0 leaves the stored size. Images of one size are resized as
-      `images.resize` does (bilinear, without antialiasing); photographs of many sizes, and folders, by
-      Pillow's antialiased bilinear filter.
-    channels: 1 (luma) or 3; 0 leaves them as stored.
-    subset: 'TRAIN/TEST:SEED', such as '7291/2007:1337': so many examples, drawn without replacement by that
-      seed, as `splitting.subset` does. TFDS's order is not that of MNIST's own files.
-    resident_bytes: a set whose splits need no more is held as whole arrays; a larger one is decoded as it is
-      fetched.
-    unlabelled: whether a folder of images without classes serves as well.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong with the name, the files or the arguments. Nothing is
-      downloaded.
-  """
-  from karpjax.data import bundled, folder, images, splitting, tfds
-
-  if image_size < 0:
-    raise errors.UsageError(f'--image_size={image_size}: give a size in pixels, or 0 for the stored one')
-  if channels not in (0, 1, 3):
-    raise errors.UsageError(f'--channels={channels}: give 1 (grey), 3 (RGB), or 0 for as stored')
-  data_dir = Path(data_dir).expanduser() if data_dir else None
-  if data_dir and not data_dir.is_dir():
-    raise errors.UsageError(f'--data_dir={data_dir} is not a folder')
-
-  if name in bundled.SOURCES:
-    data = bundled.SOURCES[name](data_dir)
-  elif name.startswith('folder:'):
-    data = folder.read(name, seed=seed, image_size=image_size, unlabelled=unlabelled)
-  else:
-    data = tfds.read(name, data_dir, image_size=image_size, resident_bytes=resident_bytes)
-
-  splits, notes = splitting.subset(data.splits, subset)
-  splits, more = splitting.hold_out(splits, validation, seed)
-  spec, change = images.conversion(data.spec, image_size, channels)
-  if change:
-    splits = {split: s.change(change) for split, s in splits.items()}
-  splits, residency = splitting.settle(name, splits, spec, resident_bytes)
-  mean, std = splitting.statistics(splits['train'], spec.maximum)
-  spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
-  return Dataset(spec, splits, (*data.notes, *notes, *more, residency))
-
-
-def configured(config, **options) -> Dataset:
-  """`load` by the flags of an experiment on images; `options` are its others."""
-  return load(
-    config.dataset,
-    data_dir=config.data_dir,
-    validation=config.validation,
-    seed=config.split_seed,
-    image_size=config.image_size,
-    channels=config.channels,
-    subset=config.subset,
-    resident_bytes=config.resident_mb * 2**20,
-    **options,
-  )
+  def reported(self) -> tuple[str, Split]:
+    """The split that reports show, and its name: test, else validation, else train."""
+    return next((name, self.splits[name]) for name in ('test', 'validation', 'train') if name in self.splits)

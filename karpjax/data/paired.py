@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import errors
-from karpjax.data import augmentation, dataset, images, pictures, splitting
+from karpjax.data import augmentation, dataset, image_files, pictures, splitting
 from karpjax.data.dataset import Dataset, Split
 
 DIRECTIONS = 'forward', 'backward'
@@ -117,7 +117,7 @@ def edges(picture: np.ndarray) -> np.ndarray:
   """
   from skimage import filters
 
-  difference = filters.difference_of_gaussians(images.recolour(picture, 1)[..., 0] / 255, 1)
+  difference = filters.difference_of_gaussians(image_files.recolour(picture, 1)[..., 0] / 255, 1)
   return np.rint(255 * np.clip(1 + EDGES * difference, 0, 1)).astype(np.uint8)[..., None]
 
 
@@ -216,7 +216,7 @@ def _survey(pairs: Sequence[Pair], image_size: int, channels: int) -> tuple[tupl
   Raises:
     UsageError: it names two files that differ, or a file of odd width.
   """
-  headers = {file: images.header(file) for pair in pairs for file in pair}
+  headers = {file: image_files.header(file) for pair in pairs for file in pair}
   halves = len(pairs[0]) == 1
   for file, ((height, width), _) in headers.items():
     if halves and width % 2:
@@ -249,7 +249,7 @@ def _fetch(pairs, indices: Iterable[int], *, sides, size, channels) -> dict[str,
 
 def _decoded(pair: Pair, size, channels) -> tuple[np.ndarray, np.ndarray]:
   if len(pair) == 2:
-    return tuple(images.read(file, depth, size) for file, depth in zip(pair, channels))
-  whole = images.read(pair[0], channels[0])
+    return tuple(image_files.read(file, depth, size) for file, depth in zip(pair, channels))
+  whole = image_files.read(pair[0], channels[0])
   middle = whole.shape[1] // 2
-  return images.fit(whole[:, :middle], size), images.fit(whole[:, middle:], size)
+  return image_files.fit(whole[:, :middle], size), image_files.fit(whole[:, middle:], size)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import errors
-from karpjax.data import images, splitting
+from karpjax.data import image_files, splitting
 from karpjax.data.dataset import Split, take
 
 Pictures = Mapping[str, np.ndarray]  # name -> [height, width, channels] uint8
@@ -73,12 +73,12 @@ def read(
     parts, notes = _divided(Path(name.removeprefix('folder:')).expanduser(), validation, seed)
   else:
     raise errors.UsageError(f'--dataset={name}: pictures are bundled, or folder:PATH of PNG and JPEG files')
-  depths = [images.header(file)[1] for files in parts.values() for file in files]
+  depths = [image_files.header(file)[1] for files in parts.values() for file in files]
   if not channels:
     channels = max(depths)
     if len(set(depths)) > 1:
       notes.append(f'{name}: {depths.count(1)} of {len(depths)} pictures are grey: they become RGB, like the others')
-  splits = {split: {file.name: images.read(file, channels) for file in files} for split, files in parts.items()}
+  splits = {split: {file.name: image_files.read(file, channels) for file in files} for split, files in parts.items()}
   counts = ', '.join(f'{len(files)} {split}' for split, files in parts.items())
   return splits, (*notes, f'{name}: {counts} pictures')
 
@@ -93,7 +93,7 @@ def files(folder: Path) -> list[Path]:
     raise errors.UsageError(f'{folder} is not a folder: a folder of PNG or JPEG files is needed')
   found = sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
   for entry in found:
-    if entry.is_dir() or entry.suffix.lower() not in images.SUFFIXES:
+    if entry.is_dir() or entry.suffix.lower() not in image_files.SUFFIXES:
       raise errors.UsageError(f'{entry} is not a PNG or JPEG file: convert it or move it away')
   if not found:
     raise errors.UsageError(f'{folder} has no pictures: put PNG or JPEG files in it')

@@ -5,6 +5,7 @@ python -m karpjax.data.speed folder:PATH --image_size=224 --workers 2 8
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import sys
@@ -12,8 +13,14 @@ import time
 
 import jax
 
-from karpjax import errors
-from karpjax.data import batches, dataset
+from karpjax import config
+from karpjax.data import batches, dataset, images
+from karpjax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train, images.Flags):
+  """What a data set is read with."""
 
 
 def numbers_of(size: int, batch_size: int, t: int):
@@ -21,28 +28,41 @@ def numbers_of(size: int, batch_size: int, t: int):
   return batches.indices(0, t, 1, batch_size=batch_size, size=size)[0]
 
 
-def images_per_second(made, batch_size: int, seconds: float) -> float:
+def images_per_second(iterator, batch_size: int, seconds: float) -> float:
   """Of an endless iterator of batches, after two of them, over at least `seconds`."""
   for _ in range(2):
-    jax.block_until_ready(next(made))
-  begun, count = time.perf_counter(), 0
-  while count < 3 or time.perf_counter() - begun < seconds:
-    jax.block_until_ready(next(made))
+    jax.block_until_ready(next(iterator))
+  start, count = time.perf_counter(), 0
+  while count < 3 or time.perf_counter() - start < seconds:
+    jax.block_until_ready(next(iterator))
     count += 1
-  return count * batch_size / (time.perf_counter() - begun)
+  return count * batch_size / (time.perf_counter() - start)
 
 
 def ways(streamed: dataset.Split, resident: dataset.Split | None, batch_size: int, workers: list[int]):
   """How a batch can come to be: {name: endless iterator}; `resident` is None where it is too large for memory."""
   numbers = functools.partial(numbers_of, streamed.size, batch_size)
-  made = {'one thread': (batches.fetch(streamed, numbers(t)) for t in itertools.count())}
+  iterators = {'one thread': (batches.fetch(streamed, numbers(t)) for t in itertools.count())}
   for count in (0, *workers):
     name = f'{count} processes' if count else 'threads'
-    made[name] = batches.stream(streamed, numbers, 0, 2**31, workers=count)
+    iterators[name] = batches.stream(streamed, numbers, 0, 2**31, workers=count)
   if resident is not None:
     arrays, gather = jax.device_put(resident.arrays), jax.jit(resident.gather)
-    made['on the device'] = (gather(arrays, numbers(t)) for t in itertools.count())
-  return made
+    iterators['on the device'] = (gather(arrays, numbers(t)) for t in itertools.count())
+  return iterators
+
+
+def rates(name: str, options) -> str:
+  """The line of one data set."""
+  read = Config(dataset=name, data_dir=options.data_dir, image_size=options.image_size, validation=0.0)
+  streamed, whole = (
+    images.load(dataclasses.replace(read, resident_mb=mb)).splits['train'] for mb in (0, options.resident_mb)
+  )
+  if options.batch_size > streamed.size:
+    raise UsageError(f'--batch_size={options.batch_size}: {name} has {streamed.size} examples')
+  iterators = ways(streamed, None if whole.arrays is None else whole, options.batch_size, options.workers)
+  figures = ((way, images_per_second(it, options.batch_size, options.seconds)) for way, it in iterators.items())
+  return f'{name}, images a second: ' + ', '.join(f'{way} {rate:,.0f}' for way, rate in figures)
 
 
 def main(argv=None) -> int:
@@ -59,16 +79,10 @@ def main(argv=None) -> int:
   options = parser.parse_args(argv)
   try:
     if options.batch_size < 1 or not options.seconds > 0 or min(options.workers, default=1) < 1:
-      raise errors.UsageError('--batch_size, --seconds and --workers must be positive')
-    load = functools.partial(dataset.load, data_dir=options.data_dir, image_size=options.image_size)
+      raise UsageError('--batch_size, --seconds and --workers must be positive')
     for name in options.dataset:
-      streamed, whole = (load(name, resident_bytes=n).splits['train'] for n in (0, options.resident_mb * 2**20))
-      if options.batch_size > streamed.size:
-        raise errors.UsageError(f'--batch_size={options.batch_size}: {name} has {streamed.size} examples')
-      made = ways(streamed, None if whole.arrays is None else whole, options.batch_size, options.workers)
-      found = ((way, images_per_second(made[way], options.batch_size, options.seconds)) for way in made)
-      print(f'{name}, images a second: ' + ', '.join(f'{way} {rate:,.0f}' for way, rate in found), flush=True)
-  except errors.UsageError as error:
+      print(rates(name, options), flush=True)
+  except UsageError as error:
     print(f'speed: {error}', file=sys.stderr)
     return 2
   return 0

@@ -2,11 +2,12 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
-from karpjax import errors
 from karpjax.data.dataset import Spec, Split
+from karpjax.errors import UsageError
 
 MEGABYTE = 2**20
 
@@ -49,24 +50,30 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
     return splits, ()
   parsed = re.fullmatch(r'(\d+)/(\d+):(\d+)', text)
   if not parsed:
-    raise errors.UsageError(f'--subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337')
+    raise UsageError(f'subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337')
   train, test, seed = map(int, parsed.groups())
   if seed >= 2**32:
-    raise errors.UsageError(f'--subset={text}: the seed must be below {2**32:,}')
+    raise UsageError(f'subset={text}: the seed must be below {2**32:,}')
   splits, random = dict(splits), np.random.RandomState(seed)
   for split, count in {'train': train, 'test': test}.items():
     size = splits[split].size
     if not 1 <= count <= size:
-      raise errors.UsageError(f'--subset={text}: {count} {split} examples asked for; the set has {size:,}')
+      raise UsageError(f'subset={text}: {count} {split} examples asked for; the set has {size:,}')
     splits[split] = splits[split].select(random.permutation(size)[:count])
   return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
 
 
 def hold_out(splits: dict[str, Split], validation: float, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
-  """Takes the validation split from train, by seed, where the set has none; arguments as `load`'s."""
+  """The splits with a 'validation', taken from train where the set has none; and a note.
+
+  Args:
+    splits: 'train' and others.
+    validation: a fraction of train below 1, or a count; 0 takes nothing.
+    seed: of the draw.
+  """
   size = splits['train'].size
-  if not math.isfinite(validation) or validation < 0 or (validation > 1 and validation != int(validation)):
-    raise errors.UsageError(f'--validation={validation}: give a fraction of train below 1, or a count')
+  if validation > 1 and validation != int(validation):
+    raise UsageError(f'validation={validation}: give a fraction of train below 1, or a count')
   if not validation:
     return splits, ()
   if 'validation' in splits:
@@ -74,16 +81,40 @@ def hold_out(splits: dict[str, Split], validation: float, seed: int) -> tuple[di
     return splits, (f"validation: the set's own split, {own:,} examples; none is taken from train",)
   count = round(validation * size) if validation < 1 else int(validation)
   if not 1 <= count < size:
-    raise errors.UsageError(
-      f'--validation={validation:g} is {count:,} of {size:,} train examples: leave at least one on each side'
+    raise UsageError(
+      f'validation={validation:g} is {count:,} of {size:,} train examples: leave at least one on each side'
     )
-  order = permutation(seed, 2, size)
-  splits = {
-    **splits,
-    'train': splits['train'].select(np.sort(order[count:])),
-    'validation': splits['train'].select(np.sort(order[:count])),
-  }
+  rest, held_out = (splits['train'].select(numbers) for numbers in drawn(size, count, seed, 2))
+  splits = {**splits, 'train': rest, 'validation': held_out}
   return splits, (f'validation: {count:,} of the {size:,} train examples, drawn with seed {seed}',)
+
+
+def drawn(size: int, count: int, seed: int, purpose: int) -> tuple[np.ndarray, np.ndarray]:
+  """Example numbers, [size - count] and [count], of the rest and of a draw; both sorted."""
+  order = permutation(seed, purpose, size)
+  return np.sort(order[count:]), np.sort(order[:count])
+
+
+def with_test(
+  name: str, splits: dict[str, Split], draw: Callable[[], tuple[np.ndarray, np.ndarray]], drawn: str
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """The splits with a 'test': the validation split where the set has one, else a part of train; and a note.
+
+  Args:
+    name: of the set.
+    splits: 'train' and others.
+    draw: () -> example numbers of train and test.
+    drawn: what it draws, for the note.
+  """
+  if 'test' in splits:
+    return splits, ()
+  if 'validation' in splits:
+    others = {split: s for split, s in splits.items() if split != 'validation'}
+    note = f"{name}: has no test split, so the set's validation split is 'test'"
+    return {**others, 'test': splits['validation']}, (note,)
+  rest, test = (splits['train'].select(numbers) for numbers in draw())
+  note = f'{name}: has no test split; {drawn} {test.size:,} of the {splits["train"].size:,} train examples, is that'
+  return {**splits, 'train': rest, 'test': test}, (note,)
 
 
 def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int) -> tuple[dict[str, Split], str]:
@@ -91,7 +122,7 @@ def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int)
   sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
   need = sum(s.size for s in splits.values()) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
   megabytes = f'{need / MEGABYTE:,.0f} MB' if need >= MEGABYTE else f'{need / MEGABYTE:.1f} MB'
-  limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of --resident_mb'
+  limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of resident_mb'
   note = f'{name}: {sizes} examples of {"×".join(map(str, spec.shape))} {spec.dtype}, {megabytes} decoded'
   if need > resident_bytes:
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
@@ -106,7 +137,7 @@ def labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
   for split, s in splits.items():
     wrong = np.flatnonzero((s.arrays['label'] < 0) | (s.arrays['label'] >= len(spec.classes)))
     if wrong.size:
-      raise errors.UsageError(
+      raise UsageError(
         f'{name}: label {s.arrays["label"][wrong[0]]} of {split} example {wrong[0]} is out of range: '
         f'{len(spec.classes)} classes are numbered 0 to {len(spec.classes) - 1}'
       )

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax import errors
-from karpjax.data import bundled, images, splitting
+from karpjax.data import bundled, image_files, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.errors import UsageError, nearest
 
 
 def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31) -> Dataset:
@@ -38,11 +38,11 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   shape, classes = _features(name, builder.info)
   if None in shape[:2]:
     if not image_size:
-      raise errors.UsageError(f'{name} has images of many sizes: give --image_size=N to resize all to N×N')
+      raise UsageError(f'{name} has images of many sizes: give image_size=N to resize all to N×N')
     shape = (image_size, image_size, shape[2] or 3)
-  spec = Spec(name, shape, classes, 255.0, (), (), 0)
+  spec = Spec(name, shape, classes, 255.0)
 
-  splits, notes = {}, []
+  splits = {}
   for split in ('train', 'validation', 'test'):
     if split in prepared:
       # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same
@@ -51,25 +51,16 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
       fetch = functools.partial(_fetch, f'{name}: {split}', source, shape)
       splits[split] = Split(len(source), None, fetch)
   if 'train' not in splits:
-    raise errors.UsageError(f'{name} has no train split; it has: {", ".join(builder.info.splits) or "none"}')
+    raise UsageError(f'{name} has no train split; it has: {", ".join(builder.info.splits) or "none"}')
 
   if sum(split.size for split in splits.values()) * math.prod(shape) <= resident_bytes:
     for split in splits:
       files = [Path(file) for file in builder.info.splits[split].filepaths]
       splits[split] = _keep(f'{builder.info.full_name}/{split}', splits[split], spec, files)
-  if 'test' not in splits and 'validation' in splits:
-    splits['test'] = splits.pop('validation')
-    notes.append(f"{name}: has no test split, so the set's validation split is 'test'")
-  if 'test' not in splits:
-    size = splits['train'].size
-    order = splitting.permutation(0, 3, size)
-    count = max(size // 5, 1)
-    notes.append(
-      f'{name}: has no test split; {count:,} of its {size:,} train examples, a fixed draw, are the test split'
-    )
-    splits['test'] = splits['train'].select(np.sort(order[:count]))
-    splits['train'] = splits['train'].select(np.sort(order[count:]))
-  return Dataset(spec, splits, tuple(notes))
+  size = splits['train'].size
+  fifth = lambda: splitting.drawn(size, max(size // 5, 1), 0, 3)
+  splits, notes = splitting.with_test(name, splits, fifth, 'a fixed draw,')
+  return Dataset(spec, splits, notes)
 
 
 def opened(name: str, data_dir: Path | None = None, **others):
@@ -86,11 +77,11 @@ def opened(name: str, data_dir: Path | None = None, **others):
 
   builder = tfds.builder_from_directory(folder)
   if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
+    raise UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
   splits = [split for split, info in builder.info.splits.items() if info.num_examples]
   missing = [file for split in splits for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
   if missing:
-    raise errors.UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
+    raise UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
   return builder, splits
 
 
@@ -121,20 +112,20 @@ def find(
     others = sorted((root / bare).glob('*/dataset_info.json'), key=_version) if bare else []
     if others:
       versions = ', '.join(path.parent.name for path in others)
-      raise errors.UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
+      raise UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
     configs = sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}) if bare else []
     if configs:
-      raise errors.UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
+      raise UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
   import tensorflow_datasets as tfds
 
   known = set(tfds.list_builders(with_community_datasets=False))
   if bare.split('/')[0] in known:
     place = data_dir or default
-    raise errors.UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
-  near = errors.nearest(name, known | set(sources))
+    raise UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
+  near = nearest(name, known | set(sources))
   if 'Did you mean' not in near:
     near = f' Known: {", ".join(sources)}, and {suiting}.'
-  raise errors.UsageError(f'unknown data set {name!r}.{near}')
+  raise UsageError(f'unknown data set {name!r}.{near}')
 
 
 def _version(path):
@@ -153,11 +144,11 @@ def _features(name, info):
   features = dict(info.features.items())
   image, label = features.get('image'), features.get('label')
   if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-    raise errors.UsageError(
+    raise UsageError(
       f'{name} has features {", ".join(features)}; expected an image and one label, called image and label'
     )
   if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, None):
-    raise errors.UsageError(f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels')
+    raise UsageError(f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels')
   return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes)))
 
 
@@ -166,9 +157,9 @@ def _fetch(title, source, shape, indices):
   decoded = np.empty((len(indices), *shape), np.uint8)
   for row, (index, record) in enumerate(zip(indices, records)):
     try:
-      decoded[row] = images.read(io.BytesIO(record['image']), shape[-1], shape[:2])
-    except errors.UsageError as error:
-      raise errors.UsageError(f'{title} example {index} is not a readable PNG or JPEG image') from error
+      decoded[row] = image_files.read(io.BytesIO(record['image']), shape[-1], shape[:2])
+    except UsageError as error:
+      raise UsageError(f'{title} example {index} is not a readable PNG or JPEG image') from error
   return {'image': decoded, 'label': np.array([record['label'] for record in records], np.int32)}
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 
@@ -6,13 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors
-from karpjax.data import dataset, images, preprocessing, splitting, tables
+from karpjax import config, errors, options
+from karpjax.data import dataset, images, splitting, tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train, images.Flags):
+  """The flags of a data set of images."""
+
+
+def load(name, **flags):
+  return images.load(Config(dataset=name, **{'validation': 0.0} | flags))
 
 
 @pytest.fixture(scope='module')
 def digits():
-  return dataset.load('digits')
+  return load('digits')
 
 
 def write_usps(folder, **changes):
@@ -42,7 +52,7 @@ def test_digits_are_scikit_learns_split_by_class(digits):
 
 
 def test_digits_are_split_alike_for_every_seed(digits):
-  other = dataset.load('digits', seed=5)
+  other = load('digits', split_seed=5)
   np.testing.assert_array_equal(other.splits['test'].arrays['image'], digits.splits['test'].arrays['image'])
 
 
@@ -59,7 +69,7 @@ def test_mnist1d_is_the_packages_own_and_leaves_the_global_generators_alone():
   from mnist1d import data
 
   before = np.random.get_state()[1].copy()
-  ours, shuffled = dataset.load('mnist1d'), dataset.load('mnist1d_shuffled')
+  ours, shuffled = load('mnist1d'), load('mnist1d_shuffled')
   np.testing.assert_array_equal(np.random.get_state()[1], before)
   made = data.make_dataset(data.get_dataset_args())
   np.testing.assert_allclose(ours.splits['train'].arrays['image'][..., 0], made['x'], rtol=1e-6)
@@ -72,7 +82,7 @@ def test_mnist1d_is_the_packages_own_and_leaves_the_global_generators_alone():
 
 
 def test_usps_is_the_file_in_its_order(shared_data):
-  data = dataset.load('usps', data_dir=shared_data)
+  data = load('usps', data_dir=str(shared_data))
   train = data.splits['train'].arrays
   assert (train['image'].shape, train['image'].dtype, train['image'].max()) == (
     (7291, 16, 16, 1),
@@ -95,27 +105,27 @@ def test_usps_is_the_file_in_its_order(shared_data):
   ],
 )
 def test_a_faulty_usps_file_is_refused(tmp_path, changes, says):
-  assert dataset.load('usps', data_dir=write_usps(tmp_path)).splits['train'].size == 3
+  assert load('usps', data_dir=str(write_usps(tmp_path))).splits['train'].size == 3
   with pytest.raises(errors.UsageError, match=says):
-    dataset.load('usps', data_dir=write_usps(tmp_path, **changes))
+    load('usps', data_dir=str(write_usps(tmp_path, **changes)))
 
 
 def test_a_usps_file_that_is_absent_or_cut_is_named(tmp_path):
-  with pytest.raises(errors.UsageError, match=r'usps\.npz is in neither .*--data_dir'):
-    dataset.load('usps', data_dir=tmp_path)
+  with pytest.raises(errors.UsageError, match=r'usps\.npz is in neither .*data_dir'):
+    load('usps', data_dir=str(tmp_path))
   path = write_usps(tmp_path) / 'usps.npz'
   path.write_bytes(path.read_bytes()[:500])
   with pytest.raises(errors.UsageError, match=r'usps\.npz is not a whole file'):
-    dataset.load('usps', data_dir=tmp_path)
+    load('usps', data_dir=str(tmp_path))
 
 
 def test_validation_is_taken_from_train_by_seed(digits):
-  fraction, count = dataset.load('digits', validation=0.1), dataset.load('digits', validation=144)
+  fraction, count = load('digits', validation=0.1), load('digits', validation=144)
   assert {k: s.size for k, s in fraction.splits.items()} == {'train': 1293, 'test': 360, 'validation': 144}
   np.testing.assert_array_equal(
     fraction.splits['validation'].arrays['image'], count.splits['validation'].arrays['image']
   )
-  other = dataset.load('digits', validation=0.1, seed=1).splits['validation'].arrays['image']
+  other = load('digits', validation=0.1, split_seed=1).splits['validation'].arrays['image']
   assert not np.array_equal(other, count.splits['validation'].arrays['image'])
   parts = [fraction.splits[s].arrays['image'] for s in ('train', 'validation')]
   whole = digits.splits['train'].arrays['image']
@@ -126,14 +136,14 @@ def test_validation_is_taken_from_train_by_seed(digits):
 
 
 def test_subset_draws_without_replacement_by_its_own_seed(digits):
-  small = dataset.load('digits', subset='100/50:7')
+  small = load('digits', subset='100/50:7')
   assert (small.splits['train'].size, small.splits['test'].size, small.spec.examples) == (100, 50, 100)
-  same = dataset.load('digits', subset='100/50:7', seed=3)
+  same = load('digits', subset='100/50:7', split_seed=3)
   np.testing.assert_array_equal(small.splits['train'].arrays['image'], same.splits['train'].arrays['image'])
   np.random.seed(7)
   drawn = digits.splits['train'].arrays['image'][np.random.permutation(1437)[:100]]
   np.testing.assert_array_equal(small.splits['train'].arrays['image'], drawn)
-  everything = dataset.load('digits', subset='1437/360:1').splits['train'].arrays['image']
+  everything = load('digits', subset='1437/360:1').splits['train'].arrays['image']
   whole = digits.splits['train'].arrays['image']
   assert not np.array_equal(everything, whole)
   np.testing.assert_array_equal(np.sort(everything.reshape(1437, 64), 0), np.sort(whole.reshape(1437, 64), 0))
@@ -144,9 +154,9 @@ def test_subset_draws_without_replacement_by_its_own_seed(digits):
   [
     ({'validation': 1437}, 'leave at least one'),
     ({'validation': 1e-9}, 'leave at least one'),
-    ({'validation': -0.1}, 'fraction'),
+    ({'validation': -0.1}, 'at least 0'),
     ({'validation': 1.5}, 'fraction'),
-    ({'validation': float('nan')}, 'fraction'),
+    ({'validation': float('nan')}, 'at least 0'),
     ({'subset': '1438/10:0'}, 'the set has 1,437'),
     ({'subset': '10/0:0'}, 'the set has 360'),
     ({'subset': '10'}, 'TRAIN/TEST:SEED'),
@@ -158,7 +168,8 @@ def test_subset_draws_without_replacement_by_its_own_seed(digits):
 )
 def test_wrong_arguments_are_refused_in_one_line(arguments, says):
   with pytest.raises(errors.UsageError, match=says) as error:
-    dataset.load('digits', **arguments)
+    options.check(Config(**arguments))
+    load('digits', **arguments)
   assert '\n' not in str(error.value)
 
 
@@ -171,8 +182,8 @@ def test_series_are_neither_resized_nor_recoloured():
 
 def test_streamed_and_resident_examples_are_the_same():
   arguments = {'image_size': 11, 'channels': 3, 'validation': 0.2, 'subset': '200/20:1'}
-  resident = dataset.load('digits', **arguments)
-  streamed = dataset.load('digits', **arguments, resident_bytes=1000)
+  resident = load('digits', **arguments)
+  streamed = load('digits', **arguments, resident_mb=0)
   assert 'kept on the device' in resident.notes[-1] and 'streamed' in streamed.notes[-1]
   assert resident.spec.shape == (11, 11, 3)
   for name in ('train', 'validation', 'test'):
@@ -197,11 +208,11 @@ def test_preprocess_brings_each_type_to_its_range(dtype, maximum):
   unit = raw / maximum
   expected = {'unit': unit, 'symmetric': 2 * unit - 1, 'standard': (unit - [0.5, 0.25]) / [0.25, 1]}
   for how, values in expected.items():
-    got = jax.jit(lambda x, how=how: preprocessing.preprocess(x, spec, how))(raw)
+    got = jax.jit(lambda x, how=how: spec.scale(x, how))(raw)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, values, atol=1e-6)
   with pytest.raises(errors.UsageError, match='Did you mean symmetric'):
-    preprocessing.preprocess(raw, spec, 'symetric')
+    spec.scale(raw, 'symetric')
 
 
 def test_diabetes_bmi_is_scikit_learns_example():
@@ -221,7 +232,7 @@ def test_tables_are_split_by_seed_and_standardised_by_their_spec():
   assert (cancer.spec.classes, cancer.spec.shape) == (('malignant', 'benign'), (30,))
   assert {k: s.size for k, s in cancer.splits.items()} == {'train': 455, 'test': 114}
   assert np.bincount(cancer.splits['test'].arrays['target']).tolist() == [42, 72]  # of 212 and 357
-  standard = preprocessing.preprocess(cancer.splits['train'].arrays['features'], cancer.spec, 'standard')
+  standard = cancer.spec.scale(cancer.splits['train'].arrays['features'], 'standard')
   np.testing.assert_allclose(standard.mean(0), 0, atol=1e-4)
   np.testing.assert_allclose(standard.std(0), 1, atol=1e-4)
 

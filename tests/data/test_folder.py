@@ -1,9 +1,17 @@
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from karpjax import errors
-from karpjax.data import dataset, images
+from karpjax import config, errors
+from karpjax.data import images
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train, images.Flags):
+  """The flags of a data set of images."""
 
 
 def write(path, value, *, size=(6, 5), mode='RGB'):
@@ -25,8 +33,8 @@ def split_folder(tmp_path):
   return tmp_path
 
 
-def load(folder, **arguments):
-  return dataset.load(f'folder:{folder}', **arguments)
+def load(folder, **flags):
+  return images.load(Config(dataset=f'folder:{folder}', **{'validation': 0.0} | flags))
 
 
 def test_split_folders_are_read_with_their_labels(split_folder):
@@ -39,7 +47,7 @@ def test_split_folders_are_read_with_their_labels(split_folder):
 
 
 def test_streaming_gives_the_same_images(split_folder):
-  resident, streamed = load(split_folder), load(split_folder, resident_bytes=100)
+  resident, streamed = load(split_folder), load(split_folder, resident_mb=0)
   assert streamed.splits['train'].arrays is None
   numbers = np.array([5, 0, 11])
   for key, values in streamed.splits['train'].fetch(numbers).items():
@@ -53,7 +61,7 @@ def test_class_folders_alone_are_split_by_class_and_seed(tmp_path):
       write(tmp_path / name / f'{number}.png', 100 * label + number)
   draws = []
   for seed in (0, 0, 1):
-    data = load(tmp_path, seed=seed)
+    data = load(tmp_path, split_seed=seed)
     train, test = (data.splits[s].arrays for s in ('train', 'test'))
     assert np.bincount(train['label']).tolist() == [8, 8] and np.bincount(test['label']).tolist() == [2, 2]
     for part in (train, test):
@@ -62,6 +70,34 @@ def test_class_folders_alone_are_split_by_class_and_seed(tmp_path):
     assert sorted(values) == [*range(10), *range(100, 110)]
     draws.append(values.tolist())
   assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize('others', [(), ('val',), ('val', 'test')])
+def test_a_train_folder_alone_or_with_val_or_with_both(split_folder, others):
+  """Without test/ the validation folder is the test split; without either a fifth of each class is."""
+  shutil.move(split_folder / 'test', split_folder / 'val')
+  if 'test' in others:
+    shutil.copytree(split_folder / 'val', split_folder / 'test')
+  if not others:
+    shutil.rmtree(split_folder / 'val')
+  data = load(split_folder)
+  sizes = {name: split.size for name, split in data.splits.items()}
+  assert (
+    sizes
+    == {
+      (): {'train': 10, 'test': 2},
+      ('val',): {'train': 12, 'test': 6},
+      ('val', 'test'): {'train': 12, 'validation': 6, 'test': 6},
+    }[others]
+  )
+  assert data.spec.classes == ('cat', 'dog', 'eel') and ('has no test split' in data.notes[0]) == ('test' not in others)
+
+
+def test_train_may_be_the_name_of_a_class(tmp_path):
+  for name in ('train', 'lorry'):
+    for number in range(5):
+      write(tmp_path / name / f'{number}.png', number)
+  assert load(tmp_path).spec.classes == ('lorry', 'train')
 
 
 def test_mixed_grey_and_colour_become_colour_and_grey_stays_grey(split_folder):
@@ -113,7 +149,7 @@ def cut(folder):
     (lambda f: (f / 'train/cat/1.png').write_text('x'), r'cat/1\.png is not a readable'),
     (lambda f: (f / 'train/cat/notes.txt').write_text('x'), r'notes\.txt is not a PNG or JPEG'),
     (lambda f: write(f / 'train/stray.png', 0), r'stray\.png lies beside the class folders'),
-    (lambda f: write(f / 'train/cat/1.png', 0, size=(9, 9)), r'2 sizes.*6×5.*9×9.*--image_size=N'),
+    (lambda f: write(f / 'train/cat/1.png', 0, size=(9, 9)), r'2 sizes.*6×5.*9×9.*image_size=N'),
     (lambda f: write(f / 'train/cat/1.png', 0, mode='I;16'), r'cat/1\.png has pixels of mode I;16'),
   ],
 )

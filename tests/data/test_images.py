@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from karpjax import errors
-from karpjax.data import images
+from karpjax.data import image_files, images
 from karpjax.data.dataset import Spec
 
 SPEC = Spec('some', (8, 8, 1), ('a', 'b'), 255.0, (0.5,), (0.2,), 10)
@@ -32,7 +32,7 @@ def reference(image, height, width):
 @pytest.mark.parametrize('height, width', [(16, 16), (40, 31), (28, 28), (1, 1)])
 def test_resize_is_the_loop(height, width):
   batch = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
-  got = images.resize(batch, height, width)
+  got = image_files.resize(batch, height, width)
   assert got.dtype == np.float32
   for one, image in zip(got, batch):
     np.testing.assert_allclose(one, reference(image, height, width), atol=1e-3)
@@ -45,14 +45,14 @@ def test_resize_is_torchs():
     expected = torch.nn.functional.interpolate(
       torch.tensor(batch).permute(0, 3, 1, 2), size, mode='bilinear', align_corners=False
     )
-    np.testing.assert_allclose(images.resize(batch, *size), expected.permute(0, 2, 3, 1), atol=1e-6)
+    np.testing.assert_allclose(image_files.resize(batch, *size), expected.permute(0, 2, 3, 1), atol=1e-6)
 
 
 def test_grey_is_pillows_and_back_repeats():
   colour = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-  grey = images.recolour(colour, 1)
+  grey = image_files.recolour(colour, 1)
   np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(colour).convert('L')))
-  np.testing.assert_array_equal(images.recolour(grey, 3), np.repeat(grey, 3, -1))
+  np.testing.assert_array_equal(image_files.recolour(grey, 3), np.repeat(grey, 3, -1))
 
 
 def test_load_image_gives_a_stored_image_back(tmp_path):
@@ -66,9 +66,9 @@ def test_load_image_gives_a_stored_image_back(tmp_path):
 def test_load_image_takes_the_data_sets_way(tmp_path):
   pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
   Image.fromarray(pixels).save(tmp_path / 'a.png')
-  spec, change = images.conversion(SPEC, 16, 3)
+  spec = images.conversion(SPEC, 16, 3)
   assert (spec.shape, spec.stored, spec.dtype) == ((16, 16, 3), (8, 8, 1), 'float32')
-  expected = change(pixels[None, ..., None])[0]
+  expected = image_files.convert((16, 16, 3), pixels[None, ..., None])[0]
   np.testing.assert_array_equal(images.load_image(tmp_path / 'a.png', spec), expected)
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from karpjax.data import dataset, speed
+from karpjax.data import images, speed
 
 
 def test_it_prints_a_rate_for_each_way(capsys):
@@ -17,7 +17,7 @@ def test_it_prints_a_rate_for_each_way(capsys):
 
 
 def test_all_ways_yield_the_same_batches():
-  streamed, whole = (dataset.load('digits', resident_bytes=n).splits['train'] for n in (0, 2**31))
+  streamed, whole = (images.load(speed.Config(resident_mb=n)).splits['train'] for n in (0, 2048))
   taken = [list(itertools.islice(way, 3)) for way in speed.ways(streamed, whole, 16, []).values()]
   for batch in zip(*taken):
     for other in batch[1:]:

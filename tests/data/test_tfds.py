@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import shutil
@@ -9,8 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from karpjax import errors
-from karpjax.data import dataset, tfds
+from karpjax import config, errors
+from karpjax.data import images, tfds
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.Train, images.Flags):
+  """The flags of a data set of images."""
+
+
+def load(name, data_dir, **flags):
+  return images.load(Config(dataset=name, data_dir=str(data_dir), **{'validation': 0.0} | flags))
 
 
 def picture(number, size=(6, 5)):
@@ -73,7 +83,7 @@ def pictures(split):
 
 
 def test_a_prepared_set_is_read_whole(folder):
-  data = dataset.load('paints', data_dir=folder)
+  data = load('paints', data_dir=folder)
   assert data.spec.classes == ('red', 'green', 'blue') and data.spec.shape == (6, 5, 3)
   assert pictures(data.splits['train']) == list(range(20))
   assert pictures(data.splits['test']) == list(range(20, 26))
@@ -87,8 +97,8 @@ def test_a_prepared_set_is_read_whole(folder):
 
 
 def test_streaming_gives_the_same_examples(folder):
-  resident = dataset.load('paints', data_dir=folder)
-  streamed = dataset.load('paints', data_dir=folder, resident_bytes=1000)
+  resident = load('paints', data_dir=folder)
+  streamed = load('paints', data_dir=folder, resident_mb=0)
   assert streamed.splits['train'].arrays is None and 'streamed' in streamed.notes[-1]
   numbers = np.array([7, 0, 19, 7])
   for key, values in streamed.splits['train'].fetch(numbers).items():
@@ -96,34 +106,34 @@ def test_streaming_gives_the_same_examples(folder):
 
 
 def test_the_second_load_decodes_nothing_and_a_changed_or_broken_cache_is_not_used(folder, cache, monkeypatch):
-  first = dataset.load('paints', data_dir=folder).splits['train'].fetch(np.arange(20))
+  first = load('paints', data_dir=folder).splits['train'].fetch(np.arange(20))
   assert len(list(cache.iterdir())) == 2  # train and test, and nothing temporary
   with monkeypatch.context() as patched:
     patched.setattr(tfds, '_fetch', lambda *_: pytest.fail('decoded again'))
-    again = dataset.load('paints', data_dir=folder).splits['train'].arrays
+    again = load('paints', data_dir=folder).splits['train'].arrays
   np.testing.assert_array_equal(again['image'], first['image'])
 
   broken = next(cache.glob('*train*')) / 'image.npy'
   broken.write_bytes(broken.read_bytes()[:200])
-  restored = dataset.load('paints', data_dir=folder).splits['train'].arrays
+  restored = load('paints', data_dir=folder).splits['train'].arrays
   np.testing.assert_array_equal(restored['image'], first['image'])
   assert broken.stat().st_size > 200
 
   record = next((folder / 'paints' / '1.2.0').glob('*train*record*'))
   os.utime(record, (1, 1))
-  dataset.load('paints', data_dir=folder)
+  load('paints', data_dir=folder)
   assert len(list(cache.iterdir())) == 3
 
 
 def test_an_unwritable_cache_is_done_without(folder, cache):
   cache.write_text('a file where the folder should be')
-  assert pictures(dataset.load('paints', data_dir=folder).splits['train']) == list(range(20))
+  assert pictures(load('paints', data_dir=folder).splits['train']) == list(range(20))
 
 
 def test_a_set_without_a_test_split_uses_validation_or_a_fifth_of_train(folder):
-  halves = dataset.load('halves', data_dir=folder)
+  halves = load('halves', data_dir=folder)
   assert pictures(halves.splits['test']) == [8, 9, 10, 11] and 'validation split' in halves.notes[0]
-  photographs = dataset.load('photographs', data_dir=folder, image_size=8)
+  photographs = load('photographs', data_dir=folder, image_size=8)
   assert {k: s.size for k, s in photographs.splits.items()} == {'train': 8, 'test': 2}
   assert photographs.spec.shape == (8, 8, 3)
   expected = Image.fromarray(picture(1, (40, 30))).resize((8, 8), Image.Resampling.BILINEAR)
@@ -132,26 +142,26 @@ def test_a_set_without_a_test_split_uses_validation_or_a_fifth_of_train(folder):
 
 
 def test_images_of_many_sizes_want_image_size(folder):
-  with pytest.raises(errors.UsageError, match='photographs has images of many sizes: give --image_size'):
-    dataset.load('photographs', data_dir=folder)
+  with pytest.raises(errors.UsageError, match='photographs has images of many sizes: give image_size'):
+    load('photographs', data_dir=folder)
 
 
 def test_labels_beyond_the_classes_are_refused(folder, monkeypatch):
   fetch = tfds._fetch
   monkeypatch.setattr(tfds, '_fetch', lambda *a: {**fetch(*a), 'label': np.full(len(a[-1]), -1, np.int32)})
   with pytest.raises(errors.UsageError, match='label -1 of train example 0 is out of range'):
-    dataset.load('paints', data_dir=folder)
+    load('paints', data_dir=folder)
 
 
 def test_missing_or_foreign_record_files_are_named(folder, tmp_path):
   shutil.copytree(folder / 'paints', tmp_path / 'paints')
   next((tmp_path / 'paints' / '1.2.0').glob('*test*record*')).unlink()
   with pytest.raises(errors.UsageError, match=r'test.*array_record.* is missing; prepare it with'):
-    dataset.load('paints', data_dir=tmp_path)
+    load('paints', data_dir=tmp_path)
   info = tmp_path / 'paints' / '1.2.0' / 'dataset_info.json'
   info.write_text(info.read_text().replace('array_record', 'tfrecord'))
   with pytest.raises(errors.UsageError, match=r'holds tfrecord files; prepare it with.*--file_format=array_record'):
-    dataset.load('paints', data_dir=tmp_path)
+    load('paints', data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -171,13 +181,13 @@ def test_missing_or_foreign_record_files_are_named(folder, tmp_path):
 def test_a_set_that_is_not_there_is_refused_within_seconds(folder, name, says):
   start = time.monotonic()
   with pytest.raises(errors.UsageError, match=says) as error:
-    dataset.load(name, data_dir=folder)
+    load(name, data_dir=folder)
   assert time.monotonic() - start < 20 and '\n' not in str(error.value)
 
 
 def test_mnist_is_the_known_one(shared_data):
   """Its test split, streamed: 10,000 images, the class counts of the original, and no TensorFlow."""
-  data = dataset.load('mnist', data_dir=shared_data, resident_bytes=2**20)
+  data = load('mnist', data_dir=shared_data, resident_mb=1)
   assert {k: s.size for k, s in data.splits.items()} == {'train': 60000, 'test': 10000}
   assert data.spec.shape == (28, 28, 1) and data.spec.mean[0] == pytest.approx(0.1307, abs=0.005)
   labels = data.splits['test'].fetch(np.arange(2000))['label']
@@ -188,14 +198,14 @@ def test_mnist_is_the_known_one(shared_data):
 
 def test_text_is_not_an_image_set(shared_data):
   with pytest.raises(errors.UsageError, match='tiny_shakespeare has features text; expected an image'):
-    dataset.load('tiny_shakespeare', data_dir=shared_data)
+    load('tiny_shakespeare', data_dir=shared_data)
 
 
 def test_importing_the_data_modules_imports_nothing_heavy():
   heavy = ('tensorflow_datasets', 'tensorflow', 'sklearn', 'PIL', 'mnist1d', 'matplotlib', 'grain')
   code = (
     'import sys\n'
-    'from karpjax.data import augmentation, bundled, dataset, folder, images, preprocessing, tables, tfds\n'
+    'from karpjax.data import augmentation, bundled, dataset, folder, images, tables, tfds\n'
     f'assert not set({heavy!r}) & set(sys.modules), set({heavy!r}) & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=os.path.dirname(__file__) + '/../..')

@@ -17,8 +17,7 @@ from experiments import gan as experiment
 from experiments import image_classification
 from karpjax import config, errors, scorer
 from karpjax.commands import check as recipe
-from karpjax.data import dataset
-from karpjax.data.dataset import Dataset
+from karpjax.data.dataset import Dataset, Spec
 from karpjax.metrics import generation
 from karpjax.models import inception
 from karpjax.report import writers
@@ -47,7 +46,7 @@ def rows(folder):
 def abstract(shape=(8, 8, 1), batch=24, **changes):
   """A program and a batch of noise."""
   settings = config.resolve(experiment.Config(**QUICK | {'batch_size': batch, **changes}), 100)
-  spec = dataset.Spec('none', shape, tuple('0123456789'), 255.0, (0.5,), (0.5,), 100)
+  spec = Spec('none', shape, tuple('0123456789'), 255.0, (0.5,), (0.5,), 100)
   draw = np.random.default_rng(0)
   example = {
     'image': jnp.asarray(draw.integers(0, 256, (batch, *shape)), jnp.uint8),
@@ -254,7 +253,7 @@ def classifier(tmp_path_factory):
 
 
 def test_a_scorer_gives_the_inputs_of_its_last_layer(classifier):
-  data = dataset.load('digits')
+  data = experiment.data(experiment.Config(validation=0.0))
   loaded = scorer.load(str(classifier), data.spec)
   images = data.splits['test'].fetch(np.arange(20))['image']
   features, logits = loaded.apply(jnp.asarray(images))
@@ -287,7 +286,7 @@ def test_scores_are_those_of_all_examples(tmp_path, classifier):
 
 
 def test_a_scorer_without_classes_gives_distances_alone():
-  data = dataset.load('digits')
+  data = experiment.data(experiment.Config(validation=0.0))
   without = scorer.Scorer('inception', None, 0, 64, lambda x: (x.reshape(len(x), -1), None))
   batch = {'image': data.splits['test'].fetch(np.arange(30))['image'], 'label': jnp.zeros(30, jnp.int32)}
   batch |= {'mask': jnp.arange(30) < 25, 'index': jnp.arange(30)}
@@ -374,7 +373,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path, flags, message):
 
 
 def test_a_scorer_of_other_data_is_refused(classifier):
-  spec = dataclasses.replace(dataset.load('digits').spec, shape=(16, 16, 1))
+  spec = dataclasses.replace(experiment.data(experiment.Config(validation=0.0)).spec, shape=(16, 16, 1))
   with pytest.raises(errors.UsageError, match=r'trained on another shape, \(8, 8, 1\), not \(16, 16, 1\)'):
     scorer.load(str(classifier), spec)
 
@@ -390,4 +389,4 @@ def test_a_folder_of_images_without_classes_serves(tmp_path):
   spec = experiment.data(experiment.Config(dataset=name)).spec
   assert spec.shape == (8, 8, 3) and spec.classes == ('all',)
   with pytest.raises(errors.UsageError, match='lies beside the class folders'):
-    dataset.load(name)
+    experiment.data(experiment.Config(dataset=name))
