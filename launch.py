@@ -15,6 +15,7 @@ python launch.py --processes=2 NAME [flags]   hosts as processes of this machine
 
 import ast
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -48,30 +49,28 @@ def main(argv: list[str]) -> int:
     return 0
   name, *rest = argv
   sys.path.insert(0, str(ROOT))
+  module = importlib.import_module
   if name.split('=')[0] in ('--processes', '--devices'):
-    from karpjax.commands import local_cluster
-
-    return local_cluster.main(argv)
+    return module('karpjax.commands.local_cluster').main(argv)
   if name in COMMANDS:
-    return importlib.import_module(COMMANDS[name]).main(rest)
+    return module(COMMANDS[name]).main(rest)
   if name in known:
-    from karpjax import command_line
-
-    return command_line.main(importlib.import_module(f'experiments.{name}'), rest)
-  from karpjax import errors
-
+    return module('karpjax.command_line').main(module(f'experiments.{name}'), rest)
   verbs = sorted({verb for _, own in known.values() for verb in own})
   if name in verbs or (rest and Path(rest[0]).is_dir()):
-    from karpjax.commands import use
-
-    return use.main(name, rest)
+    return module('karpjax.commands.use').main(name, rest)
   if Path(name).is_dir() and not rest:
-    from karpjax.commands import use
-
-    return use.describe(Path(name))
-  print(f'launch.py: unknown experiment {name!r}.{errors.nearest(name, [*known, *COMMANDS, *verbs])}', file=sys.stderr)
+    return module('karpjax.commands.use').describe(Path(name))
+  near = module('karpjax.errors').nearest(name, [*known, *COMMANDS, *verbs])
+  print(f'launch.py: unknown experiment {name!r}.{near}', file=sys.stderr)
   return 2
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  try:
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+  except BrokenPipeError:  # the reader has seen enough, as `| head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 141  # as a shell says of SIGPIPE
+  sys.exit(code)

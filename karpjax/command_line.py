@@ -1,16 +1,19 @@
 """A Config <-> absl flags. Flags exist only here, at the edge: what is traced never reads one."""
 
 import dataclasses
+import importlib
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from absl import flags
 
 from karpjax import config as configs
-from karpjax.errors import Diverged, Failed, UsageError
+from karpjax.errors import Diverged, Failed, UsageError, choose
 from karpjax.train import hosts, loop, runtime
 
 
@@ -82,34 +85,49 @@ def parse(config_class, argv: Sequence[str], *, base=None):
 
 
 def usage(config_class, name: str, description: str) -> str:
-  """The text of `--help`: every flag with type, default and help, grouped."""
+  """The text of `--help`: every flag with type, default and help, grouped; the experiment's own and the model's first."""
   lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
-  fields = dataclasses.fields(config_class)
-  groups = sorted(
-    {configs.metadata(f)['group'] for f in fields},
-    key=lambda g: (g != 'Experiment', [configs.metadata(f)['group'] for f in fields].index(g)),
-  )
-  for group in groups:
-    lines += ['', f'{group}:']
-    for field in (f for f in fields if configs.metadata(f)['group'] == group):
-      default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-      choices = configs.metadata(field)['choices']
-      kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
-      shown = f' (default {default})' if default not in ('', None) else ''
-      lines += [f'  --{field.name}={kind}{shown}', f'      {field.metadata["help"]}']
+  groups: dict[str, list] = {'Experiment': [], 'Model': []}
+  for field in dataclasses.fields(config_class):
+    groups.setdefault(configs.metadata(field)['group'], []).append(field)
+  for group, fields in groups.items():
+    lines += ['', f'{group}:', *flag_lines(fields)] if fields else []
   return '\n'.join(lines)
 
 
 def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
-  """Two lines for each flag: its name, type and default, and its help."""
+  """Each flag's name, type and default, and under them its help."""
   lines = []
   for field in fields:
     default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     choices = configs.metadata(field)['choices']
     kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
-    shown = f' (default {default})' if default not in ('', None) else ''
-    lines += [f'  --{field.name}={kind}{shown}', f'      {configs.metadata(field)["help"]}']
+    lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default not in ('', None) else ''))
+    help = configs.metadata(field)['help']
+    lines += textwrap.wrap(help, 110, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
   return lines
+
+
+def experiment(name: str):
+  """The module of an experiment.
+
+  Raises:
+    UsageError: where there is none of this name, or it lacks what an experiment has.
+  """
+  import experiments
+
+  files = [path for folder in experiments.__path__ for path in Path(folder).glob('[a-z]*.py')]
+  choose('experiment', name, {path.stem: path for path in files})
+  return complete(importlib.import_module(f'experiments.{name}'))
+
+
+def complete(module):
+  """The same module; raises UsageError where it lacks what an experiment has."""
+  for part in ('Config', 'data', 'program'):
+    if not hasattr(module, part):
+      name = loop.name_of(module)
+      raise UsageError(f'{name} has no {part}: an experiment is Config, data(config) and program(config, data)')
+  return module
 
 
 def flagged(text: object, config_class) -> str:
@@ -127,11 +145,12 @@ def main(experiment, argv: Sequence[str]) -> int:
     experiment: the module: `Config`, `data` and `program`.
     argv: the flags.
   """
-  name, config_class = loop.name_of(experiment), experiment.Config
-  if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv):
-    print(usage(config_class, name, experiment.__doc__ or name))
-    return 0
+  name, config_class = loop.name_of(experiment), configs.Train
   try:
+    config_class = complete(experiment).Config
+    if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv):
+      print(usage(config_class, name, experiment.__doc__ or name))
+      return 0
     config = parse(config_class, argv)
     stored = configs.saved(config.workdir) if config.workdir else None
     if stored:

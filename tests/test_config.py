@@ -35,7 +35,7 @@ def test_durations(text, steps):
 
 @pytest.mark.parametrize('text', ['ten', '10 hours', '-3', '', 'nan', '1.2.3'])
 def test_what_is_no_duration(text):
-  with pytest.raises(UsageError, match='--warmup=.*10epochs'):
+  with pytest.raises(UsageError, match='warmup=.*10epochs'):
     config.in_steps(text, batch_size=1, examples=1, name='warmup')
 
 

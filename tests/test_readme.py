@@ -1,6 +1,8 @@
 """What the README says runs."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,26 +14,49 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
 
 
-def launch(*argv, **options):
+def launch(*argv, root=ROOT, **options):
   return subprocess.run(
-    [sys.executable, ROOT / 'launch.py', *argv], capture_output=True, text=True, check=False, **options
+    [sys.executable, root / 'launch.py', *argv], capture_output=True, text=True, check=False, **options
   )
 
 
-def test_the_complete_example_trains(tmp_path):
-  code = re.search(r'<!-- example.*?```python\n(.*?)```', README, re.DOTALL)[1]
-  (tmp_path / 'sine.py').write_text(code)
-  flags = ['--steps=400', '--batch_size=50', '--seeds=2', '--learning_rate=0.01', f'--workdir={tmp_path / "run"}']
-  environment = {'PYTHONPATH': str(ROOT), 'PATH': '/usr/bin:/bin', 'HOME': str(tmp_path)}
-  done = subprocess.run(
-    [sys.executable, tmp_path / 'sine.py', *flags], capture_output=True, text=True, env=environment, check=False
-  )
+@pytest.fixture(scope='module')
+def sine(tmp_path_factory) -> Path:
+  """A checkout with the README's example as experiments/sine.py, and its run of two seeds in runs/sine."""
+  root = tmp_path_factory.mktemp('checkout')
+  (root / 'experiments').mkdir()
+  (root / 'experiments' / 'sine.py').write_text(re.search(r'<!-- example.*?```python\n(.*?)```', README, re.DOTALL)[1])
+  (root / 'karpjax').symlink_to(ROOT / 'karpjax')
+  shutil.copy(ROOT / 'launch.py', root)
+  flags = ['--steps=400', '--seeds=2', '--ema=0.5', '--eval_every=0', '--workdir=runs/sine']
+  done = launch('sine', *flags, root=root, cwd=root)
   assert done.returncode == 0, done.stderr
-  import json
+  return root
 
-  numbers = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+
+def test_the_complete_example_trains(sine):
+  numbers = json.loads((sine / 'runs' / 'sine' / 'summary.json').read_text())
   assert numbers['test/loss']['mean'] < 0.05  # the noise alone is 0.01, a constant guess 0.5
-  assert (tmp_path / 'run' / 'index.html').exists()
+  assert (sine / 'runs' / 'sine' / 'index.html').exists()
+
+
+@pytest.mark.slow
+def test_the_complete_example_takes_all_commands(sine):
+  run = lambda *argv: launch(*argv, root=sine, cwd=sine)
+  assert 'The sine of a number' in run().stdout
+  assert '--width=int (default 64)' in run('sine', '--help').stdout
+  assert '2 seeds' in run('sine', '--workdir=runs/sine').stdout or 'finished' in run('runs/sine').stdout
+  checked = run('check', 'sine')
+  assert checked.returncode == 0, checked.stdout + checked.stderr
+  swept = run(
+    'sweep', 'sine', '--grid', 'learning_rate=1e-5,1e-2', '--steps=100', '--validation=0.1', '--workdir=runs/s'
+  )
+  assert swept.returncode == 2 and 'no validation split' in swept.stderr
+  refused = run('predict', 'runs/sine', 'x')
+  assert (
+    refused.returncode == 2
+    and refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it has no verbs\n'
+  )
 
 
 def test_launch_alone_lists_every_experiment_without_importing_jax():

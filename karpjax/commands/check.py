@@ -4,7 +4,6 @@ Each check is a pure function of a Program and a batch, and gives a figure and w
 """
 
 import dataclasses
-import importlib
 import sys
 from collections.abc import Callable
 
@@ -20,11 +19,12 @@ from karpjax.train import checkpoint, loop
 from karpjax.train import runner as runners
 
 OVERFIT_STEPS = 400
+TARGETS = {'label', 'target', 'targets', 'high'}  # the names of what is to be predicted, in the batches of experiments
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What a check found: `passed` is None where it does not apply."""
+  """The outcome of a check: `passed` is None where it does not apply."""
 
   name: str
   passed: bool | None
@@ -35,9 +35,9 @@ class Result:
       object.__setattr__(self, 'passed', bool(self.passed))
 
 
-def _losses(program, state, batch):
+def _losses(program, state, batch) -> np.ndarray:
   """Per-example losses, [batch] or [batch, time], in evaluation mode."""
-  return jax.jit(program.example_losses)(state, batch, programs.step_key(state, programs.EVALUATE))
+  return np.asarray(program.example_losses(state, batch, programs.step_key(state, programs.EVALUATE)))
 
 
 def _one_loss(program, state, batch) -> bool:
@@ -45,90 +45,74 @@ def _one_loss(program, state, batch) -> bool:
   return 'loss' in jax.eval_shape(program.step, state, batch)[1]
 
 
+def _train(program, state, batch, steps: int, below: float = 0):
+  """(state after so many steps on one batch, losses); stops where the loss is under `below` of the first."""
+  losses = []
+  for _ in range(steps):
+    state, metrics = program.step(state, batch)
+    if 'loss' in metrics:
+      losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
+      if losses[-1] < below * losses[0]:
+        break
+  return state, losses
+
+
 def loss_at_initialisation(program, state, batch) -> Result:
-  """Close to that of a guess that knows nothing: within half of it above, whatever below."""
-  name = 'loss at initialisation'
-  if program.uninformed_loss is None or program.example_losses is None:
+  """At most about twice that of a guess that knows nothing."""
+  name, uninformed = 'loss at initialisation', program.uninformed_loss
+  if uninformed is None or program.example_losses is None:
     return Result(name, None, 'no uninformed loss is known')
   losses = _losses(program, state, batch)
-  loss = float(losses.mean() if losses.ndim == 1 else losses[batch['targets'] >= 0].mean())
-  return Result(
-    name,
-    abs(loss - program.uninformed_loss) <= 0.5 * program.uninformed_loss + 0.1,
-    f'{loss:.4f}; uninformed {program.uninformed_loss:.4f}',
-  )
+  loss = float(losses.mean() if losses.ndim == 1 else losses[np.asarray(batch['targets']) >= 0].mean())
+  return Result(name, abs(loss - uninformed) <= uninformed + 0.1, f'{loss:.4f}; uninformed {uninformed:.4f}')
 
 
 def no_leak_across_the_batch(program, state, batch) -> Result:
-  """Replacing example 0 leaves all other examples' losses as they were, to rounding, and changes its own."""
+  """Replacing example 0 leaves all other examples' losses as they were, to rounding."""
   name = 'examples are independent'
   if program.example_losses is None:
     return Result(name, None, 'the program gives no losses per example')
   other = {n: x.at[0].set(x[-1]) if n != 'index' else x for n, x in batch.items()}
-  before, after = np.asarray(_losses(program, state, batch)), np.asarray(_losses(program, state, other))
+  before, after = _losses(program, state, batch), _losses(program, state, other)
   moved = float(np.abs(after - before)[1:].max())
-  return Result(
-    name, moved <= 1e-5 * (1 + np.abs(before).max()), f"largest change of another example's loss {moved:.1e}"
-  )
+  figure = f"largest change of another example's loss {moved:.1e}"
+  return Result(name, moved <= 1e-5 * (1 + np.abs(before).max()), figure)
 
 
 def no_leak_from_the_future(program, state, batch) -> Result:
-  """Another token in the middle leaves the losses of all before it as they were, to rounding, and changes later ones."""
+  """Another token in the middle leaves all earlier losses as they were, to rounding, and changes later ones."""
   name = 'tokens see none from the future'
   if not program.causal:
     return Result(name, None, 'no causal model')
   tokens = batch['tokens']
   middle = tokens.shape[1] // 2
   other = {**batch, 'tokens': tokens.at[:, middle].set((tokens[:, middle] + 1) % jnp.maximum(tokens.max(), 2))}
-  moved = np.abs(np.asarray(_losses(program, state, other)) - np.asarray(_losses(program, state, batch)))
+  moved = np.abs(_losses(program, state, other) - _losses(program, state, batch))
   earlier, later = float(moved[:, :middle].max(initial=0)), float(moved[:, middle:].max())
-  return Result(
-    name, earlier <= 1e-5 < later, f'losses before token {middle} moved by {earlier:.1e}, from it on by {later:.1e}'
-  )
+  figure = f'losses before token {middle} moved by {earlier:.1e}, from it on by {later:.1e}'
+  return Result(name, earlier <= 1e-5 < later, figure)
 
 
 def gradients_reach_all(program, state, batch) -> Result:
-  """After one step every parameter is finite, and none has stayed as it was over the first few steps."""
-  after = state
-  step = jax.jit(program.step)
-  for _ in range(3):
-    after, _ = step(after, batch)
-  still, wild = [], []
-  for name, a, b in zip(checkpoint.names(state.params), jax.tree.leaves(state.params), jax.tree.leaves(after.params)):
-    if not np.isfinite(b).all():
-      wild.append(name)
-    elif np.array_equal(a, b):
-      still.append(name)
-  text = (
-    f'not finite: {", ".join(wild)}'
-    if wild
-    else f'never moved: {", ".join(still)}'
-    if still
-    else f'all {len(jax.tree.leaves(state.params))} arrays finite and moving'
-  )
-  return Result('gradients reach every parameter', not (still or wild), text)
+  """After three steps every parameter is finite, and none has stayed as it was."""
+  name, (after, _) = 'gradients reach every parameter', _train(program, state, batch, 3)
+  before, after = checkpoint.to_arrays(state.params), checkpoint.to_arrays(after.params)
+  wild = [n for n, x in after.items() if not np.isfinite(x).all()]
+  still = [n for n, x in after.items() if np.array_equal(x, before[n])]
+  if wild or still:
+    return Result(name, False, f'not finite: {", ".join(wild)}' if wild else f'never moved: {", ".join(still)}')
+  return Result(name, True, f'all {len(after)} arrays finite and moving')
 
 
-def overfits_one_batch(program, state, batch, *, steps: int = OVERFIT_STEPS) -> Result:
-  """The same batch again and again: the training loss falls to under a tenth, or 1 % of the examples are wrong at most."""
+def overfits_one_batch(program, state, batch) -> Result:
+  """The same batch again and again: the training loss falls to under a tenth."""
   name = 'one batch can be overfitted'
   if not _one_loss(program, state, batch):
     return Result(name, None, 'its step minimises no single loss')
-  step = jax.jit(program.step)
   few = {n: x[: min(16, len(x))] for n, x in batch.items()}
-  first = last = None
-  for _ in range(steps):
-    state, metrics = step(state, few)
-    total, count = metrics['loss']
-    last = float(total / count)
-    first = last if first is None else first
-    if last < 0.05 * first:
-      break
-  return Result(
-    name,
-    last < 0.1 * first,
-    f'loss {first:.4f} -> {last:.4f} in at most {steps} steps of {len(few["index"])} examples',
-  )
+  first, *_, last = _train(program, state, few, OVERFIT_STEPS, below=0.05)[1]
+  figure = f'loss {first:.4f} -> {last:.4f} in at most {OVERFIT_STEPS} steps of {len(few["index"])} examples'
+  return Result(name, last < 0.1 * first, figure)
 
 
 def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
@@ -136,48 +120,29 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   name = 'real inputs beat zeroed ones'
   if not _one_loss(program, state, batch):
     return Result(name, None, 'its step minimises no single loss')
-  step = jax.jit(program.step)
-  labels = {'label', 'target', 'targets', 'high', 'index', 'mask'}
-  zeroed = {n: x if n in labels else jnp.zeros_like(x) for n, x in batch.items()}
-
-  def trained(on):
-    s, loss = state, None
-    for _ in range(steps):
-      s, metrics = step(s, on)
-      loss = float(metrics['loss'][0] / metrics['loss'][1])
-    return loss
-
-  real, blind = trained(batch), trained(zeroed)
+  if not TARGETS & set(batch):
+    return Result(name, None, f'nothing in the batch is a target by its name: {", ".join(sorted(TARGETS))}')
+  keep = TARGETS | {'index', 'mask'}
+  zeroed = {n: x if n in keep else jnp.zeros_like(x) for n, x in batch.items()}
+  real, blind = (_train(program, state, inputs, steps)[1][-1] for inputs in (batch, zeroed))
   return Result(name, real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps')
 
 
 def same_seed_same_bits(program, state, batch) -> Result:
   """Two runs of three steps from the same state: equal to the bit."""
-  step = jax.jit(program.step)
-
-  def after():
-    s = state
-    for _ in range(3):
-      s, _ = step(s, batch)
-    return checkpoint.to_arrays(s.params)
-
-  a, b = after(), after()
+  a, b = (checkpoint.to_arrays(_train(program, state, batch, 3)[0].params) for _ in range(2))
   different = [n for n in a if a[n].tobytes() != b[n].tobytes()]
-  return Result(
-    'the same seed gives the same bits',
-    not different,
-    'three steps, twice' if not different else f'differ: {", ".join(different)}',
-  )
+  figure = f'differ: {", ".join(different)}' if different else 'three steps, twice'
+  return Result('the same seed gives the same bits', not different, figure)
 
 
 def no_dead_units(program, state, batch) -> Result:
-  """No output is constant over the batch, before or after three steps."""
+  """No output is constant over the batch after three steps."""
   name = 'outputs respond to inputs'
   if program.predict is None:
     return Result(name, None, 'the program predicts nothing')
-  for _ in range(3):
-    state, _ = jax.jit(program.step)(state, batch)
-  outputs = np.asarray(jax.jit(program.predict)(state, batch, programs.step_key(state, programs.EVALUATE)))
+  state, _ = _train(program, state, batch, 3)
+  outputs = np.asarray(program.predict(state, batch, programs.step_key(state, programs.EVALUATE)))
   if not np.issubdtype(outputs.dtype, np.floating):
     return Result(name, None, 'the program predicts choices, such as tags, not scores')
   if len(outputs) == 1:
@@ -196,34 +161,36 @@ def one_compilation(program, state, batch) -> Result:
     traces.append(1)
     return program.step(state, batch)
 
-  for _ in range(3):
-    state, _ = step(state, batch)
+  _train(dataclasses.replace(program, step=step), state, batch, 3)
   return Result('one compilation only', len(traces) == 1, f'{len(traces)} in three steps')
 
 
-CHECKS: tuple[Callable, ...] = (
-  loss_at_initialisation,
-  no_leak_across_the_batch,
-  no_leak_from_the_future,
-  gradients_reach_all,
-  overfits_one_batch,
-  inputs_matter,
-  same_seed_same_bits,
-  no_dead_units,
-  one_compilation,
-)
+# Each check, and what to do where it fails.
+CHECKS: dict[Callable, str] = {
+  loss_at_initialisation: 'the last layer begins too large: look at its initialiser and at the scale of the inputs',
+  no_leak_across_the_batch: 'something is computed over the batch: a norm, a mean, a wrong axis or reshape',
+  no_leak_from_the_future: 'the causal mask or the shift of the targets is off by one',
+  gradients_reach_all: 'a part of the model is left out of the loss, or learning_rate is too high or too low',
+  overfits_one_batch: 'most often learning_rate is wrong by a factor of ten or more; else dropout, or labels that are noise',
+  inputs_matter: 'the model sees little of its inputs: look at the preprocessing, the learning_rate and dead units',
+  same_seed_same_bits: 'something draws from outside the keys, or an operation is not deterministic (--deterministic)',
+  no_dead_units: 'units are dead: look at learning_rate, initialisers and activations',
+  one_compilation: 'the step changes the shape or dtype of its state',
+}
 
 
-def check(program, batch, *, seed: int = 0, checks=CHECKS) -> list[Result]:
+def check(program, batch, *, seed: int = 0) -> dict[Callable, Result]:
   """All checks of a Program on one training batch, from the state in which the seed begins to learn."""
+  jitted = {name: jax.jit(f) for name in ('step', 'predict', 'example_losses') if (f := getattr(program, name))}
+  program = dataclasses.replace(program, **jitted)
 
   @jax.jit
-  def collected(state):
+  def collect(state):
     return jax.lax.fori_loop(0, program.collecting, lambda _, state: program.step(state, batch)[0], state)
 
   state = jax.jit(program.init)(jax.random.key(seed))
-  state = collected(state) if program.collecting else state
-  return [one(program, state, batch) for one in checks]
+  state = collect(state) if program.collecting else state
+  return {one: one(program, state, batch) for one in CHECKS}
 
 
 def main(argv: list[str]) -> int:
@@ -231,10 +198,7 @@ def main(argv: list[str]) -> int:
   try:
     if not argv:
       raise errors.UsageError('which experiment? python launch.py check NAME [--flag=value …]')
-    try:
-      experiment = importlib.import_module(f'experiments.{argv[0]}')
-    except ModuleNotFoundError:
-      raise errors.UsageError(f'unknown experiment {argv[0]!r}; python launch.py lists them') from None
+    experiment = command_line.experiment(argv[0])
     given = command_line.parse(experiment.Config, argv[1:])
     program, data, resolved = loop.prepare(experiment, dataclasses.replace(given, seeds=1, parallel='none'))
     runners.bind(program, data, resolved)  # its errors, before anything is compiled
@@ -246,5 +210,7 @@ def main(argv: list[str]) -> int:
     print(f'check: {command_line.flagged(error, config.Train)}', file=sys.stderr)
     return 2
   word = {True: 'pass', False: 'FAIL', None: '-'}
-  print(*progress.table([(word[r.passed], r.name, r.figure) for r in results], ('', 'check', 'figure')), sep='\n')
-  return int(any(r.passed is False for r in results))
+  rows = [(word[r.passed], r.name, r.figure) for r in results.values()]
+  failures = [f'{r.name}: {CHECKS[one]}.' for one, r in results.items() if r.passed is False]
+  print(*progress.table(rows, ('', 'check', 'figure')), *([''] if failures else []), *failures, sep='\n')
+  return int(bool(failures))

@@ -142,6 +142,7 @@ def train(
     description |= {
       'choices': stored,
       'parameters': progress.parameter_table(params),
+      'population': dataclasses.asdict(program.population) if program.population else None,
     }
     carry = runner.place(carry)
     description['compiled'] = runner.prepare(carry, description['choices'])

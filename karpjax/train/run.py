@@ -235,6 +235,7 @@ class Run:
         sink.finish(self.config.steps)
       elif isinstance(sink, writers.Wandb):
         sink.finish(numbers)
-    page.write_page(self.folder)
+    if not self.program.population:  # members of a sweep are no seeds, which a page would call them
+      page.write_page(self.folder)
     hosts.told(json.dumps(numbers))
     return numbers

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from karpjax import config
 from karpjax.commands import check as recipe
 from karpjax.program import Program, TrainState, pair
 from karpjax.train.step import train_step
@@ -29,14 +30,14 @@ def program(*, leak=False, dead=False, blind=False, frozen=False, confident=Fals
     params = {'w': jax.random.normal(key, (4, 2)) * 0.1, 'b': jnp.array([8.0, 0.0]) if confident else jnp.zeros(2)}
     if frozen:
       params['unused'] = jnp.ones(3)
-    return TrainState.create(key, params, optax.sgd(0.5))
+    return TrainState.create(key, {'params': params}, optax.sgd(0.5))
 
   def loss(params, collections, batch, key):
     return {'loss': pair(losses(params, batch))}, collections
 
   return Program(
     init,
-    train_step(loss, optax.sgd(0.5)),
+    train_step(loss, optax.sgd(0.5), config.Train()),
     None,
     None,
     predict=lambda state, batch, key: logits(state.params, batch),
@@ -52,7 +53,7 @@ def batch():
 
 
 def failures(wrong):
-  return {r.name for r in recipe.check(wrong, batch()) if r.passed is False}
+  return {r.name for r in recipe.check(wrong, batch()).values() if r.passed is False}
 
 
 def test_all_checks_pass_on_a_sound_program():
@@ -89,7 +90,7 @@ def test_the_command(capsys):
   assert recipe.main(['image_classification', '--model=mlp', '--widths=32', '--batch_size=32']) == 0
   out = capsys.readouterr().out
   assert out.count('pass') == len(recipe.CHECKS) - 1 and 'FAIL' not in out  # images have no future
-  assert recipe.main(['image_clasification']) == 2
+  assert recipe.main(['image_clasification']) == 2 and 'Did you mean image_classification?' in capsys.readouterr().err
   assert recipe.main(['image_classification', '--model=mpl']) == 2
 
 

@@ -83,7 +83,7 @@ class Question:
 
   def described(self) -> dict:
     """What sweep.json holds of it."""
-    free = {field.name for field in dataclasses.fields(self.base) if field.metadata['may_change']}
+    free = {field.name for field in dataclasses.fields(self.base) if config.metadata(field)['may_change']}
     return {
       'experiment': self.experiment,
       'kind': 'search' if self.trials else 'grid',
@@ -139,7 +139,7 @@ def _axis(text: str, base, option: str) -> tuple[str, tuple[str, ...] | Range]:
     raise errors.UsageError(f'{option} {text}: there is no flag --{name}.{errors.nearest(name, fields)}')
   if name in ('seed', 'seeds'):
     raise errors.UsageError(f'{option} {text}: seeds are no axis; give --seeds=N, and every setting has N of them')
-  if fields[name].metadata['free'] or name == 'select':
+  if config.metadata(fields[name])['may_change'] or name == 'select':
     raise errors.UsageError(f'{option} {text}: --{name} changes no number that could be compared')
   if not equals or not given.strip(';, '):
     raise errors.UsageError(f'{option} {text}: an axis needs values, as {option} {name}=…')
