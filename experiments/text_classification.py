@@ -5,145 +5,95 @@ python launch.py text_classification --dataset=trec --data_dir=DIR         # que
 python launch.py text_classification --dataset=mine.csv --model=bilstm     # columns text and label
 python launch.py text_classification --dataset=mine.csv --init_from=WORKDIR   # of a masked_language_model run: fine-tunes it
 python launch.py reproduce textcnn_trec --data_dir=DIR                     # Kim 2014, five seeds
+python launch.py monitor WORKDIR FILE.csv                                  # alerts where a class becomes more frequent
 """
 
-import dataclasses
 import functools
 import math
+import sys
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from karpjax import config, errors, optim
-from karpjax.data import bucketing as buckets
-from karpjax.data import dataset, labelled_text, text, tokenisers
+from karpjax import config, monitor, optim
+from karpjax.data import bucketing, labelled_text, text, tokenisers
+from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
 from karpjax.models import text as models
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
-from karpjax.report import classification as report
+from karpjax.report import classification, writers
+from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
+from karpjax.verbs import classes
 
-PRETRAINED = 'masked_language_model'
+Spec = text.TextSpec
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+@config.defaults(
+  tokeniser='words', lower=True, test=0.2, order='bucketed', batch_size=50, steps='10epochs', eval_batch_size=100
+)
+class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS)):
   dataset: str = config.flag(
     'python_docs',
     'python_docs, trec, financial_phrasebank, table:DIR (train, validation, test as .csv or .tsv), FILE.csv, FILE.tsv, '
     'or a TFDS name such as imdb_reviews, glue/sst2, ag_news_subset.',
   )
-  columns: tuple[str, ...] = config.flag(('text', 'label'), 'Of a table: that of the texts, that of the labels.')
-  encoding: str = config.flag('', 'Of files. Default: utf-8, or latin-1 for trec and financial_phrasebank.')
-  tokeniser: str = config.flag('words', 'How a text is cut.', choices=tokenisers.KINDS)
-  minimum_frequency: int = config.flag(1, 'Words that are rarer in train are unknown.')
-  vocabulary: int = config.flag(0, 'The most tokens of words and bpe; 0: all words, 4,000 of bpe.')
-  lower: bool = config.flag(True, 'Whether texts are lower-cased.')
-  max_length: int = config.flag(0, 'Tokens that are kept of a text; 0: as many as the longest of train has.')
+  columns: tuple[str, ...] = config.data_flag(('text', 'label'), "A table's columns of texts and of labels.")
+  max_length: int = config.data_flag(0, "Tokens kept of a text; 0: as many as train's longest has.", low=0)
+  buckets: int = config.data_flag(
+    4, 'Lengths to which a batch may be cut, the shortest that holds it being taken.', low=1
+  )
   model: str = config.flag(
-    'textcnn', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
+    'textcnn', "The model; options that are not given have the model's own defaults.", choices=models.MODELS
   )
-  label_smoothing: float = config.flag(0.0, 'Share of the target that is spread over all classes.')
-  max_norm: float = config.flag(0.0, "Largest norm of a class's weights in the last layer, as in Kim 2014; 0: any.")
-  baseline: bool = config.flag(
-    True, 'Whether linear models on TF-IDF are fitted too, and shown beside.', may_change=True
-  )
-  steps: config.Duration = config.run_flag('10epochs', 'How long to train.')
-  eval_batch_size: int = config.run_flag(100, 'Examples in one call of the evaluation.', may_change=True)
-  order: str = config.data_flag(
-    'bucketed',
-    'Examples in a new order each epoch, of batches of similar lengths (bucketed) or of any; in one shuffled order; or as '
-    'stored.',
-    choices=('bucketed', 'reshuffle', 'shuffle', 'stored'),
-  )
-  buckets: int = config.data_flag(4, 'To how many lengths a batch may be cut, the shortest that holds it being taken.')
-  batch_size: int = config.data_flag(50, 'Examples in one step, over all devices; 0: the whole train split.')
-
-  embedding: int | None = config.flag(None, 'Size of the word vectors.', group='Model')
-  windows: tuple[int, ...] | None = config.flag(None, 'Words in a window (textcnn).', group='Model')
-  channels: int | None = config.flag(None, 'Features of each kind of window (textcnn).', group='Model')
-  units: tuple[int, ...] | None = config.flag(None, 'Of each layer and direction (bilstm).', group='Model')
-  layers: int | None = config.flag(None, 'Blocks (transformer).', group='Model')
-  heads: int | None = config.flag(None, 'Of the attention (transformer).', group='Model')
-  width: int | None = config.flag(None, 'Of the blocks (transformer).', group='Model')
-  hidden: int | None = config.flag(None, "Units of a block's MLP; 0: four times the width.", group='Model')
-  positions: str | None = config.flag(None, 'learned, sinusoidal, rotary or none (transformer).', group='Model')
-  pre_norm: bool | None = config.flag(None, 'Norms before each part, not behind (transformer).', group='Model')
-  dropout: float | None = config.flag(None, 'Rate.', group='Model')
+  label_smoothing: float = config.flag(0.0, 'Fraction of the target spread over all classes.', low=0, high=1)
+  max_norm: float = config.flag(0.0, "Largest norm of a class's weights in the last layer (Kim 2014); 0: any.", low=0)
+  baseline: bool = config.flag(True, 'Linear models on TF-IDF are fitted too, and shown beside.', may_change=True)
 
 
-def earlier(config_: Config) -> tuple[tokenisers.Tokeniser, int, dict] | None:
-  """The tokeniser, the length and, of an encoder, the sizes of the run that --init_from names, if it is one of texts."""
-  stored = config.saved(config_.init_from) if config_.init_from else None
-  if not stored or stored['experiment'] not in (PRETRAINED, 'text_classification'):
-    return None
-  spec, flags = text.TextSpec.from_json(stored['spec']), stored['flags']
-  length = spec.lengths['text']
+def pretrained(workdir: str) -> dict:
+  """What the weights of a run of texts mean: its tokeniser, its length and, of an encoder, its sizes; {} of others."""
+  stored = config.saved(workdir) if workdir and Path(workdir).is_dir() else None
+  if not stored or stored['experiment'] not in ('masked_language_model', 'text_classification'):
+    return {}
+  spec = Spec.from_json(stored['spec'])
   about = {name: value for name, value in spec.about.items() if name == 'pretrained'}
-  if stored['experiment'] == PRETRAINED:
-    about['pretrained'] = {'context': length, **{name: flags[name] for name in models.SIZES if name in flags}}
-  return spec.tokenisers['text'], length, about
+  if stored['experiment'] == 'masked_language_model':
+    about['pretrained'] = models.pretrained(spec, stored['flags'])
+  return {'tokeniser': spec.tokenisers['text'], 'length': spec.lengths['text'], 'about': about}
 
 
-def read(config_: Config) -> labelled_text.Texts:
-  return labelled_text.read(
-    config_.dataset,
-    data_dir=config_.data_dir,
-    encoding=config_.encoding,
-    columns=config_.columns,
-    validation=config_.validation,
-    seed=config_.split_seed,
-  )
+def data(config: Config) -> Dataset:
+  return labelled_text.load(config, **pretrained(config.init_from))
 
 
-def encode(config_: Config, texts: labelled_text.Texts) -> dataset.Dataset:
-  if found := earlier(config_):
-    made, length, about = found
-    length = config_.max_length or length
-    return labelled_text.encode(texts, made, max_length=length, count=config_.buckets, about=about)
-  made = tokenisers.make(
-    config_.tokeniser,
-    texts.splits['train'].arrays['text'],
-    specials=() if config_.tokeniser == 'bytes' else tokenisers.SPECIALS,
-    minimum_frequency=config_.minimum_frequency,
-    vocabulary=config_.vocabulary or (4000 if config_.tokeniser == 'bpe' else 0),
-    lower=config_.lower,
-  )
-  return labelled_text.encode(texts, made, max_length=config_.max_length, count=config_.buckets)
-
-
-def data(config_: Config) -> dataset.Dataset:
-  texts = read(config_)
-  return dataclasses.replace(encode(config_, texts), raw=texts.splits)
-
-
-def program(config_: Config, data: dataset.Dataset) -> Program:
-  """The method: config with durations in steps; its rates, decays and shares may be traced numbers."""
+def program(config: Config, data: Dataset) -> Program:
   spec = data.spec
-  if not 0 <= config_.label_smoothing <= 1:
-    raise errors.UsageError(f'--label_smoothing={config_.label_smoothing}: a share of 0 to 1 is needed')
-  model = models.build(config_.model, spec, dtype=jnp.dtype(config_.dtype), options=config_.model_options())
-  optimiser = optim.configured(config_)
-  if config_.max_norm:
-    optimiser = optax.chain(optimiser, optim.limit_norms(config_.max_norm))
+  model = models.build(config, spec)
+  optimiser = optim.configured(config)
+  if config.max_norm:
+    optimiser = optax.chain(optimiser, optim.limit_norms(config.max_norm))
   inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
 
   def example_loss(logits, labels):
-    return losses.cross_entropy(logits, labels, label_smoothing=config_.label_smoothing)
+    return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
 
   def init(key):
-    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config_.ema > 0)
+    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
-    dropout = dropout_key(key, batch)
-    logits = model.apply({'params': params}, batch['tokens'], train=True, rngs={'dropout': dropout})
+    rngs = {'dropout': dropout_key(key, batch)}
+    logits = model.apply({'params': params}, batch['tokens'], train=True, rngs=rngs)
     wrong = logits.argmax(-1) != batch['label']
     return {'loss': pair(example_loss(logits, batch['label'])), 'error': pair(wrong)}, collections
 
   def predict(state, batch, key):
-    return model.apply({'params': state.eval_params}, batch['tokens'])
+    return model.apply(state.variables(), batch['tokens'])
 
   def example_losses(state, batch, key):
     return example_loss(predict(state, batch, key), batch['label'])
@@ -152,17 +102,54 @@ def program(config_: Config, data: dataset.Dataset) -> Program:
     logits = predict(state, batch, key)
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
-  beside = functools.cache(lambda: tfidf.baselines(data.raw) if config_.baseline else {})
-  step = train_step(loss, optimiser, config_)
+  @functools.cache
+  def baselines():
+    return tfidf.baselines(data.raw) if config.baseline else {}
+
+  def report(state, t, folder):
+    name, split = data.reported()
+    classification.write(
+      folder,
+      classes=spec.classes,
+      labels=split.column('label'),
+      probabilities=np.asarray(jax.nn.softmax(predict_split(functions, state, split))),
+      texts=data.raw[name].column('text'),
+      baselines=baselines(),
+      heading=f'{name} split, step {t}',
+      seeds=config.seeds,
+    )
+    return beside(baselines(), folder, t, config.model)
+
   functions = Program(
     init=init,
-    step=buckets.bucketed(step, spec.about['buckets'], {'tokens': 0}),
+    step=bucketing.bucketed(train_step(loss, optimiser, config), spec.buckets, {'tokens': 0}),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
+    report=report,
     axes=partitioning(model, inputs),
   )
-  draw = functools.partial(report.draw_texts, functions, data, data.raw, seeds=config_.seeds, baselines=beside)
-  return dataclasses.replace(functions, report=draw)
+  return functions
+
+
+def beside(baselines, folder, t, name):
+  """Lines that compare the numbers of step t, where it was evaluated, with those of the baselines."""
+  rows = [row for row in writers.read_rows(folder) if row['step'] == t]
+  numbers = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for row in rows[-1:] for n, x in row.items()}
+  shared = any(metric in numbers for each in baselines.values() for metric in each)
+  return classification.compared(baselines, numbers, name) if shared else []
+
+
+def encode(run, texts):
+  """Texts as a batch; words that training had not are said on standard error."""
+  if unknown := run.spec.tokenisers['text'].unknown(texts):
+    print(f'never seen in training: {tokenisers.listed(unknown)}', file=sys.stderr)
+  return {'tokens': labelled_text.tokens(texts, run.spec)}
+
+
+verbs = {
+  'predict': classes('The likeliest classes of texts.', 'TEXT …', encode),
+  'monitor': monitor.VERB,
+}

@@ -8,80 +8,65 @@ python launch.py token_classification --dataset=conll2003 --data_dir=DIR   # TFD
 Ma & Hovy 2016, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF"; entity F1 by seqeval.
 """
 
-import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from karpjax import config, errors, optim
-from karpjax.data import dataset, tagged, tokenisers
+from karpjax import config, optim, options
+from karpjax.data import tagged, text, tokenisers
+from karpjax.data.dataset import Dataset, Split
+from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
 from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys
-from karpjax.report import tagging as report
+from karpjax.report import classification as tables
+from karpjax.report import plots, writers
+from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
+from karpjax.verbs import Verb
+
+Spec = text.TextSpec
+BATCH = 250  # sentences tagged in one call
+MISTAKES = 30  # sentences of report.txt
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+@config.defaults(
+  lower=True,
+  test=0.2,
+  steps='10epochs',
+  select='-validation/f1',
+  batch_size=32,
+  learning_rate=3e-3,
+  clip=5.0,
+)
+class Config(config.Train, text.Flags, config.model_flags(models.MODELS)):
   dataset: str = config.flag('entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.')
-  encoding: str = config.flag('utf-8', 'Of the files of conll:DIR.')
-  lower: bool = config.flag(True, 'Lower-case words; their characters stay.')
-  minimum_frequency: int = config.flag(1, 'A word that train has more rarely is <unk>.')
-  word_dropout: float = config.flag(0.1, 'Share of words that are <unk> in training, so that new ones have a meaning.')
-  length: int = config.flag(0, 'Cut longer sentences into pieces of so many words; 0: cut none.')
-  word_length: int = config.flag(20, 'Characters of a word; of a longer one the first and the last.')
-  model: str = config.flag('bilstm', 'Tags on their own, or in a chain.', choices=models.MODELS)
-  embedding: int = config.flag(100, 'Numbers for each word.', group='Model')
-  character_embedding: int = config.flag(30, 'Numbers for each character.', group='Model')
-  filters: int = config.flag(30, 'Of the convolution over characters; 0: none.', group='Model')
-  window: int = config.flag(3, 'Characters that a filter sees.', group='Model')
-  units: tuple[int, ...] = config.flag((100,), 'Of each LSTM layer, for each direction.', group='Model')
-  dropout: float = config.flag(0.5, 'Rate on the inputs of each layer.', group='Model')
-  steps: config.Duration = config.run_flag('10epochs', 'How long to train.')
-  select: str = config.run_flag(
-    '-validation/f1', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
+  word_dropout: float = config.flag(
+    0.1, 'Fraction of words that are <unk> in training, so that <unk> learns a meaning.', low=0, below=1
   )
-  batch_size: int = config.data_flag(32, 'Examples in one step, over all devices; 0: the whole train split.')
-  learning_rate: float = config.optimiser_flag(3e-3, 'The peak of the schedule.')
-  clip: float = config.optimiser_flag(5.0, 'Largest global norm of the gradient; 0: no clipping.')
+  length: int = config.data_flag(0, 'Longer sentences are cut into pieces of so many words; 0: none is.', low=0)
+  word_length: int = config.data_flag(20, 'Characters of a word; of a longer one the first and the last.', low=2)
+  model: str = config.flag('bilstm', 'The model: tags on their own, or in a chain.', choices=models.MODELS)
 
 
-def data(config: Config) -> dataset.Dataset:
-  return tagged.load(
-    config.dataset,
-    data_dir=config.data_dir,
-    encoding=config.encoding,
-    validation=config.validation,
-    seed=config.split_seed,
-    minimum_frequency=config.minimum_frequency,
-    lower=config.lower,
-    length=config.length,
-    word_length=config.word_length,
-  )
+def data(config: Config) -> Dataset:
+  return tagged.load(config)
 
 
-def program(config: Config, data: dataset.Dataset) -> Program:
-  """The method: the likelihood of the right tags, on their own or as a chain; config with durations in steps."""
+def program(config: Config, data: Dataset) -> Program:
   spec = data.spec
-  if not 0 <= config.word_dropout < 1:
-    raise errors.UsageError(f'--word_dropout={config.word_dropout}: a share of at least 0 and under 1 is needed')
-  model = models.Tagger(
-    words=spec.tokenisers['text'].size,
-    alphabet=spec.tokenisers['characters'].size,
-    tags=len(spec.classes),
-    chain=models.MODELS[config.model],
-    dtype=jnp.dtype(config.dtype),
-    **config.model_options(),
-  )
-  optimiser = optim.configured(config)
+  sizes = {'words': spec.tokenisers['text'].size, 'alphabet': spec.tokenisers['characters'].size}
   shape = (1, spec.lengths['text'], spec.lengths['characters'])
+  inputs = jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32)
+  decided = {**sizes, 'tags': len(spec.classes), 'dtype': jnp.dtype(config.dtype)}
+  model = options.build(models.MODELS, config.model, config, *inputs, **decided)
+  optimiser = optim.configured(config)
+  examples = collect.evaluated(config, data.splits)
 
   def init(key):
-    variables = model.init(key, jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32))
-    return TrainState.create(key, variables, optimiser, ema=config.ema > 0)
+    return TrainState.create(key, model.init(key, *inputs), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     tokens = batch['tokens']
@@ -95,7 +80,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return {'loss': (-models.log_likelihood(emissions, chain, batch['targets']).sum(), words)}, collections
 
   def scores(state, batch):
-    return model.apply({'params': state.eval_params}, batch['tokens'], batch['characters'])
+    return model.apply(state.variables(), batch['tokens'], batch['characters'])
 
   def predict(state, batch, key):
     return models.decode(*scores(state, batch), batch['tokens'] > 0)
@@ -107,18 +92,74 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def evaluate(state, batch, key):
     outputs = scores(state, batch)
     losses, tags = -models.log_likelihood(*outputs, batch['targets']), models.decode(*outputs, batch['tokens'] > 0)
-    return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=spec.about['evaluated'])
+    return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=examples)
 
-  functions = Program(
+  return Program(
     init=init,
     step=train_step(loss, optimiser, config),
     evaluate=evaluate,
-    summarise=functools.partial(metrics.summarise, classes=spec.classes),
+    summarise=lambda sums: metrics.summarise(sums, spec.classes),
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
+    report=lambda state, t, folder: report(predict, config.seeds, data, state, t, folder),
   )
-  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data, seeds=config.seeds))
 
 
-predictions = report.columns  # what `launch.py predict` says
+def report(predict, seeds, data, state, t, folder):
+  """Leaves the scores by type of entity, the confusion of tags, and the first sentences with mistakes."""
+  (name, split), classes = data.reported(), data.spec.classes
+  targets = split.column('targets')
+  predicted = predict_split(None, state, split, batch_size=BATCH, function=predict)
+  counts = np.zeros((len(classes),) * 2, np.int64)
+  np.add.at(counts, (targets[targets >= 0], predicted[targets >= 0]), 1)
+  right, ours = (metrics.named(tags, targets, classes) for tags in (targets, predicted))
+  chunks = tagged.marks_chunks(classes)
+  scores = metrics.entity_report(right, ours) if chunks else classification.per_class_report(counts, classes)
+
+  wrong = []
+  for words, *tags in zip(data.raw[name].column('text'), right, ours):
+    expected, guessed = (tagged.chunks(words.split(' '), each) for each in tags)
+    if expected != guessed:
+      wrong.append((words, expected, guessed))
+  lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
+  lines += [line for each in wrong[:MISTAKES] for line in mistake(*each)]
+
+  shown = f'first of {seeds} seeds' if seeds > 1 else ''
+  heading, note = f'{name} split, step {t}', f' · {shown}' if shown else ''
+  writers.write_json(folder / 'report.json', {'heading': heading, 'shown': shown, **scores})
+  writers.write_bytes(folder / 'report.txt', '\n'.join([tables.table(scores, heading + note), *lines]).encode())
+  plots.confusion(counts, classes, folder, note)
+
+
+def mistake(sentence, expected, predicted):
+  """A sentence, and its entities where what was expected and what was predicted differ, as lines."""
+
+  def listed(ones, others):
+    return ', '.join(f'{words} ({kind})' for i, words, kind in ones if (i, words, kind) not in others) or '–'
+
+  return [sentence, f'  expected:  {listed(expected, predicted)}', f'  predicted: {listed(predicted, expected)}', '']
+
+
+# ---- verbs ----
+
+
+def encode(run, texts, options):
+  return tagged.encode(run.spec, [tagged.words_of(each) for each in texts])
+
+
+def function(run, options):
+  return lambda state, arrays: predict_split(run.program, state, Split.of(**arrays), batch_size=BATCH)
+
+
+def decode(run, outputs, texts, options):
+  for given, row in zip(texts, outputs):
+    words = tagged.words_of(given)
+    yield {'input': given, 'words': words, 'tags': [run.spec.classes[tag] for tag in row[: len(words)]]}
+
+
+def show(answer):
+  return ''.join(f'{word} {tag}\n' for word, tag in zip(answer['words'], answer['tags'])) + '\n'
+
+
+verbs = {'predict': Verb('The tags of the words of texts.', encode, function, decode, 'TEXT …', show=show)}

@@ -1,154 +1,163 @@
-"""`launch.py monitor WORKDIR FILE.csv`: what time-stamped texts are about, and whether the share of one class jumps.
+"""The verb `monitor` of text classifiers: the share of one class in time-stamped texts, and alerts where it rises.
 
-Each line of FILE.csv gets its class by the best checkpoint of a text_classification run; the share of a class among the last
-lines is followed, drawn, and an ALERT printed where it has risen. Leaves STEM.csv and plots/STEM.png in WORKDIR/monitor.
+Leaves the class of each row of FILE.csv in STEM.csv, and a plot in plots/STEM.png, in WORKDIR/monitor.
 """
 
-import argparse
 import csv
+import dataclasses
 import datetime
 import io
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from karpjax import errors, predict
+from karpjax import config
 from karpjax.data import labelled_text, text_files
 from karpjax.data.dataset import Split
+from karpjax.errors import UsageError
 from karpjax.metrics import change
-from karpjax.report import classification, writers
-from karpjax.report import monitor as report
+from karpjax.report import plots, writers
+from karpjax.train.predict import predict_split
+from karpjax.verbs import Verb
 
 
-def main(argv: list[str]) -> int:
-  parser = argparse.ArgumentParser(
-    prog='launch.py monitor', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+@dataclasses.dataclass(frozen=True)
+class Options:
+  label: str = config.flag('negative', 'The class whose share is followed.')
+  columns: tuple[str, ...] = config.flag(('time', 'text'), 'The columns of times and of texts.')
+  encoding: str = config.flag('utf-8', 'The encoding of the file.')
+  window: int = config.flag(100, 'Rows of the rolling share, and of the binomial test.', low=1)
+  test: str = config.flag('cusum', 'The test for a rise.', choices=change.TESTS)
+  threshold: float = config.flag(
+    8.0,
+    'Nats that raise an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or '
+    'minus the logarithm of the level of the binomial test on each window.',
+    above=0,
   )
-  parser.add_argument('workdir', help='of a text_classification run')
-  parser.add_argument('file', help='FILE.csv or FILE.tsv, whose first line names its columns')
-  parser.add_argument('--columns', default='time,text', help='of the times and of the texts (default time,text)')
-  parser.add_argument('--encoding', default='utf-8', help='of the file (default utf-8)')
-  parser.add_argument('--class', dest='watched', default='negative', help='whose share is followed (default negative)')
-  parser.add_argument(
-    '--window', type=int, default=100, help='lines of the rolling share, and of the binomial test (default 100)'
+  reference: float | None = config.flag(
+    None, 'The usual share. Default: that of all rows before the window.', above=0, below=1
   )
-  parser.add_argument('--test', default='cusum', choices=change.TESTS, help='for a jump (default cusum)')
-  parser.add_argument(
-    '--threshold',
-    type=float,
-    default=8.0,
-    help='of an alert, in nats: of the CUSUM, whose false alerts are exp(threshold) lines apart at least, in the mean; or '
-    'minus the logarithm of the level of the binomial test on each window (default 8)',
-  )
-  parser.add_argument(
-    '--reference', type=float, help='the share that is usual (default: that of all lines before the window)'
-  )
-  parser.add_argument(
-    '--baseline', type=int, default=200, help='how many lines, at least, are to tell what is usual (default 200)'
-  )
-  parser.add_argument('--factor', type=float, default=2.0, help='by which the CUSUM takes odds to jump (default 2)')
-  parser.add_argument('--output', help='a folder (default WORKDIR/monitor)')
-  options = parser.parse_args(argv)
-  try:
-    _check(options)
-    path = Path(options.file).expanduser()
-    lines = stamped(path, options.encoding, options.columns.split(','))
-    least = options.baseline + options.window
-    if options.reference is None and len(lines) <= least:
-      raise errors.UsageError(
-        f'{path} has {len(lines):,} lines; the first {least:,} (--baseline and --window) are to tell what is usual: give '
-        'smaller numbers, or the usual share itself as --reference'
-      )
-    program, state, spec = predict.load(options.workdir)
-    predict.check_classifier(options.workdir, spec)
-    if options.watched not in spec.classes:
-      raise errors.UsageError(f'--class={options.watched}: the classes of this run are {", ".join(spec.classes)}')
-    folder = Path(options.output) if options.output else Path(options.workdir) / 'monitor'
-    folder.mkdir(parents=True, exist_ok=True)
-  except (errors.UsageError, OSError) as error:
-    print(f'monitor: {error}', file=sys.stderr)
-    return 2
-  tokens = labelled_text.tokens([text for _, _, text in lines], spec)
-  probabilities = classification.probabilities(program, state, Split.of(tokens=tokens))
-  hits = probabilities.argmax(1) == spec.classes.index(options.watched)
-  watch = change.watch(
-    hits,
-    test=options.test,
-    threshold=options.threshold,
-    window=options.window,
-    baseline=options.baseline,
-    reference=options.reference,
-    factor=options.factor,
-  )
-  shares = rolling(hits, options.window)
-  table = folder / f'{path.stem}.csv'
-  writers.write_bytes(table, written(lines, probabilities, spec.classes, shares, watch).encode())
-  picture = report.shares(
-    [time for time, _, _ in lines], shares, watch, options.threshold, folder, path.stem, options.watched
-  )
-  print(f'{len(lines):,} lines, {hits.mean():.1%} {options.watched}')
-  for alert in watch.alerts:
-    print(told(alert, [stamp for _, stamp, _ in lines], options.watched))
-  if not watch.alerts:
-    print(f'no alert: the most evidence is {watch.statistics.max():.1f} of {options.threshold:g} nats')
-  print(f'{table}\n{picture}')
-  return 0
+  baseline: int = config.flag(200, 'The fewest rows from which the usual share is estimated.', low=1)
+  factor: float = config.flag(2.0, 'The factor by which the CUSUM takes odds to rise.', above=1)
+  output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.')
 
 
-def _check(options) -> None:
-  if len(options.columns.split(',')) != 2:
-    raise errors.UsageError(f'--columns={options.columns}: two names are needed, as time,text')
-  for name in ('window', 'baseline'):
-    if getattr(options, name) < 1:
-      raise errors.UsageError(f'--{name}={getattr(options, name)}: at least 1 is needed')
-  if not options.threshold > 0:
-    raise errors.UsageError(f'--threshold={options.threshold}: a positive number is needed')
-  if not options.factor > 1:
-    raise errors.UsageError(f'--factor={options.factor}: more than 1 is needed')
-  if options.reference is not None and not 0 < options.reference < 1:
-    raise errors.UsageError(f'--reference={options.reference}: a share between 0 and 1 is needed')
-
-
-def stamped(path: Path, encoding: str, names: Sequence[str]) -> list[tuple[datetime.datetime | float, str, str]]:
-  """(time, as it is written, text) of each line of a table, in the order of time.
+def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, str, str]]:
+  """(time, as it is written, text) of each row of a table, in the order of time.
 
   Raises:
     UsageError: as `text_files.read_table`, and for a time that is neither ISO 8601 nor a number, or times of several kinds.
   """
-  lines = []
-  for stamp, text in text_files.read_table(path, encoding, names):
+  if len(chosen.columns) != 2:
+    raise UsageError(f'columns={",".join(chosen.columns)}: two names are needed, as time,text')
+  rows = []
+  for stamp, text in text_files.read_table(path, chosen.encoding, chosen.columns):
     try:
       time = float(stamp) if stamp.replace('.', '', 1).isdigit() else datetime.datetime.fromisoformat(stamp)
     except ValueError:
-      raise errors.UsageError(
+      raise UsageError(
         f'{path}: {stamp!r} is no time; write them as 2026-11-22T14:30 (ISO 8601), or as numbers such as Unix seconds'
       ) from None
-    lines.append((time, stamp, text))
+    rows.append((time, stamp, text))
   try:
-    return sorted(lines, key=lambda line: line[0])
+    return sorted(rows, key=lambda row: row[0])
   except TypeError:
-    raise errors.UsageError(
-      f'{path}: some times are dates and some numbers, or some have a time zone and some none'
-    ) from None
+    raise UsageError(f'{path}: some times are dates and some numbers, or some have a time zone and some none') from None
+
+
+def encode(run, files, chosen):
+  if len(files) != 1:
+    raise UsageError(f'monitor reads one file; {len(files)} are given')
+  rows, least = read(Path(files[0]).expanduser(), chosen), chosen.baseline + chosen.window
+  if chosen.reference is None and len(rows) <= least:
+    raise UsageError(
+      f'{files[0]} has {len(rows):,} rows; the first {least:,} (baseline and window) are to tell the usual share: give '
+      'smaller numbers, or the usual share itself, as reference=0.1'
+    )
+  if chosen.label not in run.spec.classes:
+    raise UsageError(f'label={chosen.label}: the classes of this run are {", ".join(run.spec.classes)}')
+  return {'tokens': labelled_text.tokens([text for _, _, text in rows], run.spec)}
+
+
+def function(run, chosen):
+  def probabilities(state, batch, key):
+    return jax.nn.softmax(run.program.predict(state, batch, key))
+
+  return lambda state, arrays: predict_split(run.program, state, Split.of(**arrays), function=probabilities)
+
+
+def decode(run, probabilities, files, chosen):
+  path = Path(files[0]).expanduser()
+  rows = read(path, chosen)
+  hits = probabilities.argmax(1) == run.spec.classes.index(chosen.label)
+  names = ('test', 'threshold', 'window', 'baseline', 'reference', 'factor')
+  watch = change.watch(hits, **{name: getattr(chosen, name) for name in names})
+  shares = rolling(hits, chosen.window)
+  folder = Path(chosen.output).expanduser() if chosen.output else run.folder / 'monitor'
+  folder.mkdir(parents=True, exist_ok=True)
+  table = folder / f'{path.stem}.csv'
+  writers.write_bytes(table, written(rows, probabilities, run.spec.classes, shares, watch).encode())
+  alerts = [
+    {
+      'time': rows[alert.at][1],
+      'since': rows[alert.since][1],
+      'rows': alert.at - alert.since + 1,
+      'share': alert.rate,
+      'expected': alert.reference,
+    }
+    for alert in watch.alerts
+  ]
+  yield {
+    'input': files[0],
+    'rows': len(rows),
+    'class': chosen.label,
+    'share': float(hits.mean()),
+    'alerts': alerts,
+    'evidence': float(watch.statistics.max()),
+    'threshold': chosen.threshold,
+    'table': str(table),
+    'plot': str(draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)),
+  }
+
+
+def show(answer) -> str:
+  lines = [f'{answer["rows"]:,} rows, {answer["share"]:.1%} {answer["class"]}']
+  for alert in answer['alerts']:
+    lines.append(
+      f'ALERT {alert["time"]}: {answer["class"]} {alert["share"]:.1%} of the {alert["rows"]:,} rows since '
+      f'{alert["since"]}, against {alert["expected"]:.1%} expected'
+    )
+  if not answer['alerts']:
+    lines.append(f'no alert: the most evidence is {answer["evidence"]:.1f} of {answer["threshold"]:g} nats')
+  return '\n'.join([*lines, answer['table'], answer['plot'], ''])
+
+
+VERB = Verb(
+  'Alerts where a class becomes more frequent among time-stamped texts.',
+  encode,
+  function,
+  decode,
+  'FILE.csv',
+  Options,
+  show,
+)
 
 
 def rolling(hits: np.ndarray, window: int) -> np.ndarray:
-  """[n] bool -> [n] float64: the share among each line and the `window` - 1 before it, or as many as there are."""
-  sums = np.concatenate([[0], np.cumsum(hits)])
-  ends = np.arange(1, len(hits) + 1)
+  """[n] bool -> [n] float64: the share among each row and the `window` - 1 before it, or as many as there are."""
+  sums, ends = np.concatenate([[0], np.cumsum(hits)]), np.arange(1, len(hits) + 1)
   starts = np.maximum(ends - window, 0)
   return (sums[ends] - sums[starts]) / (ends - starts)
 
 
-def written(lines, probabilities, classes, shares, watch) -> str:
-  """The table that is left: what each line is, and what was known when it came."""
+def written(rows, probabilities, classes, shares, watch) -> str:
+  """The table: the class of each row, and what was known when it came."""
   out = io.StringIO()
   writer = csv.writer(out, lineterminator='\n')
   writer.writerow(('time', 'text', 'class', 'probability', 'rolling_share', 'reference', 'evidence', 'alert'))
   alerts = {alert.at for alert in watch.alerts}
-  for i, (_, stamp, text) in enumerate(lines):
+  for i, (_, stamp, text) in enumerate(rows):
     best = probabilities[i].argmax()
     reference = '' if np.isnan(watch.references[i]) else f'{watch.references[i]:.4f}'
     numbers = f'{probabilities[i, best]:.4f}', f'{shares[i]:.4f}', reference, f'{watch.statistics[i]:.3f}'
@@ -156,10 +165,25 @@ def written(lines, probabilities, classes, shares, watch) -> str:
   return out.getvalue()
 
 
-def told(alert: change.Alert, stamps: Sequence[str], watched: str) -> str:
-  """An alert as a line."""
-  count = alert.at - alert.since + 1
-  return (
-    f'ALERT {stamps[alert.at]}: {watched} {alert.share:.1%} of the {count:,} lines since {stamps[alert.since]}, '
-    f'against {alert.reference:.1%} expected'
-  )
+@plots.styled
+def draw(times, shares, watch, chosen, folder: Path, name: str) -> Path:
+  """plots/NAME.png: the rolling share and the expected one over time, the evidence, and the alerts."""
+  figure, (upper, lower) = plots.new_figure(8.0, 4.6, rows=2, height_ratios=[2, 1], sharex=True)
+  upper.plot(times, shares, color=plots.BLUE, label=f'share of {chosen.label}')
+  upper.plot(times, watch.references, color=plots.FAINT, linestyle='--', linewidth=1, label='expected')
+  evidence = np.where(np.isnan(watch.references), np.nan, watch.statistics)
+  lower.plot(times, evidence, color=plots.PURPLE, label='evidence, nats')
+  lower.axhline(chosen.threshold, color=plots.VERMILION, linewidth=1, label='threshold')
+  for i, alert in enumerate(watch.alerts):
+    for axis in (upper, lower):
+      axis.axvline(times[alert.at], color=plots.VERMILION, linewidth=1)
+    rise = None if i else 'the rise'
+    upper.axvspan(times[alert.since], times[alert.at], color=plots.ORANGE, alpha=0.25, linewidth=0, label=rise)
+  upper.set(ylim=(0, min(1, 1.2 * max(shares.max(), 0.05))), ylabel='rolling share')
+  upper.yaxis.set_major_formatter(lambda x, _: f'{100 * x:.0f} %')
+  lower.set(ylabel='evidence')
+  upper.set_title(f'{plots.title(name)} · {len(watch.alerts)} alert{"" if len(watch.alerts) == 1 else "s"}')
+  for axis in (upper, lower):
+    axis.legend(loc='upper left', ncols=3)
+  figure.autofmt_xdate()
+  return plots.save(figure, folder, name)

@@ -120,7 +120,7 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
       a flag of several values may stand for one.
     inputs: of the model's call, arrays or ShapeDtypeStructs; () does not trace it.
     call: keyword arguments of that call.
-    decided: the fields that are no options: what the data decide.
+    decided: the fields that are no options: what the data decide. Those that the model has not are left out.
 
   Raises:
     UsageError: for an unknown model, an option that it has not, or a value that makes no sense.
@@ -139,7 +139,8 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
       taken[key] = values[0]
     else:
       raise UsageError(f'{key}={_text(values)}: model {name} takes one value')
-  model = constructor(**decided, **taken)
+  has = {field.name for field in dataclasses.fields(_module(constructor))}
+  model = constructor(**{key: x for key, x in decided.items() if key in has}, **taken)
   check(model)
   if inputs and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(taken)):  # a sweep's, within a step
     _trace(model, jax.tree.map(lambda x: (x.shape, x.dtype), inputs, is_leaf=lambda x: hasattr(x, 'shape')), call)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from experiments import gan, image_classification, language_model, policy_gradient, translation
 from karpjax import config
 from karpjax.bench import setups, worker
-from karpjax.data import dataset, parallel, text, tokenisers
+from karpjax.data import dataset, text, tokenisers
 from karpjax.program import AUGMENT, LATENT, example_keys
 from karpjax.rl import environments
 from karpjax.rl import policy_gradient as methods
@@ -113,9 +113,8 @@ def pairs(setup: setups.Setup) -> dataset.Dataset:
   given = {'source': source, 'target_in': begun, 'targets': np.where(target, target, -1)}
   split = dataset.Split.of(**given, reference=np.arange(size, dtype=np.int32))
   both = lambda x: {'source': x, 'target': x}
-  return dataset.Dataset(
-    parallel.Spec('made', size, both(vocabulary(setup)), both(length), (), {'text': False}), {'train': split}
-  )
+  spec = text.TextSpec('made', size, both(vocabulary(setup)), both(length), about={'language': False})
+  return dataset.Dataset(spec, {'train': split})
 
 
 def as_pairs(setup, batch):

@@ -1,10 +1,10 @@
-"""Pairs of texts made by rule, that a model of sequences can learn without any download: each seed makes the same."""
+"""Pairs of texts made by rule: tasks of sequences that need no download. Each seed makes the same."""
 
 import datetime
 
 import numpy as np
 
-from karpjax import errors
+from karpjax.errors import UsageError
 
 FIRST_DAY, DAYS = datetime.date(1950, 1, 1), 36_525  # to the end of 2049, so that two digits name a year
 MONTHS = [
@@ -88,7 +88,7 @@ def addition(examples: int, seed: int) -> list[tuple[str, str]]:
 
 def _refuse_more(name, examples, most):
   if not 1 <= examples <= most:
-    raise errors.UsageError(f'--examples={examples}: {name} has {most:,} different ones')
+    raise UsageError(f'examples={examples}: {name} has {most:,} different ones')
 
 
 GENERATORS = {'dates': (dates, 10_000), 'addition': (addition, 50_000)}  # and how many examples if not told

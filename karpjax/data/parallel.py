@@ -2,137 +2,98 @@
 
 An example is {'source' [S], 'target_in' [T], 'targets' [T], 'reference' []}, int32: the source ends with </s>, the target
 begins with <s> in 'target_in' and ends with </s> in 'targets'. Padding is 0, and −1 in the targets, where nothing is
-scored. 'reference' is the number of the target's text in the spec's `references`.
+scored. 'reference' is the number of the target's text, counted over all splits.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors
-from karpjax.data import bucketing as buckets
-from karpjax.data import generated, text, text_files, tfds, tokenisers
+from karpjax.data import bucketing, generated, text, text_files, tokenisers
 from karpjax.data.dataset import Dataset, Split, take
+from karpjax.errors import UsageError
 
 SOURCES = ('dates', 'addition', 'multi30k', 'files:SOURCE,TARGET')
 MULTI30K = {'train': 'train', 'validation': 'val', 'test': 'test_2016_flickr'}  # our splits -> the names of its files
+SIDES = ('source', 'target')
 BUCKETS = 4  # static lengths, to the shortest of which a batch is cut
 
 Pairs = list[tuple[str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec(text.TextSpec):
-  """A TextSpec of 'source' and 'target', which for the data set's own run has the texts to compare with.
-
-  Attributes:
-    references: {split: its targets' texts}; not saved with the run.
-    sources: {split: its sources' texts}; not saved with the run.
-  """
-
-  references: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-  sources: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-
-  def to_json(self) -> dict[str, Any]:
-    """As TextSpec's, without the texts."""
-    return {name: x for name, x in super().to_json().items() if name not in ('references', 'sources')}
-
-
 # ---- reading ----
 
 
-def read(
-  name: str,
-  data_dir: str | Path | None = None,
-  *,
-  languages: tuple[str, str] = ('', ''),
-  examples: int = 0,
-  seed: int = 0,
-  encoding: str = 'utf-8',
-) -> tuple[dict[str, Pairs], tuple[str, str]]:
+def read(config) -> tuple[dict[str, Pairs], tuple[str, str]]:
   """{split: pairs of texts} and their two languages; a source that has no splits of its own gives 'train' alone.
 
   Args:
-    name: one of SOURCES, or a translation set of TFDS, such as wmt16_translate/de-en.
-    data_dir: where files and prepared TFDS sets are found.
-    languages: source and target; '' is the set's own choice.
-    examples: of generated sets: how many; 0: as many as is usual for the set.
-    seed: of generated sets.
-    encoding: of files.
+    config: with the flags of translation.
 
   Raises:
     UsageError: in one line, for whatever is wrong with the name or the files.
   """
+  name, encoding = config.dataset, config.encoding or 'utf-8'
+  source, target = config.source_language, config.target_language
   if name in generated.GENERATORS:
     make, usual = generated.GENERATORS[name]
-    return {'train': make(examples or usual, seed)}, ('text', 'result')
+    return {'train': make(config.examples or usual, config.split_seed)}, ('text', 'result')
   if name == 'multi30k':
-    return _multi30k(data_dir, languages)
+    languages = source or 'de', target or 'en'
+    return _multi30k(config.data_dir, languages), languages
   if name.startswith('files:'):
     paths = [Path(path).expanduser() for path in name.removeprefix('files:').split(',')]
     if len(paths) != 2:
-      raise errors.UsageError(f'--dataset={name}: two files are needed, as files:SOURCE.txt,TARGET.txt')
-    return {'train': _zipped(*paths, encoding)}, (languages[0] or paths[0].name, languages[1] or paths[1].name)
-  return _tfds(name, data_dir, languages)
+      raise UsageError(f'dataset={name}: two files are needed, as files:SOURCE.txt,TARGET.txt')
+    return {'train': _zipped(paths, encoding)}, (source or paths[0].name, target or paths[1].name)
+  return _tfds(name, config.data_dir, source, target)
 
 
-def _zipped(source: Path, target: Path, encoding: str = 'utf-8') -> Pairs:
-  lines = [text_files.read_file(path, encoding).removesuffix('\n').split('\n') for path in (source, target)]
+def _zipped(paths: Sequence[Path], encoding: str = 'utf-8') -> Pairs:
+  """The pairs of the lines of two files."""
+  lines = [text_files.read_file(path, encoding).removesuffix('\n').split('\n') for path in paths]
   if len(lines[0]) != len(lines[1]):
-    raise errors.UsageError(
-      f'{source} has {len(lines[0]):,} lines and {target} has {len(lines[1]):,}: line i of one must be the '
+    raise UsageError(
+      f'{paths[0]} has {len(lines[0]):,} lines and {paths[1]} has {len(lines[1]):,}: line i of one must be the '
       'translation of line i of the other'
     )
   return [(a.strip(), b.strip()) for a, b in zip(*lines)]
 
 
-def _multi30k(data_dir, languages):
+def _multi30k(data_dir: str, languages: Sequence[str]) -> dict[str, Pairs]:
   if not data_dir:
-    raise errors.UsageError('multi30k is needed: name the folder that holds its files train.de, train.en, … (or .gz) '
-                            'with --data_dir')  # fmt: skip
-  source, target = languages[0] or 'de', languages[1] or 'en'
+    raise UsageError('multi30k is needed: name the folder of its files train.de, train.en, … (or .gz), as data_dir=DIR')
   root = Path(data_dir).expanduser()
   folders = [root, root / 'multi30k', root / 'files' / 'multi30k']
-  suffixes = ('', '.gz')
 
   def find(split, language):
-    names = [f'{MULTI30K[split]}.{language}{suffix}' for suffix in suffixes]
-    for path in (folder / name for folder in folders for name in names):
+    name = f'{MULTI30K[split]}.{language}'
+    for path in (folder / f'{name}{suffix}' for folder in folders for suffix in ('', '.gz')):
       if path.is_file():
         return path
-    raise errors.UsageError(f'{names[0]} (or .gz) is in none of {", ".join(map(str, folders))}')
+    raise UsageError(f'{name} (or .gz) is in none of {", ".join(map(str, folders))}')
 
-  pairs = {split: _zipped(find(split, source), find(split, target)) for split in MULTI30K}
-  return pairs, (source, target)
+  return {split: _zipped([find(split, language) for language in languages]) for split in MULTI30K}
 
 
-def _tfds(name, data_dir, languages):
-  import tensorflow_datasets
+def _tfds(name: str, data_dir: str, source: str, target: str) -> tuple[dict[str, Pairs], tuple[str, str]]:
+  chosen = []
 
-  folder = tfds.find(name, Path(data_dir).expanduser() if data_dir else None)
-  builder = tensorflow_datasets.builder_from_directory(folder)
-  known = tuple(getattr(builder.info.features, 'languages', ()))
-  if len(known) < 2:
-    raise errors.UsageError(f'{name} has features {", ".join(builder.info.features)}; expected a set of translations')
-  if builder.info.file_format.value != 'array_record':
-    raise errors.UsageError(
-      f'{folder} holds {builder.info.file_format.value} files; prepare it with: tfds build {name} '
-      '--file_format=array_record'
-    )
-  source = languages[0] or next(each for each in known if each != languages[1])
-  target = languages[1] or next(each for each in known if each != source)
-  for flag, language in (('source_language', source), ('target_language', target)):
-    if language not in known:
-      raise errors.UsageError(f'--{flag}={language}: {name} has {", ".join(known)}')
-  splits = [split for split in ('train', 'validation', 'test') if split in builder.info.splits]
-  return {
-    split: [(record[source].decode(), record[target].decode()) for record in builder.as_data_source(split=split)]
-    for split in splits
-  }, (source, target)
+  def reader(features):
+    known = tuple(getattr(features, 'languages', ()))
+    if len(known) < 2:
+      raise UsageError(f'{name} has features {", ".join(features)}; expected a set of translations')
+    first = source or next(each for each in known if each != target)
+    chosen[:] = first, target or next(each for each in known if each != first)
+    for side, language in zip(SIDES, chosen):
+      if language not in known:
+        raise UsageError(f'{side}_language={language}: {name} has {", ".join(known)}')
+    return lambda record: tuple(record[language].decode() for language in chosen)
+
+  suiting = 'translation sets of TFDS such as wmt16_translate/de-en'
+  return text_files.read_tfds(name, data_dir, reader, sources=SOURCES, suiting=suiting), tuple(chosen)
 
 
 # ---- examples ----
@@ -144,14 +105,6 @@ def encode(texts: Sequence[str], tokeniser: tokenisers.Tokeniser, *, reverse: bo
   # of characters, not `encode`, which is made for long texts
   whole = tokeniser.encode if tokeniser.kind == 'bpe' else lambda each: tokeniser.numbers(tokeniser.split(each))
   return [np.array([*whole(each)[turned], tokenisers.END], np.int32) for each in texts]
-
-
-def padded(rows: Sequence[np.ndarray], length: int) -> np.ndarray:
-  """[n, length] of rows, cut where they are longer, which then end with their last token (</s>) too."""
-  array = np.zeros((len(rows), length), np.int32)
-  for place, row in zip(array, rows):
-    place[: len(row)] = row if len(row) <= length else np.append(row[: length - 1], row[-1])
-  return array
 
 
 def gather(arrays, numbers):
@@ -166,89 +119,64 @@ def gather(arrays, numbers):
   }
 
 
-def load(
-  name: str,
-  *,
-  data_dir: str | Path | None = None,
-  languages: tuple[str, str] = ('', ''),
-  tokeniser: str = 'words',
-  vocabulary: int = 0,
-  minimum_frequency: int = 1,
-  lower: bool = True,
-  max_length: int = 0,
-  reverse: bool = False,
-  validation: float = 0.05,
-  test: float = 0.05,
-  seed: int = 0,
-  examples: int = 0,
-  encoding: str = 'utf-8',
-) -> Dataset:
-  """A data set for translation.
+def load(config) -> Dataset:
+  """A data set for translation; its `raw` splits hold the texts, 'source' and 'target' [n].
 
   Args:
-    name, data_dir, languages, examples, encoding: as `read`'s.
-    tokeniser: characters, words or bpe, learnt from the train split, of each side alone.
-    vocabulary, minimum_frequency, lower: as `tokenisers.make`'s.
-    max_length: tokens of a side; pairs of train that are longer are left out, others cut. 0: the longest is held.
-    reverse: whether sources are read from their end (Sutskever et al. 2014).
-    validation, test: shares or numbers of the pairs, drawn by `seed`, where the set has no such split.
-    seed: of the drawn splits and of generated sets.
+    config: with the flags of translation. Tokens are learnt from the train split, of each side alone.
 
   Raises:
     UsageError: in one line, for whatever is wrong.
   """
-  if tokeniser not in ('characters', 'words', 'bpe'):
-    raise errors.UsageError(f'--tokeniser={tokeniser}: translation takes characters, words or bpe, which have an end')
-  if max_length < 0 or max_length == 1:
-    raise errors.UsageError(f'--max_length={max_length}: at least 2 tokens are needed, or 0 for the longest')
-  pairs, languages = read(name, data_dir, languages=languages, examples=examples, seed=seed, encoding=encoding)
+  name, made_by_rule = config.dataset, config.dataset in generated.GENERATORS
+  kind = config.tokeniser or ('characters' if made_by_rule else 'words')
+  config = dataclasses.replace(config, tokeniser=kind)
+  if config.max_length == 1:
+    raise UsageError('max_length=1: at least 2 tokens are needed, or 0 for the longest')
+  pairs, languages = read(config)
   pairs, notes = _cleaned(pairs)
-  shares = {'validation': validation, 'test': test}
-  missing = [split for split in shares if split not in pairs]
+  missing = [split for split in ('validation', 'test') if split not in pairs]
   if missing:
-    pairs = text.hold_out(pairs, shares, seed)
-    notes.append(f'{" and ".join(missing)}: drawn from the train pairs with seed {seed}')
+    pairs = text.hold_out(pairs, {split: getattr(config, split) for split in ('validation', 'test')}, config.split_seed)
+    notes.append(f'{" and ".join(missing)}: drawn from the train pairs with seed {config.split_seed}')
   if len(pairs['train']) < 2:
-    raise errors.UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
+    raise UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
 
-  options = {'minimum_frequency': minimum_frequency, 'vocabulary': vocabulary, 'lower': lower}
-  sides = {side: [pair[i] for pair in pairs['train']] for i, side in enumerate(('source', 'target'))}
+  kinds, specials = ('characters', 'words', 'bpe'), tokenisers.SPECIALS
   made = {
-    side: tokenisers.make(tokeniser, texts, specials=tokenisers.SPECIALS, **options) for side, texts in sides.items()
+    side: text.make_tokeniser(config, texts, kinds=kinds, specials=specials)
+    for side, texts in zip(SIDES, zip(*pairs['train']))
   }
   rows = {
-    split: [encode([pair[i] for pair in each], made[side], reverse=reverse and side == 'source')
-            for i, side in enumerate(made)]
+    split: [
+      encode(texts, made[side], reverse=config.reverse and side == 'source') for side, texts in zip(SIDES, zip(*each))
+    ]
     for split, each in pairs.items()
-  }  # fmt: skip
-  if max_length:
-    notes += _shorten(pairs, rows, max_length)
-  lengths = {
-    side: min(max(len(row) for each in rows.values() for row in each[i]), max_length or 2**30)
-    for i, side in enumerate(made)
   }
-  splits, references, start = {}, {}, 0
+  if config.max_length:
+    notes += _shorten(pairs, rows, config.max_length)
+  longest = [max(len(row) for each in rows.values() for row in each[i]) for i in range(2)]
+  lengths = {side: min(length, config.max_length or length) for side, length in zip(SIDES, longest)}
+  splits, raw, start = {}, {}, 0
   for split, (source, target) in rows.items():
-    target = [np.append(tokenisers.BEGIN, row) for row in target]
     arrays = {
-      'source': padded(source, lengths['source']),
-      'target': padded(target, lengths['target'] + 1),
+      'source': bucketing.padded(source, lengths['source'], keep_last=True),
+      'target': bucketing.padded([[tokenisers.BEGIN, *row] for row in target], lengths['target'] + 1, keep_last=True),
       'reference': np.arange(start, start + len(source), dtype=np.int32),
     }
-    longest = np.array([max(len(a), len(b) - 1) for a, b in zip(source, target)])
-    splits[split] = Split.made(len(source), arrays, gather, longest if longest.min() < longest.max() else None)
-    references[split], start = tuple(pair[1] for pair in pairs[split]), start + len(source)
-  notes += [
-    f'{name}: {languages[0]} -> {languages[1]}, ' + ', '.join(f'{len(each):,} {split}' for split, each in pairs.items()),
-    ', '.join(f'{each.size:,} {each.kind} of the {side}' for side, each in made.items())
-    + f'; lengths up to {lengths["source"]} and {lengths["target"]}',
-  ]  # fmt: skip
+    sizes = np.array([max(len(a), len(b)) for a, b in zip(source, target)])
+    splits[split] = Split.made(len(source), arrays, gather, sizes if sizes.min() < sizes.max() else None)
+    raw[split] = Split.of(**{side: np.array(texts, object) for side, texts in zip(SIDES, zip(*pairs[split]))})
+    start += len(source)
+  sizes = ', '.join(f'{len(each):,} {split}' for split, each in pairs.items())
+  tokens = ', '.join(f'{each.size:,} {each.kind} of the {side}' for side, each in made.items())
+  notes.append(f'{name}: {" -> ".join(languages)}, {sizes}')
+  notes.append(f'{tokens}; lengths up to {lengths["source"]} and {lengths["target"]}')
   held = splits['train'].lengths
-  about = {'languages': list(languages), 'reverse': reverse, 'text': name not in generated.GENERATORS}
-  about['buckets'] = list(buckets.edges(held, BUCKETS)) if held is not None else [max(lengths.values())]
-  sources = {split: tuple(pair[0] for pair in each) for split, each in pairs.items()}
-  spec = Spec(name, splits['train'].size, made, lengths, (), about, references=references, sources=sources)
-  return Dataset(spec, splits, tuple(notes))
+  buckets = bucketing.edges(held, BUCKETS) if held is not None else (max(lengths.values()),)
+  about = {'languages': list(languages), 'reverse': config.reverse, 'language': not made_by_rule}
+  spec = text.TextSpec(name, splits['train'].size, made, lengths, about=about, buckets=buckets)
+  return Dataset(spec, splits, tuple(notes), raw)
 
 
 def _cleaned(pairs: Mapping[str, Pairs]) -> tuple[dict[str, Pairs], list[str]]:
@@ -261,24 +189,13 @@ def _cleaned(pairs: Mapping[str, Pairs]) -> tuple[dict[str, Pairs], list[str]]:
   return kept, [f'{count:,} pairs {which} are left out' for which, count in counts.items() if count]
 
 
-def _shorten(pairs, rows, max_length) -> list[str]:
+def _shorten(pairs, rows, max_length: int) -> list[str]:
   """Leaves pairs of train that are too long out, in place, and says what became of those of the other splits."""
   fits = [max(map(len, both)) <= max_length for both in zip(*rows['train'])]
   for each in (pairs['train'], *rows['train']):
     each[:] = [x for x, fit in zip(each, fits) if fit]
   if not pairs['train']:
-    raise errors.UsageError(f'--max_length={max_length} leaves no pair to train on; choose a larger one')
+    raise UsageError(f'max_length={max_length} leaves no pair to train on; choose a larger one')
   cut = sum(max(map(len, both)) > max_length for split, each in rows.items() if split != 'train' for both in zip(*each))
   counts = {'train pairs are left out': fits.count(False), 'pairs of other splits are cut': cut}
-  return [f'{n:,} {which}: longer than --max_length={max_length} tokens' for which, n in counts.items() if n]
-
-
-def longest(batch):
-  """[] int32: how many tokens the longest source or target of a batch has."""
-  source, target = (batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1)
-  return jnp.maximum(source, target).max()
-
-
-def cut(batch, length: int):
-  """The batch without what lies beyond `length` tokens."""
-  return {name: x if x.ndim < 2 else x[:, :length] for name, x in batch.items()}
+  return [f'{n:,} {which}: longer than max_length={max_length} tokens' for which, n in counts.items() if n]

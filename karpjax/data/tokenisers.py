@@ -65,12 +65,18 @@ class Tokeniser:
       return [table.get(piece, UNKNOWN) for piece in pieces]
     unknown = [piece for piece in dict.fromkeys(pieces) if piece not in table]
     if unknown:
-      shown = ' '.join(map(repr, unknown[:8])) + (' …' if len(unknown) > 8 else '')
       raise errors.UsageError(
-        f'{len(unknown)} characters are in none of the training texts: {shown}; leave them out, '
+        f'{len(unknown)} characters are in none of the training texts: {listed(unknown)}; leave them out, '
         'or train with --tokeniser=bytes'
       )
     return [table[piece] for piece in pieces]
+
+  def unknown(self, texts: Iterable[str]) -> list[str]:
+    """The pieces of texts that are no tokens, each once; of bytes and bpe there are none."""
+    if self.kind in ('bytes', 'bpe'):
+      return []
+    pieces = dict.fromkeys(piece for text in texts for piece in self.split(text))
+    return [piece for piece in pieces if piece not in self.table]
 
   def encode(self, text: str) -> np.ndarray:
     """[n] int32, without <s> and </s>.
@@ -89,6 +95,12 @@ class Tokeniser:
     codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
     distinct, places = np.unique(codes, return_inverse=True)
     return np.array(self.numbers([chr(code) for code in distinct]), np.int32)[places]
+
+  def name(self, token: int) -> str:
+    """A token as it is shown: its text, with spaces visible; or <pad> and the like."""
+    if self.kind == 'bpe':
+      return self.decode([token]) or self.symbols[token]
+    return self.symbols[token].replace(' ', '␣')
 
   def decode(self, tokens: Iterable[int]) -> str:
     """The text of tokens; specials have none, words are set apart by a space."""
@@ -114,6 +126,11 @@ class Tokeniser:
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dumps takes and `from_json` reads back."""
     return {**dataclasses.asdict(self), 'symbols': [] if self.kind == 'bpe' else list(self.symbols)}
+
+
+def listed(pieces: Sequence[str]) -> str:
+  """The first eight pieces, quoted."""
+  return ' '.join(map(repr, pieces[:8])) + (' …' if len(pieces) > 8 else '')
 
 
 def from_json(values: Mapping[str, Any]) -> Tokeniser:

@@ -1,4 +1,4 @@
-"""Whether the share of hits in a sequence has risen, said while it is read: a CUSUM, or a binomial test of a moving window."""
+"""Whether the rate of hits in a sequence has risen, found online: a CUSUM, or a binomial test of a moving window."""
 
 import dataclasses
 import math
@@ -10,42 +10,29 @@ TESTS = ('cusum', 'binomial')
 
 @dataclasses.dataclass(frozen=True)
 class Alert:
-  """Attributes:
-  at: the place at which it was raised.
-  since: where the rise is believed to have begun.
-  reference: the share that was expected.
-  share: that from `since` to `at`.
-  """
-
-  at: int
-  since: int
-  reference: float
-  share: float
+  at: int  # the place at which it was raised
+  since: int  # the estimated beginning of the rise
+  reference: float  # the expected rate
+  rate: float  # that from `since` to `at`
 
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-  """Attributes:
-  statistics: [n] float64, the evidence for a rise at each place, in nats; 0 where none is sought.
-  references: [n] float64, the share that is expected there; NaN while too little is known.
-  alerts: in their order.
-  """
-
-  statistics: np.ndarray
-  references: np.ndarray
+  statistics: np.ndarray  # [n] float64: evidence for a rise at each place, in nats; 0 where none is sought
+  references: np.ndarray  # [n] float64: the expected rate there; NaN while too little is known
   alerts: list[Alert]
 
 
 def expected(count: int, size: int) -> float:
-  """The share to expect after `count` hits among `size`: theirs (Laplace's estimate), and one standard error more."""
-  share = (count + 1) / (size + 2)
-  return share + math.sqrt(share * (1 - share) / size)
+  """The expected rate after `count` hits among `size`: Laplace's estimate, and one standard error more."""
+  rate = (count + 1) / (size + 2)
+  return rate + math.sqrt(rate * (1 - rate) / size)
 
 
 def cusum(statistic: float, hit: bool, reference: float, factor: float) -> float:
   """Page 1954: max(0, statistic + log-likelihood ratio of one observation, under odds `factor` times as high as expected).
 
-  Observations of the reference share lie at least exp(h) places apart, in the mean, where this exceeds h (Lorden 1971).
+  At the reference rate, places where this exceeds h lie at least exp(h) apart, in the mean (Lorden 1971).
   """
   odds = factor * reference / (1 - reference)
   raised = odds / (1 + odds)
@@ -54,7 +41,7 @@ def cusum(statistic: float, hit: bool, reference: float, factor: float) -> float
 
 
 def binomial(count: int, size: int, reference: float) -> float:
-  """-log P(X >= count), X the hits among `size` of the reference share."""
+  """-log P(X >= count), X the hits among `size` at the reference rate."""
   from scipy import stats
 
   return float(-stats.binom.logsf(count - 1, size, reference))
@@ -76,11 +63,11 @@ def watch(
     hits: [n] bool.
     test: 'cusum', or 'binomial' on each window.
     threshold: nats: of the CUSUM, or minus the logarithm of the test's level.
-    window: how far back the binomial test looks.
-    baseline: how many places, at least, what is usual is learnt from: all those before the last `window`, since the last
-      alert.
-    reference: the share to expect, if it is known; then nothing is learnt.
-    factor: by which the odds rise, in what the CUSUM looks for.
+    window: places of the binomial test.
+    baseline: the fewest places from which the expected rate is estimated: all those before the last `window`, since the
+      last alert.
+    reference: the expected rate, if it is known; then nothing is estimated.
+    factor: by which the odds rise, in the CUSUM's hypothesis.
   """
   hits = np.asarray(hits, bool)
   counts = np.concatenate([[0], np.cumsum(hits)])  # counts[i]: hits among the first i
@@ -88,19 +75,19 @@ def watch(
   first = start = 0  # after the last alert; of the rise
   statistic = 0.0
   for i, hit in enumerate(hits):
-    usual = i + 1 - window - first  # places that tell what is usual
-    if reference is None and usual < baseline:
+    size = i + 1 - window - first  # places of the estimate
+    if reference is None and size < baseline:
       start = i + 1
       continue
-    share = expected(int(counts[first + usual] - counts[first]), usual) if reference is None else reference
+    rate = expected(int(counts[first + size] - counts[first]), size) if reference is None else reference
     if test == 'cusum':
-      statistic = cusum(statistic, hit, share, factor)
+      statistic = cusum(statistic, hit, rate, factor)
       start = start if statistic else i + 1
-    elif usual >= 0:
+    elif size >= 0:
       start = i + 1 - window
-      statistic = binomial(int(counts[i + 1] - counts[start]), window, share)
-    statistics[i], references[i] = statistic, share
+      statistic = binomial(int(counts[i + 1] - counts[start]), window, rate)
+    statistics[i], references[i] = statistic, rate
     if statistic > threshold:
-      alerts.append(Alert(i, start, share, float(hits[start : i + 1].mean())))
+      alerts.append(Alert(i, start, rate, float(hits[start : i + 1].mean())))
       first, start, statistic = i + 1, i + 1, 0.0
   return Watch(statistics, references, alerts)

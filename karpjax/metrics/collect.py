@@ -19,6 +19,14 @@ def collect(rows, index, mask, examples: int):
 
   def gather(x):
     real = mask.reshape(-1, *[1] * (x.ndim - 1))
-    return jnp.zeros((examples, *x.shape[1:]), x.dtype).at[index].add(jnp.where(real, x, jnp.zeros_like(x)))
+    return (
+      jnp.zeros((examples, *x.shape[1:]), jnp.asarray(x).dtype).at[index].add(jnp.where(real, x, jnp.zeros_like(x)))
+    )
 
   return jax.tree.map(gather, rows)
+
+
+def evaluated(config, splits) -> int:
+  """The size of the largest split that a run evaluates, for `collect`; 1 where there is none."""
+  names = {*config.eval_splits, *config.final_splits}
+  return max((split.size for name, split in splits.items() if name in names), default=1)

@@ -1,7 +1,4 @@
-"""How well words are tagged: per word by sums, per entity by seqeval from the tags themselves.
-
-Tags are summed too: each example's are added into a row of its own, so that batches, replicas and hosts add up to all of them.
-"""
+"""How well words are tagged: per word by sums, per entity by seqeval from the collected tags themselves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.data import tagged
+from karpjax.metrics.collect import collect
 
 
 def sums(predicted, targets, losses, index, mask, *, examples: int) -> dict[str, Any]:
-  """What evaluation adds up; masked examples add nothing.
+  """The sums of an evaluation; masked examples add nothing.
 
   Args:
     predicted: [batch, time] int32 in [0, tags); any number where the target is −1.
@@ -26,18 +24,10 @@ def sums(predicted, targets, losses, index, mask, *, examples: int) -> dict[str,
   Returns:
     'loss': (sum, number of words); 'predicted', 'targets': [examples, time] int32: a tag's number + 1, or 0.
   """
-  real = mask[:, None] & (targets >= 0)  # [batch, time]
-  losses = jnp.where(mask, losses, 0)
-
-  def rows(tags):
-    zeros = jnp.zeros((examples, targets.shape[1]), jnp.int32)
-    return zeros.at[index].add(jnp.where(real, tags + 1, 0))
-
-  return {
-    'loss': (losses.sum(), real.sum().astype(jnp.float32)),
-    'predicted': rows(predicted),
-    'targets': rows(targets),
-  }
+  scored = targets >= 0  # [batch, time]
+  rows = {name: jnp.where(scored, x + 1, 0) for name, x in (('predicted', predicted), ('targets', targets))}
+  words = (scored & mask[:, None]).sum().astype(jnp.float32)
+  return {'loss': (jnp.where(mask, losses, 0).sum(), words), **collect(rows, index, mask, examples)}
 
 
 def summarise(sums: Mapping[str, Any], classes: Sequence[str]) -> dict[str, float]:
@@ -79,11 +69,13 @@ def entity_report(targets: Sequence[Sequence[str]], predicted: Sequence[Sequence
   from seqeval.metrics import classification_report
 
   rows = classification_report(targets, predicted, output_dict=True, zero_division=0)
-  row = lambda scores: {
-    'precision': float(scores['precision']),
-    'recall': float(scores['recall']),
-    'f1': float(scores['f1-score']),
-    'support': int(scores['support']),
-  }
+
+  def row(scores):
+    shares = {
+      name: float(scores[theirs])
+      for name, theirs in (('precision', 'precision'), ('recall', 'recall'), ('f1', 'f1-score'))
+    }
+    return {**shares, 'support': int(scores['support'])}
+
   averages = {name: row(rows.pop(f'{name} avg')) for name in ('micro', 'macro', 'weighted')}
   return {'classes': [{'class': name, **row(scores)} for name, scores in rows.items()], **averages}

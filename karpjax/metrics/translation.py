@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from karpjax import program
 from karpjax.data import tokenisers
+from karpjax.metrics.collect import collect
 
 WORDS = tokenisers.Tokeniser('words', lower=True)
 _BEFORE = re.compile(r' ([,.;:!?)\]}%])')
@@ -17,58 +17,51 @@ _INSIDE = re.compile(r'(?<=\w) ([’-]) (?=\w)')
 
 
 def sums(losses, targets, tokens, batch: Mapping[str, Any], examples: int) -> dict[str, Any]:
-  """What evaluation adds up over batches, replicas and hosts; masked examples add nothing.
+  """The sums of an evaluation; masked examples add nothing.
 
   Args:
     losses: [batch, time] float32, of each target token.
     targets: [batch, time] int32; −1 is not scored.
     tokens: [batch, time] int32, what was decoded, 0 after the end.
     batch: has 'index', 'mask' and 'reference', each [batch].
-    examples: as many as the largest split has.
+    examples: of the largest split.
 
   Returns:
     'loss': (sum over tokens, their number), float32 scalars.
-    'tokens': [examples, time] int32, each row put in by the batch that has its example.
+    'tokens': [examples, time] int32, by the examples' index.
     'reference': [examples] int32, 1 + the number of its reference; 0 where the split has no such example.
   """
-  mask, index = batch['mask'], batch['index']
-  scored = (targets >= 0) & mask[:, None]
-  return {
-    'loss': program.pair(losses, scored),
-    'tokens': jnp.zeros((examples, tokens.shape[1]), jnp.int32).at[index].add(jnp.where(mask[:, None], tokens, 0)),
-    'reference': jnp.zeros(examples, jnp.int32).at[index].add(jnp.where(mask, batch['reference'] + 1, 0)),
-  }
+  mask = batch['mask']
+  rows = collect({'tokens': tokens, 'reference': batch['reference'] + 1}, batch['index'], mask, examples)
+  return {'loss': program.pair(losses, (targets >= 0) & mask[:, None]), **rows}
 
 
-def summarise(
-  sums: Mapping[str, Any], tokeniser: tokenisers.Tokeniser, references: Sequence[str], *, bleu: bool
-) -> dict[str, float]:
-  """The final numbers of `sums`, on the host, of one seed.
+def summarise(sums: Mapping[str, Any], spec, references: Sequence[str]) -> dict[str, float]:
+  """The final numbers of `sums`, on the host, of one seed: 'loss' and 'perplexity' per target token, and those of `compare`.
 
   Args:
     sums: as from `sums`.
-    tokeniser: of the target.
+    spec: of the data.
     references: the texts, by their numbers.
-    bleu: whether the texts are of a language, so that `scores` are of interest.
-
-  Returns:
-    'loss' and 'perplexity' per token of the target, its end included, 'accuracy' (the share of texts that are exactly
-    right); and, with `bleu`, 'bleu', 'bleu_13a', 'chrf'.
   """
   loss = np.float64(sums['loss'][0]) / np.float64(sums['loss'][1])
-  numbers = {'loss': float(loss), 'perplexity': float(np.exp(loss))}
-  held = np.flatnonzero(sums['reference'])
-  ours = [text(tokens, tokeniser) for tokens in np.asarray(sums['tokens'])[held]]
-  theirs = [references[number - 1] for number in np.asarray(sums['reference'])[held]]
-  numbers['accuracy'] = exact_match(ours, theirs, tokeniser)
-  return {**numbers, **scores(ours, theirs)} if bleu else numbers
+  rows = np.flatnonzero(sums['reference'])
+  ours = [text(tokens, spec.tokenisers['target']) for tokens in np.asarray(sums['tokens'])[rows]]
+  theirs = [references[number - 1] for number in np.asarray(sums['reference'])[rows]]
+  return {'loss': float(loss), 'perplexity': float(np.exp(loss)), **compare(ours, theirs, spec)}
+
+
+def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float]:
+  """'accuracy', the fraction of texts that are exactly right; of a natural language also `scores`."""
+  accuracy = exact_match(ours, theirs, spec.tokenisers['target'])
+  return {'accuracy': accuracy, **(scores(ours, theirs) if spec.about['language'] else {})}
 
 
 def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:
   """The text of tokens [time] up to the end; words are joined to a sentence."""
-  ended = np.flatnonzero(np.asarray(tokens) == tokenisers.END)
-  said = tokeniser.decode(tokens[: ended[0]] if len(ended) else tokens)
-  return joined(said) if tokeniser.kind == 'words' else said
+  ends = np.flatnonzero(np.asarray(tokens) == tokenisers.END)
+  decoded = tokeniser.decode(tokens[: ends[0]] if len(ends) else tokens)
+  return joined(decoded) if tokeniser.kind == 'words' else decoded
 
 
 def joined(words: str) -> str:
@@ -86,7 +79,7 @@ def separated(sentence: str) -> str:
 
 
 def exact_match(ours: Sequence[str], theirs: Sequence[str], tokeniser: tokenisers.Tokeniser) -> float:
-  """The share of texts that are the same, words by words, or character by character; as the tokeniser, of any case."""
+  """The fraction of texts that are the same, words by words, or character by character; as the tokeniser, of any case."""
   normal = separated if tokeniser.kind == 'words' else str.lower if tokeniser.lower else str
   return float(np.mean([normal(a) == normal(b) for a, b in zip(ours, theirs)])) if len(ours) else float('nan')
 
@@ -120,7 +113,7 @@ def scores(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
 
 def signatures() -> dict[str, str]:
   """By the names of `scores`, what sacrebleu says of how each was computed."""
-  made = _metrics()
-  for metric, _ in made.values():
+  metrics = _metrics()
+  for metric, _ in metrics.values():
     metric.corpus_score(['a'], [['a']])
-  return {name: str(metric.get_signature()) for name, (metric, _) in made.items()}
+  return {name: str(metric.get_signature()) for name, (metric, _) in metrics.items()}

@@ -1,22 +1,22 @@
-"""Encoder and decoder: recurrent, without and with attention; and the models of translation by name.
+"""Encoders and decoders: recurrent, without and with attention, and the Transformer.
 
 Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.decoding`.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import decoding, errors
+from karpjax import decoding
 from karpjax.data import tokenisers
-from karpjax.layers import initialisers, linear, recurrence, recurrent_attention
+from karpjax.layers import attention, initialisers, linear, recurrence, recurrent_attention
 from karpjax.layers.dropout import Dropout
-from karpjax.models import choices, mlp
-from karpjax.models.transformer import Seq2SeqTransformer
+from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, Block, Tokens
+from karpjax.models.transformer import Encoder
+from karpjax.options import option
 
 ATTENTIONS = {
   'none': None,
@@ -26,22 +26,17 @@ ATTENTIONS = {
 
 
 class Decoder(nn.Module):
-  """One time of a decoder that attends: reads where its last state looks, then says the next token.
+  """One step of a decoder that attends: reads the memory by its last state, then predicts the next token.
 
   The context c_t that the last state h_{t−1} chooses enters the cell beside the token, and, with h_t and the token, the
   logits (Bahdanau et al. 2015, section A.2.2, with a dense layer for their maxout).
-
-  Attributes:
-    vocabulary: of the target.
-    cell, units, dropout, dtype: as `recurrence.Stack`'s.
-    attention: 'additive' or 'multiplicative'.
   """
 
   vocabulary: int
   cell: str
   units: tuple[int, ...]
   attention: str
-  dropout: Any = 0.0
+  dropout: float = 0.0
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -49,27 +44,23 @@ class Decoder(nn.Module):
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
     self.drop, self.head = Dropout(self.dropout), linear.Dense(self.vocabulary, dtype=self.dtype)
 
-  def keys(self, memory):
-    """What the attention needs of the memory for all times."""
-    return self.attend.keys(memory)
-
   def __call__(self, state, embedded, memory, *, train: bool = False):
-    """One time.
+    """One step.
 
     Args:
       state: of the stack.
       embedded: [batch, embedding], the last token.
-      memory: (memory [batch, places, in], keys, seen [batch, places] bool).
-      train: whether units are dropped.
+      memory: (memory [batch, source, in], its keys, mask [batch, source] bool).
+      train: whether dropout is on.
 
     Returns:
-      The next state; what the logits are made of, [batch, units + in + embedding], and the weights [batch, places].
+      The next state; the features [batch, units + in + embedding] of the logits, and the weights [batch, source].
     """
-    memory, keys, seen = memory
-    context, share = self.attend(state[-1][0], keys, memory, seen)
+    memory, keys, mask = memory
+    context, weights = self.attend(state[-1][0], keys, memory, mask)
     x = jnp.concatenate([embedded, context.astype(embedded.dtype)], -1)
     out, state = self.stack(x[:, None], state, train=train)
-    return state, (jnp.concatenate([out[:, 0], context.astype(out.dtype), embedded], -1), share)
+    return state, (jnp.concatenate([out[:, 0], context.astype(out.dtype), embedded], -1), weights)
 
   def logits(self, features, train: bool):
     """[…, units + in + embedding] -> […, vocabulary] float32."""
@@ -79,32 +70,22 @@ class Decoder(nn.Module):
 class RecurrentSeq2Seq(nn.Module):
   """A recurrent encoder and decoder (Sutskever et al. 2014), with attention where asked. Token 0 is padding in both.
 
-  Without attention all that the decoder knows of the source is the encoder's last state. With it the encoder reads both
-  ways, and the decoder's first state is made of the last of both (Bahdanau et al. 2015).
-
-  Attributes:
-    source_vocabulary, vocabulary: how many tokens of the source and of the target.
-    cell: 'rnn', 'lstm' or 'gru'.
-    attention: 'none', 'additive' or 'multiplicative'.
-    embedding: width of the embeddings.
-    units: of each layer, of the encoder (for each direction) and of the decoder.
-    dropout: rate on embeddings, between layers, and on what the logits are made of.
-    dtype: of the computation; params, states and logits are float32.
+  Without attention the decoder knows the source by the encoder's last state alone. With it the encoder reads both ways,
+  and the decoder's first state is made of the last of both (Bahdanau et al. 2015).
   """
 
   source_vocabulary: int
   vocabulary: int
   cell: str = 'lstm'
-  attention: str = 'additive'
-  embedding: int = 128
-  units: tuple[int, ...] = (128,)
-  dropout: Any = 0.0
+  attention: str = option(
+    'additive', 'Attention of the decoder: Bahdanau et al. 2015, or Luong et al. 2015.', choices=ATTENTIONS
+  )
+  embedding: int = option(128, 'Width of the embeddings.', low=1)
+  units: tuple[int, ...] = option((128,), 'Units of each recurrent layer, of encoder and decoder.', low=1)
+  dropout: float = option(0.0, "Dropout rate on each layer's input.", low=0, below=1)
   dtype: Any = jnp.float32
 
   def setup(self):
-    errors.choose('cell', self.cell, recurrence.CELLS)
-    errors.choose('attention', self.attention, ATTENTIONS)
-    mlp.check(embedding=self.embedding, units=self.units, dropout=self.dropout)
     embed = lambda size: nn.Embed(size, self.embedding, dtype=self.dtype, embedding_init=initialisers.normal(0.1))
     self.source_tokens, self.tokens = embed(self.source_vocabulary), embed(self.vocabulary)
     self.drop = Dropout(self.dropout)
@@ -118,18 +99,18 @@ class RecurrentSeq2Seq(nn.Module):
       self.decoder, self.head = recurrence.Stack(self.units, **options), linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def _read(self, source, train):
-    """The decoder's first state, and what it attends to."""
-    seen = source != 0
-    outputs, finals = self.encoder(self.drop(self.source_tokens(source), train=train), mask=seen, train=train)
+    """The decoder's first state, and the memory that it attends to."""
+    mask = source != 0
+    outputs, finals = self.encoder(self.drop(self.source_tokens(source), train=train), mask=mask, train=train)
     if self.attention == 'none':
       return finals, ()
     bridged = tuple(
       tuple(jnp.tanh(bridge(x)).astype(jnp.float32) for x in state) for bridge, state in zip(self.bridges, finals)
     )
-    return bridged, (outputs, self.decoder.keys(outputs), seen)
+    return bridged, (outputs, self.decoder.attend.keys(outputs), mask)
 
   def _decode(self, source, target_in, train):
-    """Logits of all times, and the weights [batch, time, places] of the attention."""
+    """Logits of all steps, and the weights [batch, time, source] of the attention."""
     state, memory = self._read(source, train)
     x = self.drop(self.tokens(target_in), train=train)
     if self.attention == 'none':
@@ -142,20 +123,18 @@ class RecurrentSeq2Seq(nn.Module):
       in_axes=1,
       out_axes=1,
     )
-    _, (features, share) = over_time(self.decoder, state, x)
-    return self.decoder.logits(features, train), share
+    _, (features, weights) = over_time(self.decoder, state, x)
+    return self.decoder.logits(features, train), weights
 
   def __call__(self, source, target_in, *, train: bool = False):
-    """source [batch, places], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
-    logits, share = self._decode(source, target_in, train)
-    if share is not None and self.is_mutable_collection('intermediates'):
-      self.sow('intermediates', 'attention', share[:, None])  # [batch, one head, time, places]
+    """source [batch, source], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
+    logits, weights = self._decode(source, target_in, train)
+    if weights is not None and self.is_mutable_collection('intermediates'):
+      self.sow('intermediates', 'attention', weights[:, None])  # [batch, one head, time, source]
     return logits
 
   def encode(self, source, steps: int = 0):
-    """What `step` begins with, every leaf [batch, …]: the state before the first token, and what no token changes. `steps` is
-    for models that need room.
-    """
+    """(state before the first token, memory) for `step`, every leaf [batch, …]; `steps`: room that others need."""
     return self._read(source, False)
 
   def step(self, tokens, state, memory):
@@ -168,58 +147,115 @@ class RecurrentSeq2Seq(nn.Module):
     return self.decoder.logits(features, False), state
 
 
-MODELS = {  # name -> constructor
+class Seq2SeqTransformer(nn.Module):
+  """Encoder and decoder (Vaswani et al. 2017). Token 0 is padding in both."""
+
+  source_vocabulary: int
+  vocabulary: int
+  source_context: int  # the largest numbers of positions
+  context: int
+  layers: int = option(3, 'Blocks of the encoder, and of the decoder.', low=1)
+  heads: int = option(8, 'Attention heads.', low=1)
+  width: int = option(256, 'Width of embeddings and blocks.', low=1)
+  hidden: int = option(512, "Units of a block's MLP; 0: four times the width.", low=0)
+  positions: str = option('learned', 'How positions are encoded.', choices=POSITIONS)
+  pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
+  activation: str = option('relu', "The activation of a block's MLP.", choices=ACTIVATIONS)
+  dropout: float = option(0.1, "Dropout rate on each layer's input.", low=0, below=1)
+  tied: bool = option(False, "Logits by the target's embeddings.")
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.encoder = Encoder(
+      self.source_vocabulary,
+      self.source_context,
+      self.layers,
+      self.heads,
+      self.width,
+      self.hidden,
+      self.positions,
+      scaled=True,
+      pre_norm=self.pre_norm,
+      activation=self.activation,
+      dropout=self.dropout,
+      std=0,
+      embedding_norm=False,
+      dtype=self.dtype,
+    )
+    self.tokens = Tokens(self.vocabulary, self.context, self.width, self.positions, True, self.width**-0.5, self.dtype)
+    self.blocks = [
+      Block(
+        self.width,
+        self.heads,
+        hidden=self.hidden,
+        crossed=True,
+        pre_norm=self.pre_norm,
+        rotary=self.positions == 'rotary',
+        activation=self.activation,
+        dropout=self.dropout,
+        std=0,
+        out_std=0,
+        dtype=self.dtype,
+      )
+      for _ in range(self.layers)
+    ]
+    self.drop = Dropout(self.dropout)
+    self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if self.pre_norm else None
+    if not self.tied:
+      init = nn.with_partitioning(initialisers.xavier_uniform, ('embed', 'vocabulary'))
+      self.head = linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)
+
+  def _logits(self, x):
+    x = self.norm(x) if self.pre_norm else x
+    return self.tokens.logits(x) if self.tied else self.head(x).astype(jnp.float32)
+
+  def __call__(self, source, target_in, *, train: bool = False):
+    """source [batch, source], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
+    memory, mask = self.encoder(source, train=train), (source != 0)[:, None, None]
+    x = self.drop(self.tokens(target_in), train=train)
+    for block in self.blocks:
+      x = block(x, train, None, memory, mask)  # causal: no target sees the padding behind it
+    return self._logits(x)
+
+  def encode(self, source, steps: int):
+    """(state with room for `steps` tokens, memory) for `step`, every leaf [batch, …]."""
+    memory, batch = self.encoder(source), source.shape[0]
+    size = self.width // self.heads
+    state = {
+      'caches': [attention.cache(batch, steps, self.heads, size, self.dtype) for _ in self.blocks],
+      'length': jnp.zeros((batch,), jnp.int32),
+    }
+    return state, {'read': [block.remember(memory) for block in self.blocks], 'mask': source != 0}
+
+  def step(self, tokens, state, memory):
+    """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
+    length, mask, caches = state['length'], memory['mask'][:, None, None], []
+    x = self.tokens(tokens[:, None], length[:, None])
+    for block, read, store in zip(self.blocks, memory['read'], state['caches']):
+      x, store = block.step(x, store, length, read, mask)
+      caches.append(store)
+    return self._logits(x)[:, 0], {'caches': caches, 'length': length + 1}
+
+
+MODELS = {
   **{cell: functools.partial(RecurrentSeq2Seq, cell=cell) for cell in recurrence.CELLS},
   'transformer': Seq2SeqTransformer,
 }
-# fields that are no options: the data, or the model's name, decides them
-_DECIDED = ('cell', 'source_vocabulary', 'vocabulary', 'source_context', 'context', 'dtype')
-
-
-def build(
-  name: str,
-  vocabularies: Mapping[str, tokenisers.Tokeniser],
-  lengths: Mapping[str, int],
-  *,
-  dtype=jnp.float32,
-  options: Mapping[str, Any],
-) -> nn.Module:
-  """The model called `name`, traced once but not compiled.
-
-  Args:
-    name: a key of MODELS.
-    vocabularies: the tokenisers of 'source' and 'target'.
-    lengths: of the longest 'source' and 'target', for which a Transformer has positions.
-    dtype: of the computation.
-    options: what the user chose; None leaves the model's own default.
-
-  Raises:
-    UsageError: for an unknown name or option, or a value that makes no sense.
-  """
-  constructor = errors.choose('model', name, MODELS)
-  chosen = choices.checked(name, constructor, options, _DECIDED)
-  contexts = {'source_context': lengths['source'], 'context': lengths['target']} if name == 'transformer' else {}
-  sizes = {'source_vocabulary': vocabularies['source'].size, 'vocabulary': vocabularies['target'].size}
-  model = constructor(dtype=dtype, **sizes, **contexts, **chosen)
-  if not any(isinstance(value, jax.Array) for value in jax.tree.leaves(chosen)):
-    shapes = [jax.ShapeDtypeStruct((1, lengths[side]), jnp.int32) for side in ('source', 'target')]
-    jax.eval_shape(model.init, jax.random.key(0), *shapes)
-  return model
 
 
 def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, length_penalty: float = 0.0):
-  """The best translation of each source, greedily found or by a beam.
+  """The best translation of each source, greedily or by beam search.
 
   Args:
     model: one of MODELS.
     params: its parameters.
-    source: [batch, places] int32, with </s> at its end and 0 behind that.
+    source: [batch, source] int32, with </s> at its end and 0 behind that.
     steps: the most tokens, the end included.
     beam: how many sequences are kept; 1: greedy.
     length_penalty: as `decoding.beam_search`'s.
 
   Returns:
-    [batch, steps] int32: 0 follows </s>. What stands for no text (<pad>, <unk>, <s>) is never said.
+    [batch, steps] int32: 0 follows </s>. Tokens of no text (<pad>, <unk>, <s>) are never chosen.
   """
   silent = jnp.array([tokenisers.PAD, tokenisers.UNKNOWN, tokenisers.BEGIN])
 
@@ -240,8 +276,8 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
 
 
 def alignment(model: nn.Module, params, source, target_in):
-  """Where the decoder looks: [batch, time, places] float32, a Transformer's heads of its last block averaged; or None."""
-  _, seen = model.apply({'params': params}, source, target_in, mutable='intermediates')
-  leaves = jax.tree_util.tree_leaves_with_path(seen)
+  """The decoder's attention [batch, time, source] float32, its last block's heads averaged; None where it has none."""
+  _, sown = model.apply({'params': params}, source, target_in, mutable='intermediates')
+  leaves = jax.tree_util.tree_leaves_with_path(sown)
   chosen = [x for path, x in leaves if 'cross' in jax.tree_util.keystr(path) or len(path) == 3]
   return chosen[-1].mean(1) if chosen else None

@@ -1,8 +1,9 @@
-"""A tagger of words: what they are and how they are spelt, read both ways, and tags on their own or in a chain.
+"""A tagger of words: word embeddings and spelling, LSTMs that read both ways, and tags on their own or in a chain.
 
 Ma & Hovy 2016, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF".
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +12,7 @@ import jax.numpy as jnp
 from karpjax.layers import convolution, crf, initialisers, linear, recurrence
 from karpjax.layers.dropout import Dropout
 from karpjax.losses import language as losses
-from karpjax.models import mlp
-
-MODELS = {'bilstm': False, 'bilstm_crf': True}  # name -> whether the tags are a chain
+from karpjax.options import option
 
 
 def _uniform(key, shape):
@@ -22,63 +21,40 @@ def _uniform(key, shape):
 
 
 class Spelling(nn.Module):
-  """A convolution over a word's characters and its maximum over all places (section 2.1).
-
-  Attributes:
-    alphabet: how many characters there are; 0 is padding.
-    embedding: numbers for each character.
-    filters: outputs.
-    window: characters that a filter sees.
-    dropout: rate on the characters' embeddings.
-    dtype: of the computation.
-  """
+  """A convolution over a word's characters and its maximum over the word (section 2.1). Character 0 is padding."""
 
   alphabet: int
   embedding: int = 30
   filters: int = 30
   window: int = 3
-  dropout: Any = 0.0
+  dropout: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, characters, *, train: bool):
     """characters: [words, C] int -> [words, filters] of `dtype`; 0 for a word without characters."""
     table = self.param('table', _uniform, (self.alphabet, self.embedding))
-    there = (characters > 0)[..., None]
-    x = Dropout(self.dropout)(
-      table[characters.astype(jnp.int32)].astype(self.dtype), train=train
-    )  # [words, C, embedding]
-    x = jnp.where(there, x, 0)
+    real = (characters > 0)[..., None]
+    x = table[characters.astype(jnp.int32)].astype(self.dtype)  # [words, C, embedding]
+    x = jnp.where(real, Dropout(self.dropout)(x, train=train), 0)
     x = convolution.Conv(self.filters, (self.window,), dtype=self.dtype, name='filters')(x)  # [words, C, filters]
-    return jnp.where(there.any(1), jnp.where(there, x, -jnp.inf).max(1), 0)
+    return jnp.where(real.any(1), jnp.where(real, x, -jnp.inf).max(1), 0)
 
 
 class Tagger(nn.Module):
-  """Embeddings and spelling of words, an LSTM read both ways, and a score for each tag.
-
-  Attributes:
-    words: how many words there are; 0 is padding.
-    alphabet: how many characters there are; 0 is padding.
-    tags: outputs.
-    chain: whether the tags form a conditional random field.
-    embedding: numbers for each word.
-    character_embedding, filters, window: as Spelling's; 0 filters leave the spelling out.
-    units: of each LSTM layer, for each direction.
-    dropout: rate on the inputs of the convolution, of each LSTM layer and of the last layer.
-    dtype: of the matmuls; states and scores stay float32.
-  """
+  """Embeddings and spelling of words, LSTMs that read them both ways, and a score for each tag. Word 0 is padding."""
 
   words: int
-  alphabet: int
+  alphabet: int  # characters, 0 padding
   tags: int
-  chain: bool = False
-  embedding: int = 100
-  character_embedding: int = 30
-  filters: int = 30
-  window: int = 3
-  units: tuple[int, ...] = (100,)
-  dropout: Any = 0.5
-  dtype: Any = jnp.float32
+  chain: bool = False  # whether the tags form a conditional random field
+  embedding: int = option(100, 'Size of the word vectors.', low=1)
+  character_embedding: int = option(30, 'Size of the character vectors.', low=1)
+  filters: int = option(30, 'Filters of the convolution over characters; 0: no spelling.', low=0)
+  window: int = option(3, 'Characters under a filter.', low=1)
+  units: tuple[int, ...] = option((100,), 'Units of each LSTM layer, for each direction.', low=1)
+  dropout: float = option(0.5, "Dropout rate on each layer's input.", low=0, below=1)
+  dtype: Any = jnp.float32  # of the matmuls; states and scores stay float32
 
   @nn.compact
   def __call__(self, tokens, characters, *, train: bool = False):
@@ -87,13 +63,11 @@ class Tagger(nn.Module):
     Args:
       tokens: [batch, time] int32, 0 behind the end.
       characters: [batch, time, C] int, 0 behind a word's end.
-      train: whether to drop.
+      train: whether dropout is on.
 
     Returns:
       emissions [batch, time, tags] float32, and the `crf.Chain`, or None.
     """
-    mlp.check(embedding=self.embedding, character_embedding=self.character_embedding, filters=self.filters or 1)
-    mlp.check(window=self.window, units=self.units, dropout=self.dropout)
     table = self.param('table', _uniform, (self.words, self.embedding))
     x = table[tokens].astype(self.dtype)  # [batch, time, embedding]
     if self.filters:
@@ -131,3 +105,9 @@ def decode(emissions, chain: crf.Chain | None, mask):
   if chain is not None:
     return crf.viterbi(chain, emissions, mask)[0]
   return jnp.where(mask, emissions.argmax(-1).astype(jnp.int32), -1)
+
+
+MODELS = {
+  'bilstm': functools.partial(Tagger, chain=False),
+  'bilstm_crf': functools.partial(Tagger, chain=True),
+}

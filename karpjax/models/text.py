@@ -8,9 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax import options
+from karpjax.errors import UsageError
 from karpjax.layers import dropout, initialisers, linear, max_over_time, recurrence
-from karpjax.models import choices, mlp, transformer
+from karpjax.layers.transformer import POSITIONS
+from karpjax.models import transformer
+from karpjax.options import option
 
 
 def embed(module: nn.Module, tokens):
@@ -34,54 +37,37 @@ class TextCNN(nn.Module):
   """Convolutions over word vectors, their maximum over time, dropout, one dense layer: Kim 2014's CNN-rand.
 
   With 300 dimensions, windows of 3, 4 and 5 and 100 channels: 300 V + 360,300 + 301 C params.
-
-  Attributes:
-    vocabulary: tokens, 0 padding.
-    classes: outputs.
-    dtype: of the matmul; the logits are float32.
-    embedding: size of a word vector.
-    windows: words in a window, for each kind of it.
-    channels: features of each kind of window.
-    dropout: rate on the last layer's input. May be traced.
   """
 
-  vocabulary: int
+  vocabulary: int  # tokens, 0 padding
   classes: int
-  dtype: Any = jnp.float32
-  embedding: int = 300
-  windows: tuple[int, ...] = (3, 4, 5)
-  channels: int = 100
-  dropout: float = 0.5
+  dtype: Any = jnp.float32  # of the matmul; the logits are float32
+  embedding: int = option(300, 'Size of the word vectors.', low=1)
+  windows: tuple[int, ...] = option((3, 4, 5), 'Words in a window, for each kind of window.', low=1)
+  channels: int = option(100, 'Features of each kind of window.', low=1)
+  dropout: float = option(0.5, "Dropout rate on each layer's input.", low=0, below=1)
 
   @nn.compact
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
-    mlp.check(embedding=self.embedding, windows=self.windows, channels=self.channels, dropout=self.dropout)
     x, mask = embed(self, tokens)
     x = max_over_time.MaxOverTime(self.windows, self.channels, self.dtype, name='features')(x, mask)
     return logits(self, x, train=train)  # x: [batch, channels * len(windows)]
 
 
 class BiLSTM(nn.Module):
-  """LSTMs that read the text both ways, the maximum over time of what they say, dropout, one dense layer.
-
-  Attributes:
-    vocabulary, classes, dtype, embedding: as `TextCNN`'s.
-    units: of each layer, for each direction.
-    dropout: rate on the word vectors, between layers and on the last layer's input. May be traced.
-  """
+  """LSTMs that read the text both ways, the maximum over time of their outputs, dropout, one dense layer."""
 
   vocabulary: int
   classes: int
   dtype: Any = jnp.float32
-  embedding: int = 300
-  units: tuple[int, ...] = (150,)
-  dropout: float = 0.5
+  embedding: int = option(300, 'Size of the word vectors.', low=1)
+  units: tuple[int, ...] = option((150,), 'Units of each layer, for each direction.', low=1)
+  dropout: float = option(0.5, "Dropout rate on each layer's input.", low=0, below=1)
 
   @nn.compact
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
-    mlp.check(embedding=self.embedding, units=self.units, dropout=self.dropout)
     x, mask = embed(self, tokens)
     x = dropout.Dropout(self.dropout)(x, train=train)
     stack = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
@@ -91,43 +77,30 @@ class BiLSTM(nn.Module):
 
 
 class Transformer(nn.Module):
-  """An encoder as BERT's, the mean of what it says of the text's tokens, dropout, one dense layer.
+  """An encoder as BERT's, the mean of its outputs over the text's tokens, dropout, one dense layer.
 
   Its params begin with 'encoder', as those of a masked language model, whose weights it can start from.
-
-  Attributes:
-    vocabulary, classes: as `TextCNN`'s.
-    context: the largest number of tokens.
-    dtype: of the encoder; the logits are float32.
-    layers, heads, width, hidden, positions, pre_norm: as `transformer.Encoder`'s.
-    dropout: rate in the encoder and on the last layer's input. May be traced.
   """
 
   vocabulary: int
   classes: int
-  context: int
+  context: int  # the largest number of tokens
   dtype: Any = jnp.float32
-  layers: int = 2
-  heads: int = 4
-  width: int = 128
-  hidden: int = 0
-  positions: str = 'learned'
-  pre_norm: bool = False
-  dropout: float = 0.1
+  layers: int = option(2, 'Blocks.', low=1)
+  heads: int = option(4, 'Attention heads.', low=1)
+  width: int = option(128, 'Width of embeddings and blocks.', low=1)
+  hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
+  positions: str = option('learned', 'How positions are encoded.', choices=POSITIONS)
+  pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
+  dropout: float = option(0.1, "Dropout rate on each layer's input.", low=0, below=1)
 
   @nn.compact
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
-    mlp.check(layers=self.layers, heads=self.heads, width=self.width, dropout=self.dropout)
     encoder = transformer.Encoder(
       self.vocabulary,
       self.context,
-      self.layers,
-      self.heads,
-      self.width,
-      self.hidden,
-      self.positions,
-      pre_norm=self.pre_norm,
+      **{name: getattr(self, name) for name in SIZES},
       dropout=self.dropout,
       dtype=self.dtype,
       name='encoder',
@@ -139,32 +112,32 @@ class Transformer(nn.Module):
 
 
 MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
-SIZES = ('layers', 'heads', 'width', 'hidden', 'positions', 'pre_norm')  # of an encoder, that its weights depend on
+SIZES = ('layers', 'heads', 'width', 'hidden', 'positions', 'pre_norm')  # what an encoder's weights depend on
 
 
-def build(name: str, spec, *, dtype=jnp.float32, options: dict[str, Any]) -> nn.Module:
-  """The model for the texts that a `TextSpec` describes.
+def pretrained(spec, flags) -> dict[str, Any]:
+  """The sizes and the context of a masked language model's encoder, from its run's spec and flags."""
+  fields = options.of_model(Transformer)
+  chosen = {name: fields[name].default if flags.get(name) is None else flags[name] for name in SIZES}
+  return {'context': spec.lengths['text'], **chosen}
 
-  Args:
-    name: a key of MODELS; where the spec tells the sizes of a pretrained encoder, it is that one's.
-    spec: of the data.
-    dtype: of the computation.
-    options: what the user chose; None leaves the model's own default.
+
+def build(config, spec) -> nn.Module:
+  """The model of a Config for the texts of a TextSpec, whose 'pretrained' encoder, if any, decides its own sizes.
 
   Raises:
-    UsageError: for an unknown name or option, or an option's value that makes no sense.
+    UsageError: as `options.build`, and for a size that is not the pretrained encoder's.
   """
-  context = spec.lengths['text']
+  name, chosen, length = config.model, config.model_options(), spec.lengths['text']
+  context = length
   if 'pretrained' in spec.about:
     sizes = dict(spec.about['pretrained'])
-    places = sizes.pop('context')
-    context = places if sizes.get('positions', 'learned') == 'learned' else context  # only learned ones end somewhere
-    other = [option for option in sizes if options.get(option) not in (None, sizes[option])]
-    if other:
-      raise errors.UsageError(f'--{other[0]}={options[other[0]]}: that of the pretrained encoder is {sizes[other[0]]}')
-    name, options = 'transformer', {**options, **sizes}
-  constructor = errors.choose('model', name, MODELS)
-  chosen = choices.checked(name, constructor, options, ('vocabulary', 'classes', 'context', 'dtype'))
-  if constructor is Transformer:
-    chosen['context'] = context
-  return constructor(spec.tokenisers['text'].size, len(spec.classes), dtype=dtype, **chosen)
+    context = sizes.pop('context') if sizes['positions'] == 'learned' else length  # only learned ones end somewhere
+    sizes.pop('context', None)
+    for size, value in sizes.items():
+      if chosen[size] not in (None, value):
+        raise UsageError(f'{size}={chosen[size]}: that of the pretrained encoder is {value}')
+    name, chosen = 'transformer', {**chosen, **sizes}
+  decided = {'vocabulary': spec.tokenisers['text'].size, 'classes': len(spec.classes), 'context': context}
+  inputs = jnp.zeros((1, length), jnp.int32)
+  return options.build(MODELS, name, chosen, inputs, dtype=jnp.dtype(config.dtype), **decided)

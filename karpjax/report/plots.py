@@ -160,6 +160,23 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
   return save(figure, folder, 'reliability_diagram')
 
 
+@styled
+def heat_maps(maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], folder: Path, name: str) -> Path:
+  """plots/NAME.png: maps (values [rows, columns] in [0, 1], names of the columns, names of the rows), two side by side."""
+  columns, lines = min(2, len(maps)), -(-len(maps) // 2)
+  figure, axes = new_figure(4.2 * columns, 4.0 * lines, lines, ncols=columns, squeeze=False)
+  for axis in axes.flat[len(maps) :]:
+    axis.set_axis_off()
+  for axis, (values, across, down) in zip(axes.flat, maps):
+    axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
+    axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=7)
+    axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=7)
+    axis.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+  return save(figure, folder, name)
+
+
 def title(name: str) -> str:
   """A metric's or a file's name as a reader would write it: 'top5_accuracy' -> 'Top-5 accuracy'."""
   words = name.replace('_', ' ').replace('/', ' · ').replace('top5', 'top-5').split()

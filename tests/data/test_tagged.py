@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.token_classification import Config
 from karpjax import errors
 from karpjax.data import entities, tagged, text, tokenisers
 
@@ -24,6 +25,10 @@ def folder(tmp_path, **files):
     path = tmp_path / (name.replace('_', '.') if '_' in name else f'{name}.txt')
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
   return f'conll:{tmp_path}'
+
+
+def load(name, **flags):
+  return tagged.load(Config(dataset=name, **flags))
 
 
 def sentences(data, split):
@@ -66,7 +71,7 @@ def test_every_scheme_becomes_bio2(given, expected):
 
 def test_a_folder_becomes_arrays(tmp_path):
   name = folder(tmp_path, train=FOUR_COLUMNS, dev_conll='Peter O\ngeht O\n', testb='EU I-ORG\nist O\nBRÜSSEL I-PER\n')
-  data = tagged.load(name)
+  data = load(name)
   assert data.spec.classes == ('O', 'B-MISC', 'I-MISC', 'B-ORG', 'I-ORG', 'B-PER', 'I-PER')
   assert data.spec.lengths == {'text': 4, 'characters': 9} and data.spec.examples == 2
   arrays = data.splits['train'].arrays
@@ -84,19 +89,19 @@ def test_a_folder_becomes_arrays(tmp_path):
 
 
 def test_tags_of_a_type_are_both_known_where_train_has_but_one(tmp_path):
-  data = tagged.load(folder(tmp_path, train='Rom B-LOC\n', test='San B-LOC\nMarino I-LOC\n'), validation=0)
+  data = load(folder(tmp_path, train='Rom B-LOC\n', test='San B-LOC\nMarino I-LOC\n'), validation=0)
   np.testing.assert_array_equal(data.splits['test'].arrays['targets'], [[1, 2]])
 
 
 def test_other_tags_stay_as_they_are(tmp_path):
-  data = tagged.load(folder(tmp_path, train='the DT\ncat NN\n\nit PRP\n', test='it NN\n'), validation=0)
+  data = load(folder(tmp_path, train='the DT\ncat NN\n\nit PRP\n', test='it NN\n'), validation=0)
   assert data.spec.classes == ('DT', 'NN', 'PRP') and not tagged.marks_chunks(data.spec.classes)
 
 
 def test_missing_splits_are_drawn_once_for_all(tmp_path):
   rows = [f'w{i} {"B-A" if i % 2 else "O"}\n' for i in range(50)]
   name = folder(tmp_path, train='\n'.join(rows))
-  data, again, other = (tagged.load(name, validation=0.1, seed=seed) for seed in (0, 0, 1))
+  data, again, other = (load(name, validation=0.1, split_seed=seed) for seed in (0, 0, 1))
   assert {split: s.size for split, s in data.splits.items()} == {'train': 36, 'validation': 4, 'test': 10}
   found = [word for split in data.splits for words, _ in sentences(data, split) for word in words]
   digits = set('0123456789w') - set(data.spec.tokenisers['characters'].symbols)
@@ -107,21 +112,21 @@ def test_missing_splits_are_drawn_once_for_all(tmp_path):
 
 def test_long_sentences_are_cut_and_none_of_their_words_is_lost(tmp_path):
   train = ''.join(f'w{i} O\n' for i in range(7)) + '\nv O\n'
-  data = tagged.load(folder(tmp_path, train=train, test='a O\n'), validation=0, length=3)
+  data = load(folder(tmp_path, train=train, test='a O\n'), validation=0, length=3)
   assert [len(words) for words, _ in sentences(data, 'train')] == [3, 3, 1, 1]
   assert any('cut into pieces' in note for note in data.notes)
 
 
 def test_long_words_keep_both_ends(tmp_path):
-  data = tagged.load(folder(tmp_path, train='abcdefghij O\nabcde O\n', test='a O\n'), validation=0, word_length=5)
+  data = load(folder(tmp_path, train='abcdefghij O\nabcde O\n', test='a O\n'), validation=0, word_length=5)
   assert sentences(data, 'train')[0][0] == ['abcij', 'abcde']
 
 
 def test_rare_words_are_unknown(tmp_path):
   name = folder(tmp_path, train='The O\nthe O\ncat O\n', test='a O\n')
-  tokens = tagged.load(name, validation=0, minimum_frequency=2).splits['train'].arrays['tokens']
+  tokens = load(name, validation=0, minimum_frequency=2).splits['train'].arrays['tokens']
   np.testing.assert_array_equal(tokens, [[4, 4, 1]])
-  tokens = tagged.load(name, validation=0, lower=False).splits['train'].arrays['tokens']
+  tokens = load(name, validation=0, lower=False).splits['train'].arrays['tokens']
   assert len(set(tokens[0].tolist())) == 3
 
 
@@ -136,32 +141,28 @@ def test_rare_words_are_unknown(tmp_path):
     (dict(train='a PER\n\nb B-PER\n', test='a O\n'), "tag 'PER' of the train split"),
     (dict(train=''), 'train.txt is empty'),
     (dict(train='a O\n', test='\n -DOCSTART- O\n'), 'test.txt holds no sentence'),
-    (dict(test='a O\n'), 'no train.txt or train.conll'),
+    (dict(test='a O\n'), 'has neither train.txt nor train.conll'),
     (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two files of the validation split, valid.txt and dev.txt'),
-    (dict(train=b'a O\n' + b'caf\xe9 O\n'), 'is not utf-8: byte 7 is 0xe9; name its encoding, as --encoding=latin-1'),
-    (dict(train='a O\n'), 'leave none of 1 lines'),
+    (dict(train=b'a O\n' + b'caf\xe9 O\n'), 'is not utf-8: byte 7 is 0xe9; name its encoding, as encoding=latin-1'),
+    (dict(train='a O\n'), 'leave none of 1 examples'),
   ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, files, said):
   with pytest.raises(errors.UsageError, match=said) as raised:
-    tagged.load(folder(tmp_path, **files), validation=0)
+    load(folder(tmp_path, **files), validation=0)
   assert '\n' not in str(raised.value)
 
 
 def test_other_encodings_are_read(tmp_path):
-  data = tagged.load(
-    folder(tmp_path, train='café O\n'.encode('latin-1'), test='a O\n'), encoding='latin-1', validation=0
-  )
+  data = load(folder(tmp_path, train='café O\n'.encode('latin-1'), test='a O\n'), encoding='latin-1', validation=0)
   assert sentences(data, 'train') == [(['café'], ['O'])]
 
 
-def test_bad_names_and_lengths(tmp_path):
+def test_bad_names():
   with pytest.raises(errors.UsageError, match='is not a folder'):
-    tagged.load('conll:/nowhere')
+    load('conll:/nowhere')
   with pytest.raises(errors.UsageError, match='entities'):
-    tagged.load('entitties')
-  with pytest.raises(errors.UsageError, match='--length=-1'):
-    tagged.load('entities', length=-1)
+    load('entitties')
 
 
 def test_tfds_sets_of_tokens_and_tags(tmp_path):
@@ -186,11 +187,11 @@ def test_tfds_sets_of_tokens_and_tags(tmp_path):
   }
   builder = type('Conll2003', (tfds.core.GeneratorBasedBuilder,), methods)
   builder(data_dir=tmp_path, file_format='array_record').download_and_prepare()
-  data = tagged.load('conll2003', data_dir=tmp_path)
+  data = load('conll2003', data_dir=str(tmp_path))
   assert sentences(data, 'train') == [(['Ann', 'Lee', 'sang'], ['B-PER', 'I-PER', 'O'])]
   assert data.splits['validation'].size == data.splits['test'].size == 1
   with pytest.raises(errors.UsageError, match='conll2003'):
-    tagged.load('conll2003', data_dir=tmp_path / '..' / tmp_path.name / 'conll2003')
+    load('conll2003', data_dir=str(tmp_path / 'conll2003'))
 
 
 def test_made_sentences_have_names_that_train_has_not():
@@ -206,7 +207,7 @@ def test_made_sentences_have_names_that_train_has_not():
   assert {w for w in words['train'] if w in lists} == _train_names()
   for part in parts.values():
     assert all(tagged.bio2(tags) == tags and len(words) == len(tags) for words, tags in part)
-    assert {tag for _, tags in part for tag in tags} == set(tagged.load('entities').spec.classes)
+    assert {tag for _, tags in part for tag in tags} == set(load('entities').spec.classes)
 
 
 def _train_names():

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from experiments import text_classification as experiment
-from karpjax import command_line, config, errors, predict
+from karpjax import command_line, config, errors
 from karpjax.commands import check as recipe
+from karpjax.commands import use
 from karpjax.data import labelled_text, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.models import text as models
@@ -54,7 +55,7 @@ def arrays(summary):
 def abstract(model='textcnn', length=12, **changes):
   """(program, shapes of its state and of a batch) without computing anything."""
   tokeniser = tokenisers.Tokeniser('words', tuple(map(str, range(30))), 4)
-  spec = text.TextSpec('none', 100, {'text': tokeniser}, {'text': length}, ('a', 'b', 'c'), {'buckets': [4, length]})
+  spec = text.TextSpec('none', 100, {'text': tokeniser}, {'text': length}, ('a', 'b', 'c'), buckets=(4, length))
   settings = config.resolve(experiment.Config(model=model, batch_size=8, **changes), 100)
   program = experiment.program(settings, Dataset(spec, {}))
   batch = {
@@ -87,7 +88,7 @@ def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
   assert len(table) == 1 and any(line.startswith('textcnn ') for line in said)
   report = json.loads((tmp_path / 'report.json').read_text())
   assert 0.6 < report['baselines']['linear SVM']['test/accuracy'] < 0.9
-  texts = experiment.read(experiment.Config()).splits['test']
+  texts = experiment.data(experiment.Config()).raw['test']
   own = dict(zip(texts.arrays['text'], texts.arrays['label']))
   for row in report['mistakes']:
     assert report['classes'][own[row['text']]]['class'] == row['true'] != row['predicted']
@@ -102,13 +103,13 @@ def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
 def test_every_tokeniser_is_of_train_alone_and_its_tokens_are_the_texts(table, tokeniser):
   vocabulary = 280 if tokeniser == 'bpe' else 0
   settings = experiment.Config(dataset=table, tokeniser=tokeniser, vocabulary=vocabulary, max_length=60)
-  texts, data = experiment.read(settings), experiment.data(settings)
+  data = experiment.data(settings)
   made = data.spec.tokenisers['text']
   rows = data.splits['test'].arrays['tokens']
-  assert [made.decode(row[row > 0]) for row in rows] == texts.splits['test'].arrays['text'].tolist()
+  assert [made.decode(row[row > 0]) for row in rows] == data.raw['test'].arrays['text'].tolist()
   alone = tokenisers.make(
     tokeniser,
-    texts.splits['train'].arrays['text'],
+    data.raw['train'].arrays['text'],
     specials=tokenisers.SPECIALS if made.specials else (),
     vocabulary=vocabulary,
     lower=True,
@@ -180,13 +181,13 @@ def test_norms_of_the_last_layer_stay_within_their_limit(tmp_path, table):
 def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, table):
   """A made workdir, as masked_language_model leaves it: config.json with spec and sizes, a checkpoint with 'encoder'."""
   words = tokenisers.make('words', [words for words, _ in sentences()], specials=(*tokenisers.SPECIALS, '<mask>'))
-  spec = text.TextSpec('made', 10, {'text': words}, {'text': 16}, (), {})
+  spec = text.TextSpec('made', 10, {'text': words}, {'text': 16})
   sizes = dict(layers=1, heads=2, width=8)
   before = tmp_path / 'before'
   before.mkdir()
   stored = {'experiment': 'masked_language_model', 'flags': {**sizes, 'dropout': 0.3}, 'spec': spec.to_json()}
   (before / 'config.json').write_text(json.dumps(stored))
-  encoder = models.build('transformer', spec, options=sizes)
+  encoder = models.build(experiment.Config(model='transformer', **sizes), spec)
   params = nn.meta.unbox(jax.jit(encoder.init)(jax.random.key(7), jnp.ones((1, 16), jnp.int32))['params'])
   store = checkpoint.Checkpoints(before / 'checkpoints')
   store.save(1, {'state': {'params': {'encoder': params['encoder']}}}, {'seeds': 1})
@@ -206,12 +207,13 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
 
   # from there once more, on another table, with the same tokens
   settings = experiment.Config(dataset=table, init_from=str(tmp_path / 'after'), max_length=20)
-  again = experiment.data(settings).spec
+  data = experiment.data(settings)
+  again = data.spec
   assert again.tokenisers == after.tokenisers and again.about['pretrained'] == after.about['pretrained']
   with pytest.raises(errors.UsageError, match='20 tokens are more than the 16 positions'):
-    jax.eval_shape(experiment.program(config.resolve(settings, 90), again).init, jax.random.key(0))
+    experiment.program(config.resolve(settings, 90), data)
   (before / 'config.json').unlink()  # predicting needs the run alone
-  assert predict.main([str(tmp_path / 'after'), 'sun and ice']) == 0
+  assert use.main('predict', [str(tmp_path / 'after'), 'sun and ice']) == 0
 
 
 @pytest.mark.slow
@@ -226,8 +228,8 @@ def test_the_recipe_passes(table, capsys):
     (['--dataset=nowhere.csv'], 'nowhere.csv cannot be read'),
     (['--max_length=-1'], '--max_length=-1'),
     (['--label_smoothing=2'], '--label_smoothing=2.0'),
-    (['--units=5'], 'model textcnn has no --units'),
-    (['--max_norm=-1'], 'must be a positive number'),
+    (['--units=5'], 'model textcnn has no --units=5'),
+    (['--max_norm=-1'], '--max_norm=-1.0: at least 0'),
     (['--buckets=0'], '--buckets=0'),
     (['--tokeniser=bpe', '--vocabulary=10'], '--vocabulary=10'),
     (['--tokeniser=letters'], '--tokeniser'),
@@ -237,7 +239,7 @@ def test_the_recipe_passes(table, capsys):
 )
 def test_bad_input_is_one_line_before_anything_is_compiled(table, tmp_path, capsys, flags, says):
   begun = [f'--dataset={table}', f'--workdir={tmp_path / "run"}', *flags]
-  assert command_line.main(experiment.run, experiment.Config, begun) == 2
+  assert command_line.main(experiment, begun) == 2
   err = capsys.readouterr().err
   assert says in err and err.count('\n') == 1, err
   assert not (tmp_path / 'run').exists()
@@ -258,7 +260,7 @@ def test_the_flagfiles(tmp_path, shared_data, name, least):
 
 def test_a_text_without_known_words_and_an_empty_one():
   words = tokenisers.make('words', ['sun'])
-  spec = text.TextSpec('none', 1, {'text': words}, {'text': 3}, ('a', 'b'), {})
+  spec = text.TextSpec('none', 1, {'text': words}, {'text': 3}, ('a', 'b'))
   assert labelled_text.tokens(['moon and stars shine'], spec).tolist() == [[tokenisers.UNKNOWN] * 3]
   with pytest.raises(errors.UsageError, match='text 2 is empty'):
     labelled_text.tokens(['sun', ' \n'], spec)

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
+import karpjax
 from experiments import token_classification as experiment
-from karpjax import command_line, predict
+from karpjax import command_line
 from karpjax.commands import check as recipe
+from karpjax.commands import use
 from karpjax.data import tagged
-from karpjax.report import tagging as report
 from karpjax.train import checkpoint, loop
 
 SMALL = dict(
@@ -81,7 +82,7 @@ def test_mistakes_are_listed_by_entity():
     'I-PER',
     'I-PER',
   ]  # of the person nothing is wrong: seqeval lets I- begin one
-  lines = report.mistake(words, report.entities(words, right), report.entities(words, found))
+  lines = experiment.mistake(' '.join(words), tagged.chunks(words, right), tagged.chunks(words, found))
   assert lines[:3] == [
     'Die Bank von Bern und Ada Lovelace',
     '  expected:  Bank von Bern (ORG)',
@@ -90,9 +91,13 @@ def test_mistakes_are_listed_by_entity():
 
 
 def test_texts_are_tagged_without_the_data(trained, capsys):
-  assert predict.main([str(trained.folder), 'Dort Qabcab von Qdefef, drei', 'zwei']) == 0
+  assert use.main('predict', [str(trained.folder), 'Dort Qabcab von Qdefef, drei', 'zwei']) == 0
   lines = capsys.readouterr().out.splitlines()
   assert lines == ['Dort O', 'Qabcab B-N', 'von I-N', 'Qdefef I-N', ', O', 'drei O', '', 'zwei O', '']
+  (answer,) = karpjax.open(trained.folder).predict('Dort Qabcab')
+  assert answer == {'input': 'Dort Qabcab', 'words': ['Dort', 'Qabcab'], 'tags': ['O', 'B-N']}
+  assert use.main('predict', [str(trained.folder), ' ']) == 2
+  assert "' ' has no words" in capsys.readouterr().err
 
 
 def test_plain_texts_become_words():
@@ -137,18 +142,18 @@ def test_the_recipe_passes(names, capsys):
 @pytest.mark.parametrize(
   'flags, said',
   [
-    (['--dataset=conll:/nowhere'], '/nowhere is not a folder: --dataset=conll:DIR wants train.txt'),
+    (['--dataset=conll:/nowhere'], '/nowhere is not a folder that holds train.txt'),
     (['--dataset=entitis'], "unknown data set 'entitis'. Did you mean entities?"),
-    (['--model=bilstm_cfr'], 'one of bilstm, bilstm_crf is needed'),
-    (['--word_dropout=1'], '--word_dropout=1.0: a share of at least 0 and under 1'),
+    (['--model=bilstm_cfr'], 'bilstm_crf'),
+    (['--word_dropout=1'], '--word_dropout=1.0: at least 0 and less than 1'),
     (['--encoding=klingon', '--dataset=NAMES'], '--encoding=klingon: there is no such encoding'),
-    (['--units=0'], '--units=0: expected at least 1'),
+    (['--units=0'], '--units=0: at least 1'),
     (['--word_length=0'], '--word_length=0'),
   ],
 )
 def test_bad_input_is_one_line(flags, said, names, tmp_path, capsys):
   flags = [flag.replace('NAMES', names) for flag in flags]
-  assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
+  assert command_line.main(experiment, [*flags, f'--workdir={tmp_path / "run"}']) == 2
   error = capsys.readouterr().err
   assert said in error and error.count('\n') == 1 and error.startswith('token_classification: ')
   assert not (tmp_path / 'run').exists()

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+import karpjax
 from experiments import translation as experiment
-from karpjax import errors, translate
+from karpjax import errors
 from karpjax.commands import check as recipe
+from karpjax.commands import use
 from karpjax.data import parallel
 from karpjax.report import writers
 from karpjax.train import checkpoint, loop
@@ -69,8 +71,8 @@ def test_what_a_run_reports_is_of_the_texts_it_leaves(whole):
   data = experiment.data(experiment.Config(**SMALL))
   texts = [block.splitlines() for block in (folder / 'translations.txt').read_text().split('\n\n')]
   lines = [[line.split('  ', 1)[1].strip() if '  ' in line else '' for line in block[:3]] for block in texts]
-  assert [line[0] for line in lines] == list(data.spec.sources['test'])
-  assert [line[1] for line in lines] == list(data.spec.references['test'])
+  assert [line[0] for line in lines] == data.raw['test'].arrays['source'].tolist()
+  assert [line[1] for line in lines] == data.raw['test'].arrays['target'].tolist()
   report = json.loads((folder / 'report.json').read_text())
   assert report['beams']['5']['accuracy'] == np.mean([ours == theirs for _, theirs, ours in lines])
   assert report['beams']['1']['accuracy'] == numbers['test/accuracy']
@@ -82,13 +84,14 @@ def test_what_a_run_reports_is_of_the_texts_it_leaves(whole):
 def test_translate_says_what_the_report_says(whole, capsys, monkeypatch):
   blocks = [b.splitlines() for b in (whole[1] / 'translations.txt').read_text().split('\n\n')][:3]
   sources, ours = ([block[i].split('  ', 1)[1].strip() for block in blocks] for i in (0, 2))
-  assert translate.main([str(whole[1]), *sources]) == 0
+  assert use.main('translate', [str(whole[1]), *sources]) == 0
   assert capsys.readouterr().out.splitlines() == ours
   monkeypatch.setattr('sys.stdin', io.StringIO(f'{sources[1]}\n\n{sources[2]} €\n'))
-  assert translate.main([str(whole[1]), '--beam=5']) == 0
+  assert use.main('translate', [str(whole[1]), '-', '--beam=5']) == 0
   captured = capsys.readouterr()
   assert captured.out.splitlines()[:2] == [ours[1], ''] and len(captured.out.splitlines()) == 3
   assert "translated as unknown: '€'" in captured.err
+  assert [answer['translation'] for answer in karpjax.open(whole[1]).translate(sources)] == ours
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def test_translate_says_what_the_report_says(whole, capsys, monkeypatch):
   ],
 )
 def test_translate_refuses_in_one_line(whole, capsys, arguments, message):
-  assert translate.main([a.format(run=whole[1]) for a in arguments]) == 2
+  assert use.main('translate', [a.format(run=whole[1]) for a in arguments]) == 2
   said = capsys.readouterr().err
   assert message in said and said.count('\n') == 1
 
@@ -145,13 +148,13 @@ def test_the_recipe_finds_nothing_wrong(capsys):
 @pytest.mark.parametrize(
   'changes, message',
   [
-    (dict(beam=0), '--beam=0 must be at least 1'),
-    (dict(length_penalty=-1.0), '--length_penalty=-1.0 not negative'),
-    (dict(model='gru', heads=2), 'model gru has no --heads'),
-    (dict(tokeniser='bytes'), '--tokeniser=bytes'),
+    (dict(beam=0), 'beam=0: at least 1'),
+    (dict(length_penalty=-1.0), 'length_penalty=-1.0: at least 0'),
+    (dict(model='gru', heads=2), 'model gru has no heads=2'),
+    (dict(tokeniser='bytes'), 'tokeniser=bytes'),
     (dict(dataset='multi30k', data_dir='/nowhere'), 'train.de'),
     (dict(dataset='file:a,b'), 'unknown data set'),
-    (dict(order='streams'), '--order=streams'),
+    (dict(order='streams'), 'order=streams'),
   ],
 )
 def test_bad_input_is_refused_before_anything_is_compiled(tmp_path, changes, message):

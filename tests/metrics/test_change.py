@@ -47,7 +47,7 @@ def test_a_jump_raises_an_alert_soon_after_it_which_says_where_it_began(test):
     *before, alert = watch.alerts
     others += len(before)
     assert 600 < alert.at < 680 and abs(alert.since - 600) < 90, seed
-    assert 0.05 < alert.reference < 0.2 and alert.share == pytest.approx(hits[alert.since : alert.at + 1].mean())
+    assert 0.05 < alert.reference < 0.2 and alert.rate == pytest.approx(hits[alert.since : alert.at + 1].mean())
     assert watch.statistics[alert.at] > 8 >= watch.statistics[alert.at - 1]
   assert others <= 1  # of 20 × 1,000 places
 

@@ -21,7 +21,8 @@ def test_words_and_pairs_of_words_decide_and_scores_are_of_the_other_splits():
 
 def test_the_svm_on_trec_is_as_published(shared_data):
   """90.6 % is named for TF-IDF and a linear SVM on TREC."""
+  from experiments.text_classification import Config
   from karpjax.data import labelled_text
 
-  numbers = tfidf.baselines(labelled_text.read('trec', data_dir=shared_data).splits)
+  numbers = tfidf.baselines(labelled_text.read(Config(dataset='trec', data_dir=str(shared_data))).splits)
   assert 0.90 < numbers['linear SVM']['test/accuracy'] < 0.92

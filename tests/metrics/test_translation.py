@@ -1,6 +1,7 @@
 """BLEU against its formula, chrF and exact match on texts worked out by hand, and sums that add up over any batches."""
 
 import math
+import types
 from collections import Counter
 
 import jax.numpy as jnp
@@ -115,8 +116,9 @@ def test_summarise_compares_each_text_with_its_own_reference():
     words = WORDS.numbers(text.split())
     rows[row, : len(words) + 1] = [*words, tokenisers.END]
   sums = {'loss': (np.float32(6), np.float32(3)), 'tokens': rows, 'reference': np.array([4, 0, 2, 0])}
-  numbers = translation.summarise(sums, WORDS, references, bleu=True)
+  spec = lambda language: types.SimpleNamespace(tokenisers={'target': WORDS}, about={'language': language})
+  numbers = translation.summarise(sums, spec(True), references)
   assert numbers['accuracy'] == 0.5 and numbers['loss'] == 2 and numbers['perplexity'] == pytest.approx(math.exp(2))
   expected = translation.scores(['a man with dogs', 'two dogs in'], ['a man with dogs', 'two dogs run'])
   assert {name: numbers[name] for name in expected} == expected
-  assert set(translation.summarise(sums, WORDS, references, bleu=False)) == {'loss', 'perplexity', 'accuracy'}
+  assert set(translation.summarise(sums, spec(False), references)) == {'loss', 'perplexity', 'accuracy'}

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from karpjax import errors
+from karpjax import options as model_options
 from karpjax.data import tokenisers
 from karpjax.models import seq2seq
 
@@ -26,12 +27,16 @@ SOURCE = np.array([[4, 5, 6, 7, 3, 0, 0], [8, 9, 10, 11, 4, 5, 3], [6, 3, 0, 0, 
 TARGET_IN = np.array([[2, 5, 6, 7, 0], [2, 9, 4, 5, 6], [2, 4, 0, 0, 0]], np.int32)
 
 
+def build(name, options, vocabularies=VOCABULARIES, lengths=(12, 9)):
+  sizes = {'source_vocabulary': vocabularies['source'].size, 'vocabulary': vocabularies['target'].size}
+  contexts = dict(zip(('source_context', 'context'), lengths))
+  return model_options.build(seq2seq.MODELS, name, options, SOURCE, TARGET_IN, **sizes, **contexts)
+
+
 def made(name, **changes):
   """A model, and parameters that are drawn wide, so that errors show."""
   options = {**MODELS[name], **({} if 'transformer' in name else {'embedding': 4})}
-  model = seq2seq.build(
-    name.split()[0], VOCABULARIES, {'source': 12, 'target': 9}, options={'dropout': 0.1, **options, **changes}
-  )
+  model = build(name.split()[0], {'dropout': 0.1, **options, **changes})
   shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET_IN))['params']
   rng = np.random.default_rng(0)
   return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, jnp.float32), shapes)
@@ -97,7 +102,7 @@ def test_params_are_as_many_as_published(name, options, count):
   vocabularies = {
     side: tokenisers.Tokeniser('words', tuple(map(str, range(n)))) for side, n in (('source', 7853), ('target', 5893))
   }
-  model = seq2seq.build(name, vocabularies, {'source': 100, 'target': 100}, options=options)
+  model = build(name, options, vocabularies, (100, 100))
   shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET_IN))['params']
   assert sum(x.size for x in jax.tree.leaves(shapes)) == count
 
@@ -184,18 +189,18 @@ def test_dropout_is_drawn_in_training_alone():
   'name, options, message',
   [
     ('grv', {}, 'Did you mean gru'),
-    ('gru', {'heads': 2}, 'model gru has no --heads'),
-    ('transformer', {'attention': 'additive'}, 'model transformer has no --attention'),
+    ('gru', {'heads': 2}, 'model gru has no heads=2'),
+    ('transformer', {'attention': 'additive'}, 'model transformer has no attention=additive'),
     ('gru', {'attention': 'aditive'}, 'Did you mean additive'),
-    ('gru', {'units': (0,)}, '--units=0'),
-    ('lstm', {'dropout': 1.0}, '--dropout=1.0'),
-    ('transformer', {'width': 30, 'heads': 8}, '--width=30'),
+    ('gru', {'units': (0,)}, 'units=0: at least 1'),
+    ('lstm', {'dropout': 1.0}, 'dropout=1.0: at least 0'),
+    ('transformer', {'width': 30, 'heads': 8}, 'width=30'),
     ('transformer', {'positions': 'rotarry'}, 'Did you mean rotary'),
   ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_compiled(name, options, message):
   with pytest.raises(errors.UsageError, match=message):
-    seq2seq.build(name, VOCABULARIES, {'source': 12, 'target': 9}, options=options)
+    build(name, options)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused():

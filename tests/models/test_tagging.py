@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors
+from karpjax import errors, options
 from karpjax.layers import crf
 from karpjax.models import tagging
 
@@ -119,5 +119,6 @@ def test_bfloat16_keeps_params_and_scores_float32():
 
 @pytest.mark.parametrize('option, value', [('units', (0,)), ('dropout', 1.0), ('window', 0), ('embedding', 0)])
 def test_bad_sizes(option, value):
-  with pytest.raises(errors.UsageError, match=f'--{option}='):
-    tagging.Tagger(**SIZES | {option: value}).init(jax.random.key(0), *sentences())
+  with pytest.raises(errors.UsageError, match=f'{option}='):
+    decided = {name: SIZES[name] for name in ('words', 'alphabet', 'tags')}
+    options.build(tagging.MODELS, 'bilstm', {option: value}, *sentences(), **decided)

@@ -1,6 +1,7 @@
 """Classifiers of texts: their size, a plain forward pass, and that neither padding nor another text changes an answer."""
 
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -39,16 +40,21 @@ def tokens(length=9):
   )
 
 
+def build(name, spec, dtype='float32', **options):
+  chosen = {**dict.fromkeys(text.SIZES), **options}
+  return text.build(types.SimpleNamespace(model=name, dtype=dtype, model_options=lambda: chosen), spec)
+
+
 @functools.cache
-def made(name, dtype=jnp.float32, length=12):
-  model = text.build(name.split()[0], spec(length=length), dtype=dtype, options=SMALL[name])
+def made(name, dtype='float32', length=12):
+  model = build(name.split()[0], spec(length=length), dtype, **SMALL[name])
   params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens(length))['params'])
   # an encoder's weights begin so small that it hardly looks at the order of its tokens
   return model, jax.tree.map(lambda x: x * 5 if x.ndim > 1 else x, params)
 
 
 def count(name, vocabulary, classes, **options):
-  model = text.build(name, spec(vocabulary, classes=classes), options=options)
+  model = build(name, spec(vocabulary, classes=classes), **options)
   shapes = jax.eval_shape(model.init, jax.random.key(0), tokens())['params']
   return sum(x.size for x in jax.tree.leaves(shapes))
 
@@ -117,7 +123,7 @@ def test_units_are_dropped_in_training_alone(name):
 
 @every
 def test_bfloat16_computes_in_it_and_keeps_params_and_logits_in_float32(name):
-  model, params = made(name, jnp.bfloat16)
+  model, params = made(name, 'bfloat16')
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
   assert jax.eval_shape(model.apply, {'params': params}, tokens()).dtype == jnp.float32
   assert 'bf16' in jax.jit(model.apply).lower({'params': params}, tokens()).as_text()
@@ -127,27 +133,28 @@ def test_bfloat16_computes_in_it_and_keeps_params_and_logits_in_float32(name):
   'name, options, says',
   [
     ('textcn', {}, 'Did you mean textcnn'),
-    ('textcnn', {'units': (3,)}, 'model textcnn has no --units'),
-    ('bilstm', {'dropout': 1.0}, '--dropout=1.0'),
-    ('textcnn', {'windows': (3, 0)}, '--windows=0'),
-    ('transformer', {'width': 10, 'heads': 4}, '--width=10 does not divide'),
+    ('textcnn', {'units': (3,)}, 'model textcnn has no units=3'),
+    ('bilstm', {'dropout': 1.0}, 'dropout=1.0: at least 0 and less than 1'),
+    ('textcnn', {'windows': (3, 0)}, 'windows=3,0: at least 1'),
+    ('transformer', {'width': 10, 'heads': 4}, 'width=10 does not divide'),
   ],
 )
 def test_options_that_make_no_sense_are_refused(name, options, says):
   with pytest.raises(errors.UsageError, match=says):
-    model = text.build(name, spec(), options=options)
-    jax.eval_shape(model.init, jax.random.key(0), tokens())
+    build(name, spec(), **options)
 
 
 def test_a_pretrained_encoder_decides_the_model_and_its_sizes():
-  found = spec(pretrained={'context': 30, 'layers': 1, 'heads': 2, 'width': 8})
-  model = text.build('textcnn', found, options={'dropout': 0.3})
-  assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 2, 8)
+  before = spec(length=30)
+  sizes = text.pretrained(before, {'layers': 1, 'heads': None, 'width': 8, 'dropout': 0.3})
+  assert sizes == {
+    'context': 30, 'layers': 1, 'heads': 4, 'width': 8, 'hidden': 0, 'positions': 'learned', 'pre_norm': False
+  }  # fmt: skip
+  model = build('textcnn', spec(pretrained=sizes), dropout=0.3)
+  assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 4, 8)
   assert model.context == 30 and model.dropout == 0.3
-  with pytest.raises(errors.UsageError, match='--width=16: that of the pretrained encoder is 8'):
-    text.build('transformer', found, options={'width': 16})
-  rotary = {'context': 5, 'layers': 1, 'heads': 2, 'width': 8, 'positions': 'rotary'}
-  assert text.build('textcnn', spec(pretrained=rotary), options={}).context == 9
-  learned = text.build('textcnn', spec(pretrained={**rotary, 'positions': 'learned'}), options={})
+  with pytest.raises(errors.UsageError, match='width=16: that of the pretrained encoder is 8'):
+    build('transformer', spec(pretrained=sizes), width=16)
+  assert build('textcnn', spec(pretrained={**sizes, 'context': 5, 'positions': 'rotary'})).context == 9
   with pytest.raises(errors.UsageError, match='9 tokens are more than the 5 positions'):
-    jax.eval_shape(learned.init, jax.random.key(0), tokens())
+    build('textcnn', spec(pretrained={**sizes, 'context': 5}))
