@@ -5,77 +5,71 @@ python launch.py reproduce diabetes                           # one column: scik
 python launch.py regression --dataset=breast_cancer           # logistic
 """
 
-import dataclasses
-import functools
 import math
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
-from karpjax import config, models, optim
-from karpjax.data import dataset, splitting, tables
+from karpjax import config, optim, options
+from karpjax.data import tables
+from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, regression
-from karpjax.program import DROPOUT, Program, TrainState, pair
-from karpjax.report import regression as report
+from karpjax.models import mlp
+from karpjax.program import Program, TrainState, dropout_key, pair
+from karpjax.report import plots, writers
+from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
 
+MODELS = {'linear': mlp.LogisticRegression, 'mlp': mlp.MLP}
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+
+@config.defaults(
+  steps='2000',
+  eval_every='200',
+  checkpoint_every='500',
+  final_splits=('train', 'validation', 'test'),
+  batch_size=0,  # the whole train split: plain gradient descent
+  optimiser='nesterov',
+  learning_rate=0.05,
+)
+class Config(config.Train, config.model_flags(MODELS)):
   dataset: str = config.flag(
     'diabetes', 'diabetes and diabetes_bmi (linear), breast_cancer (logistic).', choices=tables.TABLES
   )
-  model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=('linear', 'mlp'))
-  widths: tuple[int, ...] | None = config.flag(None, 'Units of each hidden layer of the mlp.', group='Model')
-  steps: config.Duration = config.run_flag('2000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('200', 'Evaluate this often; 0: at the end only.', may_change=True)
-  checkpoint_every: config.Duration = config.run_flag(
-    '500', 'Save this often; 0: at the end and when stopped.', may_change=True
+  model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=MODELS)
+
+
+data = tables.load
+
+
+def program(config: Config, data: Dataset) -> Program:
+  """Least squares for numbers, cross-entropy for classes; columns are standardised."""
+  spec, classes = data.spec, len(data.spec.classes)
+  inputs = jnp.zeros((1, *spec.shape))
+  model = options.build(
+    MODELS, config.model, config, inputs, call={'train': False}, classes=classes or 1, dtype=jnp.dtype(config.dtype)
   )
-  final_splits: tuple[str, ...] = config.run_flag(
-    ('train', 'validation', 'test'), 'Splits evaluated once, at the end.', may_change=True
-  )
-  batch_size: int = config.data_flag(
-    0, 'Examples in one step; 0: the whole train split, which is plain gradient descent.'
-  )
-  optimiser: str = config.optimiser_flag('nesterov', 'The update rule.', choices=optim.OPTIMISERS)
-  learning_rate: float = config.optimiser_flag(0.05, 'The peak of the schedule.')
-
-
-def data(config: Config) -> dataset.Dataset:
-  table = tables.load_table(config.dataset, seed=config.split_seed)
-  splits, notes = splitting.hold_out(table.splits, config.validation, config.split_seed)
-  spec = dataclasses.replace(table.spec, examples=splits['train'].size)
-  return dataset.Dataset(spec, splits, (*table.notes, *notes))
-
-
-def program(config: Config, data: dataset.Dataset) -> Program:
-  """The method: least squares for numbers, cross-entropy for classes; columns standardised."""
-  spec = data.spec
-  classes = len(spec.classes)
-  name, options = ('logistic', {}) if config.model == 'linear' else ('mlp', {})
-  if config.widths is not None:
-    options['widths'] = config.widths
-  model = models.build(name, shape=spec.shape, classes=classes or 1, dtype=jnp.dtype(config.dtype), options=options)
   optimiser = optim.configured(config)
-  prepare = functools.partial(spec.scale, how='standard')
 
   def example_loss(outputs, targets):
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
 
   def init(key):
-    return TrainState.create(
-      key, model.init(key, jnp.zeros((1, *spec.shape)), train=False), optimiser, ema=config.ema > 0
-    )
+    return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
-    rngs = {'dropout': jax.random.fold_in(key, DROPOUT)}
-    outputs = model.apply({'params': params}, prepare(batch['features']), train=True, rngs=rngs)
+    outputs, collections = model.apply(
+      {'params': params, **collections},
+      spec.scale(batch['features'], 'standard'),
+      train=True,
+      rngs={'dropout': dropout_key(key, batch)},
+      mutable=list(collections),
+    )
     return {'loss': pair(example_loss(outputs, batch['target']))}, collections
 
   def predict(state, batch, key):
-    return model.apply({'params': state.eval_params}, prepare(batch['features']), train=False)
+    return model.apply(state.variables(), spec.scale(batch['features'], 'standard'), train=False)
 
   def evaluate(state, batch, key):
     outputs = predict(state, batch, key)
@@ -87,13 +81,28 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       sums['coefficient'] = (state.eval_params['logits']['kernel'][0, 0] / spec.std[0], jnp.ones(()))
     return sums
 
-  functions = Program(
+  def report(state, t, folder):
+    _, split = data.reported()
+    outputs, target = predict_split(this, state, split), split.column('target')
+    if classes:
+      confusion = np.zeros((classes, classes), int)
+      np.add.at(confusion, (target, outputs.argmax(1)), 1)
+      plots.confusion(confusion, spec.classes, folder)
+      return
+    if config.model == 'linear':  # in the columns' own units
+      slope = np.asarray(state.params['logits']['kernel'], float)[:, 0] / spec.std
+      intercept = float(state.params['logits']['bias'][0] - slope @ spec.mean)
+      writers.write_json(folder / 'report.json', {'coefficients': slope, 'intercept': intercept})
+    plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
+
+  this = Program(
     init=init,
     step=train_step(loss, optimiser, config),
     evaluate=evaluate,
-    summarise=classification.summarise if classes else regression.summarise,
+    summarise=(classification if classes else regression).summarise,
     predict=predict,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
     uninformed_loss=math.log(classes) if classes else None,
+    report=report,
   )
-  return dataclasses.replace(functions, report=functools.partial(report.draw, functions, data))
+  return this

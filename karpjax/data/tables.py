@@ -2,60 +2,42 @@
 
 import numpy as np
 
-from karpjax import errors
 from karpjax.data import splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 
 TABLES = ('diabetes', 'diabetes_bmi', 'breast_cancer')
 
 
-def load_table(name: str, *, seed: int = 0) -> Dataset:
-  """A table with 'features' [n, columns] float32 and 'target' [n].
+def load(config) -> Dataset:
+  """The table that a config names, with 'features' [n, columns] float32 and 'target' [n], and a validation split.
 
-  Args:
-    name: 'diabetes': 442 patients, 10 columns, target float32, a fifth drawn by `seed` for test.
-      'diabetes_bmi': its third column alone, the last 20 rows for test, as in scikit-learn's example of
-      ordinary least squares (coefficient 938.24, test mean squared error 2548.07, R² 0.47). 'breast_cancer':
-      569 biopsies, 30 columns, target int32 of two classes, a fifth of each drawn by `seed` for test.
-    seed: of the split.
+  'diabetes': 442 patients, 10 columns, target float32, a fifth drawn for test. 'diabetes_bmi': its third column alone, the
+  last 20 rows for test, as in scikit-learn's example of ordinary least squares (coefficient 938.24, test mean squared error
+  2548.07, R² 0.47). 'breast_cancer': 569 biopsies, 30 columns, target int32 of two classes, a fifth of each for test.
 
-  Returns:
-    A Dataset with splits 'train' and 'test'. The Spec's shape is (columns,), its classes are () for
-    regression, and its mean and std are those of each column of train, so that `preprocess(features, spec,
-    'standard')` standardises.
-
-  Raises:
-    UsageError: for another name.
+  The Spec's shape is (columns,), its classes are () for regression, its mean and std those of each column of train, so that
+  `Spec.scale` standardises.
   """
-  if name not in TABLES:
-    raise errors.UsageError(f'unknown table {name!r}.{errors.nearest(name, TABLES)}')
   from sklearn import datasets
 
+  name, seed = config.dataset, config.split_seed
   table = datasets.load_breast_cancer() if name == 'breast_cancer' else datasets.load_diabetes()
   features, target, classes = table.data.astype(np.float32), table.target.astype(np.float32), ()
   size = len(target)
+  fifth = round(size / 5)
   if name == 'breast_cancer':
     target, classes = target.astype(np.int32), tuple(map(str, table.target_names))
-    train, test = splitting.stratified(target, round(size / 5), seed)
+    train, test = splitting.stratified(target, fifth, seed)
   elif name == 'diabetes_bmi':
     features = features[:, [2]]
     train, test = np.arange(size - 20), np.arange(size - 20, size)
   else:
     order = splitting.permutation(seed, 0, size)
-    train, test = order[round(size / 5) :], order[: round(size / 5)]
-  splits = {
-    split: Split.of(features=features[rows], target=target[rows])
-    for split, rows in {'train': train, 'test': test}.items()
-  }
-  mean, std = (statistic(features[train], axis=0, dtype=np.float64) for statistic in (np.mean, np.std))
-  spec = Spec(
-    name,
-    features.shape[1:],
-    classes,
-    1.0,
-    tuple(map(float, mean)),
-    tuple(map(float, std)),
-    len(train),
-    'float32',
-  )
-  return Dataset(spec, splits, (f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns',))
+    train, test = order[fifth:], order[:fifth]
+  mean, std = (tuple(map(float, moment(features[train], axis=0, dtype=float))) for moment in (np.mean, np.std))
+  rows = {'train': train, 'test': test}
+  splits = {split: Split.of(features=features[numbers], target=target[numbers]) for split, numbers in rows.items()}
+  splits, held_out = splitting.hold_out(splits, config.validation, seed)
+  spec = Spec(name, features.shape[1:], classes, 1.0, mean, std, splits['train'].size, 'float32')
+  note = f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns'
+  return Dataset(spec, splits, (note, *held_out))

@@ -11,63 +11,49 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax.errors import UsageError
 from karpjax.layers import channel_attention, convolution, pooling
 from karpjax.models import mlp
+from karpjax.models.mlp import dimensions, per_layer
+from karpjax.options import option
 
-HEADS = ('flatten', 'average')
+# options of each block: one value for all, or one per block
+BLOCK = 'depth', 'kernel_size', 'stride', 'pool'
 
 
 class CNN(nn.Module):
   """Blocks of convolution, norm, activation and attention, each closed by a max pooling; then dense layers.
 
-  Options marked * take one value for all blocks, or one per block.
-
-  Attributes:
-    classes: outputs.
-    dtype: of the computation; norm statistics and logits are float32.
-    widths: channels of each block.
-    depth: * convolutions in a block.
-    kernel_size: * the convolutions' window.
-    stride: * of a block's first convolution.
-    padding: 'SAME', 'VALID', or a number of zeros on each side, such as '1'.
-    pool: * window and stride of the max pooling; 1 for none. What does not fill a window is cut off.
-    head: what the dense layers see: 'flatten' every place, or the 'average' over places.
-    hidden: units of the dense layers before the logits.
-    norm: 'none', or 'batch' for batch norm before each activation, in the dense layers too.
-    dropout: rate on each dense layer's input; one for all, or one for each.
-    attention: 'none', 'se' (squeeze-and-excitation) or 'cbam', after each activation.
-    activation: 'relu', 'tanh' or 'gelu'.
+  Norm statistics and logits are float32. A pooling cuts off what does not fill a window.
   """
 
   classes: int
   dtype: Any = jnp.float32
-  widths: tuple[int, ...] = (32, 64)
-  depth: int | tuple[int, ...] = 1
-  kernel_size: int | tuple[int, ...] = 3
-  stride: int | tuple[int, ...] = 1
-  padding: str = 'SAME'
-  pool: int | tuple[int, ...] = 2
-  head: str = 'flatten'
-  hidden: tuple[int, ...] = (128,)
-  norm: str = 'none'
-  dropout: float | tuple[float, ...] = 0.0
-  attention: str = 'none'
-  activation: str = 'relu'
+  widths: tuple[int, ...] = option((32, 64), 'Channels of each block.', low=1)
+  depth: int | tuple[int, ...] = option(1, 'Convolutions in a block; one number, or one per block.', low=1)
+  kernel_size: int | tuple[int, ...] = option(3, "The convolutions' window; one number, or one per block.", low=1)
+  stride: int | tuple[int, ...] = option(1, "The stride of each block's first convolution.", low=1)
+  padding: str = option('SAME', 'SAME, VALID, or the number of zeros on each side.')
+  pool: int | tuple[int, ...] = option(2, 'The window of the max pooling after each block; 1: none.', low=1)
+  head: str = option('flatten', 'What the dense layers see: all places, or their mean.', choices=('flatten', 'average'))
+  hidden: tuple[int, ...] = option((128,), 'Units of the dense layers before the last; empty: none.', low=1)
+  norm: str = option('none', 'Batch norm before each activation, or none.', choices=mlp.NORMS)
+  dropout: float | tuple[float, ...] = option(0.0, "Rates on the dense layers' inputs.", low=0, below=1)
+  attention: str = option(
+    'none', 'Gates after each activation: se (squeeze-and-excitation) or cbam.', choices=channel_attention.ATTENTIONS
+  )
+  activation: str = option('relu', 'The activation function.', choices=mlp.ACTIVATIONS)
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, *spatial, channels] -> logits [batch, classes] float32.
 
     Raises:
-      UsageError: for an input too small for the convolutions or poolings, or an option that makes no sense.
+      UsageError: for an input too small for the convolutions or poolings.
     """
-    activation = errors.choose('activation', self.activation, mlp.ACTIVATIONS)
-    norm = errors.choose('norm', self.norm, mlp.NORMS)
-    head = errors.choose('head', self.head, dict(zip(HEADS, HEADS)))
-    names = 'widths', 'depth', 'kernel_size', 'stride', 'pool'
-    mlp.check(**{name: getattr(self, name) for name in (*names, 'hidden', 'dropout')})
-    blocks = zip(*(mlp.per_layer(name, getattr(self, name), len(self.widths)) for name in names))
+    mlp.check_rank(x, 2, 3)
+    activation, norm = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm]
+    blocks = zip(self.widths, *(per_layer(name, getattr(self, name), len(self.widths)) for name in BLOCK))
     rank, shape, layer = x.ndim - 2, x.shape[1:], 0
     x = x.astype(self.dtype)
     for block, (width, depth, window, stride, pool) in enumerate(blocks, start=1):
@@ -90,15 +76,14 @@ class CNN(nn.Module):
         x = channel_attention.attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}')
       if pool > 1:
         if min(x.shape[1:-1]) < pool:
-          raise errors.UsageError(
+          raise UsageError(
             f'an input of {dimensions(shape)} is too small for {len(self.widths)} poolings: '
-            f'{dimensions(x.shape[1:])} is left before pooling {block} by {pool}. '
-            'Use fewer --widths or a smaller --pool'
+            f'{dimensions(x.shape[1:])} is left before pooling {block} by {pool}. Use fewer widths or a smaller pool'
           )
         x = pooling.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
-    if head == 'average':
+    if self.head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
-    first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)
+    first, *rates = per_layer('dropout', self.dropout, len(self.hidden) + 1)
     dense = mlp.MLP(self.classes, self.dtype, self.hidden, self.activation, self.norm, tuple(rates), first, name='head')
     return dense(x, train=train)
 
@@ -108,17 +93,11 @@ class CNN(nn.Module):
     if given == 'SAME':
       return given
     if given != 'VALID' and not given.isdecimal():
-      raise errors.UsageError(f'--padding={self.padding}: expected SAME, VALID or a number such as 1')
+      raise UsageError(f'padding={self.padding}: expected SAME, VALID or a number such as 1')
     zeros = 0 if given == 'VALID' else int(given)
     if min(x.shape[1:-1]) + 2 * zeros < window:
-      raise errors.UsageError(
-        f'an input of {dimensions(shape)} is too small: {dimensions(x.shape[1:])} is left before '
-        f'convolution {layer}, whose window is {window}. '
-        'Use fewer --widths, a smaller --kernel_size or --padding=SAME'
+      raise UsageError(
+        f'an input of {dimensions(shape)} is too small: {dimensions(x.shape[1:])} is left before convolution {layer}, '
+        f'whose window is {window}. Use fewer widths, a smaller kernel_size or padding=SAME'
       )
     return ((zeros, zeros),) * (x.ndim - 2)
-
-
-def dimensions(shape) -> str:
-  """(28, 28, 1) -> '28x28x1'."""
-  return 'x'.join(map(str, shape))

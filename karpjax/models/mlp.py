@@ -5,11 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors, hyperparameters
+from karpjax.errors import UsageError
 from karpjax.layers import dropout, initialisers, linear, normalisation
+from karpjax.options import option
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
 NORMS = {'none': None, 'batch': normalisation.BatchNorm}
+KINDS = {1: 'a table', 2: 'a 1-D signal', 3: 'an image'}  # by the rank of an example
 
 
 def kernel_init(activation: str):
@@ -17,27 +19,32 @@ def kernel_init(activation: str):
   return initialisers.lecun_normal if activation == 'tanh' else initialisers.he_normal
 
 
-def per_layer(option: str, values, layers: int) -> tuple:
+def per_layer(name: str, values, layers: int) -> tuple:
   """One value for all layers, or one for each, as a tuple of `layers` values.
 
   Raises:
-    UsageError: for any other number of values.
+    UsageError: for any other number of values of the option `name`.
   """
-  values = tuple(values) if isinstance(values, (tuple, list)) else (values,)
+  values = tuple(values) if isinstance(values, tuple | list) else (values,)
   if len(values) not in (1, layers):
     given = ','.join(map(str, values))
-    raise errors.UsageError(f'--{option}={given}: {len(values)} values; expected one for all, or {layers}')
+    raise UsageError(f'{name}={given}: {len(values)} values; expected one for all, or {layers}')
   return values * layers if len(values) == 1 else values
 
 
-def check(**values) -> None:
-  """Refuses sizes under 1 and dropout rates outside [0, 1), unless traced, by the option's name, with UsageError."""
-  for option, value in values.items():
-    for x in value if isinstance(value, (tuple, list)) else (value,):
-      if option.endswith('dropout') and hyperparameters.is_known(x) and not 0 <= x < 1:
-        raise errors.UsageError(f'--{option}={x}: expected a rate of at least 0 and under 1')
-      if not option.endswith('dropout') and x < 1:
-        raise errors.UsageError(f'--{option}={x}: expected at least 1')
+def dimensions(shape) -> str:
+  """(28, 28, 1) -> '28x28x1'."""
+  return 'x'.join(map(str, shape))
+
+
+def check_rank(x, *ranks: int) -> None:
+  """Refuses a batch whose examples are of none of these ranks."""
+  shape = x.shape[1:]
+  if len(shape) not in ranks:
+    raise UsageError(
+      f'the model takes {" or ".join(KINDS[rank] for rank in ranks)}, '
+      f'not {KINDS.get(len(shape), "data")} of shape {dimensions(shape)}'
+    )
 
 
 class LogisticRegression(nn.Module):
@@ -59,38 +66,23 @@ class LogisticRegression(nn.Module):
 
 
 class MLP(nn.Module):
-  """Dense layers with an activation between them.
-
-  Attributes:
-    classes: outputs.
-    dtype: of the hidden layers; logits are float32.
-    widths: units of each hidden layer; () leaves one dense layer.
-    activation: 'relu', 'tanh' or 'gelu'.
-    norm: 'none', or 'batch' for batch norm before each activation.
-    dropout: rate at which hidden units are dropped in training; one for all layers, or one for each. May be traced.
-    input_dropout: the same of the inputs.
-    residual: whether a hidden layer as wide as the one before is added to that one, as in mnist1d's MLPBase.
-  """
+  """Dense layers with an activation between them; logits are float32."""
 
   classes: int
   dtype: Any = jnp.float32
-  widths: tuple[int, ...] = (128,)
-  activation: str = 'relu'
-  norm: str = 'none'
-  dropout: float | tuple[float, ...] = 0.0
-  input_dropout: float = 0.0
-  residual: bool = False
+  widths: tuple[int, ...] = option((128,), 'Units of each layer, or channels of each block.', low=1)
+  activation: str = option('relu', 'The activation function.', choices=ACTIVATIONS)
+  norm: str = option('none', 'Batch norm before each activation, or none.', choices=NORMS)
+  dropout: float | tuple[float, ...] = option(
+    0.0, 'Rates of dropout: of each hidden layer of an MLP, else on the inputs of the dense layers.', low=0, below=1
+  )
+  input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
+  residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
-    """x: [batch, ...] -> logits [batch, classes] float32.
-
-    Raises:
-      UsageError: for an unknown activation or norm, a width under 1 or a dropout rate outside [0, 1).
-    """
-    activation = errors.choose('activation', self.activation, ACTIVATIONS)
-    norm = errors.choose('norm', self.norm, NORMS)
-    check(widths=self.widths, dropout=self.dropout, input_dropout=self.input_dropout)
+    """x: [batch, ...] -> logits [batch, classes] float32."""
+    activation, norm = ACTIVATIONS[self.activation], NORMS[self.norm]
     rates = per_layer('dropout', self.dropout, len(self.widths))
     init = kernel_init(self.activation)
     x = x.reshape(x.shape[0], -1).astype(self.dtype)  # [batch, inputs]
@@ -111,7 +103,17 @@ class MLP(nn.Module):
       if norm is not None:
         x = norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train)
       x = activation(x)
-      if self.residual and layer > 1 and before.shape == x.shape:
+      if self.residual and layer > 1 and before.shape == x.shape:  # as in mnist1d's MLPBase
         x = before + x
       x = dropout.Dropout(rate)(x, train=train)
     return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]
+
+
+def check(**values) -> None:
+  """Refuses sizes under 1 and dropout rates outside [0, 1), by the option's name, with UsageError."""
+  for name, value in values.items():
+    for x in value if isinstance(value, tuple | list) else (value,):
+      if name.endswith('dropout') and not 0 <= x < 1:
+        raise UsageError(f'{name}={x}: expected a rate of at least 0 and under 1')
+      if not name.endswith('dropout') and x < 1:
+        raise UsageError(f'{name}={x}: expected at least 1')

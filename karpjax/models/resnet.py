@@ -5,17 +5,11 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors
-from karpjax.layers import (
-  channel_attention,
-  convolution,
-  initialisers,
-  linear,
-  normalisation,
-  pooling,
-  rematerialisation,
-)
+from karpjax.errors import UsageError
+from karpjax.layers import channel_attention, convolution, initialisers, linear, normalisation, pooling
+from karpjax.layers import rematerialisation as remats
 from karpjax.models import mlp
+from karpjax.options import option
 
 # He et al. 2015, "Delving deep into rectifiers", eq. 14: the backward case, as in torchvision's ResNets
 kernel_init = initialisers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -98,44 +92,47 @@ class ResNet(nn.Module):
     classes: outputs.
     dtype: of the computation; norm statistics and logits are float32.
     blocks: in each stage.
-    widths: of each stage's blocks.
     bottleneck: which kind of block.
     imagenet: the stem of ImageNet (7x7 by 2, 3x3 max pooling by 2), with projection shortcuts and
       zero-initialised last norms; else that of CIFAR (3x3), with shortcuts without params.
-    attention: 'none', 'se' or 'cbam', in each block.
-    remat: 'none', 'full' or 'dots': what of each block the backward pass computes anew.
   """
 
   classes: int
   dtype: Any = jnp.float32
   blocks: tuple[int, ...] = (3, 3, 3)
-  widths: tuple[int, ...] = (16, 32, 64)
   bottleneck: bool = False
   imagenet: bool = False
-  attention: str = 'none'
-  remat: str = 'none'
+  widths: tuple[int, ...] = option((16, 32, 64), "Channels of each stage's blocks.", low=1)
+  attention: str = option(
+    'none', 'Gates in each block: se (squeeze-and-excitation) or cbam.', choices=channel_attention.ATTENTIONS
+  )
+  remat: str = option(
+    'none',
+    'What the backward pass computes anew instead of keeping: none, full (each block), or dots (all of it but matrix '
+    'products; convolutions are none of them).',
+    choices=remats.KINDS,
+  )
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, *spatial, channels] -> logits [batch, classes] float32.
 
     Raises:
-      UsageError: for widths that do not fit, or an unknown attention.
+      UsageError: for widths that do not fit.
     """
-    mlp.check(widths=self.widths)
+    mlp.check_rank(x, 2, 3)
+    given = ','.join(map(str, self.widths))
     if len(self.widths) != len(self.blocks):
-      given = ','.join(map(str, self.widths))
-      raise errors.UsageError(f'--widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths')
+      raise UsageError(f'widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths')
     if not self.imagenet and list(self.widths) != sorted(self.widths):
-      given = ','.join(map(str, self.widths))
-      raise errors.UsageError(f'--widths={given}: shortcuts without params need widths that never shrink')
+      raise UsageError(f'widths={given}: shortcuts without params need widths that never shrink')
     x = x.astype(self.dtype)
     window, stride = (7, 2) if self.imagenet else (3, 1)
     x = conv(x, self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
     x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
     if self.imagenet:
       x = pooling.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
-    remat_block = rematerialisation.remat(Block, self.remat)
+    remat_block = remats.remat(Block, self.remat)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):
         stride = 2 if stage > 1 and i == 0 else 1

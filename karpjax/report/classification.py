@@ -9,37 +9,12 @@ import numpy as np
 
 from karpjax.data.dataset import Split
 from karpjax.metrics import classification
-from karpjax.report import pictures, plots, progress, writers
+from karpjax.report import pictures, plots, writers
+from karpjax.report.text import table as aligned
 
 BATCH = 500  # examples in one call of predict
 MISTAKES = 20
 SALIENCIES = 8
-
-
-def draw(program, dataset, state, t: int, folder: Path, *, seeds: int = 1) -> None:
-  """A Program's `report` for images and signals: predicts the test split (else validation, else train) for `write`.
-
-  Args:
-    program: its `predict` gives logits [batch, classes].
-    dataset: with classes; the report is of one of its splits.
-    state: of one seed.
-    t: the step, for the report's heading.
-    folder: the run's folder.
-    seeds: how many the run has; `state` is that of the first.
-  """
-  name, split, labels, probabilities = predictions(program, dataset, state)
-  spec = dataset.spec
-  write(
-    folder,
-    classes=spec.classes,
-    labels=labels,
-    probabilities=probabilities,
-    images=lambda indices: split.fetch(indices)['image'].astype(np.float32) / spec.maximum,
-    kernel=first_kernel(getattr(state, 'eval_params', None), spec.shape),
-    saliency=lambda indices: saliency(program, state, _batch(split, indices)),
-    heading=f'{name} split, step {t}',
-    seeds=seeds,
-  )
 
 
 def draw_texts(
@@ -122,47 +97,40 @@ def write(
     heading: says in the report what was predicted.
     seeds: of the run; the arrays are those of the first, and what is written says so.
   """
-  labels = np.asarray(labels)
-  predicted, names = probabilities.argmax(1), np.asarray(classes, object)
-  confusion, calibration = classification.tally(labels, probabilities)
-  error = classification.expected_calibration_error(calibration)
+  folder, labels, names = Path(folder), np.asarray(labels), np.asarray(classes, object)
   shown = f'first of {seeds} seeds' if seeds > 1 else ''
   note = f' · {shown}' if shown else ''
-  report = {
-    'heading': heading,
-    'shown': shown,
-    'expected_calibration_error': error,
-    **classification.per_class_report(confusion, classes),
-  }
-  lines = [table(report, heading + note)]
-
+  confusion, calibration = classification.tally(labels, probabilities)
+  error = classification.expected_calibration_error(calibration)
+  report = {'heading': heading, 'shown': shown, 'expected_calibration_error': error}
+  report |= classification.per_class_report(confusion, classes)
+  text = [table(report, heading + note)]
   plots.confusion(confusion, classes, folder, note)
   plots.reliability(calibration, error, folder, note)
-  # The worst are those whose true class got the least; ties in order of their numbers.
+
+  predicted = probabilities.argmax(1)
   wrong = np.flatnonzero(predicted != labels)
-  given = probabilities[wrong, labels[wrong]]
-  worst = wrong[np.argsort(given, kind='stable')[:MISTAKES]]
-  true, guessed, chance = names[labels[worst]], names[predicted[worst]], probabilities[worst, predicted[worst]]
+  # The worst are those whose true class got the least; ties in order of their numbers.
+  worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind='stable')[:MISTAKES]]
+  mistakes = names[labels[worst]], names[predicted[worst]], probabilities[worst, predicted[worst]]
   if not len(worst):
-    (Path(folder) / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
+    (folder / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
   elif images is not None:
-    pictures.mistakes(images(worst), true, guessed, chance, folder, note)
+    pictures.mistakes(images(worst), *mistakes, folder, note)
   if baselines:
     report['baselines'] = baselines
-    lines.append('\n'.join([*compared(baselines), '']))
+    text.append('\n'.join([*compared(baselines), '']))
   if texts is not None and len(worst):
-    report['mistakes'] = [
-      {'true': t, 'predicted': p, 'probability': float(c), 'text': texts[i]}
-      for t, p, c, i in zip(true, guessed, chance, worst)
-    ]
-    lines.append(mistakes(report['mistakes']))
+    rows = [(true, guess, float(p), ' '.join(texts[i].split())) for true, guess, p, i in zip(*mistakes, worst)]
+    report['worst_mistakes'] = [dict(zip(('true', 'predicted', 'probability', 'text'), row)) for row in rows]
+    text.append('\n'.join(['Worst mistakes', '', *aligned(rows, ('true', 'predicted', 'probability', 'text')), '']))
   if kernel is not None:
     pictures.filters(kernel, folder, note)
   if saliency is not None:
     few = np.arange(min(SALIENCIES, len(labels)))
     pictures.saliency(images(few), saliency(few), names[labels[few]], names[predicted[few]], folder, note)
-  writers.write_json(Path(folder) / 'report.json', report)
-  writers.write_bytes(Path(folder) / 'report.txt', '\n'.join(lines).encode())
+  writers.write_json(folder / 'report.json', report)
+  writers.write_bytes(folder / 'report.txt', '\n'.join(text).encode())
 
 
 def compared(baselines: Mapping[str, Mapping[str, float]], numbers: Mapping | None = None, name: str = '') -> list[str]:
@@ -177,29 +145,17 @@ def compared(baselines: Mapping[str, Mapping[str, float]], numbers: Mapping | No
   shown = lambda x: f'{x["mean"]:.4f} ± {x["std"]:.4f}' if isinstance(x, Mapping) else f'{x:.4f}'
   rows = [] if numbers is None else [(name, *(shown(numbers[metric]) for metric in metrics))]
   rows += [(f'TF-IDF, {model}', *(shown(row[metric]) for metric in metrics)) for model, row in baselines.items()]
-  return progress.table(rows, ('model', *metrics))
+  return aligned(rows, ('model', *metrics))
 
 
-def mistakes(rows: Sequence[Mapping]) -> str:
-  """The worst mistakes as aligned text, a line each."""
-  width = max(len(row[name]) for row in rows for name in ('true', 'predicted'))
-  lines = [
-    f'{row["true"]:>{width}}  {row["predicted"]:>{width}}  {row["probability"]:11.4f}  {" ".join(row["text"].split())}'
-    for row in rows
-  ]
-  head = f'{"true":>{width}}  {"predicted":>{width}}  {"probability":>11}  text'
-  return '\n'.join(['Worst mistakes', '', head, *lines, ''])
-
-
-def table(report: dict, heading: str) -> str:
+def table(report: Mapping, heading: str) -> str:
   """`per_class_report`'s numbers as aligned text."""
   averages = [{'class': f'{name} average', **report[name]} for name in ('micro', 'macro', 'weighted')]
-  width = max(len(row['class']) for row in [*report['classes'], *averages])
-  line = lambda row: (
-    f'{row["class"]:>{width}}  {row["precision"]:9.4f}  {row["recall"]:9.4f}  {row["f1"]:9.4f}  {row["support"]:9d}'
-  )
-  head = f'{"":>{width}}  {"precision":>9}  {"recall":>9}  {"F1":>9}  {"support":>9}'
-  return '\n'.join([heading, '', head, *map(line, report['classes']), '', *map(line, averages), ''])
+  rows = [
+    (row['class'], *(f'{row[name]:.4f}' for name in ('precision', 'recall', 'f1')), row['support'])
+    for row in [*report['classes'], *averages]
+  ]
+  return '\n'.join([heading, '', *aligned(rows, ('class', 'precision', 'recall', 'F1', 'support')), ''])
 
 
 def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -223,16 +179,15 @@ def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:
   return None
 
 
-def saliency(program, state, batch) -> np.ndarray:
+def saliency(predict: Callable, state, batch) -> np.ndarray:
   """How strongly each place moves the largest logit: [batch, height, width] or [batch, length], not negative.
 
-  The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional
-  Networks", section 3).
+  The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional Networks", section 3).
   """
 
   @jax.jit
   def gradient(state, batch, images):
-    largest = lambda images: program.predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
+    largest = lambda images: predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
     return jnp.abs(jax.grad(largest)(images)).max(-1)  # [batch, ..., channels] -> [batch, ...]
 
   return np.asarray(gradient(state, batch, jnp.asarray(batch['image'], jnp.float32)))

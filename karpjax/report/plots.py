@@ -177,6 +177,25 @@ def heat_maps(maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], f
   return save(figure, folder, name)
 
 
+@styled
+def fit(targets: np.ndarray, outputs: np.ndarray, folder: Path, column: np.ndarray | None = None) -> Path:
+  """plots/predictions.png: predictions against targets, [n] each; over a single column [n], where there is one."""
+  figure, axis = new_figure(5.2, 4.6)
+  if column is None:
+    ends = [min(targets.min(), outputs.min()), max(targets.max(), outputs.max())]
+    axis.plot(ends, ends, color=PURPLE, linewidth=1.2, label='equal')
+    axis.scatter(targets, outputs, s=14, alpha=0.7)
+    axis.set(xlabel='target', ylabel='prediction')
+  else:
+    order = np.argsort(column)
+    axis.scatter(column, targets, s=18, alpha=0.7, label='test examples')
+    axis.plot(column[order], outputs[order], color=PURPLE, label='fitted')
+    axis.set(xlabel='column', ylabel='target')
+  axis.legend()
+  axis.set_title('Predictions on the test split')
+  return save(figure, folder, 'predictions')
+
+
 def title(name: str) -> str:
   """A metric's or a file's name as a reader would write it: 'top5_accuracy' -> 'Top-5 accuracy'."""
   words = name.replace('_', ' ').replace('/', ' · ').replace('top5', 'top-5').split()

@@ -8,6 +8,7 @@ import time
 import jax
 import numpy as np
 
+from karpjax.report.text import table
 from karpjax.train import checkpoint
 from karpjax.train.layouts import sharded
 
@@ -18,15 +19,6 @@ def parameter_table(params) -> list[dict]:
     {'name': name, 'shape': list(x.shape), 'count': int(np.prod(x.shape))}
     for name, x in zip(checkpoint.names(params), jax.tree.leaves(params))
   ]
-
-
-def table(rows: list[tuple], heads: tuple[str, ...]) -> list[str]:
-  """Aligned lines; columns that hold numbers are set flush right."""
-  cells = [tuple(map(str, row)) for row in (heads, *rows)]
-  widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-  right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(heads))]
-  line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
-  return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
 
 
 def quantity(number, unit: str) -> str:

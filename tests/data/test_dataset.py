@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import regression
 from karpjax import config, errors, options
 from karpjax.data import dataset, images, splitting, tables
 
@@ -215,8 +216,12 @@ def test_preprocess_brings_each_type_to_its_range(dtype, maximum):
     spec.scale(raw, 'symetric')
 
 
+def table(name, **flags):
+  return tables.load(regression.Config(dataset=name, **{'validation': 0.0} | flags))
+
+
 def test_diabetes_bmi_is_scikit_learns_example():
-  data = tables.load_table('diabetes_bmi')
+  data = table('diabetes_bmi')
   train, test = (data.splits[s].arrays for s in ('train', 'test'))
   assert test['features'].shape == (20, 1) and train['features'].shape == (422, 1)
   design = np.concatenate([train['features'], np.ones((422, 1))], 1).astype(np.float64)
@@ -228,7 +233,7 @@ def test_diabetes_bmi_is_scikit_learns_example():
 
 
 def test_tables_are_split_by_seed_and_standardised_by_their_spec():
-  cancer = tables.load_table('breast_cancer')
+  cancer = table('breast_cancer')
   assert (cancer.spec.classes, cancer.spec.shape) == (('malignant', 'benign'), (30,))
   assert {k: s.size for k, s in cancer.splits.items()} == {'train': 455, 'test': 114}
   assert np.bincount(cancer.splits['test'].arrays['target']).tolist() == [42, 72]  # of 212 and 357
@@ -236,10 +241,8 @@ def test_tables_are_split_by_seed_and_standardised_by_their_spec():
   np.testing.assert_allclose(standard.mean(0), 0, atol=1e-4)
   np.testing.assert_allclose(standard.std(0), 1, atol=1e-4)
 
-  diabetes = tables.load_table('diabetes')
+  diabetes = table('diabetes')
   assert {k: s.size for k, s in diabetes.splits.items()} == {'train': 354, 'test': 88}
   assert diabetes.spec.classes == () and diabetes.splits['train'].arrays['target'].dtype == np.float32
-  other = tables.load_table('diabetes', seed=1)
+  other = table('diabetes', split_seed=1)
   assert not np.array_equal(other.splits['test'].arrays['target'], diabetes.splits['test'].arrays['target'])
-  with pytest.raises(errors.UsageError, match='Did you mean diabetes'):
-    tables.load_table('diabetis')

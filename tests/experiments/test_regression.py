@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
 from experiments import regression as experiment
+from karpjax import errors
 from karpjax.train import loop
 
 
@@ -36,3 +38,8 @@ def test_logistic_regression_reads_biopsies(tmp_path):
   numbers = run(tmp_path, dataset='breast_cancer', steps='300', plots=True).numbers
   assert numbers['test/accuracy'] > 0.93
   assert (tmp_path / 'plots' / 'confusion_matrix.png').exists()
+
+
+def test_an_unknown_table_is_named():
+  with pytest.raises(errors.UsageError, match='Did you mean diabetes'):
+    loop.prepare(experiment, experiment.Config(dataset='diabetis'))

@@ -90,7 +90,7 @@ def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
   assert 0.6 < report['baselines']['linear SVM']['test/accuracy'] < 0.9
   texts = experiment.data(experiment.Config()).raw['test']
   own = dict(zip(texts.arrays['text'], texts.arrays['label']))
-  for row in report['mistakes']:
+  for row in report['worst_mistakes']:
     assert report['classes'][own[row['text']]]['class'] == row['true'] != row['predicted']
   words = (tmp_path / 'report.txt').read_text()
   assert 'Worst mistakes' in (tmp_path / 'index.html').read_text()

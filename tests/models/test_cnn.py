@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from karpjax import errors, models
+from karpjax import errors, models, options
 from karpjax.models import cnn
 
-BUILD = dict(classes=10, dtype=jnp.float32)
+
+def build(chosen):
+  x = jnp.zeros((1, 8, 8, 1))
+  return options.build(models.MODELS, 'cnn', chosen, x, call={'train': False}, classes=10)
 
 
 def test_against_torch_layer_by_layer():
@@ -61,29 +64,29 @@ def test_dropout_rates_go_to_the_inputs_of_the_dense_layers():
 
 @pytest.mark.parametrize('depth, poolings, fits', [(1, 3, True), (1, 4, False)])
 def test_too_many_poolings_are_refused(depth, poolings, fits):
-  options = {'widths': (4,) * poolings, 'depth': depth}
+  chosen = {'widths': (4,) * poolings, 'depth': depth}
   if fits:
-    models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
+    build(chosen)
   else:
     with pytest.raises(errors.UsageError, match='8x8x1 is too small for 4 poolings: 1x1x4 is left before pooling 4'):
-      models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
+      build(chosen)
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  'chosen, message',
   [
     ({'padding': 'VALID', 'depth': 3}, '8x8x1 is too small: 1x1x32 is left before convolution 4'),
-    ({'padding': 'FULL'}, '--padding=FULL: expected SAME, VALID or a number'),
-    ({'head': 'mean'}, 'unknown head'),
+    ({'padding': 'FULL'}, 'padding=FULL: expected SAME, VALID or a number'),
+    ({'head': 'mean'}, 'head=mean: unknown'),
     ({'attention': 'sse'}, 'Did you mean se'),
-    ({'depth': (1, 2, 3)}, '--depth=1,2,3: 3 values; expected one for all, or 2'),
-    ({'kernel_size': (0,)}, '--kernel_size=0: expected at least 1'),
-    ({'dropout': (0.1, 0.2, 0.3)}, '--dropout=0.1,0.2,0.3: 3 values; expected one for all, or 2'),
+    ({'depth': (1, 2, 3)}, 'depth=1,2,3: 3 values; expected one for all, or 2'),
+    ({'kernel_size': (0,)}, 'kernel_size=0: at least 1 is needed'),
+    ({'dropout': (0.1, 0.2, 0.3)}, 'dropout=0.1,0.2,0.3: 3 values; expected one for all, or 2'),
   ],
 )
-def test_options_that_make_no_sense_are_refused(options, message):
+def test_options_that_make_no_sense_are_refused(chosen, message):
   with pytest.raises(errors.UsageError, match=message):
-    models.build('cnn', shape=(8, 8, 1), options=options, **BUILD)
+    build(chosen)
 
 
 @pytest.mark.parametrize('attention, added', [('none', 0), ('se', 4 * (2 * 8) + 4 + 8), ('cbam', 4 * 16 + 12 + 98)])

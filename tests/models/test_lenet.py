@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors
-from karpjax.models.lenet import LeNet1989, add_windows, windows
+from karpjax import errors, options
+from karpjax.models.lenet import LeNet1989
 
 SEEN = [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] * 4  # plane of H2 -> planes of H1
 
@@ -109,14 +109,6 @@ def test_gradient_equals_finite_differences_of_the_plain_loops():
       assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(1, abs(expected))
 
 
-def test_add_windows_is_the_transpose_of_windows():
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((3, 8, 8, 12)).astype(np.float32)
-  d = rng.standard_normal((3 * 16, 300)).astype(np.float32)
-  transpose = jax.jit(lambda d: jax.vjp(windows, x)[1](d)[0])
-  np.testing.assert_allclose(jax.jit(add_windows)(d), transpose(d), atol=1e-5)
-
-
 def test_vmapped_seeds_equal_each_alone():
   params, x = random_variables(2)
   x = x[:, None]  # [seeds, batch, 16, 16, 1]
@@ -150,7 +142,7 @@ def test_bad_input_is_named():
   with pytest.raises(errors.UsageError, match='16x16x1, not 28x28x1'):
     LeNet1989().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
   with pytest.raises(errors.UsageError, match='Did you mean tanh'):
-    LeNet1989(activation='tan').init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+    options.check(LeNet1989(activation='tan'))
 
 
 @pytest.mark.parametrize('platform', ['tpu', 'cuda'])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from karpjax import errors, models
+from karpjax import errors, models, options
 from karpjax.models import mlp
 
 
@@ -65,15 +65,15 @@ def test_norm_replaces_the_bias_and_trains_on_the_batch():
 
 
 @pytest.mark.parametrize(
-  'options, message',
+  'chosen, message',
   [
-    ({'widths': (8, 0)}, '--widths=0: expected at least 1'),
-    ({'dropout': 1.0}, '--dropout=1.0'),
-    ({'dropout': (0.1, 0.2), 'widths': (1, 2, 3)}, '--dropout=0.1,0.2: 2 values; expected one for all, or 3'),
+    ({'widths': (8, 0)}, 'widths=8,0: at least 1'),
+    ({'dropout': 1.0}, 'dropout=1.0: at least 0 and less than 1'),
+    ({'dropout': (0.1, 0.2), 'widths': (1, 2, 3)}, 'dropout=0.1,0.2: 2 values; expected one for all, or 3'),
     ({'activation': 'rleu'}, 'Did you mean relu'),
     ({'norm': 'bach'}, 'Did you mean batch'),
   ],
 )
-def test_options_that_make_no_sense_are_refused(options, message):
+def test_options_that_make_no_sense_are_refused(chosen, message):
   with pytest.raises(errors.UsageError, match=message):
-    models.build('mlp', shape=(4,), classes=2, dtype=jnp.float32, options=options)
+    options.build(models.MODELS, 'mlp', chosen, jnp.zeros((1, 4)), call={'train': False}, classes=2)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors, models
+from karpjax import errors, models, options
 from karpjax.losses import classification
-from karpjax.models import cnn, lenet, mlp, recurrent, resnet, vgg
+from karpjax.models import cnn, lenet, mlp, recurrent, resnet
 
 SMALL = {  # small enough to compile; with the shape of an example
   'logistic': (mlp.LogisticRegression, (6, 1)),
@@ -21,7 +21,7 @@ SMALL = {  # small enough to compile; with the shape of an example
     functools.partial(cnn.CNN, widths=(4,), hidden=(), norm='batch', attention='se', activation='gelu'),
     (12, 1),
   ),
-  'vgg': (functools.partial(vgg.VGG, widths=(4,), hidden=(8,)), (4, 4, 3)),
+  'vgg': (functools.partial(cnn.CNN, widths=(4,), depth=2, hidden=(8,), norm='batch'), (4, 4, 3)),
   'resnet20': (functools.partial(resnet.ResNet, blocks=(1, 1), widths=(4, 8)), (8, 8, 1)),
   'resnet50': (
     functools.partial(resnet.ResNet, blocks=(1, 1), widths=(4, 8), bottleneck=True, imagenet=True, attention='se'),
@@ -32,8 +32,9 @@ SMALL = {  # small enough to compile; with the shape of an example
 every = pytest.mark.parametrize('name', SMALL)
 
 
-def built(name, shape, options, dtype=jnp.float32, classes=5):
-  return models.build(name, shape=shape, classes=classes, dtype=dtype, options=options)
+def built(name, shape, chosen, classes=5):
+  x = jnp.zeros((1, *shape))
+  return options.build(models.MODELS, name, chosen, x, call={'train': False}, classes=classes)
 
 
 def module_and_shapes(name, dtype=jnp.float32):
@@ -195,13 +196,13 @@ def test_training_lowers_for_accelerators(name, platform):
   'name, shape, options, message',
   [
     ('resnet2', (8, 8, 1), {}, "unknown model 'resnet2'. Did you mean resnet20"),
-    ('resnet20', (30,), {}, 'resnet20 takes a 1-D signal or an image, not a table of shape 30'),
-    ('gru', (8, 8, 1), {}, 'gru takes a 1-D signal, not an image of shape 8x8x1'),
-    ('lenet1989', (40, 1), {}, 'lenet1989 takes an image, not a 1-D signal of shape 40x1'),
+    ('resnet20', (30,), {}, 'takes a 1-D signal or an image, not a table of shape 30'),
+    ('gru', (8, 8, 1), {}, 'takes a 1-D signal, not an image of shape 8x8x1'),
+    ('lenet1989', (40, 1), {}, 'lenet1989 takes images of 16x16x1, not 40x1'),
     ('lenet1989', (28, 28, 1), {}, '16x16x1'),
-    ('resnet20', (8, 8, 1), {'hidden': (3,)}, 'resnet20 has no --hidden. Its options: attention, remat, widths'),
-    ('logistic', (8,), {'widths': (3,)}, 'logistic has no --widths. Its options: none'),
-    ('gru', (8, 1), {'dropout': (0.1, 0.2)}, '--dropout=0.1,0.2: model gru takes one value'),
+    ('resnet20', (8, 8, 1), {'hidden': (3,)}, 'resnet20 has no hidden=3. Its options: attention, remat, widths'),
+    ('logistic', (8,), {'widths': (3,)}, 'logistic has no widths=3. Its options: none'),
+    ('gru', (8, 1), {'dropout': (0.1, 0.2)}, 'dropout=0.1,0.2: model gru takes one value'),
   ],
 )
 def test_what_does_not_fit_is_refused_by_name(name, shape, options, message):
@@ -221,8 +222,24 @@ def test_one_value_stands_for_a_tuple_of_one_and_the_other_way_round():
   assert built('cnn', (8, 8, 1), {'widths': [4, 5]}).widths == (4, 5)
 
 
-def test_every_model_is_listed_with_its_options():
-  assert models.options('logistic') == {}
-  assert models.options('resnet50') == {'widths': (64, 128, 256, 512), 'attention': 'none', 'remat': 'none'}
-  assert set(models.options('vgg')) == set(models.options('cnn'))
-  assert all(isinstance(models.options(name), dict) for name in models.MODELS)
+def test_the_options_of_a_model_are_fields_of_its_module():
+  assert options.of_model(models.MODELS['logistic']) == {}
+  assert set(options.of_model(models.MODELS['resnet50'])) == {'widths', 'attention', 'remat'}
+  assert set(options.of_model(models.MODELS['vgg'])) == set(options.of_model(models.MODELS['cnn']))
+
+
+@pytest.mark.parametrize(
+  'depth, expected',
+  [((1, 1, 2, 2, 2), 132_863_336), ((2, 2, 3, 3, 3), 138_357_544), ((2, 2, 4, 4, 4), 143_667_240)],
+)
+def test_vgg_configurations_a_d_and_e_have_torchvisions_parameter_counts(depth, expected):
+  """torchvision's vgg11, vgg16, vgg19 (Simonyan & Zisserman 2015, table 2: 133, 138 and 144 million)."""
+  chosen = {'widths': (64, 128, 256, 512, 512), 'depth': depth, 'hidden': (4096, 4096), 'norm': 'none'}
+  module = options.build(models.MODELS, 'vgg', chosen, classes=1000)
+  params = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 224, 224, 3)))['params']
+  assert sum(math.prod(a.shape) for a in jax.tree.leaves(params)) == expected
+
+
+def test_vgg_has_two_convolutions_in_each_of_three_blocks():
+  vgg = built('vgg', (32, 32, 3), {})
+  assert (vgg.depth, vgg.widths, vgg.norm) == (2, (64, 128, 256), 'batch')

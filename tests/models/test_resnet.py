@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors, models
+from karpjax import errors, models, options
 from karpjax.models import resnet
 
 
-def count(name, shape, classes, **options):
-  module = models.build(name, shape=shape, classes=classes, dtype=jnp.float32, options=options)
+def count(name, shape, classes, **chosen):
+  module = options.build(models.MODELS, name, chosen, classes=classes)
   variables = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, *shape)))
   return sum(math.prod(a.shape) for a in jax.tree.leaves(variables['params']))
 
@@ -98,15 +98,15 @@ def test_initial_scale_is_heis_backward_case():
 @pytest.mark.parametrize('name', ['resnet20', 'resnet18', 'resnet50'])
 @pytest.mark.parametrize('shape', [(8, 8, 1), (28, 28, 1), (1, 1, 3), (33, 47, 3), (40, 1)])
 def test_any_size_is_taken(name, shape):
-  module = models.build(name, shape=shape, classes=7, dtype=jnp.float32, options={'widths': None})
+  module = options.build(models.MODELS, name, {'widths': None}, classes=7)
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
   logits, _ = jax.eval_shape(lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), x)
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
 
 
 @pytest.mark.parametrize(
-  'widths, message', [((16, 32), '--widths=16,32: this ResNet has 3 stages'), ((16, 8, 32), 'never shrink')]
+  'widths, message', [((16, 32), 'widths=16,32: this ResNet has 3 stages'), ((16, 8, 32), 'never shrink')]
 )
 def test_widths_that_do_not_fit_are_refused(widths, message):
   with pytest.raises(errors.UsageError, match=message):
-    models.build('resnet20', shape=(8, 8, 1), classes=2, dtype=jnp.float32, options={'widths': widths})
+    options.build(models.MODELS, 'resnet20', {'widths': widths}, jnp.zeros((1, 8, 8, 1)), classes=2)

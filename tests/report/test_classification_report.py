@@ -1,52 +1,53 @@
 """What a classification run leaves: the right mistakes, the right gradient, and it says which seed."""
 
 import json
-import types
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
 
+from karpjax.data.dataset import Split
 from karpjax.report import classification, pictures
-
-
-@struct.dataclass
-class State:
-  eval_params: Any
+from karpjax.train.predict import predict_split
 
 
 def linear():
-  """A linear classifier of 2×2 images with two channels, on 503 examples (not a multiple of the batch)."""
+  """A linear classifier's logits of 2×2 images with two channels, 503 of them (not a multiple of a batch)."""
   rng = np.random.default_rng(0)
   arrays = {
     'image': rng.integers(0, 256, (503, 2, 2, 2)).astype(np.uint8),
     'label': rng.integers(0, 3, 503).astype(np.int32),
   }
   kernel = jnp.asarray(rng.normal(size=(8, 3)), jnp.float32)
-  state = State(eval_params={'dense': {'kernel': kernel, 'bias': jnp.zeros(3)}})
-  split = types.SimpleNamespace(size=503, arrays=arrays, fetch=lambda i: {k: v[i] for k, v in arrays.items()})
-  spec = types.SimpleNamespace(shape=(2, 2, 2), classes=('a', 'b', 'c'), maximum=255.0)
-  dataset = types.SimpleNamespace(spec=spec, splits={'train': None, 'test': split})
 
-  def predict(state, batch, key):
-    x = batch['image'].astype(jnp.float32).reshape(len(batch['label']), -1) / 255
-    return x @ state.eval_params['dense']['kernel']
+  def predict(kernel, batch, key):
+    return batch['image'].astype(jnp.float32).reshape(len(batch['image']), -1) / 255 @ kernel
 
-  return types.SimpleNamespace(predict=predict), dataset, state, arrays, np.asarray(kernel)
+  return Split.of(**arrays), predict, kernel
 
 
-def test_draw_leaves_the_report_of_every_test_example_once(tmp_path, monkeypatch):
-  program, dataset, state, arrays, kernel = linear()
-  shown = {}
+def test_the_report_is_of_every_example_once(tmp_path, monkeypatch):
+  split, predict, kernel = linear()
+  arrays, shown = split.arrays, {}
   for name in ('mistakes', 'saliency', 'filters'):
     original = getattr(pictures, name)
     monkeypatch.setattr(
       pictures, name, lambda *a, name=name, original=original: (shown.update({name: a}), original(*a))
     )
-  classification.draw(program, dataset, state, 40, tmp_path, seeds=5)
+  classification.write(
+    tmp_path,
+    classes=('a', 'b', 'c'),
+    labels=arrays['label'],
+    probabilities=np.asarray(jax.nn.softmax(predict_split(None, kernel, split, function=predict))),
+    images=lambda numbers: split.fetch(numbers)['image'] / 255,
+    kernel=classification.first_kernel({'dense': {'kernel': kernel, 'bias': jnp.zeros(3)}}, (2, 2, 2)),
+    saliency=lambda numbers: classification.saliency(predict, kernel, split.fetch(numbers)),
+    heading='test split, step 40',
+    seeds=5,
+  )
 
+  kernel = np.asarray(kernel)
   logits = arrays['image'].reshape(503, -1) / 255 @ kernel
   probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   labels, predicted = arrays['label'], logits.argmax(1)

@@ -81,7 +81,7 @@ def test_the_page_shows_all_of_the_run(folder):
     'Image classification', '98.00 %', '± 1.00 %', '98.00 % ± 1.00 %', '– ± –', '2,000', '3.142 s', '16, 32',
     '640',
     '64 × 10', 'dense/kernel', 'abc123', '0.10.2', 'cpu:0', 'python launch.py image_classification --seeds=3',
-    'cat', '0.2500', '0.3333', 'macro average', 'test split · first of 3 seeds', 'Confusion matrix',
+    'cat', '0.2500', '0.3333', 'macro', 'test split · first of 3 seeds', 'Confusion matrix',
     'Loss over steps',
   ):  # fmt: skip
     assert expected in words, expected
@@ -113,7 +113,7 @@ def test_a_run_with_fewer_files_has_a_page_too(tmp_path):
   writers.write_json(tmp_path / 'config.json', {'experiment': 'regression', 'flags': {}, 'git': None})
   writers.write_json(tmp_path / 'summary.json', {'test/error': 3.25, 'train/loss': None})
   words = read(tmp_path).words
-  assert 'Regression' in words and words.count('3.25') == 2 and 'Per class' not in words and '–' in words
+  assert 'Regression' in words and words.count('3.25') == 2 and 'Classes' not in words and '–' in words
 
 
 def test_many_classes_and_many_arrays_are_folded_up(tmp_path):
