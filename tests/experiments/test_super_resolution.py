@@ -19,6 +19,7 @@ from karpjax.data import augmentation, batches, low_resolution
 from karpjax.errors import UsageError
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as quality
+from karpjax.models import CNN
 from karpjax.models import super_resolution as models
 from karpjax.train import checkpoint, loop
 
@@ -269,9 +270,7 @@ def test_losses_in_the_features_of_a_classifier_of_ours(tmp_path, run):
   features = perceptual.load(scorer, (16, 16, 1))
   image = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
   _, state, spec = predict.load(scorer)
-  _, seen = image_classification.models.build(
-    'cnn', shape=(16, 16, 1), classes=10, options=dict(widths=(3, 5), hidden=(4,))
-  ).apply(
+  _, seen = CNN(10, widths=(3, 5), hidden=(4,)).apply(
     {'params': state.eval_params}, (image - spec.mean) / spec.std, capture_intermediates=True, mutable=['intermediates']
   )
   np.testing.assert_allclose(features(image), seen['intermediates']['conv2']['__call__'][0], atol=1e-5)
