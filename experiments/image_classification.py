@@ -36,7 +36,9 @@ class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
     '', 'Augmentation of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.'
   )
   loss: str = config.flag(
-    'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=losses.LOSSES
+    'cross_entropy',
+    "squared_error is LeCun 1989's: to targets of +1 and -1.",
+    choices=('cross_entropy', 'squared_error'),
   )
   label_smoothing: float = config.flag(
     0.0, 'The fraction of the target that is spread over all classes.', low=0, high=1

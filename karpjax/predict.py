@@ -14,8 +14,8 @@ from karpjax import config, errors
 from karpjax.data import images, labelled_text
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.data.text import TextSpec
-from karpjax.report import classification
 from karpjax.train import checkpoint, weights
+from karpjax.train.predict import predict_split
 
 
 def load_run(workdir: str | Path):
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'predict: {error}', file=sys.stderr)
     return 2
-  for example, row in zip(options.example, classification.probabilities(program, state, Split.of(**examples))):
+  for example, row in zip(options.example, jax.nn.softmax(predict_split(program, state, Split.of(**examples)))):
     best = np.argsort(-row)[: options.top]
     print(example, *(f'{spec.classes[c]} {row[c]:.4f}' for c in best), sep='  ')
   return 0

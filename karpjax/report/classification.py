@@ -7,64 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.data.dataset import Split
 from karpjax.metrics import classification
 from karpjax.report import pictures, plots, writers
 from karpjax.report.text import table as aligned
 
-BATCH = 500  # examples in one call of predict
 MISTAKES = 20
 SALIENCIES = 8
-
-
-def draw_texts(
-  program,
-  dataset,
-  texts: Mapping[str, Split],
-  state,
-  t: int,
-  folder: Path,
-  *,
-  seeds: int = 1,
-  baselines: Callable[[], Mapping[str, Mapping[str, float]]] = dict,
-) -> None:
-  """A Program's `report` for texts: as `draw`, the worst mistakes written out, and baselines beside.
-
-  Args:
-    program, dataset, state, t, folder, seeds: as `draw`'s.
-    texts: {split: of 'text' [n], the strings themselves}.
-    baselines: () -> {model: {metric: number}}.
-  """
-  name, _, labels, probabilities = predictions(program, dataset, state)
-  write(
-    folder,
-    classes=dataset.spec.classes,
-    labels=labels,
-    probabilities=probabilities,
-    texts=texts[name].arrays['text'],
-    baselines=baselines(),
-    heading=f'{name} split, step {t}',
-    seeds=seeds,
-  )
-
-
-def predictions(program, dataset, state) -> tuple[str, Split, np.ndarray, np.ndarray]:
-  """Name of the split reported, the split, its labels [n] and the probabilities [n, classes] that the program gives."""
-  name = next(name for name in ('test', 'validation', 'train') if name in dataset.splits)
-  split = dataset.splits[name]
-  labels = split.fetch(np.arange(split.size))['label'] if split.arrays is None else split.arrays['label']
-  return name, split, labels, probabilities(program, state, split)
-
-
-def probabilities(program, state, split: Split) -> np.ndarray:
-  """[size, classes] float32 that a Program whose `predict` gives logits has for a split's examples."""
-  key = jax.random.key(0)
-  predict = jax.jit(lambda state, batch: jax.nn.softmax(program.predict(state, batch, key)))
-  size, rows = min(BATCH, split.size), []
-  for start in range(0, split.size, size):
-    batch = _batch(split, (start + np.arange(size)) % split.size)  # the last batch is filled up from the first
-    rows.append(np.asarray(predict(state, batch))[: split.size - start])
-  return np.concatenate(rows)
 
 
 def write(
@@ -191,11 +139,3 @@ def saliency(predict: Callable, state, batch) -> np.ndarray:
     return jnp.abs(jax.grad(largest)(images)).max(-1)  # [batch, ..., channels] -> [batch, ...]
 
   return np.asarray(gradient(state, batch, jnp.asarray(batch['image'], jnp.float32)))
-
-
-def _batch(split, indices: np.ndarray) -> dict[str, np.ndarray]:
-  return {
-    **split.fetch(indices),
-    'index': np.asarray(indices, np.int32),
-    'mask': np.ones(len(indices), bool),
-  }

@@ -165,7 +165,7 @@ def test_a_folder_of_images_is_learnt_and_predicted_without_the_folder(tmp_path,
   assert answer['input'] == str(some) and next(iter(answer['classes'])) == 'green' and len(answer['classes']) == 3
   assert use.main('predict', [str(tmp_path / 'run'), str(tmp_path / 'nothing.png')]) == 2
   assert use.main('predict', [str(tmp_path / 'norun'), str(some)]) == 2
-  assert 'holds no run' in capsys.readouterr().err
+  assert 'no such folder' in capsys.readouterr().err
 
 
 def test_init_from_matches_what_fits_and_says_the_rest(tmp_path):

@@ -57,18 +57,6 @@ def test_cross_entropy_equals_optax(smoothing):
 def test_squared_error_to_targets_closed_form():
   outputs, labels = np.array([[1.0, -1, -1], [0, 0, 0], [-1, 1, 1]], np.float32), np.array([0, 1, 0])
   np.testing.assert_allclose(classification.squared_error_to_targets(outputs, labels), [0, 1, 4])
-  summed = classification.squared_error_to_targets(outputs, labels, over_outputs=jnp.sum)
-  np.testing.assert_allclose(summed, [0, 3, 12])
-
-
-def test_binary_cross_entropy_closed_forms_and_optax():
-  np.testing.assert_allclose(classification.binary_cross_entropy(np.zeros(2), np.array([0, 1])), np.log(2), rtol=1e-6)
-  logits = np.array([-90.0, -2, 0.5, 90], np.float32)
-  labels = np.array([1.0, 0, 0.3, 0], np.float32)
-  losses = classification.binary_cross_entropy(logits, labels)
-  np.testing.assert_allclose(losses, optax.sigmoid_binary_cross_entropy(logits, labels), rtol=1e-6)
-  np.testing.assert_allclose(losses[::3], [90, 90], rtol=1e-6)
-  np.testing.assert_array_equal(classification.binary_cross_entropy(logits[:, None], labels), losses)
 
 
 def test_squared_error_is_the_mean_over_outputs():
@@ -84,7 +72,6 @@ def test_gradients_equal_finite_differences_and_softmax_minus_target():
     lambda x: classification.cross_entropy(x, labels),
     lambda x: classification.cross_entropy(x, jax.nn.softmax(targets), label_smoothing=0.2),
     lambda x: classification.squared_error_to_targets(x, labels),
-    lambda x: classification.binary_cross_entropy(x[:, 0], jax.nn.sigmoid(targets[:, 0])),
     lambda x: classification.squared_error(x, targets),
   )
   for loss in losses:
@@ -113,7 +100,6 @@ def test_losses_are_float32_for_bfloat16_outputs():
   losses = (
     classification.cross_entropy(logits, labels),
     classification.squared_error_to_targets(logits, labels),
-    classification.binary_cross_entropy(logits[:, 0], labels / 4),
     classification.squared_error(logits, logits),
   )
   assert {(a.shape, a.dtype) for a in losses} == {((6,), jnp.dtype(jnp.float32))}
