@@ -5,12 +5,13 @@ has to be told from the words around it and from its shape. A surname may be a p
 part of a university or a team, and a number a year or an amount.
 """
 
-from collections.abc import Callable
+import re
 
 import numpy as np
 
 Sentence = tuple[list[str], list[str]]  # words, tags
 
+SYMBOL = re.compile(r'\{([^}]*)\}')
 SIZES = {'train': 3000, 'validation': 500, 'test': 1000}
 GIVEN = """Anna Bruno Carla David Elena Felix Greta Henrik Irene Jonas Karin Lukas Marta Nils Olga Pavel Rosa Stefan Tanja
 Ulrich Vera Walter Yasmin Zoltan Aisha Bashir Chiara Dmitri Esther Farid Gloria Hassan Ingrid Javier Keiko Leila Mateo Nadia
@@ -26,13 +27,42 @@ Porto Quito Riga Seville Tallinn Utrecht Valencia Warsaw Yerevan Zagreb Ankara B
 Hobart Innsbruck Jena Krakow Leipzig Mombasa Nantes Odessa Perth Recife Salzburg Turin Uppsala Verona Windhoek York Zurich
 Antwerp Bologna Cardiff Dakar Essen Fresno Ghent Halifax Ipswich Kobe Lagos Manila Naples Ottawa Palermo Rotterdam Santiago
 Toulouse Vilnius Wroclaw"""
-MONTHS = 'January February March April May June July August September October November December'
-DAYS = 'Monday Tuesday Wednesday Thursday Friday Saturday Sunday'
-FIRMS = 'Group Bank Ltd Inc Motors Airlines Partners Press Foods Energy Holdings Insurance'
-BODIES = ('University', 'Hospital', 'City Council', 'Opera', 'Chamber of Commerce', 'Port Authority')
-LANDSCAPES = 'Valley Bay Island County Heights'
-TITLES = 'Dr. Mr. Mrs. Professor President Judge Captain Senator'
-LETTERS = 'A B C D E F G H I J K L M N O P R S T U V W Z'
+# symbol -> forms, of which one is drawn; in it {symbol} is replaced in its turn, and {1+28} by one of 28 numbers from 1
+FORMS = {
+  'month': ['January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November', 'December'],
+  'day': ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'],
+  'letter': 'ABCDEFGHIJKLMNOPRSTUVWZ',
+  'title': ['Dr.', 'Mr.', 'Mrs.', 'Professor', 'President', 'Judge', 'Captain', 'Senator'],
+  'firm': ['Group', 'Bank', 'Ltd', 'Inc', 'Motors', 'Airlines', 'Partners', 'Press', 'Foods', 'Energy', 'Holdings', 'Insurance'],
+  'body': ('University', 'Hospital', 'City Council', 'Opera', 'Chamber of Commerce', 'Port Authority'),
+  'landscape': ['Valley', 'Bay', 'Island', 'County', 'Heights'],
+  'prefix': ('New', 'Port', 'North', 'East'),
+  'institution': ('University', 'Bank', 'Museum'),
+  'person': (*['{given} {surname}'] * 3, '{letter}. {surname}', '{given} {letter}. {surname}'),
+  'location': (*['{place}'] * 5, '{prefix} {place}', '{place} {landscape}', '{surname} {landscape}'),
+  'organisation': (
+    '{surname} {firm}', '{surname} {firm} {firm}', '{surname} & {surname}', '{place} {body}', '{institution} of {place}',
+    '{given} {surname} Foundation', '{letter}{letter}{letter}',
+  ),
+  'team': (*['{place}'] * 3, '{place} United'),
+  'date': ('{1+28} {month} {1900+130}', '{month} {1900+130}', '{month} {1+28}', '{day} , {1+28} {month}'),
+  'number': ('{1900+130}', '{2+98}', '{1+900},{0+10}00'),
+}  # fmt: skip
+SLOTS = {  # slot of a template -> (type of its entity, or O for none; the form put there)
+  'PER': ('PER', '{person}'),
+  'SURNAME': ('PER', '{surname}'),
+  'LOC': ('LOC', '{location}'),
+  'ORG': ('ORG', '{organisation}'),
+  'TEAM': ('ORG', '{team}'),
+  'DATE': ('DATE', '{date}'),
+  'YEAR': ('DATE', '{1900+130}'),
+  'MONTH': ('DATE', '{month}'),
+  'DAY': ('DATE', '{day}'),
+  'TITLE': ('O', '{title}'),
+  'NUMBER': ('O', '{number}'),
+  'SMALL': ('O', '{2+88}'),
+  'SCORE': ('O', '{0+6}-{0+6}'),
+}
 
 TEMPLATES = """{PER} was born in {LOC} in {YEAR} .
 {PER} , who joined {ORG} in {YEAR} , will move to {LOC} .
@@ -84,99 +114,26 @@ def sentences(split: str, size: int) -> list[Sentence]:
   part = list(SIZES).index(split)
   bits = iter(np.random.Philox(key=np.array([part, 0], np.uint64)).random_raw(100 * size).tolist())
   kept = {0: (0, 1, 2, 3), 1: (4,), 2: (5,)}[part]  # of every six names
-  names = {
-    kind: [name for i, name in enumerate(each.split()) if i % 6 in kept]
-    for kind, each in (('given', GIVEN), ('surname', SURNAMES), ('place', PLACES))
-  }
+  names = {'given': GIVEN, 'surname': SURNAMES, 'place': PLACES}
+  forms = FORMS | {kind: [x for i, x in enumerate(each.split()) if i % 6 in kept] for kind, each in names.items()}
+  templates = TEMPLATES.splitlines()
 
-  def draw(what):  # a kind of names, words in a text, or any sequence
-    choices = names.get(what) or what.split() if isinstance(what, str) else what
+  def draw(choices):
     return choices[next(bits) % len(choices)]
 
-  return [_fill(draw(TEMPLATES.splitlines()), draw) for _ in range(size)]
+  def expand(match) -> str:
+    first, plus, count = match[1].partition('+')
+    if plus:
+      return str(int(first) + draw(range(int(count))))
+    return SYMBOL.sub(expand, draw(forms[match[1]]))
 
+  def sentence() -> Sentence:
+    words, tags = [], []
+    for piece in draw(templates).split():
+      kind, form = SLOTS[piece.strip('{}')] if piece.startswith('{') else ('O', piece)
+      filling = SYMBOL.sub(expand, form).split()
+      words += filling
+      tags += ['O'] * len(filling) if kind == 'O' else [f'B-{kind}', *[f'I-{kind}'] * (len(filling) - 1)]
+    return words, tags
 
-def _fill(template: str, draw: Callable) -> Sentence:
-  words, tags = [], []
-  for piece in template.split():
-    if not piece.startswith('{'):
-      words, tags = [*words, piece], [*tags, 'O']
-      continue
-    kind, make = SLOTS[piece.strip('{}')]
-    filling = make(draw).split()
-    words += filling
-    tags += ['O'] * len(filling) if kind == 'O' else [f'B-{kind}', *[f'I-{kind}'] * (len(filling) - 1)]
-  return words, tags
-
-
-def _one(draw, *forms: Callable) -> str:
-  return draw(forms)()
-
-
-def _person(draw):
-  return _one(
-    draw,
-    *[lambda: f'{draw("given")} {draw("surname")}'] * 3,
-    lambda: f'{draw(LETTERS)}. {draw("surname")}',
-    lambda: f'{draw("given")} {draw(LETTERS)}. {draw("surname")}',
-  )
-
-
-def _place(draw):
-  return _one(
-    draw,
-    *[lambda: draw('place')] * 5,
-    lambda: f'{draw(("New", "Port", "North", "East"))} {draw("place")}',
-    lambda: f'{draw("place")} {draw(LANDSCAPES)}',
-    lambda: f'{draw("surname")} {draw(LANDSCAPES)}',
-  )
-
-
-def _organisation(draw):
-  return _one(
-    draw,
-    lambda: f'{draw("surname")} {draw(FIRMS)}',
-    lambda: f'{draw("surname")} {draw(FIRMS)} {draw(FIRMS)}',
-    lambda: f'{draw("surname")} & {draw("surname")}',
-    lambda: f'{draw("place")} {draw(BODIES)}',
-    lambda: f'{draw(("University", "Bank", "Museum"))} of {draw("place")}',
-    lambda: f'{draw("given")} {draw("surname")} Foundation',
-    lambda: ''.join(draw(LETTERS) for _ in range(3)),
-  )
-
-
-def _year(draw):
-  return str(1900 + draw(range(130)))
-
-
-def _date(draw):
-  return _one(
-    draw,
-    lambda: f'{1 + draw(range(28))} {draw(MONTHS)} {_year(draw)}',
-    lambda: f'{draw(MONTHS)} {_year(draw)}',
-    lambda: f'{draw(MONTHS)} {1 + draw(range(28))}',
-    lambda: f'{draw(DAYS)} , {1 + draw(range(28))} {draw(MONTHS)}',
-  )
-
-
-def _number(draw):
-  return _one(
-    draw, lambda: _year(draw), lambda: str(2 + draw(range(98))), lambda: f'{1 + draw(range(900))},{draw(range(10))}00'
-  )
-
-
-SLOTS = {  # name -> (type, or O for none; what is put there)
-  'PER': ('PER', _person),
-  'SURNAME': ('PER', lambda draw: draw('surname')),
-  'LOC': ('LOC', _place),
-  'ORG': ('ORG', _organisation),
-  'TEAM': ('ORG', lambda draw: _one(draw, *[lambda: draw('place')] * 3, lambda: f'{draw("place")} United')),
-  'DATE': ('DATE', _date),
-  'YEAR': ('DATE', _year),
-  'MONTH': ('DATE', lambda draw: draw(MONTHS)),
-  'DAY': ('DATE', lambda draw: draw(DAYS)),
-  'TITLE': ('O', lambda draw: draw(TITLES)),
-  'NUMBER': ('O', _number),
-  'SMALL': ('O', lambda draw: str(2 + draw(range(88)))),
-  'SCORE': ('O', lambda draw: f'{draw(range(6))}-{draw(range(6))}'),
-}
+  return [sentence() for _ in range(size)]

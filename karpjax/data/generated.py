@@ -4,53 +4,31 @@ import datetime
 
 import numpy as np
 
+from karpjax.data.entities import FORMS
 from karpjax.errors import UsageError
 
 FIRST_DAY, DAYS = datetime.date(1950, 1, 1), 36_525  # to the end of 2049, so that two digits name a year
-MONTHS = [
-  'January',
-  'February',
-  'March',
-  'April',
-  'May',
-  'June',
-  'July',
-  'August',
-  'September',
-  'October',
-  'November',
-  'December',
-]
-WEEKDAYS = ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday']
 LARGEST = 999  # of the numbers that are added
-
-FORMATS = (  # day -> text; d.m. and m/d are told apart by their marks
-  lambda d: f'{d.day} {_month(d)} {d.year}',
-  lambda d: f'{_month(d)} {d.day}, {d.year}',
-  lambda d: f'{_weekday(d)}, {_month(d)} {_ordinal(d)}, {d.year}',
-  lambda d: f'the {_ordinal(d)} of {_month(d)} {d.year}',
-  lambda d: f'{_weekday(d)[:3]} {d.day} {_month(d)[:3]} {d.year}',
-  lambda d: f"{d.day} {_month(d)[:3]} '{d.year % 100:02}",
-  lambda d: f'{d.day}-{_month(d)[:3]}-{d.year % 100:02}',
-  lambda d: f'{d.day}.{d.month}.{d.year}',
-  lambda d: f'{d.day:02}.{d.month:02}.{d.year % 100:02}',
-  lambda d: f'{d.month}/{d.day}/{d.year}',
-  lambda d: f'{d.month:02}/{d.day:02}/{d.year % 100:02}',
-  lambda d: f'{d.year}{d.month:02}{d.day:02}',
-)
+FORMATS = (  # d.m. and m/d are told apart by their marks
+  '{day} {month} {year}', '{month} {day}, {year}', '{weekday}, {month} {ordinal}, {year}', 'the {ordinal} of {month} {year}',
+  '{weekday:.3} {day} {month:.3} {year}', "{day} {month:.3} '{short:02}", '{day}-{month:.3}-{short:02}',
+  '{day}.{number}.{year}', '{day:02}.{number:02}.{short:02}', '{number}/{day}/{year}', '{number:02}/{day:02}/{short:02}',
+  '{year}{number:02}{day:02}',
+)  # fmt: skip
 
 
-def _month(day):
-  return MONTHS[day.month - 1]
-
-
-def _weekday(day):
-  return WEEKDAYS[day.weekday()]
-
-
-def _ordinal(day):
+def _written(day: datetime.date, form: str) -> str:
+  """A day in one of FORMATS."""
   suffix = 'th' if day.day in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(day.day % 10, 'th')
-  return f'{day.day}{suffix}'
+  return form.format(
+    day=day.day,
+    number=day.month,
+    year=day.year,
+    short=day.year % 100,
+    month=FORMS['month'][day.month - 1],
+    weekday=FORMS['day'][day.weekday()],
+    ordinal=f'{day.day}{suffix}',
+  )
 
 
 def dates(examples: int, seed: int) -> list[tuple[str, str]]:
@@ -64,7 +42,7 @@ def dates(examples: int, seed: int) -> list[tuple[str, str]]:
   days = draw.permutation(DAYS)[:examples]
   chosen = draw.integers(len(FORMATS), size=examples)
   days = [FIRST_DAY + datetime.timedelta(int(n)) for n in days]
-  return [(FORMATS[i](day), day.isoformat()) for i, day in zip(chosen, days)]
+  return [(_written(day, FORMATS[i]), day.isoformat()) for i, day in zip(chosen, days)]
 
 
 def addition(examples: int, seed: int) -> list[tuple[str, str]]:
