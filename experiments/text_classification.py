@@ -21,6 +21,7 @@ import optax
 from karpjax import config, monitor, optim
 from karpjax.data import bucketing, labelled_text, text, tokenisers
 from karpjax.data.dataset import Dataset
+from karpjax.errors import UsageError
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
@@ -69,6 +70,8 @@ def pretrained(workdir: str) -> dict:
 
 
 def data(config: Config) -> Dataset:
+  if config.order == 'streams':
+    raise UsageError('order=streams is for running texts; labelled texts do not go on from one to the next')
   return labelled_text.load(config, **pretrained(config.init_from))
 
 
@@ -112,7 +115,7 @@ def program(config: Config, data: Dataset) -> Program:
       folder,
       classes=spec.classes,
       labels=split.column('label'),
-      probabilities=np.asarray(jax.nn.softmax(predict_split(functions, state, split))),
+      probabilities=np.asarray(jax.nn.softmax(predict_split(this, state, split))),
       texts=data.raw[name].column('text'),
       baselines=baselines(),
       heading=f'{name} split, step {t}',
@@ -120,7 +123,7 @@ def program(config: Config, data: Dataset) -> Program:
     )
     return beside(baselines(), folder, t, config.model)
 
-  functions = Program(
+  this = Program(
     init=init,
     step=bucketing.bucketed(train_step(loss, optimiser, config), spec.buckets, {'tokens': 0}),
     evaluate=evaluate,
@@ -131,7 +134,7 @@ def program(config: Config, data: Dataset) -> Program:
     report=report,
     axes=partitioning(model, inputs),
   )
-  return functions
+  return this
 
 
 def beside(baselines, folder, t, name):

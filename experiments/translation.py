@@ -24,7 +24,8 @@ from karpjax.metrics import collect
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
-from karpjax.report import plots, progress, writers
+from karpjax.report import plots, writers
+from karpjax.report.text import table
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
 from karpjax.verbs import Verb
@@ -144,24 +145,18 @@ def report(model, translate, data, state, t, folder):
     decode = lambda state, batch, key, beam=beam: translate(state, batch, beam)
     tokens = predict_split(None, state, split, batch_size=250, function=decode)
     ours[beam] = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
-    scores[f'{beam}'] = metrics.compare(ours[beam], references, spec)
+    scores[str(beam)] = metrics.compare(ours[beam], references, spec)
   heading = f'{name} split, {split.size:,} texts, step {t}'
   signatures = metrics.signatures() if spec.about['language'] else {}
   writers.write_json(folder / 'report.json', {'heading': heading, 'beams': scores, 'signatures': signatures})
-  writers.write_bytes(folder / 'report.txt', table(scores, heading, signatures).encode())
-  lines = zip(sources, references, ours[BEAMS[-1]])
-  content = '\n'.join(f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in lines)
-  writers.write_bytes(folder / 'translations.txt', content.encode())
-  draw_alignments(model, state, split.fetch(np.arange(split.size)), spec, folder)
-
-
-def table(scores, heading, signatures):
-  """The scores by beam as aligned text, and how they were computed."""
-  names = list(next(iter(scores.values())))
   shown = lambda name, x: f'{100 * x:.2f} %' if name == 'accuracy' else f'{x:.2f}'
-  rows = [(f'beam {beam}', *(shown(name, row[name]) for name in names)) for beam, row in scores.items()]
+  rows = [(f'beam {beam}', *(shown(name, x) for name, x in row.items())) for beam, row in scores.items()]
   notes = [f'{name}: sacrebleu {signature}' for name, signature in signatures.items()]
-  return '\n'.join([heading, '', *progress.table(rows, ('', *names)), '', *notes, ''])
+  lines = [heading, '', *table(rows, ('', *scores['1'])), '', *notes, '']
+  writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
+  texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours[BEAMS[-1]])]
+  writers.write_bytes(folder / 'translations.txt', '\n'.join(texts).encode())
+  draw_alignments(model, state, split.fetch(np.arange(split.size)), spec, folder)
 
 
 def draw_alignments(model, state, batch, spec, folder):

@@ -212,23 +212,20 @@ def load(config) -> Dataset:
   Raises:
     UsageError: in one line, for whatever is wrong.
   """
-  name, length = config.dataset, config.length
-  rows, notes = read(config)
+  name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])
   rows = _checked(name, rows, classes)
   sizes = [len(words) for sentences in rows.values() for words, _ in sentences]
-  if 0 < length < max(sizes):
-    beyond = _count(sum(size > length for size in sizes), 'sentence')
-    notes.append(f'{beyond} of more than {length} words, at most {max(sizes)}: cut into pieces')
-    rows = {split: [piece for s in sentences for piece in _pieces(s, length)] for split, sentences in rows.items()}
-  longest = min(max(sizes), length or max(sizes))
+  longest = min(max(sizes), config.length or max(sizes))
+  if longest < max(sizes):
+    beyond = _count(sum(size > longest for size in sizes), 'sentence')
+    notes.append(f'{beyond} of more than {longest} words, at most {max(sizes)}: cut into pieces')
+    rows = {split: [piece for s in sentences for piece in _pieces(s, longest)] for split, sentences in rows.items()}
   widest = max(len(word) for sentences in rows.values() for words, _ in sentences for word in words)
-
   train = [word for words, _ in rows['train'] for word in words]
+  known = {flag: getattr(config, flag) for flag in ('minimum_frequency', 'vocabulary', 'lower')}
   vocabularies = {
-    'text': tokenisers.of_words(
-      train, minimum_frequency=config.minimum_frequency, vocabulary=config.vocabulary, lower=config.lower
-    ),
+    'text': tokenisers.of_words(train, **known),
     'characters': tokenisers.make('characters', train, specials=tokenisers.SPECIALS[:2]),
   }
   lengths = {'text': longest, 'characters': min(config.word_length, widest)}
