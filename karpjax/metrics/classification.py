@@ -105,28 +105,21 @@ def per_class_report(confusion: np.ndarray, classes: Sequence[str]) -> dict[str,
     'micro', 'macro', 'weighted': the same over all decisions, as mean over classes, and that weighted.
   """
   confusion = np.asarray(confusion)
-  support = confusion.sum(1)
-  scores = np.stack(_scores(confusion))  # [3, classes]
+  support, scores = confusion.sum(1), _scores(confusion)  # [classes], [3, classes]
   total = int(support.sum())
-  micro = _divide(confusion.trace(), total)
-
-  def row(values):
-    return dict(zip(('precision', 'recall', 'f1'), (float(value) for value in values)))
-
+  row = lambda values, count: {**dict(zip(('precision', 'recall', 'f1'), map(float, values))), 'support': int(count)}
   return {
-    'classes': [
-      {'class': str(name), **row(scores[:, i]), 'support': int(support[i])} for i, name in enumerate(classes)
-    ],
-    'micro': {**row([micro] * 3), 'support': total},
-    'macro': {**row(scores.mean(1)), 'support': total},
-    'weighted': {**row(_divide(scores @ support, total)), 'support': total},
+    'classes': [{'class': str(name), **row(*each)} for name, *each in zip(classes, scores.T, support)],
+    'micro': row([_divide(confusion.trace(), total)] * 3, total),
+    'macro': row(scores.mean(1), total),
+    'weighted': row(_divide(scores @ support, total), total),
   }
 
 
-def _scores(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Precision, recall and F1 per class, each [classes] float64."""
+def _scores(confusion: np.ndarray) -> np.ndarray:
+  """[3, classes] float64: precision, recall and F1."""
   hits, predicted, support = confusion.diagonal(), confusion.sum(0), confusion.sum(1)
-  return _divide(hits, predicted), _divide(hits, support), _divide(2 * hits, predicted + support)
+  return np.stack([_divide(hits, predicted), _divide(hits, support), _divide(2 * hits, predicted + support)])
 
 
 def _divide(numerator, denominator, empty: float = 0.0):

@@ -3,42 +3,28 @@
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.program import pair
+
 
 def sums(predictions, targets, losses, mask) -> dict:
-  """Sums over the examples of a batch that count.
+  """{'loss', 'mse', 'mae', 'target', 'target_squared'}: (sum, count) over the examples of a batch that count.
 
   Args:
-    predictions, targets: [batch] float32.
-    losses: [batch] float32.
+    predictions, targets, losses: [batch] float32.
     mask: [batch] bool.
-
-  Returns:
-    {'loss': (sum, count), 'squared', 'absolute', 'target', 'target_squared'}: float32 scalars.
   """
-  weights = mask.astype(jnp.float32)
-  total = lambda values: (values * weights).sum()
-  return {
-    'loss': (total(losses), weights.sum()),
-    'squared': total(jnp.square(predictions - targets)),
-    'absolute': total(jnp.abs(predictions - targets)),
-    'target': total(targets),
-    'target_squared': total(jnp.square(targets)),
-  }
+  difference = predictions - targets
+  values = {'loss': losses, 'mse': jnp.square(difference), 'mae': jnp.abs(difference)}
+  values |= {'target': targets, 'target_squared': jnp.square(targets)}
+  return {name: pair(x, mask) for name, x in values.items()}
 
 
 def summarise(sums: dict) -> dict[str, float]:
-  """{'loss', 'mse', 'rmse', 'mae', 'r2'} and any other (sum, count) there is; r2 = 1 - residual / total sum of squares, NaN where all targets are equal."""
-  loss, count = (float(x) for x in sums['loss'])
-  squared, absolute, target, target_squared = (
-    float(sums[name]) for name in ('squared', 'absolute', 'target', 'target_squared')
-  )
-  spread = target_squared - target**2 / count
-  others = {name: float(x[0] / x[1]) for name, x in sums.items() if name != 'loss' and isinstance(x, tuple)}
-  return {
-    'loss': loss / count,
-    'mse': squared / count,
-    'rmse': float(np.sqrt(squared / count)),
-    'mae': absolute / count,
-    'r2': 1 - squared / spread if spread > 0 else float('nan'),
-    **others,
-  }
+  """The means of `sums` and of any other (sum, count), 'rmse' and 'r2'.
+
+  r2 = 1 - residual / total sum of squares, NaN where all targets are equal.
+  """
+  means = {name: float(total) / float(count) for name, (total, count) in sums.items()}
+  variance = means.pop('target_squared') - means.pop('target') ** 2
+  r2 = 1 - means['mse'] / variance if variance > 0 else float('nan')
+  return {**means, 'rmse': float(np.sqrt(means['mse'])), 'r2': r2}

@@ -19,7 +19,7 @@ def write(path: Path, images: Sequence, duration: int | Sequence[int]) -> None:
 
 
 def over_time(picture: Path, t: int, folder: Path) -> None:
-  """plots/NAME_over_time.gif, of the pictures NAME.png of all steps so far, which frames/ keeps for a run that goes on."""
+  """plots/NAME_over_time.gif of the pictures NAME.png of all steps so far; frames/ keeps them for a run that goes on."""
   from PIL import Image
 
   frames = folder / 'frames'

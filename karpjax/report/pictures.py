@@ -1,4 +1,4 @@
-"""Images and signals of a run, as grids in its folder `plots`: worst mistakes, examples, filters, saliency.
+"""Images and signals of a run, as grids in its folder `plots`.
 
 An image is [height, width, channels] in [0, 1]: one channel is grey, three are colours, else the mean.
 A signal is [length, channels], drawn as lines.
@@ -14,48 +14,30 @@ from karpjax.report import plots
 from karpjax.report.plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, short
 
 
-@plots.styled
-def mistakes(
-  images: np.ndarray,
-  true: Sequence[str],
-  predicted: Sequence[str],
-  probability: np.ndarray,
-  folder: Path,
-  note: str = '',
-) -> Path:
+def mistakes(images, true: Sequence[str], predicted: Sequence[str], probability, folder: Path, note: str = '') -> Path:
   """plots/worst_mistakes.png: images [n, ...], true and predicted names, probability of the latter [n]."""
   captions = [
     [(f'true {short(t)}', INK), (f'predicted {short(p)}, {100 * q:.0f} %', VERMILION)]
     for t, p, q in zip(true, predicted, probability)
   ]
-  return plots.save(_grid(list(images), captions, 4, 'Worst mistakes' + note), folder, 'worst_mistakes')
+  return _save_grid(list(images), 4, 'Worst mistakes' + note, folder, 'worst_mistakes', captions=captions)
 
 
-@plots.styled
-def class_grid(
-  images: np.ndarray, labels: np.ndarray, classes: Sequence[str], folder: Path, name: str = 'examples'
-) -> Path:
+def class_grid(images, labels: np.ndarray, classes: Sequence[str], folder: Path, name: str = 'examples') -> Path:
   """plots/NAME.png: a row per class (the first twenty) with up to eight of the images [n, ...]."""
   rows = [np.flatnonzero(np.asarray(labels) == label)[:8] for label in range(min(len(classes), 20))]
   columns = max(len(row) for row in rows)
   cells = [images[row[i]] if i < len(row) else None for row in rows for i in range(columns)]
   more = f' · the first 20 of {len(classes)} classes' if len(classes) > 20 else ''
-  names = [short(name) for name in classes[:20]]
-  figure = _grid(cells, [[]] * len(cells), columns, plots.title(name) + more, width=0.7, row_names=names)
-  return plots.save(figure, folder, name)
+  return grid(cells, columns, plots.title(name) + more, folder, name, classes[:20])
 
 
-@plots.styled
-def grid(
-  images: np.ndarray, columns: int, heading: str, folder: Path, name: str, row_names: Sequence[str] = ()
-) -> Path:
-  """plots/NAME.png: images [n, height, width, channels] in [0, 1], `columns` in a row."""
+def grid(images, columns: int, heading: str, folder: Path, name: str, row_names: Sequence[str] = ()) -> Path:
+  """plots/NAME.png: images [n, height, width, channels] in [0, 1] or None for a gap, `columns` in a row."""
   names = [short(name) for name in row_names]
-  figure = _grid(list(images), [[]] * len(images), columns, heading, width=0.7, row_names=names)
-  return plots.save(figure, folder, name)
+  return _save_grid(list(images), columns, heading, folder, name, width=0.7, row_names=names)
 
 
-@plots.styled
 def beside(columns: Mapping[str, np.ndarray], folder: Path, name: str, note: str = '', *, examples: int = 2) -> Path:
   """plots/NAME.png: what belongs together side by side, such as input, output and target.
 
@@ -67,45 +49,28 @@ def beside(columns: Mapping[str, np.ndarray], folder: Path, name: str, note: str
     examples: in a row.
   """
   cells = [image for row in zip(*columns.values()) for image in row]
-  heading = ' | '.join(columns) + note
-  return plots.save(_grid(cells, [[]] * len(cells), examples * len(columns), heading), folder, name)
+  return _save_grid(cells, examples * len(columns), ' | '.join(columns) + note, folder, name)
 
 
-@plots.styled
-def captioned(
-  images: Sequence[np.ndarray], captions: Sequence[str], columns: int, heading: str, folder: Path, name: str
-) -> Path:
+def captioned(images, captions: Sequence[str], columns: int, heading: str, folder: Path, name: str) -> Path:
   """plots/NAME.png: images [height, width, channels] in [0, 1] of one shape of side, each with a caption below it."""
-  figure = _grid(list(images), [[(caption, INK)] for caption in captions], columns, heading, width=2.4)
-  return plots.save(figure, folder, name)
+  lines = [[(caption, INK)] for caption in captions]
+  return _save_grid(list(images), columns, heading, folder, name, captions=lines, width=2.4)
 
 
-@plots.styled
 def filters(kernel: np.ndarray, folder: Path, note: str = '') -> Path:
   """plots/first_layer_filters.png: the first 64 of a kernel [height, width, in, out] or [width, in, out]."""
   kernel = np.asarray(kernel, np.float32)
   cells = np.moveaxis(kernel, -1, 0)[:64]  # [..., in, out] -> [out, ..., in]
   cells = cells / max(float(np.abs(cells).max()), 1e-12)  # one scale for all: weak filters look weak
   if kernel.ndim == 4:
-    if kernel.shape[2] == 3:
-      cells = (cells + 1) / 2  # in the image's own colours, zero is grey
-    else:
-      cells = _coloured((cells.mean(-1) + 1) / 2, 'RdBu_r')  # red above zero, blue below
-  number = f'64 of {kernel.shape[-1]}' if kernel.shape[-1] > 64 else len(cells)
-  heading = f'First-layer filters · {number}{note}'
-  figure = _grid(list(cells), [[]] * len(cells), 8, heading, width=0.75, limits=(-1, 1))
-  return plots.save(figure, folder, 'first_layer_filters')
+    # in the image's own colours, zero is grey; else red above zero, blue below
+    cells = (cells + 1) / 2 if kernel.shape[2] == 3 else _coloured((cells.mean(-1) + 1) / 2, 'RdBu_r')
+  heading = f'First-layer filters · {f"64 of {kernel.shape[-1]}" if kernel.shape[-1] > 64 else len(cells)}{note}'
+  return _save_grid(list(cells), 8, heading, folder, 'first_layer_filters', width=0.75, limits=(-1, 1))
 
 
-@plots.styled
-def saliency(
-  images: np.ndarray,
-  maps: np.ndarray,
-  true: Sequence[str],
-  predicted: Sequence[str],
-  folder: Path,
-  note: str = '',
-) -> Path:
+def saliency(images, maps, true: Sequence[str], predicted: Sequence[str], folder: Path, note: str = '') -> Path:
   """plots/saliency.png: each image [n, ...] beside how strongly each place moves the prediction.
 
   Args:
@@ -116,13 +81,13 @@ def saliency(
     note: ends the title.
   """
   cells, captions = [], []
-  for image, map_, t, p in zip(images, maps, true, predicted):
-    map_ = np.asarray(map_) / max(float(np.max(map_)), 1e-12)
-    cells += [image, _coloured(map_, 'magma') if map_.ndim == 2 else map_]
+  for image, values, t, p in zip(images, maps, true, predicted):
+    values = np.asarray(values) / max(float(np.max(values)), 1e-12)
+    cells += [image, _coloured(values, 'magma') if values.ndim == 2 else values]
     captions += [[(f'true {short(t)}', INK), (f'predicted {short(p)}', INK if t == p else VERMILION)]]
     captions += [[('its saliency', FAINT)]]
-  figure = _grid(cells, captions, 4, 'Saliency: what moves the prediction' + note)
-  return plots.save(figure, folder, 'saliency')
+  heading = 'Saliency: what moves the prediction' + note
+  return _save_grid(cells, 4, heading, folder, 'saliency', captions=captions)
 
 
 def _coloured(values: np.ndarray, colours: str) -> np.ndarray:
@@ -132,42 +97,45 @@ def _coloured(values: np.ndarray, colours: str) -> np.ndarray:
   return matplotlib.colormaps[colours](values)[..., :3]
 
 
-def _grid(cells, captions, columns: int, heading: str, *, width: float = 1.35, limits=None, row_names=()):
-  """A figure of images or signals, `columns` in a row, `width` inches each; None leaves a gap.
+@plots.styled
+def _save_grid(
+  cells, columns: int, heading: str, folder: Path, name: str, *, captions=None, width=1.35, limits=None, row_names=()
+) -> Path:
+  """plots/NAME.png: images or signals, `columns` in a row, `width` inches each; None leaves a gap.
 
   Args:
     cells: [height, width, channels] in [0, 1], or a signal [length, channels] or [length].
-    captions: for each cell its lines of (text, colour), written below it.
     columns: cells in a row.
     heading: the title.
+    folder: the run's folder.
+    name: of the file.
+    captions: for each cell its lines of (text, colour), written below it.
     width: of a cell, in inches.
     limits: (lowest, highest) value of the signals; None: each fills its cell.
     row_names: what to write to the left of each row.
   """
+  captions = captions or [[]] * len(cells)
   columns = max(1, min(columns, len(cells)))
   shape = next(np.shape(cell) for cell in cells if cell is not None)
   tall = min(max(shape[0] / shape[1], 0.4), 2.5) if len(shape) == 3 else 0.7  # of a cell one wide
   gap, text = 0.08, 0.14 / width  # between cells; a line of text
   pitch = tall + max(len(caption) for caption in captions) * text + 1.5 * gap
-  rows, across = math.ceil(len(cells) / columns), columns * (1 + gap) - gap
   margin = 0.085 * max(map(len, row_names), default=0) / width  # what the longest name needs
-  across += margin
-  figure, axis = plots.new_figure(
-    max(across * width, 3.6) + 0.2, rows * pitch * width + 0.42, margins=(0.1, 0.1, 0.04, 0.38)
-  )
-  for row, name in enumerate(row_names):
-    axis.text(-gap, row * pitch + tall / 2, name, fontsize=8, ha='right', va='center')
+  rows, across = math.ceil(len(cells) / columns), columns * (1 + gap) - gap + margin
+  size = max(across * width, 3.6) + 0.2, rows * pitch * width + 0.42
+  figure, axis = plots.new_figure(*size, margins=(0.1, 0.1, 0.04, 0.38))
+  for row, words in enumerate(row_names):
+    axis.text(-gap, row * pitch + tall / 2, words, fontsize=8, ha='right', va='center')
   for i, cell in enumerate(cells):
     left, top = (i % columns) * (1 + gap), (i // columns) * pitch
     if cell is not None:
       _draw(axis, np.asarray(cell, np.float32), left, top, tall, limits)
     for line, (words, colour) in enumerate(captions[i]):
-      y = top + tall + line * text + 0.03
-      axis.text(left, y, words, fontsize=7, color=colour, va='top', clip_on=False)
+      axis.text(left, top + tall + line * text + 0.03, words, fontsize=7, color=colour, va='top', clip_on=False)
   axis.set(xlim=(-margin, max(across, 3.6 / width) - margin), ylim=(rows * pitch, -0.02), aspect='equal', anchor='NW')
   axis.set_axis_off()
   axis.set_title(heading)
-  return figure
+  return plots.save(figure, folder, name)
 
 
 def _draw(axis, cell: np.ndarray, left: float, top: float, tall: float, limits) -> None:

@@ -15,31 +15,10 @@ from karpjax.report import writers
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9'
 SPLITS = {'train': BLUE, 'validation': GREEN, 'test': VERMILION}
 INK, FAINT = '#222222', '#8a8f98'
-STYLE = {
-  'font.size': 9,
-  'axes.formatter.useoffset': False,
-  'axes.titlesize': 10.5,
-  'axes.titleweight': 'bold',
-  'axes.titlelocation': 'left',
-  'axes.titlepad': 8,
-  'axes.labelcolor': INK,
-  'axes.edgecolor': FAINT,
-  'axes.linewidth': 0.8,
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.grid': True,
-  'axes.axisbelow': True,
-  'grid.color': '#e4e6ea',
-  'grid.linewidth': 0.7,
-  'xtick.color': FAINT,
-  'ytick.color': FAINT,
-  'xtick.labelcolor': INK,
-  'ytick.labelcolor': INK,
-  'lines.linewidth': 1.6,
-  'legend.frameon': False,
-  'text.color': INK,
-}
-LOGARITHMIC = ('loss', 'norm', 'perplexity')  # families whose axis is logarithmic where they span two decades
+LOGARITHMIC = 'loss', 'norm', 'perplexity'  # families whose axis is logarithmic where they span two decades
+
+
+# ---- figures ----
 
 
 def styled(draw):
@@ -49,10 +28,61 @@ def styled(draw):
   def drawn(*arguments, **options):
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=Path(__file__).with_suffix('.mplstyle')):
       return draw(*arguments, **options)
 
   return drawn
+
+
+def new_figure(width: float, height: float, rows: int = 1, *, margins=None, **subplots):
+  """A figure of its own, in inches, unknown to pyplot: nothing to close, no display to look for.
+
+  `margins` (left, right, bottom, top), in inches, are twice as fast as having them found, the default.
+  """
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout=None if margins else 'constrained')
+  if margins:
+    left, right, bottom, top = margins
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+  return figure, figure.subplots(rows, **subplots)
+
+
+def save(figure, folder: Path, name: str) -> Path:
+  """Writes plots/NAME.png in one piece."""
+  path = Path(folder) / 'plots' / f'{name}.png'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  content = io.BytesIO()
+  figure.savefig(content, format='png', dpi=144, facecolor='white')
+  writers.write_bytes(path, content.getvalue())
+  return path
+
+
+def title(name: str) -> str:
+  """A metric's or a file's name as a reader would write it: 'top5_accuracy' -> 'Top-5 accuracy'."""
+  words = name.replace('_', ' ').replace('/', ' · ').replace('top5', 'top-5').split()
+  text = ' '.join({'ece': 'expected calibration error', 'f1': 'F1'}.get(word, word) for word in words)
+  return text[:1].upper() + text[1:]
+
+
+def short(text: str, length: int = 16) -> str:
+  """At most `length` characters, the last one an ellipsis where some are left out."""
+  text = str(text)
+  return text if len(text) <= length else text[: length - 1] + '…'
+
+
+def no_frame(axis) -> None:
+  """An axis of cells: without grid, spines and ticks."""
+  axis.grid(False)
+  axis.spines[:].set_visible(False)
+  axis.tick_params(length=0)
+
+
+# ---- plots ----
+
+
+def split_of(name: str) -> str:
+  return name.partition('/')[0]
 
 
 @styled
@@ -68,18 +98,18 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
   """
   families: dict[str, list[str]] = {}
   for name in writers.columns(rows):
-    if name == 'epoch':
-      continue  # a straight line
-    split, _, rest = name.partition('/')
-    families.setdefault(rest if split in SPLITS else name, []).append(name)
+    if name != 'epoch':  # a straight line
+      family = name.partition('/')[2] if split_of(name) in SPLITS else name
+      families.setdefault(family, []).append(name)
+  order = lambda name: [*SPLITS, split_of(name)].index(split_of(name))
   paths = []
   for family, names in families.items():
     if len({row['step'] for row in rows for name in names if np.isfinite(row.get(name, np.nan)).any()}) < 2:
       continue
     figure, axis = new_figure(5.2, 3.3, margins=(0.7, 0.12, 0.48, 0.36))
-    drawn = [value for name in sorted(names, key=_split_order) for value in _curve(axis, name, rows)]
+    values = [value for name in sorted(names, key=order) for value in _curve(axis, name, rows)]
     seeds = max(np.size(row[name]) for row in rows for name in names if name in row)
-    if min(drawn) > 0 and max(drawn) > 100 * min(drawn) and any(word in family for word in LOGARITHMIC):
+    if min(values) > 0 and max(values) > 100 * min(values) and any(word in family for word in LOGARITHMIC):
       axis.set_yscale('log')
     axis.set_title(title(family) + (f' · mean ± std of {seeds} seeds' if seeds > 1 else ''))
     axis.set_xlabel('step')
@@ -91,37 +121,57 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
   return paths
 
 
+def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+  """Draws one metric, and returns the values drawn; seeds that have met NaN or infinity leave the mean."""
+  points = {row['step']: np.atleast_1d(np.asarray(row[name], np.float64)) for row in rows if name in row}
+  finite = {step: x[np.isfinite(x)] for step, x in points.items() if np.isfinite(x).any()}
+  if not finite:
+    return []
+  figures = lambda x, digits: f'{x:,.0f}' if abs(x) >= 10**digits else f'{x:.{digits}g}'
+  steps, last = list(finite), next(reversed(finite))
+  mean = np.array([x.mean() for x in finite.values()])
+  split = split_of(name)
+  colour = SPLITS.get(split, PURPLE)
+  label = f'{split if split in SPLITS else "last"} {figures(mean[-1], 4)}'
+  if len(points[last]) > 1:
+    std = np.array([x.std(ddof=1) if len(x) > 1 else 0 for x in finite.values()])
+    label += f' ± {figures(std[-1], 2)}'
+    axis.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+  if len(finite[last]) < len(points[last]):
+    label += f' ({len(finite[last])} of {len(points[last])} seeds)'
+  marker = {'marker': 'o', 'markersize': 3 if len(steps) > 1 else 6} if len(steps) <= 30 else {'linewidth': 1.1}
+  axis.plot(steps, mean, color=colour, label=label, **marker)
+  return list(mean)
+
+
 @styled
 def confusion(counts: np.ndarray, classes: Sequence[str], folder: Path, note: str = '') -> Path:
   """plots/confusion_matrix.png: counts [classes, classes], rows the true and columns the predicted class."""
-  size = len(classes)
-  counts = np.asarray(counts)
-  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  size, counts = len(classes), np.asarray(counts)
+  fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
   small = size <= 20
   side = 2.6 + (0.36 * size if small else 5.2)
   figure, axis = new_figure(side + 0.7, side)
   # many classes: the root lifts the rare confusions out of the white
-  image = axis.imshow(shares if small else np.sqrt(shares), cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+  shown = fractions if small else np.sqrt(fractions)
+  image = axis.imshow(shown, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
   bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
   bar.outline.set_visible(False)
-  bar.set_label('share of the true class')
+  bar.set_label('fraction of the true class')
   if not small:
     bar.set_ticks(np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]), labels=['0', '1 %', '10 %', '25 %', '50 %', '100 %'])
   every = max(1, math.ceil(size / 50))
   names = [short(name, 14) for name in classes[::every]]
-  turn = 90 if max(map(len, names)) > 2 or not small else 0
   font = 8 if small else 5.5
+  turn = 90 if max(map(len, names)) > 2 or not small else 0
   axis.set_xticks(range(0, size, every), names, rotation=turn, fontsize=font)
   axis.set_yticks(range(0, size, every), names, fontsize=font)
-  axis.tick_params(length=0)
-  axis.grid(False)
-  axis.spines[:].set_visible(False)
+  no_frame(axis)
   if small:
     font = 8 if counts.max() < 1000 else 6.5
     for true, predicted in np.argwhere(counts):
-      colour = 'white' if shares[true, predicted] > 0.5 else INK
-      count = counts[true, predicted]
-      axis.text(predicted, true, count, ha='center', va='center', fontsize=font, color=colour)
+      colour = 'white' if fractions[true, predicted] > 0.5 else INK
+      axis.text(predicted, true, counts[true, predicted], ha='center', va='center', fontsize=font, color=colour)
   axis.set(xlabel='predicted class', ylabel='true class')
   axis.set_title('Confusion matrix' + note)
   return save(figure, folder, 'confusion_matrix')
@@ -141,13 +191,9 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
   bins, met = len(count), count > 0
   left = np.arange(bins) / bins
   accuracy, stated = correct[met] / count[met], confidence[met] / count[met]
+  both, over, under = np.minimum(accuracy, stated), np.maximum(stated - accuracy, 0), np.maximum(accuracy - stated, 0)
   figure, (upper, lower) = new_figure(4.6, 5.3, rows=2, height_ratios=[3, 1], sharex=True)
   style = {'width': 1 / bins, 'align': 'edge', 'edgecolor': 'white', 'linewidth': 0.8}
-  both, over, under = (
-    np.minimum(accuracy, stated),
-    np.maximum(stated - accuracy, 0),
-    np.maximum(accuracy - stated, 0),
-  )
   upper.bar(left[met], both, color=BLUE, **style)
   upper.bar(left[met], over, bottom=both, color='#f2b48c', label='confidence above accuracy', **style)
   upper.bar(left[met], under, bottom=both, color=SKY, label='accuracy above confidence', **style)
@@ -155,7 +201,7 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
   upper.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
   upper.set_title(f'Reliability · ECE {100 * error:.2f} %' + note)
   lower.bar(left, count / max(count.sum(), 1), color=FAINT, **style)
-  lower.set(xlabel='confidence of the predicted class', ylabel='share of\nexamples')
+  lower.set(xlabel='confidence of the predicted class', ylabel='fraction of\nexamples')
   figure.legend(loc='outside lower left', ncols=2)
   return save(figure, folder, 'reliability_diagram')
 
@@ -171,9 +217,8 @@ def heat_maps(maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], f
     axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
     axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=7)
     axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=7)
-    axis.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
-    axis.grid(False)
-    axis.spines[:].set_visible(False)
+    no_frame(axis)
+    axis.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
   return save(figure, folder, name)
 
 
@@ -194,73 +239,3 @@ def fit(targets: np.ndarray, outputs: np.ndarray, folder: Path, column: np.ndarr
   axis.legend()
   axis.set_title('Predictions on the test split')
   return save(figure, folder, 'predictions')
-
-
-def title(name: str) -> str:
-  """A metric's or a file's name as a reader would write it: 'top5_accuracy' -> 'Top-5 accuracy'."""
-  words = name.replace('_', ' ').replace('/', ' · ').replace('top5', 'top-5').split()
-  text = ' '.join({'ece': 'expected calibration error', 'f1': 'F1'}.get(word, word) for word in words)
-  return text[:1].upper() + text[1:]
-
-
-def save(figure, folder: Path, name: str) -> Path:
-  """Writes plots/NAME.png in one piece."""
-  path = Path(folder) / 'plots' / f'{name}.png'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  content = io.BytesIO()
-  figure.savefig(content, format='png', dpi=144, facecolor='white')
-  writers.write_bytes(path, content.getvalue())
-  return path
-
-
-def new_figure(width: float, height: float, rows: int = 1, *, margins=None, **subplots):
-  """A figure of its own, in inches, unknown to pyplot: nothing to close, no display to look for.
-
-  `margins` (left, right, bottom, top), in inches, are twice as fast as having them found, the default.
-  """
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout=None if margins else 'constrained')
-  if margins:
-    left, right, bottom, top = margins
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-  return figure, figure.subplots(rows, **subplots)
-
-
-def short(text: str, length: int = 16) -> str:
-  """At most `length` characters, the last one an ellipsis where some are left out."""
-  text = str(text)
-  return text if len(text) <= length else text[: length - 1] + '…'
-
-
-def _split_order(name: str) -> int:
-  split = name.partition('/')[0]
-  return list(SPLITS).index(split) if split in SPLITS else len(SPLITS)
-
-
-def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-  """Draws one metric, and returns the values drawn; seeds that have met NaN or infinity leave the mean."""
-  points = [(row['step'], np.atleast_1d(np.asarray(row[name], np.float64))) for row in rows if name in row]
-  points = [(step, values[np.isfinite(values)], len(values)) for step, values in points]
-  points = [point for point in points if len(point[1])]
-  if not points:
-    return []
-  steps = [step for step, _, _ in points]
-  mean = np.array([values.mean() for _, values, _ in points])
-  split = name.partition('/')[0]
-  colour = SPLITS.get(split, PURPLE)
-  label = f'{split if split in SPLITS else "last"} {_figures(mean[-1])}'
-  if points[-1][2] > 1:
-    std = np.array([values.std(ddof=1) if len(values) > 1 else 0 for _, values, _ in points])
-    label += f' ± {_figures(std[-1], 2)}'
-    axis.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
-  if len(points[-1][1]) < points[-1][2]:
-    label += f' ({len(points[-1][1])} of {points[-1][2]} seeds)'
-  marker = {'marker': 'o', 'markersize': 3 if len(steps) > 1 else 6} if len(steps) <= 30 else {'linewidth': 1.1}
-  axis.plot(steps, mean, color=colour, label=label, **marker)
-  return list(mean)
-
-
-def _figures(value: float, digits: int = 4) -> str:
-  """A number with so many significant digits, large ones in full: 0.01864, 12,001."""
-  return f'{value:,.0f}' if abs(value) >= 10**digits else f'{value:.{digits}g}'

@@ -3,6 +3,7 @@
 A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list, one per seed.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -79,10 +80,8 @@ def interval_of_seeds(values: Iterable[float], level: float = 0.95, resamples: i
   values = np.asarray(list(values), np.float64)
   if not np.isfinite(values).all():
     return [math.nan, math.nan]
-  found = stats.bootstrap(
-    (values,), np.mean, n_resamples=resamples, confidence_level=level, method='percentile', random_state=0
-  )
-  return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+  options = {'n_resamples': resamples, 'confidence_level': level, 'method': 'percentile', 'random_state': 0}
+  return list(map(float, stats.bootstrap((values,), np.mean, **options).confidence_interval))
 
 
 def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
@@ -193,19 +192,16 @@ class TensorBoard:
   def append(self, row: Mapping[str, Any]) -> None:
     """Adds one row's numbers as scalars; NaN and infinity, which have no place on a curve, are left out."""
     for name, value in flat(row).items():
-      if name == 'step' or name.endswith('/std') or not math.isfinite(value):
-        continue
-      self._writer.add_scalar(name.removesuffix('/mean'), value, int(row['step']))
+      if name != 'step' and not name.endswith('/std') and math.isfinite(value):
+        self._writer.add_scalar(name.removesuffix('/mean'), value, int(row['step']))
 
   def finish(self, step: int) -> None:
     """Adds config.json as text and plots/*.png as images, as far as they exist, and closes."""
     from PIL import Image
 
     config = self._folder / 'config.json'
-    if config.exists():
-      # indented by four: Markdown's verbatim text
-      lines = config.read_text().splitlines()
-      self._writer.add_text('config', '\n'.join('    ' + line for line in lines), step)
+    if config.exists():  # indented by four: Markdown's verbatim text
+      self._writer.add_text('config', '\n'.join('    ' + line for line in config.read_text().splitlines()), step)
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
         self._writer.add_image(path.stem, np.asarray(image.convert('RGB')), step, dataformats='HWC')
@@ -222,25 +218,14 @@ class Wandb:
     folder: the run's folder.
     mode: 'offline' or 'online'.
     config: what config.json holds.
-
-  Raises:
-    UsageError: the package `wandb` is not installed, or the mode is neither of the two.
   """
 
   def __init__(self, folder: Path, mode: str, config: Mapping[str, Any]):
-    wandb = require_wandb(mode)
     identity = Path(folder) / 'wandb_id'
     if not identity.exists():
       write_bytes(identity, uuid.uuid4().hex[:8].encode())
-    self._run = wandb.init(
-      project='karpjax',
-      name=Path(folder).resolve().name,
-      id=identity.read_text(),
-      resume='allow',
-      mode=mode,
-      dir=str(folder),
-      config=plain(config),
-    )
+    about = {'project': 'karpjax', 'name': Path(folder).resolve().name, 'id': identity.read_text(), 'resume': 'allow'}
+    self._run = require_wandb(mode).init(mode=mode, dir=str(folder), config=plain(config), **about)
 
   def append(self, row: Mapping[str, Any]) -> None:
     numbers = {name: value for name, value in flat(row).items() if name != 'step'}
@@ -256,12 +241,10 @@ class Wandb:
 
 def require_wandb(mode: str):
   """The module `wandb`, or a UsageError with what to install; to be asked before anything is compiled."""
-  if mode not in ('offline', 'online'):
-    raise UsageError(f'--wandb={mode}: expected offline or online')
   try:
     import wandb
   except ImportError:
-    raise UsageError(f'--wandb={mode} needs the package wandb: pip install wandb') from None
+    raise UsageError(f'wandb={mode} needs the package wandb: pip install wandb') from None
   return wandb
 
 
@@ -277,20 +260,14 @@ def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 
 def _number(value: Any) -> Any:
-  if isinstance(value, list):
-    return [_number(item) for item in value]
-  return math.nan if value is None else value
+  return [_number(item) for item in value] if isinstance(value, list) else math.nan if value is None else value
 
 
 def _sync_folder(folder: Path) -> None:
   """Makes a file's new name durable, where the system lets a folder be synced."""
-  try:
+  with contextlib.suppress(OSError):
     descriptor = os.open(folder, os.O_RDONLY)
-  except OSError:
-    return
-  try:
-    os.fsync(descriptor)
-  except OSError:
-    pass
-  finally:
-    os.close(descriptor)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
