@@ -79,7 +79,7 @@ def of_model(constructor: Callable) -> dict[str, dataclasses.Field]:
   return {f.name: f for f in dataclasses.fields(_module(constructor)) if 'group' in f.metadata}
 
 
-def _base(annotation):
+def element(annotation):
   """(the plain type of a field, whether it takes several values): int | tuple[int, ...] -> (int, True)."""
   members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
   several = [m for m in members if typing.get_origin(m) is tuple]
@@ -99,7 +99,7 @@ def model_flags(models: Mapping[str, Callable]) -> type:
       found.setdefault(field.name, {})[name] = field
   fields = []
   for name, by_model in found.items():
-    kinds = [_base(field.type) for field in by_model.values()]
+    kinds = [element(field.type) for field in by_model.values()]
     plain = kinds[0][0]
     annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
     first = next(iter(by_model.values())).metadata
@@ -133,7 +133,7 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
     if key not in fields:
       raise UsageError(f'model {name} has no {key}={_text(value)}. Its options: {", ".join(sorted(fields)) or "none"}')
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
-    if _base(fields[key].type)[1]:
+    if element(fields[key].type)[1]:
       taken[key] = values
     elif len(values) == 1:
       taken[key] = values[0]

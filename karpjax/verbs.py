@@ -4,6 +4,7 @@ A verb is `encode` (texts, files -> arrays), a pure function of the state and th
 It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.open(WORKDIR).predict([FILE])`).
 """
 
+import csv
 import dataclasses
 import functools
 import importlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from karpjax import config as configs
 from karpjax import options
+from karpjax import population as populations
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, nearest
 from karpjax.report import writers
@@ -92,15 +94,30 @@ def _listed(inputs) -> list[str]:
 class Run:
   """A run's folder, opened: `config`, `summary`, `metrics` (rows), `spec`, `program`, `state`, and its verbs as methods.
 
-  The state is that of the best checkpoint, or of the last or of a step; of several seeds, the first one's.
+  The state is that of the best checkpoint, or of the last or of a step; of several seeds, the first one's. Of a sweep's
+  folder it is its best setting's at the end of training, by which settings are compared; `trial` names it.
   """
 
   def __init__(self, folder: str | Path, checkpoint: str = 'best'):
-    self.folder, self.checkpoint = Path(folder), checkpoint
-    self.stored = run_dir.stored(self.folder)
+    self.folder, self.trial, self.member = Path(folder), '', None
+    if (self.folder / 'sweep.json').exists():
+      self.folder, self.trial, self.member = _best_of_sweep(self.folder)
+      checkpoint = 'last' if checkpoint == 'best' else checkpoint
+    self.checkpoint, self.stored = checkpoint, run_dir.stored(self.folder)
     self.experiment = importlib.import_module(f'experiments.{self.stored["experiment"]}')
     self.config = configs.from_json(self.experiment.Config, self.stored['flags'])
     self.verbs: dict[str, Verb] = getattr(self.experiment, 'verbs', {})
+    population = self.stored.get('population')
+    if population:  # many settings in one program
+      if self.member is None:
+        count, sweep = len(population['seeds']), self.folder.parent
+        raise UsageError(
+          f'{folder} holds {count} settings of a sweep; ask for its best, as in: launch.py predict {sweep} …'
+        )
+      own = {name: values[self.member] for name, values in population['hyper'].items()}
+      self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)
+      hyper = {name: [x] for name, x in own.items()}
+      self.experiment = populations.varied(self.experiment, hyper, [self.config.seed])
 
   @functools.cached_property
   def spec(self):
@@ -113,11 +130,18 @@ class Run:
   @functools.cached_property
   def _loaded(self):
     shapes = jax.eval_shape(self.program.init, jax.random.key(0))
-    return run_dir.load_state(self.folder, shapes, self.checkpoint)
+    return run_dir.load_state(self.folder, shapes, self.checkpoint, self.member or 0)
 
   @property
   def state(self):
     return self._loaded[0]
+
+  @property
+  def whose(self) -> str:
+    """Of which setting or seed the state is; '' where there is one only."""
+    if self.trial:
+      return f' of {self.trial}'
+    return f', of the first of {self.config.seeds} seeds' if self.config.seeds > 1 else ''
 
   @property
   def step(self) -> int:
@@ -128,12 +152,15 @@ class Run:
   def summary(self) -> dict[str, Any]:
     """The final numbers; {} while the run is not finished."""
     path = self.folder / 'summary.json'
-    return json.loads(path.read_text()) if path.exists() else {}
+    numbers = json.loads(path.read_text()) if path.exists() else {}
+    mine = lambda x: x['values'][self.member] if isinstance(x, dict) and self.member is not None else x
+    return {name: mine(x) for name, x in numbers.items()}
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl."""
-    return writers.read_rows(self.folder)
+    mine = lambda x: x[self.member] if isinstance(x, list) and self.member is not None else x
+    return [{name: mine(x) for name, x in row.items()} for row in writers.read_rows(self.folder)]
 
   def verb(self, name: str) -> Bound:
     """One of the run's verbs.
@@ -150,6 +177,19 @@ class Run:
     if name.startswith('_') or name not in self.__dict__.get('verbs', {}):
       raise AttributeError(f'a run of {self.__dict__.get("stored", {}).get("experiment")} has no {name}')
     return self.verb(name)
+
+
+def _best_of_sweep(folder: Path) -> tuple[Path, str, int | None]:
+  """(folder, what it is, which member of its program) of the best setting of a sweep; the table has it first."""
+  path = folder / 'trials.csv'
+  first = next(csv.DictReader(path.open()), None) if path.exists() else None
+  if not first or first['status'] != 'done':
+    raise UsageError(f'{folder} is a sweep of which no setting has trained to its end yet')
+  axes = list(first)[1 : list(first).index('status')]
+  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={first[name]}' for name in axes)
+  place = Path(first['folder'])
+  own = folder / place.name  # a sweep's folder may have been moved
+  return own if own.exists() else place, text, int(first['member']) if first['member'] else None
 
 
 # ---- verbs that several experiments have ----

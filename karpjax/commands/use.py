@@ -37,8 +37,14 @@ def describe(folder: Path) -> int:
     print(f'launch.py: {error}', file=sys.stderr)
     return 2
   numbers = run.summary
-  lines = [f'{folder}: a run of {run.stored["experiment"]}, {"finished" if numbers else "not finished"}']
-  lines += [f'  {run.stored["command"]}']
+  what = (
+    f'a sweep of {run.stored["experiment"]}, the best of which is {run.trial}'
+    if run.trial
+    else f'a run of {run.stored["experiment"]}'
+  )
+  lines = [f'{folder}: {what}, {"finished" if numbers else "not finished"}']
+  flags = config.as_flags(run.config, leave_out=('workdir',))
+  lines += ['  ' + ' '.join(['python launch.py', run.stored['experiment'], *flags])]
   for name, value in numbers.items():
     value = value['mean'] if isinstance(value, dict) else value
     if name.startswith(('test/', 'validation/')):
@@ -97,7 +103,7 @@ def main(name: str, argv: Sequence[str]) -> int:
     run = verbs.Run(given[0], chosen.checkpoint)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
     inputs = inputs_of(given[1:], verb.inputs, name)
-    print(f'weights of step {run.step} ({chosen.checkpoint})', file=sys.stderr)
+    print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
     with errors.plainly():
       for answer in run.verb(name).answers(inputs, **own):
         text = json.dumps(writers.plain(answer)) + '\n' if chosen.json else verb.show(answer)

@@ -116,13 +116,14 @@ def stored(folder: Path) -> dict:
   return found
 
 
-def load_state(folder: Path, shapes, which: str = 'best'):
-  """(state, step) of a run's checkpoint; of several seeds the first.
+def load_state(folder: Path, shapes, which: str = 'best', seed: int = 0):
+  """(state, step) of a run's checkpoint.
 
   Args:
     folder: the run's.
     shapes: the state of one seed, as ShapeDtypeStructs.
     which: 'best' (the last where none is), 'last', or a step that is kept.
+    seed: which of several seeds, from 0.
 
   Raises:
     UsageError: where no such checkpoint restores whole.
@@ -130,7 +131,7 @@ def load_state(folder: Path, shapes, which: str = 'best'):
   arrays, meta = weights.load_checkpoint(folder, which)
   state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
   if meta['seeds'] > 1:
-    state = {n: x if n == 'step' else x[0] for n, x in state.items()}
+    state = {n: x if n == 'step' else x[seed] for n, x in state.items()}
   return checkpoint.from_arrays(state, shapes), meta['step']
 
 

@@ -7,33 +7,40 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from karpjax.commands.sweep.settings import Setting, Sweep
 from karpjax.report import writers
+from karpjax.train import loop
 
 ROOT = Path(__file__).parents[3]
-OUTPUT, PART, MEMBERS = 'output.txt', 'part.json', 'members.json'
+OUTPUT = 'output.txt'
 LOOK = 0.2  # seconds between two looks at a process
 
 
-def members(folder: Path) -> dict | None:
-  """What a finished part has left, or None."""
-  try:
-    return json.loads((folder / MEMBERS).read_text())
-  except FileNotFoundError:
-    return None
+def command(sweep: Sweep, settings: list[Setting], folder: Path) -> list[str]:
+  """What trains these settings, in this order, in one program: `launch.py` one of them, `sweep` itself several."""
+  first = settings[0]
+  own = [name for name in first if any(setting[name] != first[name] for setting in settings)]
+  if len(settings) == 1:
+    start = [str(ROOT / 'launch.py'), sweep.experiment]
+  else:
+    own = own or list(first)  # drawn alike
+    numbers = {name: [getattr(sweep.config(setting), name) for setting in settings] for name in own}
+    start = ['-m', 'karpjax.commands.sweep', sweep.experiment, json.dumps(numbers)]
+  common = {name: text for name, text in first.items() if name not in own}
+  return [sys.executable, *start, *sweep.flags(common), f'--workdir={folder}']
 
 
-def run(folder: Path, part: dict, watch: Callable[[int, list[float]], bool], metric: str) -> tuple[str, str]:
-  """Runs one part of a sweep in a process of its own, unless it is finished; what it prints goes to output.txt.
+def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bool], metric: str) -> tuple[str, str]:
+  """Runs a command that trains in a folder, unless that is finished; what it prints goes to output.txt.
 
   Args:
-    folder: the part's.
-    part: what part.json is to hold; see `vmapped.run`.
+    folder: the run's.
+    command: trains there, and goes on there.
     watch: is given each new value of the metric, (step, one number per member); answers whether to stop the process.
     metric: its name.
 
@@ -43,14 +50,10 @@ def run(folder: Path, part: dict, watch: Callable[[int, list[float]], bool], met
   Raises:
     SystemExit: 128 + signal, where this process was told to stop; the other one has saved before.
   """
-  if members(folder):
-    return 'done', ''
   folder.mkdir(parents=True, exist_ok=True)
-  writers.write_json(folder / PART, part)
   paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-  command = [sys.executable, '-m', 'karpjax.commands.sweep', str(folder)]
-  seen, stopped = -1, False
-  with open(folder / OUTPUT, 'ab') as output, _stop_signals() as came:
+  last, stopped = -1, False
+  with open(folder / OUTPUT, 'ab') as output, loop.stop_signals() as signals:
     process = subprocess.Popen(
       command,
       stdin=subprocess.DEVNULL,
@@ -60,69 +63,51 @@ def run(folder: Path, part: dict, watch: Callable[[int, list[float]], bool], met
       start_new_session=True,  # a Ctrl-C comes to us, and once to it
     )
     try:
-      while True:
+      running = True
+      while running:
         running = process.poll() is None
         for row in writers.read_rows(folder):
-          if metric in row and row['step'] > seen:
-            seen = row['step']
-            stop = watch(seen, np.atleast_1d(row[metric]).tolist())
-            if stop and not stopped and running:
+          if metric in row and row['step'] > last:
+            last = row['step']
+            if watch(last, np.atleast_1d(row[metric]).tolist()) and running and not stopped:
               process.terminate()
               stopped = True
-        if not running:
-          break
-        if came:
-          process.send_signal(came[0])
+        if running and signals:
+          process.send_signal(signals[0])
           process.wait()
-          raise SystemExit(128 + came[0])
+          raise SystemExit(128 + signals[0])
         with contextlib.suppress(subprocess.TimeoutExpired):
           process.wait(LOOK)
     finally:
       if process.poll() is None:
         process.kill()
         process.wait()
-  if members(folder):
+  if process.returncode == 0:
     return 'done', ''
   if stopped:
     return 'stopped', ''
   if process.returncode < 0:
-    return 'failed', f'ended by {signal.Signals(-process.returncode).name}' + (
-      ': out of memory?' if process.returncode == -signal.SIGKILL else ''
-    )
+    memory = ': out of memory?' if process.returncode == -signal.SIGKILL else ''
+    return 'failed', f'ended by {signal.Signals(-process.returncode).name}{memory}'
   lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
   # After the error itself JAX may add a word on its traceback.
-  said = [line for line in lines if re.match(r'sweep: |[\w.]+(Error|Exception|Interrupt|Exit)\b', line)] or lines
-  return 'failed', said[-1].removeprefix('sweep: ') if said else f'exit code {process.returncode}'
+  names = rf'{re.escape(Path(command[1]).stem)}|\w+: |[\w.]+(Error|Exception|Interrupt|Exit)\b'
+  said = [line for line in lines if re.match(names, line)] or lines
+  return 'failed', said[-1].partition(': ')[2] or said[-1] if said else f'exit code {process.returncode}'
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-  """The SIGTERM and SIGINT that have come meanwhile."""
-  came: list[int] = []
-  previous = {}
-  with contextlib.suppress(ValueError):  # only the main thread may set handlers
-    for number in (signal.SIGTERM, signal.SIGINT):
-      previous[number] = signal.signal(number, lambda number, _: came.append(number))
-  try:
-    yield came
-  finally:
-    for number, old in previous.items():
-      signal.signal(number, old)
+def numbers(folder: Path) -> dict[str, list[float]]:
+  """{metric: [one per member]} of the end of training; {} of a run that is not finished."""
+  path = folder / 'summary.json'
+  summary = json.loads(path.read_text()) if path.exists() else {}
+  return {n: x['values'] if isinstance(x, dict) else [x] for n, x in summary.items() if '/' in n}
 
 
-def watcher(say: Callable[[str], None], metric: str, sign: int, every: float = 5) -> Callable[[int, list[float]], bool]:
-  """A `watch` that says the best member's value from time to time, and never stops a process."""
-  said = time.monotonic()
-
-  def watch(step: int, values: list[float]) -> bool:
-    nonlocal said
-    finite = [value for value in values if np.isfinite(value)]
-    if finite and time.monotonic() - said > every:
-      said = time.monotonic()
-      say(
-        f'  step {step}: {metric} {sign * min(sign * value for value in finite):.4g}'
-        + (' at best' if len(values) > 1 else '')
-      )
-    return False
-
-  return watch
+def diverged(folder: Path) -> dict[int, int]:
+  """{seed: first step that met NaN or infinity} as a run has said it; a member's seed is its number after the first's."""
+  path = folder / OUTPUT
+  lines = path.read_text(errors='replace').splitlines() if path.exists() else []
+  pairs = [
+    pair for line in lines if 'NaN or infinity in' in line for pair in re.findall(r'seed (\d+) at step (\d+)', line)
+  ]
+  return {int(seed): int(step) for seed, step in pairs}

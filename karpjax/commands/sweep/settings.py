@@ -1,0 +1,232 @@
+"""The settings of a sweep: an experiment, its flags, and axes; checked before anything is started."""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from karpjax import command_line, config, errors, optim, options, population
+from karpjax.commands.sweep import axes
+from karpjax.commands.sweep.axes import Axis
+from karpjax.report import writers
+from karpjax.train import loop
+
+Setting = dict[str, str]  # {flag: value as typed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What is asked.
+
+  Attributes:
+    experiment: its name.
+    base: the Config of the flags that all settings share.
+    axes: by flag.
+    trials: how many settings a search draws; 0: a grid.
+    storage: URL of the search's database; '': SQLite in the workdir.
+    together: at most so many members (settings × seeds) in one program; 0: a grid's all, a search's settings one by one.
+  """
+
+  experiment: str
+  base: Any
+  axes: dict[str, Axis]
+  trials: int
+  storage: str
+  together: int
+
+  @property
+  def metric(self) -> str:
+    return self.base.select.removeprefix('-')
+
+  @property
+  def sign(self) -> int:
+    """1 where the smallest value of the metric is the best, -1 where the largest is."""
+    return -1 if self.base.select.startswith('-') else 1
+
+  @property
+  def settings_together(self) -> int:
+    """How many settings a search draws for one program."""
+    return max(1, self.together // self.base.seeds)
+
+  def config(self, setting: Setting):
+    """The Config of a setting; raises UsageError for a value that is not of its flag's type."""
+    return command_line.parse(type(self.base), [f'--{name}={text}' for name, text in setting.items()], base=self.base)
+
+  def flags(self, setting: Setting) -> list[str]:
+    """The flags to type for a setting."""
+    return config.as_flags(self.config(setting), leave_out=('workdir',))
+
+  def described(self) -> dict[str, Any]:
+    """What sweep.json holds of it."""
+    fixed = {field.name for field in dataclasses.fields(self.base) if not config.metadata(field)['may_change']}
+    return {
+      'experiment': self.experiment,
+      'kind': 'search' if self.trials else 'grid',
+      'axes': {name: str(axis) for name, axis in self.axes.items()},
+      'flags': {name: value for name, value in config.to_json(self.base).items() if name in fixed},
+      'storage': without_password(self.storage),
+      'together': self.together,
+      'trials': self.trials,
+    }
+
+
+def without_password(text: str) -> str:
+  """The same without the password of a database's URL."""
+  return re.sub(r'(://[^:/@\s]*):[^@\s]*@', r'\1:…@', text)
+
+
+def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
+  """The sweep of a command line.
+
+  Raises:
+    UsageError: for an unknown experiment or flag, a wrong axis, a value outside its flag's type, or what does not go
+      together.
+  """
+  module = command_line.experiment(given.name)
+  if bool(given.search) != (given.trials is not None) or (given.search and given.trials < 1):
+    raise errors.UsageError('--search and the number of settings to draw go together: --trials=20 --search FLAG=RANGE')
+  if given.together < 0:
+    raise errors.UsageError(f'--together={given.together}: give a number of members (settings × seeds), or 0')
+  base, option = command_line.parse(module.Config, flags), '--search' if given.search else '--grid'
+  found: dict[str, Axis] = {}
+  for text in given.search or given.grid:
+    name, axis = axes.parse(text, base, option)
+    if name in found:
+      raise errors.UsageError(f'--{name} is swept twice; give all its values in one axis')
+    found[name] = axis
+  split = base.select.removeprefix('-').partition('/')[0]
+  if split != 'validation':
+    example = 'as validation/loss or -validation/accuracy'
+    raise errors.UsageError(f'select={base.select}: a sweep selects by a validation metric, {example}')
+  if split not in base.eval_splits + base.final_splits:
+    raise errors.UsageError(f'select={base.select}, but neither --eval_splits nor --final_splits has {split}')
+  return Sweep(given.name, base, found, given.trials or 0, given.storage, given.together)
+
+
+def check(sweep: Sweep) -> list[str]:
+  """Looks at every program that a grid needs, at the ends of each range, and at every value; compiles nothing.
+
+  Returns:
+    The axes whose values share a program, where that is asked.
+
+  Raises:
+    UsageError: for a value that no run can have, a metric that there is not, or --together of what cannot be traced.
+  """
+  module = command_line.experiment(sweep.experiment)
+  numbers = [name for name, axis in sweep.axes.items() if name in optim.TRACEABLE and len(axis.values) > 1]
+  others = [name for name in sweep.axes if name not in numbers]
+  first, traced = {name: axis.values[0] for name, axis in sweep.axes.items()}, numbers
+  looks = product(sweep, others)
+  if sweep.trials:  # one axis at a time
+    looks = [{}, *({name: text} for name in others for text in sweep.axes[name].values[1:])]
+  for number, look in enumerate(looks):
+    program, data, resolved = _named(first | look, lambda: loop.prepare(module, sweep.config(first | look)))
+    if number == 0:
+      _check_metric(sweep, program, data)
+    make = lambda config: module.program(config, data)
+    traced = [name for name in traced if population.can_be_traced(make, resolved, name, _example(data))]
+    for name in numbers:
+      for text in sweep.axes[name].values[1:]:
+        changed = dataclasses.replace(resolved, **{name: getattr(sweep.config({name: text}), name)})
+        _named(look | {name: text}, lambda: (options.check(changed), make(changed)))
+  fixed = [name for name in sweep.axes if name not in traced]
+  if sweep.trials and sweep.settings_together > 1 and fixed:
+    raise errors.UsageError(
+      f'--together={sweep.together}: values of --{fixed[0]} change the program itself; leave --together out, and each '
+      'setting is a program of its own'
+    )
+  return traced
+
+
+def _named(setting: Setting, function):
+  """function(), whose UsageErrors name the setting."""
+  try:
+    return function()
+  except errors.UsageError as error:
+    flags = ' '.join(f'--{name}={text}' for name, text in setting.items())
+    raise errors.UsageError(f'{flags}: {error}') from None
+
+
+def product(sweep: Sweep, names: list[str]) -> list[Setting]:
+  """Every combination of the values of some axes."""
+  return [dict(zip(names, texts)) for texts in itertools.product(*(sweep.axes[name].values for name in names))]
+
+
+def _check_metric(sweep: Sweep, program, data) -> None:
+  """Raises UsageError where the evaluation gives no such metric as --select names."""
+  if 'validation' not in data.splits:
+    raise errors.UsageError(f'select={sweep.base.select}: there is no validation split; give --validation=0.1')
+  state, batch = jax.eval_shape(program.init, jax.random.key(0)), _example(data)
+  sums = jax.eval_shape(program.evaluate, state, {**batch, 'mask': np.ones(1, bool)}, jax.random.key(0))
+  with np.errstate(all='ignore'):
+    names = [f'validation/{n}' for n in program.summarise(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums))]
+  if sweep.metric not in names:
+    near = errors.nearest(sweep.metric, names)
+    raise errors.UsageError(f'select={sweep.base.select}: there is no such metric.{near}')
+
+
+def _example(data) -> dict[str, np.ndarray]:
+  """A batch of one training example."""
+  return {**data.splits['train'].fetch(np.zeros(1, np.int32)), 'index': np.zeros(1, np.int32)}
+
+
+def parts(sweep: Sweep, traced: list[str]) -> list[list[Setting]]:
+  """The settings of a grid, by the program that they share."""
+  programs = []
+  for combination in product(sweep, [name for name in sweep.axes if name not in traced]):
+    settings = [{name: (combination | own)[name] for name in sweep.axes} for own in product(sweep, traced)]
+    size = sweep.settings_together if sweep.together else len(settings)
+    programs += [settings[i : i + size] for i in range(0, len(settings), size)]
+  return programs
+
+
+def lines(sweep: Sweep, traced: list[str]) -> list[str]:
+  """What is said to the reader before a sweep."""
+  seeds = sweep.base.seeds
+  if sweep.trials:
+    drawn = ', '.join(f'{name} from {axis}' for name, axis in sweep.axes.items())
+    each = f', each with {seeds} seeds in one program' if seeds > 1 else ''
+    several = sweep.settings_together
+    each += f', {several} settings at a time in one program' if several > 1 else ''
+    return [f'search: {sweep.trials} settings of {sweep.experiment}{each}: {drawn}']
+  settings, together = math.prod(len(axis.values) for axis in sweep.axes.values()), [*traced, *['seeds'] * (seeds > 1)]
+  text = f'sweep: {settings} settings × {seeds} seeds of {sweep.experiment}, in {len(parts(sweep, traced))} programs'
+  said = [text] + ([f'vmapped, in one program: {", ".join(together)}'] if together else [])
+  for name in (name for name, axis in sweep.axes.items() if name not in traced and len(axis.values) > 1):
+    looks = name in optim.TRACEABLE
+    why = 'the experiment looks at its value' if looks else 'its values change the program itself'
+    said.append(f'not vmapped, one program each: {name}, because {why}')
+  return said
+
+
+def refuse_changes(folder: Path, sweep: Sweep) -> None:
+  """Raises UsageError, naming what has changed, where the folder holds another sweep. More --trials are no other."""
+  if config.saved(folder):
+    raise errors.UsageError(f'{folder} holds a run, not a sweep; choose another --workdir')
+  path = folder / 'sweep.json'
+  if not path.exists():
+    return
+  try:
+    stored = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise errors.UsageError(f'{path} cannot be read: {error}') from None
+  flat = lambda described: (
+    {name: described.get(name) for name in ('experiment', 'kind', 'storage', 'together')}
+    | {f'--{name}': value for part in ('flags', 'axes') for name, value in described.get(part, {}).items()}
+  )
+  old, now = flat(stored), flat(writers.plain(sweep.described()))
+  shown = lambda value: 'not given' if value in (None, '') else str(value)
+  changed = [
+    f'{n} was {shown(old.get(n))}, now {shown(now.get(n))}' for n in {**old, **now} if old.get(n) != now.get(n)
+  ]
+  if changed:
+    raise errors.UsageError(
+      f'{folder} holds a sweep that asks something else: {"; ".join(changed)}. Ask the same, or give another --workdir'
+    )

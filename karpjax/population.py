@@ -1,0 +1,63 @@
+"""Many settings of one experiment as one Program, whose hyperparameters are numbers in the state."""
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax.program import Population, Program
+
+
+def vary(make: Callable, config, hyper: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> Program:
+  """A Program whose state carries the hyperparameters `hyper`: under `vmap`, each member's are its own.
+
+  Args:
+    make: Config -> Program; takes traced numbers for the fields that `hyper` names.
+    config: the resolved Config; its `seeds` is the number of members.
+    hyper: {field: one number per member}.
+    seeds: one per member.
+
+  Returns:
+    The Program, its `population` set; it has no `report`, which would show the first member alone.
+  """
+  of = lambda values: make(dataclasses.replace(config, **values))
+
+  def init(key):
+    first = {name: jnp.asarray(values[0], jnp.float32) for name, values in hyper.items()}
+    # Of traced numbers too: an optimiser that never sees 0 has all its parts.
+    return of(first).init(key).replace(hyper=first)
+
+  plain = make(config)
+  with_key = lambda name: lambda state, batch, key: getattr(of(state.hyper), name)(state, batch, key)
+  return dataclasses.replace(
+    plain,
+    init=init,
+    step=lambda state, batch: of(state.hyper).step(state, batch),
+    evaluate=with_key('evaluate'),
+    predict=plain.predict and with_key('predict'),
+    example_losses=plain.example_losses and with_key('example_losses'),
+    report=None,
+    population=Population(tuple(seeds), {name: tuple(values) for name, values in hyper.items()}),
+  )
+
+
+def varied(experiment, hyper: Mapping[str, Sequence[float]], seeds: Sequence[int]):
+  """The experiment whose seeds are members: each has its own seed and hyperparameters, as in `vary`."""
+  program = lambda config, data: vary(lambda config: experiment.program(config, data), config, hyper, seeds)
+  return types.SimpleNamespace(**{**vars(experiment), 'program': program})
+
+
+def can_be_traced(make: Callable, config, name: str, batch) -> bool:
+  """Whether the experiment's step and evaluation take a traced number for this field; nothing is compiled."""
+  try:
+    program = vary(make, config, {name: (getattr(config, name),)}, (0,))
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    after, _ = jax.eval_shape(program.step, state, batch)
+    mask = np.ones(len(batch['index']), bool)
+    jax.eval_shape(program.evaluate, state, {**batch, 'mask': mask}, jax.random.key(0))
+  except TypeError:  # JAX's own, of a tracer that Python looks at; or of a state that has no `hyper`
+    return False
+  return jax.tree.structure(after) == jax.tree.structure(state)
