@@ -106,7 +106,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   )
   discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
   prepare = functools.partial(spec.scale, how='symmetric' if image else 'unit')
-  augment = functools.partial(augmentation.augment_symmetric, augmentation.parse_unmixed(config.augment))
+  augment = functools.partial(augmentation.augment_symmetric, augmentation.parse(config.augment, augmentation.IMAGES))
   rate = config.discriminator_learning_rate
   own_rate = config if not rate else dataclasses.replace(config, learning_rate=rate)
   optimisers = {'discriminator': optim.configured(own_rate), 'generator': optim.configured(config)}

@@ -1,18 +1,19 @@
 """Augmentation, pure in (key, image), so that it runs inside the step and an example's draw is its own.
 
 All of it commutes with scaling the pixel values: raw images on the scale of 255 serve as well as [0, 1].
-Apply it before `preprocess`: then a filled border is black, not the mean.
+Apply it before `Spec.scale`: then a filled border is black, not the mean.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from karpjax import collectives, errors
+from karpjax import collectives
+from karpjax.errors import UsageError, choose
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -42,8 +43,7 @@ def translate(image: jax.Array, offset: jax.Array, mode: str = 'zero') -> jax.Ar
   Returns:
     [height, width, channels], of the same type.
   """
-  # Two takes, of rows and of columns: 0.4 ms for 128 images of 32×32×3 on two CPU cores; selects among
-  # shifted copies, or products with one-hot matrices, cost seven times that.
+  # Two takes, of rows and of columns: selects among shifted copies, or one-hot products, cost seven times that.
   height, width, _ = image.shape
   inside = True
   for axis, size in enumerate((height, width)):
@@ -72,12 +72,7 @@ def enlarge(key: jax.Array, image: jax.Array, pixels: float) -> jax.Array:
 
 
 def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
-  """[height, width, channels] float32 turned anticlockwise about its centre; bilinear, zero outside.
-
-  Args:
-    image: what to turn.
-    radians: [] float32.
-  """
+  """[height, width, channels] float32 turned anticlockwise by `radians` about its centre; bilinear, zero outside."""
   height, width, _ = image.shape
   y, x = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
   cos, sin = jnp.cos(radians), jnp.sin(radians)
@@ -86,14 +81,12 @@ def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
   columns = cos * x - sin * y[:, None] + (width - 1) / 2
   top, left = jnp.floor(rows), jnp.floor(columns)
   turned = jnp.zeros_like(image)
-  for down in (0, 1):
-    for right in (0, 1):
-      row, column = top + down, left + right
-      weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
-      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-      flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(jnp.int32)
-      pixels = jnp.take(image.reshape(height * width, -1), flat, axis=0, mode='clip')  # [height, width, channels]
-      turned += jnp.where(inside, weight, 0)[..., None] * pixels
+  for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+    weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(jnp.int32)
+    pixels = jnp.take(image.reshape(height * width, -1), flat, axis=0, mode='clip')  # [height, width, channels]
+    turned += jnp.where(inside, weight, 0)[..., None] * pixels
   return turned
 
 
@@ -110,7 +103,6 @@ def jitter(key: jax.Array, image: jax.Array, strength: float) -> jax.Array:
   version. Values are not clipped. Saturation leaves an image of one channel as it is.
   """
   brightness, contrast, saturation = jax.random.uniform(key, (3,), minval=1 - strength, maxval=1 + strength)
-
   image = image.astype(jnp.float32)
   grey = image
   if image.shape[-1] == 3:  # ITU-R 601 luma, [height, width, 1]
@@ -179,8 +171,7 @@ def _next(rows):
   return jax.lax.dynamic_slice_in_dim(whole, collectives.offset(len(rows)), len(rows))
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
   """One augmentation and how much of it, such as ('shift', 4)."""
 
   name: str
@@ -201,19 +192,21 @@ IMAGES = {
 MIXES = {'mixup': (mixup, 'alpha', 100), 'cutmix': (cutmix, 'alpha', 100)}
 
 
-def parse(text: str) -> tuple[Step, ...]:
+def parse(text: str, known: Collection[str] = (*IMAGES, *MIXES)) -> tuple[Step, ...]:
   """'flip,shift:4,cutout:8,rotate:10,jitter:0.4,mixup:0.2' -> the steps; '' -> none.
 
   Raises:
-    UsageError: for an unknown name, or an amount that is missing, superfluous or out of range.
+    UsageError: for a name that is not known (here), or an amount that is missing, superfluous or out of range.
   """
   steps = []
   for item in filter(None, map(str.strip, text.split(','))):
     name, _, amount = item.partition(':')
-    _, what, highest = errors.choose('augmentation', name, IMAGES | MIXES)
+    _, what, highest = choose('augmentation', name, IMAGES | MIXES)
+    if name not in known:
+      raise UsageError(f'augmentation {name}: here only {", ".join(known)} are known')
     if what is None:
       if amount:
-        raise errors.UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
+        raise UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
       steps.append(Step(name))
       continue
     try:
@@ -221,28 +214,14 @@ def parse(text: str) -> tuple[Step, ...]:
     except ValueError:
       number = math.nan
     if not 0 < number <= highest or (what == 'whole pixels' and number != int(number)):
-      raise errors.UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
+      raise UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
     steps.append(Step(name, number))
   return tuple(steps)
 
 
-def parse_unmixed(text: str) -> tuple[Step, ...]:
-  """As `parse`, for those that know of no targets.
-
-  Raises:
-    UsageError: as `parse`'s, and for mixup and CutMix.
-  """
-  steps = parse(text)
-  if mixes := [step.name for step in steps if step.name in MIXES]:
-    raise errors.UsageError(f'augmentation {mixes[0]} mixes labels; here only these are known: {", ".join(IMAGES)}')
-  return steps
-
-
 def augment_symmetric(steps: Sequence[Step], keys: jax.Array, images: jax.Array) -> jax.Array:
   """`augment` of images [batch, height, width, channels] in [-1, 1]; differentiable (DiffAugment: Zhao et al. 2020)."""
-  if not steps:
-    return images
-  return 2 * augment(steps, keys, (images + 1) / 2, None)[0] - 1
+  return 2 * augment(steps, keys, (images + 1) / 2, None)[0] - 1 if steps else images
 
 
 def augment(
@@ -252,9 +231,8 @@ def augment(
 
   Args:
     steps: from `parse`.
-    keys: [batch], one per example (`program.example_keys`); step i of an example draws from its key folded
-      with i.
-    images: [batch, height, width, channels], before `preprocess`.
+    keys: [batch], one per example (`program.example_keys`); step i of an example draws from its key folded with i.
+    images: [batch, height, width, channels], before `Spec.scale`.
     targets: [batch, classes] float32, one-hot or smoothed.
 
   Returns:
@@ -266,31 +244,24 @@ def augment(
   if not steps:
     return images, targets
   if images.ndim != 4:
-    raise errors.UsageError(f'augmentation is for images; an example of this data set has shape {images.shape[1:]}')
+    raise UsageError(f'augmentation is for images; an example of this data set has shape {images.shape[1:]}')
   fold = jax.vmap(jax.random.fold_in, (0, None))
   mixes = []
   for i, step in enumerate(steps):
     function, what, _ = (IMAGES | MIXES)[step.name]
     if what == 'whole pixels' and step.amount >= min(images.shape[1:3]):
       size = '×'.join(map(str, images.shape[1:3]))
-      raise errors.UsageError(f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels')
+      raise UsageError(f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels')
     if step.name in MIXES:
       mixes.append(functools.partial(function, fold(keys, i), alpha=step.amount))
-    else:
-      amount = () if what is None else (step.amount,)
-      # The barrier keeps XLA from fusing the steps, which would compute each anew for every pixel that the
-      # next reads.
-      images = jax.lax.optimization_barrier(_each(function, fold(keys, i), images, *amount))
+      continue
+    amount = () if what is None else (step.amount,)
+    images = jax.vmap(lambda key, image: function(key, image, *amount))(fold(keys, i), images)
+    # keeps XLA from fusing the steps, which would compute each anew for every pixel that the next reads
+    images = jax.lax.optimization_barrier(images)
   mixed = [mix(images.astype(jnp.float32), targets) for mix in mixes]
   if not mixed:
     return images, targets
   drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(mixed)))(fold(keys, len(steps)))
-
-  def pick(*choices):
-    return jnp.choose(drawn.reshape(-1, *[1] * (choices[0].ndim - 1)), choices, mode='clip')
-
+  pick = lambda *choices: jnp.choose(drawn.reshape(-1, *[1] * (choices[0].ndim - 1)), choices, mode='clip')
   return jax.tree.map(pick, *mixed)
-
-
-def _each(function, keys, images, *amount):
-  return jax.vmap(lambda key, image: function(key, image, *amount))(keys, images)

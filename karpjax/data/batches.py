@@ -113,14 +113,8 @@ def fetch(split: Split, numbers: np.ndarray) -> dict[str, np.ndarray]:
   return {**batch, 'index': numbers}
 
 
-class _Fetch:
-  """step -> its batch; a class, since grain's worker processes need to pickle it."""
-
-  def __init__(self, split, numbers):
-    self.split, self.numbers = split, numbers
-
-  def __call__(self, t):
-    return fetch(self.split, self.numbers(t))
+def _fetch_step(split, numbers, t):
+  return fetch(split, numbers(t))
 
 
 def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -134,14 +128,11 @@ def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) ->
   """
   import grain
 
-  batches = grain.MapDataset.range(start, stop).map(_Fetch(split, numbers))
-  if workers:
-    from absl import flags
+  batches = grain.MapDataset.range(start, stop).map(functools.partial(_fetch_step, split, numbers))
+  if not workers:
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
+  from absl import flags
 
-    flags.FLAGS.mark_as_parsed()  # grain reads flags of its own there; ours live elsewhere
-    iterator = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-    )
-  else:
-    iterator = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
-  return iter(iterator)
+  flags.FLAGS.mark_as_parsed()  # grain reads flags of its own there; ours live elsewhere
+  ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+  return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(ahead))

@@ -1,13 +1,14 @@
 """Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, Gaussians, and usps.npz."""
 
+import functools
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from karpjax import errors
 from karpjax.data import splitting
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.errors import UsageError
 
 DIGITS = tuple('0123456789')
 
@@ -17,12 +18,9 @@ def digits(data_dir: Path | None = None) -> Dataset:
   from sklearn import datasets
 
   images, labels = datasets.load_digits(return_X_y=True)
-  images, labels = images.reshape(-1, 8, 8, 1).astype(np.uint8), labels.astype(np.int32)
-  train, test = splitting.stratified(labels, 360, seed=0)
-  splits = {
-    'train': Split.of(image=images[train], label=labels[train]),
-    'test': Split.of(image=images[test], label=labels[test]),
-  }
+  whole = Split.of(image=images.reshape(-1, 8, 8, 1).astype(np.uint8), label=labels.astype(np.int32))
+  numbers = zip(('train', 'test'), splitting.stratified(labels, 360, seed=0))
+  splits = {split: whole.select(each) for split, each in numbers}
   return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), splits)
 
 
@@ -41,21 +39,16 @@ def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
   arguments.shuffle_seq = shuffled
   before = random.getstate(), np.random.get_state()
   try:
-    made = data.make_dataset(arguments)  # it seeds the global generators
+    arrays = data.make_dataset(arguments)  # it seeds the global generators
   finally:
     random.setstate(before[0])
     np.random.set_state(before[1])
   splits = {
-    'train': Split.of(image=made['x'].astype(np.float32)[..., None], label=made['y'].astype(np.int32)),
-    'test': Split.of(image=made['x_test'].astype(np.float32)[..., None], label=made['y_test'].astype(np.int32)),
+    split: Split.of(image=arrays[x].astype(np.float32)[..., None], label=arrays[y].astype(np.int32))
+    for split, x, y in (('train', 'x', 'y'), ('test', 'x_test', 'y_test'))
   }
   name = 'mnist1d_shuffled' if shuffled else 'mnist1d'
   return Dataset(Spec(name, (40, 1), DIGITS, 1.0, dtype='float32'), splits)
-
-
-def mnist1d_shuffled(data_dir: Path | None = None) -> Dataset:
-  """`mnist1d` without its spatial order."""
-  return mnist1d(data_dir, shuffled=True)
 
 
 def usps(data_dir: Path | None = None) -> Dataset:
@@ -70,26 +63,22 @@ def usps(data_dir: Path | None = None) -> Dataset:
   folder = data_dir or Path()
   path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)
   if path is None:
-    raise errors.UsageError(
-      f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER'
-    )
+    raise UsageError(f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER')
+  splits = {}
   try:
     with np.load(path, allow_pickle=False) as file:
-      arrays = {key: file[key] for key in ('x_train', 'y_train', 'x_test', 'y_test')}
+      arrays = {split: (file[f'x_{split}'], file[f'y_{split}']) for split in ('train', 'test')}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.UsageError(f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}') from error
-  splits = {}
-  for split in ('train', 'test'):
-    images, labels = arrays[f'x_{split}'], arrays[f'y_{split}']
+    raise UsageError(f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}') from error
+  for split, (images, labels) in arrays.items():
     if images.shape[1:] != (16, 16) or labels.shape != images.shape[:1] or not len(images):
-      raise errors.UsageError(
-        f'{path}: x_{split} {list(images.shape)} and y_{split} {list(labels.shape)}; not [n, 16, 16] and [n]'
-      )
+      shapes = f'x_{split} {list(images.shape)} and y_{split} {list(labels.shape)}'
+      raise UsageError(f'{path}: {shapes}; not [n, 16, 16] and [n]')
     if images.dtype.kind not in 'iu' or images.min() < 0 or images.max() > 2000:
-      raise errors.UsageError(f'{path}: x_{split} is {images.dtype}; expected whole numbers of 0 to 2000')
+      raise UsageError(f'{path}: x_{split} is {images.dtype}; expected whole numbers of 0 to 2000')
     splits[split] = Split.of(image=images[..., None].astype(np.uint16), label=labels.astype(np.int32))
   spec = Spec('usps', (16, 16, 1), DIGITS, 2000.0, dtype='uint16')
-  splitting.labels(str(path), splits, spec)
+  splitting.check_labels(str(path), splits, spec)
   return Dataset(spec, splits)
 
 
@@ -112,7 +101,7 @@ def gaussians25(data_dir: Path | None = None) -> Dataset:
 SOURCES = {
   'digits': digits,
   'mnist1d': mnist1d,
-  'mnist1d_shuffled': mnist1d_shuffled,
+  'mnist1d_shuffled': functools.partial(mnist1d, shuffled=True),
   'gaussians25': gaussians25,
   'usps': usps,
 }

@@ -146,10 +146,7 @@ def moves(text: str) -> tuple[augmentation.Step, ...]:
   Raises:
     UsageError: as `augmentation.parse`'s, and for a step that is none of MOVES.
   """
-  steps = augmentation.parse(text)
-  if wrong := [step.name for step in steps if step.name not in MOVES]:
-    raise errors.UsageError(f'augmentation {wrong[0]}: a pair can be augmented by {", ".join(MOVES)}')
-  return steps
+  return augmentation.parse(text, MOVES)
 
 
 def augment(steps: Sequence[augmentation.Step], keys, batch: Mapping) -> dict:

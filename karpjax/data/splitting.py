@@ -128,11 +128,11 @@ def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int)
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'
   whole = {split: s if s.arrays is not None else materialise(s, f'{name} {split}') for split, s in splits.items()}
-  labels(name, whole, spec)
+  check_labels(name, whole, spec)
   return whole, f'{note}, kept on the device (under {limit})'
 
 
-def labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
+def check_labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
   """Raises a UsageError where a label isn't the number of a class."""
   for split, s in splits.items():
     wrong = np.flatnonzero((s.arrays['label'] < 0) | (s.arrays['label'] >= len(spec.classes)))
@@ -143,15 +143,8 @@ def labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
       )
 
 
-def materialise(split: Split, title: str, *, empty=np.empty, chunk: int = 512) -> Split:
-  """Fetches all of a split into whole arrays, with a progress bar on a terminal.
-
-  Args:
-    split: what to fetch.
-    title: of the bar.
-    empty: (shape, dtype) -> the array to fill.
-    chunk: examples fetched at once.
-  """
+def materialise(split: Split, title: str, *, chunk: int = 512) -> Split:
+  """Fetches all of a split into whole arrays, `chunk` examples at once, with a progress bar on a terminal."""
   import tqdm
 
   arrays = {}
@@ -159,7 +152,7 @@ def materialise(split: Split, title: str, *, empty=np.empty, chunk: int = 512) -
     batch = split.fetch(np.arange(start, min(start + chunk, split.size)))
     for key, values in batch.items():
       if key not in arrays:
-        arrays[key] = empty((split.size, *values.shape[1:]), values.dtype)
+        arrays[key] = np.empty((split.size, *values.shape[1:]), values.dtype)
       arrays[key][start : start + len(values)] = values
   return Split.of(**arrays)
 

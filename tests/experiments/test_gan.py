@@ -357,7 +357,7 @@ def test_what_a_run_leaves(tmp_path, classifier):
   [
     (dict(discriminator_steps=5), '24 examples of a step on one device cannot be cut into 5 rounds'),
     (dict(objective='wasserstein_gp', norm='batch', widths=(8, 8)), r'type --norm=layer or none, not batch'),
-    (dict(augment='mixup:0.2'), r'augmentation mixup mixes labels'),
+    (dict(augment='mixup:0.2'), r'augmentation mixup: here only flip'),
     (dict(batch_size=500), r'--batch_size=500 is larger than the train split'),
     (dict(scorer='nowhere'), r'--scorer=nowhere holds no run'),
     (dict(scorer='inception:nowhere.safetensors'), r'--scorer=inception:nowhere\.safetensors cannot be read'),
