@@ -1,7 +1,7 @@
 """The vocabulary: an experiment is a `Program`, and what it trains is a `TrainState`."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class Population:
     hyper: {name: one number per member}, which become the states' `hyper`.
   """
 
-  seeds: tuple[int, ...]
+  seeds: Sequence[int]
   hyper: Mapping[str, tuple[float, ...]]
 
 

@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ class Feed:
     seconds_waited: how long the host has spent on finding examples.
   """
 
-  def __init__(self, split: Split, config, seeds: tuple[int, ...], placed: placement.Placement):
+  def __init__(self, split: Split, config, seeds: Sequence[int], placed: placement.Placement):
     order = config.order
     if order == 'bucketed':
       if split.lengths is None:
@@ -120,7 +121,7 @@ class Runner:
 
   def __init__(self, program: Program, dataset: Dataset, config):
     self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
-    self.population = program.population or Population(tuple(range(config.seed, config.seed + seeds)), {})
+    self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
     train = dataset.splits['train']
 
     state = jax.eval_shape(program.init, jax.random.key(0))
@@ -129,16 +130,15 @@ class Runner:
     traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, self._batch(config.batch_size))
     self.metrics = dict(metrics)
     flops, _ = compile.estimate_flops(traced.jaxpr)
-    self.shapes = jax.eval_shape(self._first_carry, np.array(self.population.seeds, np.uint32))
+    self.shapes = jax.eval_shape(self._first_carry, jax.ShapeDtypeStruct((seeds,), np.uint32))
     self.placement = placement.place(config, self.shapes, program.axes, flops)
-    self.feed = Feed(train, config, self.population.seeds, self.placement)
-
     shards = self.placement.num_batch_shards
     if config.batch_size % (shards * config.microbatches):
       parts = f'{shards} devices' + (f' × microbatches={config.microbatches}' if config.microbatches > 1 else '')
       raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
     if not config.topology:  # whose memory the compiler knows
       check_memory(state, seeds, self.placement.num_state_shards)
+    self.feed = Feed(train, config, self.population.seeds, self.placement)
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards
     batch = {**self._batch(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}

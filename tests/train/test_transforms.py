@@ -135,7 +135,7 @@ def test_all_finite(value, finite, shape):
 
 def test_batches_that_do_not_divide_over_the_devices_are_refused():
   with pytest.raises(UsageError, match='does not divide over 8 devices'):
-    runners.Runner(program(), dataset(), settings(parallel='pmap', batch_size=12))
+    runners.Runner(program(12), dataset(), settings(parallel='pmap', batch_size=12))
 
 
 def test_seeds_beyond_memory_are_refused_with_how_many_would_fit():
