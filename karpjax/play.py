@@ -28,9 +28,9 @@ def main(argv: list[str]) -> int:
     path = Path(options.output or Path(options.workdir) / 'plots' / f'episode_{options.seed}.gif')
     if path.suffix.lower() != '.gif':
       raise errors.UsageError(f'--output={path}: a name that ends in .gif is needed')
-    with errors.plainly():
+    with errors.unwrap_callback_error():
       frames, total = episodes.frames(environment, acting, noise, state, options.seed, greedy=not options.stochastic)
-  except (errors.UsageError, errors.Failed) as error:
+  except (errors.UsageError, errors.CallbackError) as error:
     print(f'play: {error}', file=sys.stderr)
     return 2 if isinstance(error, errors.UsageError) else 1
   animation.write(path, frames, episodes.MILLISECONDS)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jax.experimental import io_callback
 
-from karpjax.errors import Failed, UsageError
+from karpjax.errors import CallbackError, UsageError
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
 
 logging.getLogger('jax._src.callback').setLevel(logging.CRITICAL)  # JAX logs what is reported here in a line
@@ -93,7 +93,7 @@ class Worlds:
     return np.zeros((count, *self.observation.shape), self.observation.dtype)
 
   def _ask(self, number: int, question: Callable, *arguments):
-    """What a world answers, which is finite; raises Failed in one line where it fails or is not."""
+    """What a world answers, which is finite; raises CallbackError in one line where it fails or is not."""
     try:
       world = self._of(number)
       observation, *rest = question(world, *arguments)
@@ -108,7 +108,7 @@ class Worlds:
       )
     if fault:
       t = len(self.worlds[number].actions) if number < len(self.worlds) else 0
-      raise Failed(f'{self.name}: {fault}, in world {number} at step {t} of its episode')
+      raise CallbackError(f'{self.name}: {fault}, in world {number} at step {t} of its episode')
     return observation, *rest
 
   def reset(self, keys):

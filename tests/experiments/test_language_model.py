@@ -17,7 +17,7 @@ from karpjax.commands import check as recipe
 from karpjax.commands import use
 from karpjax.data import batches
 from karpjax.train import loop
-from karpjax.train import runner as runners
+from karpjax.train.runner import Runner
 
 SMALL = dict(
   steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0',
@@ -129,16 +129,16 @@ def bound(story, **changes):
   given = settings(story, '', **changes)
   data = language_model.data(given)
   resolved = config.resolve(given, data.spec.examples)
-  return runners.bind(language_model.program(resolved, data), data, resolved)
+  return Runner(language_model.program(resolved, data), data, resolved)
 
 
 def trained(story, **changes):
   runner = bound(story, **{'steps_per_call': '1', 'optimiser': 'adam', 'learning_rate': 0.01, **changes})
-  carry, losses = runner.place(runner.init()), []
-  runner.prepare(carry, {})
+  carry, losses = runner.placement.put(runner.init()), []
+  runner.compile(carry, runner.config.steps_per_call)
   for t in range(4):
-    carry = runner.advance(carry, t, t + 1, True)
-    total, count = runner.fetch(carry.totals['loss'])
+    carry = runner.run_steps(carry, t, t + 1, True)
+    total, count = runner.to_host(carry.totals['loss'])
     losses.append(np.asarray(total / count))
   return np.array(losses), runner.evaluate(carry, 'validation'), carry
 
