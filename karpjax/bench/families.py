@@ -13,8 +13,7 @@ from karpjax import config
 from karpjax.bench import setups, worker
 from karpjax.data import dataset, text, tokenisers
 from karpjax.program import AUGMENT, LATENT, example_keys
-from karpjax.rl import environments
-from karpjax.rl import policy_gradient as methods
+from karpjax.rl import ppo
 
 SEED = 0
 
@@ -122,23 +121,21 @@ def as_pairs(setup, batch):
 
 
 def worlds(setup: setups.Setup) -> dataset.Dataset:
-  return environments.worlds(environments.make(setup.options['environment']), setup.batch_size, episodes=1)
+  return policy_gradient.data(of_policies(setup))
 
 
 def as_rollouts(setup, batch):
   """The first rollouts, each [steps, time, environments, …], and 'order' [steps, epochs, time * environments]."""
   data = worlds(setup)
   settings = config.resolve(of_policies(setup), data.spec.examples)
-  environment, _, _ = policy_gradient.player(settings)
-  distribution, _, apply = policy_gradient.build(settings, environment)
-  method = policy_gradient.method(settings, environment.limit)
-  program = policy_gradient.program(settings, data)
+  policy, program = policy_gradient.policy(settings), policy_gradient.program(settings, data)
+  settings = policy_gradient.resolved(settings, policy.environment.limit)
   state, kept = jax.jit(program.init)(jax.random.key(SEED)), []
 
   @jax.jit
   def follow(state, batch):
-    seen = methods.rollout(environment, apply, distribution, method, state, batch)[1]
-    keys = methods.shuffles(state, method)
+    seen = ppo.collect(policy, settings, state, batch)[1]
+    keys = ppo.shuffle_keys(state, settings.epochs)
     order = jax.vmap(lambda key: jax.random.permutation(key, seen.reward.size))(keys)
     return program.step(state, batch)[0], {**vars(seen), 'order': order}
 

@@ -1,27 +1,35 @@
 """Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]; with a
-memory, also of observations [batch, time, *shape] one after the other.
+memory, also of observations [batch, time, *shape] one after the other. And the distributions that the outputs mean.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import errors
 from karpjax.layers import convolution, linear, recurrence
-from karpjax.models.mlp import ACTIVATIONS, check
+from karpjax.models.mlp import ACTIVATIONS
+from karpjax.options import option
 
 # channels, window and stride of a body's convolutions
-CONVOLUTIONS = {'mlp': (), 'cnn': ((16, 3, 1),), 'nature': ((32, 8, 4), (64, 4, 2), (64, 3, 1))}
-BODIES = tuple(CONVOLUTIONS)
-MEMORIES = ('none', *recurrence.CELLS)
+BODIES = {'mlp': (), 'cnn': ((16, 3, 1),), 'nature': ((32, 8, 4), (64, 4, 2), (64, 3, 1))}
+
+orthogonal = nn.initializers.orthogonal
 
 
-def orthogonal(scale: float):
-  return nn.initializers.orthogonal(scale)
+def body_option():
+  return option('mlp', 'mlp; cnn for images; nature for those of Atari games.', choices=BODIES)
+
+
+def widths_option(*widths: int):
+  return option(widths, 'Units of the hidden layers.', low=1)
+
+
+def activation_option(name: str):
+  return option(name, 'Activation of the hidden layers.', choices=ACTIVATIONS)
 
 
 def features(
@@ -30,7 +38,7 @@ def features(
   *,
   body: str,
   widths: Sequence[int],
-  activation: Callable,
+  activation: str,
   kernel_init: Callable = orthogonal(math.sqrt(2)),
   dtype: Any = jnp.float32,
 ):
@@ -42,18 +50,93 @@ def features(
     body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
       the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64 channels (Mnih et al. 2015, methods).
     widths: units of the dense layers.
-    activation: between them.
+    activation: between them, one of ACTIVATIONS.
     kernel_init: of all layers.
     dtype: of the layers.
   """
+  act = ACTIVATIONS[activation]
   h = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
-  for layer, (channels, window, stride) in enumerate(CONVOLUTIONS[body]):
+  for layer, (channels, window, stride) in enumerate(BODIES[body]):
     options = dict(padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv{layer or ""}')
-    h = activation(convolution.Conv(channels, (window, window), strides=stride, **options)(h))
+    h = act(convolution.Conv(channels, (window, window), strides=stride, **options)(h))
   h = h.reshape(h.shape[0], -1)
   for layer, width in enumerate(widths, start=1):
-    h = activation(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))
+    h = act(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))
   return h.astype(jnp.float32)
+
+
+# ---- what outputs mean ----
+
+
+class Distribution(NamedTuple):
+  """A distribution over actions, given a policy's outputs […, size], as a record of pure functions.
+
+  Its draws are split in two, noise that depends on nothing and a map of outputs and noise to an action, so that a rollout
+  draws all of its noise at once.
+
+  Attributes:
+    noise: (key, shape) -> [*shape, …], what `sample` takes.
+    sample: (outputs, noise) -> action.
+    mode: outputs -> the likeliest action.
+    log_prob: (outputs, action) -> […].
+    entropy: outputs -> […].
+  """
+
+  noise: Callable
+  sample: Callable
+  mode: Callable
+  log_prob: Callable
+  entropy: Callable
+
+
+def _flat(draw: Callable, size: int) -> Callable:
+  """(key, shape) -> [*shape, size], drawn in a row: XLA compiles that faster."""
+  return lambda key, shape=(): draw(key, (math.prod(shape) * size,)).reshape(*shape, size)
+
+
+def categorical(size: int) -> Distribution:
+  """Over 0 … size - 1, by logits […, size]; drawn by the Gumbel-max trick."""
+
+  def log_prob(logits, action):
+    log_probs = jax.nn.log_softmax(logits)
+    # a sum with zeros instead of a gather, whose derivative would be a scatter
+    return jnp.where(jnp.arange(size) == action[..., None], log_probs, 0).sum(-1)
+
+  def entropy(logits):
+    log_probs = jax.nn.log_softmax(logits)
+    return -(jnp.exp(log_probs) * log_probs).sum(-1)
+
+  return Distribution(
+    noise=_flat(jax.random.gumbel, size),
+    sample=lambda logits, noise: (logits + noise).argmax(-1).astype(jnp.int32),
+    mode=lambda logits: logits.argmax(-1).astype(jnp.int32),
+    log_prob=log_prob,
+    entropy=entropy,
+  )
+
+
+def gaussian(size: int) -> Distribution:
+  """Over [size] numbers, each on its own; outputs […, 2 · size] are the means, then the logs of the deviations."""
+  parts = lambda outputs: (outputs[..., :size], outputs[..., size:])
+
+  def sample(outputs, noise):
+    mean, log_std = parts(outputs)
+    return mean + jnp.exp(log_std) * noise
+
+  def log_prob(outputs, action):
+    mean, log_std = parts(outputs)
+    return -(0.5 * jnp.square((action - mean) * jnp.exp(-log_std)) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+  return Distribution(
+    noise=_flat(jax.random.normal, size),
+    sample=sample,
+    mode=lambda outputs: parts(outputs)[0],
+    log_prob=log_prob,
+    entropy=lambda outputs: (parts(outputs)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1),
+  )
+
+
+# ---- networks ----
 
 
 class ActorCritic(nn.Module):
@@ -61,56 +144,51 @@ class ActorCritic(nn.Module):
   orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
 
   Attributes:
-    outputs: how many numbers the policy's distribution needs; half of them if `continuous`.
-    continuous: whether they are means, to which the logs of the deviations are joined, which depend on nothing.
-    body: 'mlp', or 'cnn' for images; see `features`.
-    widths: units of the dense layers.
-    activation: 'tanh', 'relu' or 'gelu'.
-    shared: whether policy and value share the body.
-    log_std: where the logs of the deviations begin.
-    memory: 'none', or the cell of a recurrent layer between each body and what reads it: 'rnn', 'lstm' or 'gru'.
-    memory_width: its units.
+    actions: how many there are, or if `continuous` how many numbers one has.
+    continuous: whether outputs are means and logs of deviations, which depend on nothing, instead of logits.
     dtype: of the body; outputs are float32.
   """
 
-  outputs: int
+  actions: int
   continuous: bool = False
-  body: str = 'mlp'
-  widths: tuple[int, ...] = (64, 64)
-  activation: str = 'tanh'
-  shared: bool = False
-  log_std: float = 0.0
-  memory: str = 'none'
-  memory_width: int = 64
   dtype: Any = jnp.float32
+  body: str = body_option()
+  widths: tuple[int, ...] = widths_option(64, 64)
+  activation: str = activation_option('tanh')
+  shared: bool = option(False, 'One body for policy and value.')
+  log_std: float = option(0.0, "The first log of a continuous policy's deviation.")
+  memory: str = option(
+    'none',
+    'A recurrent layer behind each body; minibatches then are of whole environments.',
+    choices=('none', *recurrence.CELLS),
+  )
+  memory_width: int = option(64, "Units of the memory's layer.", low=1)
 
-  def blank(self) -> dict[str, recurrence.State]:
-    """What is remembered of nothing: {body: zeros, each [memory_width]}; raises UsageError for an unknown memory."""
-    errors.choose('memory', self.memory, recurrence.CELLS)
+  @property
+  def distribution(self) -> Distribution:
+    """What the outputs mean."""
+    return gaussian(self.actions) if self.continuous else categorical(self.actions)
+
+  def initial_memory(self) -> dict[str, recurrence.State]:
+    """What is remembered of nothing: {body: zeros, each [memory_width]}."""
     state = recurrence.Recurrent(self.memory_width, self.memory, parent=None).initial(1)
     return {name: jax.tree.map(lambda x: x[0], state) for name in (('body',) if self.shared else ('actor', 'critic'))}
 
   @nn.compact
-  def __call__(self, x, remembered=None, fresh=None):
+  def __call__(self, x, memory=None, is_first=None):
     """Outputs and values.
 
     Args:
-      x: [batch, *shape], or where `fresh` is given [batch, time, *shape].
-      remembered: before this step, or the first of them: as `blank`, [batch, …]; of a policy with a memory.
-      fresh: [batch, time] bool, True where an episode begins, with a blank memory.
+      x: [batch, *shape], or where `is_first` is given [batch, time, *shape].
+      memory: before this step, or the first of them: as `initial_memory`, [batch, …]; of a policy with a memory.
+      is_first: [batch, time] bool, True where an episode begins, with the initial memory.
 
     Returns:
-      outputs [batch, outputs] float32, values [batch] float32, or [batch, time, outputs] and [batch, time]; with a memory
-      also what is remembered after the last time.
-
-    Raises:
-      UsageError: for an unknown body or activation, or a width under 1.
+      outputs [batch, size] float32, values [batch] float32, or [batch, time, size] and [batch, time]; with a memory also what
+      is remembered after the last time.
     """
-    activation = errors.choose('activation', self.activation, ACTIVATIONS)
-    errors.choose('body', self.body, dict.fromkeys(BODIES))
-    check(widths=self.widths, memory_width=self.memory_width)
-    options = dict(body=self.body, widths=self.widths, activation=activation, dtype=self.dtype)
-    lead, after = x.shape[: 1 if fresh is None else 2], {}
+    options = dict(body=self.body, widths=self.widths, activation=self.activation, dtype=self.dtype)
+    lead, after = x.shape[: 1 if is_first is None else 2], {}
 
     def body(name):
       if self.memory == 'none':
@@ -118,15 +196,17 @@ class ActorCritic(nn.Module):
       h = features(x.reshape(-1, *x.shape[len(lead) :]), name, **options)
       h = h.reshape(len(x), -1, h.shape[-1])  # [batch, time, widths[-1]], of one time where there is no axis of it
       layer = recurrence.Recurrent(self.memory_width, self.memory, dtype=self.dtype, name=f'{name}_memory')
-      h, after[name] = layer(h, remembered[name], fresh=fresh)  # [batch, time, memory_width]
+      h, after[name] = layer(h, memory[name], fresh=is_first)  # [batch, time, memory_width]
       return h.reshape(*lead, -1).astype(jnp.float32)
 
-    acting = body('body' if self.shared else 'actor')
-    judging = acting if self.shared else body('critic')
-    numbers = self.outputs // 2 if self.continuous else self.outputs
-    outputs = linear.Dense(numbers, kernel_init=orthogonal(0.01), name='policy')(acting)
+    actor = body('body' if self.shared else 'actor')
+    critic = actor if self.shared else body('critic')
+    outputs = linear.Dense(self.actions, kernel_init=orthogonal(0.01), name='policy')(actor)
     if self.continuous:
-      log_std = self.param('log_std', nn.initializers.constant(self.log_std), (numbers,))
-      outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # […, 2 * numbers]
-    values = linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(judging)[..., 0]
+      log_std = self.param('log_std', nn.initializers.constant(self.log_std), (self.actions,))
+      outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # […, 2 * actions]
+    values = linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(critic)[..., 0]
     return (outputs, values) if self.memory == 'none' else (outputs, values, after)
+
+
+MODELS = {'actor_critic': ActorCritic}

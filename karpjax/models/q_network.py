@@ -1,14 +1,14 @@
-"""Values of actions: observations [batch, *shape] -> [batch, actions], or a distribution over atoms of each."""
+"""Networks of off-policy methods: values of actions, or of states and actions, and the actor that these teach."""
 
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax import errors
+from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
-from karpjax.models.actor_critic import BODIES, features
-from karpjax.models.mlp import ACTIVATIONS, check
+from karpjax.models.actor_critic import activation_option, body_option, features, orthogonal, widths_option
+from karpjax.options import option
 
 
 class QNetwork(nn.Module):
@@ -16,43 +16,34 @@ class QNetwork(nn.Module):
 
   Attributes:
     actions: how many there are.
-    atoms: of the distribution of each action's return (Bellemare et al. 2017), as logits; 0: values.
-    dueling: two streams, of the state's value and of the actions' advantages (Wang et al. 2016, eq. 9); the last of the
-      widths is that of each stream.
-    body: 'mlp', or 'cnn' for images; see `actor_critic.features`.
-    widths: units of the dense layers.
-    activation: 'tanh', 'relu' or 'gelu'.
     dtype: of the body; outputs are float32.
   """
 
   actions: int
-  atoms: int = 0
-  dueling: bool = False
-  body: str = 'mlp'
-  widths: tuple[int, ...] = (120, 84)
-  activation: str = 'relu'
   dtype: Any = jnp.float32
+  atoms: int = option(0, "Atoms of each action's distribution of returns (C51: 51); 0: only its mean is learnt.", low=0)
+  dueling: bool = option(False, 'Streams of state value and advantages, each as wide as the last of the widths.')
+  body: str = body_option()
+  widths: tuple[int, ...] = widths_option(120, 84)
+  activation: str = activation_option('relu')
 
   @nn.compact
   def __call__(self, x):
-    """x: [batch, *shape] -> [batch, actions] float32, or [batch, actions, atoms] float32 logits.
+    """x: [batch, *shape] -> [batch, actions] float32, or [batch, actions, atoms] float32 logits (Bellemare et al. 2017).
 
     Raises:
-      UsageError: for an unknown body or activation, a width under 1, or no width for the streams.
+      UsageError: for no width for the streams.
     """
-    activation = errors.choose('activation', self.activation, ACTIVATIONS)
-    errors.choose('body', self.body, dict.fromkeys(BODIES))
-    check(widths=self.widths)
     if self.dueling and not self.widths:
-      raise errors.UsageError('--dueling: --widths is empty, and the streams need at least one width')
+      raise UsageError('widths is empty, and the streams of dueling need at least one')
     init = initialisers.lecun_normal
-    options = dict(activation=activation, kernel_init=init, dtype=self.dtype)
+    options = dict(activation=self.activation, kernel_init=init, dtype=self.dtype)
     size = max(self.atoms, 1)
 
     def head(h, name, count):  # [batch, width] -> [batch, count, size]
       return linear.Dense(count * size, kernel_init=init, name=name)(h).reshape(-1, count, size)
 
-    if self.dueling:
+    if self.dueling:  # Wang et al. 2016, eq. 9
       h = features(x, 'body', body=self.body, widths=self.widths[:-1], **options)
       stream = lambda name: features(h, name, body='mlp', widths=self.widths[-1:], **options)
       value, advantage = head(stream('state'), 'value', 1), head(stream('choice'), 'advantage', self.actions)
@@ -61,3 +52,55 @@ class QNetwork(nn.Module):
       h = features(x, 'body', body=self.body, widths=self.widths, **options)
       outputs = head(h, 'values', self.actions)
     return outputs if self.atoms else outputs[..., 0]
+
+
+class Actor(nn.Module):
+  """A body, and a head whose first outputs are near 0, so that the first actions are near the middle (as Lillicrap et al. 2016).
+
+  Attributes:
+    outputs: how many numbers an action is made of.
+    dtype: of the body; outputs are float32.
+  """
+
+  outputs: int
+  dtype: Any = jnp.float32
+  body: str = body_option()
+  widths: tuple[int, ...] = widths_option(64, 64)
+  activation: str = activation_option('relu')
+
+  @nn.compact
+  def __call__(self, x):
+    """x: [batch, *shape] -> [batch, outputs] float32."""
+    options = dict(activation=self.activation, kernel_init=initialisers.lecun_normal, dtype=self.dtype)
+    h = features(x, 'body', body=self.body, widths=self.widths, **options)
+    return linear.Dense(self.outputs, kernel_init=orthogonal(0.01), name='policy')(h)
+
+
+class Critic(nn.Module):
+  """Q(s, a): the action joins before the first dense layer. Attributes as an Actor's."""
+
+  body: str
+  widths: tuple[int, ...]
+  activation: str
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x, action):
+    """x: [batch, *shape], action: [batch, size] -> [batch] float32."""
+    options = dict(activation=self.activation, kernel_init=initialisers.lecun_normal, dtype=self.dtype)
+    h = features(x, 'body', body=self.body, widths=(), **options)  # [batch, numbers]
+    h = features(jnp.concatenate([h, action], -1), 'critic', body='mlp', widths=self.widths, **options)
+    return linear.Dense(1, kernel_init=initialisers.lecun_normal, name='value')(h)[:, 0]
+
+
+def critics(count: int, actor: Actor) -> nn.Module:
+  """So many Critics like an actor, each with params of its own: [batch, *shape], [batch, size] -> [count, batch]."""
+  stacked = nn.vmap(
+    Critic,
+    variable_axes={'params': 0},
+    split_rngs={'params': True},
+    in_axes=None,
+    axis_size=count,
+    metadata_params={nn.PARTITION_NAME: None},
+  )
+  return stacked(actor.body, actor.widths, actor.activation, actor.dtype)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.rl import drawing
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, reaching, time_limit
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, success_from, time_limit
 
 NEVER = np.bool_(False)
 
@@ -44,7 +44,9 @@ def cartpole() -> Environment:
     return state, _reached(state, 1.0, over)
 
   high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)
-  pure = Environment('cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole, reaching(475))
+  pure = Environment(
+    'cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole, success_from(475)
+  )
   return time_limit(pure, 500)
 
 
@@ -93,7 +95,9 @@ def acrobot() -> Environment:
     return state, _reached(observe(state), jnp.where(over, 0.0, -1.0), over)
 
   high = np.concatenate([np.ones(4, np.float32), limits])
-  pure = Environment('acrobot', reset, step, Box((6,), -high, high), Discrete(3), 500, drawing.acrobot, reaching(-100))
+  pure = Environment(
+    'acrobot', reset, step, Box((6,), -high, high), Discrete(3), 500, drawing.acrobot, success_from(-100)
+  )
   return time_limit(pure, 500)
 
 
@@ -151,7 +155,7 @@ def mountain_car(continuous: bool = False) -> Environment:
 
   limit, threshold = (999, 90) if continuous else (200, -110)
   name, action = ('mountain_car_continuous', Box((1,), -1.0, 1.0)) if continuous else ('mountain_car', Discrete(3))
-  box, outcomes = Box((2,), low, high), reaching(threshold)
+  box, outcomes = Box((2,), low, high), success_from(threshold)
   return time_limit(Environment(name, reset, step, box, action, limit, drawing.mountain_car, outcomes), limit)
 
 

@@ -89,13 +89,12 @@ def mountain_car(states) -> np.ndarray:
   return frames(len(states), paint)
 
 
+PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0), (204, 121, 167), (86, 180, 233))
+
+
 def channels(observations) -> np.ndarray:
-  """Observations [time, height, width, channels] of 0 and 1, a colour for each channel -> frames, 20 pixels a place."""
-  palette = np.array(
-    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [230, 159, 0], [204, 121, 167], [86, 180, 233]], np.float32
-  )
-  pictures = np.full((*observations.shape[:3], 3), 244, np.float32)
+  """Observations [time, height, width, channels] of 0 and 1, a colour for each channel -> frames, 20 pixels an entry."""
+  frames = np.full((*observations.shape[:3], 3), 244, np.uint8)
   for channel in range(observations.shape[-1]):
-    there = observations[..., channel, None] > 0
-    pictures = np.where(there, palette[channel % len(palette)], pictures)
-  return pictures.astype(np.uint8).repeat(20, 1).repeat(20, 2)
+    frames[observations[..., channel] > 0] = PALETTE[channel % len(PALETTE)]
+  return frames.repeat(20, 1).repeat(20, 2)

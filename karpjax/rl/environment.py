@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from karpjax import errors
+from karpjax.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Box:
   """Arrays of a shape, each number between two bounds, which may be infinite.
 
   Attributes:
-    shape: of one.
     low, high: [*shape], or a number for all.
     dtype: float32; of observations also uint8, which networks see on the scale of [0, 1], or int8.
   """
@@ -71,8 +70,8 @@ class Environment:
     outcomes: (an episode's last state, its return) -> {name: [] bool or number}: how it went; evaluations report means.
       'success' is what the environment itself calls one; without it there is no such thing.
     shortest: no episode has fewer steps.
-    renew: (keys [n], states [n], over [n]) -> (states, observations, again [n] bool), of which rows not `again` mean nothing:
-      `reset`s of those that are over, and of those that the host has lost. None where the state is all there is of an
+    reset_done: (keys [n], states [n], done [n] bool) -> (states, observations, reset_mask [n] bool): new episodes where done,
+      and where the host has lost one; rows outside the mask mean nothing. None where the state is all there is of an
       environment, so that resets are free to be made ahead of time.
   """
 
@@ -83,14 +82,40 @@ class Environment:
   action: Discrete | Box
   limit: int
   render: Callable[[Any], np.ndarray] | None = None
-  outcomes: Callable[[Any, jax.Array], dict[str, jax.Array]] = lambda state, total: {}
+  outcomes: Callable[[Any, jax.Array], dict[str, jax.Array]] = lambda state, episode_return: {}
   shortest: int = 1
-  renew: Callable | None = None
+  reset_done: Callable | None = None
 
 
-def reaching(threshold: float) -> Callable:
+def success_from(threshold: float) -> Callable:
   """The `outcomes` of an environment in which an episode succeeds whose return is `threshold` or more."""
-  return lambda state, total: {'success': total >= threshold}
+  return lambda state, episode_return: {'success': episode_return >= threshold}
+
+
+def wrap(environment: Environment, begin: Callable, step: Callable, inner: Callable, **changes) -> Environment:
+  """An environment around another.
+
+  Args:
+    environment: the other.
+    begin: (its state, its observation), both of one world's new episode -> (state, observation).
+    step: (key, state, action) -> (state, TimeStep).
+    inner: state -> the other's state, of one world or of many.
+    changes: other fields of the new one.
+  """
+
+  def reset_done(keys, state, done):
+    state, observation, reset_mask = environment.reset_done(keys, inner(state), done)
+    return *jax.vmap(begin)(state, observation), reset_mask
+
+  return dataclasses.replace(
+    environment,
+    reset=lambda key: begin(*environment.reset(key)),
+    step=step,
+    render=environment.render and (lambda states: environment.render(inner(states))),
+    outcomes=lambda state, episode_return: environment.outcomes(inner(state), episode_return),
+    reset_done=environment.reset_done and reset_done,
+    **changes,
+  )
 
 
 @struct.dataclass
@@ -104,32 +129,14 @@ class Timed:
 def time_limit(environment: Environment, limit: int) -> Environment:
   """The same, truncated after `limit` steps. A state that is final at that very step is terminated, not truncated."""
 
-  def reset(key):
-    inner, observation = environment.reset(key)
-    return Timed(inner, jnp.zeros((), jnp.int32)), observation
-
-  def renew(keys, state, over):
-    inner, observation, again = environment.renew(keys, state.inner, over)
-    return Timed(inner, jnp.zeros_like(state.t)), observation, again
-
   def step(key, state, action):
     inner, reached = environment.step(key, state.inner, action)
     truncated = (reached.truncated | (state.t + 1 >= limit)) & ~reached.terminated
     return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
 
-  render = environment.render and (lambda states: environment.render(states.inner))
-  outcomes = lambda state, total: environment.outcomes(state.inner, total)
+  begin = lambda inner, observation: (Timed(inner, jnp.zeros((), jnp.int32)), observation)
   shortest = min(environment.shortest, limit)
-  return dataclasses.replace(
-    environment,
-    reset=reset,
-    step=step,
-    limit=limit,
-    render=render,
-    outcomes=outcomes,
-    shortest=shortest,
-    renew=environment.renew and renew,
-  )
+  return wrap(environment, begin, step, lambda state: state.inner, limit=limit, shortest=shortest)
 
 
 def clip_action(environment: Environment) -> Environment:
@@ -149,14 +156,14 @@ def scale_action(environment: Environment) -> Environment:
   """
   box = environment.action
   if isinstance(box, Discrete):
-    raise errors.UsageError(
-      f'--environment={environment.name}: its actions are discrete, and continuous ones are needed; '
+    raise UsageError(
+      f'environment={environment.name}: its actions are discrete, and continuous ones are needed; '
       'value_learning and policy_gradient act in it'
     )
   low, high = (np.broadcast_to(np.asarray(bound, np.float32), box.shape) for bound in (box.low, box.high))
   if len(box.shape) != 1 or not np.isfinite([low, high]).all():
-    raise errors.UsageError(
-      f'--environment={environment.name}: actions {list(box.shape)} within {box.low} … {box.high}; '
+    raise UsageError(
+      f'environment={environment.name}: actions {list(box.shape)} within {box.low} … {box.high}; '
       'one axis and finite bounds are needed'
     )
 
@@ -166,73 +173,44 @@ def scale_action(environment: Environment) -> Environment:
   return dataclasses.replace(environment, step=step, action=Box(box.shape, -1.0, 1.0))
 
 
+def _bounds(box: Box, change: Callable) -> Box:
+  """The Box of observations after a change of each."""
+  low, high = (change(np.broadcast_to(bound, box.shape)) for bound in (box.low, box.high))
+  return Box(low.shape, low, high, box.dtype)
+
+
 def frame_stack(environment: Environment, frames: int) -> Environment:
   """The same, whose observations are the last `frames` ones, joined along the last axis; before the first, the first."""
 
-  def reset(key):
-    state, observation = environment.reset(key)
-    seen = jnp.concatenate([observation] * frames, -1)
-    return (state, seen), seen
-
-  def renew(keys, state, over):
-    inner, observation, again = environment.renew(keys, state[0], over)
-    seen = jnp.concatenate([observation] * frames, -1)
-    return (inner, seen), seen, again
+  def begin(inner, observation):
+    stacked = jnp.concatenate([observation] * frames, -1)
+    return (inner, stacked), stacked
 
   def step(key, state, action):
-    inner, seen = state
+    inner, stacked = state
     inner, reached = environment.step(key, inner, action)
     size = reached.observation.shape[-1]
-    seen = jnp.concatenate([seen[..., size:], reached.observation], -1)
-    return (inner, seen), reached.replace(observation=seen)
+    stacked = jnp.concatenate([stacked[..., size:], reached.observation], -1)
+    return (inner, stacked), reached.replace(observation=stacked)
 
-  *rest, last = environment.observation.shape
-  wide = lambda bound: np.concatenate([np.broadcast_to(bound, environment.observation.shape)] * frames, -1)
-  low, high = wide(environment.observation.low), wide(environment.observation.high)
-  box = Box((*rest, last * frames), low, high, environment.observation.dtype)
-  render = environment.render and (lambda states: environment.render(states[0]))
-  outcomes = lambda state, total: environment.outcomes(state[0], total)
-  return dataclasses.replace(
-    environment,
-    reset=reset,
-    step=step,
-    observation=box,
-    render=render,
-    outcomes=outcomes,
-    renew=environment.renew and renew,
-  )
+  box = _bounds(environment.observation, lambda bound: np.concatenate([bound] * frames, -1))
+  return wrap(environment, begin, step, lambda state: state[0], observation=box)
 
 
-def partly_observed(environment: Environment, name: str, places: tuple[int, ...]) -> Environment:
-  """The same, called `name`, of whose observations only the numbers at `places` of the last axis are seen."""
-  chosen = np.asarray(places)
-
-  def reset(key):
-    state, observation = environment.reset(key)
-    return state, observation[..., chosen]
+def partly_observed(environment: Environment, name: str, indices: tuple[int, ...]) -> Environment:
+  """The same, called `name`, of whose observations only the numbers at `indices` of the last axis are seen."""
+  part = lambda observation: observation[..., np.asarray(indices)]
 
   def step(key, state, action):
     state, reached = environment.step(key, state, action)
-    return state, reached.replace(observation=reached.observation[..., chosen])
+    return state, reached.replace(observation=part(reached.observation))
 
-  def renew(keys, state, over):
-    state, observation, again = environment.renew(keys, state, over)
-    return state, observation[..., chosen], again
-
-  box = environment.observation
-  low, high = (np.broadcast_to(bound, box.shape)[..., chosen] for bound in (box.low, box.high))
-  seen = Box(low.shape, low, high, box.dtype)
-  return dataclasses.replace(
-    environment, name=name, reset=reset, step=step, observation=seen, renew=environment.renew and renew
-  )
+  begin = lambda state, observation: (state, part(observation))
+  box = _bounds(environment.observation, part)
+  return wrap(environment, begin, step, lambda state: state, name=name, observation=box)
 
 
-def strong(tree):
-  """The same arrays without weak types, which a scan's carry would not keep: for environments of other packages."""
-  return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
-
-
-class Recalled(NamedTuple):
+class WithMemory(NamedTuple):
   """An observation or an action, with what the policy remembers: before the one, after the other.
 
   Attributes:
@@ -244,24 +222,21 @@ class Recalled(NamedTuple):
   memory: Any
 
 
-def remember(environment: Environment, blank) -> Environment:
-  """The same, as a world that holds a policy's memory: its observations and its actions are `Recalled`.
+def value_of(observation):
+  """The observation or action itself, without what is remembered with it."""
+  return observation.value if isinstance(observation, WithMemory) else observation
 
-  What an action leaves comes back with the next observation, and an episode begins with `blank`. So a memory lives where the
-  environments live, and is reset where they are. The Boxes stay those of the values.
+
+def add_memory(environment: Environment, initial_memory) -> Environment:
+  """The same, as a world that holds a policy's memory: its observations and its actions are `WithMemory`.
+
+  What an action leaves comes back with the next observation, and an episode begins with `initial_memory`. So a memory lives
+  where the environments live, and is reset where they are. The Boxes stay those of the values.
   """
-
-  def reset(key):
-    state, observation = environment.reset(key)
-    return state, Recalled(observation, blank)
 
   def step(key, state, action):
     state, reached = environment.step(key, state, action.value)
-    return state, reached.replace(observation=Recalled(reached.observation, action.memory))
+    return state, reached.replace(observation=WithMemory(reached.observation, action.memory))
 
-  def renew(keys, state, over):
-    state, observation, again = environment.renew(keys, state, over)
-    blanks = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(over), *x.shape)), blank)
-    return state, Recalled(observation, blanks), again
-
-  return dataclasses.replace(environment, reset=reset, step=step, renew=environment.renew and renew)
+  begin = lambda state, observation: (state, WithMemory(observation, initial_memory))
+  return wrap(environment, begin, step, lambda state: state)

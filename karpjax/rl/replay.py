@@ -1,8 +1,10 @@
-"""Replay: each environment keeps a ring of its last transitions, in the state of a run.
+"""Replay: each environment keeps a ring of its last transitions, in the state of a run; and the updates that learn from it.
 
 Rings are per example, so a device samples from those of its own environments, and a ring's draws do not depend on how many
 there are. All are filled at the same pace: how much each was given, `written`, is arithmetic on the step and is not kept.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,12 @@ SMALLEST_PRIORITY = 1e-6  # the paper's ε: a transition without error may still
 
 @struct.dataclass
 class Replay:
-  """Rings, each leaf [environments, capacity, …]; place i holds what was written i-th, modulo the capacity.
+  """Rings, each leaf [environments, capacity, …]; index i holds what was written i-th, modulo the capacity.
 
   Attributes:
     observation, action, reward, terminated, truncated, next_observation: as in a Transition.
-    chance: float32, to which a transition's chance is proportional, 0 of empty places; None: all are alike.
-    largest: [environments] float32, the largest chance so far, which new transitions get; None: as above.
+    priority: float32, p^α, to which a transition's probability is proportional, 0 where nothing was written; None: all alike.
+    max_priority: [environments] float32, the largest so far, which new transitions get; None: as above.
   """
 
   observation: jax.Array
@@ -30,8 +32,8 @@ class Replay:
   terminated: jax.Array
   truncated: jax.Array
   next_observation: jax.Array
-  chance: jax.Array | None = None
-  largest: jax.Array | None = None
+  priority: jax.Array | None = None
+  max_priority: jax.Array | None = None
 
   @property
   def capacity(self) -> int:
@@ -50,8 +52,8 @@ def empty(environment: Environment, environments: int, capacity: int, prioritise
     terminated=zeros((), bool),
     truncated=zeros((), bool),
     next_observation=zeros(observation.shape, observation.dtype),
-    chance=zeros((), jnp.float32) if prioritised else None,
-    largest=jnp.ones(environments) if prioritised else None,
+    priority=zeros((), jnp.float32) if prioritised else None,
+    max_priority=jnp.ones(environments) if prioritised else None,
   )
 
 
@@ -63,15 +65,15 @@ def write(replay: Replay, written, seen: Transition) -> Replay:
     written: [] int32, transitions that each ring was given before.
     seen: [time, environments, …], of no more steps than a ring holds.
   """
-  places = (written + jnp.arange(len(seen.reward))) % replay.capacity
+  indices = (written + jnp.arange(len(seen.reward))) % replay.capacity
   new = {name: getattr(seen, name).swapaxes(0, 1) for name in Transition.__annotations__ if hasattr(replay, name)}
-  if replay.chance is not None:
-    new['chance'] = replay.largest[:, None]  # all are learnt from once before they are judged
-  return replay.replace(**{name: getattr(replay, name).at[:, places].set(x) for name, x in new.items()})
+  if replay.priority is not None:
+    new['priority'] = replay.max_priority[:, None]  # all are learnt from once before their error is known
+  return replay.replace(**{name: getattr(replay, name).at[:, indices].set(x) for name, x in new.items()})
 
 
 def uniform(replay: Replay, written, keys, count: int, n_step: int = 1):
-  """Places drawn with replacement from all that begin `n_step` transitions.
+  """Indices drawn with replacement from all that begin `n_step` transitions.
 
   Args:
     replay: the rings.
@@ -89,43 +91,43 @@ def uniform(replay: Replay, written, keys, count: int, n_step: int = 1):
 
 
 def proportional(replay: Replay, written, keys, count: int, n_step: int = 1):
-  """The same with chances P(i) = p_i^α / Σ p^α within each ring (Schaul et al. 2016, eq. 1), one from each of `count` equal parts
-  of the sum (appendix B.2.1).
+  """The same with P(i) = p_i^α / Σ p^α within each ring (Schaul et al. 2016, eq. 1), one from each of `count` equal parts of
+  the sum (appendix B.2.1).
 
   Returns:
-    (places, importance [environments, count] float32: 1 / (N · P(i)), before any exponent, N the places that may be drawn).
+    (indices, importance [environments, count] float32: 1 / (N · P(i)), before any exponent, N those that may be drawn).
   """
-  place = jnp.arange(replay.capacity)
-  behind = (written - 1 - place) % replay.capacity  # transitions written after it
-  allowed = (behind >= n_step - 1) & (place < written)
+  index = jnp.arange(replay.capacity)
+  behind = (written - 1 - index) % replay.capacity  # transitions written after it
+  allowed = (behind >= n_step - 1) & (index < written)
 
-  def draw(key, chance):
-    chance = jnp.where(allowed, chance, 0)
-    sums = jnp.cumsum(chance)
+  def draw(key, priority):
+    priority = jnp.where(allowed, priority, 0)
+    sums = jnp.cumsum(priority)
     at = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count * sums[-1]
-    # rounding may give the whole sum, which lies beyond the last that has a chance
+    # rounding may give the whole sum, which lies beyond the last that has a probability
     drawn = jnp.minimum(jnp.searchsorted(sums, at, side='right'), jnp.searchsorted(sums, sums[-1]))
-    return drawn, sums[-1] / (allowed.sum() * chance[drawn])
+    return drawn, sums[-1] / (allowed.sum() * priority[drawn])
 
-  return jax.vmap(draw)(keys, replay.chance)
+  return jax.vmap(draw)(keys, replay.priority)
 
 
-def judge(replay: Replay, places, errors, exponent) -> Replay:
-  """With chances (|error| + ε)^α at places [environments, count] (Schaul et al. 2016, proportional)."""
-  chance = (jnp.abs(errors) + SMALLEST_PRIORITY) ** exponent
-  ring = jnp.arange(len(places))[:, None]
+def update_priorities(replay: Replay, indices, errors, exponent) -> Replay:
+  """With priorities (|error| + ε)^α at indices [environments, count] (Schaul et al. 2016, proportional)."""
+  priority = (jnp.abs(errors) + SMALLEST_PRIORITY) ** exponent
+  ring = jnp.arange(len(indices))[:, None]
   return replay.replace(
-    chance=replay.chance.at[ring, places].set(chance),
-    largest=jnp.maximum(replay.largest, chance.max(1)),
+    priority=replay.priority.at[ring, indices].set(priority),
+    max_priority=jnp.maximum(replay.max_priority, priority.max(1)),
   )
 
 
-def gather(replay: Replay, places, n_step: int, discount) -> dict[str, jax.Array]:
-  """The n-step transitions that begin at places (Sutton 1988; Hessel et al. 2018, eq. 2); none goes beyond its episode's end.
+def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Array]:
+  """The n-step transitions that begin at indices (Sutton 1988; Hessel et al. 2018, eq. 2); none goes beyond its episode's end.
 
   Args:
     replay: the rings.
-    places: [environments, count], each followed by n_step - 1 later ones.
+    indices: [environments, count], each followed by n_step - 1 later ones.
     n_step: the most rewards summed.
     discount: γ.
 
@@ -133,21 +135,46 @@ def gather(replay: Replay, places, n_step: int, discount) -> dict[str, jax.Array
     With leading axes [environments · count]: 'observation', 'action', 'reward' (Σ γ^k r_k, k < m), 'next_observation' (after m
     transitions, before any reset) and 'discount', which its value is worth: γ^m, 0 where the state is final.
   """
-  ring = jnp.arange(len(places))[:, None]
-  window = (places[..., None] + jnp.arange(n_step)) % replay.capacity  # [environments, count, n_step]
+  ring = jnp.arange(len(indices))[:, None]
+  window = (indices[..., None] + jnp.arange(n_step)) % replay.capacity  # [environments, count, n_step]
   at = lambda x: x[ring[..., None], window]
   terminated = at(replay.terminated)
-  ends = terminated | at(replay.truncated)
-  counts = jnp.cumsum(ends, -1) - ends == 0  # up to the first end, and with it
+  done = terminated | at(replay.truncated)
+  counts = jnp.cumsum(done, -1) - done == 0  # up to the first end, and with it
   powers = discount ** jnp.arange(n_step)
   last = counts.sum(-1, keepdims=True) - 1
-  place = jnp.take_along_axis(window, last, -1)[..., 0]  # [environments, count]
-  final = jnp.take_along_axis(terminated, last, -1)[..., 0]
+  at_last = lambda x: jnp.take_along_axis(x, last, -1)[..., 0]  # [environments, count]
   batch = {
-    'observation': replay.observation[ring, places],
-    'action': replay.action[ring, places],
+    'observation': replay.observation[ring, indices],
+    'action': replay.action[ring, indices],
     'reward': (at(replay.reward) * counts * powers).sum(-1),
-    'next_observation': replay.next_observation[ring, place],
-    'discount': jnp.where(final, 0.0, discount * powers[last[..., 0]]),
+    'next_observation': replay.next_observation[ring, at_last(window)],
+    'discount': jnp.where(at_last(terminated), 0.0, discount * powers[last[..., 0]]),
   }
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+
+
+# ---- updates from it ----
+
+
+def when(due, update: Callable, before):
+  """An update that is not always due.
+
+  Args:
+    due: [] bool.
+    update: () -> (what becomes of `before`, metrics, which are (sum, count) pairs).
+    before: any pytree.
+
+  Returns:
+    What `update` gives, or `before` and metrics that count nothing. Not mapped over, only one of the two is computed.
+  """
+  nothing = lambda: (before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update)[1]))
+  return jax.lax.cond(due, update, nothing)
+
+
+def repeat(update: Callable, first, times: int):
+  """update: (carry, i) -> (carry, metrics), `times` after each other: the last carry, and the sums of the metrics."""
+  if times == 1:
+    return update(first, 0)
+  last, metrics = jax.lax.scan(update, first, jnp.arange(times))
+  return last, jax.tree.map(lambda x: x.sum(0), metrics)

@@ -1,4 +1,4 @@
-"""Returns and advantages from what a rollout saw; all arrays [time, …], one scan from the last step to the first.
+"""Advantages of what a rollout saw, and running moments; all arrays [time, …], one scan from the last step to the first.
 
 Two values belong to a step: V(s_t), and V of the state that it led to, before any reset. So an episode that was cut by a
 time limit has a value beyond its end (`next_values`), one that terminated has none, and no advantage crosses an end.
@@ -6,34 +6,12 @@ time limit has a value beyond its end (`next_values`), one that terminated has n
 
 import jax
 import jax.numpy as jnp
+from flax import struct
+
+from karpjax import collectives
 
 
-def _backwards(body, last, *arrays):
-  return jax.lax.scan(body, last, arrays, reverse=True)[1]
-
-
-def discounted(rewards, ends, last, discount):
-  """Sums of discounted rewards to the end of each episode: G_t = r_t + γ G_{t+1}.
-
-  Args:
-    rewards: [time, …].
-    ends: [time, …] bool: whether step t was its episode's last; nothing beyond counts.
-    last: […]: the value of what follows the last step, where its episode goes on.
-    discount: γ.
-
-  Returns:
-    [time, …].
-  """
-
-  def body(future, x):
-    reward, end = x
-    total = reward + discount * jnp.where(end, 0, future)
-    return total, total
-
-  return _backwards(body, last, rewards, ends)
-
-
-def advantages(rewards, values, next_values, terminated, truncated, *, discount, decay):
+def advantages(rewards, values, next_values, terminated, truncated, *, discount, gae_lambda):
   """Generalised advantage estimates (Schulman et al. 2016, eqs. 11 and 16): Σ (γλ)^l δ_{t+l} within the episode.
 
   Args:
@@ -41,45 +19,51 @@ def advantages(rewards, values, next_values, terminated, truncated, *, discount,
     next_values: [time, …]: of the states the steps led to, before any reset.
     terminated, truncated: [time, …] bool.
     discount: γ.
-    decay: λ; 0 is one step's error, 1 the whole return less the value.
+    gae_lambda: λ; 0 is one step's error, 1 the whole return less the value.
 
   Returns:
     [time, …]; with `values` added, the λ-returns (TD(λ)).
   """
   errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
-  going_on = ~(terminated | truncated)
-  return _backwards(_decayed, jnp.zeros_like(errors[0]), errors, discount * decay * going_on)
+  weights = discount * gae_lambda * ~(terminated | truncated)
 
+  def backwards(future, x):
+    error, weight = x
+    total = error + weight * future
+    return total, total
 
-def _decayed(future, x):
-  error, weight = x
-  total = error + weight * future
-  return total, total
-
-
-def v_trace(log_ratios, rewards, values, next_values, terminated, truncated, *, discount, decay=1.0, largest=1.0):
-  """V-trace targets and advantages of off-policy steps (Espeholt et al. 2018, eqs. 1 and 4), ρ̄ = c̄ = `largest`.
-
-  Args:
-    log_ratios: [time, …]: log π(a|s) - log μ(a|s) of the steps' actions.
-    rewards, values, next_values, terminated, truncated, discount: as `advantages`'.
-    decay: λ of remark 2.
-    largest: where importance weights are cut.
-
-  Returns:
-    (targets, advantages), each [time, …].
-  """
-  weights = jnp.minimum(jnp.exp(log_ratios), largest)
-  discounts, going_on = discount * ~terminated, ~(terminated | truncated)
-  errors = weights * (rewards + discounts * next_values - values)
-  above = _backwards(_decayed, jnp.zeros_like(errors[0]), errors, discount * decay * weights * going_on)
-  targets = values + above
-  following = jnp.concatenate([targets[1:], next_values[-1:]])
-  following = jnp.where(going_on, following, next_values)  # of an episode that was cut, the value of its end
-  return targets, weights * (rewards + discounts * following - values)
+  return jax.lax.scan(backwards, jnp.zeros_like(errors[0]), (errors, weights), reverse=True)[1]
 
 
 def explained_variance(values, targets):
   """1 - Var(targets - values) / Var(targets), [] float32: 1 is perfect, 0 no better than a constant."""
   variance = targets.var()
   return jnp.where(variance > 0, 1 - (targets - values).var() / jnp.maximum(variance, 1e-12), 0)
+
+
+@struct.dataclass
+class RunningMoments:
+  """Mean and variance of all numbers seen so far, entry by entry; alike on all replicas."""
+
+  count: jax.Array  # [] float32
+  mean: jax.Array  # [*shape] float32
+  variance: jax.Array  # [*shape] float32, biased
+
+  @classmethod
+  def init(cls, shape: tuple[int, ...]) -> 'RunningMoments':
+    """Nothing seen: mean 0 and variance 1, as if from a thousandth of an example."""
+    return cls(jnp.full((), 1e-3), jnp.zeros(shape), jnp.ones(shape))
+
+  def update(self, x) -> 'RunningMoments':
+    """With x [..., *shape] as well, of all replicas (Chan, Golub & LeVeque 1983, eq. 2.1)."""
+    axes = tuple(range(x.ndim - self.mean.ndim))
+    mean = collectives.mean(x.mean(axes))
+    variance = collectives.mean(jnp.square(x - mean).mean(axes))
+    count = jnp.asarray(x.size / max(self.mean.size, 1), jnp.float32) * collectives.replicas()
+    whole, delta = self.count + count, mean - self.mean
+    squares = self.count * self.variance + count * variance + jnp.square(delta) * self.count * count / whole
+    return RunningMoments(whole, self.mean + delta * count / whole, squares / whole)
+
+  def standardise(self, x, limit: float = 10.0):
+    """(x - mean) / deviation, clipped to ± `limit`."""
+    return jnp.clip((x - self.mean) * jax.lax.rsqrt(self.variance + 1e-8), -limit, limit)

@@ -76,7 +76,7 @@ def test_reinforce_goes_on_to_the_same_bits(tmp_path):
 @pytest.mark.parametrize('name, what', [('Raises', 'RuntimeError: the joint is broken'), ('NaN', 'NaN or infinity')])
 def test_what_fails_in_mid_episode_is_one_line_and_what_was_logged_and_saved_stays(name, what, tmp_path, capfd):
   argv = flags(tmp_path / 'run', environment=f'gymnasium:{name}-v0', algorithm='a2c', rollout=3, steps='9')
-  assert command_line.main(policy_gradient.run, policy_gradient.Config, argv) == 1
+  assert command_line.main(policy_gradient, argv) == 1
   (line,) = capfd.readouterr().err.strip().splitlines()
   assert line.startswith(f'policy_gradient: gymnasium:{name}-v0: {what}') and line.endswith(
     'in world 0 at step 7 of its episode'
@@ -97,15 +97,15 @@ def test_values_are_learnt_and_a_run_that_goes_on_begins_other_episodes(tmp_path
   same = [np.array_equal(following[t], observation[t + 1]) for t in range(11)]
   # 12 steps: 6 of the first episode, and 6 of another, which begins with the resume
   assert same == [True] * 5 + [False] + [True] * 5
-  np.testing.assert_array_equal(summary.state.carried['running'].length, [6, 6])
+  np.testing.assert_array_equal(summary.state.carried['worlds'].episode_length, [6, 6])
 
 
 @pytest.mark.parametrize(
   'experiment, given, message',
   [
-    (policy_gradient, dict(seeds=2), '--seeds=2: gymnasium:Faulty-v0 lives on the host'),
-    (policy_gradient, dict(parallel='pmap'), '--parallel=pmap: gymnasium:Faulty-v0 lives on the host'),
-    (policy_gradient, dict(mesh='data:2'), '--mesh=data:2: gymnasium:Faulty-v0 lives on the host'),
+    (policy_gradient, dict(seeds=2), 'seeds=2: gymnasium:Faulty-v0 lives on the host'),
+    (policy_gradient, dict(parallel='pmap'), 'parallel=pmap: gymnasium:Faulty-v0 lives on the host'),
+    (policy_gradient, dict(mesh='data:2'), 'mesh=data:2: gymnasium:Faulty-v0 lives on the host'),
     (evolution, {}, 'gymnasium:Faulty-v0 lives on the host'),
     (value_learning, dict(environment='gymnasium:Pendulum-v1'), 'its actions are continuous'),
     (actor_critic_off_policy, {}, 'its actions are discrete'),

@@ -263,26 +263,26 @@ def rolled():
 
 
 def test_random_rollouts_keep_the_protocol(rolled):
-  world, (running, seen), again = rolled
+  world, (worlds, seen), again = rolled
   assert world.action.shape == (2,) and world.limit == 200
   assert seen.observation.shape == (120, 16, *world.observation.shape) and seen.observation.dtype == np.float32
-  for leaf, same in zip(jax.tree.leaves((running, seen)), jax.tree.leaves(again)):
+  for leaf, same in zip(jax.tree.leaves((worlds, seen)), jax.tree.leaves(again)):
     assert np.isfinite(leaf).all()
     np.testing.assert_array_equal(leaf, same)
   assert np.abs(seen.next_observation).max() <= 1
-  assert seen.terminated.sum() > 20 and seen.length[seen.end].min() >= world.shortest
+  assert seen.terminated.sum() > 20 and seen.episode_length[seen.done].min() >= world.shortest
 
 
 def test_no_reset_serves_twice(rolled):
   _, (_, seen), _ = rolled
   for w in range(16):
-    begins = seen.observation[1:, w][seen.end[:-1, w]]
+    begins = seen.observation[1:, w][seen.done[:-1, w]]
     assert len(np.unique(begins, axis=0)) == len(begins)
 
 
 @pytest.fixture(scope='module')
 def driven():
-  """(environment, {driver: Running at the ends of 32 roads})."""
+  """(environment, {driver: RolloutState at the ends of 32 roads})."""
   world = environments.make('driving')
   play = lambda driver: jax.jit(lambda keys: drivers.drive(world, driver, keys))(keys_of(32, 5))
   return world, {name: jax.device_get(play(driver)) for name, driver in drivers.DRIVERS.items()}
@@ -292,11 +292,11 @@ def driven():
 def test_outcomes_exclude_each_other(driven):
   world, ends = driven
   for episodes in ends.values():
-    found = jax.device_get(jax.vmap(world.outcomes)(episodes.state, episodes.total))
+    found = jax.device_get(jax.vmap(world.outcomes)(episodes.state, episodes.episode_return))
     assert (found['collision'].astype(int) + found['off_road'] + found['time_limit'] == 1).all()
     np.testing.assert_array_equal(found['crash'], found['collision'] | found['off_road'])
-    np.testing.assert_array_equal(found['time_limit'], episodes.length == world.limit)
-    np.testing.assert_array_equal(found['success'], episodes.length == world.limit)
+    np.testing.assert_array_equal(found['time_limit'], episodes.episode_length == world.limit)
+    np.testing.assert_array_equal(found['success'], episodes.episode_length == world.limit)
     np.testing.assert_array_equal(found['progress'], episodes.state.inner.ego.s)
 
 

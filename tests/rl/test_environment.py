@@ -8,7 +8,7 @@ import pytest
 from karpjax.errors import UsageError
 from karpjax.rl import environment as protocol
 from karpjax.rl import environments, rollout
-from karpjax.rl.environment import Box, Discrete, Environment, Recalled, TimeStep
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, WithMemory
 
 
 def counter(over=5):
@@ -77,20 +77,20 @@ def test_frames_are_stacked_the_last_at_the_end():
 
 def test_a_world_holds_what_a_policy_remembers_until_the_episodes_end():
   """A policy that counts its steps: of episodes of five in a rollout of twelve, and in the one that goes on from there."""
-  world = protocol.remember(counter(), {'count': np.int32(0)})
+  world = protocol.add_memory(counter(), {'count': np.int32(0)})
 
   def act(observation, noise):
-    return Recalled(jnp.zeros(2, jnp.int32), {'count': observation.memory['count'] + 1})
+    return WithMemory(jnp.zeros(2, jnp.int32), {'count': observation.memory['count'] + 1})
 
   keys = jax.random.split(jax.random.key(0), 2)
-  play = jax.jit(lambda running: rollout.rollout(world, act, running, keys, jnp.zeros((12, 2)), 12))
-  running, seen = play(rollout.start(world, keys))
+  play = jax.jit(lambda worlds: rollout.rollout(world, act, worlds, keys, jnp.zeros((12, 2)), 12))
+  worlds, seen = play(rollout.start(world, keys))
   count = np.arange(12) % 5
   for one in range(2):
     np.testing.assert_array_equal(seen.observation.memory['count'][:, one], count)
     np.testing.assert_array_equal(seen.next_observation.memory['count'][:, one], count + 1)
     np.testing.assert_array_equal(seen.observation.value[:, one, 0], count)
-  np.testing.assert_array_equal(play(running)[1].observation.memory['count'][:, 0], (np.arange(12) + 2) % 5)
+  np.testing.assert_array_equal(play(worlds)[1].observation.memory['count'][:, 0], (np.arange(12) + 2) % 5)
   ends = rollout.episodes(world, act, keys, lambda keys: keys)
   np.testing.assert_array_equal(ends.observation.memory['count'], [5, 5])
 

@@ -9,7 +9,11 @@ from karpjax.rl.rollout import Transition
 
 ENVIRONMENTS, CAPACITY = 3, 7
 # compiled, since one operation after the other takes longer
-write, judge, gather = jax.jit(replay.write), jax.jit(replay.judge), jax.jit(replay.gather, static_argnums=2)
+write, update_priorities, gather = (
+  jax.jit(replay.write),
+  jax.jit(replay.update_priorities),
+  jax.jit(replay.gather, static_argnums=2),
+)
 uniform, proportional = (jax.jit(f, static_argnums=3) for f in (replay.uniform, replay.proportional))
 KEYS = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), np.arange(ENVIRONMENTS))
 
@@ -48,8 +52,8 @@ def test_n_step_transitions_are_those_of_a_loop(n_step):
   steps, discount = 18, 0.9
   rings, seen = filled(steps)
   starts = range(steps - CAPACITY, steps - n_step + 1)
-  places = np.broadcast_to([t % CAPACITY for t in starts], (ENVIRONMENTS, len(starts)))
-  batch = jax.tree.map(lambda x: x.reshape(ENVIRONMENTS, -1, *x.shape[1:]), gather(rings, places, n_step, discount))
+  indices = np.broadcast_to([t % CAPACITY for t in starts], (ENVIRONMENTS, len(starts)))
+  batch = jax.tree.map(lambda x: x.reshape(ENVIRONMENTS, -1, *x.shape[1:]), gather(rings, indices, n_step, discount))
   ends = set()
   for world in range(ENVIRONMENTS):
     for i, t in enumerate(starts):
@@ -79,9 +83,9 @@ def drawn(kind, rings, steps, keys, count, n_step=1):
 @pytest.mark.parametrize('steps, n_step', [(6, 1), (6, 3), (18, 1), (18, 3), (3, 3)])
 def test_draws_are_of_all_that_begin_n_steps_and_of_no_other(kind, steps, n_step):
   rings, _ = filled(steps, kind == 'proportional')
-  places = drawn(kind, rings, steps, KEYS, 200, n_step)
+  indices = drawn(kind, rings, steps, KEYS, 200, n_step)
   expected = {t % CAPACITY for t in range(max(0, steps - CAPACITY), steps - n_step + 1)}
-  for ring in places:
+  for ring in indices:
     assert set(ring.tolist()) == expected
 
 
@@ -99,23 +103,23 @@ def test_draws_are_in_proportion_to_errors_to_the_power_of_alpha():
   rings, _ = filled(steps, prioritised=True)
   errors = np.random.default_rng(1).uniform(0.1, 3, (ENVIRONMENTS, CAPACITY)).astype(np.float32)
   everywhere = np.broadcast_to(np.arange(CAPACITY), (ENVIRONMENTS, CAPACITY))
-  rings = judge(rings, everywhere, -errors, alpha)  # only their sizes count
+  rings = update_priorities(rings, everywhere, -errors, alpha)  # only their sizes count
   n_step = 2
-  chances = (errors + replay.SMALLEST_PRIORITY) ** alpha
-  chances[:, (steps - 1) % CAPACITY] = 0  # the last written begins no two steps
-  chances /= chances.sum(1, keepdims=True)
-  places, importance = proportional(rings, np.int32(steps), KEYS, count, n_step)
+  probabilities = (errors + replay.SMALLEST_PRIORITY) ** alpha
+  probabilities[:, (steps - 1) % CAPACITY] = 0  # the last written begins no two steps
+  probabilities /= probabilities.sum(1, keepdims=True)
+  indices, importance = proportional(rings, np.int32(steps), KEYS, count, n_step)
   for world in range(ENVIRONMENTS):
-    often = np.bincount(places[world], minlength=CAPACITY)
-    assert (np.abs(often - count * chances[world]) < 2).all()  # one draw from each equal part: hardly any noise
-    expected = 1 / ((CAPACITY - 1) * chances[world][places[world]])
+    often = np.bincount(indices[world], minlength=CAPACITY)
+    assert (np.abs(often - count * probabilities[world]) < 2).all()  # one draw from each equal part: hardly any noise
+    expected = 1 / ((CAPACITY - 1) * probabilities[world][indices[world]])
     np.testing.assert_allclose(importance[world], expected, rtol=1e-4)
 
 
-def test_new_transitions_get_the_largest_chance_of_their_ring():
+def test_new_transitions_get_the_largest_priority_of_their_ring():
   rings, seen = filled(3, prioritised=True)
-  assert np.asarray(rings.chance).tolist() == [[1.0] * 3 + [0.0] * 4] * ENVIRONMENTS
-  places, errors = np.array([[0, 2]] * ENVIRONMENTS), np.array([[4.0, 0.25], [0.5, 0.25], [-9.0, 1.0]])
-  rings = write(judge(rings, places, errors, 0.5), np.int32(3), seen)
+  assert np.asarray(rings.priority).tolist() == [[1.0] * 3 + [0.0] * 4] * ENVIRONMENTS
+  indices, errors = np.array([[0, 2]] * ENVIRONMENTS), np.array([[4.0, 0.25], [0.5, 0.25], [-9.0, 1.0]])
+  rings = write(update_priorities(rings, indices, errors, 0.5), np.int32(3), seen)
   expected = [[2, 1, 0.5, 2, 2, 2, 0], [0.5**0.5, 1, 0.5, 1, 1, 1, 0], [3, 1, 1, 3, 3, 3, 0]]
-  np.testing.assert_allclose(rings.chance, expected, rtol=1e-4)
+  np.testing.assert_allclose(rings.priority, expected, rtol=1e-4)

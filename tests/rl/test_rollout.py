@@ -1,11 +1,14 @@
-"""Rollouts against a plain loop that resets by hand."""
+"""Rollouts against a plain loop that resets by hand; returns of episodes: each world once, padding never."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from karpjax.rl import environments, rollout
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, success_from
 
 
 def random_act(observation, noise):
@@ -19,8 +22,8 @@ def keys_of(count, seed=0):
 def test_a_rollout_is_a_loop_that_resets():
   environment, length, count = environments.make('cartpole'), 80, 3
   keys, noise = keys_of(count), jax.random.normal(jax.random.key(7), (length, count))
-  running = rollout.start(environment, keys_of(count, 1))
-  after, seen = jax.jit(lambda r: rollout.rollout(environment, random_act, r, keys, noise, length))(running)
+  worlds = rollout.start(environment, keys_of(count, 1))
+  after, seen = jax.jit(lambda r: rollout.rollout(environment, random_act, r, keys, noise, length))(worlds)
   step, reset = jax.jit(environment.step), jax.jit(environment.reset)
   for world in range(count):
     drawn = jax.random.split(keys[world], 2 * length)
@@ -32,16 +35,16 @@ def test_a_rollout_is_a_loop_that_resets():
       total, steps = total + float(reached.reward), steps + 1
       np.testing.assert_allclose(seen.next_observation[t, world], reached.observation, rtol=1e-4, atol=1e-5)
       assert bool(seen.terminated[t, world]) == bool(reached.terminated)
-      assert float(seen.total[t, world]) == total and int(seen.length[t, world]) == steps
+      assert float(seen.episode_return[t, world]) == total and int(seen.episode_length[t, world]) == steps
       observation = reached.observation
       if reached.terminated | reached.truncated:
         state, observation = reset(drawn[length + t])
         total, steps, ends = 0.0, 0, ends + 1
     assert ends >= 1  # or the test tests no reset
-    assert float(after.total[world]) == total and int(after.length[world]) == steps
+    assert float(after.episode_return[world]) == total and int(after.episode_length[world]) == steps
   sums = rollout.finished(seen)
-  assert float(sums['episode_return'][1]) == float(seen.end.sum())
-  np.testing.assert_allclose(sums['episode_return'][0], np.asarray(seen.total)[np.asarray(seen.end)].sum())
+  assert float(sums['episode_return'][1]) == float(seen.done.sum())
+  np.testing.assert_allclose(sums['episode_return'][0], np.asarray(seen.episode_return)[np.asarray(seen.done)].sum())
 
 
 def test_a_world_does_not_depend_on_how_many_there_are():
@@ -49,13 +52,13 @@ def test_a_world_does_not_depend_on_how_many_there_are():
   noise = jax.random.normal(jax.random.key(7), (length, 5))
 
   def of(count):
-    running = rollout.start(environment, keys_of(count, 1))
-    return rollout.rollout(environment, random_act, running, keys_of(count), noise[:, :count], length)[1]
+    worlds = rollout.start(environment, keys_of(count, 1))
+    return rollout.rollout(environment, random_act, worlds, keys_of(count), noise[:, :count], length)[1]
 
   few, many = of(2), of(5)
   np.testing.assert_allclose(few.observation, many.observation[:, :2], rtol=1e-3, atol=1e-4)  # rounding grows
-  np.testing.assert_array_equal(few.end, many.end[:, :2])
-  assert few.end.any()
+  np.testing.assert_array_equal(few.done, many.done[:, :2])
+  assert few.done.any()
 
 
 def countdown():
@@ -77,12 +80,38 @@ def test_episodes_stop_each_at_its_own_end():
   ends = rollout.episodes(countdown(), act, keys, lambda keys: jnp.zeros(len(keys)))
   begun = jax.vmap(lambda k: jax.random.randint(k, (), 1, 7))(keys)
   assert len(set(begun.tolist())) > 2
-  np.testing.assert_array_equal(ends.total, begun)
-  np.testing.assert_array_equal(ends.length, begun)
+  np.testing.assert_array_equal(ends.episode_return, begun)
+  np.testing.assert_array_equal(ends.episode_length, begun)
 
 
 def test_a_recorded_episode_has_all_its_states():
   act = lambda observation, noise: jnp.zeros(1, jnp.int32)
   states, seen = rollout.record(countdown(), act, jax.random.key(3), lambda keys: jnp.zeros(1))
-  end = int(np.argmax(seen.end))
+  end = int(np.argmax(seen.done))
   np.testing.assert_array_equal(states[: end + 2], np.arange(int(states[0]), -1, -1))
+
+
+def worth_the_action():
+  """The countdown whose steps are worth 1 and the action; an episode of a return of 4 succeeds."""
+
+  def step(key, state, action):
+    return state - 1, TimeStep(state[None] * 1.0, 1.0 + action, state <= 1, jnp.zeros((), bool))
+
+  return dataclasses.replace(countdown(), step=step, outcomes=success_from(4))
+
+
+def test_means_are_over_the_worlds_that_are_no_padding():
+  key, worlds = jax.random.key(0), np.array([5, 9, 11, 5])
+  batch = {'world': jnp.asarray(worlds), 'mask': jnp.array([True, True, True, False])}
+  act = lambda state, observation, noise: jnp.full(len(observation), 0 if noise is None else 1, jnp.int32)
+  policy = rollout.Policy(worth_the_action(), None, None, act, noise=lambda key: 0, predict=None)
+  sums = jax.jit(lambda batch: rollout.evaluate(policy, None, batch, key))(batch)
+  numbers = rollout.summarise(jax.device_get(sums))
+  lengths = [int(jax.random.randint(jax.random.fold_in(key, w), (), 1, 7)) for w in worlds[:3]]
+  assert len(set(lengths)) > 1
+  assert numbers['episode_length'] == numbers['stochastic_episode_length'] == pytest.approx(np.mean(lengths))
+  assert numbers['episode_return'] == pytest.approx(np.mean(lengths))
+  assert numbers['stochastic_episode_return'] == pytest.approx(2 * np.mean(lengths))  # the other action, worth 2
+  assert 0 < numbers['success'] < 1 and numbers['success'] == pytest.approx(np.mean(np.array(lengths) >= 4))
+  assert numbers['stochastic_success'] == pytest.approx(np.mean(2 * np.array(lengths) >= 4))
+  assert numbers['episode_return_deviation'] == pytest.approx(np.std(lengths), rel=1e-4)

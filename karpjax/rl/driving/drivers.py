@@ -83,17 +83,17 @@ def transparent(environment: Environment) -> Environment:
   return dataclasses.replace(environment, reset=reset, step=step)
 
 
-def drive(environment: Environment, driver: Callable, keys) -> rollout.Running:
+def drive(environment: Environment, driver: Callable, keys) -> rollout.RolloutState:
   """An episode on each of roads, keys [roads], to its end."""
   act = lambda state, keys: jax.vmap(driver)(keys, state.inner)
   return rollout.episodes(transparent(environment), act, keys, lambda keys: keys)
 
 
-def summarise(environment: Environment, ends: rollout.Running) -> dict[str, float]:
+def summarise(environment: Environment, ends: rollout.RolloutState) -> dict[str, float]:
   """Means of the outcomes of episodes that have ended, of their returns, and their speed in m / s."""
-  found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state, ends.total).items()}
-  seconds = float(ends.length.mean()) * vehicle.SECONDS
-  return found | {'return': float(ends.total.mean()), 'speed': found['progress'] / seconds}
+  found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state, ends.episode_return).items()}
+  seconds = float(ends.episode_length.mean()) * vehicle.SECONDS
+  return found | {'return': float(ends.episode_return.mean()), 'speed': found['progress'] / seconds}
 
 
 def evaluate(environment: Environment, driver: Callable, keys) -> dict[str, float]:

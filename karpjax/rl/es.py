@@ -1,0 +1,105 @@
+"""Evolution strategies as one pure step: a population plays, its returns are ranked, and the gradient comes from their ranks.
+
+An example is a pair of perturbations and the worlds that both play in. Its noise comes from the example's number, so a
+population is the same on any number of devices, which then sum what their pairs say of the gradient.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from karpjax import collectives
+from karpjax.program import PERTURB, ROLLOUT, TrainState, example_keys, pair, step_key
+from karpjax.rl import rollout
+from karpjax.rl.environment import Environment
+from karpjax.rl.rollout import Policy
+
+
+def centred_ranks(values, population):
+  """Ranks in a population from -½, the least, to ½; those of equal values are their mean (Salimans et al. 2017, section 2.1, and
+  appendix).
+
+  Args:
+    values: […], members of the population.
+    population: [size].
+
+  Returns:
+    […] float32.
+  """
+  less = (population < values[..., None]).sum(-1)
+  equal = (population == values[..., None]).sum(-1)  # the member itself is among them
+  return (less + (equal - 1) / 2) / max(population.size - 1, 1) - 0.5
+
+
+def estimate(noise, utilities, deviation, count):
+  """The gradient of the expected utility, by antithetic pairs: 1 / (2 n σ) Σ (u⁺ - u⁻) ε (Salimans et al. 2017, eq. 1).
+
+  Args:
+    noise: [pairs, params], ε, of this replica's pairs.
+    utilities: [pairs, 2], at params + σ ε and params - σ ε.
+    deviation: σ.
+    count: n, pairs of all replicas.
+
+  Returns:
+    [params], alike on every replica.
+  """
+  return collectives.total((utilities[:, 0] - utilities[:, 1]) @ noise) / (2 * count * deviation)
+
+
+def policy(environment: Environment, init: Callable, apply: Callable) -> Policy:
+  """A policy without draws; apply: (params, observation [worlds, …]) -> action [worlds, …]."""
+  predict = lambda state, observation: apply(state.params, observation)
+  act = lambda state, observation, noise: apply(state.params, observation)
+  return Policy(environment, init, apply, act, None, predict)
+
+
+def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) -> Callable:
+  """The step of evolution strategies (Salimans et al. 2017, algorithm 2, with antithetic pairs and centred ranks).
+
+  Args:
+    policy: of `policy`.
+    optimiser: descends; it is given the negative of the estimate.
+    config: of experiments/evolution.py; its `microbatches` are parts in which a device's pairs play, one after the other.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics). The batch is only the pairs' numbers; all that they play begins anew.
+    Metrics are of the perturbed policies.
+  """
+
+  def play(params, keys):
+    """Returns and lengths of a member of the population, each [worlds]."""
+    act = lambda observation, noise: policy.apply(params, observation)
+    ends = rollout.episodes(policy.environment, act, keys, lambda keys: keys)
+    return ends.episode_return, ends.episode_length
+
+  def step(state: TrainState, batch):
+    flat, unravel = ravel_pytree(state.params)
+    drawn = jax.vmap(lambda key: jax.random.normal(key, flat.shape))
+    noise = drawn(example_keys(step_key(state, PERTURB), batch))  # [pairs, params]
+    worlds = example_keys(step_key(state, ROLLOUT), batch)  # [pairs]
+
+    def both(x):
+      """A pair in the same worlds, so that luck is no difference between them."""
+      noise, world = x
+      members = flat + jnp.array([[1], [-1]]) * config.deviation * noise  # [2, params]
+      keys = jax.random.split(world, config.worlds)
+      return jax.vmap(lambda member: play(unravel(member), keys))(members)
+
+    batch_size = -(-len(noise) // config.microbatches)
+    total, length = jax.lax.map(both, (noise, worlds), batch_size=batch_size)  # [pairs, 2, worlds]
+    fitness = total.mean(-1)  # [pairs, 2]
+    population = collectives.gather(fitness).reshape(-1)
+    utilities = centred_ranks(fitness, population) if config.ranked else fitness
+    gradient = unravel(-estimate(noise, utilities, config.deviation, population.size // 2))
+    updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    one = jnp.ones(())
+    metrics = collectives.total({'episode_return': pair(total), 'episode_length': pair(length)})
+    metrics |= {'best_return': (population.max(), one), 'return_deviation': (population.std(), one)}
+    metrics |= {'gradient_norm': (optax.global_norm(gradient), one), 'parameter_norm': (optax.global_norm(params), one)}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+  return step

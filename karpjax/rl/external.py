@@ -1,0 +1,303 @@
+"""Environments of other packages behind our protocol: gymnasium (Towers et al. 2024) on the host, with Atari's games and
+MuJoCo; gymnax (Lange 2022), with MinAtar (Young & Tian 2019), and brax (Freeman et al. 2021) within the compiled step.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from karpjax.errors import UsageError, choose
+from karpjax.rl import drawing, host
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, frame_stack, success_from, time_limit
+
+
+def _import(module: str, name: str, packages: str):
+  """A module of a package that a user may have, for the environment `name`; raises UsageError with its line of installation."""
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise UsageError(f'environment={name} needs a package ({error}): pip install {packages}') from None
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+
+
+# ---- gymnasium ----
+
+OPTIONS = {'limit': 0, 'pixels': 'grey', 'skip': 4, 'stack': 0, 'actions': ''}
+PIXELS = {'grey': 4, 'difference': 1}  # and how many frames are stacked
+ATARI_FRAMES = 108_000  # of an episode at the most (Machado et al. 2018)
+
+
+def gymnasium_options(name: str) -> tuple[str, dict]:
+  """'ALE/Pong-v5,pixels=difference,limit=3000' -> ('ALE/Pong-v5', {every option of OPTIONS}).
+
+  Raises:
+    UsageError: for an option that is not known, or a value that it cannot have.
+  """
+  name, *given = name.split(',')
+  options = dict(OPTIONS)
+  for option in given:
+    key, _, value = option.partition('=')
+    kind = type(choose(f'option of gymnasium:{name}', key, OPTIONS))
+    try:
+      options[key] = kind(value)
+    except ValueError:
+      raise UsageError(f'gymnasium:{name},{option}: a whole number is needed') from None
+    if kind is int and options[key] < 1:
+      raise UsageError(f'gymnasium:{name},{option}: at least 1 is needed')
+  choose('value of pixels', options['pixels'], PIXELS)
+  return name, options
+
+
+def _actions(name: str, space, chosen: str) -> tuple[Discrete | Box, Callable]:
+  """(the actions of a program, how the environment wants them)."""
+  kind = type(space).__name__
+  if kind == 'Discrete':
+    numbers = list(range(int(space.start), int(space.start) + int(space.n)))
+    if chosen:
+      given = [int(number) if number.isdigit() else None for number in chosen.split('+')]
+      if not set(given) <= set(numbers):
+        raise UsageError(f'gymnasium:{name},actions={chosen}: some of {numbers[0]} … {numbers[-1]}, as 0+1')
+      numbers = given
+    return Discrete(len(numbers)), lambda action: numbers[int(action)]
+  if kind == 'Box' and len(space.shape) == 1 and not chosen:
+    clip = lambda action: np.clip(action, space.low, space.high).astype(space.dtype)
+    return Box(tuple(space.shape), space.low, space.high), clip
+  raise UsageError(
+    f'gymnasium:{name}{f",actions={chosen}" if chosen else ""} has actions {space}; discrete ones and boxes of one axis '
+    'are known, and of discrete ones some can be chosen'
+  )
+
+
+def _draws(make: Callable, modes) -> bool:
+  """Whether frames can be had here: some environments need packages for that which others do without."""
+  if 'rgb_array' not in modes:
+    return False
+  try:
+    tried = make(render_mode='rgb_array')
+    tried.reset(seed=0)
+    drawn = np.ndim(tried.render()) == 3
+    tried.close()
+  except Exception:  # of whoever wrote it
+    return False
+  return drawn
+
+
+@functools.cache
+def _tried(text: str) -> tuple[Callable, int]:
+  """(() -> the environment of `from_gymnasium` before frames are stacked, how many are)."""
+  name, options = gymnasium_options(text)
+  gymnasium = _import('gymnasium', f'gymnasium:{name}', 'gymnasium')
+  try:
+    ale_py = _import('ale_py', f'gymnasium:{name}', 'ale-py')
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    gymnasium.register_envs(ale_py)
+  except UsageError:
+    if name.startswith('ALE/'):
+      raise
+  choose('environment of gymnasium', name, gymnasium.registry)
+  spec = gymnasium.spec(name)
+  is_atari = str(spec.entry_point).startswith('ale_py')
+  for option in ('pixels', 'skip'):
+    if options[option] != OPTIONS[option] and not is_atari:
+      raise UsageError(f'gymnasium:{name},{option}={options[option]}: for games of Atari only')
+  make = functools.partial(gymnasium.make, name, disable_env_checker=True)
+  if is_atari:
+    make = _atari(make, options)
+  try:
+    tried = make()
+    first, _ = tried.reset(seed=0)
+    tried.close()
+  except Exception as error:  # of whoever wrote it
+    why, within = _first_line(error), str(spec.entry_point).partition('gymnasium.envs.')[2].split('.')[0]
+    if isinstance(error, ImportError) and within:  # such as mujoco, which needs packages of its own
+      why += f"; pip install 'gymnasium[{within}]'"
+    raise UsageError(f'environment=gymnasium:{name} cannot be made: {why}') from None
+  space = tried.observation_space
+  if type(space).__name__ != 'Box':
+    raise UsageError(f'gymnasium:{name} has observations of kind {type(space).__name__}; boxes are known')
+  if is_atari:
+    box = Box(first.shape, *((-1, 1) if first.dtype == np.int8 else (0, 255)), str(first.dtype))
+  else:
+    dtype = 'uint8' if space.dtype == np.uint8 else 'float32'
+    box = Box(tuple(space.shape), space.low.astype(dtype), space.high.astype(dtype), dtype)
+  limit = options['limit'] or spec.max_episode_steps or (ATARI_FRAMES // options['skip'] if is_atari else 0)
+  if not limit:
+    raise UsageError(f'gymnasium:{name} has no time limit of its own: gymnasium:{name},limit=1000 gives one')
+  action, act = _actions(name, tried.action_space, options['actions'])
+  draws = _draws(make, tried.metadata.get('render_modes', ()))
+  others = {'act': act, 'draw': functools.partial(make, render_mode='rgb_array') if draws else None}
+  if spec.reward_threshold is not None:
+    others['outcomes'] = success_from(spec.reward_threshold)
+  build = functools.partial(host.environment, f'gymnasium:{text}', make, box, action, limit, **others)
+  return build, options['stack'] or (PIXELS[options['pixels']] if is_atari else 1)
+
+
+def from_gymnasium(text: str) -> Environment:
+  """'CartPole-v1', 'ALE/Pong-v5' and so on, by gymnasium's own names; actions outside of a Box are clipped to it.
+
+  Behind the name, after commas: limit=N steps of an episode (else the environment's own); actions=2+3 leaves only these of
+  the discrete ones; stack=N observations seen at once. Of Atari, whose actions repeat with chance ¼ (Machado et al. 2018):
+  skip=N frames an action lasts (4), and pixels=grey, 84×84 and the last four, or pixels=difference, 80×80 of Pong.
+  An episode succeeds whose return is the registry's `reward_threshold`, where there is one.
+
+  Raises:
+    UsageError: where a package is not installed, there is no such environment, or its spaces are of a kind of their own.
+  """
+  build, stack = _tried(text)
+  return frame_stack(build(), stack) if stack > 1 else build()
+
+
+# ---- what an agent sees of Atari's games ----
+
+BACKGROUNDS = (144, 109)  # red of Pong's field, and of what shows beyond it
+
+
+def _atari(make: Callable, options: dict) -> Callable:
+  """(**options of gymnasium.make) -> a game, seen as the options say."""
+  if options['pixels'] == 'difference':
+    return lambda **more: Difference(make(frameskip=options['skip'], obs_type='rgb', **more))
+  return lambda **more: Grey(make(frameskip=1, obs_type='grayscale', **more), options['skip'])
+
+
+def small_grey(frames) -> np.ndarray:
+  """The brighter of each pixel of two frames [210, 160] uint8, since sprites flicker, as [84, 84, 1] uint8 (Mnih et al. 2015,
+  methods); each pixel is the mean of its area.
+  """
+  brighter = np.maximum(*frames)
+  return np.asarray(Image.fromarray(brighter).resize((84, 84), Image.Resampling.BOX))[..., None]
+
+
+def field(frame) -> np.ndarray:
+  """Where Pong's paddles and ball are, [80, 80, 1] int8 of 0 and 1: a frame [210, 160, 3] uint8, every second pixel of its
+  field (Karpathy, "Deep Reinforcement Learning: Pong from Pixels", 2016).
+  """
+  red = frame[35:195:2, ::2, 0]
+  return (~np.isin(red, (0, *BACKGROUNDS))).astype(np.int8)[..., None]
+
+
+class Grey:
+  """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen, as `small_grey`."""
+
+  def __init__(self, game, skip: int):
+    self.game, self.skip = game, skip
+
+  def __getattr__(self, name):
+    return getattr(self.game, name)
+
+  def reset(self, seed):
+    frame, about = self.game.reset(seed=seed)
+    return small_grey((frame, frame)), about
+
+  def step(self, action):
+    frames, total = [], 0.0
+    for _ in range(self.skip):
+      frame, reward, terminated, truncated, about = self.game.step(action)
+      frames, total = [*frames, frame], total + reward
+      if terminated or truncated:
+        break
+    return small_grey((frames[-1], frames[-2:][0])), total, terminated, truncated, about
+
+
+class Difference:
+  """What has moved on Pong's field since the step before: [80, 80, 1] int8 of -1, 0 and 1; nothing at first."""
+
+  def __init__(self, game):
+    self.game = game
+
+  def __getattr__(self, name):
+    return getattr(self.game, name)
+
+  def reset(self, seed):
+    frame, about = self.game.reset(seed=seed)
+    self.before = field(frame)
+    return np.zeros_like(self.before), about
+
+  def step(self, action):
+    frame, *rest = self.game.step(action)
+    before, self.before = self.before, field(frame)
+    return self.before - before, *rest
+
+
+# ---- gymnax and brax ----
+
+
+def _strong(tree):
+  """The same arrays without weak types, which a scan's carry would not keep."""
+  return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)
+
+
+def from_gymnax(name: str) -> Environment:
+  """'Breakout-MinAtar' and so on, by gymnax's own names and settings; its automatic reset is left out.
+
+  Raises:
+    UsageError: where gymnax is not installed, or knows no such environment, or its actions are of a kind of their own.
+  """
+  gymnax = _import('gymnax', f'gymnax:{name}', 'gymnax six; it holds jax below 0.12')
+  choose('environment of gymnax', name, dict.fromkeys(gymnax.registered_envs))
+  world, params = gymnax.make(name)
+  space, shape = world.action_space(params), tuple(world.observation_space(params).shape)
+  if not hasattr(space, 'n') and not hasattr(space, 'low'):
+    raise UsageError(f'gymnax:{name} has actions of kind {type(space).__name__}; discrete ones and boxes are known')
+  box = lambda: Box(tuple(space.shape), np.asarray(space.low), np.asarray(space.high))
+  action = Discrete(int(space.n)) if hasattr(space, 'n') else box()
+
+  def reset(key):
+    observation, state = world.reset_env(key, params)
+    return _strong(state), observation.astype(jnp.float32)
+
+  def step(key, state, action):
+    observation, state, reward, terminated, _ = world.step_env(key, state, action, params)
+    terminated = jnp.asarray(terminated, bool)
+    truncated = jnp.asarray(world.is_truncated(state, params), bool) & ~terminated
+    reached = TimeStep(observation.astype(jnp.float32), jnp.asarray(reward, jnp.float32), terminated, truncated)
+    return _strong(state), reached
+
+  render = lambda states: drawing.channels(np.asarray(jax.vmap(world.get_obs)(states), np.float32))
+  picture = len(shape) == 3 and hasattr(world, 'get_obs')
+  limit = int(params.max_steps_in_episode)
+  return Environment(f'gymnax:{name}', reset, step, Box(shape), action, limit, render if picture else None)
+
+
+BRAX_LIMITS = {'reacher': 50, 'pusher': 100}  # as of gymnasium's environments of these names; else 1000
+
+
+def from_brax(name: str) -> Environment:
+  """'inverted_pendulum', 'reacher' and so on, by brax's own names, on its positional backend; actions lie within ±1.
+
+  Raises:
+    UsageError: where brax is not installed or knows no such environment, or this one on another backend only.
+  """
+  envs = _import('brax.envs', f'brax:{name}', "brax 'mujoco<4'")
+  choose('environment of brax', name, dict.fromkeys(envs._envs))
+  try:
+    world = envs.get_environment(name, backend='positional')
+  except NotImplementedError as error:
+    raise UsageError(f'brax:{name} cannot be had on the positional backend: {error}') from None
+
+  def reset(key):
+    state = _strong(world.reset(key))
+    return state, state.obs.astype(jnp.float32)
+
+  def step(key, state, action):
+    # its own types, which brax's step need not keep
+    after = world.step(state, jnp.clip(action, -1, 1))
+    after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
+    done = after.done.astype(bool)
+    reached = TimeStep(after.obs.astype(jnp.float32), after.reward.astype(jnp.float32), done, jnp.zeros_like(done))
+    return _strong(after), reached
+
+  action = Box((world.action_size,), -1.0, 1.0)
+  limit = BRAX_LIMITS.get(name, 1000)
+  pure = Environment(f'brax:{name}', reset, step, Box((world.observation_size,)), action, limit)
+  return time_limit(pure, limit)
+
+
+PACKAGES = {'gymnasium': from_gymnasium, 'gymnax': from_gymnax, 'brax': from_brax}

@@ -1,0 +1,286 @@
+"""REINFORCE, A2C and PPO as one pure step: a rollout, its advantages, and one or many updates from it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from karpjax import collectives
+from karpjax.errors import UsageError
+from karpjax.models.actor_critic import ActorCritic
+from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair, step_key
+from karpjax.rl import returns
+from karpjax.rl import rollout as rollouts
+from karpjax.rl.environment import Environment, WithMemory, add_memory, value_of
+from karpjax.rl.rollout import Policy, RolloutState, Transition
+from karpjax.train.step import compute_gradients
+
+# ---- losses, each [batch] ----
+
+
+def policy_gradient_loss(log_probs, advantages):
+  """-A log π(a|s) (Williams 1992; Mnih et al. 2016): its gradient is the policy gradient where π acted."""
+  return -advantages * log_probs
+
+
+def clipped_objective(log_probs, old_log_probs, advantages, clip: float):
+  """The negative of PPO's objective (Schulman et al. 2017, eq. 7): min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), ρ = π / π_old."""
+  ratio = jnp.exp(log_probs - old_log_probs)
+  return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+
+
+def value_loss(values, targets):
+  """½ (V - target)²."""
+  return 0.5 * jnp.square(values - targets)
+
+
+def clipped_value_loss(values, old_values, targets, clip: float):
+  """½ max((V - target)², (V_clipped - target)²), V_clipped within ε of the value that acted (as PPO's first code has it)."""
+  near = old_values + jnp.clip(values - old_values, -clip, clip)
+  return 0.5 * jnp.maximum(jnp.square(values - targets), jnp.square(near - targets))
+
+
+def approx_kl(log_probs, old_log_probs):
+  """An estimate of KL(π_old ‖ π) from actions of π_old, never negative: (ρ - 1) - log ρ (Schulman 2020)."""
+  log_ratio = log_probs - old_log_probs
+  return jnp.exp(log_ratio) - 1 - log_ratio
+
+
+def loss_terms(config, distribution, outputs, values, batch) -> dict[str, jax.Array]:
+  """The terms of the loss of a minibatch, each [batch]; 'loss' is what is minimised.
+
+  Args:
+    config: of experiments/policy_gradient.py; a `clip_ratio` ε of 0 is the plain policy gradient.
+    distribution: of the actions.
+    outputs, values: of the networks that learn.
+    batch: 'action', 'advantage', 'target', and of the networks that acted 'log_prob' and 'value'.
+  """
+  clip = config.clip_ratio
+  log_probs = distribution.log_prob(outputs, batch['action'])
+  if clip:
+    policy_loss = clipped_objective(log_probs, batch['log_prob'], batch['advantage'], clip)
+  else:
+    policy_loss = policy_gradient_loss(log_probs, batch['advantage'])
+  if clip and config.clip_value:
+    of_values = clipped_value_loss(values, batch['value'], batch['target'], clip)
+  else:
+    of_values = value_loss(values, batch['target'])
+  entropy = distribution.entropy(outputs)
+  return {
+    'loss': policy_loss + config.value * of_values - config.entropy * entropy,
+    'policy_loss': policy_loss,
+    'value_loss': of_values,
+    'entropy': entropy,
+    'kl': approx_kl(log_probs, batch['log_prob']),
+    'clipped': jnp.abs(jnp.exp(log_probs - batch['log_prob']) - 1) > (clip or 1.0),
+  }
+
+
+# ---- the policy and what it sees ----
+
+
+def normalise(moments, observation):
+  """The observation as the networks see it: standardised where the state keeps its moments."""
+  if 'observation' not in moments:
+    return observation
+  value = moments['observation'].standardise(value_of(observation))
+  return observation._replace(value=value) if isinstance(observation, WithMemory) else value
+
+
+def policy(environment: Environment, model: ActorCritic) -> Policy:
+  """An actor and critic in an environment, which holds their memory if they have one.
+
+  Its `apply` is (params, observation [batch, …]) -> outputs [batch, size], values [batch], and of a policy that remembers
+  what it remembers next. It then also takes (params, WithMemory of an observation [batch, time, …] and the memory [batch, …]
+  before, is_first [batch, time] bool), and gives outputs and values [batch, time, …].
+  """
+  if model.memory != 'none':
+    environment = add_memory(environment, model.initial_memory())
+  distribution = model.distribution
+  inputs = lambda observation: observation if isinstance(observation, WithMemory) else (observation,)
+
+  def init(key):
+    first = jax.tree.map(lambda x: jnp.zeros((1, *x.shape)), jax.eval_shape(environment.reset, key)[1])
+    return model.init(key, *inputs(first))
+
+  def apply(params, observation, *is_first):
+    return model.apply({'params': params}, *inputs(observation), *is_first)
+
+  def act(state, observation, noise):
+    outputs, _, *memory = apply(state.params, normalise(state.moments, observation))
+    action = distribution.mode(outputs) if noise is None else distribution.sample(outputs, noise)
+    return WithMemory(action, *memory) if memory else action
+
+  predict = lambda state, observation: apply(state.params, normalise(state.moments, observation))[0]
+  return Policy(environment, init, apply, act, distribution.noise, predict, distribution)
+
+
+# ---- the step ----
+
+
+def collect(policy: Policy, config, state: TrainState, batch) -> tuple[RolloutState, Transition]:
+  """The rollout with which the step of a state begins; REINFORCE's begins new episodes, of which only the first count."""
+  keys = example_keys(step_key(state, ROLLOUT), batch)  # [environments]
+  world, acting, resetting = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
+  whole, environment = config.algorithm == 'reinforce', policy.environment
+  worlds = rollouts.start(environment, resetting) if whole else state.carried['worlds']
+  noise = jax.vmap(lambda k: policy.noise(k, (config.rollout,)), out_axes=1)(acting)
+  act = lambda observation, noise: policy.act(state, observation, noise)
+  return rollouts.rollout(environment, act, worlds, world, noise, config.rollout, reset=not whole)
+
+
+def scale_rewards(config, state: TrainState, seen: Transition):
+  """(rewards over the running deviation of their discounted sums, what is carried for that, moments with that of rewards)."""
+
+  def add(total, x):
+    reward, done = x
+    total = config.discount * total + reward
+    return jnp.where(done, 0, total), total
+
+  last, sums = jax.lax.scan(add, state.carried['discounted'], (seen.reward, seen.done))
+  deviation = jnp.sqrt(state.moments['reward'].variance + 1e-8)
+  return seen.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums)}
+
+
+def examples(seen: Transition, learning: dict) -> dict:
+  """What minibatches are cut from: steps, or of a policy that remembers whole environments.
+
+  Args:
+    seen: a rollout, [time, environments, …].
+    learning: more arrays [time, environments, …].
+
+  Returns:
+    'observation', 'action' and `learning`, [time * environments, …]; or [environments, time, …], where 'observation' is
+    WithMemory of the memory [environments, …] before the first time, and with 'is_first', where an episode begins.
+  """
+  found = {'observation': seen.observation, 'action': seen.action, **learning}
+  if not isinstance(seen.observation, WithMemory):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+  memory = jax.tree.map(lambda x: x[0], seen.observation.memory)  # the initial one already where an episode begins
+  is_first = jnp.concatenate([jnp.zeros_like(seen.done[:1]), seen.done[:-1]])
+  found |= {'observation': seen.observation.value, 'action': seen.action.value, 'is_first': is_first}
+  found = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
+  return {**found, 'observation': WithMemory(found['observation'], memory)}
+
+
+def standardise_advantages(advantages, mask):
+  """Those of a minibatch, [size] or [environments, time], over all replicas, with mean 0 and deviation 1."""
+  count = jnp.maximum(collectives.total(mask.sum()), 1)
+  mean = collectives.total(jnp.where(mask, advantages, 0).sum()) / count
+  variance = collectives.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
+  return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
+
+
+def shuffle_keys(state: TrainState, epochs: int):
+  """[epochs]: the keys of the permutations in which a step goes through its rollout."""
+  return jax.random.split(step_key(state, SHUFFLE), epochs)
+
+
+def check_minibatches(config, size: int, whole: bool) -> None:
+  """Raises UsageError where `size` examples of a device cannot be cut into the minibatches; `whole`: they are environments."""
+  if size % (config.minibatches * config.microbatches):
+    raise UsageError(
+      f'{size} {"environments" if whole else "steps of a rollout"} on one device cannot be cut into '
+      f'{config.minibatches} minibatches'
+      + (f' of {config.microbatches} microbatches' if config.microbatches > 1 else '')
+      + (', and a memory needs whole rollouts' if whole else '')
+      + f': another {"" if whole else "rollout, "}batch_size or minibatches is needed'
+    )
+
+
+def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) -> Callable:
+  """The step of a policy gradient method, in the order of the algorithm: its parts share policy, optimiser and config.
+
+  Args:
+    policy: of `policy`.
+    optimiser: makes `epochs` × `minibatches` updates a step.
+    config: of experiments/policy_gradient.py, the algorithm's own values where none is given.
+
+  Raises:
+    UsageError: when it is traced, for a rollout which cannot be cut into its minibatches.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics). The state has carried {'worlds': RolloutState, 'discounted':
+    [environments], if rewards are scaled} and perhaps moments {'observation', 'reward'}, which are RunningMoments.
+    The batch is only the environments' numbers.
+  """
+  distribution = policy.distribution
+
+  def apply_all(state, observation):
+    """[time, environments, …] -> outputs [time, environments, size], values [time, environments]; each step by itself."""
+    lead = value_of(observation).shape[:2]
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
+    outputs, values, *_ = policy.apply(state.params, normalise(state.moments, flat))
+    return outputs.reshape(*lead, -1), values.reshape(lead)
+
+  def learning_signal(state, rewards, seen):
+    """What the examples of a rollout are learnt by, each [time, environments]; targets and values for the metrics."""
+    # In one pass over all steps, so that the rollout's loop computes nothing but actions.
+    outputs, values = apply_all(state, seen.observation)
+    next_values = apply_all(state, seen.next_observation)[1]
+    final = seen.terminated | (seen.reward != 0) if config.points else seen.terminated
+    advantages = returns.advantages(
+      rewards, values, next_values, final, seen.truncated, discount=config.discount, gae_lambda=config.gae
+    )
+    targets, mask = advantages + values, jnp.ones(rewards.shape, bool)
+    if config.algorithm == 'reinforce':
+      mask = jnp.cumsum(seen.done, 0) - seen.done == 0  # up to the first end, and with it
+    log_probs = distribution.log_prob(outputs, value_of(seen.action))
+    advantages = advantages if config.baseline else targets
+    return {'log_prob': log_probs, 'value': values, 'advantage': advantages, 'target': targets, 'mask': mask}
+
+  def loss(params, moments, batch, key):
+    is_first = [batch['is_first']] if 'is_first' in batch else []
+    outputs, values, *_ = policy.apply(params, normalise(moments, batch['observation']), *is_first)
+    terms, mask = loss_terms(config, distribution, outputs, values, batch), batch['mask']
+    total = pair(terms.pop('loss'), mask)
+    # all sums at once: each alone would be several calls of the CPU
+    rows = jax.lax.stop_gradient(jnp.stack([x.astype(jnp.float32) for x in terms.values()]))
+    sums, count = jnp.where(mask, rows, 0).sum(tuple(range(1, rows.ndim))), mask.sum().astype(jnp.float32)
+    return {'loss': total, **{name: (sums[i], count) for i, name in enumerate(terms)}}, moments
+
+  compute = compute_gradients(loss, microbatches=config.microbatches)
+
+  def update(carry, batch, moments):
+    params, opt_state, stopped = carry
+    grads, metrics, *_ = compute(params, moments, batch, None)
+    updates, new_opt_state = optimiser.update(grads, opt_state, params)
+    new = optax.apply_updates(params, updates), new_opt_state
+    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    if config.target_kl:
+      new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, (params, opt_state))
+      metrics = jax.tree.map(lambda x: jnp.where(stopped, 0, x), metrics)
+      stopped = stopped | (metrics['kl'][0] > 1.5 * config.target_kl * metrics['kl'][1])
+    return (*new, stopped), metrics
+
+  def step(state: TrainState, batch):
+    worlds, seen = collect(policy, config, state, batch)
+    rewards, carried, moments = scale_rewards(config, state, seen) if config.scale_rewards else (seen.reward, {}, {})
+    learning = learning_signal(state, rewards, seen)
+    rows = examples(seen, learning)
+    size = len(rows['mask'])
+    check_minibatches(config, size, whole='is_first' in rows)
+
+    def epoch(carry, key):
+      parts = rows
+      if config.minibatches > 1:
+        order = jax.random.permutation(key, size)
+        parts = jax.tree.map(lambda x: x[order], rows)
+      parts = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), parts)
+      if config.normalise:
+        parts['advantage'] = jax.vmap(standardise_advantages)(parts['advantage'], parts['mask'])
+      return jax.lax.scan(lambda carry, part: update(carry, part, state.moments), carry, parts)
+
+    first = state.params, state.opt_state, jnp.zeros((), bool)
+    (params, opt_state, _), metrics = jax.lax.scan(epoch, first, shuffle_keys(state, config.epochs))
+    metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
+    del metrics['loss']
+    explained = collectives.mean(returns.explained_variance(learning['value'], learning['target']))
+    metrics |= {'explained_variance': (explained, jnp.ones(()))} | collectives.total(rollouts.finished(seen))
+    if 'observation' in state.moments:
+      moments['observation'] = state.moments['observation'].update(value_of(seen.observation))
+    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, moments=moments)
+    return state.replace(carried={**carried, 'worlds': worlds}), metrics
+
+  return step
