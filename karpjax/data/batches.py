@@ -1,7 +1,7 @@
 """Which examples a step sees: arithmetic on (seed, step), done on the host.
 
 Training runs through an endless sequence of epochs, each a permutation of the train split; step t takes positions
-t·batch_size … (t+1)·batch_size − 1 of it. Nothing of it needs saving: a resume goes on at t.
+t·batch_size … (t+1)·batch_size − 1 of it. A resume goes on at t, so nothing needs saving.
 """
 
 import functools

@@ -7,6 +7,7 @@ from karpjax.models.lenet import LeNet1989
 from karpjax.models.mlp import MLP, LogisticRegression
 from karpjax.models.recurrent import GRUClassifier
 from karpjax.models.resnet import ResNet
+from karpjax.models.vit import ViT
 
 cifar_resnet = functools.partial(ResNet, bottleneck=False, imagenet=False, widths=(16, 32, 64))
 imagenet_resnet = functools.partial(ResNet, imagenet=True, widths=(64, 128, 256, 512))
@@ -23,5 +24,6 @@ MODELS = {  # name -> a module with the fields classes and dtype
   'resnet56': functools.partial(cifar_resnet, blocks=(9, 9, 9)),
   'resnet18': functools.partial(imagenet_resnet, blocks=(2, 2, 2, 2), bottleneck=False),
   'resnet50': functools.partial(imagenet_resnet, blocks=(3, 4, 6, 3), bottleneck=True),
+  'vit': ViT,
   'gru': GRUClassifier,
 }

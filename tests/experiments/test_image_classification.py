@@ -58,6 +58,7 @@ def test_step_and_evaluation_lower_for_accelerators(model, shape, platform):
   [
     ('logistic', {}),
     ('mlp', dict(widths=(32,))),
+    ('vit', dict(patch=2, width=16, depth=(1,), hidden=(32,), head='average')),
     pytest.param(
       'cnn',
       dict(widths=(8, 8), hidden=(16,), norm='batch', attention='se', dropout=(0.1,)),

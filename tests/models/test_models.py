@@ -10,7 +10,7 @@ import pytest
 
 from karpjax import errors, models, options
 from karpjax.losses import classification
-from karpjax.models import cnn, lenet, mlp, recurrent, resnet
+from karpjax.models import cnn, lenet, mlp, recurrent, resnet, vit
 
 SMALL = {  # small enough to compile; with the shape of an example
   'logistic': (mlp.LogisticRegression, (6, 1)),
@@ -27,6 +27,7 @@ SMALL = {  # small enough to compile; with the shape of an example
     functools.partial(resnet.ResNet, blocks=(1, 1), widths=(4, 8), bottleneck=True, imagenet=True, attention='se'),
     (16, 16, 1),
   ),
+  'vit': (functools.partial(vit.ViT, patch=2, width=8, depth=1, heads=2), (4, 6, 2)),
   'gru': (functools.partial(recurrent.GRUClassifier, widths=(4,)), (8, 1)),
 }
 every = pytest.mark.parametrize('name', SMALL)
