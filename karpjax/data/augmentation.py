@@ -33,15 +33,12 @@ def symmetry(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def translate(image: jax.Array, offset: jax.Array, mode: str = 'zero') -> jax.Array:
-  """The image as seen through a window that has moved by `offset`.
+  """The image [height, width, channels] as seen through a window that has moved by `offset`.
 
   Args:
-    image: [height, width, channels].
+    image: of any type.
     offset: [2] int32, rows down and columns right: output (y, x) is input (y + offset[0], x + offset[1]).
     mode: what lies outside: 'zero', 'edge' (the nearest pixel) or 'wrap' (the other side).
-
-  Returns:
-    [height, width, channels], of the same type.
   """
   # Two takes, of rows and of columns: selects among shifted copies, or one-hot products, cost seven times that.
   height, width, _ = image.shape

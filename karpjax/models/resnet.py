@@ -19,18 +19,9 @@ logits_init = initialisers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 def conv(x, features: int, window: int, *, stride: int = 1, dtype, name: str):
   """No bias, padding window // 2: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), features]."""
-  rank = x.ndim - 2
-  layer = convolution.Conv(
-    features,
-    (window,) * rank,
-    strides=stride,
-    padding=((window // 2, window // 2),) * rank,
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=kernel_init,
-    name=name,
-  )
-  return layer(x)
+  rank, padding = x.ndim - 2, (window // 2, window // 2)
+  kinds = dict(strides=stride, padding=(padding,) * rank, use_bias=False, dtype=dtype, kernel_init=kernel_init)
+  return convolution.Conv(features, (window,) * rank, **kinds, name=name)(x)
 
 
 class Block(nn.Module):
@@ -62,10 +53,9 @@ class Block(nn.Module):
   def __call__(self, x, train: bool):
     """x: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), out]."""
     width, features = self.width, self.width * (4 if self.bottleneck else 1)
+    layers = [(width, 3, self.stride), (features, 3, 1)]
     if self.bottleneck:
-      layers = (width, 1, 1), (width, 3, self.stride), (features, 1, 1)
-    else:
-      layers = (width, 3, self.stride), (features, 3, 1)
+      layers = [(width, 1, 1), (width, 3, self.stride), (features, 1, 1)]
     y = x
     for i, (channels, window, stride) in enumerate(layers, start=1):
       last = i == len(layers)
@@ -80,8 +70,7 @@ class Block(nn.Module):
       x = normalisation.BatchNorm(dtype=self.dtype, name='projection_norm')(x, train=train)
     elif reshaped:
       x = x[(slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
-      zeros = features - x.shape[-1]
-      x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, zeros),))  # [batch, *spatial', features]
+      x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, features - x.shape[-1]),))  # [batch, *spatial', features]
     return nn.relu(x + y)
 
 
@@ -133,11 +122,10 @@ class ResNet(nn.Module):
     if self.imagenet:
       x = pooling.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
     remat_block = remats.remat(Block, self.remat)
+    kinds = dict(bottleneck=self.bottleneck, projection=self.imagenet, zero_init=self.imagenet)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):
-        stride = 2 if stage > 1 and i == 0 else 1
-        name = f'stage{stage}_block{i + 1}'
-        kinds = dict(bottleneck=self.bottleneck, projection=self.imagenet, zero_init=self.imagenet)
+        stride, name = 2 if stage > 1 and i == 0 else 1, f'stage{stage}_block{i + 1}'
         block = remat_block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
         x = block(x, train)  # [batch, *ceil(spatial / stride), out]
     x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
