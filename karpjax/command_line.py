@@ -13,8 +13,8 @@ from pathlib import Path
 from absl import flags
 
 from karpjax import config as configs
-from karpjax.errors import Diverged, Failed, UsageError, choose
-from karpjax.train import hosts, loop, runtime
+from karpjax.errors import CallbackError, Diverged, UsageError, choose
+from karpjax.train import hosts, loop, run_dir, runtime
 
 
 class _Parser(flags.ArgumentParser):
@@ -152,23 +152,19 @@ def main(experiment, argv: Sequence[str]) -> int:
       print(usage(config_class, name, experiment.__doc__ or name))
       return 0
     config = parse(config_class, argv)
-    stored = configs.saved(config.workdir) if config.workdir else None
+    stored = run_dir.stored_run(config.workdir, name) if config.workdir else None
     if stored:
-      if stored['experiment'] != name:
-        raise UsageError(
-          f'{config.workdir} holds a run of {stored["experiment"]}, not of {name}; choose another --workdir'
-        )
       # which processes train together is asked anew each time
       lent = {f.name: stored['flags'].get(f.name, f.default) for f in dataclasses.fields(config_class)}
       lent |= {f.name: f.default for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}
       config = parse(config_class, argv, base=configs.from_json(config_class, lent))
-    runtime.process(config)
+    runtime.set_up(config)
     hosts.start(config)
     loop.run(experiment, config)
   except UsageError as error:
     print(f'{name}: {flagged(error, config_class)}', file=sys.stderr)
     return 2
-  except (Diverged, Failed) as error:
+  except (Diverged, CallbackError) as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1
   return 0

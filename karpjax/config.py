@@ -14,6 +14,7 @@ from karpjax import optim, options
 from karpjax.errors import UsageError, choose
 from karpjax.train import mesh as meshes
 
+SPLITS = ('train', 'validation', 'test')
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 
 
@@ -95,9 +96,11 @@ class Train:
     False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.', group='Hosts', may_change=True
   )
   coordinator: str = run_flag('', 'HOST:PORT of process 0, where JAX cannot find it.', group='Hosts', may_change=True)
-  num_processes: int | None = run_flag(None, 'How many processes train together.', group='Hosts', may_change=True)
-  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', may_change=True)
-  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', may_change=True)
+  num_processes: int | None = run_flag(
+    None, 'How many processes train together.', group='Hosts', low=1, may_change=True
+  )
+  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', low=0, may_change=True)
+  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', low=1, may_change=True)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
   log_every: Duration = run_flag('100', 'A row of training metrics this often.', may_change=True)
   eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', may_change=True)
@@ -107,9 +110,11 @@ class Train:
     'validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
   )
   keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1, may_change=True)
-  eval_splits: tuple[str, ...] = run_flag(('validation',), 'Splits evaluated while training.', may_change=True)
+  eval_splits: tuple[str, ...] = run_flag(
+    ('validation',), 'Splits evaluated while training.', choices=SPLITS, may_change=True
+  )
   final_splits: tuple[str, ...] = run_flag(
-    ('validation', 'test'), 'Splits evaluated once, at the end.', may_change=True
+    ('validation', 'test'), 'Splits evaluated once, at the end.', choices=SPLITS, may_change=True
   )
   eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', low=1, may_change=True)
   plots: bool = run_flag(True, 'Draw plots/ at the end.', may_change=True)
@@ -189,6 +194,20 @@ def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps') -
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
   return math.ceil(round(examples_seen / batch_size, 6))
+
+
+def step_range(text: str, name: str) -> tuple[int, int]:
+  """'100:110' -> (100, 110); '' -> (-1, -1).
+
+  Raises:
+    UsageError: for anything else.
+  """
+  if not text:
+    return -1, -1
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UsageError(f'{name}={text}: write FIRST:LAST in steps, as 100:110')
+  return int(match[1]), int(match[2])
 
 
 def resolve(config, examples: int):

@@ -1,4 +1,4 @@
-"""What a user typed wrongly, said in one line."""
+"""Exceptions that the command line prints as one line."""
 
 import contextlib
 import difflib
@@ -7,27 +7,27 @@ from collections.abc import Iterable, Iterator
 
 
 class UsageError(ValueError):
-  """Bad input that is found before anything is compiled; the command line prints its one line and exits 2."""
+  """Bad input, found before anything is compiled; the command line exits 2."""
 
 
 class Diverged(RuntimeError):
-  """Every seed of a run has met NaN or infinity; its last good state is kept, and the command line exits 1."""
+  """Every seed of a run has met NaN or infinity; the last good state is kept, and the command line exits 1."""
 
 
-class Failed(RuntimeError):
-  """What a run has met in the midst of its work, as in an environment of another package; the command line exits 1."""
+class CallbackError(RuntimeError):
+  """A callback to the host has failed, as in an environment of another package; the command line exits 1."""
 
 
 @contextlib.contextmanager
-def plainly() -> Iterator[None]:
-  """A `Failed` that is raised in a callback to the host comes out as itself, not as JAX's error around its traceback."""
+def unwrap_callback_error() -> Iterator[None]:
+  """Raises a callback's CallbackError as itself, not as JAX's error around its traceback."""
   try:
     yield
   except RuntimeError as error:
-    found = re.search(r'^(?:\S+\.)?Failed: (.*)', str(error), re.MULTILINE)
-    if not found:
+    message = re.search(r'^(?:\S+\.)?CallbackError: (.*)', str(error), re.MULTILINE)
+    if not message:
       raise
-    raise Failed(found[1]) from None
+    raise CallbackError(message[1]) from None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -38,7 +38,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def choose(what: str, name: str, known: dict):
-  """`known[name]`, or a UsageError which offers the nearest name, such as «unknown model 'resnet2'. Did you mean resnet20?»."""
+  """`known[name]`, or a UsageError that offers the nearest name, such as «unknown model 'resnet2'. Did you mean resnet20?»."""
   if name not in known:
     raise UsageError(f'unknown {what} {name!r}.{nearest(name, known)}')
   return known[name]

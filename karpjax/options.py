@@ -70,6 +70,12 @@ def _text(value) -> str:
 # ---- models ----
 
 
+def shared(constructor: Callable, instance, **others) -> dict[str, Any]:
+  """What a module takes of an instance's fields that have the same names, and `others`: options are passed whole."""
+  names = {field.name for field in dataclasses.fields(constructor)} - {'parent', 'name', *others}
+  return {name: getattr(instance, name) for name in names if hasattr(instance, name)} | others
+
+
 def _module(constructor: Callable) -> type:
   return constructor.func if isinstance(constructor, functools.partial) else constructor
 

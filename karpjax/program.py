@@ -1,18 +1,17 @@
 """The vocabulary: an experiment is a `Program`, and what it trains is a `TrainState`."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import struct
 
-Batch = Mapping[
-  str, jax.Array
-]  # each [batch, ...]; always 'index' [batch] int32; in evaluation also 'mask' [batch] bool
+Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' int32, in evaluation also 'mask' bool, both [batch]
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
 # The purposes a step's key is folded with, so that no two draws of a step share a key.
@@ -92,7 +91,7 @@ class Population:
     hyper: {name: one number per member}, which become the states' `hyper`.
   """
 
-  seeds: tuple[int, ...]
+  seeds: Sequence[int]
   hyper: Mapping[str, tuple[float, ...]]
 
 
@@ -110,7 +109,8 @@ class Program:
       what is not scored, by a negative batch['targets'], counts nothing.
     causal: whether those of sequences depend on no later one of batch['tokens'].
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
-    report: (state, t, folder) -> None: samples, grids, episodes; the one hook with effects, called at evaluations.
+    report: (state, t, folder) -> lines for the reader, or None: samples, grids, episodes; the one hook with effects, called
+      every `report_every` steps and at the end, when its lines are printed below the final numbers.
     population: whom --seeds=N stands for in a sweep.
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
@@ -124,7 +124,7 @@ class Program:
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   causal: bool = False
   uninformed_loss: float | None = None
-  report: Callable[[Any, int, Path], None] | None = None
+  report: Callable[[Any, int, Path], Iterable[str] | None] | None = None
   population: Population | None = None
   axes: Callable[[], Any] | None = None
   collecting: int = 0
@@ -152,6 +152,12 @@ def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, j
     return values.sum(), jnp.asarray(values.size, jnp.float32)
   mask = mask.astype(jnp.float32)
   return jnp.where(mask > 0, values, 0).sum(), mask.sum()
+
+
+def divide(totals: Metrics) -> dict[str, Any]:
+  """{name: sum / count}, each a number, or one per seed; NaN where nothing was counted."""
+  with np.errstate(divide='ignore', invalid='ignore'):
+    return {n: (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist() for n, (s, c) in totals.items()}
 
 
 def step_key(state, purpose: int) -> jax.Array:

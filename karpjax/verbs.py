@@ -22,7 +22,7 @@ from karpjax import population as populations
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, nearest
 from karpjax.report import writers
-from karpjax.train import run_dir
+from karpjax.train import run_dir, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Run:
   @functools.cached_property
   def _loaded(self):
     shapes = jax.eval_shape(self.program.init, jax.random.key(0))
-    return run_dir.load_state(self.folder, shapes, self.checkpoint, self.member or 0)
+    return weights.load_state(self.folder, shapes, self.checkpoint, self.member or 0)
 
   @property
   def state(self):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, generation
+from karpjax import config, generate
 from karpjax.bench import families, setups, worker
 from karpjax.data import batches
-from karpjax.train import runner as runners
 from karpjax.train import runtime
+from karpjax.train.runner import Runner
 
 
 def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str):
@@ -27,17 +27,16 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
   data = family.data(setup)
   given = family.settings(setup, seeds=seeds, steps_per_call=steps_per_call, parallel=parallel)
   resolved = config.resolve(given, data.spec.examples)
-  runner = runners.bind(family.program(resolved, data), data, resolved)
-  carry = runner.place(runner.init())
+  runner = Runner(family.program(resolved, data), data, resolved)
+  carry = runner.placement.put(runner.init())
   params = jax.device_get(carry.state.params)
-  choices = {}
-  figures = runner.prepare(carry, choices)
+  figures = runner.compile(carry, steps_per_call)
   at = {'carry': carry, 't': 0}
 
   def advance(stop, fresh=False):
     while at['t'] < stop:
-      end = min(runner.call_end(at['t']), stop)
-      at['carry'] = runner.advance(at['carry'], at['t'], end, fresh)
+      end = min(runner.next_boundary(at['t']), stop)
+      at['carry'] = runner.run_steps(at['carry'], at['t'], end, fresh)
       at['t'] = end
 
   def run(steps):
@@ -51,7 +50,7 @@ def our_step(setup: setups.Setup, seeds: int, steps_per_call: str, parallel: str
       losses.append(family.loss(jax.device_get(at['carry'].totals)).tolist())
     return losses
 
-  facts = {**figures, 'steps_per_call': choices['steps_per_call']}
+  facts = {**figures, 'steps_per_call': runner.steps_per_call}
   return run, first_losses, facts, params
 
 
@@ -63,7 +62,7 @@ def our_generation(setup: setups.Setup, seeds: int, steps_per_call: str, paralle
   begun = time.perf_counter()
   keys = jax.random.split(jax.random.key(families.SEED), setup.batch_size)
   prompt = np.zeros((setup.batch_size, 1), np.int32)
-  stream = generation.stream(model, {'params': params}, prompt, keys, **options)
+  stream = generate.stream(model, {'params': params}, prompt, keys, **options)
   said = [next(stream)]
   compile_seconds = time.perf_counter() - begun
   left = {'tokens': 0}
@@ -97,7 +96,7 @@ def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
   runtime.tune_malloc()
-  runtime.cpu(job['threads'], job['parallel'])
+  runtime.set_cpu(job['threads'], job['parallel'])
   make = our_generation if setup.experiment == 'generation' else our_step
   run, first_losses, facts, params = make(setup, job['seeds'], str(job['steps_per_call']), job['parallel'])
   facts['losses'] = first_losses()

@@ -16,7 +16,7 @@ from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.report import progress
 from karpjax.train import checkpoint, loop
-from karpjax.train import runner as runners
+from karpjax.train.runner import Runner
 
 OVERFIT_STEPS = 400
 TARGETS = {'label', 'target', 'targets', 'high'}  # the names of what is to be predicted, in the batches of experiments
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
     experiment = command_line.experiment(argv[0])
     given = command_line.parse(experiment.Config, argv[1:])
     program, data, resolved = loop.prepare(experiment, dataclasses.replace(given, seeds=1, parallel='none'))
-    runners.bind(program, data, resolved)  # its errors, before anything is compiled
+    Runner(program, data, resolved)  # its errors, before anything is compiled
     train = data.splits['train']
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))

@@ -104,14 +104,14 @@ def main(name: str, argv: Sequence[str]) -> int:
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
     inputs = inputs_of(given[1:], verb.inputs, name)
     print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
-    with errors.plainly():
+    with errors.unwrap_callback_error():
       for answer in run.verb(name).answers(inputs, **own):
         text = json.dumps(writers.plain(answer)) + '\n' if chosen.json else verb.show(answer)
         print(text, end='', flush=True)
   except errors.UsageError as error:
     print(f'{name}: {command_line.flagged(error, known)}', file=sys.stderr)
     return 2
-  except errors.Failed as error:
+  except errors.CallbackError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1
   return 0

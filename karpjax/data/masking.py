@@ -1,7 +1,7 @@
-"""Texts with tokens left out, to be guessed from those around them (Devlin et al. 2019, section 3.1).
+"""Texts with masked tokens, to be guessed from those around them (Devlin et al. 2019, section 3.1).
 
 An example is {'tokens', 'targets'}, both [length] int32 and the same: <s>, then a window of a running text or a line, then
-padding. Which tokens are left out is drawn inside the step, from keys of the examples.
+padding. Which tokens are masked is drawn inside the step, from keys of the examples.
 """
 
 import functools
@@ -15,12 +15,12 @@ import numpy as np
 from karpjax import errors, program
 from karpjax.data import text, tokenisers
 from karpjax.data.bucketing import padded
-from karpjax.data.dataset import Dataset, Split, take
+from karpjax.data.dataset import Dataset, Split
 
 SPECIALS = (*tokenisers.SPECIALS, tokenisers.MASK)
 MASK = SPECIALS.index(tokenisers.MASK)
 TOKENISERS = ('characters', 'words', 'bpe')
-LONGEST_WORD = 16  # tokens; a longer one is left out where there is room for it
+LONGEST_WORD = 16  # tokens; a longer one is masked where there is room for it
 
 
 # ---- examples ----
@@ -28,12 +28,9 @@ LONGEST_WORD = 16  # tokens; a longer one is left out where there is room for it
 
 def windows(arrays, numbers, *, length: int, stride: int):
   """<s> and length − 1 tokens from token number · stride on, as a Split's `gather`; padded behind the text's end."""
-  stored = arrays['text']
-  at = numbers[:, None] * stride + np.arange(length - 1, dtype=np.int32)  # [batch, length - 1]
-  inside = at < stored.shape[0]
-  values = take(stored, at * inside).astype(np.int32) * inside
-  xp = np if isinstance(values, np.ndarray) else jnp
-  tokens = xp.pad(values, ((0, 0), (1, 0)), constant_values=tokenisers.BEGIN)  # [batch, length]
+  tokens = text.windows(arrays, numbers, length=length - 1, stride=stride)['tokens']
+  xp = np if isinstance(tokens, np.ndarray) else jnp
+  tokens = xp.pad(tokens, ((0, 0), (1, 0)), constant_values=tokenisers.BEGIN)  # [batch, length]
   return {'tokens': tokens, 'targets': tokens}
 
 
@@ -50,14 +47,8 @@ def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
   """A line an example."""
-  rows = padded([[tokenisers.BEGIN, *line] for line in lines], length)
-  return Split.made(len(rows), {'tokens': rows}, both)
-
-
-def both(arrays, numbers):
-  """The same tokens under both names, as a Split's `gather`."""
-  tokens = take(arrays['tokens'], numbers)
-  return {'tokens': tokens, 'targets': tokens}
+  tokens = padded([[tokenisers.BEGIN, *line] for line in lines], length)
+  return Split.of(tokens=tokens, targets=tokens)
 
 
 def load(config) -> Dataset:
@@ -97,25 +88,25 @@ def begin_words(tokens, ends: tuple[np.ndarray, np.ndarray]):
 # ---- masks ----
 
 
-def room(length: int, share: float, whole_words: bool) -> int:
-  """How many tokens of an example can be left out at the most."""
+def mask_size(length: int, share: float, whole_words: bool) -> int:
+  """How many tokens of an example can be masked at the most."""
   return min(length, math.ceil(share * length) + (LONGEST_WORD if whole_words else 0))
 
 
-def choose(key, ordinary, begins, *, share: float, places: int):
-  """Draws words, one after the other, until `share` of the ordinary tokens are left out.
+def draw_positions(key, ordinary, begins, *, share: float, size: int):
+  """Draws words, one after the other, until `share` of the ordinary tokens are to be masked.
 
   The word that goes beyond the share is taken with the probability that makes the expected number exact.
 
   Args:
     key: of the example.
-    ordinary: [time] bool; no other token is ever chosen.
+    ordinary: [time] bool; no other token is ever masked.
     begins: [time] bool: where a word begins; all True draws single tokens.
     share: of the tokens, in [0, 1].
-    places: at most so many; a word that does not fit whole is not taken.
+    size: at most so many; a word that does not fit whole is not taken.
 
   Returns:
-    Places [places] int32, and which of them count [places] bool.
+    Positions [size] int32, and which of them count [size] bool.
   """
   time = ordinary.shape[0]
   ranks = jnp.arange(time)
@@ -130,57 +121,105 @@ def choose(key, ordinary, begins, *, share: float, places: int):
   ends = jnp.concatenate([starts[1:], jnp.ones(1, bool)])
   behind = jax.lax.cummin(jnp.where(ends, ranks + 1, time), reverse=True)
   beyond = first + jax.random.uniform(last_key) * (behind - first)
-  taken = (beyond < share * ordinary.sum()) & (behind <= places) & ordinary[order]
-  return order[:places].astype(jnp.int32), taken[:places]
+  taken = (beyond < share * ordinary.sum()) & (behind <= size) & ordinary[order]
+  return order[:size].astype(jnp.int32), taken[:size]
 
 
-def replace(key, tokens, places, taken, *, vocabulary: int, masked: float = 0.8, random: float = 0.1):
-  """What stands at the chosen places: <mask>, a token drawn from all that are no specials, or what stood there.
+def corrupt(key, tokens, positions, taken, *, vocabulary: int, masked: float = 0.8, random: float = 0.1):
+  """Puts <mask>, a token drawn from all that are no specials, or what was there, at the positions.
 
   Args:
     key: of the example.
     tokens: [time] int32.
-    places, taken: as `choose` gives them.
+    positions, taken: as `draw_positions` gives them.
     vocabulary: how many tokens there are.
-    masked, random: shares of the chosen places.
+    masked, random: shares of the positions.
 
   Returns:
     [time] int32.
   """
   kind_key, token_key = jax.random.split(key)
-  kind = jax.random.uniform(kind_key, places.shape)
-  others = jax.random.randint(token_key, places.shape, len(SPECIALS), vocabulary, jnp.int32)
-  stood = tokens[places]
-  new = jnp.where(kind < masked, MASK, jnp.where(kind < masked + random, others, stood))
-  return tokens.at[places].set(jnp.where(taken, new, stood))
+  kind = jax.random.uniform(kind_key, positions.shape)
+  others = jax.random.randint(token_key, positions.shape, len(SPECIALS), vocabulary, jnp.int32)
+  true = tokens[positions]
+  new = jnp.where(kind < masked, MASK, jnp.where(kind < masked + random, others, true))
+  return tokens.at[positions].set(jnp.where(taken, new, true))
 
 
 def fixed_keys(batch):
-  """Keys for evaluation, one per example: the same places at every step, for every seed."""
+  """Keys for evaluation, one per example: the same positions at every step, for every seed."""
   return program.example_keys(jax.random.key(0), batch)
 
 
-def mask(keys, batch, ends, *, share: float, vocabulary: int, whole_words: bool):
+def mask_tokens(keys, batch, ends, *, share: float, vocabulary: int, whole_words: bool):
   """A batch for training or evaluation.
 
   Args:
     keys: [batch], one per example.
     batch: 'tokens' and 'targets' [batch, time] int32.
     ends: as `ends_of_tokens` gives them.
-    share, vocabulary: as `choose`'s and `replace`'s.
-    whole_words: whether all tokens of a word are left out together.
+    share, vocabulary: as `draw_positions`' and `corrupt`'s.
+    whole_words: whether all tokens of a word are masked together.
 
   Returns:
-    tokens [batch, time], places [batch, room] and targets [batch, room], all int32; a target of −1 is not scored.
+    inputs [batch, time], positions [batch, size] and targets [batch, size], all int32; a target of −1 is not scored.
   """
-  count = room(batch['targets'].shape[1], share, whole_words)
+  size = mask_size(batch['targets'].shape[1], share, whole_words)
 
   def one(key, tokens, targets):
-    choose_key, replace_key = jax.random.split(key)
+    position_key, corrupt_key = jax.random.split(key)
     ordinary = targets >= len(SPECIALS)
     begins = begin_words(targets, ends) if whole_words else jnp.ones(targets.shape, bool)
-    places, taken = choose(choose_key, ordinary, begins, share=share, places=count)
-    left = replace(replace_key, tokens, places, taken, vocabulary=vocabulary)
-    return left, places, jnp.where(taken, targets[places], -1)
+    positions, taken = draw_positions(position_key, ordinary, begins, share=share, size=size)
+    inputs = corrupt(corrupt_key, tokens, positions, taken, vocabulary=vocabulary)
+    return inputs, positions, jnp.where(taken, targets[positions], -1)
 
   return jax.vmap(one)(keys, batch['tokens'], batch['targets'])
+
+
+# ---- a person's texts ----
+
+
+def encode(texts: Sequence[str], spec: text.TextSpec) -> dict[str, np.ndarray]:
+  """Texts with <mask>s as a batch of 'tokens' [n, context] int32.
+
+  Raises:
+    UsageError: for a text without <mask>, or with more tokens than the model has positions.
+  """
+  tokeniser, length, rows = spec.tokenisers['text'], spec.lengths['text'], []
+  for each in texts:
+    first, *parts = [tokeniser.encode(part).tolist() for part in each.split(tokenisers.MASK)]
+    if not parts:
+      raise errors.UsageError(f'{each!r} has no {tokenisers.MASK}: write one for each token to be guessed')
+    tokens = [tokenisers.BEGIN, *first, *(token for part in parts for token in (MASK, *part))]
+    if len(tokens) > length:
+      raise errors.UsageError(f'{each!r} has {len(tokens) - 1} tokens; this model takes {length - 1}')
+    rows.append(tokens)
+  return {'tokens': padded(rows, length), 'index': np.arange(len(rows), dtype=np.int32)}
+
+
+def show_guesses(tokeniser: tokenisers.Tokeniser, tokens: Sequence[int], guesses: dict[int, tuple[int, int]]) -> str:
+  """A text on one line, its guesses as [guess] where right, else [guess | truth].
+
+  Args:
+    tokeniser: of the tokens.
+    tokens: [time], the true ones.
+    guesses: position -> (guess, truth).
+  """
+  space = ' ' if tokeniser.kind == 'words' else ''
+
+  def name(token):
+    special = token < tokeniser.specials
+    return tokeniser.symbols[token] if special else tokeniser.decode([token]).strip() or '␣'
+
+  pieces, run = [], []
+  for position, token in enumerate(tokens):
+    if position not in guesses:
+      run.append(token)
+      continue
+    guess, truth = guesses[position]
+    blank = ' ' if tokeniser.decode([truth]).startswith(' ') else ''
+    shown = f'[{name(guess)}]' if guess == truth else f'[{name(guess)} | {name(truth)}]'
+    pieces, run = [*pieces, tokeniser.decode(run), blank + shown], []
+  pieces.append(tokeniser.decode(run))
+  return ' '.join(space.join(piece for piece in pieces if piece).split())

@@ -19,9 +19,6 @@ from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split, take
 from karpjax.errors import UsageError
 
-SOURCES = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
-
-
 # ---- flags ----
 
 
@@ -118,11 +115,14 @@ def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: in
   shares, train = {split: x for split, x in shares.items() if split not in rows}, rows['train']
   counts = [count_of(share, len(train), split) for split, share in shares.items()]
   if len(train) - sum(counts) < 1:
-    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
-    raise UsageError(f'{asked} leave none of {len(train):,} examples to train on')
+    raise UsageError(f'{_asked(shares)} leave none of {len(train):,} examples to train on')
   *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
   drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
   return {**rows, **{split: part for split, part in drawn.items() if part}}
+
+
+def _asked(shares: Mapping[str, float]) -> str:
+  return ' and '.join(f'{split}={share}' for split, share in shares.items())
 
 
 def count_of(share: float, size: int, name: str) -> int:
@@ -140,20 +140,11 @@ def make_tokeniser(config, texts: Sequence[str], *, kinds: Sequence[str] = (), s
     texts: what it is learnt from.
     kinds: those that will do; () is any.
     specials: as `tokenisers.make`'s.
-
-  Raises:
-    UsageError: for another kind, or as `tokenisers.make`.
   """
   if kinds and config.tokeniser not in kinds:
     raise UsageError(f'tokeniser={config.tokeniser}: {", ".join(kinds)} will do here')
-  return tokenisers.make(
-    config.tokeniser,
-    texts,
-    specials=specials,
-    vocabulary=config.vocabulary,
-    minimum_frequency=config.minimum_frequency,
-    lower=config.lower,
-  )
+  options = {name: getattr(config, name) for name in ('vocabulary', 'minimum_frequency', 'lower')}
+  return tokenisers.make(config.tokeniser, texts, specials=specials, **options)
 
 
 def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
@@ -172,47 +163,14 @@ def line_break(tokeniser: tokenisers.Tokeniser) -> int:
 # ---- language models: reading ----
 
 
-def _read(name: str, data_dir: str, encoding: str) -> dict[str, str]:
-  """{split: text} of a source; one that has no splits of its own gives 'train' alone."""
-  if name == 'python_docs':
-    from pydoc_data import topics
-
-    return {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
-  if name == 'names':
-    return {'train': text_files.read_file(text_files.find('names.txt', data_dir), encoding)}
-  kind, _, path = name.partition(':')
-  if path and kind in ('text', 'lines'):
-    place = Path(path).expanduser()
-    files = sorted(place.rglob('*.txt')) if place.is_dir() else [place]
-    if not files:
-      raise UsageError(f'{place} holds no .txt file')
-    return {'train': '\n'.join(text_files.read_file(file, encoding) for file in files)}
-
-  def reader(features):
-    if 'text' not in features:
-      raise UsageError(f'{name} has features {", ".join(features)}; expected one called text')
-    return lambda record: record['text'].decode()
-
-  suiting = 'sets of TFDS with texts such as tiny_shakespeare'
-  texts = text_files.read_tfds(name, data_dir, reader, sources=SOURCES, suiting=suiting)
-  texts = {split: '\n'.join(rows) for split, rows in texts.items()}
-  if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
-    return {'train': ''.join(texts[split] for split in text_files.SPLITS)}
-  return texts
-
-
 def is_lines(name: str) -> bool:
   """Whether a data set's examples are lines, not windows of a running text."""
   return name == 'names' or name.startswith('lines:')
 
 
 def read(config) -> dict[str, list[str]]:
-  """{split: rows}: a data set's lines, or one row that is the whole running text.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong with the name, the files or the shares.
-  """
-  texts = _read(config.dataset, config.data_dir, config.encoding or 'utf-8')
+  """{split: rows}: a data set's lines, or one row that is the whole running text."""
+  texts = text_files.read_texts(config.dataset, config.data_dir, config.encoding or 'utf-8')
   shares = {'validation': config.validation, 'test': config.test}
   if not is_lines(config.dataset):
     texts = texts if len(texts) > 1 else cut(texts['train'], shares)
@@ -230,8 +188,7 @@ def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
   sizes = [count_of(share, len(text), split) for split, share in shares.items()]
   ends = np.cumsum([len(text) - sum(sizes), *sizes])
   if ends[0] < 1:
-    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
-    raise UsageError(f'{asked} leave nothing of {len(text):,} characters to train on')
+    raise UsageError(f'{_asked(shares)} leave nothing of {len(text):,} characters to train on')
   parts = [text[start:end] for start, end in zip([0, *ends], ends)]
   return {split: part for split, part in zip(('train', *shares), parts) if part}
 

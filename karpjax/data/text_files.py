@@ -17,6 +17,7 @@ SPLITS = {  # split -> its names in files and in TFDS
   'test': ('test', 'testb'),
 }
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+TEXTS = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
 
 
 def read_file(path: Path, encoding: str = 'utf-8') -> str:
@@ -153,3 +154,38 @@ def read_tfds(
   if not splits.get('train'):
     raise UsageError(f'{name} has no train split to learn from; it has: {", ".join(prepared) or "none"}')
   return splits
+
+
+def read_texts(name: str, data_dir: str, encoding: str) -> dict[str, str]:
+  """{split: text} of a data set; one that has no splits of its own gives 'train' alone.
+
+  Args:
+    name: one of TEXTS, or a set of TFDS with a feature 'text'.
+    data_dir: where names.txt and prepared sets are found.
+    encoding: of files.
+  """
+  if name == 'python_docs':
+    from pydoc_data import topics
+
+    return {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
+  if name == 'names':
+    return {'train': read_file(find('names.txt', data_dir), encoding)}
+  kind, _, path = name.partition(':')
+  if path and kind in ('text', 'lines'):
+    place = Path(path).expanduser()
+    files = sorted(place.rglob('*.txt')) if place.is_dir() else [place]
+    if not files:
+      raise UsageError(f'{place} holds no .txt file')
+    return {'train': '\n'.join(read_file(file, encoding) for file in files)}
+
+  def reader(features):
+    if 'text' not in features:
+      raise UsageError(f'{name} has features {", ".join(features)}; expected one called text')
+    return lambda record: record['text'].decode()
+
+  suiting = 'sets of TFDS with texts such as tiny_shakespeare'
+  texts = read_tfds(name, data_dir, reader, sources=TEXTS, suiting=suiting)
+  texts = {split: '\n'.join(rows) for split, rows in texts.items()}
+  if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
+    return {'train': ''.join(texts[split] for split in SPLITS)}
+  return texts

@@ -45,8 +45,7 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   splits = {}
   for split in ('train', 'validation', 'test'):
     if split in prepared:
-      # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same
-      # JPEG.
+      # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
       source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
       fetch = functools.partial(_fetch, f'{name}: {split}', source, shape)
       splits[split] = Split(len(source), None, fetch)
@@ -105,16 +104,14 @@ def find(
   """
   bare, _, version = name.partition(':')
   default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-  for root in [data_dir, data_dir / 'tfds'] if data_dir else [default]:
-    prepared = sorted((root / bare).glob(f'{version or "*"}/dataset_info.json'), key=_version)
-    if bare and prepared:
-      return prepared[-1].parent
-    others = sorted((root / bare).glob('*/dataset_info.json'), key=_version) if bare else []
-    if others:
-      versions = ', '.join(path.parent.name for path in others)
-      raise UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {versions}')
-    configs = sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}) if bare else []
-    if configs:
+  for root in ([data_dir, data_dir / 'tfds'] if data_dir else [default]) if bare else []:
+    prepared = {path.parent.name: path.parent for path in (root / bare).glob('*/dataset_info.json')}
+    versions = sorted(prepared, key=_version)
+    if version in prepared or (versions and not version):
+      return prepared[version or versions[-1]]
+    if versions:
+      raise UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {", ".join(versions)}')
+    if configs := sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}):
       raise UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
   import tensorflow_datasets as tfds
 
@@ -128,8 +125,8 @@ def find(
   raise UsageError(f'unknown data set {name!r}.{near}')
 
 
-def _version(path):
-  return [int(part) if part.isdigit() else -1 for part in path.parent.name.split('.')]
+def _version(name):
+  return [int(part) if part.isdigit() else -1 for part in name.split('.')]
 
 
 def _prepare(name, data_dir):
@@ -169,23 +166,18 @@ def _keep(title, split, spec, files):
   digest = hashlib.sha256(json.dumps([stats, spec.shape]).encode()).hexdigest()[:16]
   cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
   folder = cache / f'{title.replace("/", "-")}-{digest}'
-  kept = _mapped(folder, split.size, spec.shape)
-  if kept:
+  if kept := _mapped(folder, split.size, spec.shape):
     return kept
   whole = splitting.materialise(split, f'decoding {title}')
-  temporary = None
   try:
     cache.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=cache, prefix='writing-'))
-    for key, array in whole.arrays.items():
-      np.save(temporary / f'{key}.npy', array, allow_pickle=False)
-    shutil.rmtree(folder, ignore_errors=True)  # what is there, if anything, is not whole
-    os.replace(temporary, folder)
+    with tempfile.TemporaryDirectory(dir=cache, prefix='writing-', ignore_cleanup_errors=True) as temporary:
+      for key, array in whole.arrays.items():
+        np.save(f'{temporary}/{key}.npy', array, allow_pickle=False)
+      shutil.rmtree(folder, ignore_errors=True)  # what is there, if anything, is not whole
+      os.replace(temporary, folder)
   except OSError:  # a full or read-only disk: the arrays are in memory all the same
     return whole
-  finally:
-    if temporary:
-      shutil.rmtree(temporary, ignore_errors=True)
   return _mapped(folder, split.size, spec.shape) or whole
 
 

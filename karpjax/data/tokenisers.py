@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from karpjax import errors
+from karpjax.errors import UsageError, nearest
 
 KINDS = ('characters', 'bytes', 'words', 'bpe')
 PAD, UNKNOWN, BEGIN, END = range(4)
@@ -65,9 +65,9 @@ class Tokeniser:
       return [table.get(piece, UNKNOWN) for piece in pieces]
     unknown = [piece for piece in dict.fromkeys(pieces) if piece not in table]
     if unknown:
-      raise errors.UsageError(
-        f'{len(unknown)} characters are in none of the training texts: {listed(unknown)}; leave them out, '
-        'or train with --tokeniser=bytes'
+      count = f'{len(unknown)} characters are' if len(unknown) > 1 else '1 character is'
+      raise UsageError(
+        f'{count} in none of the training texts: {listed(unknown)}; leave them out, or train with tokeniser=bytes'
       )
     return [table[piece] for piece in pieces]
 
@@ -148,39 +148,36 @@ def make(
   vocabulary: int = 0,
   lower: bool = False,
 ) -> Tokeniser:
-  """A tokeniser of the user's texts.
+  """A tokeniser learnt from texts.
 
   Args:
     kind: one of KINDS, or bpe:FILE, which reads a JSON of the `tokenizers` library, as published models have it.
-    texts: what it is made of: those of the train split, or of all where no symbol may be unknown.
+    texts: those of the train split, or all of them where no symbol may be unknown.
     specials: symbols before all others, such as SPECIALS, or (LINE_END,). Words and bpe have SPECIALS if none are given.
-    minimum_frequency: of words, that are <unk> below it.
+    minimum_frequency: words that are rarer are <unk>.
     vocabulary: of bpe, and of words if not 0: the largest number of tokens; the most frequent are kept.
     lower: whether texts are lower-cased.
 
   Raises:
     UsageError: for an unknown kind, or a file that is no such JSON.
   """
-  specials = tuple(specials)
   if kind.startswith('bpe:'):
     return _published(Path(kind.removeprefix('bpe:')))
   if kind not in KINDS:
-    raise errors.UsageError(f'unknown tokeniser {kind!r}.{errors.nearest(kind, [*KINDS, "bpe:FILE"])}')
+    raise UsageError(f'unknown tokeniser {kind!r}.{nearest(kind, [*KINDS, "bpe:FILE"])}')
   if kind == 'bytes':
     return Tokeniser('bytes', lower=lower)
   if kind == 'characters':
-    found = sorted(set().union(*(text.lower() if lower else text for text in texts)) - set(specials))
-    return Tokeniser('characters', (*specials, *found), len(specials), lower)
-  specials = specials or SPECIALS
+    characters = sorted(set().union(*(text.lower() if lower else text for text in texts)) - set(specials))
+    return Tokeniser('characters', (*specials, *characters), len(specials), lower)
+  specials = tuple(specials or SPECIALS)
   if kind == 'words':
     split = Tokeniser('words', lower=lower).split
-    found = (word for text in texts for word in split(text))
-    return of_words(found, specials=specials, minimum_frequency=minimum_frequency, vocabulary=vocabulary, lower=lower)
+    words = (word for text in texts for word in split(text))
+    return of_words(words, specials=specials, minimum_frequency=minimum_frequency, vocabulary=vocabulary, lower=lower)
   if vocabulary < 256 + len(specials):
-    raise errors.UsageError(
-      f'--vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials'
-    )
-  model = _train_bpe(texts, specials, vocabulary, lower)
+    raise UsageError(f'vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials')
+  model = _train_bpe([text.lower() if lower else text for text in texts], specials, vocabulary)
   return Tokeniser('bpe', _symbols(model), len(specials), lower, model)
 
 
@@ -192,29 +189,31 @@ def of_words(
   vocabulary: int = 0,
   lower: bool = False,
 ) -> Tokeniser:
-  """A tokeniser of words that are split already; arguments as `make`'s. Its `numbers` takes words, `lower` or not, as they are."""
+  """A tokeniser of words that are split already; arguments as `make`'s. Its `numbers` takes words as they are."""
   counts = collections.Counter(word.lower() if lower else word for word in words)
   kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
   kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
   return Tokeniser('words', (*specials, *kept), len(specials), lower)
 
 
-def _train_bpe(texts, specials, vocabulary, lower) -> str:
-  """Byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), as JSON."""
+# ---- byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), by the `tokenizers` library ----
+
+
+def _train_bpe(texts: Sequence[str], specials: Sequence[str], vocabulary: int) -> str:
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
-  made = tokenizers.Tokenizer(models.BPE())
-  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  made.decoder = decoders.ByteLevel()
+  model = tokenizers.Tokenizer(models.BPE())
+  model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  model.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
     vocab_size=vocabulary,
     special_tokens=list(specials),
     initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     show_progress=False,
   )
-  made.train_from_iterator((text.lower() if lower else text for text in texts), trainer)
-  return made.to_str()
+  model.train_from_iterator(texts, trainer)
+  return model.to_str()
 
 
 def _published(path: Path) -> Tokeniser:
@@ -222,9 +221,9 @@ def _published(path: Path) -> Tokeniser:
     model = path.read_text(encoding='utf-8')
     return Tokeniser('bpe', _symbols(model), 0, False, model)
   except OSError as error:
-    raise errors.UsageError(f'--tokeniser=bpe:{path} cannot be read: {error.strerror}') from None
+    raise UsageError(f'tokeniser=bpe:{path} cannot be read: {error.strerror}') from None
   except Exception:
-    raise errors.UsageError(f'--tokeniser=bpe:{path} is no tokenizer.json of the tokenizers library') from None
+    raise UsageError(f'tokeniser=bpe:{path} is no tokenizer.json of the tokenizers library') from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -240,7 +239,7 @@ def _symbols(model: str) -> tuple[str, ...]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-  """The printable character by which byte-level BPE writes a byte -> the byte (Radford et al. 2019)."""
+  """The printable character by which byte-level BPE writes a byte -> the byte."""
   plain = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
   others = (b for b in range(256) if b not in set(plain))
   return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}

@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from karpjax import hyperparameters
-
 
 def cross_entropy(logits, targets, *, label_smoothing: float = 0.0):
   """−log softmax(logits) of each target, in nats; 0 where the target is negative, and so not scored.
@@ -12,7 +10,7 @@ def cross_entropy(logits, targets, *, label_smoothing: float = 0.0):
   Args:
     logits: [..., vocabulary], any float dtype.
     targets: [...] int32.
-    label_smoothing: share of the target that is spread over all tokens (Szegedy et al. 2016, section 7). May be traced.
+    label_smoothing: share of the target that is spread over all tokens (Szegedy et al. 2016, section 7).
 
   Returns:
     [...] float32.
@@ -21,6 +19,6 @@ def cross_entropy(logits, targets, *, label_smoothing: float = 0.0):
   total = jax.nn.logsumexp(logits, -1)
   chosen = jnp.take_along_axis(logits, jnp.maximum(targets, 0)[..., None], -1)[..., 0]
   losses = total - chosen
-  if not hyperparameters.is_zero(label_smoothing):
+  if label_smoothing:
     losses = (1 - label_smoothing) * losses + label_smoothing * (total - logits.mean(-1))
   return jnp.where(targets >= 0, losses, 0)

@@ -8,33 +8,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import program
+from karpjax.program import pair
 
 
-def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters: np.ndarray) -> dict[str, Any]:
+def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters: np.ndarray | None = None, right=None):
   """What evaluation adds up over batches, replicas and hosts.
 
   Args:
     losses: [batch, time] float32, in nats.
     targets: [batch, time] int32; negative ones are not scored.
     mask: [batch] bool, True where the example is real.
-    characters: [vocabulary] float32, how many characters each token stands for; all 0 where that is unknown.
+    characters: [vocabulary] float32, how many characters each token stands for; all 0 or None where that is unknown.
+    right: [batch, time] bool, which guesses are right, or None.
 
   Returns:
-    'loss': (sum, count of tokens); 'characters': (sum of losses, count of characters), float32 scalars.
+    'loss': (sum, count of tokens), 'characters': (sum of losses, count of characters) and 'accuracy': (number right, count of
+    tokens), float32 scalars; the last two only where they are known.
   """
   scored = (targets >= 0) & mask[:, None]
-  loss, count = program.pair(losses, scored)
-  read = jnp.where(scored, jnp.asarray(characters)[jnp.maximum(targets, 0)], 0).sum()
-  return {'loss': (loss, count), 'characters': (loss, read)}
+  parts = {'loss': pair(losses, scored)}
+  if characters is not None:
+    read = jnp.where(scored, jnp.asarray(characters)[jnp.maximum(targets, 0)], 0).sum()
+    parts['characters'] = (parts['loss'][0], read)
+  if right is not None:
+    parts['accuracy'] = pair(right, scored)
+  return parts
 
 
 def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
-  """'loss' (nats a token), 'perplexity' (a token) and, where characters are known, 'bits_per_character'."""
-  loss, count = (float(value) for value in sums['loss'])
-  nats = loss / count if count else math.nan
+  """'loss' (nats a token), 'perplexity' (a token), and, where known, 'bits_per_character', 'accuracy' and 'error'."""
+  ratios = {name: float(total) / float(count) if count else math.nan for name, (total, count) in sums.items()}
+  nats = ratios['loss']
   numbers = {'loss': nats, 'perplexity': math.exp(nats) if nats < 700 else math.inf}
-  total, characters = (float(value) for value in sums['characters'])
-  if characters:
-    numbers['bits_per_character'] = total / characters / math.log(2)
+  if not math.isnan(ratios.get('characters', math.nan)):
+    numbers['bits_per_character'] = ratios['characters'] / math.log(2)
+  if 'accuracy' in ratios:
+    numbers |= {'accuracy': ratios['accuracy'], 'error': 1 - ratios['accuracy']}
   return numbers

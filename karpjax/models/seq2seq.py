@@ -1,6 +1,6 @@
 """Encoders and decoders: recurrent, without and with attention, and the Transformer.
 
-Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.decoding`.
+Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.generate`.
 """
 
 import functools
@@ -10,13 +10,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import decoding
+from karpjax import generate
 from karpjax.data import tokenisers
 from karpjax.layers import attention, initialisers, linear, recurrence, recurrent_attention
 from karpjax.layers.dropout import Dropout
-from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, Block, Tokens
-from karpjax.models.transformer import Encoder
-from karpjax.options import option
+from karpjax.layers.transformer import Block, Tokens
+from karpjax.models.transformer import Encoder, Sizes
+from karpjax.options import option, shared
 
 ATTENTIONS = {
   'none': None,
@@ -147,58 +147,22 @@ class RecurrentSeq2Seq(nn.Module):
     return self.decoder.logits(features, False), state
 
 
-class Seq2SeqTransformer(nn.Module):
+class Seq2SeqTransformer(Sizes, nn.Module):
   """Encoder and decoder (Vaswani et al. 2017). Token 0 is padding in both."""
 
   source_vocabulary: int
   vocabulary: int
   source_context: int  # the largest numbers of positions
   context: int
-  layers: int = option(3, 'Blocks of the encoder, and of the decoder.', low=1)
-  heads: int = option(8, 'Attention heads.', low=1)
-  width: int = option(256, 'Width of embeddings and blocks.', low=1)
-  hidden: int = option(512, "Units of a block's MLP; 0: four times the width.", low=0)
-  positions: str = option('learned', 'How positions are encoded.', choices=POSITIONS)
-  pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
-  activation: str = option('relu', "The activation of a block's MLP.", choices=ACTIVATIONS)
-  dropout: float = option(0.1, "Dropout rate on each layer's input.", low=0, below=1)
   tied: bool = option(False, "Logits by the target's embeddings.")
   dtype: Any = jnp.float32
 
   def setup(self):
-    self.encoder = Encoder(
-      self.source_vocabulary,
-      self.source_context,
-      self.layers,
-      self.heads,
-      self.width,
-      self.hidden,
-      self.positions,
-      scaled=True,
-      pre_norm=self.pre_norm,
-      activation=self.activation,
-      dropout=self.dropout,
-      std=0,
-      embedding_norm=False,
-      dtype=self.dtype,
-    )
-    self.tokens = Tokens(self.vocabulary, self.context, self.width, self.positions, True, self.width**-0.5, self.dtype)
-    self.blocks = [
-      Block(
-        self.width,
-        self.heads,
-        hidden=self.hidden,
-        crossed=True,
-        pre_norm=self.pre_norm,
-        rotary=self.positions == 'rotary',
-        activation=self.activation,
-        dropout=self.dropout,
-        std=0,
-        out_std=0,
-        dtype=self.dtype,
-      )
-      for _ in range(self.layers)
-    ]
+    sizes = {'vocabulary': self.source_vocabulary, 'context': self.source_context}
+    self.encoder = Encoder(**shared(Encoder, self, **sizes, scaled=True, std=0, embedding_norm=False))
+    self.tokens = Tokens(**shared(Tokens, self, scaled=True, std=self.width**-0.5))
+    block = functools.partial(Block, **shared(Block, self, rotary=self.positions == 'rotary'))
+    self.blocks = [block(crossed=True, std=0, out_std=0) for _ in range(self.layers)]
     self.drop = Dropout(self.dropout)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if self.pre_norm else None
     if not self.tied:
@@ -239,7 +203,7 @@ class Seq2SeqTransformer(nn.Module):
 
 MODELS = {
   **{cell: functools.partial(RecurrentSeq2Seq, cell=cell) for cell in recurrence.CELLS},
-  'transformer': Seq2SeqTransformer,
+  'transformer': functools.partial(Seq2SeqTransformer, layers=3, heads=8, width=256, hidden=512, activation='relu'),
 }
 
 
@@ -252,7 +216,7 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
     source: [batch, source] int32, with </s> at its end and 0 behind that.
     steps: the most tokens, the end included.
     beam: how many sequences are kept; 1: greedy.
-    length_penalty: as `decoding.beam_search`'s.
+    length_penalty: as `generate.beam_search`'s.
 
   Returns:
     [batch, steps] int32: 0 follows </s>. Tokens of no text (<pad>, <unk>, <s>) are never chosen.
@@ -260,7 +224,7 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
   silent = jnp.array([tokenisers.PAD, tokenisers.UNKNOWN, tokenisers.BEGIN])
 
   state, memory = model.apply({'params': params}, source, steps, method='encode')
-  memory = decoding.repeat(memory, beam)
+  memory = generate.repeat(memory, beam)
 
   def step(tokens, state):
     logits, state = model.apply({'params': params}, tokens, state, memory, method='step')
@@ -268,8 +232,8 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
 
   first = jnp.full(len(source), tokenisers.BEGIN, jnp.int32)
   if beam == 1:
-    return decoding.greedy(step, state, first, steps=steps, end=tokenisers.END)
-  tokens, _ = decoding.beam_search(
+    return generate.greedy(step, state, first, steps=steps, end=tokenisers.END)
+  tokens, _ = generate.beam_search(
     step, state, first, beam=beam, steps=steps, end=tokenisers.END, length_penalty=length_penalty
   )
   return tokens[:, 0]

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from karpjax import options
 from karpjax.errors import UsageError
 from karpjax.layers import dropout, initialisers, linear, max_over_time, recurrence
-from karpjax.layers.transformer import POSITIONS
-from karpjax.models import transformer
+from karpjax.models.transformer import Encoder, Sizes
 from karpjax.options import option
 
 
@@ -76,7 +75,7 @@ class BiLSTM(nn.Module):
     return logits(self, x, train=train)
 
 
-class Transformer(nn.Module):
+class Transformer(Sizes, nn.Module):
   """An encoder as BERT's, the mean of its outputs over the text's tokens, dropout, one dense layer.
 
   Its params begin with 'encoder', as those of a masked language model, whose weights it can start from.
@@ -86,25 +85,11 @@ class Transformer(nn.Module):
   classes: int
   context: int  # the largest number of tokens
   dtype: Any = jnp.float32
-  layers: int = option(2, 'Blocks.', low=1)
-  heads: int = option(4, 'Attention heads.', low=1)
-  width: int = option(128, 'Width of embeddings and blocks.', low=1)
-  hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
-  positions: str = option('learned', 'How positions are encoded.', choices=POSITIONS)
-  pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
-  dropout: float = option(0.1, "Dropout rate on each layer's input.", low=0, below=1)
 
   @nn.compact
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, length] int32 -> logits [batch, classes] float32."""
-    encoder = transformer.Encoder(
-      self.vocabulary,
-      self.context,
-      **{name: getattr(self, name) for name in SIZES},
-      dropout=self.dropout,
-      dtype=self.dtype,
-      name='encoder',
-    )
+    encoder = Encoder(**options.shared(Encoder, self), name='encoder')
     x = encoder(tokens, train=train).astype(jnp.float32)  # [batch, length, width]
     real = (tokens != 0).astype(jnp.float32)
     x = jnp.einsum('blw,bl->bw', x, real) / jnp.maximum(real.sum(1, keepdims=True), 1)  # [batch, width]
@@ -112,7 +97,15 @@ class Transformer(nn.Module):
 
 
 MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
-SIZES = ('layers', 'heads', 'width', 'hidden', 'positions', 'pre_norm')  # what an encoder's weights depend on
+SIZES = (
+  'layers',
+  'heads',
+  'width',
+  'hidden',
+  'positions',
+  'pre_norm',
+  'activation',
+)  # what an encoder's weights depend on
 
 
 def pretrained(spec, flags) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The run's page: one index.html that shows its folder. It opens from disk and fetches nothing."""
 
-import html
 import json
+import string
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,6 @@ PERCENTAGES = 'accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_qual
 FILES = 'config.json', 'summary.json', 'metrics.csv', 'metrics.jsonl', 'report.txt', 'report.json', 'cells.html'
 LONGEST_TEXT = 6000  # characters of a text that the page shows
 LONGEST_TABLE = 30  # rows; longer ones are folded up
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 
 def write_page(folder: Path) -> Path:
@@ -50,8 +36,8 @@ def write_page(folder: Path) -> Path:
   ]
   total = f'{sum(p["count"] for p in config.get("parameters", [])):,}'
   body = [
-    f'<header><h1>{html.escape(name)}</h1>',
-    f'<p class="quiet">{html.escape(" · ".join(about))}</p>' if about else '',
+    f'<header><h1>{escape(name)}</h1>',
+    f'<p class="quiet">{escape(" · ".join(about))}</p>' if about else '',
     headlines(summary),
     '</header>',
     *pictures(folder),
@@ -61,7 +47,7 @@ def write_page(folder: Path) -> Path:
     section('Final numbers', table([(title(key), figure(key, value)) for key, value in summary.items()])),
     section('Flags', table(chosen)),
     '</div>',
-    section('Run it again', f'<pre>{html.escape(config["command"])}</pre>' if config.get('command') else ''),
+    section('Run it again', f'<pre>{escape(config["command"])}</pre>' if config.get('command') else ''),
     '<div class="columns">',
     section('Parameters', table(shapes, ('name', 'shape', 'count'), f'{len(shapes)} arrays, {total} parameters')),
     section('Where it ran', table(surroundings(config, summary))),
@@ -69,8 +55,8 @@ def write_page(folder: Path) -> Path:
     section('Files', ' · '.join(f'<a href="{name}">{name}</a>' for name in FILES if (folder / name).exists())),
   ]
   path = folder / 'index.html'
-  style = Path(__file__).with_suffix('.css').read_text()
-  page = PAGE.format(title=html.escape(' · '.join([name, *about])), style=style, body='\n'.join(filter(None, body)))
+  page = string.Template(Path(__file__).with_suffix('.html').read_text())
+  page = page.substitute(title=escape(' · '.join([name, *about])), body='\n'.join(filter(None, body)))
   writers.write_bytes(path, page.encode())
   return path
 
@@ -87,9 +73,9 @@ def headlines(summary: Mapping[str, Any]) -> str:
     found.remove('test/error')
   items = []
   for name in found[:2] + [name for name in ('parameters', 'seconds') if name in summary]:
-    value, _, deviation = map(html.escape, figure(name, summary[name]).partition(' ± '))
-    small = f' <small>± {deviation}</small>' if deviation else ''
-    items.append(f'<li><span class="quiet">{html.escape(title(name))}</span><b>{value}{small}</b></li>')
+    value = escape(figure(name, summary[name])).replace(' ± ', ' <small>± ')
+    value += '</small>' if '<small>' in value else ''
+    items.append(f'<li><span class="quiet">{escape(title(name))}</span><b>{value}</b></li>')
   return f'<ul class="headlines">{"".join(items)}</ul>' if items else ''
 
 
@@ -101,9 +87,9 @@ def pictures(folder: Path) -> list[str]:
   first = lambda path: (order.index(curves[path]) if curves[path] in order else len(order), curves[path])
 
   def shown(path):
-    link = html.escape(urllib.parse.quote(path.relative_to(folder).as_posix()))
+    link = escape(urllib.parse.quote(path.relative_to(folder).as_posix()))
     name = path.relative_to(folder / 'plots').with_suffix('').as_posix()
-    caption = html.escape(f'{title(curves[path])} over steps' if path in curves else title(name))
+    caption = escape(f'{title(curves[path])} over steps' if path in curves else title(name))
     kind = 'animation' if path.suffix.lower() == '.gif' else 'plot'
     image = f'<a href="{link}"><img src="{link}" alt="{caption}, {kind}" loading="lazy"></a>'
     return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
@@ -130,7 +116,7 @@ def tables(report: Mapping[str, Any]) -> list[str]:
   for name, rows in groups.items():
     heads = list(rows[0])
     cells = [tuple(cell(row.get(head)) for head in heads) for row in rows]
-    caption = f'<p class="quiet">{html.escape(about)}</p>' if about and not sections else ''
+    caption = f'<p class="quiet">{escape(about)}</p>' if about and not sections else ''
     content = table(cells, tuple(map(title, heads)), f'{len(rows)} {title(name).lower()}')
     sections.append(section(title(name), caption + content))
   return sections
@@ -141,8 +127,8 @@ def texts(folder: Path) -> list[str]:
   sections = []
   for path in sorted((folder / 'texts').glob('*.txt')):
     text = path.read_text(encoding='utf-8', errors='replace')
-    more = f'<p><a href="texts/{html.escape(urllib.parse.quote(path.name))}">all of it</a></p>'
-    shown = f'<pre>{html.escape(text[:LONGEST_TEXT].rstrip())}</pre>'
+    more = f'<p><a href="texts/{escape(urllib.parse.quote(path.name))}">all of it</a></p>'
+    shown = f'<pre>{escape(text[:LONGEST_TEXT].rstrip())}</pre>'
     sections.append(section(title(path.stem), shown + (more if len(text) > LONGEST_TEXT else '')))
   return sections
 
@@ -161,7 +147,7 @@ def surroundings(config: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 
 def section(heading: str, content: str) -> str:
-  return f'<section><h2>{html.escape(heading)}</h2>{content}</section>' if content else ''
+  return f'<section><h2>{escape(heading)}</h2>{content}</section>' if content else ''
 
 
 def table(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...] = ('', ''), folded: str = '') -> str:
@@ -170,14 +156,13 @@ def table(rows: Sequence[tuple[str, ...]], heads: tuple[str, ...] = ('', ''), fo
     return ''
   right = [all(is_number(row[i]) for row in rows) for i in range(len(heads))]
   cells = lambda row, tags: ''.join(
-    f'<{tag}{" class=number" if r else ""}>{html.escape(text)}</{tag.split()[0]}>'
-    for tag, text, r in zip(tags, row, right)
+    f'<{tag}{" class=number" if r else ""}>{escape(text)}</{tag.split()[0]}>' for tag, text, r in zip(tags, row, right)
   )
   head = f'<thead><tr>{cells(heads, ["th scope=col"] * len(heads))}</tr></thead>' if any(heads) else ''
   body = ''.join(f'<tr>{cells(row, ["th scope=row", *["td"] * (len(row) - 1)])}</tr>' for row in rows)
   content = f'<table>{head}<tbody>{body}</tbody></table>'
   if folded and len(rows) > LONGEST_TABLE:
-    content = f'<details><summary>{html.escape(folded)}</summary>{content}</details>'
+    content = f'<details><summary>{escape(folded)}</summary>{content}</details>'
   return f'<div class="scroll">{content}</div>'
 
 

@@ -207,18 +207,40 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
 
 
 @styled
-def heat_maps(maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]], folder: Path, name: str) -> Path:
-  """plots/NAME.png: maps (values [rows, columns] in [0, 1], names of the columns, names of the rows), two side by side."""
-  columns, lines = min(2, len(maps)), -(-len(maps) // 2)
-  figure, axes = new_figure(4.2 * columns, 4.0 * lines, lines, ncols=columns, squeeze=False)
+def heat_maps(
+  maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]],
+  folder: Path,
+  name: str,
+  *,
+  columns: int = 2,
+  width: float = 4.2,
+  titles: Sequence[str] = (),
+  heading: str = '',
+) -> Path:
+  """plots/NAME.png: heat maps beside each other.
+
+  Args:
+    maps: (values [rows, columns] in [0, 1], names of the columns, names of the rows) of each.
+    folder: the run's folder.
+    name: of the file.
+    columns, width: how many maps beside each other, and how wide they are, in inches.
+    titles: one for each map, or none.
+    heading: of the figure.
+  """
+  columns, lines, font = min(columns, len(maps)), -(-len(maps) // columns), 7 if width > 4 else 5
+  figure, axes = new_figure(width * columns, (width - 0.2) * lines, lines, ncols=columns, squeeze=False)
+  for axis, text in zip(axes.flat, titles):
+    axis.set_title(text, fontsize=8)
   for axis in axes.flat[len(maps) :]:
     axis.set_axis_off()
   for axis, (values, across, down) in zip(axes.flat, maps):
     axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
-    axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=7)
-    axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=7)
+    axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=font)
+    axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=font)
     no_frame(axis)
     axis.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
+  if heading:
+    figure.suptitle(heading, x=0.01, ha='left', fontweight='bold', fontsize=10.5)
   return save(figure, folder, name)
 
 

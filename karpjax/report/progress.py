@@ -9,16 +9,9 @@ import jax
 import numpy as np
 
 from karpjax.report.text import table
-from karpjax.train import checkpoint
-from karpjax.train.layouts import sharded
 
-
-def parameter_table(params) -> list[dict]:
-  """[{'name', 'shape', 'count'}] of a pytree of parameters (one seed's)."""
-  return [
-    {'name': name, 'shape': list(x.shape), 'count': int(np.prod(x.shape))}
-    for name, x in zip(checkpoint.names(params), jax.tree.leaves(params))
-  ]
+TRAINED = ('train/loss', 'train/error', 'train/episode_return')  # metrics in a line of progress
+EVALUATED = ('loss', 'accuracy', 'error', 'bleu', 'episode_return')  # of each split
 
 
 def quantity(number, unit: str) -> str:
@@ -29,41 +22,34 @@ def quantity(number, unit: str) -> str:
   return f'{number / 1000**power:.3g} {["", "k", "M", "G", "T"][power]}{unit}'
 
 
-def start_up(description: dict, dataset, config) -> list[str]:
+def start_up(description: dict, dataset, config, layout: str) -> list[str]:
   """The lines before the first step: config, devices, data, parameters, and what the compiler says of a step."""
-  compiled, choices, parameters = description['compiled'], description['choices'], description['parameters']
-  lines = ['config:']
-  flags = description['flags']
-  lines += [f'  {name} = {value}' for name, value in flags.items()]
-  devices = description['devices']
-  layout = config.mesh or config.parallel
-  if layout == 'seeds':
-    used = sharded.spread(config.seeds, len(devices))
-    layout = f'{config.seeds // used} seeds on {"each of " if used > 1 else ""}{used}'
-  lines += [f'devices: {len(devices)} × {description["device_kind"]} ({layout})']
-  if jax.process_count() > 1:
-    lines[-1] += f', on {jax.process_count()} hosts'
-  lines += [f'data: {note}' for note in dataset.notes]
+  compiled, steps, parameters = (
+    description['compiled'],
+    description['choices']['steps_per_call'],
+    description['parameters'],
+  )
+  hosts = f', on {jax.process_count()} hosts' if jax.process_count() > 1 else ''
   rows = [(p['name'], '×'.join(map(str, p['shape'])) or 'scalar', p['count']) for p in parameters]
-  lines += ['parameters:', *(f'  {line}' for line in table(rows, ('name', 'shape', 'count')))]
-  lines += [
-    f'  {sum(p["count"] for p in parameters):,} in all'
-    + (f', for each of {config.seeds} seeds' if config.seeds > 1 else '')
-  ]
-  lines += [
+  each = f', for each of {config.seeds} seeds' if config.seeds > 1 else ''
+  lines = [
+    'config:',
+    *(f'  {name} = {value}' for name, value in description['flags'].items()),
+    f'devices: {len(description["devices"])} × {description["device_kind"]} ({layout}){hosts}',
+    *(f'data: {note}' for note in dataset.notes),
+    'parameters:',
+    *(f'  {line}' for line in table(rows, ('name', 'shape', 'count'))),
+    f'  {sum(p["count"] for p in parameters):,} in all{each}',
     f'compiled step: {quantity(compiled["flops"], "FLOP")}, {quantity(compiled["bytes"], "B")} read and written; '
     f'memory {quantity(compiled["argument_bytes"], "B")} arguments, {quantity(compiled["temporary_bytes"], "B")} temporary; '
-    f'compilation {compiled["compile_seconds"]:.1f} s'
-  ]
-  steps = choices['steps_per_call']
-  lines += [
-    f'steps per call: {"at most " if steps > 1 else ""}{steps}'
-    + (' (measured)' if config.steps_per_call == 'auto' else '')
+    f'compilation {compiled["compile_seconds"]:.1f} s',
+    f'steps per call: {"at most " if steps > 1 else ""}{steps}{" (measured)" if config.steps_per_call == "auto" else ""}',
   ]
   if config.microbatches > 1:
-    lines += [
+    text = (
       f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
-    ]
+    )
+    lines.append(text)
   return lines
 
 
@@ -101,12 +87,10 @@ class Progress:
 
   def append(self, row: dict) -> None:
     evaluated = [n for n in row if '/' in n and not n.startswith('train/')]
-    shown = [n for n in row if n in ('train/loss', 'train/error')] + [
-      n for n in evaluated if n.split('/')[1] in ('loss', 'accuracy', 'error', 'bleu')
-    ]
-    text = '  '.join(f'{n} {number(row[n])}' for n in shown)
+    trained = [n for n in row if n in TRAINED]
+    text = '  '.join(f'{n} {number(row[n])}' for n in trained + [n for n in evaluated if n.split('/')[1] in EVALUATED])
     if self.bar:
-      self.bar.set_postfix_str(f'loss {number(row["train/loss"])}' if 'train/loss' in row else '')
+      self.bar.set_postfix_str('  '.join(f'{n.removeprefix("train/")} {number(row[n])}' for n in trained))
       self.bar.update(row['step'] - self.bar.n)
       if evaluated:
         self.bar.write(f'step {row["step"]}  {text}')
@@ -131,16 +115,13 @@ def over_seeds(value: dict) -> str:
 
 def final(numbers: dict, folder) -> list[str]:
   """The lines after the last step."""
-  shown = {n: x for n, x in numbers.items() if '/' in n}
-  rows = []
-  for name, value in shown.items():
-    rows.append((name, over_seeds(value) if isinstance(value, dict) else f'{value:.4f}'))
-  lines = table(rows, ('metric', 'final'))
-  lines += [
-    f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; {numbers["steps_per_second"]:.4g} steps/s',
-    'time: '
-    + ', '.join(
-      f'{n.removesuffix("_share")} {x:.1%}' for n, x in numbers.items() if n.endswith('_share') and '/' not in n
-    ),
+  metrics = {n: x for n, x in numbers.items() if '/' in n}
+  rows = [(n, over_seeds(x) if isinstance(x, dict) else f'{x:.4f}') for n, x in metrics.items()]
+  shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and n not in metrics}
+  return [
+    *table(rows, ('metric', 'final')),
+    f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; '
+    f'{numbers["steps_per_second"]:.4g} steps/s',
+    'time: ' + ', '.join(f'{name} {x:.1%}' for name, x in shares.items()),
+    f'page: {folder / "index.html"}',
   ]
-  return [*lines, f'page: {folder / "index.html"}']

@@ -45,18 +45,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def plain(value: Any) -> Any:
   """The same value in JSON's own types: arrays and tuples as lists, NaN and infinity as None."""
-  if isinstance(value, Mapping):
-    return {str(name): plain(item) for name, item in value.items()}
-  if value is None or isinstance(value, bool | str | int):
-    return value
-  if isinstance(value, float):
-    return float(value) if math.isfinite(value) else None
-  if isinstance(value, Path):
-    return str(value)
-  if hasattr(value, '__array__'):
-    return plain(np.asarray(value).tolist())
-  if isinstance(value, Iterable):
-    return [plain(item) for item in value]
+  match value:
+    case Mapping():
+      return {str(name): plain(item) for name, item in value.items()}
+    case None | bool() | str() | int():
+      return value
+    case float():
+      return float(value) if math.isfinite(value) else None
+    case Path():
+      return str(value)
+    case _ if hasattr(value, '__array__'):
+      return plain(np.asarray(value).tolist())
+    case Iterable():
+      return [plain(item) for item in value]
   raise TypeError(f'{type(value).__name__} has no JSON form: {value!r}')
 
 
@@ -104,9 +105,8 @@ class Rows:
   def __init__(self, folder: Path, resume_step: int | None = None):
     path = Path(folder) / METRICS
     old = path.read_bytes() if path.exists() else b''
-    kept = b''
-    if resume_step is not None:
-      kept = b''.join(line for line, row in _lines(old) if row['step'] <= resume_step)
+    last = -1 if resume_step is None else resume_step
+    kept = b''.join(line for line, row in _lines(old) if row['step'] <= last)
     if kept != old:
       write_bytes(path, kept)
     self._file = open(path, 'ab', buffering=0)
@@ -138,10 +138,8 @@ class Rows:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
   """All whole rows of a run, in order; a null reads as NaN. A line half written is left out."""
   path = Path(folder) / METRICS
-  return [
-    {name: _number(value) for name, value in row.items()}
-    for _, row in _lines(path.read_bytes() if path.exists() else b'')
-  ]
+  lines = _lines(path.read_bytes() if path.exists() else b'')
+  return [{name: _number(value) for name, value in row.items()} for _, row in lines]
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:

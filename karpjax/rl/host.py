@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jax.experimental import io_callback
 
-from karpjax.errors import Failed, UsageError
+from karpjax.errors import CallbackError, UsageError
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
 
 logging.getLogger('jax._src.callback').setLevel(logging.CRITICAL)  # JAX logs what is reported here in a line
@@ -79,7 +79,7 @@ class Worlds:
     return self.worlds[number]
 
   def _ask(self, number: int, question: Callable, *arguments):
-    """What a world answers, which is finite; raises Failed in one line where it fails or is not."""
+    """What a world answers, which is finite; raises CallbackError in one line where it fails or is not."""
     try:
       observation, *rest = question(self._of(number), *arguments)
       observation, fault = np.asarray(observation, self.box.dtype).reshape(self.box.shape), None
@@ -90,7 +90,7 @@ class Worlds:
       fault = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
     if fault:
       t = len(self.worlds[number].actions) if number < len(self.worlds) else 0
-      raise Failed(f'{self.name}: {fault}, in world {number} at step {t} of its episode')
+      raise CallbackError(f'{self.name}: {fault}, in world {number} at step {t} of its episode')
     return observation, *rest
 
   def reset_done(self, keys, numbers, names, t, done):

@@ -5,7 +5,6 @@ the step, a checksum per array and what a prediction needs. orbax itself restore
 latest; here a checkpoint that does not restore whole is moved aside and the one before it is used.
 """
 
-import json
 import logging
 import shutil
 import zlib
@@ -22,12 +21,11 @@ from karpjax.train import hosts
 
 SEPARATOR = '/'
 
-
 logging.getLogger('absl').setLevel(logging.CRITICAL)  # orbax logs what is reported here in a line
 
 
 def _alone():
-  """orbax's barriers are for one host: the first writes what `globalise` has brought together, and each reads for itself."""
+  """orbax's options for one host: host 0 writes what all have brought together, and each reads for itself."""
   import orbax.checkpoint as ocp
 
   number = jax.process_index()
@@ -36,18 +34,8 @@ def _alone():
   )
 
 
-def _zeros(shape):
-  if _is_key(shape):
-    return jax.random.wrap_key_data(jnp.zeros(jax.eval_shape(jax.random.key_data, shape).shape, jnp.uint32))
-  return jnp.zeros(shape.shape, shape.dtype)
-
-
 class Damaged(Exception):
   """A checkpoint that does not restore whole."""
-
-
-def _is_key(x) -> bool:
-  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def names(tree) -> list[str]:
@@ -58,7 +46,7 @@ def names(tree) -> list[str]:
 
 def to_arrays(tree) -> dict[str, np.ndarray]:
   """A pytree as {path: array}, copied to the host, so that its buffers may be donated at once. Keys become their bits."""
-  leaves = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+  leaves = [jax.random.key_data(x) if hosts.is_key(x) else x for x in jax.tree.leaves(tree)]
   return {name: np.array(x) for name, x in zip(names(tree), jax.device_get(leaves))}
 
 
@@ -71,13 +59,18 @@ def from_arrays(arrays: Mapping[str, np.ndarray], shapes) -> Any:
   leaves = []
   for name, shape in zip(names(shapes), jax.tree.leaves(shapes)):
     if name not in arrays:
-      raise UsageError(f'the checkpoint has no {name}: it was written by another program; choose another --workdir')
-    key = _is_key(shape)
+      raise UsageError(f'the checkpoint has no {name}: it was written by another program; choose another workdir')
+    key = hosts.is_key(shape)
     expected = jax.eval_shape(jax.random.key_data, shape).shape if key else shape.shape
     if arrays[name].shape != expected:
       raise UsageError(f'the checkpoint has {name} {list(arrays[name].shape)} where {list(expected)} is needed')
     leaves.append(jax.random.wrap_key_data(arrays[name]) if key else jnp.asarray(arrays[name], shape.dtype))
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _zeros(shape):
+  key = jax.eval_shape(jax.random.key_data, shape) if hosts.is_key(shape) else None
+  return jax.random.wrap_key_data(jnp.zeros_like(key)) if key is not None else jnp.zeros_like(shape)
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -113,12 +106,9 @@ class Checkpoints:
       self.managers[kind] = ocp.CheckpointManager((self.folder / kind).absolute(), options=options)
     return self.managers[kind]
 
-  def _steps(self, kind: str) -> list[int]:
-    """Newest first. Read from the folder, before orbax looks: an empty folder makes it stumble."""
-    folder = self.folder / kind
-    return (
-      sorted((int(p.name) for p in folder.glob('[0-9]*') if p.name.isdigit()), reverse=True) if folder.is_dir() else []
-    )
+  def steps(self, kind: str) -> list[int]:
+    """The steps that are kept, newest first; read before orbax looks, which stumbles over an empty folder."""
+    return sorted((int(p.name) for p in (self.folder / kind).glob('[0-9]*') if p.name.isdigit()), reverse=True)
 
   def _set_aside(self, kind: str, step: int, why: str) -> None:
     aside = self.folder / 'damaged' / f'{kind}-{step}'
@@ -140,7 +130,7 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
-    if not hosts.first():
+    if not hosts.is_host0():
       return
     try:
       manager = self._manager(kind)
@@ -203,38 +193,31 @@ class Checkpoints:
   def restore(self, shapes, *, kind: str = 'last') -> tuple[int, Any, dict] | None:
     """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
 
-    Newer ones that do not are moved to `damaged/`, and it is said. The first host reads and tells the others, whose
-    disks need not hold what it has written.
+    Newer ones that do not are moved to `damaged/`, with a line. Host 0 reads and tells the others, whose disks need not
+    hold what it has written.
     """
-    found = []
+    arrays = {}
 
-    def look():
-      for step in self._steps(kind):
+    def read_newest():
+      for step in self.steps(kind):
         try:
-          found.extend((step, *self.load(kind, step)))
+          whole, information = self.load(kind, step)
         except Damaged as why:
           self._set_aside(kind, step, str(why))
           continue
-        return step
-      return ''
-
-    step = hosts.on_first(look)
-    if not step:
+        arrays.update(whole)
+        return step, {name: x for name, x in information.items() if name != 'checksums'}
       return None
-    if hosts.first():
-      carry = from_arrays(found[1], shapes)
-    else:
-      carry = jax.tree.map(_zeros, shapes)
-    information = found[2] if found else {}
-    return (
-      int(step),
-      hosts.same(carry),
-      information | {'best': json.loads(hosts.told(json.dumps(information.get('best'))))},
-    )
+
+    newest = hosts.run_on_host0(read_newest)
+    if not newest:
+      return None
+    carry = from_arrays(arrays, shapes) if hosts.is_host0() else jax.tree.map(_zeros, shapes)
+    return newest[0], hosts.broadcast_tree(carry), newest[1]
 
   def forget_after(self, step: int) -> None:
     """Removes checkpoints beyond a step, which the run goes on to write anew."""
-    for kind in ('last', 'best') if hosts.first() else ():
-      for later in self._steps(kind):
+    for kind in ('last', 'best') if hosts.is_host0() else ():
+      for later in self.steps(kind):
         if later > step:
           shutil.rmtree(self.folder / kind / str(later))

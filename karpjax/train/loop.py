@@ -1,26 +1,25 @@
-"""How a run begins and ends: its workdir, what it goes on from, what is compiled, and who is told. Its steps are in `run`."""
+"""The training loop: it opens a run, trains, logs, evaluates, saves and stops, and closes the run."""
 
-import contextlib
 import dataclasses
-import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from karpjax import config as configs
 from karpjax import errors, options
 from karpjax.data.dataset import Dataset
-from karpjax.errors import UsageError
-from karpjax.program import Program
+from karpjax.errors import Diverged
+from karpjax.program import Program, divide
 from karpjax.report import progress, writers
-from karpjax.train import checkpoint, hosts, profile, weights
-from karpjax.train import run as steps
-from karpjax.train import run_dir as workdir
-from karpjax.train import runner as runners
-from karpjax.train import transforms as transform
+from karpjax.train import hosts, run_dir, runtime, weights
+from karpjax.train.checkpoint import Checkpoints
+from karpjax.train.clock import Clock
+from karpjax.train.runner import Runner
+from karpjax.train.transforms import describe_divergence, first_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,26 +29,6 @@ class Summary:
   numbers: dict[str, Any]
   state: Any
   folder: Path
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-  """The signals that have come, for the loop to look at between calls. A second one interrupts at once."""
-  came: list[int] = []
-
-  def handler(number, _):
-    if came:
-      raise KeyboardInterrupt
-    came.append(number)
-
-  previous = {}
-  with contextlib.suppress(ValueError):  # only the main thread may set handlers
-    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield came
-  finally:
-    for number, old in previous.items():
-      signal.signal(number, old)
 
 
 def name_of(experiment) -> str:
@@ -74,9 +53,6 @@ def run(experiment, config, *, say: Callable[[str], None] = print) -> Summary:
       is only asked something.
     config: one of its Configs.
     say: is given each line for the reader.
-
-  Raises:
-    as `train`.
   """
   return train(*prepare(experiment, config), experiment=name_of(experiment), say=say)
 
@@ -95,106 +71,230 @@ def train(
 
   Raises:
     UsageError: for what cannot work, before anything is compiled.
-    Failed: for what a callback to the host has met; what was logged and saved stays.
+    CallbackError: for what a callback to the host has met; what was logged and saved stays.
     Diverged: when every seed has met NaN or infinity.
     SystemExit: 128 + signal, after saving, when stopped by SIGTERM or SIGINT; 1 when the disk does not take any more.
   """
-  for flag in ('eval_splits', 'final_splits'):
-    for split in getattr(config, flag):
-      if split not in ('train', 'validation', 'test'):
-        raise UsageError(f'--{flag}={split}: splits are train, validation and test')
+  profiled = configs.step_range(config.profile, 'profile')
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
-  runner = runners.bind(program, dataset, config)
+  runner = Runner(program, dataset, config)
+  say = say if hosts.is_host0() else lambda line: None
   if config.compile_only or config.topology:
-    for line in progress.costs(runner.compile_only()) if hosts.first() else ():
+    for line in progress.costs(runner.compile_only()):
       say(line)
     return Summary({}, None, None)
-  profiled = profile.steps(config.profile)
-  found = weights.read(config.init_from) if config.init_from else None
-  folder = Path(hosts.told(config.workdir or str(workdir.default(experiment))))
-  if not hosts.first():
-    say = _silent
-  with workdir.claim(folder), stop_signals() as signals, errors.plainly():
-    stored = json.loads(
-      hosts.on_first(lambda: json.dumps(_choices(workdir.refuse_changes(folder, experiment, config))))
-    )
+  folder = Path(hosts.broadcast_str(config.workdir or str(run_dir.default(experiment))))
+  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
+    stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
     say(f'workdir: {folder}')
-    checkpoints = checkpoint.Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
-    restored = checkpoints.restore(runner.shapes)
-    start, carry, information = restored or (0, None, {})
-    finished = json.loads(hosts.told(json.dumps(_finished(folder, config.steps) if start == config.steps else None)))
-    if finished:
-      say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
-      return Summary(finished, carry.state, folder)
-    if restored:
+    checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
+    start, carry, information = checkpoints.restore(runner.shapes) or (0, None, {})
+    if start == config.steps:
+      finished = hosts.run_on_host0(lambda: run_dir.summary(folder, config.steps))
+      if finished:
+        say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
+        return Summary(finished, carry.state, folder)
+    if carry:
       say(f'goes on at step {start} of {config.steps}')
-    else:
-      carry = runner.init()
-      if found:
-        state, rows = weights.replace_weights(runner.globalise(carry).state, found)
-        carry = carry.replace(state=state)
-        for line in progress.table(rows, ('array', 'shape', config.init_from)):
-          say(line)
+    carry = runner.placement.put(carry or first_carry(runner, config, say))
     checkpoints.forget_after(start)
-    params = jax.eval_shape(lambda c: transform.first_seed(c.state, config.seeds).params, runner.shapes)
-    description = workdir.describe(experiment, config, spec=dataset.spec)
-    description |= {
-      'choices': stored,
-      'parameters': progress.parameter_table(params),
-      'population': dataclasses.asdict(program.population) if program.population else None,
-    }
-    carry = runner.place(carry)
-    description['compiled'] = runner.prepare(carry, description['choices'])
-    if hosts.first():
-      workdir.write_config(folder, description)
-    for line in progress.start_up(description, dataset, config):
+    description = compile_and_describe(runner, carry, experiment, stored)
+    if hosts.is_host0():
+      writers.write_json(folder / 'config.json', description)
+    for line in progress.start_up(description, dataset, config, runner.placement.layout):
       say(line)
-
-    sinks = _sinks(folder, start, config, description, say) if hosts.first() else []
+    sinks = run_dir.open_sinks(folder, start, config, description, say) if hosts.is_host0() else []
+    loop = Loop(runner, config, checkpoints, signals, sinks, folder, say, information, profiled)
     try:
-      going = steps.Run(
-        program, dataset, config, runner, checkpoints, signals, sinks, folder, say, information, profiled
-      )
-      carry = going.steps(carry, start)
-      numbers = going.finish(carry, description)
+      carry = loop.run(carry, start)
+      numbers = loop.finish(carry, description)
     except OSError as error:
-      raise SystemExit(
-        f'stopped: {error}. What was saved before is intact; the same command goes on from there.'
-      ) from None
+      raise SystemExit(f'stopped: {error}. What was saved is intact; the same command goes on from there.') from None
     finally:
       checkpoints.close()
       for sink in sinks:
         sink.close()
-    for line in progress.final(numbers, folder):
+    for line in [*progress.final(numbers, folder), *loop.lines]:
       say(line)
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
-    return Summary(numbers, runner.globalise(carry).state, folder)
+    return Summary(numbers, runner.placement.get(carry).state, folder)
 
 
-def _choices(stored: dict | None) -> dict:
-  """What an earlier start of the run has measured and chosen."""
-  return (stored or {}).get('choices', {})
+def first_carry(runner: Runner, config, say):
+  """The carry before the first step, with the weights that `init_from` lends, in global form."""
+  lent = weights.read(config.init_from) if config.init_from else None
+  carry = runner.init()
+  if lent:
+    state, rows = weights.replace_weights(runner.placement.get(carry).state, lent)
+    carry = carry.replace(state=state)
+    for line in progress.table(rows, ('array', 'shape', config.init_from)):
+      say(line)
+  return carry
 
 
-def _silent(line: str) -> None:
-  """Only the first host speaks."""
+def compile_and_describe(runner: Runner, carry, experiment: str, stored: dict) -> dict:
+  """What config.json holds, of a run that goes on as it was `stored`; the step is compiled."""
+  config = runner.config
+  params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
+  description = run_dir.describe(experiment, config, runner.dataset.spec, params)
+  steps_per_call = stored.get('choices', {}).get('steps_per_call', config.steps_per_call)
+  description['compiled'] = runner.compile(carry, steps_per_call)
+  population = runner.program.population
+  description['population'] = dataclasses.asdict(population) if population else None
+  return {**description, 'choices': {'steps_per_call': runner.steps_per_call}}
 
 
-def _sinks(folder, start, config, description, say) -> list:
-  """Who is given the metric rows."""
-  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say)]
-  if config.tensorboard:
-    sinks.append(writers.TensorBoard(folder))
-  if config.wandb != 'off':
-    sinks.append(writers.Wandb(folder, config.wandb, description))
-  return sinks
+def due(t: int, every: int) -> bool:
+  return every > 0 and t % every == 0
 
 
-def _finished(folder: Path, steps: int) -> dict | None:
-  path = folder / 'summary.json'
-  with contextlib.suppress(OSError, ValueError):
-    numbers = json.loads(path.read_text())
-    return numbers if numbers['steps'] == steps else None
-  return None
+def next_multiple(t: int, every: int) -> int:
+  """The first multiple of `every` beyond t; without end where every is 0."""
+  return (t // every + 1) * every if every > 0 else 2**62
+
+
+@dataclasses.dataclass
+class Loop:
+  """THE loop and its clocks; what is trained is the Program's business."""
+
+  runner: Runner
+  config: Any
+  checkpoints: Checkpoints
+  signals: list[int]
+  sinks: list
+  folder: Path
+  say: Callable[[str], None]
+  information: dict  # of the checkpoint gone on from: 'seconds' of training before it, and the 'best'
+  profiled: tuple[int, int]  # the first and the last step that are traced
+  diverged: tuple[int, ...] = ()  # seeds
+  clock: Clock = dataclasses.field(default_factory=Clock)
+  lines: tuple[str, ...] = ()  # of the last report
+
+  def run(self, carry, t: int):
+    """Trains from step t to the last; returns the final carry."""
+    config, saved, logged = self.config, t, t
+    self.clock = Clock()
+    while t < config.steps:
+      stop = self.next_stop(t)
+      if t == self.profiled[0]:
+        jax.profiler.start_trace(self.folder / 'profile')
+      carry = self.runner.run_steps(carry, t, stop, due(t, config.log_every) or due(t, config.eval_every))
+      t = stop
+      if t == self.profiled[1]:
+        jax.block_until_ready(carry)
+        jax.profiler.stop_trace()
+        self.say(f'trace of steps {self.profiled[0]} to {t}: tensorboard --logdir={self.folder / "profile"}')
+      last, stops = t == config.steps, self.must_stop(t)
+      evaluates, logs = last or due(t, config.eval_every), due(t, config.log_every)
+      saves = last or stops or due(t, config.checkpoint_every)
+      if not (evaluates or saves or logs or due(t, config.report_every)):
+        continue
+      totals, nonfinite = self.runner.to_host((carry.totals, carry.state.nonfinite_step))
+      rate = self.clock.trained(t - logged)
+      epoch = t * config.batch_size / self.runner.dataset.spec.examples
+      row = {'step': t, 'epoch': epoch, 'steps_per_second': rate}
+      row |= {f'train/{name}': x for name, x in divide(totals).items()}
+      if evaluates and (np.asarray(nonfinite) < 0).any():
+        with self.clock.spend('evaluation'):
+          row |= self.evaluate(carry, last)
+      if evaluates or logs:
+        with self.clock.spend('logging'):
+          for sink in self.sinks:
+            sink.append(row)
+      self.stop_if_diverged(np.atleast_1d(nonfinite), totals, saved)
+      with self.clock.spend('saving'):
+        if evaluates:
+          self.keep_best(carry, t, row)
+        if saves:
+          self.checkpoints.save(t, self.runner.placement.get(carry), self.about())
+          saved = t
+      if due(t, config.report_every) and not last:
+        self.report(carry, t)
+      if stops and not last:
+        self.stop(t)
+      self.clock.resume()
+      logged = t
+    return carry
+
+  def next_stop(self, t: int) -> int:
+    """The step at which the call that begins at step t has to end."""
+    config = self.config
+    every = config.log_every, config.eval_every, config.checkpoint_every, config.report_every
+    edges = [edge for edge in self.profiled if edge > t]
+    return min(config.steps, self.runner.next_boundary(t), *(next_multiple(t, n) for n in every), *edges)
+
+  def must_stop(self, t: int) -> bool:
+    """Whether a signal has come; hosts ask each other only where they log, so that the asking costs nothing."""
+    if jax.process_count() == 1:
+      return bool(self.signals)
+    return due(t, self.config.log_every or 100) and hosts.any_host(bool(self.signals))
+
+  def evaluate(self, carry, last: bool) -> dict[str, Any]:
+    """{'split/name': number, or one per seed} of the splits that are to be evaluated."""
+    numbers, seeds = {}, self.config.seeds
+    for split in dict.fromkeys(self.config.eval_splits + (self.config.final_splits if last else ())):
+      if split in self.runner.dataset.splits:
+        sums = self.runner.evaluate(carry, split)
+        each = [sums] if seeds == 1 else [jax.tree.map(lambda x: x[s], sums) for s in range(seeds)]
+        each = [self.runner.program.summarise(one) for one in each]
+        numbers |= {f'{split}/{n}': x if seeds == 1 else [one[n] for one in each] for n, x in each[0].items()}
+    return numbers
+
+  def about(self) -> dict:
+    """What a checkpoint says beside its arrays."""
+    seconds = self.information.get('seconds', 0.0) + self.clock.seconds()
+    return {'seconds': seconds, 'best': self.information.get('best'), 'seeds': self.config.seeds}
+
+  def keep_best(self, carry, t: int, row: dict) -> None:
+    name = self.config.select.removeprefix('-')
+    if name not in row:
+      return
+    value = float(np.nanmean(row[name])) * (-1 if self.config.select.startswith('-') else 1)
+    best = self.information.get('best')
+    if best is None or value < best['value']:
+      self.information = {**self.information, 'best': {'step': t, 'value': value}}
+      self.checkpoints.save(t, self.runner.placement.get(carry), self.about(), kind='best')
+
+  def stop_if_diverged(self, nonfinite: np.ndarray, totals, saved: int) -> None:
+    """Raises Diverged when no seed is left; says so where some have met NaN or infinity."""
+    diverged = tuple(np.flatnonzero(nonfinite >= 0).tolist())
+    if diverged == self.diverged:
+      return
+    advice = f'Try a lower learning_rate (now {self.config.learning_rate}), clip=1 or a warmup.'
+    text = describe_divergence(nonfinite, totals, self.config.seed)
+    if len(diverged) < len(nonfinite):
+      self.say(f'{text}; the other seeds go on. {advice}')
+      self.diverged = diverged
+      return
+    where = f'the last good checkpoint is of step {saved} in {self.folder / "checkpoints"}'
+    raise Diverged(f'{text}; {where if saved else "no checkpoint was saved yet"}. {advice}')
+
+  def stop(self, t: int) -> None:
+    self.checkpoints.wait()
+    if hosts.is_host0():
+      writers.write_csv(self.folder)
+    number = self.signals[0] if self.signals else signal.SIGTERM  # which came to another host
+    self.say(
+      self.checkpoints.failed
+      or f'stopped by signal {int(number)}: step {t} is saved; --workdir={self.folder} goes on from it'
+    )
+    hosts.barrier('stopped')
+    raise SystemExit(128 + number)
+
+  def report(self, carry, t: int) -> None:
+    if self.runner.program.report:
+      state = first_seed(self.runner.placement.get(carry).state, self.config.seeds)
+      if hosts.is_host0():
+        self.lines = tuple(self.runner.program.report(state, t, self.folder) or ())
+
+  def finish(self, carry, description: dict) -> dict[str, Any]:
+    """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
+    if self.config.plots:
+      self.report(carry, self.config.steps)
+    clock = self.clock
+    times = {'seconds': self.about()['seconds'], 'compile_seconds': description['compiled']['compile_seconds']}
+    times |= {'steps_per_second': clock.steps / clock.training} if clock.steps else {}
+    times |= clock.shares(self.runner.feed.seconds_waited)
+    return hosts.run_on_host0(lambda: run_dir.write_results(self.folder, self.config, description, times, self.sinks))

@@ -1,17 +1,18 @@
-"""Where a state's arrays lie on a mesh of devices: the rules, in one place.
+"""Where a state's arrays lie on a mesh of devices: the rules, in one place; and meshes of TPUs that are only described.
 
 A mesh has three axes. The batch is cut over `data` and `fsdp`; parameters, optimiser state and averages are cut over
 `fsdp` (Rajbhandari et al. 2020, stage 3) and, where a module names its axes, over `tensor` (Shoeybi et al. 2019).
 XLA's partitioner finds the collectives (Xu et al. 2021); no experiment writes one.
 """
 
+import importlib.util
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +32,7 @@ SMALLEST = 1024  # parameters; arrays under it are not worth cutting over fsdp
 
 
 def parse(parallel: str, text: str, devices: int) -> dict[str, int]:
-  """{axis: size}, of all three axes, from --parallel=data|fsdp|tensor or --mesh=data:4,fsdp:2,tensor:1.
+  """{axis: size}, of all three axes, from `parallel`, or from `mesh` such as data:4,fsdp:2,tensor:1.
 
   Raises:
     UsageError: an unknown axis, or sizes that do not multiply to the devices.
@@ -42,12 +43,12 @@ def parse(parallel: str, text: str, devices: int) -> dict[str, int]:
   for part in text.split(','):
     match = re.fullmatch(r'(\w+):([1-9]\d*)', part)
     if not match:
-      raise UsageError(f'--mesh={text}: write AXIS:SIZE,…, as data:4,fsdp:2,tensor:1')
+      raise UsageError(f'mesh={text}: write AXIS:SIZE,…, as data:4,fsdp:2,tensor:1')
     choose('mesh axis', match[1], sizes)
     sizes[match[1]] = int(match[2])
   if math.prod(sizes.values()) != devices:
     product = ' × '.join(str(n) for n in sizes.values() if n > 1) or '1'
-    raise UsageError(f'--mesh={text}: {product} = {math.prod(sizes.values())}, but there are {devices} devices')
+    raise UsageError(f'mesh={text}: {product} = {math.prod(sizes.values())}, but there are {devices} devices')
   return sizes
 
 
@@ -79,56 +80,63 @@ def _specification(path: str, shape: tuple[int, ...], names: tuple, sizes: dict[
 
 
 def shardings(mesh: Mesh, carry, seeds: int, axes: Callable[[], Any] | None = None):
-  """A NamedSharding for every array of a carry.
+  """A NamedSharding for every array of a carry, in global form.
 
   Args:
     mesh: as `make` gives it.
-    carry: ShapeDtypeStructs, in global form.
+    carry: ShapeDtypeStructs.
     seeds: every leaf but the step counter has a leading axis if there are more than one.
     axes: () -> a tree like params of PartitionSpecs of the names in RULES, or None.
-
-  Returns:
-    A tree like `carry`.
 
   Raises:
     UsageError: for a named axis that does not divide over `tensor`.
   """
-  sizes = dict(mesh.shape)
+  sizes, lead = dict(mesh.shape), (None,) * (seeds > 1)
   named = {}
   if axes is not None and sizes['fsdp'] * sizes['tensor'] > 1:
     leaves = jax.tree_util.tree_leaves_with_path(axes(), is_leaf=lambda x: isinstance(x, P))
     named = {_keys(path): tuple(names) for path, names in leaves}
-  lead = 1 if seeds > 1 else 0
 
-  def place(path, leaf):
-    path, shape = _keys(path), leaf.shape[lead:]
-    if 'carried' in path or 'buffers' in path:
-      return NamedSharding(mesh, P(*(None,) * lead, BATCH))
-    if not shape or path[0] != 'state' or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+  def replicated(tree):
+    return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
+
+  def per_example(tree):
+    return jax.tree.map(lambda _: NamedSharding(mesh, P(*lead, BATCH)), tree)
+
+  def cut(path, leaf):
+    keys, shape = _keys(path), leaf.shape[len(lead) :]
+    if not shape or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return NamedSharding(mesh, P())
     # An optimiser keeps arrays like the params: the path of one ends with a param's.
-    names = next((named[path[i:]] for i in range(len(path)) if path[i:] in named), ())
-    return NamedSharding(mesh, P(*(None,) * lead, *_specification('/'.join(path[1:]), shape, names, sizes)))
+    names = next((named[keys[i:]] for i in range(len(keys)) if keys[i:] in named), ())
+    return NamedSharding(mesh, P(*lead, *_specification('/'.join(keys), shape, names, sizes)))
 
-  return jax.tree_util.tree_map_with_path(place, carry)
+  state = carry.state
+  cut_state = jax.tree_util.tree_map_with_path(cut, state.replace(carried={}, buffers={}))
+  state = cut_state.replace(carried=per_example(state.carried), buffers=per_example(state.buffers))
+  return carry.replace(state=state, totals=replicated(carry.totals))
 
 
 def _keys(path) -> tuple[str, ...]:
   return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
-def put(x, sharding: NamedSharding):
-  """A host's array, the same on every host, laid out on the mesh."""
-  if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return jax.random.wrap_key_data(put(np.asarray(jax.random.key_data(x)), sharding))
-  if getattr(x, 'sharding', None) == sharding:
-    return x
-  x = np.asarray(x)
-  return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+def described_devices(topology: str) -> list:
+  """The devices of a topology such as v5e:4x4, as libtpu describes them; they hold no arrays and run no program.
 
+  Raises:
+    UsageError: without libtpu, or for a topology that it does not know.
+  """
+  if importlib.util.find_spec('libtpu') is None:
+    raise UsageError(f'topology={topology} needs libtpu: pip install -r requirements-tpu.txt')
+  # Off Google's cloud there is no metadata server to ask, and asking takes minutes.
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  from jax.experimental import topologies
 
-def bytes_per_device(tree) -> int:
-  """Bytes of a tree's shards on the first device of this host."""
-  device = jax.local_devices()[0]
-  shards = (s for x in jax.tree.leaves(tree) for s in x.addressable_shards if s.device == device)
-  return sum(s.data.size * s.data.dtype.itemsize for s in shards)
+  try:
+    return list(topologies.get_topology_desc(topology, 'tpu').devices)
+  except Exception as error:  # libtpu's own, of several classes
+    why = str(error).splitlines()[0]
+    raise UsageError(
+      f'topology={topology}: {why}; write VERSION:CHIPS, as v5e:2x2, v5e:4x4, v6e:2x4, v4:2x2x1 or v5p:2x2x1'
+    ) from None

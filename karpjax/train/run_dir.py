@@ -1,23 +1,26 @@
-"""A run's folder: claimed by one process, remembered by its config.json, refused to a run that is another."""
+"""A run's folder: claimed by one process, described by config.json, refused to another run, filled with results."""
 
 import contextlib
 import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
+import json
+import math
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from karpjax import config as configs
 from karpjax import optim
 from karpjax.errors import UsageError
-from karpjax.report import writers
-from karpjax.train import checkpoint, hosts, weights
+from karpjax.report import page, plots, progress, writers
+from karpjax.train import checkpoint, hosts
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -29,49 +32,49 @@ def default(experiment: str) -> Path:
   return next(p for p in [path, *(path.with_name(f'{path.name}-{i}') for i in range(2, 1000))] if not p.exists())
 
 
+# ---- one process at a time ----
+
+
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[Path]:
-  """Makes the folder and locks it for as long as the context lasts; a lock dies with its process. The first host does it.
+  """Makes the folder and locks it for as long as the context lasts; a lock dies with its process. Host 0 does it.
 
   Raises:
     UsageError: where it cannot be written, or another process has it.
   """
-  held = []
-  hosts.on_first(lambda: held.extend(_lock(folder)))
-  lock, made = held or (None, [])
+  locks, new_folders = [], [p for p in (folder, *folder.parents) if not p.exists()]
   try:
+    hosts.run_on_host0(lambda: locks.append(_lock(folder)))
     yield folder
   except UsageError:
-    if made and [p.name for p in folder.iterdir()] == ['.lock']:  # nothing has begun: nothing is left behind
-      (folder / '.lock').unlink()
-      _remove(made)
+    if new_folders and hosts.is_host0():  # nothing has begun: nothing is left behind
+      if locks and [p.name for p in folder.iterdir()] == ['.lock']:
+        (folder / '.lock').unlink()
+      for path in new_folders:
+        with contextlib.suppress(OSError):  # where it is not empty
+          path.rmdir()
     raise
   finally:
-    if lock:
+    for lock in locks:
       lock.close()
 
 
 def _lock(folder: Path):
-  """The open lock, and the folders that were made for it, innermost first."""
-  made = [p for p in (folder, *folder.parents) if not p.exists()]
+  """The open file whose lock is the claim."""
   try:
     folder.mkdir(parents=True, exist_ok=True)
     lock = open(folder / '.lock', 'w')
   except OSError as error:
-    _remove(made)
-    raise UsageError(f'--workdir={folder} cannot be written: {error.strerror}') from None
+    raise UsageError(f'workdir={folder} cannot be written: {error.strerror}') from None
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError:
     lock.close()
-    raise UsageError(f'another process is at work in {folder}; wait for it, or choose another --workdir') from None
-  return lock, made
+    raise UsageError(f'another process is at work in {folder}; wait for it, or choose another workdir') from None
+  return lock
 
 
-def _remove(made: list[Path]) -> None:
-  for path in made:
-    with contextlib.suppress(OSError):
-      path.rmdir()
+# ---- config.json ----
 
 
 def _git_revision() -> str | None:
@@ -82,20 +85,29 @@ def _git_revision() -> str | None:
     return None
 
 
-def describe(experiment: str, config, *, spec=None) -> dict:
-  """What config.json holds: enough to run it again, and to predict without the data."""
+def describe(experiment: str, config, spec, params) -> dict:
+  """What config.json holds: enough to run it again, and to predict without the data.
+
+  Args:
+    experiment: its name.
+    config: resolved.
+    spec: of the data set.
+    params: shapes of one seed's.
+  """
   flags = configs.as_flags(config, leave_out=('workdir',))
+  shapes = zip(checkpoint.names(params), jax.tree.leaves(params))
   return {
     'format': FORMAT,
     'experiment': experiment,
     'flags': configs.to_json(config),
     'command': ' '.join(['python launch.py', experiment, *flags]),
     'command_line': sys.argv,
-    'spec': spec.to_json() if spec else None,
+    'spec': spec.to_json(),
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
     'git': _git_revision(),
+    'parameters': [{'name': name, 'shape': list(x.shape), 'count': math.prod(x.shape)} for name, x in shapes],
   }
 
 
@@ -107,68 +119,105 @@ def stored(folder: Path) -> dict:
   """
   if not Path(folder).is_dir():
     raise UsageError(f'{folder}: no such folder')
-  found = configs.saved(folder)
-  if found is None:
+  description = configs.saved(folder)
+  if description is None:
     raise UsageError(f'{folder} is no run: it holds no config.json')
-  if found.get('format', 1) != FORMAT:
-    age = 'a newer' if found.get('format', 1) > FORMAT else 'an older'
+  version = description.get('format', 1)
+  if version != FORMAT:
+    age = 'a newer' if version > FORMAT else 'an older'
     raise UsageError(f'{folder} was written by {age} version of karpjax, which this one cannot read')
-  return found
+  return description
 
 
-def load_state(folder: Path, shapes, which: str = 'best', seed: int = 0):
-  """(state, step) of a run's checkpoint.
-
-  Args:
-    folder: the run's.
-    shapes: the state of one seed, as ShapeDtypeStructs.
-    which: 'best' (the last where none is), 'last', or a step that is kept.
-    seed: which of several seeds, from 0.
+def stored_run(folder: Path, experiment: str) -> dict | None:
+  """The config.json of a run that goes on, or None in a fresh folder.
 
   Raises:
-    UsageError: where no such checkpoint restores whole.
+    UsageError: where it is of another experiment, or of another version of karpjax.
   """
-  arrays, meta = weights.load_checkpoint(folder, which)
-  state = {n.removeprefix('state/'): x for n, x in arrays.items() if n.startswith('state/')}
-  if meta['seeds'] > 1:
-    state = {n: x if n == 'step' else x[seed] for n, x in state.items()}
-  return checkpoint.from_arrays(state, shapes), meta['step']
+  if configs.saved(folder) is None:
+    return None
+  description = stored(folder)
+  if description['experiment'] != experiment:
+    raise UsageError(
+      f'{folder} holds a run of {description["experiment"]}, not of {experiment}; choose another workdir'
+    )
+  return description
 
 
 def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   """The stored config.json, or None in a fresh folder.
 
   Raises:
-    UsageError: naming the fixed flags that have changed since the run began.
+    UsageError: naming the flags that have changed since the run began and may not.
   """
-  if configs.saved(folder) is None:
+  before = stored_run(folder, experiment)
+  if before is None:
     return None
-  before = stored(folder)
-  if before['experiment'] != experiment:
-    raise UsageError(f'{folder} holds a run of {before["experiment"]}, not of {experiment}; choose another --workdir')
   now, changed = configs.to_json(config), []
-  old_flags = configs.to_json(
-    configs.from_json(type(config), before['flags'])
-  )  # flags that are newer had their defaults
+  old = configs.to_json(configs.from_json(type(config), before['flags']))  # flags that are newer had their defaults
   for field in dataclasses.fields(config):
-    old = old_flags[field.name]
-    if configs.metadata(field)['may_change'] or old == now[field.name]:
+    name = field.name
+    if configs.metadata(field)['may_change'] or old[name] == now[name]:
       continue
-    if field.name not in before['flags'] and field.type in (
-      configs.Duration,
-      tuple[configs.Duration, ...],
-    ):  # of now in steps, of before not yet
+    if name not in before['flags'] and field.type in (configs.Duration, tuple[configs.Duration, ...]):
+      continue  # of now in steps, of before not yet
+    if name == 'steps' and now['steps'] > old['steps'] and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue
-    if field.name == 'steps' and now['steps'] > old and config.schedule in optim.INDEPENDENT_OF_STEPS:
-      continue
-    changed.append(f'--{field.name} was {old}, now {now[field.name]}')
+    changed.append(f'{name}={old[name]}, now {now[name]}')
   if changed:
     hint = ' (steps may grow, but not under a schedule that ends with them)' if 'steps' in changed[0] else ''
     raise UsageError(
-      f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}. Give the old ones, or another --workdir'
+      f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}. Give the old ones, or another workdir'
     )
   return before
 
 
-def write_config(folder: Path, description: dict) -> None:
-  writers.write_json(folder / 'config.json', description)
+def summary(folder: Path, steps: int) -> dict | None:
+  """The final numbers of a run that has made all its steps."""
+  with contextlib.suppress(OSError, ValueError):
+    numbers = json.loads((folder / 'summary.json').read_text())
+    return numbers if numbers['steps'] == steps else None
+  return None
+
+
+# ---- what a run leaves ----
+
+
+def open_sinks(folder: Path, start: int, config, description: dict, say) -> list:
+  """Those who are given the metric rows."""
+  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say)]
+  if config.tensorboard:
+    sinks.append(writers.TensorBoard(folder))
+  if config.wandb != 'off':
+    sinks.append(writers.Wandb(folder, config.wandb, description))
+  return sinks
+
+
+def write_results(folder: Path, config, description: dict, times: dict, sinks: list) -> dict[str, Any]:
+  """Writes curves, metrics.csv, summary.json and the page from metrics.jsonl; returns the final numbers.
+
+  Args:
+    folder: the run's.
+    config: resolved.
+    description: what config.json holds.
+    times: the rest of the final numbers.
+    sinks: those that are told of the end.
+  """
+  rows = writers.read_rows(folder)
+  final = {n: writers.final_of_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
+  parameters = sum(p['count'] for p in description['parameters'])
+  numbers = {'steps': config.steps, 'parameters': parameters, **final}
+  numbers |= {'steps_per_second': rows[-1]['steps_per_second'], **times}
+  if config.plots:
+    plots.curves(rows, folder)
+  writers.write_csv(folder)
+  writers.write_json(folder / 'summary.json', numbers)
+  for sink in sinks:
+    if isinstance(sink, writers.TensorBoard):
+      sink.finish(config.steps)
+    elif isinstance(sink, writers.Wandb):
+      sink.finish(numbers)
+  if not description['population']:  # members of a sweep are no seeds, which a page would call them
+    page.write_page(folder)
+  return numbers

@@ -1,291 +1,258 @@
-"""A Program bound to data and devices: what is compiled, where its arguments lie, and what a call of it is given.
+"""A Program bound to its data and devices: `Feed` finds the examples of a step, `Runner` compiles and runs steps."""
 
-The global form of a carry, which checkpoints hold whatever ran the program, is that of one device: `per_example` leaves
-[batch, …]; with several seeds every leaf but the step counter has a leading axis [seeds, …]. pmap's form has one more
-leading axis [devices, …] on every leaf.
-"""
-
-import contextlib
-import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import program as programs
 from karpjax.data import batches
-from karpjax.data.dataset import Dataset
+from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
-from karpjax.train import costs, layouts, runtime, steps_per_call
-from karpjax.train import transforms as transform
+from karpjax.program import Population, Program
+from karpjax.train import compile, placement, runtime, transforms
 
 
-@dataclasses.dataclass(frozen=True)
-class Runner:
-  """A Program bound to data and devices.
-
-  Attributes:
-    shapes: the global form of a carry, as ShapeDtypeStructs.
-    init: () -> carry, in global form.
-    place: carry in global form -> on the devices; globalise: the reverse.
-    fetch: what every device holds alike, such as a carry's totals -> on the host.
-    prepare: (carry on the devices, choices) -> figures of the compiled step; fills in `choices`, a dict which a resumed
-      run gives back.
-    compile_only: () -> what one step costs, with the collectives of a mesh; nothing is put on the devices.
-    advance: (carry, start, stop, fresh) -> the carry after steps start … stop − 1, which must lie in one call;
-      `fresh` forgets the metric sums first.
-    waited: {'input': seconds that `advance` has spent on finding its examples}.
-    call_end: t -> the first step beyond t at which a call has to end.
-    evaluate: (carry, name of a split) -> its sums, on the host.
-  """
-
-  shapes: transform.Carry
-  init: Callable
-  place: Callable
-  globalise: Callable
-  fetch: Callable
-  prepare: Callable
-  compile_only: Callable
-  advance: Callable
-  waited: dict
-  call_end: Callable
-  evaluate: Callable
-
-
-def check_memory(state, seeds: int, pieces: int = 1) -> None:
+def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
   """Refuses so many states that cannot fit, before anything is compiled: three of each live at once in a step.
 
   Args:
     state: the shapes of one seed's.
     seeds: how many of them.
-    pieces: over how many accelerators they are cut; the devices of a CPU share one memory.
+    num_state_shards: over how many accelerators they are cut; the devices of a CPU share one memory.
 
   Raises:
     UsageError: which says how many seeds would fit.
   """
   needed = 3 * seeds * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   stats = jax.local_devices()[0].memory_stats() or {}
-  there = stats.get('bytes_limit', 0) * pieces or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  there = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   if needed > there:
     raise UsageError(
-      f'--seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and there are '
-      f'{there / 1e9:.1f} GB; at most --seeds={max(1, int(seeds * there / needed))} could fit'
+      f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and there are '
+      f'{there / 1e9:.1f} GB; at most seeds={max(1, int(seeds * there / needed))} could fit'
     )
 
 
-def bind(program: programs.Program, dataset: Dataset, config) -> Runner:
-  """Binds a Program to its data and to the devices that the config names.
+class Feed:
+  """The examples of training steps, on the devices: numbers of a resident split's, or batches of a streamed one.
 
-  Args:
-    program: pure functions.
-    dataset: with a 'train' split.
-    config: a resolved `config.Train`.
+  Attributes:
+    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep may.
+    seconds_waited: how long the host has spent on finding examples.
+  """
+
+  def __init__(self, split: Split, config, seeds: Sequence[int], placed: placement.Placement):
+    order = config.order
+    if order == 'bucketed':
+      if split.lengths is None:
+        raise UsageError('order=bucketed: the examples of this set are all of one length; give order=reshuffle')
+      order = batches.by_length(split.lengths, config.batch_size)
+    self.split, self.config, self.order, self.placement = split, config, order, placed
+    self.shared = len(set(seeds)) == 1
+    self.seeds = seeds[:1] if self.shared else seeds
+    self.axis = 0 if self.shared else 1  # of the batch, in an array [(seeds,) batch, …]
+    self.resident = split.arrays is not None
+    self.seconds_waited = 0.0
+    self._stream, self._next_step = None, -1
+
+  def numbers(self, start: int, steps: int) -> np.ndarray:
+    """The example numbers of some steps, [steps, (seeds,) rows of the batch] int32."""
+    options = dict(batch_size=self.config.batch_size, size=self.split.size, order=self.order)
+    each = [batches.indices(seed, start, steps, **options) for seed in self.seeds]
+    rows = self.placement.local_rows(self.config.batch_size)
+    return (each[0] if self.shared else np.stack(each, 1))[..., rows]
+
+  @functools.cached_property
+  def arrays(self):
+    """The resident split on every device."""
+    return self.placement.shard(self.split.arrays)
+
+  def structs(self, steps: int | None = None):
+    """The shapes of what `take` gives, with an axis of steps where they are given."""
+    lead = (() if steps is None else (steps,)) + (() if self.shared else (len(self.seeds),))
+    shape = lead + (self.config.batch_size,)
+    numbers = jax.ShapeDtypeStruct(shape, np.int32)
+    if self.resident:
+      arrays = self.placement.shard(placement.structs(self.split.arrays))
+      return arrays, self.placement.shard(numbers, len(shape) - 1)
+    batch = {name: jax.ShapeDtypeStruct(shape + x.shape[1:], x.dtype) for name, x in example(self.split).items()}
+    return (self.placement.shard({**batch, 'index': numbers}, self.axis),)
+
+  def take(self, start: int, stop: int, most: int) -> tuple:
+    """The arguments of a call for steps start … stop − 1 between the carry and the rest, of up to `most` steps."""
+    start_time = time.perf_counter()
+    if self.resident:
+      numbers = self.numbers(start, stop - start)
+      if most > 1:
+        padding = np.zeros((most - len(numbers), *numbers.shape[1:]), np.int32)
+        taken = self.arrays, self.placement.shard(np.concatenate([numbers, padding]), self.axis + 1)
+      else:
+        taken = self.arrays, self.placement.shard(numbers[0], self.axis)
+    else:
+      if self._next_step != start:
+        numbers = lambda t: self.numbers(t, 1)[0]
+        self._stream = batches.stream(self.split, numbers, start, self.config.steps, workers=self.config.workers)
+      self._next_step = start + 1
+      taken = (self.placement.shard(next(self._stream), self.axis),)
+    self.seconds_waited += time.perf_counter() - start_time
+    return taken
+
+
+def example(split: Split):
+  """One example of a split, {name: [1, …]}."""
+  return split.fetch(np.zeros(1, np.int32))
+
+
+class Runner:
+  """A Program bound to its data and to the devices that the config names.
+
+  Attributes:
+    shapes: the global form of a carry, as ShapeDtypeStructs.
+    placement, feed: where carries lie, and what steps are given.
+    steps_per_call: how many steps a call makes at the most, once the step is compiled.
 
   Raises:
     UsageError: when the batch does not divide over the devices, or the seeds' states do not fit in memory.
   """
-  train, seeds = dataset.splits['train'], config.seeds
-  layout = layouts.choose(config, program.axes)
-  count = layout.parts
-  if config.batch_size % (count * config.microbatches):
-    parts = f'{count} devices' + (f' × --microbatches={config.microbatches}' if config.microbatches > 1 else '')
-    raise UsageError(f'--batch_size={config.batch_size} does not divide over {parts}')
-  eval_batch = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
-  eval_batch = -(-eval_batch // count) * count
 
-  # ---- the global form ----
-  state_shape = jax.eval_shape(program.init, jax.random.key(0))
-  if not config.topology:  # whose memory the compiler knows
-    check_memory(state_shape, seeds, layout.pieces)
-  population = program.population or programs.Population(tuple(range(config.seed, config.seed + seeds)), {})
-  keys = jax.vmap(jax.random.key)(jnp.array(population.seeds, jnp.uint32))
+  def __init__(self, program: Program, dataset: Dataset, config):
+    self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
+    self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
+    train = dataset.splits['train']
 
-  def init(keys):
-    if seeds == 1:
-      return program.init(keys[0])
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    self.examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example(train).items()}
+    self.examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
+    traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, self._batch(config.batch_size))
+    self.metrics = dict(metrics)
+    flops, _ = compile.estimate_flops(traced.jaxpr)
+    self.shapes = jax.eval_shape(self._first_carry, jax.ShapeDtypeStruct((seeds,), np.uint32))
+    self.placement = placement.place(config, self.shapes, program.axes, flops)
+    shards = self.placement.num_batch_shards
+    if config.batch_size % (shards * config.microbatches):
+      parts = f'{shards} devices' + (f' × microbatches={config.microbatches}' if config.microbatches > 1 else '')
+      raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
+    if not config.topology:  # whose memory the compiler knows
+      check_memory(state, seeds, self.placement.num_state_shards)
+    self.feed = Feed(train, config, self.population.seeds, self.placement)
+    size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
+    self.eval_batch_size = -(-size // shards) * shards
+    batch = {**self._batch(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
+    self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
+    convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
+    sequential = not config.topology and runtime.prefer_sequential_seeds(flops, convolves)
+    options = dict(seeds=seeds, shared=self.feed.shared, sequential=sequential)
+    self.calls = transforms.calls(program, train.gather, self.shapes.state, **options)
+
+  def _batch(self, size: int):
+    return {name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for name, x in self.examples.items()}
+
+  def _zeros(self, shapes):
+    lead = (self.config.seeds,) if self.config.seeds > 1 else ()
+    return jax.tree.map(lambda x: jnp.zeros(lead + x.shape, x.dtype), shapes)
+
+  def _first_carry(self, seeds):
+    keys = jax.vmap(jax.random.key)(seeds)
+    totals = self._zeros(self.metrics)
+    if self.config.seeds == 1:
+      return transforms.Carry(self.program.init(keys[0]), totals)
     # One after the other: a vmapped orthogonal initialiser can deadlock on two cores (jax 0.10).
-    states = jax.lax.map(program.init, keys)
-    hyper = {name: jnp.array(values, jnp.float32) for name, values in population.hyper.items()}
-    return states.replace(step=states.step[0], **({'hyper': hyper} if hyper else {}))
+    states = jax.lax.map(self.program.init, keys)
+    hyper = {name: jnp.array(values, jnp.float32) for name, values in self.population.hyper.items()}
+    return transforms.Carry(states.replace(step=states.step[0], **({'hyper': hyper} if hyper else {})), totals)
 
-  example = train.fetch(np.zeros(1, np.int32))
-  batch = {name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype) for name, x in example.items()}
-  batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
-  traced, (_, metric_shapes) = jax.make_jaxpr(program.step, return_shape=True)(state_shape, batch)
-  zeros = jax.tree.map(lambda x: jnp.zeros((seeds,) if seeds > 1 else (), x.dtype), dict(metric_shapes))
-  first_carry = lambda keys: transform.Carry(init(keys), zeros)
-  shapes = jax.eval_shape(first_carry, keys)
-  layout.lay(shapes)
-
-  shared = seeds > 1 and len(set(population.seeds)) == 1  # members of a sweep may all have one seed, so one data order
-  flops, _ = costs.work(traced.jaxpr)
-  in_turn = not config.topology and runtime.prefer_sequential_seeds(
-    flops, costs.uses('conv_general_dilated', traced.jaxpr)
-  )
-  functions = transform.calls(program, train.gather, shapes.state, seeds, shared, in_turn)
-
-  resident = {}
-
-  def on_devices(name: str):
-    """A split's arrays on the devices, put there once."""
-    if name not in resident:
-      resident[name] = layout.replicate(dataset.splits[name].arrays)
-    return resident[name]
+  def init(self):
+    """The first carry, in global form."""
+    first_carry = jax.jit(self._first_carry, out_shardings=self.placement.out_shardings)
+    return first_carry(np.array(self.population.seeds, np.uint32))
 
   # ---- training ----
-  order = config.order
-  if order == 'bucketed':
-    if train.lengths is None:
-      raise UsageError('--order=bucketed: the examples of this set are all of one length; type --order=reshuffle')
-    order = batches.by_length(train.lengths, config.batch_size)
-  calls = {}  # filled by prepare: 'one' or 'many', compiled; 'steps', how many it makes at the most; …
-  waited = {'input': 0.0}
-  streaming = {}  # the iterator of streamed batches, and the step it has come to
 
-  def numbers_of(start, steps):  # [steps, (seeds,) batch]
-    one = functools.cache(
-      lambda seed: batches.indices(seed, start, steps, batch_size=config.batch_size, size=train.size, order=order)
-    )
-    rows = [one(seed) for seed in population.seeds]
-    return rows[0] if seeds == 1 or shared else np.stack(rows, 1)
+  def _compile_step(self, steps: int):
+    """(compiled, FLOPs of a call) of a call of up to so many steps."""
+    reset = np.bool_(False)
+    carry = self.placement.put(self.shapes)
+    if steps > 1:
+      arguments = carry, *self.feed.structs(steps), np.int32(0), reset
+      return self.placement.compile_step(self.calls.many_steps, arguments, replicated=2)
+    function = self.calls.one_step if self.feed.resident else self.calls.one_batch
+    return self.placement.compile_step(function, (carry, *self.feed.structs(), reset), replicated=1)
 
-  axis = 0 if seeds == 1 or shared else 1  # of the batch, in an array [(seeds,) batch, …]
-  rows = (slice(None),) * axis + (layout.rows(config.batch_size),)  # of a batch, that this host supplies
-  shape_of_numbers = numbers_of(0, 1)[0][rows].shape
+  def compile(self, carry, steps_per_call: str | int = 'auto') -> dict:
+    """Compiles the step, and gives its figures.
 
-  def numbers_here(start, steps):  # [steps, (seeds,) rows of the batch]
-    return numbers_of(start, steps)[(slice(None), *rows)]
+    Args:
+      carry: on the devices; it is left as it is.
+      steps_per_call: how many steps a call makes at the most; 'auto' measures. Streamed sets take one.
+    """
+    start_time = time.perf_counter()
+    self.steps_per_call = 1 if steps_per_call == 'auto' or not self.feed.resident else int(steps_per_call)
+    self.step, flops = self._compile_step(self.steps_per_call)
+    if steps_per_call == 'auto' and self.feed.resident:
+      one, many = (self.step, flops), None
 
-  def cut(x):
-    return layout.cut(x, axis)
+      def run_one(carry, start, stop):
+        return self.run_steps(carry, start, stop, False)
 
-  @contextlib.contextmanager
-  def waiting():
-    begun = time.perf_counter()
-    yield
-    waited['input'] += time.perf_counter() - begun
+      def compile_many(steps):
+        nonlocal many
+        many, self.steps_per_call = self._compile_step(steps), steps
+        self.step = many[0]
+        return run_one
 
-  def advance_many(carry, start, stop, fresh):
-    with waiting():
-      numbers = np.zeros((calls['steps'], *shape_of_numbers), np.int32)
-      numbers[: stop - start] = numbers_here(start, stop - start)
-      numbers = layout.cut(numbers, axis + 1)
-    return calls['many'](carry, on_devices('train'), numbers, np.int32(stop - start), np.bool_(fresh))
+      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run_one, compile_many)
+      self.step, flops = one if self.steps_per_call == 1 else many
+    seconds = time.perf_counter() - start_time
+    figures = {'flops': flops, 'seeds': self.config.seeds, 'compile_seconds': seconds}
+    return figures | compile.memory_analysis(self.step)
 
-  def advance_one(carry, start, stop, fresh):
-    with waiting():
-      numbers = cut(numbers_here(start, 1)[0])
-    return calls['one'](carry, on_devices('train'), numbers, np.bool_(fresh))
-
-  def next_streamed(t):
-    if streaming.get('t') != t:
-      numbers = lambda t: numbers_here(t, 1)[0]
-      streaming['batches'] = batches.stream(train, numbers, t, config.steps, workers=config.workers)
-    streaming['t'] = t + 1
-    return jax.tree.map(cut, next(streaming['batches']))
-
-  def advance_streamed(carry, start, stop, fresh):
-    with waiting():
-      batch = next_streamed(start)
-    return calls['one'](carry, batch, np.bool_(fresh))
-
-  def compile_step(name, function, steps, *arguments, replicated):
-    calls[name], calls['flops'] = layout.compile(function, arguments, replicated, flops)
-    calls['steps'] = steps
-
-  def compile_many(carry, steps):
-    numbers = layout.cut(np.zeros((steps, *shape_of_numbers), np.int32), axis + 1)
-    arguments = carry, on_devices('train'), numbers, np.int32(0), np.bool_(False)
-    compile_step('many', functions.many_steps, steps, *arguments, replicated=2)
-
-  def compile_one(carry, arrays):  # arrays: the resident train split, or None where it is streamed
-    numbers = numbers_here(0, 1)[0]
-    if arrays is None:
-      batch = jax.tree.map(cut, batches.fetch(train, numbers))
-      compile_step('one', functions.one_batch, 1, carry, batch, np.bool_(False), replicated=1)
-    else:
-      compile_step('one', functions.one_step, 1, carry, arrays, cut(numbers), np.bool_(False), replicated=1)
-
-  def prepare(carry, choices):
-    begun = time.perf_counter()
-    wanted = choices.get('steps_per_call', config.steps_per_call)
-    if train.arrays is None:
-      compile_one(carry, None)
-    elif wanted == 'auto' or int(wanted) == 1:
-      compile_one(carry, on_devices('train'))
-      if wanted == 'auto':
-        chosen = steps_per_call.choose(carry, config.steps, advance_one, compile_many, advance_many)
-        calls.pop('one' if chosen > 1 else 'many', None)
-        calls['steps'] = chosen
-    else:
-      compile_many(carry, int(wanted))
-    choices['steps_per_call'] = calls['steps']
-    seconds = time.perf_counter() - begun
-    return {'flops': calls['flops'], 'seeds': seeds, 'compile_seconds': seconds} | costs.figures(
-      calls.get('many') or calls['one']
-    )
-
-  def compile_only():
+  def compile_only(self) -> dict:
+    """What one step costs, with the collectives of a mesh; nothing is put on the devices."""
     try:
-      compile_one(layout.shapes(shapes), layout.replicated_shapes(train.arrays) if train.arrays is not None else None)
+      step, flops = self._compile_step(1)
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       why = str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
       raise UsageError(
-        f'this step does not fit: {why} Try a smaller --batch_size, --microbatches=2, --dtype=bfloat16, or more devices '
-        'with --parallel=fsdp'
+        f'this step does not fit: {why} Try a smaller batch_size, microbatches=2, dtype=bfloat16, or more devices '
+        'with parallel=fsdp'
       ) from None
-    made = calls['one']
-    return {'flops': calls['flops'], 'collectives': costs.collectives(made.as_text()), **costs.figures(made)}
+    return {'flops': flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
 
-  def call_end(t):
-    return (t // calls['steps'] + 1) * calls['steps']
+  def next_boundary(self, t: int) -> int:
+    """The first step beyond t at which a call has to end: calls end at fixed multiples of their steps."""
+    return (t // self.steps_per_call + 1) * self.steps_per_call
 
-  def advance(carry, start, stop, fresh):
-    if train.arrays is None:
-      return advance_streamed(carry, start, stop, fresh)
-    return (advance_many if 'many' in calls else advance_one)(carry, start, stop, fresh)
+  def run_steps(self, carry, start: int, stop: int, reset_metrics: bool):
+    """The carry after steps start … stop − 1, which lie in one call; its metric sums are of these alone, or go on."""
+    taken = self.feed.take(start, stop, self.steps_per_call)
+    steps = (np.int32(stop - start),) if self.steps_per_call > 1 else ()
+    return self.step(carry, *taken, *steps, np.bool_(reset_metrics))
 
   # ---- evaluation ----
-  def evaluate_split(carry, name):
-    split = dataset.splits[name]
-    parts = list(batches.exact(split.size, eval_batch))
-    here = layout.rows(eval_batch)
-    numbers = lambda i: parts[i][0][here]
+
+  @functools.cached_property
+  def _add_sums(self):
+    return self.placement.jit_sums(self.calls.add_sums)
+
+  def evaluate(self, carry, name: str):
+    """The sums of a split, on the host."""
+    split, rows = self.dataset.splits[name], self.placement.local_rows(self.eval_batch_size)
+    parts = [(numbers[rows], mask[rows]) for numbers, mask in batches.exact(split.size, self.eval_batch_size)]
     if split.arrays is None:
-      read = batches.stream(split, numbers, 0, len(parts), workers=config.workers)
+      read = batches.stream(split, lambda i: parts[i][0], 0, len(parts), workers=self.config.workers)
     else:  # from the host as well: sets of different sizes on the device would be as many programs to compile
-      read = (batches.fetch(split, numbers(i)) for i in range(len(parts)))
-    sums = layout.sums(sum_zeros)
+      read = (batches.fetch(split, numbers) for numbers, _ in parts)
+    sums = self.placement.put_sums(self._zeros(self.sums))
     for batch, (_, mask) in zip(read, parts):
-      if 'add' not in calls:
-        calls['add'] = layout.compile_sums(functions.add_sums, flops)
-      sums = calls['add'](carry.state, sums, *jax.tree.map(lambda x: layout.cut(x, 0), (batch, mask[here])))
-    return layout.fetch(sums)
+      sums = self._add_sums(carry.state, sums, *self.placement.shard((batch, mask), 0))
+    return self.to_host(sums)
 
-  eval_shapes = {name: jax.ShapeDtypeStruct((eval_batch, *x.shape[1:]), x.dtype) for name, x in example.items()}
-  eval_shapes |= {
-    'index': jax.ShapeDtypeStruct((eval_batch,), jnp.int32),
-    'mask': jax.ShapeDtypeStruct((eval_batch,), jnp.bool_),
-  }
-  sum_shapes = jax.eval_shape(program.evaluate, state_shape, eval_shapes, jax.random.key(0))
-  sum_zeros = jax.tree.map(lambda x: jnp.zeros(((seeds,) if seeds > 1 else ()) + x.shape, x.dtype), sum_shapes)
-
-  return Runner(
-    shapes=shapes,
-    init=lambda: layout.init(first_carry, keys),
-    place=layout.place,
-    globalise=layout.globalise,
-    fetch=layout.fetch,
-    prepare=prepare,
-    compile_only=compile_only,
-    advance=advance,
-    waited=waited,
-    call_end=call_end,
-    evaluate=evaluate_split,
-  )
+  def to_host(self, tree):
+    """What every device holds alike, such as a carry's totals, on the host."""
+    return jax.device_get(self.placement.get(tree))

@@ -1,35 +1,31 @@
-"""What is set once for the whole process, at the edge, before JAX begins: memory, compiled programs, determinism."""
+"""Process-wide settings: JAX, XLA and the allocator, before JAX begins; and the signals that stop a run."""
 
+import contextlib
 import ctypes
 import functools
 import os
 import re
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-# glibc's mallopt parameters (malloc.h)
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # glibc's mallopt parameters (malloc.h)
+LARGE_STEP = 1e8  # FLOPs of one seed's step
 
 
 def tune_malloc() -> None:
-  """Lets the C library keep freed memory for the next step, where it is glibc.
+  """Lets glibc keep a step's freed memory for the next step, which takes up to a third less time.
 
-  XLA's CPU backend asks for a step's temporaries anew at each call. glibc gives such large blocks back to the system at
-  once, and the page faults of getting them again can cost as much as a third of a step. Only the main thread's arena can
-  hold blocks beyond 64 MB, so that thread is to ask. Simulated devices have a thread each that asks; then all threads
-  share that one arena, although those that compile wait for each other there, 40 % of the time. Not where cores are
-  devices by `--parallel=seeds`, which is for small steps: two threads in one arena make that of bench lecun1989 half as
-  slow again.
+  Only the main thread's arena holds blocks beyond 64 MB, so that thread has to ask for them; simulated devices, which
+  have a thread each, share that arena.
   """
-  if not sys.platform.startswith('linux'):
-    return
-  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform.startswith('linux') else None
   if mallopt is None:
     return
-  mallopt(M_MMAP_MAX, 0)
-  mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-  mallopt(M_TOP_PAD, 64 * 2**20)
+  for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 * 2**20)):
+    mallopt(parameter, value)
   simulated = re.search(r'xla_force_host_platform_device_count=(\d+)', os.environ.get('XLA_FLAGS', ''))
   if simulated and int(simulated[1]) > 1:
     mallopt(M_ARENA_MAX, 1)
@@ -53,9 +49,6 @@ def enable_compilation_cache(folder: str) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-LARGE_STEP = 1e8  # FLOPs of one seed
-
-
 @functools.cache
 def _onednn() -> dict:
   """XLA's options for convolutions and matmuls by oneDNN on the CPU, where this jaxlib takes them and gains by them."""
@@ -77,31 +70,22 @@ def _onednn() -> dict:
 
 
 def compiler_options(flops: float) -> dict:
-  """Options for the compilation of a program of so many FLOPs a step, of one seed and loops counted once.
-
-  On the CPU, large steps call oneDNN, whose convolutions are faster than XLA's own with jax 0.12 (`launch.py bench
-  resnet20`). Small ones, as `bench lecun1989`, would spend more on the calls than on the work, with many seeds as well,
-  whose matmuls are no larger: sixteen of `bench ppo_cartpole` take a third longer. jax 0.10 gains nothing.
-  """
+  """Options for the compilation of a step of so many FLOPs, of one seed: on a CPU, large ones call oneDNN."""
   return _onednn() if flops >= LARGE_STEP else {}
 
 
 def prefer_sequential_seeds(flops: float, convolves: bool) -> bool:
-  """Whether several seeds of a step of so many FLOPs are faster one after the other than at once.
-
-  On a CPU, where caches hold the images of one seed's layers but not those of all: eight seeds of bench cifar10_cnn take
-  8.5 times one instead of 13.9. Without convolutions, at once: four of bench gpt_shakespeare_cpu take 3.9 times one, not 4.3.
-  """
+  """Whether seeds of a step are faster one after the other: on a CPU, large ones with convolutions, whose images stay in cache."""
   import jax
 
   return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_STEP
 
 
-def cpu(threads: int, parallel: str) -> None:
-  """How XLA uses the cores of a CPU; JAX must not have begun.
+def set_cpu(threads: int, parallel: str) -> None:
+  """Decides how XLA uses the cores of a CPU; JAX must not have begun.
 
   Args:
-    threads: that share an operation; 0: one for each core, or one with seeds over devices.
+    threads: CPU threads per operation; 0: one for each core, or one with seeds over devices.
     parallel: with 'seeds', each core becomes a device, unless their number is given already.
   """
   import jax
@@ -115,10 +99,30 @@ def cpu(threads: int, parallel: str) -> None:
     os.environ['NPROC'] = str(threads)  # where XLA's CPU client looks for the size of its pool
 
 
-def process(config) -> None:
-  """All of it, as the config says."""
+def set_up(config) -> None:
+  """All of it, as a `config.Train` says."""
   tune_malloc()
-  cpu(config.threads, config.parallel)
+  set_cpu(config.threads, config.parallel)
   enable_compilation_cache(config.compilation_cache)
   if config.deterministic:
     os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+  """The signals that have come, for the loop to look at between calls. A second one interrupts at once."""
+  came: list[int] = []
+
+  def handler(number, _):
+    if came:
+      raise KeyboardInterrupt
+    came.append(number)
+
+  previous = {}
+  with contextlib.suppress(ValueError):  # only the main thread may set handlers
+    previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield came
+  finally:
+    for number, old in previous.items():
+      signal.signal(number, old)

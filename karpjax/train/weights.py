@@ -1,4 +1,4 @@
-"""Weights that come from elsewhere: --init_from, and what `predict` reads."""
+"""Weights of checkpoints and files: what a verb asks of a run, and what `init_from` lends to a new one."""
 
 import sys
 from collections.abc import Mapping
@@ -16,26 +16,66 @@ from karpjax.train import checkpoint
 PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
 
 
+def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, np.ndarray], dict]:
+  """(arrays, information) of a run's checkpoint: 'best' (the last where no best was kept), 'last', or a step.
+
+  Raises:
+    UsageError: where none restores whole.
+  """
+  store = checkpoint.Checkpoints(Path(folder) / 'checkpoints')
+  kept = [(kind, step) for kind in ('best', 'last') for step in store.steps(kind)]
+  if which == 'last':
+    kept.sort(key=lambda place: (-place[1], place[0] == 'best'))
+  elif which != 'best':
+    steps = ', '.join(map(str, sorted({step for _, step in kept})))
+    kept = [place for place in kept if str(place[1]) == which]
+    if not kept:
+      raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {steps}')
+  for kind, step in kept:
+    try:
+      return store.load(kind, step)
+    except checkpoint.Damaged as why:
+      print(f'checkpoint of step {step} in {folder} is damaged ({why}); looking for another', file=sys.stderr)
+  raise UsageError(f'{folder} holds no checkpoint yet; give the workdir of a run, or a FILE.safetensors')
+
+
+def load_state(folder: Path, shapes, which: str = 'best', seed: int = 0):
+  """(state, step) of a run's checkpoint.
+
+  Args:
+    folder: the run's.
+    shapes: the state of one seed, as ShapeDtypeStructs.
+    which: 'best' (the last where none is), 'last', or a step that is kept.
+    seed: which of several seeds, from 0.
+
+  Raises:
+    UsageError: where no such checkpoint restores whole.
+  """
+  arrays, information = load_checkpoint(folder, which)
+  if information['seeds'] > 1:
+    arrays = {n: x if x.ndim == 0 else x[seed] for n, x in arrays.items()}  # step has no axis of seeds
+  return checkpoint.from_arrays(arrays, {'state': shapes})['state'], information['step']
+
+
 def read(path: str) -> dict[str, np.ndarray]:
-  """{'params/…' or 'batch_stats/…': array} of a run's best (else newest) checkpoint, first seed, or of a safetensors file; that of
-  a published GPT-2 under our names.
+  """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages for params, first seed), or a safetensors file.
+
+  The weights of a published GPT-2 get our names.
 
   Raises:
     UsageError: where there is nothing to read.
   """
-  file = Path(path)
-  if file.suffix == '.safetensors':
-    found = read_safetensors(path, '--init_from=')
+  if Path(path).suffix == '.safetensors':
+    arrays = read_safetensors(path, 'init_from=')
     try:
-      return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in found.items()})
+      return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
     except ValueError as error:
-      raise UsageError(f'--init_from={path} cannot be read: {error}') from None
-  arrays, meta = load_checkpoint(file)
-  chosen = {}
-  for prefix in ('state/params/', 'state/ema/'):  # the averages, where they are kept, in the place of the params
-    chosen |= {f'params/{n.removeprefix(prefix)}': x for n, x in arrays.items() if n.startswith(prefix)}
-  chosen |= {n.removeprefix('state/collections/'): x for n, x in arrays.items() if n.startswith('state/collections/')}
-  return {n: x[0] for n, x in chosen.items()} if meta.get('seeds', 1) > 1 else chosen
+      raise UsageError(f'init_from={path} cannot be read: {error}') from None
+  arrays, information = load_checkpoint(path)
+  weights = {}
+  for there, here in (('state/params/', 'params/'), ('state/ema/', 'params/'), ('state/collections/', '')):
+    weights |= {here + n.removeprefix(there): x for n, x in arrays.items() if n.startswith(there)}
+  return {n: x[0] for n, x in weights.items()} if information.get('seeds', 1) > 1 else weights
 
 
 def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
@@ -43,7 +83,7 @@ def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
 
   Args:
     path: of the file.
-    flag: which named it, as it is typed before the path.
+    flag: what named it, for messages, as 'init_from='.
 
   Raises:
     UsageError: where it cannot be read; of a file of PyTorch's, which may hold code, how to convert it.
@@ -52,10 +92,10 @@ def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
 
   file = Path(path).expanduser()
   if file.suffix in PICKLED:
-    made = file.with_suffix('.safetensors').name
+    new = file.with_suffix('.safetensors').name
     raise UsageError(
       f'{flag}{path} is no .safetensors; type python -c "import torch, safetensors.torch as s; '
-      f"s.save_file(torch.load('{file.name}', weights_only=True), '{made}')\" beside it once, and give {made}"
+      f"s.save_file(torch.load('{file.name}', weights_only=True), '{new}')\" beside it once, and give {new}"
     )
   try:
     return safetensors.numpy.load_file(file)
@@ -63,58 +103,35 @@ def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
     raise UsageError(f'{flag}{path} cannot be read: {error}') from None
 
 
-def load_checkpoint(workdir: str | Path, which: str = 'best') -> tuple[dict[str, np.ndarray], dict]:
-  """(arrays, information) of a workdir's checkpoint: 'best' (the last where no best was kept), 'last', or a step.
-
-  Raises:
-    UsageError: where none restores whole.
-  """
-  store = checkpoint.Checkpoints(Path(workdir) / 'checkpoints')
-  found = [(kind, step) for kind in ('best', 'last') for step in store._steps(kind)]
-  if which == 'last':
-    found.sort(key=lambda place: (-place[1], place[0] == 'best'))
-  elif which != 'best':
-    kept = sorted({step for _, step in found})
-    found = [place for place in found if str(place[1]) == which]
-    if not found:
-      raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {", ".join(map(str, kept))}')
-  for kind, step in found:
-    try:
-      return store.load(kind, step)
-    except checkpoint.Damaged as why:
-      print(f'checkpoint of step {step} in {workdir} is damaged ({why}); looking for another', file=sys.stderr)
-  raise UsageError(f'{workdir} holds no checkpoint yet; give the workdir of a run, or a FILE.safetensors')
-
-
-def replace_weights(state, found: Mapping[str, np.ndarray]) -> tuple[Any, list[tuple[str, str, str]]]:
-  """The state with every parameter and statistic that `found` has in the same shape, its averages included.
+def replace_weights(state, weights: Mapping[str, np.ndarray]) -> tuple[Any, list[tuple[str, str, str]]]:
+  """The state with every parameter and statistic that `weights` has in the same shape, its averages included.
 
   Args:
     state: a TrainState, of one seed or of several (each gets the same weights).
-    found: as `read` gives them.
+    weights: as `read` gives them.
 
   Returns:
-    The state, and rows (name, shape, 'matched' | 'new' | 'skipped: …') that say what became of each.
+    The state, and rows (name, shape, 'matched' | 'new' | 'skipped') that say what became of each.
 
   Raises:
     UsageError: when nothing matches.
   """
   own = {'params': state.params, **state.collections}
   rows, leaves = [], []
-  lead = state.nonfinite_step.shape  # () or (seeds,)
+  lead = state.nonfinite_step.ndim  # 1 with several seeds
   for name, leaf in zip(checkpoint.names(own), jax.tree.leaves(own)):
-    other = found.get(name)
-    if other is not None and other.shape == leaf.shape[len(lead) :]:
+    other = weights.get(name)
+    if other is not None and other.shape == leaf.shape[lead:]:
       leaf = jnp.broadcast_to(jnp.asarray(other, leaf.dtype), leaf.shape)
       rows.append((name, str(list(other.shape)), 'matched'))
     else:
       why = '' if other is None else f' (there {list(other.shape)})'
-      rows.append((name, str(list(leaf.shape[len(lead) :])), f'new{why}'))
+      rows.append((name, str(list(leaf.shape[lead:])), f'new{why}'))
     leaves.append(leaf)
-  known = set(checkpoint.names(own))
-  rows += [(name, str(list(x.shape)), 'skipped') for name, x in found.items() if name not in known]
   if not any(row[2] == 'matched' for row in rows):
-    raise UsageError(f"--init_from: none of its {len(found)} arrays has the name and shape of one of this model's")
+    raise UsageError(f"init_from: none of its {len(weights)} arrays has the name and shape of one of this model's")
+  names = {row[0] for row in rows}
+  rows += [(name, str(list(x.shape)), 'skipped') for name, x in weights.items() if name not in names]
   own = jax.tree.unflatten(jax.tree.structure(own), leaves)
   params = own.pop('params')
   ema = state.ema  # of all params, or of some of the players'

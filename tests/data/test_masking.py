@@ -29,7 +29,7 @@ def example_batch(n, seed=0, lengths=None):
 @functools.partial(jax.jit, static_argnames=('share', 'whole_words'))  # the tests share sizes, and so what is compiled
 def masked(key, batch, ends, share, whole_words):
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(batch['tokens'])))
-  return masking.mask(keys, batch, ends, share=share, vocabulary=VOCABULARY, whole_words=whole_words)
+  return masking.mask_tokens(keys, batch, ends, share=share, vocabulary=VOCABULARY, whole_words=whole_words)
 
 
 def drawn(batch, *, share=0.15, ends=None, whole_words=False, key=0):

@@ -257,7 +257,7 @@ def test_a_scorer_gives_the_inputs_of_its_last_layer(classifier):
   loaded = scorer.load(str(classifier), data.spec)
   images = data.splits['test'].fetch(np.arange(20))['image']
   features, logits = loaded.apply(jnp.asarray(images))
-  best, _ = weights.newest(classifier)
+  best, _ = weights.load_checkpoint(classifier)
   params = {n.removeprefix('state/params/'): x for n, x in best.items()}
   np.testing.assert_allclose(
     features @ params['logits/kernel'] + params['logits/bias'], logits, rtol=1e-4, atol=1e-4

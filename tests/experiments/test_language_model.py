@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import re
 import subprocess
@@ -11,11 +12,12 @@ import pytest
 
 import launch
 from experiments import language_model
-from karpjax import config, sample
+from karpjax import config
 from karpjax.commands import check as recipe
+from karpjax.commands import use
 from karpjax.data import batches
 from karpjax.train import loop
-from karpjax.train import runner as runners
+from karpjax.train.runner import Runner
 
 SMALL = dict(
   steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0',
@@ -30,13 +32,14 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def story(tmp_path):
+@pytest.fixture(scope='module')
+def story(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('text')
   text = ' '.join(
     f'The {a} {b} went to the {c}.' for a in ('old', 'red', 'sly') for b in ('fox', 'cat') for c in ('sea', 'hill')
   )
-  (tmp_path / 'story.txt').write_text(text * 3)
-  return f'text:{tmp_path / "story.txt"}'
+  (folder / 'story.txt').write_text(text * 3)
+  return f'text:{folder / "story.txt"}'
 
 
 def settings(story, workdir, model='gpt', **changes):
@@ -48,12 +51,18 @@ def settings(story, workdir, model='gpt', **changes):
 slow = pytest.mark.slow
 
 
+@pytest.fixture(scope='module')
+def recurrent(story, tmp_path_factory):
+  return loop.run(language_model, settings(story, tmp_path_factory.mktemp('whole'), 'lstm', order='streams'))
+
+
 @pytest.mark.parametrize('model', ['lstm', *(pytest.param(m, marks=slow) for m in MODELS if m != 'lstm')])
-def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
+def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path, request):
   order = 'streams' if model == 'lstm' else 'reshuffle'
-  whole = loop.run(
-    language_model, settings(story, tmp_path / 'whole', model, order=order, plots=model in ('lstm', 'gpt'))
-  )
+  if model == 'lstm':
+    whole = request.getfixturevalue('recurrent')
+  else:
+    whole = loop.run(language_model, settings(story, tmp_path / 'whole', model, plots=model == 'gpt'))
   loop.run(language_model, settings(story, tmp_path / 'cut', model, order=order, steps='3', plots=False))
   again = loop.run(language_model, settings(story, tmp_path / 'cut', model, order=order, plots=False))
   same = jax.tree.map(np.array_equal, *(dataclasses.replace(r.state, key=0) for r in (whole, again)))
@@ -62,8 +71,8 @@ def test_a_run_leaves_samples_and_resumes_to_the_bit(model, story, tmp_path):
   assert (whole.state.carried != {}) == (model == 'lstm')
   if model in ('lstm', 'gpt'):
     made = {'lstm': ['cells.html', 'plots/gate_saturation.png'], 'gpt': ['plots/attention_maps.png']}[model]
-    assert all((tmp_path / 'whole' / name).stat().st_size > 1000 for name in made)
-    assert 'step 6' in (tmp_path / 'whole' / 'texts' / 'samples.txt').read_text()
+    assert all((whole.folder / name).stat().st_size > 1000 for name in made)
+    assert 'step 6' in (whole.folder / 'texts' / 'samples.txt').read_text()
 
 
 @pytest.mark.slow
@@ -73,7 +82,7 @@ def test_the_loss_is_that_of_every_token_of_the_split(story, tmp_path):
   given = settings(story, tmp_path / 'run', 'lstm', overlap=4)
   data = language_model.data(given)
   split, variables = data.splits['test'], {'params': summary.state.params}
-  model = language_model.build(given, data.spec)
+  model = language_model.network(given, data.spec)
   rows = split.fetch(np.arange(split.size, dtype=np.int32))
   logits = np.asarray(model.apply(variables, rows['tokens']), np.float64)
   chances = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -120,16 +129,16 @@ def bound(story, **changes):
   given = settings(story, '', **changes)
   data = language_model.data(given)
   resolved = config.resolve(given, data.spec.examples)
-  return runners.bind(language_model.program(resolved, data), data, resolved)
+  return Runner(language_model.program(resolved, data), data, resolved)
 
 
 def trained(story, **changes):
   runner = bound(story, **{'steps_per_call': '1', 'optimiser': 'adam', 'learning_rate': 0.01, **changes})
-  carry, losses = runner.place(runner.init()), []
-  runner.prepare(carry, {})
+  carry, losses = runner.placement.put(runner.init()), []
+  runner.compile(carry, runner.config.steps_per_call)
   for t in range(4):
-    carry = runner.advance(carry, t, t + 1, True)
-    total, count = runner.fetch(carry.totals['loss'])
+    carry = runner.run_steps(carry, t, t + 1, True)
+    total, count = runner.to_host(carry.totals['loss'])
     losses.append(np.asarray(total / count))
   return np.array(losses), runner.evaluate(carry, 'validation'), carry
 
@@ -185,7 +194,7 @@ def test_a_stream_carries_its_state_and_begins_anew_with_each_epoch(story):
   program = language_model.program(resolved, data)
   chunks, split = data.spec.examples // 2, data.splits['train']
   state, step = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.step)
-  model = language_model.build(given, data.spec)
+  model = language_model.network(given, data.spec)
   for t in range(chunks + 1):
     numbers = batches.indices(0, t, 1, batch_size=2, size=split.size, order='streams')[0]
     batch = {**split.fetch(numbers), 'index': numbers}
@@ -214,20 +223,22 @@ def test_the_recipe_passes(model, story, capsys):
   assert code == 0 and 'see none from the future' in said and 'FAIL' not in said
 
 
-def test_sampling_needs_no_data(story, tmp_path, capsys):
-  run = settings(story, tmp_path / 'run', steps='3', layers=1, plots=False)
-  loop.run(language_model, run)
-  Path(story.removeprefix('text:')).unlink()
-  command = [str(tmp_path / 'run'), '--tokens=40', '--temperature=0.8', '--top_p=0.9', '--top_k=5']
-  capsys.readouterr()
-  assert sample.main([*command, '--prompt=The ']) == 0
-  said = capsys.readouterr().out
-  assert said.startswith('The ') and len(said.rstrip('\n')) == 44
-  assert sample.main([*command, '--prompt=The ']) == 0 and capsys.readouterr().out == said  # the same seed
-  assert sample.main([*command, '--prompt=Ünd #']) == 2
+def test_sampling_needs_no_data(recurrent, story, tmp_path, capsys):
+  path = Path(story.removeprefix('text:'))
+  path.rename(tmp_path / 'gone')
+  command = [str(recurrent.folder), '--tokens=40', '--temperature=0.8', '--top_p=0.9', '--top_k=5']
+  assert use.main('sample', [*command, '--prompt=The ']) == 0
+  text = capsys.readouterr()
+  assert text.out.startswith('The ') and len(text.out.rstrip('\n')) == 44
+  assert re.search(r'\(40 tokens, [\d,]+ tokens/s\)', text.err)
+  assert use.main('sample', [*command, '--prompt=The ']) == 0 and capsys.readouterr().out == text.out  # the same seed
+  assert use.main('sample', [*command, '--prompt=Ünd #']) == 2
   assert "2 characters are in none of the training texts: '#' 'Ü'" in capsys.readouterr().err
-  assert sample.main([*command, '--top_p=0']) == 2 and '--top_p=0' in capsys.readouterr().err
-  assert sample.main([str(tmp_path / 'nothing')]) == 2 and 'holds no run' in capsys.readouterr().err
+  assert use.main('sample', [*command, '--top_p=0']) == 2 and '--top_p=0' in capsys.readouterr().err
+  assert use.main('sample', [*command, '--samples=2', '--json']) == 0
+  pieces = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert {piece['sample'] for piece in pieces} == {0, 1}
+  (tmp_path / 'gone').rename(path)
 
 
 def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
@@ -300,8 +311,9 @@ def test_a_step_of_gpt2s_size_runs(tmp_path):
     'from experiments import language_model as lm\n'
     'from karpjax import config\n'
     'from karpjax.data import text, tokenisers\n'
+    'from karpjax.data.dataset import Dataset\n'
     "many = tokenisers.Tokeniser('characters', tuple(map(str, range(50257))))\n"
-    "spec = text.TextSpec('x', 10, {'text': many}, {'text': 1024}, (), {'lines': False})\n"
+    "spec = text.TextSpec('x', 10, {'text': many}, {'text': 1024})\n"
     "given = lm.Config(layers=12, heads=12, width=768, batch_size=1, context=1024, steps='1')\n"
     'program = lm.program(config.resolve(given, 10), Dataset(spec, {}))\n'
     'state = jax.jit(program.init)(jax.random.key(0))\n'

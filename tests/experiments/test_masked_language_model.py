@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import launch
 from experiments import masked_language_model as experiment
-from karpjax import command_line, config, predict
+from karpjax import config
 from karpjax.commands import check as recipe
-from karpjax.data import masking, text
-from karpjax.data.dataset import Dataset
+from karpjax.commands import use
+from karpjax.data import masking
 from karpjax.models.transformer import Encoder
 from karpjax.program import TrainState
 from karpjax.train import checkpoint, loop, weights
@@ -44,13 +45,6 @@ def trained(animals, tmp_path_factory):
   return run(tmp_path_factory.mktemp('trained'), animals, plots=True)
 
 
-def restored(folder):
-  """(program, spec) of a run, from its config.json."""
-  stored = config.saved(folder)
-  spec = text.TextSpec.from_json(stored['spec'])
-  return experiment.program(config.from_json(experiment.Config, stored['flags']), Dataset(spec, {})), spec
-
-
 @pytest.mark.slow
 def test_it_learns_what_stands_beside_what(trained):
   assert trained.numbers['test/accuracy'] > 0.97
@@ -59,11 +53,11 @@ def test_it_learns_what_stands_beside_what(trained):
 
 def test_masks_are_filled_in_without_the_data(trained, capsys):
   folder = str(trained.folder)
-  assert predict.main([folder, 'The <mask> barks .', '<mask> cow <mask> .']) == 0
+  assert use.main('predict', [folder, 'The <mask> barks .', '<mask> cow <mask> .']) == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line.split()[0] for line in lines] == ['The', 'dog', '<mask>', 'the', 'moos']
   for wrong, said in (('the cat', 'has no <mask>'), ('the <mask> ' * 10, 'has 20 tokens; this model takes 4')):
-    assert predict.main([folder, wrong]) == 2
+    assert use.main('predict', [folder, wrong]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -110,7 +104,7 @@ class Classifier(nn.Module):
   """Any model with an Encoder called so."""
 
   def setup(self):
-    self.encoder = Encoder(19, 5, 1, 2, 32)
+    self.encoder = Encoder(19, 5, layers=1, heads=2, width=32)
     self.logits = nn.Dense(3)
 
   def __call__(self, tokens):
@@ -120,8 +114,8 @@ class Classifier(nn.Module):
 def test_its_encoder_begins_another_model(trained):
   import optax
 
-  params = nn.meta.unbox(jax.jit(Classifier().init)(jax.random.key(1), jnp.ones((1, 5), jnp.int32)))['params']
-  state = TrainState.create(jax.random.key(1), params, optax.sgd(0.1))
+  variables = jax.jit(Classifier().init)(jax.random.key(1), jnp.ones((1, 5), jnp.int32))
+  state = TrainState.create(jax.random.key(1), variables, optax.sgd(0.1))
   state, rows = weights.replace_weights(state, weights.read(str(trained.folder)))
   said = {name: what for name, _, what in rows}
   assert all((said[name] == 'matched') == name.startswith('params/encoder/') for name in said)
@@ -163,9 +157,9 @@ def test_the_recipe_passes(animals, capsys):
 @pytest.mark.parametrize(
   'flags, said',
   [
-    (['--tokeniser=bytes'], 'one of characters, words, bpe is needed'),
-    (['--mask=0'], '--mask=0.0: a share above 0'),
-    (['--heads=3'], '--heads=3 does not divide --width=128'),
+    (['--tokeniser=bytes'], 'characters, words, bpe will do'),
+    (['--mask=0'], '--mask=0.0: more than 0'),
+    (['--heads=3'], 'does not divide'),
     (['--context=1'], '--context=1 has room for <s> alone'),
     (['--vocabulary=100'], '--vocabulary=100: bpe needs at least 261'),
     (['--dataset=text:/nowhere.txt'], '/nowhere.txt cannot be read'),
@@ -173,7 +167,7 @@ def test_the_recipe_passes(animals, capsys):
   ],
 )
 def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
-  assert command_line.main(experiment.run, experiment.Config, [*flags, f'--workdir={tmp_path / "run"}']) == 2
+  assert launch.main(['masked_language_model', *flags, f'--workdir={tmp_path / "run"}']) == 2
   error = capsys.readouterr().err
   assert said in error and error.count('\n') == 1
   assert not (tmp_path / 'run').exists()
@@ -181,5 +175,5 @@ def test_bad_input_is_one_line(flags, said, tmp_path, capsys):
 
 def test_a_file_that_is_not_utf_8_says_which_byte(tmp_path, capsys):
   (tmp_path / 'a.txt').write_bytes(b'caf\xe9 ' * 100)
-  assert command_line.main(experiment.run, experiment.Config, [f'--dataset=text:{tmp_path / "a.txt"}']) == 2
+  assert launch.main(['masked_language_model', f'--dataset=text:{tmp_path / "a.txt"}']) == 2
   assert 'byte 3 is 0xe9; name its encoding, as --encoding=latin-1' in capsys.readouterr().err

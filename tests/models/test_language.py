@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from karpjax import options
 from karpjax.errors import UsageError
 from karpjax.models import language
 
@@ -24,17 +25,23 @@ _MORE = [('gpt', SMALL['gpt'] | more) for more in GPTS[1:]]
 CASES = [*SMALL.items(), _MORE[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in _MORE[1:])]
 
 
-def made(name, options, vocabulary=11, context=12):
-  model = language.build(name, vocabulary=vocabulary, context=context, dtype=jnp.float32, options=options)
-  tokens = np.random.default_rng(0).integers(0, vocabulary, (3, context), dtype=np.int32)
+def build(name, chosen, vocabulary=11, context=12):
+  tokens = jnp.zeros((1, context), jnp.int32)
+  return options.build(language.MODELS, name, chosen, tokens, vocabulary=vocabulary, context=context)
+
+
+@functools.cache
+def made(name, **chosen):
+  """(model, variables, tokens [3, 12], its compiled logits); of 11 tokens and a context of 12."""
+  model = build(name, chosen)
+  tokens = np.random.default_rng(0).integers(0, 11, (3, 12), dtype=np.int32)
   variables = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens))
-  return model, variables, tokens
+  return model, variables, tokens, functools.partial(jax.jit(model.apply), variables)
 
 
-@pytest.mark.parametrize('name, options', CASES)
-def test_no_token_sees_a_later_one_and_no_example_another(name, options):
-  model, variables, tokens = made(name, options)
-  apply = functools.partial(jax.jit(model.apply), variables)
+@pytest.mark.parametrize('name, chosen', CASES)
+def test_no_token_sees_a_later_one_and_no_example_another(name, chosen):
+  _, _, tokens, apply = made(name, **chosen)
   logits, other = apply(tokens), tokens.copy()
   assert logits.shape == (3, 12, 11) and logits.dtype == jnp.float32
   other[:, 7] = (other[:, 7] + 1) % 11
@@ -43,10 +50,10 @@ def test_no_token_sees_a_later_one_and_no_example_another(name, options):
   np.testing.assert_allclose(apply(other)[0, :7], logits[0, :7], atol=1e-6)
 
 
-@pytest.mark.parametrize('name, options', CASES)
-def test_step_by_step_is_all_at_once(name, options):
-  model, variables, tokens = made(name, options)
-  whole, state, given = jax.jit(model.apply)(variables, tokens), model.initial(3), []
+@pytest.mark.parametrize('name, chosen', CASES)
+def test_step_by_step_is_all_at_once(name, chosen):
+  model, variables, tokens, apply = made(name, **chosen)
+  whole, state, given = apply(tokens), model.initial(3), []
   step = jax.jit(lambda tokens, state: model.apply(variables, tokens, state, method='step'))
   for t in range(12):
     logits, state = step(tokens[:, t : t + 1], state)
@@ -56,8 +63,8 @@ def test_step_by_step_is_all_at_once(name, options):
 
 
 def test_a_prompt_of_any_length_begins_a_gpt():
-  model, variables, tokens = made('gpt', SMALL['gpt'])
-  whole = jax.jit(model.apply)(variables, tokens)
+  model, variables, tokens, apply = made('gpt', **SMALL['gpt'])
+  whole = apply(tokens)
   length = np.array([1, 5, 12])
   logits, state = jax.jit(lambda t, n: model.apply(variables, t, n, method='begin'))(tokens, length)
   np.testing.assert_allclose(logits, whole[np.arange(3), length - 1], atol=1e-5)
@@ -67,16 +74,16 @@ def test_a_prompt_of_any_length_begins_a_gpt():
 
 
 @pytest.mark.parametrize(
-  'name, options, context, count',
+  'name, chosen, context, count',
   [
     ('wavenet', {}, 8, 76_579),  # karpathy/nn-zero-to-hero, makemore part 5
     ('mlp', {}, 3, 11_897),  # the same, part 3
     ('gpt', {'layers': 4, 'heads': 4, 'width': 128, 'bias': False}, 64, 804_096),  # hand count, below
   ],
 )
-def test_parameter_counts(name, options, context, count):
+def test_parameter_counts(name, chosen, context, count):
   vocabulary = 27 if name != 'gpt' else 65
-  model = language.build(name, vocabulary=vocabulary, context=context, dtype=jnp.float32, options=options)
+  model = build(name, chosen, vocabulary, context)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, context), jnp.int32))['params']
   assert sum(x.size for x in jax.tree.leaves(shapes)) == count
   if name == 'gpt':
@@ -85,15 +92,13 @@ def test_parameter_counts(name, options, context, count):
 
 def test_gpt2s_parameter_count():
   """Radford et al. 2019's smallest: 124,439,808 (nanoGPT and Hugging Face count the same)."""
-  model = language.build(
-    'gpt', vocabulary=50_257, context=1024, dtype=jnp.float32, options=dict(layers=12, heads=12, width=768)
-  )
+  model = build('gpt', dict(layers=12, heads=12, width=768), vocabulary=50_257, context=1024)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))['params']
   assert sum(x.size for x in jax.tree.leaves(shapes)) == 124_439_808
 
 
 def test_a_gpt_in_plain_numpy():
-  model, variables, tokens = made('gpt', SMALL['gpt'])
+  _, variables, tokens, apply = made('gpt', **SMALL['gpt'])
   params = jax.tree.map(np.asarray, variables['params'])
 
   def norm(x, p):
@@ -114,13 +119,11 @@ def test_a_gpt_in_plain_numpy():
     h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
     x = x + h @ p['down']['kernel'] + p['down']['bias']
   expected = norm(x, params['norm']) @ params['tokens']['embedding'].T
-  np.testing.assert_allclose(jax.jit(model.apply)(variables, tokens)[0], expected, atol=1e-4)
+  np.testing.assert_allclose(apply(tokens)[0], expected, atol=1e-4)
 
 
 def test_gpt2s_initialisation():
-  model = language.build(
-    'gpt', vocabulary=500, context=64, dtype=jnp.float32, options=dict(layers=2, heads=4, width=128)
-  )
+  model = build('gpt', dict(layers=2, heads=4, width=128), vocabulary=500, context=64)
   params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
   block = params['blocks_1']
   for kernel, std in (
@@ -158,19 +161,19 @@ def test_grouped_queries_are_heads_with_shared_keys():
 
 
 @pytest.mark.parametrize(
-  'name, options, message',
+  'name, chosen, message',
   [
     ('gpt', {'width': 30}, 'does not divide'),
     ('gpt', {'kv_heads': 3}, 'does not divide'),
     ('gpt', {'positions': 'leanred'}, 'Did you mean learned'),
-    ('gpt', {'units': (3,)}, 'has no --units'),
+    ('gpt', {'units': (3,)}, 'has no units=3'),
     ('gpt', {'width': 12, 'heads': 4, 'positions': 'rotary'}, 'even size'),
     ('wavenet', {'window': 6}, 'power of 2'),
-    ('mlp', {'norm': 'layer'}, 'unknown norm'),
+    ('mlp', {'norm': 'layer'}, 'norm=layer: unknown'),
     ('lstm', {'units': (0,)}, 'at least 1'),
     ('lsmt', {}, 'Did you mean lstm'),
   ],
 )
-def test_bad_options(name, options, message):
+def test_bad_options(name, chosen, message):
   with pytest.raises(UsageError, match=message):
-    language.build(name, vocabulary=5, context=8, dtype=jnp.float32, options=options)
+    build(name, chosen, vocabulary=5, context=8)

@@ -2,9 +2,8 @@ import jax
 import numpy as np
 import optax
 import safetensors.numpy
-from flax import linen as nn
 
-from karpjax import program
+from karpjax import options, program
 from karpjax.models import language
 from karpjax.train import weights
 
@@ -59,12 +58,10 @@ def test_a_published_gpt2_gives_its_logits(tmp_path):
   arrays = made()
   for prefix in ('', 'transformer.'):
     safetensors.numpy.save_file({prefix + n: x for n, x in arrays.items()}, tmp_path / 'model.safetensors')
-    model = language.build(
-      'gpt', vocabulary=13, context=10, dtype=np.float32, options=dict(layers=2, heads=2, width=128)
-    )
+    sizes = dict(layers=2, heads=2, width=128)
+    model = options.build(language.MODELS, 'gpt', sizes, vocabulary=13, context=10)
     tokens = np.array([[3, 1, 4, 1, 5, 9, 2]], np.int32)
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens))['params']
-    state = program.TrainState.create(jax.random.key(0), params, optax.sgd(0.1))
+    state = program.TrainState.create(jax.random.key(0), jax.jit(model.init)(jax.random.key(0), tokens), optax.sgd(0.1))
     state, rows = weights.replace_weights(state, weights.read(str(tmp_path / 'model.safetensors')))
     assert {row[2] for row in rows} == {'matched'}
     logits = jax.jit(model.apply)({'params': state.params}, tokens)

@@ -148,7 +148,8 @@ def test_a_pretrained_encoder_decides_the_model_and_its_sizes():
   before = spec(length=30)
   sizes = text.pretrained(before, {'layers': 1, 'heads': None, 'width': 8, 'dropout': 0.3})
   assert sizes == {
-    'context': 30, 'layers': 1, 'heads': 4, 'width': 8, 'hidden': 0, 'positions': 'learned', 'pre_norm': False
+    'context': 30, 'layers': 1, 'heads': 4, 'width': 8, 'hidden': 0, 'positions': 'learned', 'pre_norm': False,
+    'activation': 'gelu',
   }  # fmt: skip
   model = build('textcnn', spec(pretrained=sizes), dropout=0.3)
   assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 4, 8)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax.errors import Failed, UsageError, plainly
+from karpjax.errors import CallbackError, UsageError, unwrap_callback_error
 from karpjax.rl import environments, external, host, rollout
 from karpjax.rl.environment import Box, Discrete, frame_stack, time_limit
 
@@ -143,7 +143,7 @@ def boom(t):
   ],
 )
 def test_what_fails_on_the_host_is_one_line(environment, message):
-  with pytest.raises(Failed, match=message), plainly():
+  with pytest.raises(CallbackError, match=message), unwrap_callback_error():
     jax.block_until_ready(played(environment, jnp.ones((5, 2), jnp.int32)))
 
 

@@ -116,7 +116,7 @@ def meet(*calls, timeout=3):
 
   def one(i, number, count):
     try:
-      answers[i] = hosts._meet(f'127.0.0.1:{port}', count, number, timeout)
+      answers[i] = hosts.meet(f'127.0.0.1:{port}', count, number, timeout)
     except UsageError as error:
       answers[i] = str(error)
 
@@ -145,17 +145,17 @@ def test_without_process_0_the_others_say_so():
 
 
 def test_ids_that_collide_and_counts_that_differ_are_refused():
-  assert all('two processes have --process_id=1' in a for a in meet((0, 3), (1, 3), (1, 3)))
-  assert any('was started with --num_processes=2, process 0 with 3' in a for a in meet((0, 3), (1, 2), timeout=2))
+  assert all('two processes have process_id=1' in a for a in meet((0, 3), (1, 3), (1, 3)))
+  assert any('was started with num_processes=2, process 0 with 3' in a for a in meet((0, 3), (1, 2), timeout=2))
 
 
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (dict(process_id=1), '--process_id needs --coordinator, --num_processes beside it'),
+    (dict(process_id=1), 'process_id needs coordinator and num_processes beside it'),
     (dict(coordinator='a:1', num_processes=2, process_id=2), 'process ids run from 0 to 1'),
     (dict(coordinator='a', num_processes=2, process_id=0), 'write HOST:PORT'),
-    (dict(coordinator='a:1', num_processes=2, process_id=0, start_timeout=0), '--start_timeout=0'),
+    (dict(coordinator='a:1', num_processes=2, process_id=0, start_timeout=0), 'start_timeout=0'),
   ],
 )
 def test_flags_that_do_not_fit_together_are_refused(flags, message):

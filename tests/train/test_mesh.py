@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from experiments import image_classification
 from karpjax import config
 from karpjax.errors import UsageError
-from karpjax.train import costs, loop, mesh
-from karpjax.train import runner as runners
+from karpjax.train import compile, loop, mesh
+from karpjax.train.runner import Runner
 from karpjax.train.step import compute_gradients
 
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
@@ -42,21 +42,21 @@ def bound(**changes):
   given = settings(**changes)
   data = image_classification.data(given)
   resolved = config.resolve(given, data.spec.examples)
-  return runners.bind(image_classification.program(resolved, data), data, resolved)
+  return Runner(image_classification.program(resolved, data), data, resolved)
 
 
 def trained(steps=4, **changes):
   """(losses of the steps, sums of the test split, the state in global form, the carry on the devices)."""
   runner = bound(**changes)
-  carry = runner.place(runner.init())
-  runner.prepare(carry, {})
+  carry = runner.placement.put(runner.init())
+  runner.compile(carry, runner.config.steps_per_call)
   losses = []
   for t in range(steps):
-    carry = runner.advance(carry, t, t + 1, True)
-    total, count = runner.fetch(carry.totals['loss'])
+    carry = runner.run_steps(carry, t, t + 1, True)
+    total, count = runner.to_host(carry.totals['loss'])
     losses.append(np.asarray(total / count))
   sums = runner.evaluate(carry, 'test')
-  return np.array(losses), sums, runner.globalise(carry).state, carry
+  return np.array(losses), sums, runner.placement.get(carry).state, carry
 
 
 @functools.cache
@@ -119,27 +119,32 @@ def test_seeds_over_devices_need_no_collective():
 def test_many_steps_a_call_of_seeds_over_devices():
   losses = trained(seeds=4, **MODELS['mlp'])[0]
   runner = bound(seeds=4, parallel='seeds', **MODELS['mlp'] | {'steps_per_call': '4'})
-  carry = runner.place(runner.init())
-  runner.prepare(carry, {})
-  carry = runner.advance(carry, 0, 4, True)
-  total, count = runner.fetch(carry.totals['loss'])
+  carry = runner.placement.put(runner.init())
+  runner.compile(carry, runner.config.steps_per_call)
+  carry = runner.run_steps(carry, 0, 4, True)
+  total, count = runner.to_host(carry.totals['loss'])
   np.testing.assert_allclose(total / count, losses.mean(0), rtol=2e-4)
 
 
 def test_many_steps_a_call_on_a_mesh():
   runner = bound(parallel='data', **MODELS['mlp'] | {'steps_per_call': '4'})
-  carry = runner.place(runner.init())
-  runner.prepare(carry, {})
-  carry = runner.advance(carry, 0, 4, True)
-  total, count = runner.fetch(carry.totals['loss'])
+  carry = runner.placement.put(runner.init())
+  runner.compile(carry, runner.config.steps_per_call)
+  carry = runner.run_steps(carry, 0, 4, True)
+  total, count = runner.to_host(carry.totals['loss'])
   np.testing.assert_allclose(total / count, alone('mlp')[0].mean(), rtol=2e-4)
+
+
+def bytes_per_device(tree):
+  device = jax.local_devices()[0]
+  return sum(s.data.nbytes for x in jax.tree.leaves(tree) for s in x.addressable_shards if s.device == device)
 
 
 def test_fsdp_holds_an_eighth_of_params_averages_and_optimiser_state_on_each_device():
   carry = trained(steps=1, parallel='fsdp', model='mlp', widths=(256, 256))[3]
   for tree in (carry.state.params, carry.state.ema, carry.state.opt_state):
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-    assert mesh.bytes_per_device(tree) < whole / 8 * 1.1
+    assert bytes_per_device(tree) < whole / 8 * 1.1
 
 
 @pytest.mark.parametrize(
@@ -202,9 +207,9 @@ def test_rules():
     (dict(mesh='data:2,fsdp:2'), '2 × 2 = 4, but there are 8 devices'),
     (dict(mesh='date:8'), 'Did you mean data'),
     (dict(mesh='data'), 'write AXIS:SIZE'),
-    (dict(parallel='seeds'), '--seeds=1 do not divide over 8 devices'),
+    (dict(parallel='seeds'), 'seeds=1 do not divide over 8 devices'),
     (dict(parallel='data', batch_size=60), 'batch_size=60 does not divide over 8 devices'),
-    (dict(parallel='fsdp', batch_size=8, microbatches=2), 'does not divide over 8 devices × --microbatches=2'),
+    (dict(parallel='fsdp', batch_size=8, microbatches=2), 'does not divide over 8 devices × microbatches=2'),
     (dict(parallel='tensor', model='mlp', widths=(12,)), '12 hidden do not divide over tensor:8'),
   ],
 )
@@ -219,7 +224,7 @@ def test_collectives_are_read_from_a_programs_text():
   %b = (f32[4]{0}, bf16[2,2]{1,0}) all-gather-start(%y), channel_id=2
   %c = f32[] add(%d, %e)
   """
-  assert costs.collectives(text) == {'all-reduce': (1, 128), 'all-gather': (1, 24)}
+  assert compile.collectives(text) == {'all-reduce': (1, 128), 'all-gather': (1, 24)}
 
 
 @pytest.mark.slow
@@ -250,5 +255,5 @@ def test_microbatches_hold_less():
   for microbatches in (1, 8):
     compute = compute_gradients(loss, microbatches=microbatches)
     compiled = jax.jit(compute).lower(*shapes, jax.random.key(0)).compile()
-    memory.append(costs.figures(compiled)['temporary_bytes'])
+    memory.append(compile.figures(compiled)['temporary_bytes'])
   assert memory[1] < memory[0] / 2

@@ -1,14 +1,15 @@
 import pytest
 
 from experiments import regression
+from karpjax import config as configs
 from karpjax.errors import UsageError
-from karpjax.train import loop, profile
+from karpjax.train import loop
 
 
 @pytest.mark.parametrize('text', ['5', '5:5', '6:5', 'a:b', '-1:5'])
 def test_what_is_no_range_of_steps_is_refused(text):
   with pytest.raises(UsageError, match='write FIRST:LAST'):
-    profile.steps(text)
+    configs.step_range(text, 'profile')
 
 
 def test_the_named_steps_are_traced_and_the_shares_of_time_add_up(tmp_path):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from karpjax.errors import UsageError
-from karpjax.train import topology
+from karpjax.train import mesh
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu (requirements-tpu.txt)')
 CNN = ['--model=cnn', '--widths=8,16', '--norm=batch']
@@ -62,4 +62,4 @@ def test_what_does_not_fit_is_said_in_one_line():
 def test_without_libtpu_its_install_line_is_given(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UsageError, match='requirements-tpu.txt'):
-    topology.devices('v5e:2x2')
+    mesh.described_devices('v5e:2x2')

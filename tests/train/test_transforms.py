@@ -66,15 +66,15 @@ def test_every_path_sees_the_same_examples_in_the_same_places(parallel, seeds, r
     splits = {name: Split(s.size, None, s.fetch) for name, s in examples.splits.items()}
     examples = Dataset(examples.spec, splits)
   settled = settings(parallel=parallel, seeds=seeds, seed=5)
-  runner = runners.bind(program(), examples, settled)
-  carry, t = runner.place(runner.init()), 0
-  runner.prepare(carry, {})
+  runner = runners.Runner(program(), examples, settled)
+  carry, t = runner.placement.put(runner.init()), 0
+  runner.compile(carry, runner.config.steps_per_call)
   while t < 9:
-    stop = min(runner.call_end(t), 9)
-    carry = runner.advance(carry, t, stop, t == 0)
+    stop = min(runner.next_boundary(t), 9)
+    carry = runner.run_steps(carry, t, stop, t == 0)
     t = stop
   sums = runner.evaluate(carry, 'test')
-  carry = runner.globalise(carry)
+  carry = runner.placement.get(carry)
   assert int(carry.state.step) == 9
   for s in range(seeds):
     numbers = batches.indices(5 + s, 0, 9, batch_size=8, size=SIZE)
@@ -84,39 +84,29 @@ def test_every_path_sees_the_same_examples_in_the_same_places(parallel, seeds, r
     assert pick(sums['loss'][0]) == sum(range(13)) and pick(sums['loss'][1]) == 13
 
 
-def test_placing_and_globalising_are_inverse():
+def test_putting_and_getting_are_inverse():
   for parallel in ('none', 'pmap'):
     for seeds in (1, 2):
-      runner = runners.bind(program(), dataset(), settings(parallel=parallel, seeds=seeds))
+      runner = runners.Runner(program(), dataset(), settings(parallel=parallel, seeds=seeds))
       carry = runner.init()
       carry = carry.replace(
         state=carry.state.replace(carried={'seen': jnp.arange(8.0 * seeds).reshape(*([seeds] * (seeds > 1)), 8)})
       )
-      back = runner.globalise(runner.place(carry))
+      back = runner.placement.get(runner.placement.put(carry))
       same = jax.tree.map(lambda a, b: bool((jnp.asarray(a) == jnp.asarray(b)).all()), carry.replace(state=carry.state.replace(key=0)), back.replace(state=back.state.replace(key=0)))  # fmt: skip
       assert jax.tree.all(same)
 
 
 def test_calls_end_at_fixed_multiples():
-  runner = runners.bind(program(), dataset(), settings())
-  runner.prepare(runner.place(runner.init()), {})
-  assert [runner.call_end(t) for t in (0, 3, 4, 5, 8)] == [4, 4, 8, 8, 12]
-
-
-def test_what_was_measured_is_remembered():
-  choices = {}
-  runner = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
-  runner.prepare(runner.place(runner.init()), choices)
-  chosen = choices['steps_per_call']
-  again = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
-  again.prepare(again.place(again.init()), {'steps_per_call': 3})
-  assert again.call_end(0) == 3 and runner.call_end(0) == chosen
+  runner = runners.Runner(program(), dataset(), settings())
+  runner.compile(runner.placement.put(runner.init()), 4)
+  assert [runner.next_boundary(t) for t in (0, 3, 4, 5, 8)] == [4, 4, 8, 8, 12]
 
 
 def test_measuring_changes_nothing():
-  runner = runners.bind(program(), dataset(), settings(steps_per_call='auto', steps='500'))
-  carry = runner.place(runner.init())
-  runner.prepare(carry, {})
+  runner = runners.Runner(program(), dataset(), settings(steps_per_call='auto', steps='500'))
+  carry = runner.placement.put(runner.init())
+  runner.compile(carry, runner.config.steps_per_call)
   assert int(carry.state.step) == 0 and float(carry.state.params['sum']) == 0
 
 
@@ -145,12 +135,12 @@ def test_all_finite(value, finite, shape):
 
 def test_batches_that_do_not_divide_over_the_devices_are_refused():
   with pytest.raises(UsageError, match='does not divide over 8 devices'):
-    runners.bind(program(), dataset(), settings(parallel='pmap', batch_size=12))
+    runners.Runner(program(12), dataset(), settings(parallel='pmap', batch_size=12))
 
 
 def test_seeds_beyond_memory_are_refused_with_how_many_would_fit():
   large = jax.eval_shape(lambda: {'w': jnp.zeros((1000, 1000, 1000))})
-  with pytest.raises(UsageError, match=r'at most --seeds=\d+ could fit'):
+  with pytest.raises(UsageError, match=r'at most seeds=\d+ could fit'):
     runners.check_memory(large, 1000)
   runners.check_memory(jax.eval_shape(lambda: {'w': jnp.zeros(1000)}), 1000)
 
@@ -163,7 +153,7 @@ def test_a_state_that_is_cut_over_accelerators_may_need_the_memory_of_all(monkey
   state = jax.eval_shape(lambda: {'w': jnp.zeros(200_000)})  # 0.8 MB, three times
   with pytest.raises(UsageError, match=r'there are 0.0 GB'):
     runners.check_memory(state, 1)
-  runners.check_memory(state, 1, pieces=4)
+  runners.check_memory(state, 1, num_state_shards=4)
 
 
 def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
@@ -182,16 +172,18 @@ def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
   assert len(ours) == len(set(ours)), ours
 
 
-def test_one_by_one_is_vmap_as_a_loop():
-  """With arguments and results that have no axis of seeds, and absent ones."""
-
-  def function(carry, scale):
-    return {'sum': carry['x'].sum() * scale, 'step': carry['step'] + 1, 'none': None}
-
-  axes, out = ({'x': 0, 'step': None, 'none': None}, None), {'sum': 0, 'step': None, 'none': None}
-  carry = {'x': jnp.arange(12.0).reshape(3, 4), 'step': jnp.array(5), 'none': None}
-  loop = transform.one_by_one(function, axes, out)
-  made, expected = loop(carry, 2.0), jax.vmap(function, axes, out)(carry, 2.0)
-  assert jax.tree.map(lambda a, b: np.array_equal(a, b), made, expected) == {'sum': True, 'step': True, 'none': None}
-  (scan,) = [e for e in jax.make_jaxpr(loop)(carry, 2.0).eqns if e.primitive.name == 'scan']
+def test_sequential_seeds_are_vmapped_seeds_in_a_loop():
+  """The step counter has no axis of seeds; a batch has one, or is that of all seeds."""
+  base = program()
+  step = lambda carry, batch: transform.Carry(base.step(carry.state, batch)[0], carry.totals)
+  states = jax.vmap(base.init)(jax.vmap(jax.random.key)(jnp.arange(3)))
+  carry = transform.Carry(states.replace(step=jnp.int32(5)), {'loss': jnp.zeros((3, 2))})
+  axes = transform.Carry(transform.stack_axes(carry.state), 0)
+  x = jnp.arange(24.0).reshape(3, 8)
+  for batch, axis in (({'x': x}, 0), ({'x': x[0]}, None)):
+    one, other = (transform.over_seeds(step, axes, axis, sequential)(carry, batch) for sequential in (False, True))
+    assert one.state.step.shape == () and int(other.state.step) == 6
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), one.state.replace(key=0), other.state.replace(key=0))
+  loop = jax.make_jaxpr(transform.over_seeds(step, axes, 0, True))(carry, {'x': x})
+  (scan,) = [e for e in loop.eqns if e.primitive.name == 'scan']
   assert scan.params['length'] == 3

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from karpjax import errors
-from karpjax.models.bert import MaskedLanguageModel
+from karpjax import errors, options
+from karpjax.models.transformer import Encoder, MaskedLanguageModel
 
 SMALL = dict(vocabulary=50, context=12, layers=2, heads=2, width=16, dropout=0.0)
 
 
 @pytest.fixture(scope='module')
 def built():
-  model = MaskedLanguageModel(**SMALL)
+  model = MaskedLanguageModel(Encoder(**SMALL))
   tokens = np.random.default_rng(0).integers(1, 50, (4, 12)).astype(np.int32)
   return jax.jit(model.apply), nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), tokens)), tokens
 
 
 def test_bert_base_has_its_number_of_params():
-  model = MaskedLanguageModel(30_522, 512, 12, 12, 768)
+  model = MaskedLanguageModel(Encoder(30_522, 512, layers=12, heads=12, width=768))
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.ones((1, 8), jnp.int32)))
   segments = 2 * 768
   assert sum(x.size for x in jax.tree.leaves(shapes)) + segments == 109_514_298
@@ -60,8 +60,8 @@ def test_the_encoder_is_called_so(built):
 
 
 @pytest.mark.parametrize(
-  'changes, said', [(dict(heads=3), '--heads=3 does not divide'), (dict(layers=0), '--layers=0')]
+  'changes, said', [(dict(heads=3), 'does not divide'), (dict(layers=0), 'layers=0: at least 1')]
 )
 def test_bad_sizes(changes, said):
   with pytest.raises(errors.UsageError, match=said):
-    MaskedLanguageModel(**SMALL | changes).init(jax.random.key(0), jnp.ones((1, 4), jnp.int32))
+    options.build({'encoder': Encoder}, 'encoder', changes, jnp.ones((1, 4), jnp.int32), vocabulary=50, context=12)

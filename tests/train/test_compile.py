@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec as P
 from experiments import image_classification as experiment
 from karpjax import config
 from karpjax.layers import convolution
-from karpjax.train import costs
-from karpjax.train import runner as runners
+from karpjax.train import compile
+from karpjax.train.runner import Runner
 
 SIZE, DEVICES = 64, 4
 WHOLE = 2 * SIZE**3 * DEVICES  # of [DEVICES * SIZE, SIZE] @ [SIZE, SIZE]
@@ -42,22 +42,22 @@ def test_flops_are_of_all_devices_wherever_they_are_counted(lower, before, monke
   program, devices, of_one = lower()
   if not before:  # as CUDA's backend and libtpu's
     monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)
-  compiled, flops = costs.compiled(*program, devices, of_one=of_one)
+  compiled, flops = compile.compile(*program, devices, of_one=of_one)
   assert flops == pytest.approx(WHOLE, rel=0.01)
-  assert costs.figures(compiled)['bytes'] > 0
+  assert compile.memory_analysis(compiled)['bytes'] > 0
 
 
 def test_a_backend_that_counts_nothing_compiles_all_the_same(monkeypatch):
   program = lowered_and_jaxpr(jax.jit(jnp.matmul), jnp.ones((SIZE, SIZE)), jnp.ones((SIZE, SIZE)))
   monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)
   monkeypatch.setattr(jax.stages.Compiled, 'cost_analysis', lambda self: None)
-  compiled, flops = costs.compiled(*program)
+  compiled, flops = compile.compile(*program)
   assert flops is None and compiled(jnp.eye(SIZE), jnp.eye(SIZE)).trace() == SIZE
 
 
 def repeats(function, *arguments):
   """How many times as many FLOPs there are as with bodies of loops counted once."""
-  once, all_ = costs.work(jax.make_jaxpr(function)(*arguments))
+  once, all_ = compile.estimate_flops(jax.make_jaxpr(function)(*arguments))
   return all_ / once
 
 
@@ -120,12 +120,12 @@ def test_a_convolution_counts_its_products():
   assert repeats(function, x, kernel) == pytest.approx(expected, rel=0.01)
 
 
-def test_a_use_is_found_wherever_it_is():
+def test_a_primitive_is_found_wherever_it_is():
   inside = jax.jit(lambda x: looped((3,))(x))
-  assert costs.uses('dot_general', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
-  assert not costs.uses('conv_general_dilated', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
+  assert compile.contains_primitive('dot_general', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
+  assert not compile.contains_primitive('conv_general_dilated', jax.make_jaxpr(inside)(jnp.ones((2, 2))).jaxpr)
   convolve = lambda x: convolution.convolution(x, jnp.ones((3, 3, 4, 4)))  # which chooses by platform
-  assert costs.uses('conv_general_dilated', jax.make_jaxpr(convolve)(jnp.ones((1, 4, 4, 4))).jaxpr)
+  assert compile.contains_primitive('conv_general_dilated', jax.make_jaxpr(convolve)(jnp.ones((1, 4, 4, 4))).jaxpr)
 
 
 @pytest.mark.parametrize('parallel, seeds', [('none', 1), ('pmap', 1), ('data', 1), ('seeds', 4)])
@@ -136,8 +136,8 @@ def test_every_layout_counts_the_same_flops_before_compilation_and_after(paralle
     settings = experiment.Config(**given, parallel=parallel, seeds=seeds)
     data = experiment.data(settings)
     settings = config.resolve(settings, data.spec.examples)
-    runner = runners.bind(experiment.program(settings, data), data, settings)
-    return runner.prepare(runner.place(runner.init()), {})['flops']
+    runner = Runner(experiment.program(settings, data), data, settings)
+    return runner.compile(runner.placement.put(runner.init()), 1)['flops']
 
   one, before = flops(), flops(parallel, seeds)
   monkeypatch.setattr(jax.stages.Lowered, 'cost_analysis', lambda self: None)

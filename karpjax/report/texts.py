@@ -1,0 +1,109 @@
+"""Texts: samples by step, text as it is typed, letters on colours, and gates over a text."""
+
+import html
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from karpjax.report import plots, writers
+
+STYLE = (
+  'body{font:15px/1.5 system-ui,sans-serif;margin:24px auto;max-width:1000px;padding:0 20px;background:#fff;color:#1d2129}'
+  'pre{white-space:pre-wrap;font:13px/1.6 ui-monospace,monospace}h2{font-size:15px;margin:24px 0 6px}'
+)
+
+
+def prepend_step(path: Path, t: int, text: str) -> None:
+  """Writes a step's text at the head of a file, in one piece, instead of what the file has of this step or later ones."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  blocks = re.split(r'^(?=step [\d,]+\n)', path.read_text(encoding='utf-8'), flags=re.M) if path.exists() else []
+  step = lambda block: int(re.match(r'step ([\d,]+)\n', block)[1].replace(',', ''))
+  older = [block for block in blocks if block.startswith('step ') and step(block) < t]
+  writers.write_bytes(path, (f'step {t:,}\n\n{text}\n\n' + ''.join(older)).encode())
+
+
+def typed(chunks: Iterable[np.ndarray], decode: Callable[[list[int]], str], steps: int) -> Iterator[str]:
+  """A stream of one text's tokens as strings, whole characters at a time; the tokens per second go to standard error.
+
+  Args:
+    chunks: [1, n] int32 each.
+    decode: tokens -> their text.
+    steps: the number of tokens.
+  """
+  tokens, shown, begin, first = [], '', 0.0, 0
+  for chunk in chunks:
+    if not tokens:
+      begin, first = time.perf_counter(), chunk.shape[1]  # what came before was compilation, and the prompt
+    tokens = [*tokens, *chunk[0].tolist()][:steps]
+    text = decode(tokens).removesuffix('\N{REPLACEMENT CHARACTER}')  # half a character waits for the other half
+    yield text[len(shown) :]
+    shown = text
+    if len(tokens) >= steps:
+      break
+  seconds = time.perf_counter() - begin
+  rate = f', {(len(tokens) - first) / seconds:,.0f} tokens/s' if len(tokens) > first else ''
+  print(f'\n({len(tokens)} tokens{rate})', file=sys.stderr)
+
+
+def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str, np.ndarray]) -> bytes:
+  """A page: the text once for each row of values in [-1, 1], its letters on blue (+1) and orange (−1).
+
+  After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figure 2.
+
+  Args:
+    title: of the page.
+    about: a sentence below it.
+    symbols: the text's pieces.
+    rows: {heading: [symbols]}.
+  """
+  parts = []
+  for heading, values in rows.items():
+    letters = ''.join(
+      f'<span style="background:{_colour(value)}">{html.escape(symbol)}</span>'
+      for symbol, value in zip(symbols, values)
+    )
+    parts.append(f'<h2>{html.escape(heading)}</h2>\n<pre>{letters}</pre>')
+  page = (
+    f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    f'<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}</p>\n'
+    + '\n'.join(parts)
+    + '\n</body></html>\n'
+  )
+  return page.encode()
+
+
+def _colour(value: float) -> str:
+  strength = min(1.0, abs(float(value)))
+  red, green, blue = (0, 98, 163) if value > 0 else (213, 94, 0)
+  return f'rgba({red},{green},{blue},{0.75 * strength:.2f})'
+
+
+@plots.styled
+def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path, *, margin: float = 0.1):
+  """plots/gate_saturation.png: for each unit the share of times its gate is nearly closed, and nearly open.
+
+  After Karpathy, Johnson & Fei-Fei 2015, figure 3.
+
+  Args:
+    gates: of each layer, {name: [time, units] in [0, 1]}, of one name at least.
+    heading: of the figure.
+    folder: the run's folder.
+    margin: how near 0 or 1 a gate is saturated.
+  """
+  names, colours = list(gates[0]), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)
+  figure, axes = plots.new_figure(3.2 * len(names) + 0.4, 3.6, 1, ncols=len(names), squeeze=False)
+  for axis, name in zip(axes[0], names):
+    for layer, (values, colour) in enumerate(zip(gates, colours), start=1):
+      closed, opened = (values[name] < margin).mean(0), (values[name] > 1 - margin).mean(0)
+      axis.scatter(opened, closed, s=9, color=colour, alpha=0.6, linewidths=0, label=f'layer {layer}')
+    axis.plot([0, 1], [1, 0], color=plots.FAINT, linewidth=0.8)
+    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f'share of times open (> {1 - margin:.1f})')
+    axis.set_title(f'{name} gates', fontsize=9)
+  axes[0][0].set_ylabel(f'share of times closed (< {margin:.1f})')
+  axes[0][-1].legend(loc='upper right')
+  figure.suptitle(heading, x=0.01, ha='left', fontweight='bold', fontsize=10.5)
+  return plots.save(figure, folder, 'gate_saturation')
