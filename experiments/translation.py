@@ -147,11 +147,11 @@ def report(model, translate, data, state, t, folder):
     ours[beam] = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
     scores[str(beam)] = metrics.compare(ours[beam], references, spec)
   heading = f'{name} split, {split.size:,} texts, step {t}'
-  signatures = metrics.signatures() if spec.about['language'] else {}
+  signatures = metrics.signatures() if spec.about['language'] else []
   writers.write_json(folder / 'report.json', {'heading': heading, 'beams': scores, 'signatures': signatures})
   shown = lambda name, x: f'{100 * x:.2f} %' if name == 'accuracy' else f'{x:.2f}'
   rows = [(f'beam {beam}', *(shown(name, x) for name, x in row.items())) for beam, row in scores.items()]
-  notes = [f'{name}: sacrebleu {signature}' for name, signature in signatures.items()]
+  notes = [f'{row["metric"]}: sacrebleu {row["signature"]}' for row in signatures]
   lines = [heading, '', *table(rows, ('', *scores['1'])), '', *notes, '']
   writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
   texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours[BEAMS[-1]])]

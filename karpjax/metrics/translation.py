@@ -111,9 +111,9 @@ def scores(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
   }
 
 
-def signatures() -> dict[str, str]:
-  """By the names of `scores`, what sacrebleu says of how each was computed."""
+def signatures() -> list[dict[str, str]]:
+  """How sacrebleu says that each of `scores` was computed: rows of 'metric' and 'signature'."""
   metrics = _metrics()
   for metric, _ in metrics.values():
     metric.corpus_score(['a'], [['a']])
-  return {name: str(metric.get_signature()) for name, (metric, _) in metrics.items()}
+  return [{'metric': name, 'signature': str(metric.get_signature())} for name, (metric, _) in metrics.items()]

@@ -52,7 +52,7 @@ def test_chrf_of_one_letter_against_its_formula():
 
 
 def test_signatures_say_how():
-  signatures = translation.signatures()
+  signatures = {row['metric']: row['signature'] for row in translation.signatures()}
   assert 'case:lc' in signatures['bleu'] and 'tok:none' in signatures['bleu']
   assert 'tok:13a' in signatures['bleu_13a'] and 'version:' in signatures['chrf']
 
