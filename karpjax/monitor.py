@@ -31,8 +31,8 @@ class Options:
   test: str = config.flag('cusum', 'The test for a rise.', choices=change.TESTS)
   threshold: float = config.flag(
     8.0,
-    'Nats that raise an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or '
-    'minus the logarithm of the level of the binomial test on each window.',
+    'Nats of an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or minus the '
+    'logarithm of the level of the binomial test.',
     above=0,
   )
   reference: float | None = config.flag(
@@ -133,15 +133,8 @@ def show(answer) -> str:
   return '\n'.join([*lines, answer['table'], answer['plot'], ''])
 
 
-VERB = Verb(
-  'Alerts where a class becomes more frequent among time-stamped texts.',
-  encode,
-  function,
-  decode,
-  'FILE.csv',
-  Options,
-  show,
-)
+HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
+VERB = Verb(HELP, encode, function, decode, 'FILE.csv', Options, show)
 
 
 def rolling(hits: np.ndarray, window: int) -> np.ndarray:

@@ -97,15 +97,9 @@ class Transformer(Sizes, nn.Module):
 
 
 MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
-SIZES = (
-  'layers',
-  'heads',
-  'width',
-  'hidden',
-  'positions',
-  'pre_norm',
-  'activation',
-)  # what an encoder's weights depend on
+SIZES = tuple(
+  name for name in options.of_model(Transformer) if name != 'dropout'
+)  # an encoder's weights depend on them
 
 
 def pretrained(spec, flags) -> dict[str, Any]:
@@ -121,16 +115,15 @@ def build(config, spec) -> nn.Module:
   Raises:
     UsageError: as `options.build`, and for a size that is not the pretrained encoder's.
   """
-  name, chosen, length = config.model, config.model_options(), spec.lengths['text']
-  context = length
-  if 'pretrained' in spec.about:
-    sizes = dict(spec.about['pretrained'])
-    context = sizes.pop('context') if sizes['positions'] == 'learned' else length  # only learned ones end somewhere
-    sizes.pop('context', None)
-    for size, value in sizes.items():
-      if chosen[size] not in (None, value):
-        raise UsageError(f'{size}={chosen[size]}: that of the pretrained encoder is {value}')
-    name, chosen = 'transformer', {**chosen, **sizes}
+  name, chosen = config.model, config.model_options()
+  context = length = spec.lengths['text']
+  if encoder := spec.about.get('pretrained'):
+    if encoder['positions'] == 'learned':  # the others have no end
+      context = encoder['context']
+    for size in SIZES:
+      if chosen[size] not in (None, encoder[size]):
+        raise UsageError(f'{size}={chosen[size]}: that of the pretrained encoder is {encoder[size]}')
+    name, chosen = 'transformer', {**chosen, **{size: encoder[size] for size in SIZES}}
   decided = {'vocabulary': spec.tokenisers['text'].size, 'classes': len(spec.classes), 'context': context}
   inputs = jnp.zeros((1, length), jnp.int32)
   return options.build(MODELS, name, chosen, inputs, dtype=jnp.dtype(config.dtype), **decided)
