@@ -35,8 +35,7 @@ def main(argv: list[str]) -> int:
 
 
 def free_port() -> int:
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
+  with socket.create_server(('127.0.0.1', 0)) as probe:
     return probe.getsockname()[1]
 
 
@@ -45,36 +44,34 @@ def run(argv: list[str], processes: int, devices: int) -> int:
   flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
   meeting = [f'--coordinator=127.0.0.1:{free_port()}', f'--num_processes={processes}']
-  started = []
+  hosts = []
   for i in range(processes):
     output = None if i == 0 else subprocess.PIPE
     command = [sys.executable, str(LAUNCH), *argv, *meeting, f'--process_id={i}']
-    process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True)
-    if output:
-      for stream in (process.stdout, process.stderr):
-        threading.Thread(target=_repeat, args=(i, stream), daemon=True).start()
-    started.append(process)
+    hosts.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True))
+    for stream in (hosts[i].stdout, hosts[i].stderr) if output else ():
+      threading.Thread(target=_repeat, args=(i, stream), daemon=True).start()
 
   def pass_on(number, _):
-    for process in started:
-      if process.poll() is None:
-        process.send_signal(number)
+    for host in hosts:
+      if host.poll() is None:
+        host.send_signal(number)
 
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
-  failed, since = 0, None
-  while any(process.poll() is None for process in started):
-    codes = [process.returncode for process in started]
-    failed = failed or next((code for code in codes if code), 0)
-    if failed and since is None:
-      since = time.monotonic()
-    if since is not None and time.monotonic() - since > GRACE_SECONDS:
-      for process in started:
-        if process.poll() is None:
-          process.kill()
+  failed, deadline = 0, float('inf')
+  while any([host.poll() is None for host in hosts]):  # a list: every one of them is asked
+    if not failed and (failed := _first_error(hosts)):
+      deadline = time.monotonic() + GRACE_SECONDS
+    if time.monotonic() > deadline:
+      pass_on(signal.SIGKILL, None)
     time.sleep(0.1)
-  failed = failed or next((process.returncode for process in started if process.returncode), 0)
+  failed = failed or _first_error(hosts)
   return failed if failed >= 0 else 128 - failed
+
+
+def _first_error(hosts: list[subprocess.Popen]) -> int:
+  return next((host.returncode for host in hosts if host.returncode), 0)
 
 
 def _repeat(i: int, stream) -> None:

@@ -11,84 +11,66 @@ from its workdir. `scancel` ends it for good.
 """
 
 import dataclasses
+import functools
+import itertools
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from karpjax import command_line, config, errors
+from karpjax import config, errors
 from karpjax.commands import launchers
-from karpjax.train import run_dir as workdirs
+from karpjax.train import run_dir
 
 SAVING = 120  # seconds before the time limit at which a job is told to save; Slurm may take up to a minute more
 SHORTEST = 5  # minutes: a job that is told to save as soon as it starts would come back for ever
 STOPPED = 143  # exit status of a run that has saved after SIGTERM
 STRAGGLING = 600  # seconds after the first task's end at which the others are ended
 
-
-def slurm_flag(default, help):
-  return config.flag(default, help, group='Slurm')
+slurm_flag = functools.partial(config.flag, group='Slurm')
 
 
 @dataclasses.dataclass(frozen=True)
 class Slurm:
   """The command's flags; those without a default here have that of the cluster."""
 
-  nodes: int = slurm_flag(1, 'How many.')
-  gpus_per_node: int = slurm_flag(0, 'GPUs of each node, one task each; 0: CPUs only.')
-  tasks_per_node: int = slurm_flag(0, 'Processes on each node. Default: one for each GPU, or one.')
-  cpus_per_task: int = slurm_flag(0, 'CPU cores of each process.')
+  nodes: int = slurm_flag(1, 'How many nodes.', low=1)
+  gpus_per_node: int = slurm_flag(0, 'GPUs of each node, one task each; 0: CPUs only.', low=0)
+  tasks_per_node: int = slurm_flag(0, 'Processes on each node. Default: one for each GPU, or one.', low=0)
+  cpus_per_task: int = slurm_flag(0, 'CPU cores of each process.', low=0)
   mem: str = slurm_flag('', 'Memory of each node, as 64G.')
   time: str = slurm_flag('', 'Time limit, as 08:00:00; the job goes on after it in a new place of the queue.')
-  partition: str = slurm_flag('', 'Which partition.')
-  account: str = slurm_flag('', 'Which account pays.')
-  job_name: str = slurm_flag('', 'Name of the job. Default: that of the experiment.')
+  partition: str = slurm_flag('', 'The partition of the nodes.')
+  account: str = slurm_flag('', 'The account that pays.')
+  job_name: str = slurm_flag('', "The job's name. Default: the experiment's.")
   python: str = slurm_flag(sys.executable, 'The interpreter, as the nodes find it.')
   sbatch: str = slurm_flag('', "Other options of sbatch, as '--constraint=a100 --exclusive'.")
   wait: bool = slurm_flag(False, "Return when the job ends, with the job's exit status.")
   dry_run: bool = slurm_flag(False, 'Print the script; write and submit nothing.')
 
+  @property
+  def tasks(self) -> int:
+    """How many run on each node."""
+    return self.tasks_per_node or self.gpus_per_node or 1
+
 
 def minutes(limit: str) -> float:
-  """Of a time limit as sbatch reads it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+  """A time limit as sbatch reads it, M, M:S, H:M:S, D-H, D-H:M or D-H:M:S, in minutes.
 
   Raises:
     UsageError: for anything else.
   """
   match = re.fullmatch(r'(?:(\d+)-)?(\d+(?::\d+){0,2})', limit)
   if not match:
-    raise errors.UsageError(f'--time={limit}: minutes, HH:MM:SS or DAYS-HH:MM:SS are needed')
+    raise errors.UsageError(f'time={limit}: minutes, HH:MM:SS or DAYS-HH:MM:SS are needed')
   days, parts = match[1], [int(part) for part in match[2].split(':')]
   if days is None and len(parts) < 3:
     parts.insert(0, 0)  # without days, the first of one or two is minutes
   hours, whole, seconds = (*parts, 0, 0)[:3]
   return int(days or 0) * 1440 + hours * 60 + whole + seconds / 60
-
-
-def tasks(flags: Slurm) -> int:
-  """How many run on each node."""
-  return flags.tasks_per_node or flags.gpus_per_node or 1
-
-
-def check(flags: Slurm) -> None:
-  """Raises UsageError where a flag is wrong."""
-  for name, low in (('nodes', 1), ('gpus_per_node', 0), ('tasks_per_node', 0), ('cpus_per_task', 0)):
-    if getattr(flags, name) < low:
-      raise errors.UsageError(f'--{name}={getattr(flags, name)}: at least {low} is needed')
-  if flags.gpus_per_node and flags.tasks_per_node not in (0, flags.gpus_per_node):
-    raise errors.UsageError(
-      f'--tasks_per_node={flags.tasks_per_node} with --gpus_per_node={flags.gpus_per_node}: '
-      'under Slurm, JAX gives each task one GPU; leave --tasks_per_node out'
-    )
-  if flags.time and minutes(flags.time) < SHORTEST:
-    raise errors.UsageError(
-      f'--time={flags.time}: at least {SHORTEST} minutes are needed, the last two of them to save'
-    )
-  for field in dataclasses.fields(flags):
-    if '\n' in str(getattr(flags, field.name)):
-      raise errors.UsageError(f'--{field.name} has more than one line')
 
 
 def script(flags: Slurm, command: list[str], folder: Path) -> str:
@@ -103,7 +85,7 @@ def script(flags: Slurm, command: list[str], folder: Path) -> str:
   options = {
     'job-name': quoted(flags.job_name),
     'nodes': flags.nodes,
-    'ntasks-per-node': tasks(flags),
+    'ntasks-per-node': flags.tasks,
     'gpus-per-node': flags.gpus_per_node,
     'cpus-per-task': flags.cpus_per_task,
     'mem': flags.mem,
@@ -119,36 +101,17 @@ def script(flags: Slurm, command: list[str], folder: Path) -> str:
     srun.append('--gpu-bind=none')  # a task takes its GPU by its number on the node, so it must see them all
   if flags.cpus_per_task:
     srun.append(f'--cpus-per-task={flags.cpus_per_task}')  # since Slurm 22.05 srun does not take over sbatch's
-  return '\n'.join(
-    [
-      '#!/bin/bash',
-      *(f'#SBATCH --{name}={value}' for name, value in options.items() if value),
-      '#SBATCH --requeue',
-      *([f'#SBATCH {flags.sbatch}'] if flags.sbatch else []),
-      '',
-      f'cd {shlex.quote(str(Path.cwd()))} || exit 1',
-      f'{shlex.join(srun)} {shlex.join(command)}',
-      'status=$?',
-      '# Told to stop, it has saved: it goes on later. (After scancel, this line is not reached.)',
-      f'if [ "$status" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID" && sleep 60; fi',
-      'exit "$status"',
-      '',
-    ]
-  )
-
-
-def write(folder: Path, text: str) -> Path:
-  """Writes the script under the next free number."""
-  folder.mkdir(parents=True, exist_ok=True)
-  number = 1
-  while True:
-    path = folder / f'{number}.sbatch'
-    try:
-      with path.open('x') as file:
-        file.write(text)
-      return path
-    except FileExistsError:
-      number += 1
+  head = ''.join(f'#SBATCH --{name}={value}\n' for name, value in options.items() if value) + '#SBATCH --requeue\n'
+  head += f'#SBATCH {flags.sbatch}\n' if flags.sbatch else ''
+  return f"""#!/bin/bash
+{head}
+cd {shlex.quote(str(Path.cwd()))} || exit 1
+{shlex.join(srun)} {shlex.join(command)}
+status=$?
+# Told to stop, it has saved: it goes on later. (After scancel, this line is not reached.)
+if [ "$status" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID" && sleep 60; fi
+exit "$status"
+"""
 
 
 def submit(path: Path, wait: bool) -> int:
@@ -157,8 +120,8 @@ def submit(path: Path, wait: bool) -> int:
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   job = process.stdout.readline().strip().split(';')[0]  # the cluster's name may follow
   if not job:
-    said = process.communicate()[1].strip().splitlines() or ['it gave no reason']
-    print(f'slurm: `{shlex.join(command)}` ended with exit status {process.returncode}: {said[-1]}', file=sys.stderr)
+    reasons = process.communicate()[1].strip().splitlines() or ['it gave no reason']
+    print(f'slurm: `{shlex.join(command)}` ended with exit status {process.returncode}: {reasons[-1]}', file=sys.stderr)
     return 1
   output = shlex.quote(str(path.parent / f'slurm-{job}.out'))
   print(f'job {job}: {path}', f'  watch:  tail -F {output}', f'          squeue -j {job}', sep='\n')
@@ -171,32 +134,37 @@ def submit(path: Path, wait: bool) -> int:
   return process.returncode
 
 
+def prepare(flags: Slurm, experiment: str, rest: list[str], given) -> Callable[[], int]:
+  """Writes the script under the next free number; what is returned submits it: 0, or 1 where sbatch refuses."""
+  if flags.gpus_per_node and flags.tasks_per_node not in (0, flags.gpus_per_node):
+    clash = f'tasks_per_node={flags.tasks_per_node} with gpus_per_node={flags.gpus_per_node}'
+    raise errors.UsageError(f'{clash}: under Slurm, JAX gives each task one GPU; leave --tasks_per_node out')
+  if flags.time and minutes(flags.time) < SHORTEST:
+    raise errors.UsageError(f'time={flags.time}: at least {SHORTEST} minutes are needed, the last two of them to save')
+  for name, value in dataclasses.asdict(flags).items():
+    if '\n' in str(value):
+      raise errors.UsageError(f'--{name} has more than one line')
+  if flags.nodes * flags.tasks > 1 and given.parallel in ('none', 'pmap') and not given.mesh:
+    raise errors.UsageError(f'{experiment}: several tasks train together with --parallel=data or fsdp, or a --mesh')
+  workdir = Path(given.workdir or run_dir.default(experiment)).absolute()
+  flags = dataclasses.replace(flags, job_name=flags.job_name or experiment)
+  launch = [flags.python, '-u', str(launchers.ROOT / 'launch.py'), experiment]
+  text = script(flags, [*launch, *rest, f'--workdir={workdir}', '--distributed'], workdir / 'jobs')
+  if flags.dry_run:
+    return lambda: print(text, end='') or 0
+  if not shutil.which('sbatch'):
+    raise errors.UsageError('sbatch is not installed: log in to the cluster (Debian: apt-get install slurm-client)')
+  try:
+    (workdir / 'jobs').mkdir(parents=True, exist_ok=True)
+    numbered = (workdir / 'jobs' / f'{number}.sbatch' for number in itertools.count(1))
+    path = next(path for path in numbered if not path.exists())
+    with path.open('x') as file:
+      file.write(text)
+  except OSError as error:
+    raise errors.UsageError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
+  return lambda: submit(path, flags.wait)
+
+
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> 0 once submitted, 1 where sbatch refuses, 2 for bad input."""
-  if launchers.wants_help(argv):
-    print(command_line.usage(Slurm, 'slurm', __doc__))
-    return 0
-  try:
-    own, experiment, rest = launchers.split(argv, 'slurm --nodes=2 --gpus_per_node=4')
-    flags = command_line.parse(Slurm, own)
-    check(flags)
-    given = launchers.checked(experiment, rest)
-    if flags.nodes * tasks(flags) > 1 and given.parallel in ('none', 'pmap') and not given.mesh:
-      raise errors.UsageError(f'{experiment}: several tasks train together with --parallel=data or fsdp, or a --mesh')
-    workdir = Path(given.workdir or workdirs.default(experiment)).absolute()
-    flags = dataclasses.replace(flags, job_name=flags.job_name or experiment)
-    launch = [flags.python, '-u', str(launchers.ROOT / 'launch.py'), experiment]
-    text = script(flags, [*launch, *rest, f'--workdir={workdir}', '--distributed'], workdir / 'jobs')
-    if flags.dry_run:
-      print(text, end='')
-      return 0
-    if not shutil.which('sbatch'):
-      raise errors.UsageError('sbatch is not installed: log in to the cluster (Debian: apt-get install slurm-client)')
-    try:
-      path = write(workdir / 'jobs', text)
-    except OSError as error:
-      raise errors.UsageError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
-  except errors.UsageError as error:
-    print(f'slurm: {error}', file=sys.stderr)
-    return 2
-  return submit(path, flags.wait)
+  return launchers.main(argv, Slurm, __doc__, '--nodes=2 --gpus_per_node=4', prepare)

@@ -11,6 +11,7 @@ those of the workers. The VM is never deleted: the last line says how.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import shlex
@@ -18,49 +19,37 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from karpjax import command_line, config, errors
+from karpjax import config, errors
 from karpjax.commands import launchers
-from karpjax.train import run_dir as workdirs
+from karpjax.train import run_dir
 
 GCLOUD = ['gcloud', 'compute', 'tpus', 'tpu-vm']
 SAVING = 600  # seconds that a stopped run has for saving
 PEERS = 60  # seconds that the other workers have to end after worker 0
 
-
-def tpu_flag(default, help):
-  return config.flag(default, help, group='TPU VM')
+tpu_flag = functools.partial(config.flag, group='TPU VM')
 
 
 @dataclasses.dataclass(frozen=True)
 class Tpu:
   """The command's flags."""
 
-  name: str = tpu_flag('', 'Of the TPU VM.')
-  zone: str = tpu_flag('', 'Where it is, as us-west4-a.')
+  name: str = tpu_flag('', 'The name of the TPU VM.')
+  zone: str = tpu_flag('', 'Its zone, as us-west4-a.')
   project: str = tpu_flag('', 'The Google Cloud project that pays.')
   create: bool = tpu_flag(False, 'Create the VM if there is none of this name; it costs money until it is deleted.')
   type: str = tpu_flag('', 'Accelerator type of a VM to create, as v5litepod-16.')
   version: str = tpu_flag('', 'Runtime of a VM to create, as v2-alpha-tpuv5-lite.')
-  timeout: float = tpu_flag(0.0, 'Stop the run after so many seconds, as Ctrl-C does; 0: never.')
+  timeout: float = tpu_flag(0.0, 'Seconds after which the run is stopped, as by Ctrl-C; 0: never.', low=0)
   output: str = tpu_flag('', 'Where the workdir is brought to. Default: runs/tpu/NAME.')
   dry_run: bool = tpu_flag(False, 'Print the commands and run none.')
 
 
 class Failed(RuntimeError):
   """A command that failed, in one line."""
-
-
-def check(flags: Tpu) -> None:
-  """Raises UsageError where a flag is missing or wrong."""
-  for name in ('name', 'zone', 'project', *(('type', 'version') if flags.create else ())):
-    if not getattr(flags, name):
-      raise errors.UsageError(f'--{name} is missing{" (--create needs it)" if name in ("type", "version") else ""}')
-  if not re.fullmatch(r'[a-z]([-a-z0-9]*[a-z0-9])?', flags.name):
-    raise errors.UsageError(f'--name={flags.name}: small letters, digits and hyphens are needed, a letter first')
-  if not flags.timeout >= 0:
-    raise errors.UsageError(f'--timeout={flags.timeout}: seconds are needed, or 0 for no limit')
 
 
 def commands(flags: Tpu, experiment: str, rest: list[str], workdir: str, output: Path) -> dict[str, list[str]]:
@@ -129,139 +118,167 @@ def say(text: str) -> None:
   print(f'tpu: {text}', file=sys.stderr, flush=True)
 
 
-def failure(step: str, command: list[str], code: int, errors_said: str, log: Path) -> Failed:
-  short = shlex.join(part for part in command if not part.startswith('--command='))
-  lines = [line.strip() for line in errors_said.splitlines() if line.strip()]
-  said = next((line for line in reversed(lines) if 'ERROR' in line), lines[-1] if lines else 'it gave no reason')
-  return Failed(f'{step} failed: `{short}` ended with exit status {code}: {said} (all of it: {log})')
+@dataclasses.dataclass
+class Launch:
+  """The commands of a launch, carried out one after the other.
 
+  Attributes:
+    plan: as `commands` gives them.
+    flags: the command's.
+    output: the folder that the workdir is brought to; gcloud.log there takes all that gcloud says.
+    exists: whether there is a VM, which costs money.
+    started: whether the run may be at work.
+  """
 
-def call(step: str, plan: dict[str, list[str]], log: Path) -> str:
-  """Runs a command, notes it and all that it says in the log, and returns its stdout; Failed where it fails."""
-  done = subprocess.run(
-    plan[step], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace', check=False
-  )
-  with log.open('a') as file:
-    print(f'$ {shlex.join(plan[step])}', done.stdout, done.stderr, sep='\n', file=file)
-  if done.returncode:
-    raise failure(step, plan[step], done.returncode, done.stderr, log)
-  return done.stdout
+  plan: dict[str, list[str]]
+  flags: Tpu
+  output: Path
+  exists: bool = False
+  started: bool = False
 
+  @property
+  def log(self) -> Path:
+    return self.output / 'gcloud.log'
 
-def follow(plan: dict[str, list[str]], timeout: float, log: Path) -> int:
-  """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the run."""
-  stopped, seen = 0, log.stat().st_size
-  with log.open('ab') as file:  # in a session of its own, so that Ctrl-C does not end it before the run has saved
-    process = subprocess.Popen(plan['follow'], stdin=subprocess.DEVNULL, stderr=file, start_new_session=True)
-  try:
+  def failure(self, step: str, code: int, said: str) -> Failed:
+    short = shlex.join(part for part in self.plan[step] if not part.startswith('--command='))
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ['it gave no reason']
+    line = next((line for line in reversed(lines) if 'ERROR' in line), lines[-1])
+    return Failed(f'{step} failed: `{short}` ended with exit status {code}: {line} (all of it: {self.log})')
+
+  def call(self, step: str) -> str:
+    """Runs a command, notes it and all that it says in the log, and returns its stdout; raises Failed where it fails."""
+    captured = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
+    done = subprocess.run(self.plan[step], check=False, **captured)
+    with self.log.open('a') as file:
+      print(f'$ {shlex.join(self.plan[step])}', done.stdout, done.stderr, sep='\n', file=file)
+    if done.returncode:
+      raise self.failure(step, done.returncode, done.stderr)
+    return done.stdout
+
+  def find(self) -> None:
+    """Sees that the VM is there, or creates it."""
     try:
-      process.wait(timeout or None)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired) as reason:
-      stopped = 130 if isinstance(reason, KeyboardInterrupt) else 124
-      say('stopping the run on every worker; it saves first. Ctrl-C again leaves it to itself')
-      call('stop', plan, log)
-      process.wait(SAVING)
-  except subprocess.TimeoutExpired:
-    raise Failed(f'the run has not ended {SAVING} s after it was stopped') from None
-  finally:
-    if process.poll() is None:
-      os.killpg(process.pid, signal.SIGTERM)
-      process.wait()
-  if process.returncode:
-    raise failure('follow', plan['follow'], process.returncode, log.read_bytes()[seen:].decode(errors='replace'), log)
-  return stopped
-
-
-def ended(plan: dict[str, list[str]], log: Path) -> int:
-  """The exit status of the run: the first of a worker's that is not 0."""
-  statuses = [line.rsplit(' ', 1) for line in call('status', plan, log).splitlines() if ' ' in line]
-  running = [worker for worker, status in statuses if status == 'running']
-  if running or not statuses:
-    raise Failed(f'worker 0 has ended, but {", ".join(running) or "another"} has not')
-  for worker, status in statuses:
-    if status != '0':
-      say(f'the run ended with exit status {status} on {worker}; its output is in ~/karpjax/log there')
-  return next((int(status) for _, status in statuses if status != '0'), 0)
-
-
-def carry_out(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
-  """Everything, from the VM to the workdir. Returns the run's exit status; 1 where gcloud fails, 130 after Ctrl-C."""
-  log, code = output / 'gcloud.log', 1
-  log.touch()
-  exists = started = False
-  try:
-    try:
-      call('describe', plan, log)
-      exists = True
+      self.call('describe')
+      self.exists = True
     except Failed as error:
       if 'NOT_FOUND' not in str(error):
         raise
-      if not flags.create:
-        raise Failed(
-          f'there is no TPU VM {flags.name} in {flags.zone}: --create --type=… --version=… makes one'
-        ) from None
-      say(f'creating {flags.name} ({flags.type}): this takes minutes')
-      exists = True  # a creation that fails may leave something too
-      call('create', plan, log)
+      if not self.flags.create:
+        missing = f'there is no TPU VM {self.flags.name} in {self.flags.zone}'
+        raise Failed(f'{missing}: --create --type=… --version=… makes one') from None
+      say(f'creating {self.flags.name} ({self.flags.type}): this takes minutes')
+      self.exists = True  # a creation that fails may leave something too
+      self.call('create')
+
+  def start(self) -> None:
+    """Installs the files on every worker and starts the run there."""
     for step in ('pack', 'copy', 'install'):
       say(f'{step}: {WHY[step]}')
-      call(step, plan, log)
+      self.call(step)
     say(f'start: {WHY["start"]}')
     try:
-      call('start', plan, log)
+      self.call('start')
     except (Failed, KeyboardInterrupt):  # some workers may have started, and would wait for the others
-      call('stop', plan, log)
+      self.call('stop')
       raise
-    started = True
-    code = follow(plan, flags.timeout, log)
-    code = ended(plan, log) if code == 0 else code
-    started = False
-    call('collect', plan, log)
-    say(f'the workdir is in {output}')
-  except Failed as error:
-    code = code or 1
-    say(str(error))
-  except KeyboardInterrupt:
-    code = 130
-    say('interrupted')
-  if started:
-    say('the run may still be at work. To see, stop and collect it:')
-    print(*(shlex.join(plan[step]) for step in ('follow', 'stop', 'collect')), sep='\n', file=sys.stderr)
-  if exists:
-    say(f'{flags.name} costs money until it is deleted: {shlex.join(plan["delete"])}')
-  return code
+    self.started = True
 
-
-def main(argv: list[str]) -> int:
-  """[flags] -- EXPERIMENT [its flags] -> the run's exit status; 1 where gcloud fails, 2 for bad input."""
-  if launchers.wants_help(argv):
-    print(command_line.usage(Tpu, 'tpu', __doc__))
-    return 0
-  try:
-    own, experiment, rest = launchers.split(argv, 'tpu --name=N --zone=Z --project=P')
-    flags = command_line.parse(Tpu, own)
-    check(flags)
-    workdir = launchers.checked(experiment, rest).workdir
-    launchers.check_tree([f'experiments/{experiment}.py', *(f[11:] for f in rest if f.startswith('--flagfile='))])
-    if not (flags.dry_run or shutil.which('gcloud')):
-      raise errors.UsageError('gcloud is not installed: https://cloud.google.com/sdk/docs/install, then `gcloud init`')
-    workdir = os.path.normpath(workdir) if workdir else str(workdirs.default(experiment))
-    if workdir.startswith('..') or ':' in workdir:
-      raise errors.UsageError(f'--workdir={workdir}: a path in the home of the workers is needed, or an absolute one')
-    output = Path(flags.output or f'runs/tpu/{flags.name}')
+  def follow(self) -> int:
+    """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the run."""
+    stopped, before = 0, self.log.stat().st_size
+    with self.log.open(
+      'ab'
+    ) as file:  # in a session of its own, so that Ctrl-C does not end it before the run has saved
+      options = dict(stdin=subprocess.DEVNULL, stderr=file, start_new_session=True)
+      process = subprocess.Popen(self.plan['follow'], **options)
     try:
-      if not flags.dry_run:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise errors.UsageError(f'--output={output} cannot be written: {error.strerror}') from None
-  except errors.UsageError as error:
-    print(f'tpu: {error}', file=sys.stderr)
-    return 2
+      try:
+        process.wait(self.flags.timeout or None)
+      except (KeyboardInterrupt, subprocess.TimeoutExpired) as reason:
+        stopped = 130 if isinstance(reason, KeyboardInterrupt) else 124
+        say('stopping the run on every worker; it saves first. Ctrl-C again leaves it to itself')
+        self.call('stop')
+        process.wait(SAVING)
+    except subprocess.TimeoutExpired:
+      raise Failed(f'the run has not ended {SAVING} s after it was stopped') from None
+    finally:
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+    if process.returncode:
+      raise self.failure('follow', process.returncode, self.log.read_bytes()[before:].decode(errors='replace'))
+    return stopped
+
+  def status(self) -> int:
+    """The exit status of the run: the first of a worker's that is not 0."""
+    statuses = [line.rsplit(' ', 1) for line in self.call('status').splitlines() if ' ' in line]
+    running = [worker for worker, status in statuses if status == 'running']
+    if running or not statuses:
+      raise Failed(f'worker 0 has ended, but {", ".join(running) or "another"} has not')
+    bad = [(worker, status) for worker, status in statuses if status != '0']
+    for worker, status in bad:
+      say(f'the run ended with exit status {status} on {worker}; its output is in ~/karpjax/log there')
+    return int(bad[0][1]) if bad else 0
+
+  def __call__(self) -> int:
+    """Everything, from the VM to the workdir. Returns the run's exit status; 1 where gcloud fails, 130 after Ctrl-C."""
+    self.log.touch()
+    code = 1
+    try:
+      self.find()
+      self.start()
+      code = self.follow() or self.status()
+      self.started = False
+      self.call('collect')
+      say(f'the workdir is in {self.output}')
+    except Failed as error:
+      code = code or 1
+      say(str(error))
+    except KeyboardInterrupt:
+      code = 130
+      say('interrupted')
+    if self.started:
+      say('the run may still be at work. To see, stop and collect it:')
+      print(*(shlex.join(self.plan[step]) for step in ('follow', 'stop', 'collect')), sep='\n', file=sys.stderr)
+    if self.exists:
+      say(f'{self.flags.name} costs money until it is deleted: {shlex.join(self.plan["delete"])}')
+    return code
+
+
+def prepare(flags: Tpu, experiment: str, rest: list[str], given) -> Callable[[], int]:
+  """Checks all; what is returned carries the launch out, or prints it."""
+  for name in ('name', 'zone', 'project', *(('type', 'version') if flags.create else ())):
+    if not getattr(flags, name):
+      raise errors.UsageError(f'--{name} is missing{" (--create needs it)" if name in ("type", "version") else ""}')
+  if not re.fullmatch(r'[a-z]([-a-z0-9]*[a-z0-9])?', flags.name):
+    raise errors.UsageError(f'name={flags.name}: small letters, digits and hyphens are needed, a letter first')
+  launchers.check_tree([f'experiments/{experiment}.py', *(f[11:] for f in rest if f.startswith('--flagfile='))])
+  if not (flags.dry_run or shutil.which('gcloud')):
+    raise errors.UsageError('gcloud is not installed: https://cloud.google.com/sdk/docs/install, then `gcloud init`')
+  workdir = os.path.normpath(given.workdir) if given.workdir else str(run_dir.default(experiment))
+  if workdir.startswith('..') or ':' in workdir:
+    raise errors.UsageError(f'--workdir={workdir}: a path in the home of the workers is needed, or an absolute one')
+  output = Path(flags.output or f'runs/tpu/{flags.name}')
   plan = commands(flags, experiment, rest, workdir, output)
-  if not flags.dry_run:
-    return carry_out(plan, flags, output)
+  if flags.dry_run:
+    return lambda: show(plan, flags, output)
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.UsageError(f'output={output} cannot be written: {error.strerror}') from None
+  return Launch(plan, flags, output)
+
+
+def show(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
+  """Prints the commands of a launch."""
   print(f'mkdir -p {shlex.quote(str(output))}')
   for step in (s for s in WHY if s != 'create' or flags.create):
     print(f'# {step}: {WHY[step]}', shlex.join(plan[step]), sep='\n')
   print(f'# to stop the run: {shlex.join(plan["stop"])}', f'# to delete the VM: {shlex.join(plan["delete"])}', sep='\n')
   return 0
+
+
+def main(argv: list[str]) -> int:
+  """[flags] -- EXPERIMENT [its flags] -> the run's exit status; 1 where gcloud fails, 2 for bad input."""
+  return launchers.main(argv, Tpu, __doc__, '--name=N --zone=Z --project=P', prepare)

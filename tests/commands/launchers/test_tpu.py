@@ -305,7 +305,7 @@ WRONG = {
   '--name=n --zone=z --project=p --create -- regression': '--type is missing (--create needs it)',
   '--name=n --zone=z --project=p --create --type=v4-8 -- regression': '--version is missing',
   '--name=N_1 --zone=z --project=p -- regression': 'small letters',
-  '--name=n --zone=z --project=p --timeout=-1 -- regression': '--timeout=-1.0: seconds',
+  '--name=n --zone=z --project=p --timeout=-1 -- regression': '--timeout=-1.0: at least 0',
   '--name=n --zone=z --project=p --timeout=soon -- regression': 'timeout',
   '--name=n --zone=z --project=p --zoen=x -- regression': 'zone',
   '--name=n --zone=z --project=p regression': '`-- EXPERIMENT` is missing',
