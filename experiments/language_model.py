@@ -119,6 +119,7 @@ CELLS = 12  # of each layer: those that swing the most
 
 
 def report(model, data: Dataset, length: int):
+  tokeniser = data.spec.tokenisers['text']
   known = functools.cache(lambda: {name: lines_of(split) for name, split in data.splits.items()})
 
   def write(state, t, folder):
@@ -126,11 +127,10 @@ def report(model, data: Dataset, length: int):
     texts.prepend_step(folder / 'texts' / 'samples.txt', t, samples(model, variables, data.spec, known, t, length))
     name = next(name for name in ('validation', 'test', 'train') if name in data.splits)
     split, about = data.splits[name], f'{name} split, step {t:,}'
-    symbols = lambda tokens: [data.spec.tokenisers['text'].decode([token]) for token in tokens]
     if isinstance(model, models.GPT):
       tokens = split.fetch(np.zeros(1, np.int32))['tokens'][:, :MAPPED]
       maps = models.attention_maps(model, variables, tokens)[:8, :8]  # [layers, heads, time, time]
-      names = [symbol.replace('\n', '↵').replace(' ', '␣') or '·' for symbol in symbols(tokens[0])]
+      names = [tokeniser.name(token) for token in tokens[0]]
       places = list(np.ndindex(maps.shape[:2]))
       plots.heat_maps(
         [(maps[place], names, names) for place in places],
@@ -156,7 +156,8 @@ def report(model, data: Dataset, length: int):
         f'{about}: the {CELLS} cells of each layer whose values differ the most; blue is +1, orange is −1. The colour of a '
         'letter is that after reading it.'
       )
-      writers.write_bytes(folder / 'cells.html', texts.on_colours('Cells over text', about, symbols(tokens), swinging))
+      page = texts.on_colours('Cells over text', about, [tokeniser.decode([token]) for token in tokens], swinging)
+      writers.write_bytes(folder / 'cells.html', page)
 
   return write
 

@@ -63,10 +63,9 @@ def pretrained(workdir: str) -> dict:
   if not stored or stored['experiment'] not in ('masked_language_model', 'text_classification'):
     return {}
   spec = Spec.from_json(stored['spec'])
-  about = {name: value for name, value in spec.about.items() if name == 'pretrained'}
-  if stored['experiment'] == 'masked_language_model':
-    about['pretrained'] = models.pretrained(spec, stored['flags'])
-  return {'tokeniser': spec.tokenisers['text'], 'length': spec.lengths['text'], 'about': about}
+  masked = stored['experiment'] == 'masked_language_model'
+  sizes = models.pretrained(spec, stored['flags']) if masked else spec.pretrained
+  return {'tokeniser': spec.tokenisers['text'], 'length': spec.lengths['text'], 'pretrained': sizes}
 
 
 def data(config: Config) -> Dataset:

@@ -30,7 +30,7 @@ from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
 from karpjax.verbs import Verb
 
-Spec = text.TextSpec
+Spec = parallel.Spec
 BEAMS = (1, 4, 5)  # those of the report
 PICTURES, LONGEST = 4, 24  # sentences whose attention is drawn, and their tokens at most
 
@@ -147,7 +147,7 @@ def report(model, translate, data, state, t, folder):
     ours[beam] = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
     scores[str(beam)] = metrics.compare(ours[beam], references, spec)
   heading = f'{name} split, {split.size:,} texts, step {t}'
-  signatures = metrics.signatures() if spec.about['language'] else []
+  signatures = [] if spec.by_rule else metrics.signatures()
   writers.write_json(folder / 'report.json', {'heading': heading, 'beams': scores, 'signatures': signatures})
   shown = lambda name, x: f'{100 * x:.2f} %' if name == 'accuracy' else f'{x:.2f}'
   rows = [(f'beam {beam}', *(shown(name, x) for name, x in row.items())) for beam, row in scores.items()]
@@ -194,7 +194,7 @@ def encode(run, texts, chosen):
   spec, tokeniser = run.spec, run.spec.tokenisers['source']
   if unknown := tokeniser.unknown(texts):
     print(f'never seen in training, so translated as unknown: {tokenisers.listed(unknown)}', file=sys.stderr)
-  rows = parallel.encode(texts, tokeniser, reverse=spec.about['reverse'])
+  rows = parallel.encode(texts, tokeniser, reverse=spec.reverse)
   length, longest = spec.lengths['source'], max(map(len, rows))
   if longest > length and run.config.model == 'transformer':
     raise UsageError(

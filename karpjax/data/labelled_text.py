@@ -59,7 +59,7 @@ def load(
   *,
   tokeniser: tokenisers.Tokeniser | None = None,
   length: int = 0,
-  about: Mapping[str, Any] | None = None,
+  pretrained: Mapping[str, Any] | None = None,
 ) -> Dataset:
   """A data set of texts as tokens; its `raw` splits are those of `read`.
 
@@ -67,19 +67,18 @@ def load(
     config: with the flags of text classification.
     tokeniser: instead of a new one; its token 0 stands for padding.
     length: tokens kept of a text where the config has no `max_length`; 0: as many as the longest of train has.
-    about: what else the spec shall hold; with 'pretrained' texts begin with <s>.
+    pretrained: the sizes of an encoder, before whose texts stands <s>.
 
   Raises:
     UsageError: in one line, for whatever is wrong.
   """
-  texts, about, notes = read(config), about or {}, []
-  if 'pretrained' in about:
+  texts, pretrained, notes = read(config), pretrained or {}, []
+  if pretrained:
     notes.append('pretrained: the model is the encoder of init_from, with its tokens and its number of them')
   tokeniser = tokeniser or _tokeniser(config, texts.splits['train'].arrays['text'])
-  begin = _begin(about)
+  begin = [tokenisers.BEGIN] if pretrained else []
   rows = {
-    split: [np.append(begin, tokeniser.encode(words)) for words in each.arrays['text']]
-    for split, each in texts.splits.items()
+    split: [[*begin, *tokeniser.encode(words)] for words in each.arrays['text']] for split, each in texts.splits.items()
   }
   longest = max(map(len, rows['train']))
   length = config.max_length or length or max(longest, 1)
@@ -95,7 +94,7 @@ def load(
     texts.spec,
     tokenisers={'text': tokeniser},
     lengths={'text': length},
-    about=about,
+    pretrained=pretrained,
     buckets=tuple(sorted({*bucketing.edges(splits['train'].lengths, config.buckets)[:-1], length})),
   )
   notes.append(
@@ -113,13 +112,8 @@ def tokens(texts: Sequence[str], spec: text.TextSpec) -> np.ndarray:
   for number, words in enumerate(texts, 1):
     if not words.strip():
       raise UsageError(f'text {number} is empty')
-  begin, encode = _begin(spec.about), spec.tokenisers['text'].encode
-  return bucketing.padded([np.append(begin, encode(words)) for words in texts], spec.lengths['text'])
-
-
-def _begin(about: Mapping[str, Any]) -> np.ndarray:
-  """The tokens before a text: <s> where a pretrained encoder has always had one there."""
-  return np.array([tokenisers.BEGIN] if 'pretrained' in about else [], np.int32)
+  begin, encode = [tokenisers.BEGIN] if spec.pretrained else [], spec.tokenisers['text'].encode
+  return bucketing.padded([[*begin, *encode(words)] for words in texts], spec.lengths['text'])
 
 
 def _tokeniser(config, texts: Sequence[str]) -> tokenisers.Tokeniser:

@@ -23,6 +23,21 @@ BUCKETS = 4  # static lengths, to the shortest of which a batch is cut
 Pairs = list[tuple[str, str]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Spec(text.TextSpec):
+  """A TextSpec of 'source' and 'target'.
+
+  Attributes:
+    languages: of the two.
+    reverse: whether sources are read from their end.
+    by_rule: whether the pairs are made by rule, and not of a language.
+  """
+
+  languages: tuple[str, ...] = ()
+  reverse: bool = False
+  by_rule: bool = False
+
+
 # ---- reading ----
 
 
@@ -174,8 +189,8 @@ def load(config) -> Dataset:
   notes.append(f'{tokens}; lengths up to {lengths["source"]} and {lengths["target"]}')
   held = splits['train'].lengths
   buckets = bucketing.edges(held, BUCKETS) if held is not None else (max(lengths.values()),)
-  about = {'languages': list(languages), 'reverse': config.reverse, 'language': not made_by_rule}
-  spec = text.TextSpec(name, splits['train'].size, made, lengths, about=about, buckets=buckets)
+  own = {'languages': languages, 'reverse': config.reverse, 'by_rule': made_by_rule}
+  spec = Spec(name, splits['train'].size, made, lengths, buckets=buckets, **own)
   return Dataset(spec, splits, tuple(notes), raw)
 
 

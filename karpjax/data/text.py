@@ -70,9 +70,9 @@ class TextSpec:
     tokenisers: by what they tokenise: 'text', or 'source' and 'target'.
     lengths: tokens of an example, by the same names.
     classes: names of the labels or tags, in their order; ().
-    about: anything else that JSON takes.
     lines: whether an example is a line, not a window of a running text.
     buckets: rising lengths to which batches may be cut; ().
+    pretrained: the sizes of a pretrained encoder, which has always seen <s> before a text; {}.
   """
 
   name: str
@@ -80,9 +80,9 @@ class TextSpec:
   tokenisers: Mapping[str, tokenisers.Tokeniser]
   lengths: Mapping[str, int]
   classes: tuple[str, ...] = ()
-  about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   lines: bool = False
   buckets: tuple[int, ...] = ()
+  pretrained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dumps takes and `from_json` reads back."""

@@ -98,9 +98,8 @@ class Tokeniser:
 
   def name(self, token: int) -> str:
     """A token as it is shown: its text, with spaces visible; or <pad> and the like."""
-    if self.kind == 'bpe':
-      return self.decode([token]) or self.symbols[token]
-    return self.symbols[token].replace(' ', '␣')
+    text = self.decode([token]) if self.kind in ('bytes', 'bpe') else ''
+    return (text or self.symbols[token]).replace(' ', '␣').replace('\n', '↵')
 
   def decode(self, tokens: Iterable[int]) -> str:
     """The text of tokens; specials have none, words are set apart by a space."""

@@ -54,7 +54,7 @@ def summarise(sums: Mapping[str, Any], spec, references: Sequence[str]) -> dict[
 def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float]:
   """'accuracy', the fraction of texts that are exactly right; of a natural language also `scores`."""
   accuracy = exact_match(ours, theirs, spec.tokenisers['target'])
-  return {'accuracy': accuracy, **(scores(ours, theirs) if spec.about['language'] else {})}
+  return {'accuracy': accuracy, **(scores(ours, theirs) if not spec.by_rule else {})}
 
 
 def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:

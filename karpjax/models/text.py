@@ -117,7 +117,7 @@ def build(config, spec) -> nn.Module:
   """
   name, chosen = config.model, config.model_options()
   context = length = spec.lengths['text']
-  if encoder := spec.about.get('pretrained'):
+  if encoder := spec.pretrained:
     if encoder['positions'] == 'learned':  # the others have no end
       context = encoder['context']
     for size in SIZES:

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.translation import Config
 from karpjax import errors
-from karpjax.data import generated, parallel, text, tokenisers
+from karpjax.data import generated, parallel, tokenisers
 
 
 @pytest.fixture
@@ -97,9 +97,9 @@ def test_long_pairs_are_left_out_of_train_and_cut_elsewhere(tmp_path):
 def test_the_spec_goes_through_json_without_its_texts(files):
   data = load(files, validation=1, test=1)
   values = json.loads(json.dumps(data.spec.to_json()))
-  again = text.TextSpec.from_json(values)
+  again = parallel.Spec.from_json(values)
   assert again.tokenisers == dict(data.spec.tokenisers) and again.lengths == data.spec.lengths
-  assert (again.about, again.buckets) == (data.spec.about, data.spec.buckets)
+  assert again == data.spec
 
 
 @pytest.mark.parametrize('name, make', [('dates', generated.dates), ('addition', generated.addition)])
@@ -171,7 +171,7 @@ def test_multi30k_is_found_packed_or_not_in_either_direction(tmp_path):
         (folder / f'{split}.{language}.gz').write_bytes(gzip.compress(text.encode()))
   data = load('multi30k', data_dir=tmp_path)
   assert {split: s.size for split, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 3}
-  assert texts(data, 'source')['validation'][1] == 'de val 1' and data.spec.about['languages'] == ['de', 'en']
+  assert texts(data, 'source')['validation'][1] == 'de val 1' and data.spec.languages == ('de', 'en')
   other = load('multi30k', data_dir=folder, languages=('en', 'de'))
   assert texts(other, 'source')['test'][2] == 'en test_2016_flickr 2'
   with pytest.raises(errors.UsageError, match='train.fr'):
@@ -214,7 +214,7 @@ def test_translation_sets_of_tfds(tmp_path):
   assert {split: s.size for split, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 1}
   assert texts(data, 'source')['test'] == ('zwei',) and texts(data, 'target')['test'] == ('two',)
   turned = load('pairs', data_dir=tmp_path, languages=('en', ''), validation=2)
-  assert texts(turned, 'source')['test'] == ('two',) and turned.spec.about['languages'] == ['en', 'de']
+  assert texts(turned, 'source')['test'] == ('two',) and turned.spec.languages == ('en', 'de')
   with pytest.raises(errors.UsageError, match='source_language=fr: pairs has de, en'):
     load('pairs', data_dir=tmp_path, languages=('fr', 'en'))
 

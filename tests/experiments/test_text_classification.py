@@ -209,7 +209,7 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
   settings = experiment.Config(dataset=table, init_from=str(tmp_path / 'after'), max_length=20)
   data = experiment.data(settings)
   again = data.spec
-  assert again.tokenisers == after.tokenisers and again.about['pretrained'] == after.about['pretrained']
+  assert again.tokenisers == after.tokenisers and again.pretrained == after.pretrained
   with pytest.raises(errors.UsageError, match='20 tokens are more than the 16 positions'):
     experiment.program(config.resolve(settings, 90), data)
   (before / 'config.json').unlink()  # predicting needs the run alone

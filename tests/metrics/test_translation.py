@@ -116,7 +116,7 @@ def test_summarise_compares_each_text_with_its_own_reference():
     words = WORDS.numbers(text.split())
     rows[row, : len(words) + 1] = [*words, tokenisers.END]
   sums = {'loss': (np.float32(6), np.float32(3)), 'tokens': rows, 'reference': np.array([4, 0, 2, 0])}
-  spec = lambda language: types.SimpleNamespace(tokenisers={'target': WORDS}, about={'language': language})
+  spec = lambda language: types.SimpleNamespace(tokenisers={'target': WORDS}, by_rule=not language)
   numbers = translation.summarise(sums, spec(True), references)
   assert numbers['accuracy'] == 0.5 and numbers['loss'] == 2 and numbers['perplexity'] == pytest.approx(math.exp(2))
   expected = translation.scores(['a man with dogs', 'two dogs in'], ['a man with dogs', 'two dogs run'])

@@ -25,10 +25,10 @@ every = pytest.mark.parametrize(
 )
 
 
-def spec(vocabulary=20, length=9, classes=3, **about):
+def spec(vocabulary=20, length=9, classes=3, **others):
   symbols = tuple(map(str, range(vocabulary)))
   return TextSpec(
-    'none', 100, {'text': Tokeniser('words', symbols, 4)}, {'text': length}, tuple('abc'[:classes]), about
+    'none', 100, {'text': Tokeniser('words', symbols, 4)}, {'text': length}, tuple('abc'[:classes]), **others
   )
 
 
