@@ -1,0 +1,141 @@
+"""An option is said once: its range is checked wherever it is given, and a model's fields are its flags."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from karpjax import command_line, config, options
+from karpjax.errors import UsageError
+
+
+class Net(nn.Module):
+  classes: int  # decided by the data: no option
+  widths: tuple[int, ...] = options.option((8,), 'Units of each layer.', low=1)
+  activation: str = options.option('relu', 'The activation.', choices=('relu', 'tanh'))
+  rate: float = options.option(0.0, 'A rate.', low=0, below=1)
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    for width in self.widths:
+      x = getattr(nn, self.activation)(nn.Dense(width)(x))
+    if len(x) != 1:
+      raise UsageError('one row is needed')
+    return nn.Dense(self.classes)(x)
+
+
+class Linear(nn.Module):
+  classes: int
+  activation: str = options.option('gelu', 'The activation.', choices=('gelu',))
+  scale: float = options.option(1.0, 'A scale.', above=0)
+
+  def __call__(self, x):
+    return x
+
+
+MODELS = {'net': Net, 'wide': functools.partial(Net, widths=(64, 64)), 'linear': Linear}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config.model_flags(MODELS), config.Train):
+  model: str = config.flag('net', 'Which.', choices=MODELS)
+  plain: int = 8
+  factor: float = config.flag(1.0, 'A factor.', low=0.5, high=2)
+  many: tuple[int, ...] = config.flag((), 'Some.', above=0)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'factor': 0.4}, 'factor=0.4: at least 0.5 and at most 2 is needed'),
+    ({'factor': 2.5}, 'factor=2.5: at least 0.5 and at most 2 is needed'),
+    ({'factor': float('nan')}, 'factor=nan: '),
+    ({'many': (3, 0)}, 'many=3,0: more than 0 is needed'),
+    ({'beta1': 1.0}, 'beta1=1.0: at least 0 and less than 1 is needed'),
+    ({'optimiser': 'adamm'}, 'optimiser=adamm: unknown. Did you mean adam?'),
+  ],
+)
+def test_ranges_are_refused_by_name(changes, message):
+  options.check(Config())
+  with pytest.raises(UsageError) as error:
+    options.check(Config(**changes))
+  assert str(error.value).startswith(message)
+
+
+def test_bounds_themselves_and_traced_numbers_pass():
+  options.check(Config(factor=0.5, many=(1,), beta1=0.0))
+  options.check(Config(factor=2))
+  jax.eval_shape(lambda x: options.check(Config(factor=x)), jnp.zeros(()))
+
+
+def test_a_models_fields_are_flags_with_the_models_own_defaults():
+  fields = {f.name: f for f in dataclasses.fields(Config)}
+  assert (
+    'classes' not in fields and fields['widths'].default is None and fields['widths'].type == tuple[int, ...] | None
+  )
+  assert (
+    fields['rate'].metadata['help'] == 'A rate (net, wide).'
+    and fields['activation'].metadata['help'] == 'The activation.'
+  )
+  assert fields['activation'].metadata['choices'] == ('relu', 'tanh', 'gelu')
+  given = command_line.parse(Config, ['--widths=3,4', '--activation=tanh', '--plain=9'])
+  assert given.model_options() == {'widths': (3, 4), 'activation': 'tanh', 'rate': None, 'scale': None}
+  assert given.plain == 9  # a plain dataclass field is a flag too
+  assert config.from_json(Config, config.to_json(given)) == given
+
+
+def test_a_plain_field_is_shown_in_help():
+  text = command_line.usage(Config, 'x', '')
+  assert '--plain=int (default 8)' in text and text.index('Experiment:') < text.index('Model:') < text.index('Run:')
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixin:
+  batch_size: int = config.data_flag(7, 'Of the mixin.')
+
+
+@config.defaults(steps='5', batch_size=32)
+class Changed(config.Train):
+  """A docstring."""
+
+  own: int = config.flag(1, 'Own.')
+
+
+def test_defaults_change_a_flag_without_declaring_it_again():
+  fields = {f.name: f for f in dataclasses.fields(Changed)}
+  assert (Changed().steps, Changed().batch_size, Changed().own) == ('5', 32, 1)
+  original = {f.name: f for f in dataclasses.fields(config.Train)}
+  assert fields['batch_size'].metadata == original['batch_size'].metadata and fields['steps'].type is config.Duration
+  with pytest.raises(UsageError, match='Did you mean batch_size'):
+    config.defaults(batch_sise=3)(type('Other', (config.Train,), {}))
+
+
+def test_a_model_is_built_of_its_own_options():
+  x = jax.ShapeDtypeStruct((1, 4), jnp.float32)
+  build = lambda name='net', **chosen: options.build(MODELS, name, Config(**chosen), x, classes=3)
+  assert build().widths == (8,) and build('wide').widths == (64, 64) and build('wide', widths=(2,)).widths == (2,)
+  assert options.build(MODELS, 'net', {'widths': 5}, classes=3).widths == (5,)  # one value stands for several
+
+
+@pytest.mark.parametrize(
+  'name, chosen, message',
+  [
+    ('nat', {}, 'Did you mean net?'),
+    ('linear', {'widths': (3,)}, 'model linear has no widths=3. Its options: activation, scale'),
+    ('net', {'widths': (3, 0)}, 'widths=3,0: at least 1 is needed'),
+    ('net', {'activation': 'gelu'}, 'activation=gelu: unknown.'),
+    ('net', {'rate': 1.0}, 'rate=1.0: at least 0 and less than 1'),
+    ('linear', {'scale': 0.0}, 'scale=0.0: more than 0'),
+  ],
+)
+def test_options_that_a_model_has_not_are_refused(name, chosen, message):
+  with pytest.raises(UsageError, match=message.replace('?', r'\?')):
+    options.build(MODELS, name, Config(**chosen), classes=3)
+
+
+def test_a_model_is_traced_for_its_errors():
+  with pytest.raises(UsageError, match='one row is needed'):
+    options.build(MODELS, 'net', {}, jax.ShapeDtypeStruct((2, 4), jnp.float32), classes=3, call={'train': True})

@@ -1,0 +1,147 @@
+"""What a run can do, from Python as a notebook asks it and from the command line."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import karpjax
+from experiments import image_classification as experiment
+from karpjax import errors
+from karpjax.commands import use
+from karpjax.train import loop
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A run of two seeds that has just been trained, and an image beside it."""
+  root = tmp_path_factory.mktemp('runs')
+  short = dict(
+    steps='20', eval_every='10', batch_size=32, log_every='5', seeds=2, keep=1, plots=False, tensorboard=False
+  )
+  config = experiment.Config(model='mlp', widths=(8,), workdir=str(root / 'digits'), **short)
+  loop.run(experiment, config, say=lambda _: None)
+  Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(root / 'seven.png')
+  return root / 'digits'
+
+
+@pytest.fixture(scope='module')
+def image(folder):
+  return str(folder.parent / 'seven.png')
+
+
+# ---- from Python ----
+
+
+def test_a_run_opens_as_in_a_notebook(folder, image):
+  run = karpjax.open(folder)
+  assert run.config.model == 'mlp' and run.config.steps == 20 and run.spec.shape == (8, 8, 1)
+  assert run.summary['steps'] == 20 and 'test/error' in run.summary
+  assert [row['step'] for row in run.metrics] == [5, 10, 15, 20] and 'train/loss' in run.metrics[0]
+  assert run.state.params and run.state.step == run.step and list(run.verbs) == ['predict']
+  (answer,) = run.predict(image, top=2)
+  assert answer['input'] == image and len(answer['classes']) == 2
+  assert run.predict([image, image])[1]['classes'] == run.predict([image])[0]['classes']
+  with pytest.raises(AttributeError, match='image_classification has no sample'):
+    run.sample  # noqa: B018
+
+
+def test_the_parts_of_a_verb_are_usable_apart(folder, image):
+  run = karpjax.open(folder, 'last')
+  arrays = run.predict.encode([image])
+  assert arrays['image'].shape == (1, 8, 8, 1) and run.step == 20
+  probabilities = run.predict.function(run.state, arrays)
+  np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+  # The function is pure: another state gives another answer.
+  other = run.state.replace(params=jax.tree.map(lambda x: x * 0, run.state.params))
+  np.testing.assert_allclose(run.predict.function(other, arrays), 0.1, rtol=1e-6)
+  (answer,) = run.predict.decode(probabilities, [image], top=1)
+  assert answer == run.predict([image], top=1)[0] and json.loads(json.dumps(answer)) == answer
+
+
+def test_wrong_options_are_refused_from_python_too(folder, image):
+  run = karpjax.open(folder)
+  with pytest.raises(errors.UsageError, match='Did you mean top'):
+    run.predict(image, tops=2)
+  with pytest.raises(errors.UsageError, match='top=0: at least 1'):
+    run.predict(image, top=0)
+
+
+# ---- from the command line ----
+
+
+def test_the_command_prints_text_or_json(folder, image, monkeypatch, capsys):
+  assert use.main('predict', [str(folder), image, '--top=1']) == 0
+  captured = capsys.readouterr()
+  assert captured.out.startswith(f'{image}  ') and captured.out.count('\n') == 1
+  assert captured.err.startswith('weights of step ') and captured.err.endswith('(best), of the first of 2 seeds\n')
+  monkeypatch.setattr('sys.stdin', io.StringIO(f'{image}\n{image}\n'))
+  assert use.main('predict', [str(folder), '-', '--json', '--checkpoint=last']) == 0
+  answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [answer['input'] for answer in answers] == [image] * 2 and len(answers[0]['classes']) == 3
+
+
+def test_a_folder_is_described_with_what_it_can_do(folder, capsys):
+  assert use.describe(folder) == 0
+  out = capsys.readouterr().out
+  assert 'a run of image_classification, finished' in out and f'python launch.py predict {folder} IMAGE …' in out
+  assert '--model=mlp' in out and 'test/error' in out and '--workdir' not in out
+  assert use.main('predict', [str(folder), '--help']) == 0
+  help = capsys.readouterr().out
+  assert '--top=int (default 3)' in help and '--json=bool' in help and '--checkpoint=text (default best)' in help
+
+
+def other_format(folder, number):
+  """The folder's config.json, as of another version of karpjax."""
+  stored = json.loads((folder / 'config.json').read_text())
+  return json.dumps({**stored, 'format': number})
+
+
+@pytest.mark.parametrize(
+  'name, argv, message',
+  [
+    ('predict', [], 'which run? python launch.py predict WORKDIR'),
+    ('predict', ['RUN'], 'predict wants IMAGE …, or - for the lines of standard input'),
+    ('predict', ['RUN', '/nowhere.png'], '/nowhere.png'),
+    ('predict', ['RUN', 'IMAGE', '--top=0'], '--top=0: at least 1 is needed'),
+    ('predict', ['RUN', 'IMAGE', '--top=x'], 'top'),
+    ('predict', ['RUN', 'IMAGE', '--tops=1'], "Unknown command line flag 'tops'. Did you mean: top"),
+    ('predict', ['RUN', 'IMAGE', '--checkpoint=7'], '--checkpoint=7: best, last, or one of the steps kept: '),
+    ('sample', ['RUN'], 'is a run of image_classification, which cannot sample; it can predict'),
+    ('predict', ['/nowhere', 'IMAGE'], '/nowhere: no such folder'),
+    ('predict', ['EMPTY', 'IMAGE'], 'is no run: it holds no config.json'),
+    ('predict', ['BROKEN', 'IMAGE'], 'config.json cannot be read'),
+    ('predict', ['UNTRAINED', 'IMAGE'], 'holds no checkpoint yet'),
+    ('predict', ['NEWER', 'IMAGE'], 'was written by a newer version of karpjax, which this one cannot read'),
+    ('predict', ['OLDER', 'IMAGE'], 'was written by an older version of karpjax, which this one cannot read'),
+  ],
+)
+def test_bad_input_is_one_line(name, argv, message, folder, image, tmp_path, capsys):
+  contents = {
+    'EMPTY': None,
+    'BROKEN': '{',
+    'UNTRAINED': (folder / 'config.json').read_text(),
+    'NEWER': other_format(folder, 99),
+    'OLDER': other_format(folder, 1),
+  }
+  places = {'RUN': str(folder), 'IMAGE': image} | {key: str(tmp_path / key) for key in contents}
+  for key in set(argv) & set(contents):
+    (tmp_path / key).mkdir()
+    if contents[key]:
+      (tmp_path / key / 'config.json').write_text(contents[key])
+  assert use.main(name, [places.get(word, word) for word in argv]) == 2
+  captured = capsys.readouterr()
+  assert captured.out == '' and captured.err.startswith(f'{name}: ') and message in captured.err, captured.err
+  assert captured.err.count('\n') == 1, captured.err
+
+
+def test_a_verb_without_inputs_takes_none(folder, monkeypatch, capsys):
+  run = karpjax.open(folder)
+  plain = dataclasses.replace(run.verbs['predict'], inputs='')
+  monkeypatch.setitem(experiment.verbs, 'predict', plain)
+  assert use.main('predict', [str(folder), 'stray']) == 2
+  assert "stray argument 'stray': predict takes flags alone" in capsys.readouterr().err
