@@ -74,7 +74,7 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
     given = ','.join(map(str, config.boundaries))
     raise errors.UsageError(f'boundaries={given} must be positive and increase from each to the next.')
   if config.schedule == 'step' and not config.boundaries:
-    raise errors.UsageError('schedule=step needs --boundaries, such as 32000,48000; or give --schedule=constant.')
+    raise errors.UsageError('schedule=step needs boundaries=32000,48000 or the like; or give schedule=constant.')
   if config.schedule == 'constant' and not warmup:
     return lambda t: peak
 
@@ -130,15 +130,6 @@ def configured(config) -> optax.GradientTransformation:
     UsageError: for a value that the optimiser does not take, and as `schedule` does.
   """
   name, rate = config.optimiser, schedule(config)
-  takes = dict(OPTIMISERS[name])
-  for key in ('momentum', 'beta1', 'beta2', 'epsilon'):
-    value = getattr(config, key)
-    if value is not None and key not in takes:
-      others = ', '.join(n for n, t in OPTIMISERS.items() if key in t)
-      raise errors.UsageError(f'optimiser={name} takes no --{key}={value}; these do: {others}.')
-    if value is not None:
-      takes[key] = value
-
   decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else is_decayed)
   decays = [] if is_known(config.weight_decay) and config.weight_decay == 0 else [decay]
   limit = config.clip if is_known(config.clip) else jnp.where(config.clip > 0, config.clip, jnp.inf)
@@ -146,10 +137,23 @@ def configured(config) -> optax.GradientTransformation:
   return optax.chain(
     *([] if is_known(limit) and limit == 0 else [optax.clip_by_global_norm(limit)]),
     *([] if name in DECOUPLED else decays),
-    *_rule(name, **takes),
+    *_rule(name, **_numbers(config)),
     *(decays if name in DECOUPLED else []),
     optax.scale(-constant) if is_known(constant) else optax.scale_by_learning_rate(rate),
   )
+
+
+def _numbers(config) -> dict[str, float]:
+  """What the optimiser takes, by flag; raises UsageError for a flag that it does not take."""
+  takes = dict(OPTIMISERS[config.optimiser])
+  for key in ('momentum', 'beta1', 'beta2', 'epsilon'):
+    value = getattr(config, key)
+    if value is not None and key not in takes:
+      others = ', '.join(n for n, t in OPTIMISERS.items() if key in t)
+      raise errors.UsageError(f'optimiser={config.optimiser} takes no {key}={value}; these do: {others}.')
+    if value is not None:
+      takes[key] = value
+  return takes
 
 
 def _rule(name, momentum=None, beta1=None, beta2=None, epsilon=None) -> list[optax.GradientTransformation]:

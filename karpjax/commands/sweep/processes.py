@@ -14,7 +14,7 @@ import numpy as np
 
 from karpjax.commands.sweep.settings import Setting, Sweep
 from karpjax.report import writers
-from karpjax.train import loop
+from karpjax.train import runtime
 
 ROOT = Path(__file__).parents[3]
 OUTPUT = 'output.txt'
@@ -53,7 +53,7 @@ def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bo
   folder.mkdir(parents=True, exist_ok=True)
   paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
   last, stopped = -1, False
-  with open(folder / OUTPUT, 'ab') as output, loop.stop_signals() as signals:
+  with open(folder / OUTPUT, 'ab') as output, runtime.stop_signals() as signals:
     process = subprocess.Popen(
       command,
       stdin=subprocess.DEVNULL,
