@@ -102,10 +102,11 @@ def main(name: str, argv: Sequence[str]) -> int:
     chosen = command_line.parse(known, flags)
     run = verbs.Run(given[0], chosen.checkpoint)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
-    inputs = inputs_of(given[1:], verb.inputs, name)
-    print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
+    inputs, bound = inputs_of(given[1:], verb.inputs, name), run.verb(name)
     with errors.unwrap_callback_error():
-      for answer in run.verb(name).answers(inputs, **own):
+      arrays = bound.encode(inputs, **own)
+      print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
+      for answer in bound.decode(bound.function(run.state, arrays, **own), inputs, **own):
         text = json.dumps(writers.plain(answer)) + '\n' if chosen.json else verb.show(answer)
         print(text, end='', flush=True)
   except errors.UsageError as error:

@@ -91,9 +91,8 @@ def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bo
     return 'failed', f'ended by {signal.Signals(-process.returncode).name}{memory}'
   lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
   # After the error itself JAX may add a word on its traceback.
-  names = rf'{re.escape(Path(command[1]).stem)}|\w+: |[\w.]+(Error|Exception|Interrupt|Exit)\b'
-  said = [line for line in lines if re.match(names, line)] or lines
-  return 'failed', said[-1].partition(': ')[2] or said[-1] if said else f'exit code {process.returncode}'
+  errors = [line for line in lines if re.match(r'[\w.]+: |[\w.]+(Error|Exception|Interrupt|Exit)\b', line)] or lines
+  return 'failed', re.sub(r'^[a-z_\d]+: ', '', errors[-1]) if errors else f'exit code {process.returncode}'
 
 
 def numbers(folder: Path) -> dict[str, list[float]]:
