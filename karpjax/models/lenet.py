@@ -33,13 +33,17 @@ class Weights(nn.Module):
 def windows(x):
   """[batch, n, n, planes] -> [batch, n² / 4, 25 · planes]: 5x5 windows, two pixels apart, in a border of background.
 
-  Rows first, then columns: ten slices instead of twenty-five, and as few to add up in the gradient.
+  Columns first, then rows: each slice is of contiguous numbers.
   """
   batch, n, _, planes = x.shape
-  x = jnp.pad(x, ((0, 0), (2, 1), (2, 1), (0, 0)), constant_values=BACKGROUND)  # [batch, n + 3, n + 3, planes]
-  x = jnp.stack([x[:, u : u + n - 1 : 2] for u in range(5)], axis=2)  # [batch, n / 2, 5, n + 3, planes]
-  x = jnp.stack([x[:, :, :, v : v + n - 1 : 2] for v in range(5)], axis=4)  # [batch, n / 2, 5, n / 2, 5, planes]
-  return x.swapaxes(2, 3).reshape(batch, n * n // 4, 25 * planes)
+  row, cut = (n + 3) * planes, 5 * planes
+  x = jnp.pad(x, ((0, 0), (2, 1), (2, 1), (0, 0)), constant_values=BACKGROUND).reshape(batch, n + 3, row)
+  x = jnp.stack([x[..., 2 * planes * j :][..., :cut] for j in range(n // 2)], axis=1)  # [batch, n / 2, n + 3, cut]
+  x = x.reshape(batch, n // 2, (n + 3) * cut)
+  x = jnp.stack(
+    [x[..., 2 * cut * i :][..., : 5 * cut] for i in range(n // 2)], axis=1
+  )  # [batch, n / 2, n / 2, 5 · cut]
+  return x.reshape(batch, n * n // 4, 5 * cut)
 
 
 def connect(kernel):
