@@ -108,11 +108,13 @@ def model_flags(models: Mapping[str, Callable]) -> type:
     kinds = [element(field.type) for field in by_model.values()]
     plain = kinds[0][0]
     annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
-    first = next(iter(by_model.values())).metadata
     every = [field.metadata['choices'] for field in by_model.values()]
     choices = dict.fromkeys(c for each in every for c in each) if all(every) else None
-    whose = '' if len(by_model) == len(models) else f' ({", ".join(by_model)})'
-    fields.append((name, annotation, option(None, first['help'].removesuffix('.') + f'{whose}.', choices=choices)))
+    helps: dict[str, list[str]] = {}  # what is said of the option, and by which models
+    for model, field in by_model.items():
+      helps.setdefault(field.metadata['help'].removesuffix('.'), []).append(model)
+    texts = (f'{text}.' if len(of) == len(models) else f'{text} ({", ".join(of)}).' for text, of in helps.items())
+    fields.append((name, annotation, option(None, ' '.join(texts), choices=choices)))
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
 
 

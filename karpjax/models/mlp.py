@@ -70,11 +70,11 @@ class MLP(nn.Module):
 
   classes: int
   dtype: Any = jnp.float32
-  widths: tuple[int, ...] = option((128,), 'Units of each layer, or channels of each block.', low=1)
+  widths: tuple[int, ...] = option((128,), 'Units of each hidden layer.', low=1)
   activation: str = option('relu', 'The activation function.', choices=ACTIVATIONS)
   norm: str = option('none', 'Batch norm before each activation, or none.', choices=NORMS)
   dropout: float | tuple[float, ...] = option(
-    0.0, 'Rates of dropout: of each hidden layer of an MLP, else on the inputs of the dense layers.', low=0, below=1
+    0.0, 'The rate at which hidden units are dropped: one, or one for each layer.', low=0, below=1
   )
   input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
   residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
