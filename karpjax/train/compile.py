@@ -8,58 +8,52 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from karpjax.train import hosts
 
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4, 'f32': 4}
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
+MOVES = {
+  *('reshape', 'broadcast_in_dim', 'transpose', 'squeeze', 'slice', 'dynamic_slice', 'dynamic_update_slice', 'gather'),
+  *('concatenate', 'pad', 'rev', 'convert_element_type', 'copy', 'stop_gradient', 'iota'),
+}
 CALL_SECONDS = 0.25  # of a call of many steps: short enough to be stopped, long enough to hide dispatch
 LARGEST_CALL = 8192  # steps
 
 
-def compile(lowered, jaxpr, devices: int = 1, *, of_one: bool = False, options: dict | None = None):
-  """A lowered program compiled, and the FLOPs of a call over all devices, or None where the backend counts none.
+def estimate_flops(jaxpr, *, loops: bool = True) -> float:
+  """Roughly the FLOPs of a jaxpr, on any backend; what nothing depends on counts nothing.
 
-  They are counted before compilation where the backend can, for afterwards calls of a library, such as oneDNN, count as
-  nothing. GPUs and TPUs count only what is compiled, which is one device's part. They all count the body of a loop
-  once, which is put right by the jaxpr.
+  Of products and convolutions twice the multiplications; of all else the size of the results, none where data are only
+  moved. Loops of unknown length count once, and of branches the one with most FLOPs, or that of this platform.
 
   Args:
-    lowered: by jit or pmap.
-    jaxpr: that was lowered.
-    devices: that run it.
-    of_one: whether the lowered program too is one device's part.
-    options: of the compiler.
+    jaxpr: of a step.
+    loops: whether the body of a loop counts as often as it runs, or once.
   """
-  flops = _flops(lowered, devices if of_one else 1)
-  compiled = lowered.compile(options)
-  flops = _flops(compiled, devices) if flops is None else flops
-  once, all_ = estimate_flops(jaxpr)
-  return compiled, flops * all_ / once if flops and once else flops
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _flops(jaxpr, loops)
 
 
-def estimate_flops(jaxpr) -> tuple[float, float]:
-  """Roughly the FLOPs of a jaxpr: (bodies of loops counted once, counted as often as they run).
-
-  Of products and convolutions twice the multiplications, of all else the size of the results. Loops of unknown length
-  count once in both, and of branches the one with most FLOPs, or that of this platform.
-  """
-  once = all_ = 0.0
+def _flops(jaxpr, loops: bool) -> float:
+  total = 0.0
   for equation in jaxpr.eqns:
-    params, size = equation.params, sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
-    inner = [estimate_flops(x) for x in _jaxprs(equation)]
-    if equation.primitive.name == 'cond':
-      inner = [max(inner, key=lambda counted: counted[1])]
-    elif equation.primitive.name == 'dot_general':
+    name, params = equation.primitive.name, equation.params
+    inner = [_flops(x, loops) for x in _jaxprs(equation)]
+    if inner:
+      times = params['length'] if name == 'scan' and loops else 1
+      total += times * (max(inner) if name == 'cond' else sum(inner))
+      continue
+    size = sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
+    if name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       size *= 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    elif equation.primitive.name == 'conv_general_dilated':
+    elif name == 'conv_general_dilated':
       kernel, numbers = equation.invars[1].aval.shape, params['dimension_numbers']
       size *= 2 * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
-    times = params['length'] if equation.primitive.name == 'scan' else 1
-    once += sum(a for a, _ in inner) if inner else size
-    all_ += sum(b for _, b in inner) * times if inner else size
-  return once, all_
+    total += 0 if name in MOVES else size
+  return total
 
 
 def contains_primitive(name: str, jaxpr) -> bool:
@@ -80,14 +74,6 @@ def _jaxprs(equation):
     here = jax.default_backend()
     return [next(x for x, names in zip(inner, platforms) if names is None or here in names)]
   return inner
-
-
-def _flops(program, times: int) -> float | None:
-  try:
-    counted = (program.cost_analysis() or {}).get('flops')
-  except jax.errors.JaxRuntimeError:  # of a described topology
-    return None
-  return None if counted is None else counted * times
 
 
 def memory_analysis(compiled) -> dict:

@@ -1,11 +1,24 @@
 """Device placement: one device, `pmap`, a mesh, or seeds over devices.
 
-A placement is made for the shapes of one carry, in global form, which is that of one device and of checkpoints.
+A placement is made for the shapes of one carry, in global form, which is that of one device and of checkpoints. Each has
+
+  layout            its name, for start-up
+  num_batch_shards  over how many devices a batch is cut
+  num_state_shards  over how many devices one state, or several seeds' states, are cut
+  out_shardings     of a carry that a jitted function initialises; None: as one device has it
+  put               a carry in global form -> on the devices
+  put_sums          an evaluation's sums -> on the devices
+  get               a carry on the devices -> in global form; or what all devices hold alike -> on this host
+  shard             this host's arrays -> cut along the axis of the batch; without an axis whole on every device
+  local_rows        the rows of a batch that this host supplies
+  compile_step      a function of a carry, which is donated -> compiled; as many of the last arguments as are `replicated`
+                    are alike on all devices
+  jit_sums          (state, sums, batch, mask) -> sums, compiled when it is called; sums are donated
+
 Wherever it takes arrays it takes their ShapeDtypeStructs as well, and says how they would lie.
 """
 
 import functools
-from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,48 +30,10 @@ from jax.sharding import PartitionSpec as P
 from karpjax import collectives
 from karpjax.errors import UsageError
 from karpjax.train import hosts, mesh, runtime
-from karpjax.train.compile import compile
 from karpjax.train.transforms import Carry
 
 
-class Placement(Protocol):
-  """What a runner needs to know of devices.
-
-  Attributes:
-    layout: its name, for start-up.
-    num_batch_shards: over how many devices a batch is cut.
-    num_state_shards: over how many devices one state, or several seeds' states, are cut.
-    out_shardings: of a carry that a jitted function initialises; None: as one device has it.
-  """
-
-  layout: str
-  num_batch_shards: int
-  num_state_shards: int
-  out_shardings: Any
-
-  def put(self, carry):
-    """A carry in global form, on the devices."""
-
-  def get(self, tree):
-    """A carry in global form, or what all devices hold alike, on this host."""
-
-  def shard(self, tree, axis: int | None = None):
-    """This host's arrays, cut along the axis of the batch; None: whole on every device."""
-
-  def put_sums(self, sums):
-    """An evaluation's sums, on the devices."""
-
-  def local_rows(self, batch_size: int) -> slice:
-    """The rows of a batch that this host supplies."""
-
-  def compile_step(self, function, arguments, replicated: int):
-    """(compiled, FLOPs of a call) of a function of a carry, which is donated; the last arguments are alike everywhere."""
-
-  def jit_sums(self, function):
-    """A function (state, sums, batch, mask) -> sums, compiled when it is called; sums are donated."""
-
-
-def place(config, shapes: Carry, axes=None, flops: float = 0) -> Placement:
+def place(config, shapes: Carry, axes=None, flops: float = 0):
   """The placement that `parallel`, `mesh` and `topology` name.
 
   Args:
@@ -121,8 +96,7 @@ class OneDevice:
     return slice(None)
 
   def compile_step(self, function, arguments, replicated):
-    traced = jax.jit(function, donate_argnums=0).trace(*arguments)
-    return compile(traced.lower(), traced.jaxpr, options=runtime.compiler_options(self.flops))
+    return jax.jit(function, donate_argnums=0).lower(*arguments).compile(runtime.compiler_options(self.flops))
 
   def jit_sums(self, function):
     return jax.jit(function, donate_argnums=1, compiler_options=runtime.compiler_options(self.flops))
@@ -179,7 +153,7 @@ class Pmap:
   def compile_step(self, function, arguments, replicated):
     axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
     mapped = jax.pmap(function, collectives.REPLICAS, in_axes=axes, devices=self.devices, donate_argnums=0)
-    return compile(mapped.lower(*arguments), jax.make_jaxpr(mapped)(*arguments), len(self.devices), of_one=True)
+    return mapped.lower(*arguments).compile()
 
   def jit_sums(self, function):
     return jax.pmap(function, collectives.REPLICAS, devices=self.devices, donate_argnums=1)
@@ -232,8 +206,7 @@ class OnMesh:
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
   def compile_step(self, function, arguments, replicated):
-    traced = jax.jit(function, donate_argnums=0, out_shardings=self.out_shardings).trace(*arguments)
-    return compile(traced.lower(), traced.jaxpr, self.mesh.size)
+    return jax.jit(function, donate_argnums=0, out_shardings=self.out_shardings).lower(*arguments).compile()
 
   def jit_sums(self, function):
     return jax.jit(function, donate_argnums=1, out_shardings=self.whole)
@@ -283,8 +256,8 @@ class SeedsOverDevices:
 
   def compile_step(self, function, arguments, replicated):
     in_specs = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)
-    traced = jax.jit(self._map(function, in_specs, self.specs), donate_argnums=0).trace(*arguments)
-    return compile(traced.lower(), traced.jaxpr, self.mesh.size, of_one=True, options=self._options())
+    mapped = jax.jit(self._map(function, in_specs, self.specs), donate_argnums=0)
+    return mapped.lower(*arguments).compile(self._options())
 
   def jit_sums(self, function):
     def add(state, sums, *batch):

@@ -45,7 +45,7 @@ class Feed:
     seconds_waited: how long the host has spent on finding examples.
   """
 
-  def __init__(self, split: Split, config, seeds: Sequence[int], placed: placement.Placement):
+  def __init__(self, split: Split, config, seeds: Sequence[int], placed):
     order = config.order
     if order == 'bucketed':
       if split.lengths is None:
@@ -129,9 +129,10 @@ class Runner:
     self.examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
     traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, self._batch(config.batch_size))
     self.metrics = dict(metrics)
-    flops, _ = compile.estimate_flops(traced.jaxpr)
+    self.flops = seeds * compile.estimate_flops(traced.jaxpr)
+    once = compile.estimate_flops(traced.jaxpr, loops=False)
     self.shapes = jax.eval_shape(self._first_carry, jax.ShapeDtypeStruct((seeds,), np.uint32))
-    self.placement = placement.place(config, self.shapes, program.axes, flops)
+    self.placement = placement.place(config, self.shapes, program.axes, once)
     shards = self.placement.num_batch_shards
     if config.batch_size % (shards * config.microbatches):
       parts = f'{shards} devices' + (f' × microbatches={config.microbatches}' if config.microbatches > 1 else '')
@@ -144,7 +145,7 @@ class Runner:
     batch = {**self._batch(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
     self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
-    sequential = not config.topology and runtime.prefer_sequential_seeds(flops, convolves)
+    sequential = not config.topology and runtime.prefer_sequential_seeds(once, convolves)
     options = dict(seeds=seeds, shared=self.feed.shared, sequential=sequential)
     self.calls = transforms.calls(program, train.gather, self.shapes.state, **options)
 
@@ -173,7 +174,7 @@ class Runner:
   # ---- training ----
 
   def _compile_step(self, steps: int):
-    """(compiled, FLOPs of a call) of a call of up to so many steps."""
+    """A call of up to so many steps, compiled."""
     reset = np.bool_(False)
     carry = self.placement.put(self.shapes)
     if steps > 1:
@@ -191,29 +192,25 @@ class Runner:
     """
     start_time = time.perf_counter()
     self.steps_per_call = 1 if steps_per_call == 'auto' or not self.feed.resident else int(steps_per_call)
-    self.step, flops = self._compile_step(self.steps_per_call)
+    one = self.step = self._compile_step(self.steps_per_call)
     if steps_per_call == 'auto' and self.feed.resident:
-      one, many = (self.step, flops), None
 
-      def run_one(carry, start, stop):
+      def run_steps(carry, start, stop):
         return self.run_steps(carry, start, stop, False)
 
       def compile_many(steps):
-        nonlocal many
-        many, self.steps_per_call = self._compile_step(steps), steps
-        self.step = many[0]
-        return run_one
+        self.step, self.steps_per_call = self._compile_step(steps), steps
+        return run_steps
 
-      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run_one, compile_many)
-      self.step, flops = one if self.steps_per_call == 1 else many
-    seconds = time.perf_counter() - start_time
-    figures = {'flops': flops, 'seeds': self.config.seeds, 'compile_seconds': seconds}
+      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run_steps, compile_many)
+      self.step = one if self.steps_per_call == 1 else self.step
+    figures = {'flops': self.flops, 'seeds': self.config.seeds, 'compile_seconds': time.perf_counter() - start_time}
     return figures | compile.memory_analysis(self.step)
 
   def compile_only(self) -> dict:
     """What one step costs, with the collectives of a mesh; nothing is put on the devices."""
     try:
-      step, flops = self._compile_step(1)
+      step = self._compile_step(1)
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
@@ -222,7 +219,7 @@ class Runner:
         f'this step does not fit: {why} Try a smaller batch_size, microbatches=2, dtype=bfloat16, or more devices '
         'with parallel=fsdp'
       ) from None
-    return {'flops': flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
+    return {'flops': self.flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
 
   def next_boundary(self, t: int) -> int:
     """The first step beyond t at which a call has to end: calls end at fixed multiples of their steps."""

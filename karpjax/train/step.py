@@ -59,6 +59,28 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
   return gradients
 
 
+def update(loss: Callable, optimiser: optax.GradientTransformation, microbatches: int = 1) -> Callable:
+  """One update of one player.
+
+  Args:
+    loss, microbatches: as for `compute_gradients`.
+    optimiser: what turns gradients into updates.
+
+  Returns:
+    (params, collections, opt_state, batch, key) -> the first three anew, the metrics with 'gradient_norm', the global norm
+    before clipping, and the loss's third value.
+  """
+  gradients = compute_gradients(loss, microbatches=microbatches)
+
+  def updated(params, collections, opt_state, batch, key):
+    grads, metrics, collections, carried = gradients(params, collections, batch, key)
+    updates, opt_state = optimiser.update(grads, opt_state, params)
+    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    return optax.apply_updates(params, updates), collections, opt_state, metrics, carried
+
+  return updated
+
+
 def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) -> Callable:
   """The ordinary step of one player: gradients, optimiser, running average.
 
@@ -68,26 +90,29 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
     config: a `config.Train`: its `microbatches`, and the decay `ema` of the running average where the state keeps one.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics); metrics gain 'gradient_norm', the global norm before clipping. Where the
-    state carries something per example, the loss finds it as batch['carried'] and gives what it becomes as its third value.
+    (TrainState, batch) -> (TrainState, metrics). Where the state carries something per example, the loss finds it as
+    batch['carried'] and gives what it becomes as its third value.
   """
-  gradients = compute_gradients(loss, microbatches=config.microbatches)
+  one = update(loss, optimiser, config.microbatches)
 
   def step(state: TrainState, batch):
     key = jax.random.fold_in(state.key, state.step)
     if state.carried:
       batch = {**batch, 'carried': state.carried}
-    grads, metrics, collections, carried = gradients(state.params, state.collections, batch, key)
-    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-      ema = optax.incremental_update(params, ema, 1 - config.ema)
-    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
-    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
-    return state.replace(carried=carried), metrics
+    *player, metrics, carried = one(state.params, state.collections, state.opt_state, batch, key)
+    return _advance(state, player, config).replace(carried=carried), metrics
 
   return step
+
+
+def _advance(state: TrainState, player, config) -> TrainState:
+  """The state after a step, its running average included, of all params or of some players'."""
+  params, collections, opt_state = player
+  ema = state.ema
+  if ema is not None:
+    averaged = params if jax.tree.structure(params) == jax.tree.structure(ema) else {name: params[name] for name in ema}
+    ema = optax.incremental_update(averaged, ema, 1 - config.ema)
+  return state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
 
 
 def alternating_step(
@@ -107,75 +132,64 @@ def alternating_step(
     losses: {player: loss} in the order of their turns. A loss is as for `compute_gradients`, but its params and collections
       are those of all players; it gives the collections of its own player.
     optimisers: {player: optimiser}.
+    config: a `config.Train`: its `microbatches`, into which a round's part is cut, and the decay `ema` of the running
+      averages of those players whose averages the state holds.
     rounds: into how many parts the batch is cut.
-    microbatches: into how many parts each of these is cut, see `compute_gradients`.
-    ema_decay: of the running averages, of the players whose averages the state holds.
 
   Raises:
     UsageError: when it is traced, for a batch (with `pmap`, that of one device) which cannot be cut so.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics); a player's metrics are named 'PLAYER_NAME', and gain 'PLAYER_gradient_norm'.
-    Where one player's are not finite, those of its successors count 0, so that the first to blame is the one that is named.
+    (TrainState, batch) -> (TrainState, metrics); a player's metrics are named 'PLAYER_NAME'. Where one player's are not
+    finite, those of its successors count 0, so that the first to blame is the one that is named.
   """
   *others, last = losses
-  microbatches = config.microbatches
 
-  def turn(player, playing, batch, key):
-    params, collections, opt_state = playing
+  def turn(player, players, metrics, batch, key):
+    params, collections, opt_state = players
 
     def loss(own, own_collections, batch, key):
       return losses[player]({**params, player: own}, {**collections, player: own_collections}, batch, key)
 
-    gradients = compute_gradients(loss, microbatches=config.microbatches)
-    grads, metrics, own_collections, _ = gradients(params[player], collections[player], batch, key)
-    updates, own_state = optimisers[player].update(grads, opt_state[player], params[player])
-    own = optax.apply_updates(params[player], updates)
+    one = update(loss, optimisers[player], config.microbatches)
+    *own, its, _ = one(params[player], collections[player], opt_state[player], batch, key)
     # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
-    norm = optax.global_norm(grads) + 0 * optax.global_norm(own)
-    metrics = {**metrics, 'gradient_norm': (norm, jnp.ones(()))}
-    metrics = {f'{player}_{name}': x for name, x in metrics.items()}
-    made = own, own_collections, own_state
-    return tuple({**x, player: new} for x, new in zip(playing, made)), metrics
+    norm, count = its['gradient_norm']
+    its = {**its, 'gradient_norm': (norm + 0 * optax.global_norm(own[0]), count)}
+    its = mask_after_nonfinite(metrics, {f'{player}_{name}': x for name, x in its.items()})
+    return tuple({**all_, player: new} for all_, new in zip(players, own)), metrics | its
 
-  def turns(playing, batch, key):
+  def round_(players, batch, key):
     metrics = {}
     for player in others:
-      playing, more = turn(player, playing, batch, key)
-      metrics |= blamed(metrics, more)
-    return playing, metrics
+      players, metrics = turn(player, players, metrics, batch, key)
+    return players, metrics
 
   def step(state: TrainState, batch):
     size = len(batch['index'])
-    if rounds < 1 or size % (rounds * microbatches):
+    if rounds < 1 or size % (rounds * config.microbatches):
+      parts = f' of {config.microbatches} microbatches' if config.microbatches > 1 else ''
       raise UsageError(
-        f'{size} examples of a step on one device cannot be cut into {rounds} rounds'
-        + (f' of {microbatches} microbatches' if microbatches > 1 else '')
-        + ': another --batch_size is needed'
+        f'{size} examples of a step on one device cannot be cut into {rounds} rounds{parts}: another batch_size is needed'
       )
     key = jax.random.fold_in(state.key, state.step)
-    playing = state.params, state.collections, state.opt_state
+    players = state.params, state.collections, state.opt_state
     if rounds == 1:
-      playing, metrics = turns(playing, batch, key)
+      players, metrics = round_(players, batch, key)
     else:
       # as microbatches are cut: every device of a mesh finds its share of every part among its own rows
       parts = jax.tree.map(lambda x: x.reshape(-1, rounds, *x.shape[1:]).swapaxes(0, 1), batch)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rounds))
-      playing, each = jax.lax.scan(lambda playing, x: turns(playing, *x), playing, (parts, keys))
+      players, each = jax.lax.scan(lambda players, x: round_(players, *x), players, (parts, keys))
       metrics = jax.tree.map(lambda x: x.sum(0), each)
       batch, key = jax.tree.map(lambda x: x[-1], parts), keys[-1]
-    (params, collections, opt_state), more = turn(last, playing, batch, key)
-    metrics |= blamed(metrics, more)
-    ema = state.ema
-    if ema is not None:
-      ema = optax.incremental_update({name: params[name] for name in ema}, ema, 1 - config.ema)
-    state = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
-    return state, metrics
+    players, metrics = turn(last, players, metrics, batch, key)
+    return _advance(state, players, config), metrics
 
   return step
 
 
-def blamed(earlier, later):
+def mask_after_nonfinite(earlier, later):
   """`later` metrics as they are where all the `earlier` ones are finite; else zeros."""
   if not earlier:
     return later

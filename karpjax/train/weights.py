@@ -11,7 +11,7 @@ import numpy as np
 
 from karpjax.errors import UsageError
 from karpjax.models import published
-from karpjax.train import checkpoint
+from karpjax.train import checkpoint, run_dir
 
 PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
 
@@ -71,6 +71,7 @@ def read(path: str) -> dict[str, np.ndarray]:
       return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
     except ValueError as error:
       raise UsageError(f'init_from={path} cannot be read: {error}') from None
+  run_dir.stored(Path(path))
   arrays, information = load_checkpoint(path)
   weights = {}
   for there, here in (('state/params/', 'params/'), ('state/ema/', 'params/'), ('state/collections/', '')):

@@ -1,5 +1,6 @@
 """What goes wrong outside of the mathematics: each fault gives one clear line, and loses nothing."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
-from karpjax.errors import Diverged
-from karpjax.train import checkpoint, loop
-from karpjax.train import run_dir as workdir
+from karpjax.errors import Diverged, UsageError
+from karpjax.train import checkpoint, loop, run_dir
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -95,9 +96,26 @@ def test_changed_flags_on_an_old_workdir_are_refused_by_name(empty_folder, capsy
   assert main('--workdir=run', '--log_every=3', '--batch_size=16') == 0  # free, and unchanged
 
 
+@pytest.mark.parametrize('version, age', [(None, 'an older'), (run_dir.FORMAT + 1, 'a newer')])
+def test_a_workdir_of_another_version_is_refused_in_one_line(version, age, empty_folder, capsys):
+  Path('run').mkdir()
+  text = json.dumps(
+    {'experiment': 'image_classification', 'flags': {'gone': 1}} | ({'format': version} if version else {})
+  )
+  Path('run/config.json').write_text(text)
+  line = f'run was written by {age} version of karpjax, which this one cannot read'
+  for flag in ('--workdir=run', '--init_from=run'):
+    assert main(flag) == 2
+    assert capsys.readouterr().err == f'image_classification: {line}\n'
+  with pytest.raises(UsageError, match=line):
+    karpjax.open('run')
+  assert [p.name for p in empty_folder.rglob('*') if p.is_file()] == ['config.json']
+
+
 def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, capsys):
   assert main('--workdir=run') == 0
   stored = json.loads(Path('run/config.json').read_text())
+  assert stored['format'] == run_dir.FORMAT
   del stored['flags']['ema'], stored['flags']['warmup']
   Path('run/config.json').write_text(json.dumps(stored))
   assert main('--workdir=run', '--ema=0.9') == 2
@@ -122,7 +140,7 @@ def test_steps_do_not_grow_under_a_schedule_that_ends_with_them(empty_folder, ca
 
 
 def test_a_second_process_on_one_workdir_is_refused(empty_folder, capsys):
-  with workdir.claim(Path('run')):
+  with run_dir.claim(Path('run')):
     assert main('--workdir=run') == 2
   assert 'another process is at work in run' in capsys.readouterr().err
 
@@ -199,6 +217,15 @@ def test_a_seed_that_diverges_is_masked_and_the_others_go_on(tmp_path):
   assert sum('seed 1 at step 7' in line for line in said) == 1
 
 
+def test_what_a_report_returns_is_said_at_the_end(tmp_path):
+  program, data = diverging({}, 1)
+  program = dataclasses.replace(program, report=lambda state, t, folder: iter([f'a line of step {t}']))
+  settings = config.Train(steps='4', batch_size=4, report_every='2', workdir=str(tmp_path), tensorboard=False)
+  said = []
+  loop.train(program, data, config.resolve(settings, examples=20), experiment='counting', say=said.append)
+  assert said[-1] == 'a line of step 4' and 'page: ' in said[-2] and 'a line of step 2' not in said
+
+
 def test_when_every_seed_has_diverged_the_run_stops(tmp_path):
   run, _ = train(tmp_path, {0: 3, 1: 14}, seeds=2)
   with pytest.raises(Diverged, match='seed 0 at step 3, seed 1 at step 14'):
@@ -210,6 +237,7 @@ def test_when_every_seed_has_diverged_the_run_stops(tmp_path):
 KILLER = """
 import os, random, signal, sys, time
 sys.argv = ['launch.py', *sys.argv[1:]]
+import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line
 import orbax.checkpoint, matplotlib.figure  # imported once, here

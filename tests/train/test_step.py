@@ -15,7 +15,7 @@ from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.program import Program, TrainState, example_keys, pair
 from karpjax.train import loop, weights
 from karpjax.train import transforms as transform
-from karpjax.train.step import alternating_step, blamed, compute_gradients, train_step
+from karpjax.train.step import alternating_step, compute_gradients, mask_after_nonfinite, train_step
 
 KEY = jax.random.key(0)
 
@@ -242,7 +242,7 @@ def test_eight_devices_are_one(rounds):
 
 @pytest.mark.parametrize('broken, other', [('critic', 'maker'), ('maker', 'critic')])
 @pytest.mark.parametrize('rounds', [1, 3])
-def test_the_first_player_that_is_not_finite_is_blamed(broken, other, rounds):
+def test_the_first_player_that_is_not_finite_is_mask_after_nonfinite(broken, other, rounds):
   step = alternating_step(player_losses(broken), optimisers(), configs.Train(), rounds=rounds)
   _, metrics = jax.jit(step)(two_players(KEY), points())
   bad = {name for name, (total, _) in metrics.items() if not np.isfinite(total)}
@@ -262,9 +262,9 @@ def test_a_player_whose_weights_overflow_is_blamed_before_its_successor(player, 
 def test_blamed_keeps_what_follows_finite_metrics():
   good, bad = {'a': (jnp.ones(()), jnp.ones(()))}, {'a': (jnp.array(jnp.inf), jnp.ones(()))}
   later = {'b': (jnp.array(2.0), jnp.array(3.0))}
-  assert blamed({}, later) is later
-  assert [float(x) for x in blamed(good, later)['b']] == [2, 3]
-  assert [float(x) for x in blamed(bad, later)['b']] == [0, 0]
+  assert mask_after_nonfinite({}, later) is later
+  assert [float(x) for x in mask_after_nonfinite(good, later)['b']] == [2, 3]
+  assert [float(x) for x in mask_after_nonfinite(bad, later)['b']] == [0, 0]
 
 
 @pytest.mark.parametrize('cut', [dict(rounds=5), dict(rounds=0), dict(rounds=3, microbatches=32)])
