@@ -24,11 +24,8 @@ def quantity(number, unit: str) -> str:
 
 def start_up(description: dict, dataset, config, layout: str) -> list[str]:
   """The lines before the first step: config, devices, data, parameters, and what the compiler says of a step."""
-  compiled, steps, parameters = (
-    description['compiled'],
-    description['choices']['steps_per_call'],
-    description['parameters'],
-  )
+  compiled, parameters = description['compiled'], description['parameters']
+  steps = description['choices']['steps_per_call']
   hosts = f', on {jax.process_count()} hosts' if jax.process_count() > 1 else ''
   rows = [(p['name'], '×'.join(map(str, p['shape'])) or 'scalar', p['count']) for p in parameters]
   each = f', for each of {config.seeds} seeds' if config.seeds > 1 else ''
@@ -46,10 +43,8 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     f'steps per call: {"at most " if steps > 1 else ""}{steps}{" (measured)" if config.steps_per_call == "auto" else ""}',
   ]
   if config.microbatches > 1:
-    text = (
-      f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
-    )
-    lines.append(text)
+    text = 'microbatches: batch norm takes its moments over each of them, not over the whole batch'
+    lines.append(f'{config.microbatches} {text}')
   return lines
 
 

@@ -29,9 +29,8 @@ def _alone():
   import orbax.checkpoint as ocp
 
   number = jax.process_index()
-  return ocp.options.MultiprocessingOptions(
-    primary_host=number, active_processes={number}, barrier_sync_key_prefix=f'host{number}'
-  )
+  names = dict(primary_host=number, active_processes={number}, barrier_sync_key_prefix=f'host{number}')
+  return ocp.options.MultiprocessingOptions(**names)
 
 
 class Damaged(Exception):
@@ -180,9 +179,8 @@ class Checkpoints:
         target = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
         arrays = reader.restore((path / 'state').absolute(), target)
     except Exception as error:
-      raise Damaged(
-        f'{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}' if str(error) else type(error).__name__
-      ) from None
+      why = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+      raise Damaged(why[:150]) from None
     arrays = {name: np.asarray(x) for name, x in arrays.items()}
     sums = checksums(arrays)
     if sums != meta['checksums']:

@@ -90,12 +90,10 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   """{kind: (how many, bytes of their results on one device)}, from the text of a compiled program; loops count once."""
   totals = {}
   for shape, kind in re.findall(rf'= (.+?) ({"|".join(COLLECTIVES)})(?:-start)?\(', text):
-    sizes = (
-      BYTES.get(dtype, 8) * math.prod(int(n) for n in dims.split(',') if n)
-      for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shape)
-    )
     count, size = totals.get(kind, (0, 0))
-    totals[kind] = count + 1, size + sum(sizes)
+    for dtype, dims in re.findall(r'(\w+)\[([\d,]*)\]', shape):
+      size += BYTES.get(dtype, 8) * math.prod(int(n) for n in dims.split(',') if n)
+    totals[kind] = count + 1, size
   return totals
 
 

@@ -68,10 +68,8 @@ def _specification(path: str, shape: tuple[int, ...], names: tuple, sizes: dict[
     if shape[i] % sizes[axis] == 0:
       cut[i] = axis
     elif axis == 'tensor' and name != 'vocabulary':  # which no flag can choose: it stays whole
-      raise UsageError(
-        f'{path} {list(shape)}: {shape[i]} {name} do not divide over tensor:{sizes[axis]}; '
-        'choose another width, or a smaller tensor axis'
-      )
+      text = f'{path} {list(shape)}: {shape[i]} {name} do not divide over tensor:{sizes[axis]}'
+      raise UsageError(f'{text}; choose another width, or a smaller tensor axis')
   if sizes['fsdp'] > 1 and 'fsdp' not in cut and math.prod(shape) >= SMALLEST:
     free = [i for i, n in enumerate(shape) if cut[i] is None and n % sizes['fsdp'] == 0]
     if free:
@@ -136,7 +134,6 @@ def described_devices(topology: str) -> list:
   try:
     return list(topologies.get_topology_desc(topology, 'tpu').devices)
   except Exception as error:  # libtpu's own, of several classes
+    examples = 'v5e:2x2, v5e:4x4, v6e:2x4, v4:2x2x1 or v5p:2x2x1'
     why = str(error).splitlines()[0]
-    raise UsageError(
-      f'topology={topology}: {why}; write VERSION:CHIPS, as v5e:2x2, v5e:4x4, v6e:2x4, v4:2x2x1 or v5p:2x2x1'
-    ) from None
+    raise UsageError(f'topology={topology}: {why}; write VERSION:CHIPS, as {examples}') from None

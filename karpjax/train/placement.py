@@ -57,10 +57,8 @@ def place(config, shapes: Carry, axes=None, flops: float = 0):
     sizes = mesh.parse(config.parallel, config.mesh, len(devices))
     return OnMesh(shapes, mesh.make(sizes, devices), config.mesh or config.parallel, config.seeds, axes)
   if jax.process_count() > 1:
-    raise UsageError(
-      f'parallel={config.parallel} is for one host, and there are {jax.process_count()}; '
-      'give parallel=data or fsdp, or a mesh'
-    )
+    text = f'parallel={config.parallel} is for one host, and there are {jax.process_count()}'
+    raise UsageError(f'{text}; give parallel=data or fsdp, or a mesh')
   return Pmap(jax.local_devices(), config.seeds) if config.parallel == 'pmap' else OneDevice(flops)
 
 
@@ -221,9 +219,8 @@ class SeedsOverDevices:
     # the largest number of devices that have as many seeds each
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
     if seeds == 1 or (jax.process_count() > 1 and count < len(devices)):
-      raise UsageError(
-        f'parallel=seeds: seeds={seeds} do not divide over {len(devices)} devices; give a multiple, as seeds={len(devices)}'
-      )
+      text = f'parallel=seeds: seeds={seeds} do not divide over {len(devices)} devices'
+      raise UsageError(f'{text}; give a multiple, as seeds={len(devices)}')
     self.mesh = jax.make_mesh((count,), ('seeds',), axis_types=(AxisType.Auto,), devices=devices[:count])
     self.layout = f'{seeds // count} seeds on {"each of " if count > 1 else ""}{count}'
     self.num_state_shards, self.flops = count, flops

@@ -139,9 +139,8 @@ def stored_run(folder: Path, experiment: str) -> dict | None:
     return None
   description = stored(folder)
   if description['experiment'] != experiment:
-    raise UsageError(
-      f'{folder} holds a run of {description["experiment"]}, not of {experiment}; choose another workdir'
-    )
+    text = f'{folder} holds a run of {description["experiment"]}, not of {experiment}'
+    raise UsageError(f'{text}; choose another workdir')
   return description
 
 
@@ -167,9 +166,8 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
     changed.append(f'{name}={old[name]}, now {now[name]}')
   if changed:
     hint = ' (steps may grow, but not under a schedule that ends with them)' if 'steps' in changed[0] else ''
-    raise UsageError(
-      f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}. Give the old ones, or another workdir'
-    )
+    text = f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}'
+    raise UsageError(f'{text}. Give the old ones, or another workdir')
   return before
 
 

@@ -31,10 +31,9 @@ def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
   stats = jax.local_devices()[0].memory_stats() or {}
   there = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   if needed > there:
-    raise UsageError(
-      f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB and there are '
-      f'{there / 1e9:.1f} GB; at most seeds={max(1, int(seeds * there / needed))} could fit'
-    )
+    text = f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB'
+    most = max(1, int(seeds * there / needed))
+    raise UsageError(f'{text} and there are {there / 1e9:.1f} GB; at most seeds={most} could fit')
 
 
 class Feed:
@@ -45,13 +44,13 @@ class Feed:
     seconds_waited: how long the host has spent on finding examples.
   """
 
-  def __init__(self, split: Split, config, seeds: Sequence[int], placed):
+  def __init__(self, split: Split, examples, config, seeds: Sequence[int], placed):
     order = config.order
     if order == 'bucketed':
       if split.lengths is None:
         raise UsageError('order=bucketed: the examples of this set are all of one length; give order=reshuffle')
       order = batches.by_length(split.lengths, config.batch_size)
-    self.split, self.config, self.order, self.placement = split, config, order, placed
+    self.split, self.examples, self.config, self.order, self.placement = split, examples, config, order, placed
     self.shared = len(set(seeds)) == 1
     self.seeds = seeds[:1] if self.shared else seeds
     self.axis = 0 if self.shared else 1  # of the batch, in an array [(seeds,) batch, …]
@@ -59,12 +58,11 @@ class Feed:
     self.seconds_waited = 0.0
     self._stream, self._next_step = None, -1
 
-  def numbers(self, start: int, steps: int) -> np.ndarray:
-    """The example numbers of some steps, [steps, (seeds,) rows of the batch] int32."""
+  @functools.cached_property
+  def numbers(self):
+    """(start, steps) -> the example numbers of these steps, [steps, (seeds,) rows of the batch] int32."""
     options = dict(batch_size=self.config.batch_size, size=self.split.size, order=self.order)
-    each = [batches.indices(seed, start, steps, **options) for seed in self.seeds]
-    rows = self.placement.local_rows(self.config.batch_size)
-    return (each[0] if self.shared else np.stack(each, 1))[..., rows]
+    return functools.partial(_numbers, self.seeds, self.placement.local_rows(self.config.batch_size), options)
 
   @functools.cached_property
   def arrays(self):
@@ -73,14 +71,13 @@ class Feed:
 
   def structs(self, steps: int | None = None):
     """The shapes of what `take` gives, with an axis of steps where they are given."""
-    lead = (() if steps is None else (steps,)) + (() if self.shared else (len(self.seeds),))
-    shape = lead + (self.config.batch_size,)
-    numbers = jax.ShapeDtypeStruct(shape, np.int32)
-    if self.resident:
-      arrays = self.placement.shard(placement.structs(self.split.arrays))
-      return arrays, self.placement.shard(numbers, len(shape) - 1)
-    batch = {name: jax.ShapeDtypeStruct(shape + x.shape[1:], x.dtype) for name, x in example(self.split).items()}
-    return (self.placement.shard({**batch, 'index': numbers}, self.axis),)
+    shape = (() if self.shared else (len(self.seeds),)) + (self.config.batch_size,)
+    batch = {name: jax.ShapeDtypeStruct(shape + x.shape, x.dtype) for name, x in self.examples.items()}
+    if not self.resident:
+      return (self.placement.shard(batch, self.axis),)
+    numbers = jax.ShapeDtypeStruct((() if steps is None else (steps,)) + shape, np.int32)
+    arrays = self.placement.shard(placement.structs(self.split.arrays))
+    return arrays, self.placement.shard(numbers, len(numbers.shape) - 1)
 
   def take(self, start: int, stop: int, most: int) -> tuple:
     """The arguments of a call for steps start … stop − 1 between the carry and the rest, of up to `most` steps."""
@@ -94,7 +91,7 @@ class Feed:
         taken = self.arrays, self.placement.shard(numbers[0], self.axis)
     else:
       if self._next_step != start:
-        numbers = lambda t: self.numbers(t, 1)[0]
+        numbers = lambda t, numbers=self.numbers: numbers(t, 1)[0]  # worker processes get it without the rest
         self._stream = batches.stream(self.split, numbers, start, self.config.steps, workers=self.config.workers)
       self._next_step = start + 1
       taken = (self.placement.shard(next(self._stream), self.axis),)
@@ -102,9 +99,9 @@ class Feed:
     return taken
 
 
-def example(split: Split):
-  """One example of a split, {name: [1, …]}."""
-  return split.fetch(np.zeros(1, np.int32))
+def _numbers(seeds, rows, options, start: int, steps: int) -> np.ndarray:
+  each = [batches.indices(seed, start, steps, **options) for seed in seeds]
+  return (each[0] if len(seeds) == 1 else np.stack(each, 1))[..., rows]
 
 
 class Runner:
@@ -125,7 +122,8 @@ class Runner:
     train = dataset.splits['train']
 
     state = jax.eval_shape(program.init, jax.random.key(0))
-    self.examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example(train).items()}
+    example = train.fetch(np.zeros(1, np.int32))
+    self.examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
     self.examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
     traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, self._batch(config.batch_size))
     self.metrics = dict(metrics)
@@ -139,7 +137,7 @@ class Runner:
       raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
     if not config.topology:  # whose memory the compiler knows
       check_memory(state, seeds, self.placement.num_state_shards)
-    self.feed = Feed(train, config, self.population.seeds, self.placement)
+    self.feed = Feed(train, self.examples, config, self.population.seeds, self.placement)
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards
     batch = {**self._batch(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
@@ -215,10 +213,8 @@ class Runner:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
       why = str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
-      raise UsageError(
-        f'this step does not fit: {why} Try a smaller batch_size, microbatches=2, dtype=bfloat16, or more devices '
-        'with parallel=fsdp'
-      ) from None
+      advice = 'Try a smaller batch_size, microbatches=2, dtype=bfloat16, or more devices with parallel=fsdp'
+      raise UsageError(f'this step does not fit: {why} {advice}') from None
     return {'flops': self.flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
 
   def next_boundary(self, t: int) -> int:

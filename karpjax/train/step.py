@@ -168,10 +168,8 @@ def alternating_step(
   def step(state: TrainState, batch):
     size = len(batch['index'])
     if rounds < 1 or size % (rounds * config.microbatches):
-      parts = f' of {config.microbatches} microbatches' if config.microbatches > 1 else ''
-      raise UsageError(
-        f'{size} examples of a step on one device cannot be cut into {rounds} rounds{parts}: another batch_size is needed'
-      )
+      parts = f'{rounds} rounds' + (f' of {config.microbatches} microbatches' if config.microbatches > 1 else '')
+      raise UsageError(f'{size} examples of a step on one device cannot be cut into {parts}: give another batch_size')
     key = jax.random.fold_in(state.key, state.step)
     players = state.params, state.collections, state.opt_state
     if rounds == 1:
