@@ -112,7 +112,7 @@ def program(config: Config, data: Dataset) -> Program:
     return TrainState.create(key, variables, both, target=target, carried=carried, buffers=rings)
 
   step = sac.train_step(agent, both, config)
-  return Program(init=init, step=step, collecting=common.collecting(config), **common.parts(agent))
+  return Program(init=init, step=step, **common.replay_steps(config), **common.parts(agent))
 
 
 verbs = {'play': common.play}

@@ -96,7 +96,12 @@ def program(config: Config, data: Dataset) -> Program:
       moments['observation'] = RunningMoments.init(agent.environment.observation.shape)
     return TrainState.create(key, agent.init(key), optimiser, moments=moments, carried=carried)
 
-  return Program(init=init, step=ppo.train_step(agent, optimiser, config), **common.parts(agent))
+  return Program(
+    init=init,
+    step=ppo.train_step(agent, optimiser, config),
+    environment_steps=config.batch_size * config.rollout,
+    **common.parts(agent),
+  )
 
 
 verbs = {'play': common.play}

@@ -92,7 +92,7 @@ def program(config: Config, data: Dataset) -> Program:
     )
 
   step = dqn.train_step(agent, optimiser, config)
-  return Program(init=init, step=step, collecting=common.collecting(config), **common.parts(agent))
+  return Program(init=init, step=step, **common.replay_steps(config), **common.parts(agent))
 
 
 verbs = {'play': common.play}

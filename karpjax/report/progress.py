@@ -72,8 +72,8 @@ def number(value) -> str:
 class Progress:
   """A tqdm bar on a terminal, plain lines elsewhere; it is given the metric rows."""
 
-  def __init__(self, start: int, steps: int, say):
-    self.start, self.steps, self.say, self.spoken = start, steps, say, 0.0
+  def __init__(self, start: int, steps: int, say, environment_steps: int = 0):
+    self.steps, self.say, self.environment_steps, self.spoken = steps, say, environment_steps, 0.0
     self.bar = None
     if sys.stderr.isatty():
       from tqdm import tqdm
@@ -84,6 +84,8 @@ class Progress:
     evaluated = [n for n in row if '/' in n and not n.startswith('train/')]
     trained = [n for n in row if n in TRAINED]
     text = '  '.join(f'{n} {number(row[n])}' for n in trained + [n for n in evaluated if n.split('/')[1] in EVALUATED])
+    if self.environment_steps:
+      text += f'  {row["step"] * self.environment_steps:,} environment steps'
     if self.bar:
       self.bar.set_postfix_str('  '.join(f'{n.removeprefix("train/")} {number(row[n])}' for n in trained))
       self.bar.update(row['step'] - self.bar.n)

@@ -102,6 +102,11 @@ def collecting(config) -> int:
   return steps
 
 
+def replay_steps(config) -> dict:
+  """The parts of a Program that count the steps of what learns from replay."""
+  return dict(collecting=collecting(config), environment_steps=config.batch_size * config.train_frequency)
+
+
 def updates(config) -> int:
   """How many updates a run makes once `learning_starts` steps are there."""
   return (config.steps - collecting(config)) * config.updates

@@ -90,21 +90,18 @@ def train(
     say(f'workdir: {folder}')
     checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
     start, carry, information = checkpoints.restore(runner.shapes) or (0, None, {})
-    if start == config.steps:
-      finished = hosts.run_on_host0(lambda: run_dir.summary(folder, config.steps))
-      if finished:
-        say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
-        return Summary(finished, carry.state, folder)
+    finished = start == config.steps and hosts.run_on_host0(lambda: run_dir.summary(folder, start))
+    if finished:
+      say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
+      return Summary(finished, carry.state, folder)
     if carry:
       say(f'goes on at step {start} of {config.steps}')
     carry = runner.placement.put(carry or first_carry(runner, config, say))
     checkpoints.forget_after(start)
-    description = compile_and_describe(runner, carry, experiment, stored)
-    if hosts.is_host0():
-      writers.write_json(folder / 'config.json', description)
+    description = compile_and_describe(runner, carry, experiment, folder, stored)
     for line in progress.start_up(description, dataset, config, runner.placement.layout):
       say(line)
-    sinks = run_dir.open_sinks(folder, start, config, description, say) if hosts.is_host0() else []
+    sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
     loop = Loop(runner, config, checkpoints, signals, sinks, folder, say, information, profiled)
     try:
       carry = loop.run(carry, start)
@@ -134,8 +131,8 @@ def first_carry(runner: Runner, config, say):
   return carry
 
 
-def compile_and_describe(runner: Runner, carry, experiment: str, stored: dict) -> dict:
-  """What config.json holds, of a run that goes on as it was `stored`; the step is compiled."""
+def compile_and_describe(runner: Runner, carry, experiment: str, folder: Path, stored: dict) -> dict:
+  """Compiles the step, as it was `stored` where the run goes on, and writes config.json; returns what it holds."""
   config = runner.config
   params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
   description = run_dir.describe(experiment, config, runner.dataset.spec, params)
@@ -143,7 +140,10 @@ def compile_and_describe(runner: Runner, carry, experiment: str, stored: dict) -
   description['compiled'] = runner.compile(carry, steps_per_call)
   population = runner.program.population
   description['population'] = dataclasses.asdict(population) if population else None
-  return {**description, 'choices': {'steps_per_call': runner.steps_per_call}}
+  description['choices'] = {'steps_per_call': runner.steps_per_call}
+  if hosts.is_host0():
+    writers.write_json(folder / 'config.json', description)
+  return description
 
 
 def due(t: int, every: int) -> bool:

@@ -182,9 +182,11 @@ def summary(folder: Path, steps: int) -> dict | None:
 # ---- what a run leaves ----
 
 
-def open_sinks(folder: Path, start: int, config, description: dict, say) -> list:
-  """Those who are given the metric rows."""
-  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say)]
+def open_sinks(folder: Path, start: int, config, description: dict, environment_steps: int, say) -> list:
+  """Those who are given the metric rows: on host 0."""
+  if not hosts.is_host0():
+    return []
+  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say, environment_steps)]
   if config.tensorboard:
     sinks.append(writers.TensorBoard(folder))
   if config.wandb != 'off':
