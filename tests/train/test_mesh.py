@@ -255,5 +255,5 @@ def test_microbatches_hold_less():
   for microbatches in (1, 8):
     compute = compute_gradients(loss, microbatches=microbatches)
     compiled = jax.jit(compute).lower(*shapes, jax.random.key(0)).compile()
-    memory.append(compile.figures(compiled)['temporary_bytes'])
+    memory.append(compile.memory_analysis(compiled)['temporary_bytes'])
   assert memory[1] < memory[0] / 2

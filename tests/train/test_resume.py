@@ -89,14 +89,10 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path, request):
   assert numbers[0] == numbers[1]
 
 
-def test_calls_of_any_length_give_the_same_bits(tmp_path, whole):
-  assert_same_bits(arrays(whole[0]), arrays(run(tmp_path, steps_per_call='100')))
-
-
-def test_the_same_seed_twice_gives_the_same_bits_and_another_seed_others(tmp_path, whole):
-  a, b, c = whole[0], *(run(tmp_path / str(seed), seed=seed) for seed in (0, 1))
-  assert_same_bits(arrays(a), arrays(b))
-  assert not np.array_equal(arrays(a)['params/logits/kernel'], arrays(c)['params/logits/kernel'])
+def test_calls_of_any_length_give_the_same_bits_and_another_seed_others(tmp_path, whole):
+  assert_same_bits(arrays(whole[0]), arrays(run(tmp_path / 'again', steps_per_call='100')))
+  other = run(tmp_path / 'other', seed=1)
+  assert not np.array_equal(arrays(whole[0])['params/logits/kernel'], arrays(other)['params/logits/kernel'])
 
 
 @pytest.mark.slow
@@ -113,14 +109,11 @@ def test_one_of_several_seeds_is_that_seed_alone(tmp_path):
         np.testing.assert_allclose(there, x, atol=1e-5, err_msg=name)
 
 
-def test_seeds_in_turn_are_those_at_once_and_go_on_to_the_same_bits(tmp_path, monkeypatch):
-  short = dict(seeds=2, optimiser='sgd', learning_rate=0.1)
+def test_seeds_in_turn_are_those_at_once(tmp_path, monkeypatch):
+  short = dict(seeds=2, optimiser='sgd', learning_rate=0.1, steps='20')
   at_once = arrays(run(tmp_path / 'at_once', **short))
   monkeypatch.setattr(runtime, 'prefer_sequential_seeds', lambda flops, convolves: True)
   whole = arrays(run(tmp_path / 'whole', **short))
-  with pytest.raises(SystemExit):
-    run(tmp_path / 'parts', stop_at=(15,), **short)
-  assert_same_bits(whole, arrays(run(tmp_path / 'parts', **short)))
   for name, x in at_once.items():
     np.testing.assert_allclose(whole[name], x, atol=1e-5, err_msg=name)
 
