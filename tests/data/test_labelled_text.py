@@ -199,44 +199,20 @@ def test_tokens_are_those_of_the_texts_padded_behind_and_what_is_cut_is_said(tmp
   assert short.spec.lengths == {'text': 2}
 
 
-def prepare(folder, name, features, records):
-  """A TFDS set on disk; records: {split: [{feature: value}]}."""
-  import tensorflow_datasets
-
-  def info(self):
-    described = tensorflow_datasets.features.FeaturesDict(features)
-    return tensorflow_datasets.core.DatasetInfo(builder=self, features=described)
-
-  methods = {
-    'VERSION': tensorflow_datasets.core.Version('1.0.0'),
-    'name': name,
-    '_info': info,
-    '_split_generators': lambda self, _: {split: iter(enumerate(rows)) for split, rows in records.items()},
-    '_generate_examples': lambda self: None,
-    '__module__': __name__,
-  }
-  builder = type(name.title(), (tensorflow_datasets.core.GeneratorBasedBuilder,), methods)
-  builder(data_dir=folder, file_format='array_record').download_and_prepare()
-
-
-def test_tfds_sets_of_texts_as_imdb_sst2_and_ag_news_have_them(tmp_path):
+def test_tfds_sets_of_texts_as_imdb_sst2_and_ag_news_have_them(tmp_path, prepare_tfds):
   from tensorflow_datasets import features
 
   label = features.ClassLabel(names=['neg', 'pos'])
   rows = [{'text': 'gut', 'label': 1}, {'text': 'schlecht, schön', 'label': 0}]
-  prepare(tmp_path, 'films', {'text': features.Text(), 'label': label}, {'train': rows, 'test': rows[:1], 'more': rows})
+  prepare_tfds('films', {'text': features.Text(), 'label': label}, {'train': rows, 'test': rows[:1], 'more': rows})
   made = read('films', data_dir=str(tmp_path))
   assert sorted(pairs(made.splits['train'], made.spec.classes)) == [('gut', 'pos'), ('schlecht, schön', 'neg')]
   assert set(made.splits) == {'train', 'test'}
 
   hidden = [{'sentence': 'so so', 'label': -1}]
   rows = [{'sentence': 'good', 'label': 1}, {'sentence': 'bad', 'label': 0}]
-  prepare(
-    tmp_path,
-    'glued',
-    {'sentence': features.Text(), 'label': label},
-    {'train': rows, 'validation': rows, 'test': hidden},
-  )
+  glued = {'sentence': features.Text(), 'label': label}
+  prepare_tfds('glued', glued, {'train': rows, 'validation': rows, 'test': hidden})
   made = read('glued', data_dir=str(tmp_path))
   assert sorted(pairs(made.splits['test'], made.spec.classes)) == [('bad', 'neg'), ('good', 'pos')]
   assert 'labels of its test split are hidden' in made.notes[0] and 'validation' not in made.splits
@@ -246,10 +222,10 @@ def test_tfds_sets_of_texts_as_imdb_sst2_and_ag_news_have_them(tmp_path):
     {'title': 'Sun', 'description': 'It shines', 'label': 1},
   ]
   described = {'title': features.Text(), 'description': features.Text(), 'label': label}
-  prepare(tmp_path, 'agencies', described, {'train': rows, 'test': rows})
+  prepare_tfds('agencies', described, {'train': rows, 'test': rows})
   made = read('agencies', data_dir=str(tmp_path))
   assert ('It rains Rain', 'neg') in pairs(made.splits['train'], made.spec.classes)
 
-  prepare(tmp_path, 'bare', {'text': features.Text()}, {'train': [{'text': 'x'}]})
+  prepare_tfds('bare', {'text': features.Text()}, {'train': [{'text': 'x'}]})
   with pytest.raises(errors.UsageError, match='bare has features text; expected texts and a class label'):
     read('bare', data_dir=str(tmp_path))

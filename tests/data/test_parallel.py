@@ -189,27 +189,11 @@ def test_multi30k_itself(shared_data):
   assert places.mean() < 0.5 * held[-1]  # of the padding less than half is left
 
 
-def test_translation_sets_of_tfds(tmp_path):
-  tfds = pytest.importorskip('tensorflow_datasets')
-  pairs = {'train': [(f'eins {i}', f'one {i}') for i in range(8)], 'test': [('zwei', 'two')]}
+def test_translation_sets_of_tfds(tmp_path, prepare_tfds):
+  from tensorflow_datasets import features
 
-  def info(self):
-    return tfds.core.DatasetInfo(builder=self, features=tfds.features.Translation(('de', 'en')))
-
-  def examples(rows):
-    for i, (german, english) in enumerate(rows):
-      yield i, {'de': german, 'en': english}
-
-  methods = {
-    'VERSION': tfds.core.Version('1.0.0'),
-    'name': 'pairs',
-    '_info': info,
-    '_split_generators': lambda self, _: {split: examples(rows) for split, rows in pairs.items()},
-    '_generate_examples': lambda self: None,
-    '__module__': __name__,
-  }
-  builder = type('Pairs', (tfds.core.GeneratorBasedBuilder,), methods)
-  builder(data_dir=tmp_path, file_format='array_record').download_and_prepare()
+  rows = {'train': [{'de': f'eins {i}', 'en': f'one {i}'} for i in range(8)], 'test': [{'de': 'zwei', 'en': 'two'}]}
+  prepare_tfds('pairs', features.Translation(('de', 'en')), rows)
   data = load('pairs', data_dir=tmp_path, validation=2)
   assert {split: s.size for split, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 1}
   assert texts(data, 'source')['test'] == ('zwei',) and texts(data, 'target')['test'] == ('two',)

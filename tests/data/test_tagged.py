@@ -165,8 +165,8 @@ def test_bad_names():
     load('entitties')
 
 
-def test_tfds_sets_of_tokens_and_tags(tmp_path):
-  import tensorflow_datasets as tfds
+def test_tfds_sets_of_tokens_and_tags(tmp_path, prepare_tfds):
+  from tensorflow_datasets import features
 
   names = ['O', 'B-PER', 'I-PER']
   rows = {
@@ -174,19 +174,9 @@ def test_tfds_sets_of_tokens_and_tags(tmp_path):
     'dev': [(['He'], [0])],
     'test': [(['Bo'], [1])],
   }
-  features = tfds.features
   shape = {'tokens': features.Sequence(features.Text()), 'ner': features.Sequence(features.ClassLabel(names=names))}
-  examples = lambda part: ((i, {'tokens': words, 'ner': tags}) for i, (words, tags) in enumerate(part))
-  methods = {
-    'VERSION': tfds.core.Version('1.0.0'),
-    'name': 'conll2003',
-    '_info': lambda self: tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(shape)),
-    '_split_generators': lambda self, _: {split: examples(part) for split, part in rows.items()},
-    '_generate_examples': lambda self: None,
-    '__module__': __name__,
-  }
-  builder = type('Conll2003', (tfds.core.GeneratorBasedBuilder,), methods)
-  builder(data_dir=tmp_path, file_format='array_record').download_and_prepare()
+  named = {split: [{'tokens': words, 'ner': tags} for words, tags in part] for split, part in rows.items()}
+  prepare_tfds('conll2003', shape, named)
   data = load('conll2003', data_dir=str(tmp_path))
   assert sentences(data, 'train') == [(['Ann', 'Lee', 'sang'], ['B-PER', 'I-PER', 'O'])]
   assert data.splits['validation'].size == data.splits['test'].size == 1

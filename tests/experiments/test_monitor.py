@@ -119,9 +119,6 @@ def rows(*lines):
     (lambda path: path.write_bytes(b'time,text\n1,\xe9\n'), (), 'is not utf-8: byte 12 is 0xe9'),
     (None, ('--label=angry',), '--label=angry: the classes of this run are negative, positive'),
     (None, ('--window=0',), '--window=0'),
-    (None, ('--threshold=0',), '--threshold=0'),
-    (None, ('--factor=1',), '--factor=1'),
-    (None, ('--reference=1.5',), '--reference=1.5'),
     (None, ('--columns=text',), '--columns=text'),
   ],
 )

@@ -147,8 +147,6 @@ def test_the_recipe_passes(names, capsys):
     (['--model=bilstm_cfr'], 'bilstm_crf'),
     (['--word_dropout=1'], '--word_dropout=1.0: at least 0 and less than 1'),
     (['--encoding=klingon', '--dataset=NAMES'], '--encoding=klingon: there is no such encoding'),
-    (['--units=0'], '--units=0: at least 1'),
-    (['--word_length=0'], '--word_length=0'),
   ],
 )
 def test_bad_input_is_one_line(flags, said, names, tmp_path, capsys):
