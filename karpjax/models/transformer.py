@@ -18,8 +18,8 @@ from karpjax.options import option
 class Sizes:
   """The options of all but GPT."""
 
-  layers: int = option(2, 'The number of blocks; of translation, in the encoder and in the decoder.', low=1)
-  heads: int = option(4, 'Heads of the attention.', low=1)
+  layers: int = option(2, 'The number of blocks of an encoder, and of a decoder.', low=1)
+  heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
   positions: str = option(
@@ -43,7 +43,7 @@ class Encoder(Sizes, nn.Module):
   context: int
   std: float = option(
     0.02,
-    "Standard deviation of kernels at the start; BERT's 0.02 suits large widths, 1 / √width small ones; 0: Xavier's draw, and "
+    "The standard deviation of kernels at the start; BERT's 0.02 suits large widths, 1 / √width small ones; 0: Xavier's draw, and "
     '1 / √width for embeddings.',
     low=0,
   )

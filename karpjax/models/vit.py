@@ -23,7 +23,7 @@ class ViT(nn.Module):
   patch: int = option(4, 'Pixels on each side of a patch.', low=1)
   width: int = option(64, 'Units of each token.', low=1)
   depth: int = option(6, 'Blocks of attention and an MLP.', low=1)
-  heads: int = option(4, 'Heads of the attention.', low=1)
+  heads: int = option(4, 'The heads of the attention.', low=1)
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
   head: str = option(
     'token', 'What the last layer sees: a class token, or the average of all.', choices=('token', 'average')
