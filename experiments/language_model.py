@@ -152,10 +152,7 @@ def report(model, data: Dataset, length: int):
         for layer, values in enumerate(cells, start=1)
         for unit in np.argsort(-values.std(0), kind='stable')[:CELLS]
       }
-      about = (
-        f'{about}: the {CELLS} cells of each layer whose values differ the most; blue is +1, orange is −1. The colour of a '
-        'letter is that after reading it.'
-      )
+      about += f': the {CELLS} cells of each layer whose values differ the most'
       page = texts.on_colours('Cells over text', about, [tokeniser.decode([token]) for token in tokens], swinging)
       writers.write_bytes(folder / 'cells.html', page)
 

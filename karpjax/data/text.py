@@ -29,9 +29,7 @@ class Flags:
   encoding: str = configs.data_flag('', 'The encoding of text files. Default: that of the published files, or utf-8.')
   lower: bool = configs.data_flag(False, 'Lower-case the texts.')
   minimum_frequency: int = configs.data_flag(1, 'Words that are rarer in train become <unk>.', low=1)
-  vocabulary: int = configs.data_flag(
-    0, 'The largest number of different tokens, of words and bpe; 0: all words.', low=0
-  )
+  vocabulary: int = configs.data_flag(0, 'The largest number of tokens, of words and bpe; 0: all words.', low=0)
   test: float = configs.data_flag(
     0.05, 'Fraction (below 1) or number of examples held out as the test split where the set has none.', low=0
   )
@@ -113,23 +111,22 @@ def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: in
     UsageError: where a share makes no sense, or nothing is left to train on.
   """
   shares, train = {split: x for split, x in shares.items() if split not in rows}, rows['train']
-  counts = [count_of(share, len(train), split) for split, share in shares.items()]
-  if len(train) - sum(counts) < 1:
-    raise UsageError(f'{_asked(shares)} leave none of {len(train):,} examples to train on')
+  counts = _counts(shares, len(train), 'examples')
   *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
   drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
   return {**rows, **{split: part for split, part in drawn.items() if part}}
 
 
-def _asked(shares: Mapping[str, float]) -> str:
-  return ' and '.join(f'{split}={share}' for split, share in shares.items())
-
-
-def count_of(share: float, size: int, name: str) -> int:
-  """The number of examples that a fraction below 1 of `size`, or a number, stands for."""
-  if not 0 <= share < math.inf or (share > 1 and share != int(share)):
-    raise UsageError(f'{name}={share}: give a fraction below 1, or a number')
-  return math.ceil(round(share * size, 6)) if share < 1 else int(share)
+def _counts(shares: Mapping[str, float], size: int, unit: str) -> list[int]:
+  """How many of `size` each share stands for: a fraction below 1, or a number."""
+  for split, share in shares.items():
+    if not 0 <= share < math.inf or (share > 1 and share != int(share)):
+      raise UsageError(f'{split}={share}: give a fraction below 1, or a number')
+  counts = [math.ceil(round(share * size, 6)) if share < 1 else int(share) for share in shares.values()]
+  if sum(counts) >= size:
+    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
+    raise UsageError(f'{asked} leave none of {size:,} {unit} to train on')
+  return counts
 
 
 def make_tokeniser(config, texts: Sequence[str], *, kinds: Sequence[str] = (), specials: Sequence[str] = ()):
@@ -185,10 +182,8 @@ def read(config) -> dict[str, list[str]]:
 
 def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
   """A running text's parts: train, and at its end one for each of the shares."""
-  sizes = [count_of(share, len(text), split) for split, share in shares.items()]
+  sizes = _counts(shares, len(text), 'characters')
   ends = np.cumsum([len(text) - sum(sizes), *sizes])
-  if ends[0] < 1:
-    raise UsageError(f'{_asked(shares)} leave nothing of {len(text):,} characters to train on')
   parts = [text[start:end] for start, end in zip([0, *ends], ends)]
   return {split: part for split, part in zip(('train', *shares), parts) if part}
 

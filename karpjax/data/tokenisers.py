@@ -112,15 +112,16 @@ class Tokeniser:
 
   def characters(self) -> np.ndarray:
     """[size] float32: how many characters each token adds to a text; of words none are known, so all are 0."""
-    if self.kind == 'bytes':  # the bytes 10xxxxxx go on with a character
-      return np.array([(b & 0xC0) != 0x80 for b in range(256)], np.float32)
-    if self.kind == 'words':
-      return np.zeros(self.size, np.float32)
-    if self.kind == 'characters':
-      return (np.arange(self.size) >= self.specials).astype(np.float32)
-    codes = _byte_alphabet()
-    starts = lambda symbol: sum((codes.get(c, 0) & 0xC0) != 0x80 for c in symbol)
-    return np.array([0 if i < self.specials else starts(s) for i, s in enumerate(self.symbols)], np.float32)
+    starts = lambda code: (code & 0xC0) != 0x80  # the bytes 10xxxxxx go on with a character
+    if self.kind == 'bytes':
+      return np.array([starts(byte) for byte in range(256)], np.float32)
+    if self.kind == 'bpe':
+      bytes_of = _byte_alphabet()
+      counts = np.array([sum(starts(bytes_of.get(c, 0)) for c in symbol) for symbol in self.symbols], np.float32)
+    else:
+      counts = np.full(self.size, self.kind == 'characters', np.float32)
+    counts[: self.specials] = 0
+    return counts
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dumps takes and `from_json` reads back."""
@@ -143,9 +144,9 @@ def make(
   texts: Sequence[str],
   *,
   specials: Sequence[str] = (),
-  minimum_frequency: int = 1,
-  vocabulary: int = 0,
   lower: bool = False,
+  vocabulary: int = 0,
+  minimum_frequency=1,
 ) -> Tokeniser:
   """A tokeniser learnt from texts.
 
@@ -184,9 +185,9 @@ def of_words(
   words: Iterable[str],
   *,
   specials: Sequence[str] = SPECIALS,
-  minimum_frequency: int = 1,
-  vocabulary: int = 0,
   lower: bool = False,
+  vocabulary: int = 0,
+  minimum_frequency=1,
 ) -> Tokeniser:
   """A tokeniser of words that are split already; arguments as `make`'s. Its `numbers` takes words as they are."""
   counts = collections.Counter(word.lower() if lower else word for word in words)

@@ -35,18 +35,16 @@ class GPT(nn.Module):
   heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   kv_heads: int | None = option(None, 'The heads of keys and values, which groups of heads share.', low=1)
-  positions: str = option('learned', 'How the model is told the order of tokens.', choices=POSITIONS)
+  positions: str = option('learned', 'The kind of positions; rotary is quicker to learn.', choices=POSITIONS)
   bias: bool = option(True, 'Whether linear layers and norms have biases.')
   dropout: float = option(0.0, 'Dropout rate.', low=0, below=1)
   std: float = option(
-    0.02,
-    "The standard deviation of kernels at the start; GPT-2's 0.02 suits large widths, 1 / √width small ones.",
-    low=0,
+    0.02, 'The deviation of kernels at the start; 0.02 suits large widths, 1 / √width small ones.', low=0
   )
   tied: bool = option(True, 'Whether the logits are by the embeddings.')
   remat: str = option('none', 'What the backward pass computes anew.', choices=rematerialisation.KINDS)
   implementation: str | None = option(
-    None, 'cudnn for its flash attention, on GPUs, in bfloat16.', choices=('cudnn', 'xla')
+    None, 'cudnn: its flash attention, on GPUs, in bfloat16.', choices=('cudnn', 'xla')
   )
   dtype: Any = jnp.float32
 
@@ -138,7 +136,7 @@ class Counts(Bigram):
 
 
 class Windowed(nn.Module):
-  """What models of a window of the last tokens share: embeddings, padded before the first token, and a step."""
+  """What models of a window of the last tokens share."""
 
   vocabulary: int
   context: int

@@ -22,9 +22,7 @@ class Sizes:
   heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
-  positions: str = option(
-    'learned', 'How the model is told the order of tokens; rotary is quicker to learn.', choices=POSITIONS
-  )
+  positions: str = option('learned', 'The kind of positions; rotary is quicker to learn.', choices=POSITIONS)
   pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
   activation: str = option('gelu', "The activation of a block's MLP.", choices=ACTIVATIONS)
   dropout: float = option(0.1, 'Dropout rate on the embeddings and on what each part of a block adds.', low=0, below=1)
@@ -42,10 +40,7 @@ class Encoder(Sizes, nn.Module):
   vocabulary: int
   context: int
   std: float = option(
-    0.02,
-    "The standard deviation of kernels at the start; BERT's 0.02 suits large widths, 1 / √width small ones; 0: Xavier's draw, and "
-    '1 / √width for embeddings.',
-    low=0,
+    0.02, "The deviation of kernels at the start; 0.02 suits large widths, 1 / √width small ones; 0: Xavier's.", low=0
   )
   remat: str = option('none', 'What of a block the backward pass computes anew.', choices=rematerialisation.KINDS)
   scaled: bool = False

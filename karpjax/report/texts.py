@@ -50,7 +50,7 @@ def typed(chunks: Iterable[np.ndarray], decode: Callable[[list[int]], str], step
 
 
 def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str, np.ndarray]) -> bytes:
-  """A page: the text once for each row of values in [-1, 1], its letters on blue (+1) and orange (−1).
+  """A page: the text once for each row of values in [−1, 1], as the colours of its letters.
 
   After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figure 2.
 
@@ -69,7 +69,8 @@ def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str
     parts.append(f'<h2>{html.escape(heading)}</h2>\n<pre>{letters}</pre>')
   page = (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    f'<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}</p>\n'
+    f'<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}. '
+    'Blue is +1, orange is −1. The colour of a letter is that after reading it.</p>\n'
     + '\n'.join(parts)
     + '\n</body></html>\n'
   )

@@ -265,16 +265,16 @@ def test_sampled_lines_are_said_to_be_known_or_new(tmp_path):
   assert len(lines) == 20
 
 
-def test_a_run_that_goes_on_from_another_reads_its_tokens(story, tmp_path):
+def test_a_run_that_goes_on_from_another_reads_its_tokens(recurrent, story, tmp_path):
   """Weights mean the tokens they were trained on, though another text has other characters."""
-  first = loop.run(language_model, settings(story, tmp_path / 'first', 'bigram', plots=False, learning_rate=0.5))
   (tmp_path / 'other.txt').write_text('sly cats went to sea. ' * 20)
   other = f'text:{tmp_path / "other.txt"}'
-  given = settings(other, tmp_path / 'second', 'bigram', init_from=str(tmp_path / 'first'), plots=False, steps='1')
+  quick = dict(steps='1', learning_rate=1e-30, plots=False, eval_every='0', eval_splits=(), final_splits=())
+  given = settings(other, tmp_path / 'second', 'lstm', init_from=str(recurrent.folder), **quick)
   tokens = [language_model.data(c).spec.tokenisers['text'] for c in (settings(story, ''), given, settings(other, ''))]
   assert tokens[0] == tokens[1] != tokens[2]
-  second = loop.run(language_model, dataclasses.replace(given, learning_rate=1e-30))
-  np.testing.assert_allclose(second.state.params['logits'], first.state.params['logits'], atol=1e-6)
+  second = loop.run(language_model, given)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), second.state.params, recurrent.state.params)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_the_recipe_passes(animals, capsys):
   'flags, said',
   [
     (['--tokeniser=bytes'], 'characters, words, bpe will do'),
-    (['--mask=0'], '--mask=0.0: more than 0'),
+    (['--mask=0'], '--mask=0.0: at most 1 and more than 0'),
     (['--heads=3'], 'does not divide'),
     (['--context=1'], '--context=1 has room for <s> alone'),
     (['--vocabulary=100'], '--vocabulary=100: bpe needs at least 261'),
