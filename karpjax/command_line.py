@@ -16,6 +16,9 @@ from karpjax import config as configs
 from karpjax.errors import CallbackError, Diverged, UsageError, choose
 from karpjax.train import hosts, loop, run_dir, runtime
 
+# What other programs call flags of ours.
+OTHER_NAMES = {'lr': 'learning_rate', 'epochs': 'steps=10epochs', 'batch': 'batch_size', 'optimizer': 'optimiser'}
+
 
 class _Parser(flags.ArgumentParser):
   """absl's interface to `_parse`: strings to values of a field's type."""
@@ -38,7 +41,10 @@ def _parse(argument, annotation, choices=None):
     return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
   if annotation is configs.Duration:
     return str(argument)
-  value = annotation(argument)
+  try:
+    value = annotation(argument)
+  except ValueError:
+    raise ValueError(f'a {"whole " if annotation is int else ""}number is needed') from None
   if choices and value not in choices:
     raise ValueError(f'one of {", ".join(map(str, choices))} is needed')
   return value
@@ -75,7 +81,9 @@ def parse(config_class, argv: Sequence[str], *, base=None):
   try:
     rest = values(['', *argv])[1:]
   except flags.Error as error:
-    raise UsageError(' '.join(str(error).split())) from None
+    unknown = getattr(error, 'flagname', '')
+    hint = f' Did you mean --{OTHER_NAMES[unknown]}?' if unknown in OTHER_NAMES else ''
+    raise UsageError(' '.join(str(error).split()) + hint) from None
   except OSError as error:
     raise UsageError(f'the flagfile cannot be read: {error}') from None
   if rest:

@@ -37,7 +37,10 @@ def test_flagfile(tmp_path):
   'argv, message',
   [
     (['--learning_rat=1'], 'learning_rate'),
-    (['--seed=one'], 'seed'),
+    (['--seed=one'], 'seed=one: a whole number is needed'),
+    (['--learning_rate=x'], 'learning_rate=x: a number is needed'),
+    (['--lr=1'], 'Did you mean --learning_rate'),
+    (['--epochs=3'], 'Did you mean --steps=10epochs'),
     (['--optimiser=adamm'], 'adam'),
     (['stray'], 'stray'),
     (['--flagfile=/nowhere'], 'nowhere'),

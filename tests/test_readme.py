@@ -77,6 +77,12 @@ def test_help_shows_flags_and_imports_no_tensorflow():
   assert done.stdout.endswith('[]\n'), done.stdout[-300:]
 
 
+def test_a_reader_who_has_seen_enough_ends_it_without_a_word():
+  pipe = f'{sys.executable} {ROOT / "launch.py"} image_classification --help | head -1'
+  done = subprocess.run(pipe, shell=True, capture_output=True, text=True, check=False)
+  assert done.stdout.count('\n') == 1 and done.stderr == ''
+
+
 def test_an_unknown_experiment_offers_the_nearest():
   done = launch('image_clasification')
   assert done.returncode == 2 and 'image_classification' in done.stderr and done.stderr.count('\n') == 1
