@@ -24,6 +24,8 @@ def flag(default, help='', *, group='Experiment', **ranges):
 
 
 run_flag = functools.partial(flag, group='Run')
+changeable_flag = functools.partial(flag, group='Run', may_change=True)  # may differ when a run goes on
+host_flag = functools.partial(flag, group='Hosts', may_change=True)
 data_flag = functools.partial(flag, group='Data')
 optimiser_flag = functools.partial(flag, group='Optimiser')
 model_flags = options.model_flags
@@ -60,21 +62,16 @@ class Train:
   steps: Duration = run_flag('10epochs', 'How long to train.')
   seed: int = run_flag(0, 'The seed of parameters, data order, augmentation and dropout.', low=0)
   seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.', low=1)
-  workdir: str = run_flag(
-    '', 'Where the run leaves its files and goes on from. Default: runs/EXPERIMENT/DATE-TIME.', may_change=True
-  )
+  workdir: str = changeable_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.")
   init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
-  parallel: str = run_flag(
+  parallel: str = changeable_flag(
     'none',
     'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
     'over a mesh of all of them, of all hosts; seeds: each device (on a CPU: each core) trains some of the seeds.',
     choices=('none', 'pmap', 'seeds', *meshes.AXES),
-    may_change=True,
   )
-  mesh: str = run_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.', may_change=True)
-  steps_per_call: str = run_flag(
-    'auto', 'Steps in one call of the compiled program: a number, or auto, which measures.'
-  )
+  mesh: str = changeable_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.')
+  steps_per_call: str = run_flag('auto', 'Steps in one call of the compiled program, or auto, which measures.')
   microbatches: int = run_flag(1, 'Gradient-accumulation steps per batch.', low=1)
   dtype: str = run_flag(
     'float32',
@@ -82,50 +79,38 @@ class Train:
     choices=('float32', 'bfloat16'),
   )
   threads: int = run_flag(0, 'CPU threads per operation (0: all cores); 1 can be faster for tiny steps.', low=0)
-  compilation_cache: str = run_flag(
-    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', may_change=True
+  compilation_cache: str = changeable_flag(
+    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.'
   )
-  compile_only: bool = run_flag(
-    False, 'Compile the step, say what it costs and what each device holds, and stop.', may_change=True
+  compile_only: bool = changeable_flag(False, 'Compile the step, say what it costs and what devices hold, and stop.')
+  topology: str = changeable_flag(
+    '', 'Compile only, for TPUs that are not there, as v5e:4x4; needs requirements-tpu.txt.'
   )
-  topology: str = run_flag(
-    '', '--compile_only for TPUs that are not there, as v5e:4x4; needs libtpu (requirements-tpu.txt).', may_change=True
-  )
-  profile: str = run_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.', may_change=True)
-  distributed: bool = run_flag(
-    False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.', group='Hosts', may_change=True
-  )
-  coordinator: str = run_flag('', 'HOST:PORT of process 0, where JAX cannot find it.', group='Hosts', may_change=True)
-  num_processes: int | None = run_flag(
-    None, 'How many processes train together.', group='Hosts', low=1, may_change=True
-  )
-  process_id: int | None = run_flag(None, 'Which of them this is, from 0.', group='Hosts', low=0, may_change=True)
-  start_timeout: int = run_flag(120, 'Seconds to wait for the other processes.', group='Hosts', low=1, may_change=True)
+  profile: str = changeable_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.')
+  distributed: bool = host_flag(False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.')
+  coordinator: str = host_flag('', 'HOST:PORT of process 0, where JAX cannot find it.')
+  num_processes: int | None = host_flag(None, 'How many processes train together.', low=1)
+  process_id: int | None = host_flag(None, 'Which of them this is, from 0.', low=0)
+  start_timeout: int = host_flag(120, 'Seconds to wait for the other processes.', low=1)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
-  log_every: Duration = run_flag('100', 'A row of training metrics this often.', may_change=True)
-  eval_every: Duration = run_flag('1epochs', 'Evaluate this often; 0: at the end only.', may_change=True)
-  checkpoint_every: Duration = run_flag('1epochs', 'Save this often; 0: at the end and when stopped.', may_change=True)
-  report_every: Duration = run_flag('0', "Draw the experiment's plots this often; 0: at the end only.", may_change=True)
-  select: str = run_flag(
-    'validation/loss', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
+  log_every: Duration = changeable_flag('100', 'A row of training metrics this often.')
+  eval_every: Duration = changeable_flag('1epochs', 'Evaluate this often; 0: at the end only.')
+  checkpoint_every: Duration = changeable_flag('1epochs', 'Save this often; 0: at the end and when stopped.')
+  report_every: Duration = changeable_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
+  select: str = run_flag('validation/loss', 'The metric whose least value is the best; -NAME for the largest.')
+  keep: int = changeable_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)
+  eval_splits: tuple[str, ...] = changeable_flag(('validation',), 'Splits evaluated while training.', choices=SPLITS)
+  final_splits: tuple[str, ...] = changeable_flag(
+    ('validation', 'test'), 'Splits evaluated once, at the end.', choices=SPLITS
   )
-  keep: int = run_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1, may_change=True)
-  eval_splits: tuple[str, ...] = run_flag(
-    ('validation',), 'Splits evaluated while training.', choices=SPLITS, may_change=True
-  )
-  final_splits: tuple[str, ...] = run_flag(
-    ('validation', 'test'), 'Splits evaluated once, at the end.', choices=SPLITS, may_change=True
-  )
-  eval_batch_size: int = run_flag(500, 'Examples in one call of the evaluation.', low=1, may_change=True)
-  plots: bool = run_flag(True, 'Draw plots/ at the end.', may_change=True)
-  tensorboard: bool = run_flag(True, 'Write tensorboard/ (scalars, text, plots).', may_change=True)
-  wandb: str = run_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'), may_change=True)
+  eval_batch_size: int = changeable_flag(500, 'Examples in one call of the evaluation.', low=1)
+  plots: bool = changeable_flag(True, 'Draw plots/ at the end.')
+  tensorboard: bool = changeable_flag(True, 'Write tensorboard/ (scalars, text, plots).')
+  wandb: str = changeable_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'))
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.', low=0)
   data_dir: str = data_flag(
-    '',
-    'Where prepared TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.',
-    may_change=True,
+    '', 'Where TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.', may_change=True
   )
   validation: float = data_flag(
     0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0
@@ -137,9 +122,7 @@ class Train:
     'where it was in the batch before; bucketed: batches of similar lengths, in a new order each epoch.',
     choices=('reshuffle', 'shuffle', 'stored', 'streams', 'bucketed'),
   )
-  resident_mb: int = data_flag(
-    2048, 'Sets up to this size live on the device; larger ones stream from the host.', low=0
-  )
+  resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones are streamed.', low=0)
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', low=0, may_change=True)
 
   optimiser: str = optimiser_flag('adam', 'The update rule.', choices=optim.OPTIMISERS)
@@ -147,28 +130,20 @@ class Train:
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
   final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.', low=0)
-  boundaries: tuple[Duration, ...] = optimiser_flag(
-    (), 'Where the step schedule multiplies by --decay: 100epochs,150epochs.'
-  )
+  boundaries: tuple[Duration, ...] = optimiser_flag((), 'Where the step schedule decays, as 100epochs,150epochs.')
   decay: float = optimiser_flag(0.1, 'The factor of the step and exponential schedules.', low=0)
-  decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule multiplies by --decay.')
-  momentum: float | None = optimiser_flag(
-    None, "Momentum (momentum, nesterov, muon); the optimiser's own if not given.", low=0, below=1
-  )
+  decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule decays.')
+  momentum: float | None = optimiser_flag(None, "Momentum; the optimiser's own if not given.", low=0, below=1)
   beta1: float | None = optimiser_flag(None, 'First-moment decay of adam, adamw, lion and muon.', low=0, below=1)
-  beta2: float | None = optimiser_flag(
-    None, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.', low=0, below=1
-  )
+  beta2: float | None = optimiser_flag(None, 'Decay of second moments (adam …, rmsprop, adadelta).', low=0, below=1)
   epsilon: float | None = optimiser_flag(None, 'Added to the denominators of the adaptive optimisers.', low=0)
   weight_decay: float = optimiser_flag(
     0.0, 'Weight decay, which spares biases and norms: decoupled for adamw, lion and muon, else L2.', low=0
   )
-  decay_all: bool = optimiser_flag(
-    False, "Whether weight decay takes biases and norms too, as PyTorch's optimisers do."
-  )
+  decay_all: bool = optimiser_flag(False, "Weight decay takes biases and norms too, as PyTorch's optimisers do.")
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.', low=0)
   ema: float = optimiser_flag(
-    0.0, 'Decay of a running average of the parameters, used in evaluation; 0: none.', low=0, below=1
+    0.0, 'Decay of a running average of parameters, to be evaluated; 0: none.', low=0, below=1
   )
 
   def model_options(self) -> dict[str, typing.Any]:

@@ -4,9 +4,7 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from karpjax.program import Population, Program
 
@@ -48,16 +46,3 @@ def varied(experiment, hyper: Mapping[str, Sequence[float]], seeds: Sequence[int
   """The experiment whose seeds are members: each has its own seed and hyperparameters, as in `vary`."""
   program = lambda config, data: vary(lambda config: experiment.program(config, data), config, hyper, seeds)
   return types.SimpleNamespace(**{**vars(experiment), 'program': program})
-
-
-def can_be_traced(make: Callable, config, name: str, batch) -> bool:
-  """Whether the experiment's step and evaluation take a traced number for this field; nothing is compiled."""
-  try:
-    program = vary(make, config, {name: (getattr(config, name),)}, (0,))
-    state = jax.eval_shape(program.init, jax.random.key(0))
-    after, _ = jax.eval_shape(program.step, state, batch)
-    mask = np.ones(len(batch['index']), bool)
-    jax.eval_shape(program.evaluate, state, {**batch, 'mask': mask}, jax.random.key(0))
-  except TypeError:  # JAX's own, of a tracer that Python looks at; or of a state that has no `hyper`
-    return False
-  return jax.tree.structure(after) == jax.tree.structure(state)

@@ -36,15 +36,11 @@ def describe(folder: Path) -> int:
   except errors.UsageError as error:
     print(f'launch.py: {error}', file=sys.stderr)
     return 2
-  numbers = run.summary
-  what = (
-    f'a sweep of {run.stored["experiment"]}, the best of which is {run.trial}'
-    if run.trial
-    else f'a run of {run.stored["experiment"]}'
-  )
-  lines = [f'{folder}: {what}, {"finished" if numbers else "not finished"}']
+  numbers, experiment = run.summary, run.stored['experiment']
+  state = f'best {run.trial}' if run.trial else 'finished' if numbers else 'not finished'
   flags = config.as_flags(run.config, leave_out=('workdir',))
-  lines += ['  ' + ' '.join(['python launch.py', run.stored['experiment'], *flags])]
+  lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {experiment}, {state}']
+  lines += ['  ' + ' '.join(['python launch.py', experiment, *flags])]
   for name, value in numbers.items():
     value = value['mean'] if isinstance(value, dict) else value
     if name.startswith(('test/', 'validation/')):
@@ -52,7 +48,8 @@ def describe(folder: Path) -> int:
   lines += ['', 'It can:'] if run.verbs else ['', 'It has no verbs.']
   for name, verb in run.verbs.items():
     lines += [f'  python launch.py {name} {folder} {verb.inputs}'.rstrip(), f'      {verb.help}']
-  print(*lines, '', f'page: {folder / "index.html"}', sep='\n')
+  pictures = [path for path in (folder / 'index.html', folder / 'plots' / 'response.png') if path.exists()]
+  print(*lines, *(f'\nto look at: {path}' for path in pictures), sep='\n')
   return 0
 
 

@@ -79,8 +79,8 @@ def asked(*argv) -> settings.Sweep:
 
 def parts(*argv):
   asks = asked(*argv)
-  traced = settings.check(asks)
-  return settings.parts(asks, traced), settings.lines(asks, traced)
+  settings.check(asks)
+  return settings.parts(asks), settings.lines(asks)
 
 
 def test_traced_axes_share_a_program_and_the_others_do_not():
@@ -89,19 +89,10 @@ def test_traced_axes_share_a_program_and_the_others_do_not():
   assert [len(part) for part in found] == [6, 6]
   assert [{setting['widths'] for setting in part} for part in found] == [{'4'}, {'8'}]
   assert 'vmapped, in one program: learning_rate, clip, seeds' in lines
-  assert any(line.startswith('not vmapped, one program each: widths') for line in lines)
+  assert 'one program each, as they change the program itself: widths' in lines
   # Three settings of two seeds are six members.
   assert [len(part) for part in parts('--grid', 'learning_rate=1,2,3,4', '--seeds=2', '--together=6')[0]] == [3, 1]
   assert len(parts('--grid', 'widths=4;8,8')[0]) == 2
-
-
-def test_an_experiment_that_looks_at_a_number_is_found_out():
-  _, dataset, resolved = loop.prepare(experiment, experiment.Config(**TINY))
-  batch = settings._example(dataset)
-  make = lambda config: experiment.program(config, dataset)
-  looks = lambda config: make(config if config.learning_rate < 1 else dataclasses.replace(config, ema=0.5))
-  assert population.can_be_traced(make, resolved, 'learning_rate', batch)
-  assert not population.can_be_traced(looks, resolved, 'learning_rate', batch)
 
 
 def test_a_part_of_one_setting_is_an_ordinary_run_and_settings_alike_are_members_all_the_same():
@@ -141,10 +132,10 @@ WRONG = {
   '--trials=3 --search model=mlp,cnn --together=2': 'change the program itself',
   '--trials=3 --search learning_rate=log:1:2 --together=-1': '--together',
   '--trials=3 --search learning_rate=lg:1:2': 'log:LOW:HIGH',
-  '--trials=3 --search learning_rate=log:0:2': 'positive',
-  '--trials=3 --search learning_rate=uniform:2:1': 'less than',
-  '--trials=3 --search widths=log:1.5:4': 'whole number',
-  '--trials=3 --search model=log:1:2': 'no number',
+  '--trials=3 --search learning_rate=log:0:2': '(positive)',
+  '--trials=3 --search learning_rate=uniform:2:1': 'LOW < HIGH',
+  '--trials=3 --search widths=log:1.5:4': 'numbers of --widths',
+  '--trials=3 --search model=log:1:2': 'which --model takes not',
   '--trials=3 --search dropout=uniform:0:1': 'dropout=1',
   '--trials=3 --search learning_rate=log:1:2 --grid clip=0,1': 'not allowed with',
   '--trials=3 --search learning_rate=log:1:2 --storage=nosql://x': 'does not open',
@@ -262,7 +253,7 @@ def simulated(ran, stop_at=None):
 
 def search(asks, folder):
   folder.mkdir(exist_ok=True)
-  return study.run(asks, [], folder, lambda _: None)
+  return study.run(asks, folder, lambda _: None)
 
 
 def test_a_search_stops_what_is_worse_and_comes_near_the_optimum(tmp_path, monkeypatch):
@@ -331,7 +322,7 @@ def test_a_trial_runs_as_a_process_and_is_stopped(tmp_path):
 
 def test_a_password_is_not_written_down():
   asks = dataclasses.replace(asked('--grid', 'clip=0,0.5'), storage='postgresql://me:secret@host/db')
-  assert asks.described()['storage'] == 'postgresql://me:…@host/db'
+  assert asks.asks['--storage'] == 'postgresql://me:…@host/db'
 
 
 @pytest.mark.parametrize(

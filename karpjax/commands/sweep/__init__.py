@@ -10,7 +10,8 @@ one program, which masks them.
 
 Settings are compared by the metric that --select names, as it is at the end of training, averaged over seeds. The same
 command with the same --workdir goes on where it stopped. Values that are lists are separated by semicolons:
---grid 'widths=64;64,64'. `launch.py VERB WORKDIR …` asks the best setting's run.
+--grid 'widths=64;64,64'. With --together=1 each setting is an ordinary run, as an experiment needs that looks at an
+optimiser's number itself. `launch.py VERB WORKDIR …` asks the best setting's run.
 """
 
 import argparse
@@ -61,16 +62,16 @@ def main(argv: list[str]) -> int:
   try:
     sweep = settings.parse(*arguments(argv))
     flags = type(sweep.base)
-    traced = settings.check(sweep)
+    settings.check(sweep)
     folder = Path(sweep.base.workdir) if sweep.base.workdir else run_dir.default(f'sweep-{sweep.experiment}')
     command = settings.without_password(' '.join(['python launch.py sweep', *argv]))
     settings.refuse_changes(folder, sweep)
     if sweep.storage:
       study.database(sweep.storage)  # its errors
     with run_dir.claim(folder):
-      print(f'workdir: {folder}', *settings.lines(sweep, traced), sep='\n', flush=True)
-      writers.write_json(folder / 'sweep.json', {**sweep.described(), 'command': command})
-      trials = study.run(sweep, traced, folder, print)
+      print(f'workdir: {folder}', *settings.lines(sweep), sep='\n', flush=True)
+      writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': sweep.asks})
+      trials = study.run(sweep, folder, print)
       table.write_csv(trials, sweep, folder)
       best = table.best(trials, sweep)
       print('', *progress.table(*table.lines(trials, sweep)), sep='\n')

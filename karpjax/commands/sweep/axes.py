@@ -76,15 +76,16 @@ def parse(text: str, base, option: str) -> tuple[str, Axis]:
 def _range(scale: str, low: str, high: str, field, where: str) -> Axis:
   kind, _ = options.element(field.type)
   try:
-    ends = float(low), float(high)
+    ends = [kind(end) for end in (low, high)] if kind in (int, float) else []
   except ValueError:
-    ends = math.nan, math.nan
-  if scale not in ('log', 'uniform') or not all(map(math.isfinite, ends)):
-    raise errors.UsageError(f'{where}: type log:LOW:HIGH, uniform:LOW:HIGH, or values')
-  if kind not in (int, float):
-    raise errors.UsageError(f'{where}: --{field.name} is no number; give its values, as --search {field.name}=a,b')
-  if not ends[0] < ends[1] or (scale == 'log' and ends[0] <= 0):
-    raise errors.UsageError(f'{where}: LOW must be less than HIGH' + (', and positive' if scale == 'log' else ''))
-  if kind is int and any(end % 1 for end in ends):
-    raise errors.UsageError(f'{where}: --{field.name} is a whole number, and so are LOW and HIGH')
-  return Axis(tuple(repr(kind(end)) for end in ends), scale, kind is int)
+    ends = []
+  if (
+    scale not in ('log', 'uniform')
+    or not ends
+    or not (0 if scale == 'log' else -math.inf) < ends[0] < ends[1] < math.inf
+  ):
+    what = f'numbers of --{field.name}' if kind in (int, float) else f'numbers, which --{field.name} takes not'
+    raise errors.UsageError(
+      f'{where}: type log:LOW:HIGH (positive) or uniform:LOW:HIGH of {what}, LOW < HIGH; or values'
+    )
+  return Axis(tuple(map(repr, ends)), scale, kind is int)

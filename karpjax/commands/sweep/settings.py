@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import command_line, config, errors, optim, options, population
+from karpjax import command_line, config, errors, optim, options
 from karpjax.commands.sweep import axes
 from karpjax.commands.sweep.axes import Axis
 from karpjax.report import writers
@@ -55,6 +54,11 @@ class Sweep:
     """How many settings a search draws for one program."""
     return max(1, self.together // self.base.seeds)
 
+  @property
+  def traced(self) -> list[str]:
+    """The axes whose values can share a program."""
+    return [name for name, axis in self.axes.items() if name in optim.TRACEABLE and len(axis.values) > 1]
+
   def config(self, setting: Setting):
     """The Config of a setting; raises UsageError for a value that is not of its flag's type."""
     return command_line.parse(type(self.base), [f'--{name}={text}' for name, text in setting.items()], base=self.base)
@@ -63,18 +67,14 @@ class Sweep:
     """The flags to type for a setting."""
     return config.as_flags(self.config(setting), leave_out=('workdir',))
 
-  def described(self) -> dict[str, Any]:
-    """What sweep.json holds of it."""
-    fixed = {field.name for field in dataclasses.fields(self.base) if not config.metadata(field)['may_change']}
-    return {
-      'experiment': self.experiment,
-      'kind': 'search' if self.trials else 'grid',
-      'axes': {name: str(axis) for name, axis in self.axes.items()},
-      'flags': {name: value for name, value in config.to_json(self.base).items() if name in fixed},
-      'storage': without_password(self.storage),
-      'together': self.together,
-      'trials': self.trials,
-    }
+  @property
+  def asks(self) -> dict[str, Any]:
+    """What tells one sweep from another, by flag; more trials make no other."""
+    flags = {field.name for field in dataclasses.fields(self.base) if not config.metadata(field)['may_change']}
+    fixed = {f'--{name}': value for name, value in config.to_json(self.base).items() if name in flags}
+    own = {'experiment': self.experiment, 'kind': 'search' if self.trials else 'grid', '--together': self.together}
+    axes = {f'--{name}': str(axis) for name, axis in self.axes.items()}
+    return {**own, '--storage': without_password(self.storage), **fixed, **axes}
 
 
 def without_password(text: str) -> str:
@@ -102,47 +102,36 @@ def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
       raise errors.UsageError(f'--{name} is swept twice; give all its values in one axis')
     found[name] = axis
   split = base.select.removeprefix('-').partition('/')[0]
-  if split != 'validation':
+  if split != 'validation' or split not in base.eval_splits + base.final_splits:
     example = 'as validation/loss or -validation/accuracy'
-    raise errors.UsageError(f'select={base.select}: a sweep selects by a validation metric, {example}')
-  if split not in base.eval_splits + base.final_splits:
-    raise errors.UsageError(f'select={base.select}, but neither --eval_splits nor --final_splits has {split}')
+    raise errors.UsageError(
+      f'select={base.select}: a sweep selects by a validation metric that is evaluated, {example}'
+    )
   return Sweep(given.name, base, found, given.trials or 0, given.storage, given.together)
 
 
-def check(sweep: Sweep) -> list[str]:
+def check(sweep: Sweep) -> None:
   """Looks at every program that a grid needs, at the ends of each range, and at every value; compiles nothing.
-
-  Returns:
-    The axes whose values share a program, where that is asked.
 
   Raises:
     UsageError: for a value that no run can have, a metric that there is not, or --together of what cannot be traced.
   """
-  module = command_line.experiment(sweep.experiment)
-  numbers = [name for name, axis in sweep.axes.items() if name in optim.TRACEABLE and len(axis.values) > 1]
-  others = [name for name in sweep.axes if name not in numbers]
-  first, traced = {name: axis.values[0] for name, axis in sweep.axes.items()}, numbers
-  looks = product(sweep, others)
+  module, first = command_line.experiment(sweep.experiment), {name: axis.values[0] for name, axis in sweep.axes.items()}
+  fixed = [name for name in sweep.axes if name not in sweep.traced]
+  looks = product(sweep, fixed)
   if sweep.trials:  # one axis at a time
-    looks = [{}, *({name: text} for name in others for text in sweep.axes[name].values[1:])]
+    looks = [{}, *({name: text} for name in fixed for text in sweep.axes[name].values[1:])]
+    if sweep.settings_together > 1 and fixed:
+      why = f'values of --{fixed[0]} change the program itself'
+      raise errors.UsageError(f'--together={sweep.together}: {why}; without it each setting is a program of its own')
   for number, look in enumerate(looks):
     program, data, resolved = _named(first | look, lambda: loop.prepare(module, sweep.config(first | look)))
     if number == 0:
       _check_metric(sweep, program, data)
-    make = lambda config: module.program(config, data)
-    traced = [name for name in traced if population.can_be_traced(make, resolved, name, _example(data))]
-    for name in numbers:
+    for name in sweep.traced:
       for text in sweep.axes[name].values[1:]:
         changed = dataclasses.replace(resolved, **{name: getattr(sweep.config({name: text}), name)})
-        _named(look | {name: text}, lambda: (options.check(changed), make(changed)))
-  fixed = [name for name in sweep.axes if name not in traced]
-  if sweep.trials and sweep.settings_together > 1 and fixed:
-    raise errors.UsageError(
-      f'--together={sweep.together}: values of --{fixed[0]} change the program itself; leave --together out, and each '
-      'setting is a program of its own'
-    )
-  return traced
+        _named(look | {name: text}, lambda: (options.check(changed), module.program(changed, data)))
 
 
 def _named(setting: Setting, function):
@@ -163,8 +152,9 @@ def _check_metric(sweep: Sweep, program, data) -> None:
   """Raises UsageError where the evaluation gives no such metric as --select names."""
   if 'validation' not in data.splits:
     raise errors.UsageError(f'select={sweep.base.select}: there is no validation split; give --validation=0.1')
-  state, batch = jax.eval_shape(program.init, jax.random.key(0)), _example(data)
-  sums = jax.eval_shape(program.evaluate, state, {**batch, 'mask': np.ones(1, bool)}, jax.random.key(0))
+  state, index = jax.eval_shape(program.init, jax.random.key(0)), np.zeros(1, np.int32)
+  batch = {**data.splits['train'].fetch(index), 'index': index, 'mask': np.ones(1, bool)}
+  sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
   with np.errstate(all='ignore'):
     names = [f'validation/{n}' for n in program.summarise(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums))]
   if sweep.metric not in names:
@@ -172,61 +162,47 @@ def _check_metric(sweep: Sweep, program, data) -> None:
     raise errors.UsageError(f'select={sweep.base.select}: there is no such metric.{near}')
 
 
-def _example(data) -> dict[str, np.ndarray]:
-  """A batch of one training example."""
-  return {**data.splits['train'].fetch(np.zeros(1, np.int32)), 'index': np.zeros(1, np.int32)}
-
-
-def parts(sweep: Sweep, traced: list[str]) -> list[list[Setting]]:
+def parts(sweep: Sweep) -> list[list[Setting]]:
   """The settings of a grid, by the program that they share."""
   programs = []
-  for combination in product(sweep, [name for name in sweep.axes if name not in traced]):
-    settings = [{name: (combination | own)[name] for name in sweep.axes} for own in product(sweep, traced)]
+  for combination in product(sweep, [name for name in sweep.axes if name not in sweep.traced]):
+    settings = [{name: (combination | own)[name] for name in sweep.axes} for own in product(sweep, sweep.traced)]
     size = sweep.settings_together if sweep.together else len(settings)
     programs += [settings[i : i + size] for i in range(0, len(settings), size)]
   return programs
 
 
-def lines(sweep: Sweep, traced: list[str]) -> list[str]:
+def lines(sweep: Sweep) -> list[str]:
   """What is said to the reader before a sweep."""
-  seeds = sweep.base.seeds
+  seeds, together = sweep.base.seeds, sweep.settings_together
   if sweep.trials:
+    each = (f'{seeds} seeds',) * (seeds > 1) + (f'{together} settings',) * (together > 1)
+    shared = f', {" of ".join(each)} in one program' if each else ''
     drawn = ', '.join(f'{name} from {axis}' for name, axis in sweep.axes.items())
-    each = f', each with {seeds} seeds in one program' if seeds > 1 else ''
-    several = sweep.settings_together
-    each += f', {several} settings at a time in one program' if several > 1 else ''
-    return [f'search: {sweep.trials} settings of {sweep.experiment}{each}: {drawn}']
-  settings, together = math.prod(len(axis.values) for axis in sweep.axes.values()), [*traced, *['seeds'] * (seeds > 1)]
-  text = f'sweep: {settings} settings × {seeds} seeds of {sweep.experiment}, in {len(parts(sweep, traced))} programs'
-  said = [text] + ([f'vmapped, in one program: {", ".join(together)}'] if together else [])
-  for name in (name for name, axis in sweep.axes.items() if name not in traced and len(axis.values) > 1):
-    looks = name in optim.TRACEABLE
-    why = 'the experiment looks at its value' if looks else 'its values change the program itself'
-    said.append(f'not vmapped, one program each: {name}, because {why}')
-  return said
+    return [f'search: {sweep.trials} settings of {sweep.experiment}{shared}: {drawn}']
+  programs = parts(sweep)
+  text = f'sweep: {sum(map(len, programs))} settings × {seeds} seeds of {sweep.experiment}, in {len(programs)} programs'
+  vmapped = [*sweep.traced, *['seeds'] * (seeds > 1)]
+  fixed = [name for name, axis in sweep.axes.items() if name not in sweep.traced and len(axis.values) > 1]
+  about = [f'vmapped, in one program: {", ".join(vmapped)}'] if vmapped else []
+  about += [f'one program each, as they change the program itself: {", ".join(fixed)}'] if fixed else []
+  return [text, *about]
 
 
 def refuse_changes(folder: Path, sweep: Sweep) -> None:
-  """Raises UsageError, naming what has changed, where the folder holds another sweep. More --trials are no other."""
+  """Raises UsageError, naming what has changed, where the folder holds a run or another sweep."""
   if config.saved(folder):
     raise errors.UsageError(f'{folder} holds a run, not a sweep; choose another --workdir')
   path = folder / 'sweep.json'
   if not path.exists():
     return
   try:
-    stored = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    old, now = json.loads(path.read_text())['asks'], writers.plain(sweep.asks)
+  except (OSError, ValueError, LookupError) as error:
     raise errors.UsageError(f'{path} cannot be read: {error}') from None
-  flat = lambda described: (
-    {name: described.get(name) for name in ('experiment', 'kind', 'storage', 'together')}
-    | {f'--{name}': value for part in ('flags', 'axes') for name, value in described.get(part, {}).items()}
-  )
-  old, now = flat(stored), flat(writers.plain(sweep.described()))
-  shown = lambda value: 'not given' if value in (None, '') else str(value)
   changed = [
-    f'{n} was {shown(old.get(n))}, now {shown(now.get(n))}' for n in {**old, **now} if old.get(n) != now.get(n)
+    f'{name} was {old.get(name)}, now {now.get(name)}' for name in {**old, **now} if old.get(name) != now.get(name)
   ]
   if changed:
-    raise errors.UsageError(
-      f'{folder} holds a sweep that asks something else: {"; ".join(changed)}. Ask the same, or give another --workdir'
-    )
+    what = '; '.join(changed)
+    raise errors.UsageError(f'{folder} holds another sweep: {what}. Ask the same, or give another --workdir')

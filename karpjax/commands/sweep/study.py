@@ -23,7 +23,7 @@ from karpjax.commands.sweep.settings import Sweep
 SPEAK = 5  # seconds between two lines about a program at work
 
 
-def run(sweep: Sweep, traced: list[str], folder: Path, say: Callable[[str], None]) -> list[table.Trial]:
+def run(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> list[table.Trial]:
   """Runs settings until all of a grid, or as many of a search as asked, have run, over all machines that share the database."""
   import optuna
 
@@ -38,7 +38,7 @@ def run(sweep: Sweep, traced: list[str], folder: Path, say: Callable[[str], None
   here = str(folder.absolute())
   before = len(study.get_trials(deepcopy=False))
   if not sweep.trials:
-    _list(study, sweep, traced, here)
+    _list(study, sweep, here)
   for trials in _unfinished(study, sweep, here):
     _run(study, trials, sweep, folder, say, 'goes on with ' if before else '')
   while (left := sweep.trials - len(study.get_trials(deepcopy=False))) > 0:
@@ -50,10 +50,10 @@ def run(sweep: Sweep, traced: list[str], folder: Path, say: Callable[[str], None
   return [_outcome(frozen, sweep) for frozen in study.get_trials(deepcopy=False)]
 
 
-def _list(study, sweep: Sweep, traced: list[str], here: str) -> None:
+def _list(study, sweep: Sweep, here: str) -> None:
   """Every setting of a grid as a trial, those that there are left out."""
   known = [trial.params for trial in study.get_trials(deepcopy=False)]
-  for number, part in enumerate(settings.parts(sweep, traced), start=1):
+  for number, part in enumerate(settings.parts(sweep), start=1):
     for setting in part:
       if setting not in known:
         study.enqueue_trial(setting, user_attrs={'workdir': here, 'part': f'part-{number:03d}'})
@@ -201,5 +201,5 @@ def database(url: str):
 
 def _name(sweep: Sweep) -> str:
   """The study's name: the same command on any machine means the same study."""
-  what = {name: value for name, value in sweep.described().items() if name not in ('trials', 'storage')}
-  return f'{sweep.experiment}-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]}'
+  asks = json.dumps({**sweep.asks, '--storage': ''}, sort_keys=True)
+  return f'{sweep.experiment}-{hashlib.sha256(asks.encode()).hexdigest()[:12]}'
