@@ -143,10 +143,3 @@ def test_bad_input_is_named():
     LeNet1989().init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
   with pytest.raises(errors.UsageError, match='Did you mean tanh'):
     options.check(LeNet1989(activation='tan'))
-
-
-@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
-def test_gradient_lowers_elsewhere(platform):
-  params, x = random_variables()
-  gradient = jax.jit(jax.grad(lambda p: LeNet1989().apply({'params': p}, x).sum()))
-  jax.export.export(gradient, platforms=[platform])(params)
