@@ -44,10 +44,8 @@ def cartpole() -> Environment:
     return state, _reached(state, 1.0, over)
 
   high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)
-  pure = Environment(
-    'cartpole', reset, step, Box((4,), -high, high), Discrete(2), 500, drawing.cartpole, success_from(475)
-  )
-  return time_limit(pure, 500)
+  box, success = Box((4,), -high, high), success_from(475)
+  return time_limit(Environment('cartpole', reset, step, box, Discrete(2), 500, drawing.cartpole, success))
 
 
 def cartpole_positions() -> Environment:
@@ -83,7 +81,7 @@ def acrobot() -> Environment:
 
   def step(key, state, action):
     torque = jnp.asarray(action, jnp.float32) - 1
-    # the classical Runge–Kutta method, one step
+    # one step of the classical Runge–Kutta method
     k1 = derivative(state, torque)
     k2 = derivative(state + seconds / 2 * k1, torque)
     k3 = derivative(state + seconds / 2 * k2, torque)
@@ -95,10 +93,8 @@ def acrobot() -> Environment:
     return state, _reached(observe(state), jnp.where(over, 0.0, -1.0), over)
 
   high = np.concatenate([np.ones(4, np.float32), limits])
-  pure = Environment(
-    'acrobot', reset, step, Box((6,), -high, high), Discrete(3), 500, drawing.acrobot, success_from(-100)
-  )
-  return time_limit(pure, 500)
+  box, success = Box((6,), -high, high), success_from(-100)
+  return time_limit(Environment('acrobot', reset, step, box, Discrete(3), 500, drawing.acrobot, success))
 
 
 def pendulum() -> Environment:
@@ -125,9 +121,8 @@ def pendulum() -> Environment:
     return state, _reached(observe(state), -cost)
 
   high = np.array([1, 1, fastest], np.float32)
-  action = Box((1,), -strongest, strongest)
-  pure = Environment('pendulum', reset, step, Box((3,), -high, high), action, 200, drawing.pendulum)
-  return time_limit(pure, 200)
+  box, action = Box((3,), -high, high), Box((1,), -strongest, strongest)
+  return time_limit(Environment('pendulum', reset, step, box, action, 200, drawing.pendulum))
 
 
 def mountain_car(continuous: bool = False) -> Environment:
@@ -155,8 +150,8 @@ def mountain_car(continuous: bool = False) -> Environment:
 
   limit, threshold = (999, 90) if continuous else (200, -110)
   name, action = ('mountain_car_continuous', Box((1,), -1.0, 1.0)) if continuous else ('mountain_car', Discrete(3))
-  box, outcomes = Box((2,), low, high), success_from(threshold)
-  return time_limit(Environment(name, reset, step, box, action, limit, drawing.mountain_car, outcomes), limit)
+  box, success = Box((2,), low, high), success_from(threshold)
+  return time_limit(Environment(name, reset, step, box, action, limit, drawing.mountain_car, success))
 
 
 ENVIRONMENTS = {

@@ -126,8 +126,9 @@ class Timed:
   t: jax.Array  # [] int32: steps since the reset
 
 
-def time_limit(environment: Environment, limit: int) -> Environment:
-  """The same, truncated after `limit` steps. A state that is final at that very step is terminated, not truncated."""
+def time_limit(environment: Environment, limit: int | None = None) -> Environment:
+  """The same, truncated after `limit` steps, or its own. A state that is final at that very step is terminated, not truncated."""
+  limit = environment.limit if limit is None else limit
 
   def step(key, state, action):
     inner, reached = environment.step(key, state.inner, action)

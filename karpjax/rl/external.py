@@ -294,10 +294,8 @@ def from_brax(name: str) -> Environment:
     reached = TimeStep(after.obs.astype(jnp.float32), after.reward.astype(jnp.float32), done, jnp.zeros_like(done))
     return _strong(after), reached
 
-  action = Box((world.action_size,), -1.0, 1.0)
-  limit = BRAX_LIMITS.get(name, 1000)
-  pure = Environment(f'brax:{name}', reset, step, Box((world.observation_size,)), action, limit)
-  return time_limit(pure, limit)
+  box, action = Box((world.observation_size,)), Box((world.action_size,), -1.0, 1.0)
+  return time_limit(Environment(f'brax:{name}', reset, step, box, action, BRAX_LIMITS.get(name, 1000)))
 
 
 PACKAGES = {'gymnasium': from_gymnasium, 'gymnax': from_gymnax, 'brax': from_brax}

@@ -187,15 +187,13 @@ def environment(
 
   def reset_done(keys, state, done):
     words = jax.random.key_data(keys)
-    arguments = words, state.world, state.key, state.t, done
-    seen, reset_mask = ask(worlds.reset_done, state, ('bool',), *arguments)
+    seen, reset_mask = ask(worlds.reset_done, state, ('bool',), words, state.world, state.key, state.t, done)
     return Episode(state.world, words, jnp.zeros_like(state.t)), seen, reset_mask
 
   def reset(words):  # [worlds, 2] uint32
     numbers = jnp.arange(len(words), dtype=jnp.int32)
-    state = Episode(numbers, words, jnp.zeros_like(numbers))
-    arguments = words, numbers, words, state.t, jnp.ones(len(words), bool)
-    return state, ask(worlds.reset_done, state, ('bool',), *arguments)[0]
+    state, done = Episode(numbers, words, jnp.zeros_like(numbers)), jnp.ones(len(words), bool)
+    return state, ask(worlds.reset_done, state, ('bool',), words, numbers, words, state.t, done)[0]
 
   def step(state, action):
     reached = ask(worlds.step, state, ('float32', 'bool', 'bool'), state.world, state.key, state.t, action)

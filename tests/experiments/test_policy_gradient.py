@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import policy_gradient as experiment
 from karpjax import config
@@ -185,6 +186,7 @@ def cue() -> Environment:
   return Environment('cue', reset, step, Box((1,), -1.0, 1.0), Discrete(2), 3, shortest=3)
 
 
+@pytest.mark.slow
 def test_only_a_policy_with_a_memory_remembers_the_cue(monkeypatch):
   monkeypatch.setitem(environments.ENVIRONMENTS, 'cue', cue)
 

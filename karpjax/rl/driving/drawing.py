@@ -49,26 +49,25 @@ def frames(states) -> np.ndarray:
   """States, each leaf [time, …] -> frames [time, height, width, 3] uint8."""
   scenes = jax.device_get(scene(states))
   crash = np.asarray(states.collision) | np.asarray(states.off_road)
+  pixels = lambda points: np.asarray(MIDDLE) + np.asarray(points) * (SCALE, -SCALE)
 
   def paint(i, pen):
-    pixels = lambda points: drawing.points(np.asarray(MIDDLE) + np.asarray(points) * (SCALE, -SCALE))
-    pen.rectangle(drawing.points([(0, 0), (drawing.WIDTH, drawing.HEIGHT)]), fill=GRASS)
-    right, left, *marks = scenes['lines'][i]
-    pen.polygon(pixels(np.concatenate([right, left[::-1]])), fill=ASPHALT)
+    pen.rectangle([(0, 0), (drawing.WIDTH, drawing.HEIGHT)], GRASS)
+    right, left, *marks = pixels(scenes['lines'][i])
+    pen.polygon(np.concatenate([right, left[::-1]]), ASPHALT)
     for edge in (right, left):
-      pen.line(pixels(edge), fill=PAINT, width=2 * drawing.TWICE)
+      pen.line(edge, PAINT, 2)
+    first = int(scenes['start'][i] + CELLS[0]) % 2 * PARTS  # one cell painted, one not
     for mark in marks[: scenes['lanes'][i] - 1]:
-      # one cell painted, one not
-      first = int(scenes['start'][i] + CELLS[0]) % 2 * PARTS
       for begin in range(first, len(mark) - PARTS, 2 * PARTS):
-        pen.line(pixels(mark[begin : begin + PARTS + 1]), fill=PAINT, width=drawing.TWICE)
-    own, *bodies = scenes['corners'][i]
+        pen.line(mark[begin : begin + PARTS + 1], PAINT)
+    own, *bodies = pixels(scenes['corners'][i])
     for number, body in enumerate(bodies):
       if number < others.VEHICLES:
-        _car(pen, pixels, body, BODIES[number % len(BODIES)])
+        _car(pen, body, BODIES[number % len(BODIES)])
       else:
-        _barrier(pen, pixels, body)
-    _car(pen, pixels, own, FLASH if crash[i] else EGO, outline=PAINT)
+        _barrier(pen, body)
+    _car(pen, own, FLASH if crash[i] else EGO, outline=PAINT)
 
   return drawing.frames(len(crash), paint)
 
@@ -82,13 +81,13 @@ def _part(corners, back, front, side):
   return np.stack([a, c, d, b])
 
 
-def _car(pen, pixels, corners, colour, outline=None):
-  pen.polygon(pixels(corners), fill=colour, outline=outline, width=drawing.TWICE)
-  pen.polygon(pixels(_part(corners, 0.58, 0.74, 0.78)), fill=GLASS)
-  pen.polygon(pixels(_part(corners, 0.12, 0.22, 0.7)), fill=GLASS)
+def _car(pen: drawing.Pen, corners, colour, outline=None):
+  pen.polygon(corners, colour, outline)
+  pen.polygon(_part(corners, 0.58, 0.74, 0.78), GLASS)
+  pen.polygon(_part(corners, 0.12, 0.22, 0.7), GLASS)
 
 
-def _barrier(pen, pixels, corners):
-  pen.polygon(pixels(corners), fill=OBSTACLE)
-  for share in (0.15, 0.45, 0.75):
-    pen.polygon(pixels(_part(corners, share, share + 0.14, 1.0)), fill=STRIPE)
+def _barrier(pen: drawing.Pen, corners):
+  pen.polygon(corners, OBSTACLE)
+  for start in (0.15, 0.45, 0.75):
+    pen.polygon(_part(corners, start, start + 0.14, 1.0), STRIPE)

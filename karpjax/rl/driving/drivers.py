@@ -1,6 +1,5 @@
 """Drivers that learn nothing: what a learnt one is to be compared with. Each is (key, State) -> action [2] in ±1."""
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -12,7 +11,7 @@ from karpjax.rl.driving import road as roads
 from karpjax.rl.driving import traffic as others
 from karpjax.rl.driving import vehicle
 from karpjax.rl.driving.environment import State
-from karpjax.rl.environment import Environment
+from karpjax.rl.environment import Environment, wrap
 
 CRUISING = 12.0  # m / s
 COMFORT = 4.0  # m / s² across, in bends
@@ -72,15 +71,11 @@ DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}
 def transparent(environment: Environment) -> Environment:
   """The same, which shows its state instead of observations."""
 
-  def reset(key):
-    state, _ = environment.reset(key)
-    return state, state
-
   def step(key, state, action):
     state, reached = environment.step(key, state, action)
     return state, reached.replace(observation=state)
 
-  return dataclasses.replace(environment, reset=reset, step=step)
+  return wrap(environment, lambda state, observation: (state, state), step, lambda state: state)
 
 
 def drive(environment: Environment, driver: Callable, keys) -> rollout.RolloutState:
@@ -91,9 +86,9 @@ def drive(environment: Environment, driver: Callable, keys) -> rollout.RolloutSt
 
 def summarise(environment: Environment, ends: rollout.RolloutState) -> dict[str, float]:
   """Means of the outcomes of episodes that have ended, of their returns, and their speed in m / s."""
-  found = {name: float(x.mean()) for name, x in jax.vmap(environment.outcomes)(ends.state, ends.episode_return).items()}
-  seconds = float(ends.episode_length.mean()) * vehicle.SECONDS
-  return found | {'return': float(ends.episode_return.mean()), 'speed': found['progress'] / seconds}
+  outcomes = jax.vmap(environment.outcomes)(ends.state, ends.episode_return)
+  numbers = {name: float(x.mean()) for name, x in outcomes.items()} | {'return': float(ends.episode_return.mean())}
+  return numbers | {'speed': numbers['progress'] / (float(ends.episode_length.mean()) * vehicle.SECONDS)}
 
 
 def evaluate(environment: Environment, driver: Callable, keys) -> dict[str, float]:

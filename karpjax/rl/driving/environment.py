@@ -144,7 +144,7 @@ def make(observation: str = 'rays', kind: str = 'mixed') -> Environment:
   name = 'driving' if observation == 'rays' else f'driving_{observation}'
   box, action = Box(shape, -1.0, 1.0), Box((2,), -1.0, 1.0)
   pure = Environment(name, begin, step, box, action, STEPS, drawing.frames, outcomes, SHORTEST)
-  return time_limit(clip_action(pure), STEPS)
+  return time_limit(clip_action(pure))
 
 
 ENVIRONMENTS = {'driving': make, 'driving_raster': functools.partial(make, 'raster')}
