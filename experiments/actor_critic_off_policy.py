@@ -55,7 +55,8 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   )
 
 
-data = common.data
+def data(config: Config) -> Dataset:
+  return common.data(config, config.train_frequency)
 
 
 def resolved(config: Config, size: int) -> Config:

@@ -57,7 +57,8 @@ class Config(common.RLConfig, config.model_flags(MODELS)):
   scale_rewards: bool = config.flag(False, 'Whether rewards are divided by the deviation of their discounted sum.')
 
 
-data = common.data
+def data(config: Config) -> Dataset:
+  return common.data(config, config.rollout or ALGORITHMS[config.algorithm].get('rollout'))
 
 
 def policy(config: Config) -> Policy:

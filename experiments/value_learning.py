@@ -51,7 +51,8 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   highest: float = config.flag(100.0, 'The return of the last atom.')
 
 
-data = common.data
+def data(config: Config) -> Dataset:
+  return common.data(config, config.train_frequency)
 
 
 def policy(config: Config) -> Policy:

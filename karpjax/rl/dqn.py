@@ -25,14 +25,10 @@ def of_actions(values, actions):
 
 
 def td_target(rewards, discounts, next_values, actions):
-  """r + γ Q(s', a) (Mnih et al. 2015, algorithm 1).
+  """r + γ Q(s', a) [batch] (Mnih et al. 2015, algorithm 1); γ is 0 where the episode terminated, not where it was only cut.
 
-  Args:
-    rewards: [batch].
-    discounts: [batch], γ of what follows: 0 where the episode terminated there, not where it was only cut.
-    next_values: [batch, actions], of the target network.
-    actions: [batch], the best in s': by the same network's values, or for double Q-learning by the online network's
-      (van Hasselt et al. 2016, eq. 4).
+  Q [batch, actions] is of the target network; a [batch] is the best by it, or for double Q-learning by the online network
+  (van Hasselt et al. 2016, eq. 4).
   """
   return rewards + discounts * of_actions(next_values, actions)
 
@@ -58,9 +54,6 @@ def project(probabilities, rewards, discounts, atoms):
     probabilities: [batch, n], of Z.
     rewards, discounts: [batch].
     atoms: [n], equally spaced, at least two; what falls outside is moved to the nearest end.
-
-  Returns:
-    [batch, n].
   """
   spacing = atoms[1] - atoms[0]
   moved = jnp.clip(rewards[:, None] + discounts[:, None] * atoms, atoms[0], atoms[-1])  # [batch, n]

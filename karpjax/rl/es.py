@@ -19,15 +19,8 @@ from karpjax.rl.rollout import Policy
 
 
 def centred_ranks(values, population):
-  """Ranks in a population from -½, the least, to ½; those of equal values are their mean (Salimans et al. 2017, section 2.1, and
-  appendix).
-
-  Args:
-    values: […], members of the population.
-    population: [size].
-
-  Returns:
-    […] float32.
+  """Ranks of values […] in a population [size], from -½, the least, to ½; equal ones share their mean (Salimans et al. 2017,
+  section 2.1, and appendix).
   """
   less = (population < values[..., None]).sum(-1)
   equal = (population == values[..., None]).sum(-1)  # the member itself is among them
@@ -39,12 +32,8 @@ def estimate(noise, utilities, deviation, count):
 
   Args:
     noise: [pairs, params], ε, of this replica's pairs.
-    utilities: [pairs, 2], at params + σ ε and params - σ ε.
-    deviation: σ.
-    count: n, pairs of all replicas.
-
-  Returns:
-    [params], alike on every replica.
+    utilities: [pairs, 2], at params + σ ε and params - σ ε; σ is the `deviation`.
+    count: n, pairs of all replicas, on each of which the estimate [params] is the same.
   """
   return collectives.total((utilities[:, 0] - utilities[:, 1]) @ noise) / (2 * count * deviation)
 

@@ -24,10 +24,6 @@ def _import(module: str, name: str, packages: str):
     raise UsageError(f'environment={name} needs a package ({error}): pip install {packages}') from None
 
 
-def _first_line(error: Exception) -> str:
-  return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-
-
 # ---- gymnasium ----
 
 OPTIONS = {'limit': 0, 'pixels': 'grey', 'skip': 4, 'stack': 0, 'actions': ''}
@@ -116,7 +112,8 @@ def _tried(text: str) -> tuple[Callable, int]:
     first, _ = tried.reset(seed=0)
     tried.close()
   except Exception as error:  # of whoever wrote it
-    why, within = _first_line(error), str(spec.entry_point).partition('gymnasium.envs.')[2].split('.')[0]
+    why = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+    within = str(spec.entry_point).partition('gymnasium.envs.')[2].split('.')[0]
     if isinstance(error, ImportError) and within:  # such as mujoco, which needs packages of its own
       why += f"; pip install 'gymnasium[{within}]'"
     raise UsageError(f'environment=gymnasium:{name} cannot be made: {why}') from None

@@ -61,7 +61,6 @@ def write(replay: Replay, written, seen: Transition) -> Replay:
   """With a rollout behind what is there; the oldest goes.
 
   Args:
-    replay: the rings.
     written: [] int32, transitions that each ring was given before.
     seen: [time, environments, …], of no more steps than a ring holds.
   """
@@ -76,10 +75,8 @@ def uniform(replay: Replay, written, keys, count: int, n_step: int = 1):
   """Indices drawn with replacement from all that begin `n_step` transitions.
 
   Args:
-    replay: the rings.
     written: [] int32, transitions that each ring was given; at least `n_step`.
-    keys: [environments].
-    count: draws from each ring.
+    keys: [environments], each for `count` draws from its ring.
     n_step: how many transitions a draw stands for: the last n_step - 1 written begin none.
 
   Returns:
@@ -126,10 +123,7 @@ def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Arra
   """The n-step transitions that begin at indices (Sutton 1988; Hessel et al. 2018, eq. 2); none goes beyond its episode's end.
 
   Args:
-    replay: the rings.
     indices: [environments, count], each followed by n_step - 1 later ones.
-    n_step: the most rewards summed.
-    discount: γ.
 
   Returns:
     With leading axes [environments · count]: 'observation', 'action', 'reward' (Σ γ^k r_k, k < m), 'next_observation' (after m
@@ -158,15 +152,9 @@ def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Arra
 
 
 def when(due, update: Callable, before):
-  """An update that is not always due.
+  """What `update` gives, () -> (what becomes of `before`, metrics), where it is due; else `before` and metrics that count nothing.
 
-  Args:
-    due: [] bool.
-    update: () -> (what becomes of `before`, metrics, which are (sum, count) pairs).
-    before: any pytree.
-
-  Returns:
-    What `update` gives, or `before` and metrics that count nothing. Not mapped over, only one of the two is computed.
+  Not mapped over, only one of the two is computed.
   """
   nothing = lambda: (before, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(update)[1]))
   return jax.lax.cond(due, update, nothing)

@@ -14,15 +14,7 @@ from karpjax import collectives
 def advantages(rewards, values, next_values, terminated, truncated, *, discount, gae_lambda):
   """Generalised advantage estimates (Schulman et al. 2016, eqs. 11 and 16): Σ (γλ)^l δ_{t+l} within the episode.
 
-  Args:
-    rewards, values: [time, …].
-    next_values: [time, …]: of the states the steps led to, before any reset.
-    terminated, truncated: [time, …] bool.
-    discount: γ.
-    gae_lambda: λ; 0 is one step's error, 1 the whole return less the value.
-
-  Returns:
-    [time, …]; with `values` added, the λ-returns (TD(λ)).
+  λ = 0 is one step's error, 1 the whole return less the value; with `values` added, they are the λ-returns of TD(λ).
   """
   errors = rewards + discount * jnp.where(terminated, 0, next_values) - values
   weights = discount * gae_lambda * ~(terminated | truncated)

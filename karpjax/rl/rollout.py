@@ -151,10 +151,8 @@ def rollout(
   Args:
     environment: of one world.
     act: (observation [environments, …], noise) -> action [environments, …].
-    worlds: where the environments stand.
     keys: [environments], of this rollout: an environment's draws do not depend on how many there are.
     noise: a pytree of [length, environments, …] of which each step gives `act` a row.
-    length: steps.
     reset: if not, what is done stays where it ended, and its steps from there on have no end.
 
   Returns:
@@ -197,9 +195,7 @@ def episodes(environment: Environment, act: Callable, keys, noise: Callable) -> 
   """One episode of each environment, to its end.
 
   Args:
-    environment: of one world.
     act: as for `rollout`.
-    keys: [episodes].
     noise: keys [episodes] -> what `act` is given at a step.
 
   Returns:
@@ -220,12 +216,7 @@ def episodes(environment: Environment, act: Callable, keys, noise: Callable) -> 
 def record(environment: Environment, act: Callable, key, noise: Callable):
   """One episode with all it went through: (states, Transition), each leaf [environment.limit + 1 | limit, …].
 
-  Args:
-    environment: of one world.
-    act, noise: as for `episodes`, of one environment.
-    key: one.
-
-  What follows the end of the episode is to be cut off at the first `Transition.done`.
+  `act` and `noise` are as for `episodes`. What follows the first `Transition.done` is to be cut off.
   """
 
   def body(worlds, t):
@@ -252,14 +243,7 @@ def noise_of(policy: Policy, greedy: bool) -> Callable:
 
 
 def evaluate(policy: Policy, state, batch, key):
-  """Sums over one episode in each world of a batch, by the best actions and, where a policy draws some, by drawn ones.
-
-  Args:
-    policy: with the environment of one world.
-    state: of a Program.
-    batch: 'world' [batch] int32, 'mask' [batch] bool.
-    key: of the evaluation.
-  """
+  """Sums over one episode in each batch['world'], by the best actions and, where a policy draws some, by drawn ones."""
   environment, mask = policy.environment, batch['mask'].astype(jnp.float32)
   sums = {'episodes': mask.sum()}
   for prefix in ('', 'stochastic_')[: 1 if policy.noise is None else 2]:

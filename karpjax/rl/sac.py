@@ -24,27 +24,14 @@ from karpjax.train.step import compute_gradients
 
 def td_target(rewards, discounts, next_values, next_log_probs=0.0, temperature=0.0):
   """r + γ (min_i Q_i(s', a') - α log π(a'|s')): Lillicrap et al. 2016 with one critic and α = 0, Fujimoto et al. 2018,
-  algorithm 1, with two, Haarnoja et al. 2018b, eqs. 2 and 3, with α.
-
-  Args:
-    rewards: [batch].
-    discounts: [batch], γ of what follows: 0 where the episode terminated there, not where it was only cut.
-    next_values: [critics, batch], of the target networks.
-    next_log_probs: [batch].
-    temperature: α.
+  algorithm 1, with two, Haarnoja et al. 2018b, eqs. 2 and 3, with α. γ [batch] is 0 where the episode terminated, not where
+  it was only cut; Q [critics, batch] is of the target networks.
   """
   return rewards + discounts * (next_values.min(0) - temperature * next_log_probs)
 
 
 def smooth(actions, noise, deviation, limit):
-  """Actions [batch, size] within ±1 with clipped noise, clipped again (Fujimoto et al. 2018, eq. 14).
-
-  Args:
-    actions: of the target policy.
-    noise: of their shape, standard normal.
-    deviation: σ̃ of the noise.
-    limit: c, the most that it moves an action.
-  """
+  """Actions [batch, size] with standard normal noise of deviation σ̃, clipped to ± c = `limit` (Fujimoto et al. 2018, eq. 14)."""
   return jnp.clip(actions + jnp.clip(deviation * noise, -limit, limit), -1, 1)
 
 
@@ -64,13 +51,7 @@ def sac_policy_loss(values, log_probs, temperature):
 
 
 def temperature_loss(log_temperature, log_probs, entropy):
-  """-α (log π(a|s) + H̄) (Haarnoja et al. 2018b, eq. 18): α grows where the policy's entropy is under H̄.
-
-  Args:
-    log_temperature: [], log α.
-    log_probs: [batch], of actions of the policy.
-    entropy: H̄.
-  """
+  """-α (log π(a|s) + H̄) [batch] (Haarnoja et al. 2018b, eq. 18): α grows where the policy's entropy is under H̄ = `entropy`."""
   return -jnp.exp(log_temperature) * (log_probs + entropy)
 
 
