@@ -55,8 +55,7 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   )
 
 
-def data(config: Config) -> Dataset:
-  return common.data(config, config.train_frequency)
+data = common.data
 
 
 def resolved(config: Config, size: int) -> Config:

@@ -57,8 +57,7 @@ class Config(common.RLConfig, config.model_flags(MODELS)):
   scale_rewards: bool = config.flag(False, 'Whether rewards are divided by the deviation of their discounted sum.')
 
 
-def data(config: Config) -> Dataset:
-  return common.data(config, config.rollout or ALGORITHMS[config.algorithm].get('rollout'))
+data = common.data
 
 
 def policy(config: Config) -> Policy:

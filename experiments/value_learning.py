@@ -51,8 +51,7 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   highest: float = config.flag(100.0, 'The return of the last atom.')
 
 
-def data(config: Config) -> Dataset:
-  return common.data(config, config.train_frequency)
+data = common.data
 
 
 def policy(config: Config) -> Policy:

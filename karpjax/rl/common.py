@@ -54,8 +54,8 @@ def with_own_values(config, values: dict):
   return dataclasses.replace(config, **{name: x for name, x in values.items() if getattr(config, name) is None})
 
 
-def data(config: RLConfig, length: int | None = None) -> Dataset:
-  """The worlds of a run, each split's far from the others'; `length`: how many steps each makes in a step of training.
+def data(config: RLConfig) -> Dataset:
+  """The worlds of a run; each split has its own.
 
   Raises:
     UsageError: as `environments.make`, and for environments on the host where the run is to be made many of, or cut.
@@ -63,8 +63,6 @@ def data(config: RLConfig, length: int | None = None) -> Dataset:
   environment, first = environments.make(config.environment), {'train': 0, 'validation': 2**20, 'test': 2**21}
   sizes = {'train': config.batch_size, 'validation': config.episodes, 'test': config.episodes}
   notes = (environments.describe(environment),)
-  if length:
-    notes += (f'a step of training is {config.batch_size} × {length} = {config.batch_size * length:,} of environments',)
   if environment.reset_done:
     for name in ('seeds', 'parallel', 'mesh', 'distributed', 'coordinator', 'topology'):
       if getattr(config, name) != getattr(RLConfig, name):
