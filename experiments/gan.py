@@ -5,6 +5,7 @@ python launch.py gan --flagfile=experiments/papers/gan_25gaussians.flags    # ho
 python launch.py gan --dataset=mnist --scorer=WORKDIR                       # FID in the features of a run of image_classification
 python launch.py gan --dataset=cifar10 --scorer=inception:FILE.safetensors   # the FID of papers, from the weights of pt_inception-2015-12-05
 python launch.py gan --dataset=folder:PATH --image_size=64 --channels=3     # any folder of images
+python launch.py sample WORKDIR --count=64 --output=samples.png             # new images by a trained generator
 """
 
 import dataclasses
@@ -12,134 +13,125 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from karpjax import config, errors, optim
-from karpjax import scorer as scorers
-from karpjax.data import augmentation, dataset, images
+from karpjax import config, errors, features, optim, options, verbs
+from karpjax.data import augmentation, bundled, images
+from karpjax.data.dataset import Dataset, Spec
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
-from karpjax.metrics import generation
+from karpjax.metrics import distribution
 from karpjax.models import conditioning, gan
-from karpjax.program import AUGMENT, LATENT, Program, TrainState, example_keys, pair
-from karpjax.report import gan as report
+from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, example_keys, pair
+from karpjax.report import animation, pictures, plots, writers
 from karpjax.train.step import alternating_step
 
+SIDE, CLASSES, STEPS = 8, 10, 10  # samples in a row, and rows; rows of classes; from one latent to another
+COMPARED = 500  # samples and real examples in which signs of collapse are looked for
+POINTS = 2000  # of a scatter plot
+SEARCHED = 10_000  # training examples among which the nearest are sought
+SORTED = 400  # samples of which each class shows its first
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train, images.Flags):
+
+@config.defaults(
+  steps='60epochs', eval_every='25epochs', checkpoint_every='25epochs', report_every='10epochs',
+  select='validation/fid', batch_size=64, learning_rate=2e-4, beta1=0.5, beta2=0.999, ema=0.99,
+)  # fmt: skip
+class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS), config.model_flags(gan.GENERATORS)):
+  model: str = config.flag('dcgan', 'The networks; their options are below.', choices=gan.GENERATORS)
+  latent: int = config.flag(100, 'Numbers of a latent, which are drawn from a standard normal distribution.', low=1)
+  conditional: str = config.flag('none', 'How the players see classes.', choices=conditioning.CONDITIONALS)
   objective: str = config.flag(
     'non_saturating',
     'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between real and fake.',
     choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
   )
   discriminator_steps: int = config.flag(
-    1,
-    'Of the discriminator for one of the generator; --batch_size counts all of their images, so each has a part of it.',
+    1, 'Discriminator steps for one of the generator; each takes its part of the batch.', low=1
   )
-  discriminator_learning_rate: float = config.flag(0.0, "0: the generator's, --learning_rate.")
-  gradient_penalty: float = config.flag(10.0, 'Weight of the penalty of wasserstein_gp.')
-  clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.")
-  r1: float = config.flag(0.0, 'Weight of the R1 penalty: of gradients at real examples, under any objective; 0: none.')
-  conditional: str = config.flag('none', 'How the players are told of classes.', choices=conditioning.CONDITIONALS)
+  discriminator_learning_rate: float = config.flag(0.0, "The discriminator's; 0: the generator's.", low=0)
+  gradient_penalty: float = config.flag(10.0, 'The weight of the penalty of wasserstein_gp.', low=0)
+  clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.", above=0)
+  r1: float = config.flag(0.0, 'The weight of a penalty on gradients at real examples (R1); 0: none.', low=0)
   augment: str = config.flag(
-    '', 'Of real and generated images alike (DiffAugment): flip,shift:4,cutout:8,jitter:0.5,rotate:10.'
+    '', 'Augmentation of real and generated images alike (DiffAugment): flip,shift:4,cutout:8,jitter:0.5,rotate:10.'
   )
-  latent: int = config.flag(100, 'Numbers that a sample is made from, of a standard normal distribution.')
   scorer: str = config.flag(
     '',
-    'FID and others by the features of: WORKDIR of a run of image_classification on the same data, or '
+    'The features for FID and others: WORKDIR of a run of image_classification on the same data, or '
     'inception:FILE.safetensors with the weights that FID is defined by, pt_inception-2015-12-05-6726825d.',
   )
-  model: str = config.flag('dcgan', 'Its options are below.', choices=gan.MODELS)
-  steps: config.Duration = config.run_flag('60epochs', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('25epochs', 'Evaluate this often; 0: at the end only.', may_change=True)
-  checkpoint_every: config.Duration = config.run_flag(
-    '25epochs', 'Save this often; 0: at the end and when stopped.', may_change=True
-  )
-  report_every: config.Duration = config.run_flag(
-    '10epochs', 'Draw samples this often; 0: at the end only.', may_change=True
-  )
-  select: str = config.run_flag(
-    'validation/fid', 'The metric whose smallest value marks the best checkpoint; -NAME: largest.'
-  )
-  batch_size: int = config.data_flag(
-    64, "Real examples in one step, over all devices and all of the discriminator's turns."
-  )
-  learning_rate: float = config.optimiser_flag(2e-4, 'The peak of the schedule.')
-  beta1: float | None = config.optimiser_flag(0.5, 'First-moment decay of adam, adamw, lion and muon.')
-  beta2: float | None = config.optimiser_flag(
-    0.999, 'Second-moment decay of adam, adamw, lion, muon, rmsprop and adadelta.'
-  )
-  ema: float = config.optimiser_flag(0.99, 'Decay of a running average of the generator, which samples; 0: none.')
-
-  widths: tuple[int, ...] | None = config.flag(None, "Of the generator's layers.", group='Model')
-  discriminator_widths: tuple[int, ...] | None = config.flag(None, "Else the generator's, turned round.", group='Model')
-  generator_norm: str | None = config.flag(None, 'none or batch.', group='Model')
-  norm: str | None = config.flag(None, "The discriminator's: none, batch or layer.", group='Model')
-  spectral_norm: bool | None = config.flag(None, "Divides the discriminator's weights by their largest singular value.", group='Model')  # fmt: skip
 
 
-def data(config: Config) -> dataset.Dataset:
-  return images.load(config, unlabelled=config.conditional == 'none')
+def data(config: Config) -> Dataset:
+  found = images.load(config, unlabelled=config.conditional == 'none')
+  if config.scorer:
+    note = f'scorer: {features.load(config.scorer, found.spec)}; distances are on its own scale'
+  else:
+    note = (
+      'FID, KID, precision and recall need a classifier of the same data: python launch.py image_classification '
+      f'--dataset={config.dataset} --workdir=runs/scorer, then this command with --scorer=runs/scorer'
+    )
+  return dataclasses.replace(found, notes=(*found.notes, note))
 
 
-def program(config: Config, data: dataset.Dataset) -> Program:
-  """The method: config with durations in steps."""
-  spec = data.spec
-  scored = scorers.scoring(config, data, print) if data.splits else {'scorer': None, 'train': None, 'largest': 0}
-  image, penalised = len(spec.shape) == 3, config.objective == 'wasserstein_gp'
-  generator, discriminator = gan.build(
-    config.model,
-    shape=spec.shape,
-    classes=len(spec.classes),
-    latent=config.latent,
-    conditional=config.conditional,
-    dtype=jnp.dtype(config.dtype),
-    generator={'widths': config.widths, 'norm': config.generator_norm},
-    discriminator={
-      'widths': config.discriminator_widths,
-      'norm': config.norm,
-      'spectral_norm': config.spectral_norm,
-    },
-    penalised=penalised or config.r1 > 0,
-  )
+def players(config: Config, spec: Spec):
+  """(generator, discriminator) for examples of these shapes; under a penalty of single gradients without batch norm."""
+  name, shape = config.model, spec.shape
+  penalised = config.objective == 'wasserstein_gp' or config.r1 > 0
+  if name != 'mlp' and len(shape) != 3:
+    raise errors.UsageError(f'model={name} makes images, not rows of {shape[0]} numbers: model=mlp is needed')
+  if name != 'mlp' and () in (config.widths, config.discriminator_widths):
+    raise errors.UsageError(f'widths= leaves model {name} no layer: give at least one')
+  if penalised and config.norm == 'batch':
+    raise errors.UsageError('a gradient penalty is of each example alone: norm=layer or none is needed, not batch')
+  decided = dict(shape=shape, classes=len(spec.classes), conditional=config.conditional, dtype=jnp.dtype(config.dtype))
+  z, x, label = first_inputs(config, spec)
+  generator = options.build(gan.GENERATORS, name, config, z, label, call={'train': False}, **decided)
+  decided |= {'mirrored': (*reversed(generator.units), *generator.units[: name == 'sngan'])}
+  if penalised and name == 'dcgan' and config.norm is None:
+    decided |= {'norm': 'layer'}  # Gulrajani et al. 2017, section 4
+  return generator, options.build(gan.DISCRIMINATORS, name, config, x, label, call={'train': False}, **decided)
+
+
+def first_inputs(config: Config, spec: Spec):
+  """A latent, an example and a label, of zeros."""
+  return jnp.zeros((1, config.latent)), jnp.zeros((1, *spec.shape)), jnp.zeros(1, jnp.int32)
+
+
+def latents(config: Config, key, batch):
+  """[batch, latent], an example's own."""
+  return jax.vmap(lambda key: jax.random.normal(key, (config.latent,)))(example_keys(key, batch))
+
+
+def game(config: Config, spec: Spec, generator, discriminator):
+  """{player: loss} of both."""
+  penalised = config.objective == 'wasserstein_gp'
   discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
-  prepare = functools.partial(spec.scale, how='symmetric' if image else 'unit')
+  scale = functools.partial(spec.scale, how=scale_of(spec))
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse(config.augment, augmentation.IMAGES))
-  rate = config.discriminator_learning_rate
-  own_rate = config if not rate else dataclasses.replace(config, learning_rate=rate)
-  optimisers = {'discriminator': optim.configured(own_rate), 'generator': optim.configured(config)}
-  if config.objective == 'wasserstein':
-    optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
-
-  def init(key):
-    variables = gan.init(generator, discriminator, key, spec.shape, config.latent)
-    averaged = ('generator',) if config.ema else ()
-    return TrainState.create(key, variables, optimisers, ema=averaged)
-
-  def latents(key, batch):
-    return jax.vmap(lambda key: jax.random.normal(key, (config.latent,)))(example_keys(key, batch))
 
   def generate(params, collections, batch, key):
     """What the discriminator sees of the generator, alike in both players' turns; and the generator's collections."""
     variables = {'params': params['generator'], **collections['generator']}
-    z = latents(jax.random.fold_in(key, LATENT), batch)
+    z = latents(config, jax.random.fold_in(key, LATENT), batch)
     x, own = generator.apply(variables, z, batch['label'], train=True, mutable=list(collections['generator']))
     return augment(example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), x), own
 
-  def judge(params, own, x, labels):
+  def discriminate(params, own, x, labels):
     """(scores [batch], class logits [batch, classes] or None), and the discriminator's collections."""
     variables = {'params': params['discriminator'], **own}
     return discriminator.apply(variables, x, labels, train=True, mutable=list(own))
 
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
-    gradients_at = functools.partial(adversarial.input_gradients, lambda x, labels: judge(params, own, x, labels)[0][0])
+    score = lambda x, labels: discriminate(params, own, x, labels)[0][0]
+    gradients_at = functools.partial(adversarial.input_gradients, score)
     keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
-    real, (fake, _) = augment(keys, prepare(batch['image'])), generate(params, collections, batch, key)
-    (on_real, real_classes), new = judge(params, own, real, labels)
-    (on_fake, fake_classes), new = judge(params, new, fake, labels)
+    real, (fake, _) = augment(keys, scale(batch['image'])), generate(params, collections, batch, key)
+    (on_real, real_classes), new = discriminate(params, own, real, labels)
+    (on_fake, fake_classes), new = discriminate(params, new, fake, labels)
     losses = discriminators(on_real, on_fake)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(real_classes, labels) + cross_entropy(fake_classes, labels)
@@ -155,37 +147,157 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def generators_loss(params, collections, batch, key):
     fake, own = generate(params, collections, batch, key)
-    (scores, logits), _ = judge(params, collections['discriminator'], fake, batch['label'])
+    (scores, logits), _ = discriminate(params, collections['discriminator'], fake, batch['label'])
     losses = generators(scores)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(logits, batch['label'])
     return {'loss': pair(losses)}, own
 
+  return {'discriminator': discriminators_loss, 'generator': generators_loss}
+
+
+def program(config: Config, data: Dataset) -> Program:
+  """The method: config with durations in steps."""
+  spec, (generator, discriminator) = data.spec, players(config, data.spec)
+  scorer = features.load(config.scorer, spec) if config.scorer and data.splits else None
+  evaluated = {*config.eval_splits, *config.final_splits} & data.splits.keys()
+  examples = max((data.splits[name].size for name in evaluated), default=spec.examples)
+  rate = config.discriminator_learning_rate or config.learning_rate
+  optimisers = {
+    'discriminator': optim.configured(dataclasses.replace(config, learning_rate=rate)),
+    'generator': optim.configured(config),
+  }
+  if config.objective == 'wasserstein':
+    optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
+
+  def init(key):
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+    z, x, label = first_inputs(config, spec)
+    variables = {
+      'discriminator': discriminator.init(keys[0], x, label, train=True),
+      'generator': generator.init(keys[1], z, label, train=True),
+    }
+    return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
+
   def predict(state, batch, key):
     """Samples of the batch's labels, and latents where it has them, the averaged generator's: [batch, *shape], raw scale."""
-    params = {**state.params, **(state.ema or {})}['generator']
-    variables = {'params': params, **state.collections['generator']}
-    z = batch['latent'] if 'latent' in batch else latents(key, batch)
-    x = generator.apply(variables, z, batch['label'], train=False)
-    return spec.maximum * ((x + 1) / 2 if image else x)
+    z = batch['latent'] if 'latent' in batch else latents(config, key, batch)
+    x = generator.apply(state.variables('generator'), z, batch['label'], train=False)
+    return spec.maximum * ((x + 1) / 2 if scale_of(spec) == 'symmetric' else x)
 
   def evaluate(state, batch, key):
-    return scorers.sums(
-      scored['scorer'], spec, predict(state, batch, key), batch, scored['largest'], config.conditional != 'none'
+    fake, conditional = predict(state, batch, key), config.conditional != 'none'
+    return distribution.sums(
+      scorer, fake, batch, maximum=spec.maximum, examples=examples, conditional=conditional, modes=modes_of(spec)
     )
 
-  losses = {'discriminator': discriminators_loss, 'generator': generators_loss}
-  functions = Program(
+  train_features = functools.cache(lambda count: scorer.features(data.splits['train'], count))
+  losses = game(config, spec, generator, discriminator)
+  return Program(
     init=init,
     step=alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
     evaluate=evaluate,
-    summarise=functools.partial(generation.summarise, train=scored['train']),
+    summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
     predict=predict,
-  )
-  return dataclasses.replace(
-    functions, report=functools.partial(report.draw, functions, data, config, scored['scorer'], say=print)
+    report=lambda state, t, folder: report(config, data, scorer, predict, state, t, folder),
   )
 
 
-def predictions(program, state, spec, files):
-  raise errors.UsageError('a run of gan classifies nothing; its samples are in its folder, plots/samples.png')
+def scale_of(spec: Spec) -> str:
+  """The scale of what the players see: images lie in [-1, 1], as tanh does."""
+  return 'symmetric' if len(spec.shape) == 3 else 'unit'
+
+
+def modes_of(spec: Spec):
+  """(means, standard deviation) of the modes, where they are known."""
+  return (bundled.GRID, bundled.GRID_STD) if spec.name == 'gaussians25' else None
+
+
+# ---- what a run leaves ----
+
+
+def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder) -> None:
+  """Samples of the same latents each time, and signs of collapse; at the end also what is looked at once."""
+  spec, train, conditional = data.spec, data.splits['train'], config.conditional != 'none'
+  call = jax.jit(lambda batch: predict(state, batch, jax.random.key(0)))
+  at = f'step {t:,}' + (f' · first of {config.seeds} seeds' if config.seeds > 1 else '')
+
+  def sample(labels, **latent) -> np.ndarray:
+    """[n, *shape], raw, of the latents number 0 to n - 1, or of those given."""
+    labels = np.asarray(labels, np.int32)
+    return np.asarray(call({'index': np.arange(len(labels), dtype=np.int32), 'label': labels, **latent}))
+
+  if len(spec.shape) == 1:
+    points = train.fetch(np.arange(min(POINTS, train.size)))
+    both, kinds = np.concatenate([points['image'], sample(points['label'])]), np.arange(2).repeat(len(points['label']))
+    drawn = plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples')
+  else:
+    labels = np.arange(min(len(spec.classes), CLASSES)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
+    drawn = pictures.grid(sample(labels) / spec.maximum, SIDE, f'Samples · {at}', folder, 'samples')
+    if t == config.steps:
+      draw_once(spec, scorer, train, sample, config.latent, conditional, folder, at)
+  animation.over_time(drawn, t, folder)
+
+  real = train.fetch(np.arange(min(COMPARED, train.size)))
+  history, fake = writers.read_rows(folder), sample(real['label'])
+  found = distribution.collapse(
+    history, scorer, real['image'], fake, classes=() if conditional else spec.classes, modes=modes_of(spec)
+  )
+  for line in found['warnings']:
+    print(f'warning, {at}: {line}')
+  lines = [f'{at}: {line}\n' for line in found['warnings'] or ['no sign of collapse']]
+  (folder / 'texts').mkdir(exist_ok=True)
+  writers.write_bytes(folder / 'texts' / 'collapse.txt', ''.join(lines).encode())
+  about = {'source': scorer.source, 'step': scorer.step, 'data set': spec.name} if scorer else None
+  writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **found})
+
+
+def draw_once(spec, scorer, train, sample, latent: int, conditional: bool, folder, at: str) -> None:
+  """Images between latents, beside the nearest training examples, and by class."""
+  ends = np.random.default_rng(0).standard_normal((2, SIDE, latent)).astype(np.float32)
+  path = distribution.slerp(*ends, np.linspace(0, 1, STEPS)).reshape(-1, latent)  # [SIDE · STEPS, latent]
+  labels = np.arange(SIDE).repeat(STEPS) % len(spec.classes) if conditional else np.zeros(len(path))
+  between = sample(labels, latent=path) / spec.maximum
+  pictures.grid(between, STEPS, f'Between two latents · {at}', folder, 'interpolation')
+
+  few = sample(np.arange(SIDE) % len(spec.classes))
+  known = train.fetch(np.arange(min(train.size, SEARCHED)))['image']
+  nearest = distribution.neighbours(*(distribution.describe(scorer, x) for x in (few, known)), 3)  # [SIDE, 3]
+  rows = np.concatenate([few, *known[nearest.T]]) / spec.maximum
+  where = "the scorer's features" if scorer else 'pixels'
+  heading = f'Nearest of {len(known):,} training examples by {where} · {at}'
+  names = ('sample', 'nearest', 'second', 'third')
+  pictures.grid(rows, SIDE, heading, folder, 'nearest_training_examples', names)
+
+  if conditional or (scorer and scorer.classes):
+    labels = np.arange(SORTED) % len(spec.classes)
+    of_classes = sample(labels)
+    if not conditional:
+      labels = np.asarray(scorer.apply(of_classes)[1]).argmax(-1)
+    pictures.class_grid(of_classes / spec.maximum, labels, spec.classes, folder, 'samples_by_class')
+
+
+# ---- what a run can do ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling(verbs.Sampling):
+  label: str = config.flag('', 'The class to draw, where the run is conditional; empty: all in turn.')
+
+
+def draw(run, inputs, chosen) -> dict:
+  """Latents, and the labels to draw."""
+  labels = np.arange(chosen.count) % len(run.spec.classes)
+  if chosen.label:
+    if run.config.conditional == 'none':
+      raise errors.UsageError(f'label={chosen.label}: the run is not conditional, its samples are of no class')
+    labels[:] = errors.choose('label', chosen.label, {name: i for i, name in enumerate(run.spec.classes)})
+  latent = jax.random.normal(jax.random.key(chosen.seed), (chosen.count, run.config.latent))
+  return {'latent': latent, 'label': labels.astype(np.int32)}
+
+
+def generate(run, chosen):
+  return jax.jit(lambda state, batch: run.program.predict(state, batch, jax.random.key(0)) / run.spec.maximum)
+
+
+verbs = {'sample': verbs.sample_verb(draw, generate, Sampling)}

@@ -22,7 +22,6 @@ from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models
-from karpjax.models import published
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import plots, texts, writers
 from karpjax.train.step import train_step
@@ -109,7 +108,6 @@ def program(config: Config, data: Dataset) -> Program:
     uninformed_loss=math.log(spec.tokenisers['text'].size),
     axes=partitioning(model, inputs),
     report=report(model, data, config.sample_length),
-    rename_weights=published.renamed,
   )
 
 

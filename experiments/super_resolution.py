@@ -6,126 +6,102 @@ python launch.py super_resolution --model=srresnet --colour=rgb --factor=4 --cro
 python launch.py super_resolution --model=srresnet --colour=rgb --factor=4 --crop=24 --adversarial --init_from=WORKDIR   # SRGAN
 python launch.py upscale WORKDIR small.png
 
-Pictures are made small once, on the host, by Pillow's bicubic filter in 8 bits (`low_resolution.shrunk`). All that is measured is
+Pictures are made small once, on the host, by Pillow's bicubic filter in 8 bits (`pictures.shrunk`). All that is measured is
 measured on the luma of 8-bit pictures, without `factor` pixels at the edges, and beside it what bicubic interpolation reaches.
+PSNR is that of a whole picture, averaged over pictures.
 
 `launch.py check` passes with --noresidual: a small net that begins at the bicubic picture cannot overfit it to a tenth of its loss.
 
 https://arxiv.org/abs/1501.00092, https://arxiv.org/abs/1609.05158, https://arxiv.org/abs/1609.04802
 """
 
-import dataclasses
-import functools
+import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from karpjax import config, errors, optim, perceptual
-from karpjax.data import augmentation, dataset, low_resolution
+from karpjax import config, errors, features, optim, options
+from karpjax.data import augmentation, dataset, image_files, pairs
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
-from karpjax.metrics import super_resolution as metrics
 from karpjax.models import super_resolution as models
+from karpjax.models.super_resolution import bicubic
 from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, example_keys, pair
-from karpjax.report import super_resolution as report
+from karpjax.report import pictures, progress, writers
 from karpjax.train.step import alternating_step
+from karpjax.verbs import image_verb
 
-Spec = low_resolution.Spec
+TILE = 96  # pixels of the small picture that a tile gives at most
+DRAWN = 4  # pictures
+DETAIL = 8  # a detail's height is such a part of the picture's
+MEASURES = 'psnr', 'bicubic_psnr', 'ssim', 'bicubic_ssim'
+Spec = pairs.Spec
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train):
+@config.defaults(
+  steps='1000', eval_every='250', checkpoint_every='250', eval_batch_size=32, select='-validation/psnr', batch_size=16,
+  schedule='cosine',
+)  # fmt: skip
+class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.MODELS)):
   dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.')
-  channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.')
-  factor: int = config.flag(3, 'By how much pictures are enlarged: 2, 3 or 4.')
+  channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
+  factor: int = config.flag(3, 'By how much pictures are enlarged.', choices=(2, 3, 4))
   colour: str = config.flag(
     'y', 'What the net enlarges: the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb')
   )
-  crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.')
-  stride: int = config.flag(0, 'From one crop to the next, in train; 0: half of a crop.')
+  crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.', low=1)
+  stride: int = config.flag(0, 'Pixels from one crop to the next, in train; 0: half of a crop.', low=0)
   symmetries: bool = config.flag(True, 'Turn and mirror training crops.')
-  model: str = config.flag('espcn', 'Its options are below.', choices=models.MODELS)
-  adversarial: bool = config.flag(False, 'Against a discriminator: SRGAN.')
-  adversarial_weight: float = config.flag(1e-3, "Of the discriminator's part in the net's loss.")
+  model: str = config.flag('espcn', 'The net; its options are below.', choices=models.MODELS)
+  adversarial: bool = config.flag(False, 'Train against a discriminator: SRGAN.')
+  adversarial_weight: float = config.flag(1e-3, "The weight of the discriminator's part in the net's loss.", low=0)
   scorer: str = config.flag(
     '',
     'Take the loss in the features of: WORKDIR of a run of image_classification with as many channels, or '
     "FILE.safetensors of torchvision's vgg19. Empty: in pixels.",
   )
-  scorer_weight: float = config.flag(1.0, "Of that loss; the paper's for VGG-19 is 0.006.")
-
-  residual: bool | None = config.flag(
-    True, "Add what the net's layers make to the bicubic picture; the papers' nets do not.", group='Model'
-  )
-  widths: tuple[int, ...] | None = config.flag(None, 'Of all layers but the last (srcnn, espcn).', group='Model')
-  kernel_sizes: tuple[int, ...] | None = config.flag(None, 'Of all layers (srcnn, espcn).', group='Model')
-  blocks: int | None = config.flag(None, 'Residual ones (srresnet).', group='Model')
-  width: int | None = config.flag(None, 'Channels inside (srresnet).', group='Model')
-  discriminator_widths: tuple[int, ...] = config.flag((64, 128, 256, 512), 'Of its pairs of convolutions.')
-  discriminator_hidden: int = config.flag(1024, 'Units of its first dense layer.')
-
-  steps: config.Duration = config.run_flag('1000', 'How long to train.')
-  eval_every: config.Duration = config.run_flag('250', 'Evaluate this often; 0: at the end only.', may_change=True)
-  checkpoint_every: config.Duration = config.run_flag(
-    '250', 'Save this often; 0: at the end and when stopped.', may_change=True
-  )
-  eval_batch_size: int = config.run_flag(32, 'Examples in one call of the evaluation.', may_change=True)
-  select: str = config.run_flag(
-    '-validation/psnr', 'The metric whose smallest value marks the best checkpoint; -NAME for the largest.'
-  )
-  batch_size: int = config.data_flag(16, 'Examples in one step, over all devices; 0: the whole train split.')
-  schedule: str = config.optimiser_flag('cosine', 'How the learning rate changes.', choices=optim.SCHEDULES)
+  scorer_weight: float = config.flag(1.0, "The weight of that loss; the paper's for VGG-19 is 0.006.", low=0)
 
 
 def data(config: Config) -> dataset.Dataset:
-  least = -(-image_quality.WINDOW // config.factor) + 2 * low_resolution.BORDER if config.factor > 0 else 0
+  least = math.ceil(image_quality.WINDOW / config.factor) + 2 * pairs.BORDER
   if config.crop < least:
-    raise errors.UsageError(f'--crop={config.crop}: at least {least} pixels are needed, for SSIM')
-  return low_resolution.load(
-    config.dataset,
-    config.factor,
-    config.crop,
-    stride=config.stride,
-    channels=config.channels,
-    validation=config.validation,
-    seed=config.split_seed,
-    resident_bytes=config.resident_mb * 2**20,
-  )
+    raise errors.UsageError(f'crop={config.crop}: at least {least} pixels are needed, for SSIM')
+  return pairs.load_low_resolution(config)
 
 
-def build(config: Config, spec: low_resolution.Spec):
-  """The net of a run."""
-  channels = 1 if config.colour == 'y' else spec.channels
-  fixed = dict(factor=config.factor, channels=channels, dtype=jnp.dtype(config.dtype))
-  return models.build(config.model, options=config.model_options(), **fixed)
+def network(config: Config, spec: Spec) -> models.Net:
+  channels = 1 if config.colour == 'y' else spec.input[-1]
+  decided = {'factor': config.factor, 'channels': channels, 'dtype': jnp.dtype(config.dtype)}
+  return options.build(models.MODELS, config.model, config, jnp.zeros((1, 8, 8, channels)), **decided)
 
 
 def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: one player or two; config with durations in steps."""
-  spec = data.spec
-  net, luma = build(config, spec), config.colour == 'y'
-  judge = models.Discriminator(config.discriminator_widths, config.discriminator_hidden, jnp.dtype(config.dtype))
-  names = ('discriminator', 'generator') if config.adversarial else ('generator',)
-  optimisers = {name: optim.configured(config) for name in names}
-  low = jnp.zeros((1, config.crop, config.crop, net.channels))
-  high = jnp.zeros((1, config.crop * config.factor, config.crop * config.factor, net.channels))
-  features = perceptual.load(config.scorer, high.shape[1:]) if config.scorer else None
+  spec, net = data.spec, network(config, data.spec)
+  low, high = (jnp.zeros((1, *shape[:2], net.channels)) for shape in (spec.input, spec.target))
+  dtype = jnp.dtype(config.dtype)
+  discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, call={'train': False}, dtype=dtype)
+  players = ('discriminator', 'generator') if config.adversarial else ('generator',)
+  optimisers = {name: optim.configured(config) for name in players}
+  extract = features.perceptual(config.scorer, high.shape[1:]) if config.scorer and data.splits else None
 
   def init(key):
     first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
     variables = {'generator': net.init(first, low)}
     if config.adversarial:
-      variables['discriminator'] = judge.init(jax.random.fold_in(first, 1), high, train=False)
-    averaged = ('generator',) if config.ema else ()
-    return TrainState.create(key, variables, optimisers, ema=averaged)
+      variables['discriminator'] = discriminator.init(jax.random.fold_in(first, 1), high, train=False)
+    return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
 
   def scaled(images):  # uint8 -> what the net sees
     images = images.astype(jnp.float32) / 255
-    return image_quality.luma(images) if luma else images
+    return image_quality.luma(images) if config.colour == 'y' else images
 
-  def made(params, collections, batch, key):
+  def enlarge(params, collections, batch, key):
     """(ours, originals, the net's collections), alike in both players' turns."""
-    low, high = scaled(batch['low']), scaled(batch['high'])
+    low, high = scaled(batch['input']), scaled(batch['target'])
     if config.symmetries:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       low, high = (jax.vmap(augmentation.symmetry)(keys, x) for x in (low, high))
@@ -134,23 +110,24 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return ours, high, own
 
   def content(ours, high):  # [batch]
-    if features is None:
+    if extract is None:
       return jnp.square(ours - high).mean((1, 2, 3))
-    return config.scorer_weight * jnp.square(features(ours) - features(high)).mean((1, 2, 3))
+    return config.scorer_weight * jnp.square(extract(ours) - extract(high)).mean((1, 2, 3))
 
   def score(params, own, images):
     """(scores [batch], the discriminator's collections)."""
-    return judge.apply({'params': params['discriminator'], **own}, images, train=True, mutable=list(own))
+    variables = {'params': params['discriminator'], **own}
+    return discriminator.apply(variables, images, train=True, mutable=list(own))
 
   def discriminator_loss(params, collections, batch, key):
-    ours, high, _ = made(params, collections, batch, key)
+    ours, high, _ = enlarge(params, collections, batch, key)
     real, own = score(params, collections['discriminator'], high)
     fake, own = score(params, own, jax.lax.stop_gradient(ours))
     loss = adversarial.minimax_discriminator(real, fake)
     return {'loss': pair(loss), 'real_accuracy': pair(real > 0), 'fake_accuracy': pair(fake < 0)}, own
 
   def generator_loss(params, collections, batch, key):
-    ours, high, own = made(params, collections, batch, key)
+    ours, high, own = enlarge(params, collections, batch, key)
     error = content(ours, high)
     if not config.adversarial:
       return {'loss': pair(error)}, own
@@ -159,35 +136,154 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return {'loss': pair(total), 'content': pair(error), 'adversarial': pair(against)}, own
 
   losses = {'discriminator': discriminator_loss, 'generator': generator_loss}
-  step = alternating_step({name: losses[name] for name in names}, optimisers, config)
+  alternate = alternating_step({name: losses[name] for name in players}, optimisers, config)
 
-  def play(state, batch):
-    state, found = step(state, batch)
+  def step(state, batch):
+    state, metrics = alternate(state, batch)
     if not config.adversarial:  # a single player needs no name
-      return state, {name.removeprefix('generator_'): x for name, x in found.items()}
-    return state, {'loss': found.pop('generator_content'), **found}
+      return state, {name.removeprefix('generator_'): x for name, x in metrics.items()}
+    return state, {'loss': metrics.pop('generator_content'), **metrics}
 
-  def enlarged(state, images):
+  def evaluated(state, images):
     return net.apply(state.variables('generator'), scaled(images))
 
   def predict(state, batch, key):
-    """batch['low'] uint8 -> pictures [batch, height · factor, width · factor, channels], black 0 and white 1, not clipped."""
-    ours = enlarged(state, batch['low'])
-    return metrics.with_chroma(ours, batch['low'] / 255, config.factor) if luma else ours
+    """batch['input'] uint8 -> pictures [batch, height · factor, width · factor, channels], black 0 and white 1, not clipped."""
+    ours = evaluated(state, batch['input'])
+    return with_chroma(ours, batch['input'] / 255, config.factor) if config.colour == 'y' else ours
 
   def example_losses(state, batch, key):
-    return content(enlarged(state, batch['low']), scaled(batch['high']))
+    return content(evaluated(state, batch['input']), scaled(batch['target']))
 
   def evaluate(state, batch, key):
-    sums = metrics.sums(predict(state, batch, key), batch, config.factor, spec.pictures)
+    sums = sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
     return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
 
-  functions = Program(
-    init=init, step=play, evaluate=evaluate, summarise=metrics.summarise, predict=predict, example_losses=example_losses
-  )
-  return dataclasses.replace(
-    functions,
-    report=functools.partial(
-      report.draw, functions, spec, config.factor, build(config, spec).reach, seeds=config.seeds
-    ),
-  )
+  return Program(
+    init=init, step=step, evaluate=evaluate, summarise=summarise, predict=predict, example_losses=example_losses,
+    report=lambda state, t, folder: report(config, data, enlarger(config, spec, predict), state, t, folder),
+  )  # fmt: skip
+
+
+# ---- what is measured ----
+
+
+def with_chroma(y, low, factor: int):
+  """Pictures of an enlarged luma, not clipped, their chroma being bicubic.
+
+  Args:
+    y: [batch, height · factor, width · factor, 1], on the scale of `image_quality.luma`.
+    low: [batch, height, width, 1 or 3] in [0, 1].
+  """
+  if low.shape[-1] == 1:
+    return (y - 16 / 255) * (255 / 219)
+  chroma = bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor)
+  return image_quality.ycbcr_to_rgb(jnp.concatenate([y, chroma], -1))
+
+
+def measures(pictures, low, high, factor: int) -> dict:
+  """Squared error and SSIM, each [batch], of pictures in [0, 1], and 'bicubic_…' of what interpolation makes of low (uint8)."""
+  high, plain = high / 255, bicubic(low.astype(jnp.float32) / 255, factor)
+  reference = image_quality.luma_measures(plain, high, factor)
+  return image_quality.luma_measures(pictures, high, factor) | {f'bicubic_{n}': x for n, x in reference.items()}
+
+
+def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
+  """{measure: [count], …, 'tiles': [count]} float32: those of crops, added up by the picture they are of."""
+  values = {**measures(pictures, batch['input'], batch['target'], factor), 'tiles': jnp.ones(len(pictures))}
+  place = lambda x: jnp.zeros(count).at[batch['picture']].add(jnp.where(batch['mask'], x, 0))
+  return {name: place(x) for name, x in values.items()}
+
+
+def summarise(sums: dict) -> dict[str, float]:
+  """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it."""
+  there = sums['tiles'] > 0
+  numbers = {'loss': float(sums['loss'][0] / sums['loss'][1])} if 'loss' in sums else {}
+  for prefix in ('', 'bicubic_'):
+    error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
+    with np.errstate(divide='ignore'):
+      numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error)))
+    numbers[f'{prefix}ssim'] = float(np.mean(ssim))
+  return {**numbers, **{f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}}
+
+
+# ---- what a run leaves ----
+
+
+def enlarger(config: Config, spec: Spec, predict):
+  """(state, picture [height, width, channels] uint8) -> [height · factor, width · factor, channels] in [0, 1], in tiles."""
+  margin = network(config, spec).reach
+  call = jax.jit(lambda state, low: jnp.clip(predict(state, {'input': low}, jax.random.key(0)), 0, 1))
+  size = {'tile': TILE + 2 * margin, 'margin': margin, 'scale': config.factor}
+  return lambda state, low: models.in_tiles(lambda x: call(state, x), low, **size)
+
+
+def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder: Path) -> None:
+  """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of the first few."""
+  split, _ = data.reported()
+  rows, note = {}, f', step {t}' + (f' · first of {config.seeds} seeds' if config.seeds > 1 else '')
+  for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
+    ours = enlarge(state, low)
+    each = measures(ours[None], low[None], high[None], config.factor)
+    numbers = summarise({name: np.asarray(x) for name, x in each.items()} | {'tiles': np.ones(1)})
+    rows[name] = {measure: numbers[measure] for measure in MEASURES}
+    if len(rows) <= DRAWN:
+      before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)
+  mean = {measure: float(np.mean([row[measure] for row in rows.values()])) for measure in MEASURES}
+  heading = f'{split} pictures whole, ×{config.factor}{note}'
+  writers.write_json(folder / 'report.json', {'heading': heading, 'pictures': rows, 'mean': mean})
+  shown = lambda row: [round(row[measure], 4 if 'ssim' in measure else 2) for measure in MEASURES]
+  lines = [(n, *shown(row), round(row['psnr'] - row['bicubic_psnr'], 2)) for n, row in {**rows, 'mean': mean}.items()]
+  text = progress.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
+  (folder / 'texts').mkdir(exist_ok=True)
+  writers.write_bytes(folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, '']).encode())
+
+
+def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: str) -> None:
+  """plots/before_and_after_NAME.png: the picture, and below it the detail with the strongest edges."""
+  factor = len(high) // len(low)
+  nearest = np.repeat(np.repeat(low, factor, 0), factor, 1) / 255
+  plain = np.clip(np.asarray(bicubic(low[None] / np.float32(255), factor))[0], 0, 1)
+  whole = nearest, plain, ours, high / 255
+  dimensions = f'{low.shape[0]}×{low.shape[1]}'
+  captions = dimensions, f'bicubic, {numbers["bicubic_psnr"]:.2f} dB', f'ours, {numbers["psnr"]:.2f} dB', 'original'
+  height, width = (n // DETAIL for n in high.shape[:2])
+  edges = np.hypot(*np.gradient(high.mean(-1)))[: height * DETAIL, : width * DETAIL]
+  strength = edges.reshape(DETAIL, height, DETAIL, width).mean((1, 3))
+  row, column = np.unravel_index(strength[1:-1, 1:-1].argmax(), (DETAIL - 2,) * 2) + np.ones(2, int)
+  detail = [x[row * height : (row + 1) * height, column * width : (column + 1) * width] for x in whole]
+  heading = f'{name} ×{factor}{note}'
+  pictures.captioned([*whole, *detail], [*captions, *captions], 4, heading, folder, f'before_and_after_{name}')
+
+
+# ---- what a run can do ----
+
+
+def encode(run, paths, chosen) -> list[np.ndarray]:
+  """Pictures [height, width, 1 or 3] uint8 with the channels that the net takes: for the luma alone those of the file."""
+  known = run.spec.input[-1]
+
+  def read(path):
+    channels = image_files.header(path)[1]
+    if run.config.colour == 'rgb' and known == 1 < channels:
+      raise errors.UsageError(
+        f'{path} has colour, and the run saw grey pictures alone: convert it, or train with colour=y'
+      )
+    return image_files.read(path, known if run.config.colour == 'rgb' else channels)
+
+  return [read(path) for path in paths]
+
+
+def function(run, chosen):
+  enlarge = enlarger(run.config, run.spec, run.program.predict)
+  return lambda state, pictures: (enlarge(state, low) for low in pictures)
+
+
+verbs = {
+  'upscale': image_verb(
+    'Enlarges pictures of any size; each becomes NAME_xFACTOR.png.',
+    encode,
+    function,
+    lambda run: f'_x{run.config.factor}',
+  ),
+}

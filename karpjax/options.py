@@ -135,7 +135,10 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
   """
   constructor = choose('model', name, models)
   fields, taken = of_model(constructor), {}
-  for key, value in (chosen if isinstance(chosen, Mapping) else chosen.model_options()).items():
+  if not isinstance(chosen, Mapping):  # whose flags may be those of other models beside these
+    known = {key for model in models.values() for key in of_model(model)}
+    chosen = {key: value for key, value in chosen.model_options().items() if key in known}
+  for key, value in chosen.items():
     if value is None:
       continue
     if key not in fields:

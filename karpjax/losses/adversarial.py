@@ -69,48 +69,31 @@ def middle(objective: str, real, fake):
 
 
 def input_gradients(scores: Callable, inputs, *others):
-  """The gradient of each example's own score with respect to that example.
+  """The gradient of each example's own score with respect to that example: [batch, …] as `inputs`, differentiable again.
 
   That of the sum of all scores, which is the same where no example looks at another, as with batch norm it would; `vmap` of
   single gradients would compute convolutions, and the kernels' part of the second backward pass, example by example.
 
   Args:
     scores: (examples, *others) -> [batch], each of its own example alone.
-    inputs: [batch, …].
-    others: each [batch, …].
-
-  Returns:
-    [batch, …] as `inputs`; differentiable again.
   """
   return jax.grad(lambda x: scores(x, *others).sum())(inputs)
 
 
 def gradient_penalty(slopes):
-  """(‖gradient‖₂ - 1)² of each example (Gulrajani et al. 2017, eq. 3), at points between real and fake ones.
-
-  Args:
-    slopes: [batch, …], by `input_gradients`.
-
-  Returns:
-    [batch] float32.
-  """
+  """(‖gradient‖₂ - 1)², [batch], by `input_gradients` at points between real and fake (Gulrajani et al. 2017, eq. 3)."""
   norm = jnp.sqrt(_square_norm(slopes) + 1e-12)  # whose gradient at 0 is 0, not NaN
   return jnp.square(norm - 1)
 
 
 def r1_penalty(slopes):
-  """½ ‖gradient‖² of each real example (Mescheder et al. 2018, eq. 9, without γ); slopes [batch, …] -> [batch]."""
+  """½ ‖gradient‖², [batch], by `input_gradients` at real examples (Mescheder et al. 2018, eq. 9, without γ)."""
   return _square_norm(slopes) / 2
 
 
-def between(key, real, fake):
-  """Points on the lines from real to fake examples, uniformly drawn (Gulrajani et al. 2017, algorithm 1).
-
-  Args:
-    key: one per example, [batch].
-    real, fake: [batch, …].
-  """
-  u = jax.vmap(lambda k: jax.random.uniform(k, ()))(key)
+def between(keys, real, fake):
+  """Points on the lines from real to fake examples, [batch, …], uniformly drawn (Gulrajani et al. 2017, algorithm 1)."""
+  u = jax.vmap(lambda k: jax.random.uniform(k, ()))(keys)
   u = u.reshape(-1, *(1,) * (real.ndim - 1))  # [batch] -> [batch, 1, …]
   return u * real + (1 - u) * fake
 

@@ -38,14 +38,9 @@ def without_border(images, border: int):
   return images[:, border : height - border, border : width - border]
 
 
-def decibels(mean_squared_error):
-  """Peak signal-to-noise ratio of a mean squared error, for a peak of 1: infinite at 0."""
-  return -10 * jnp.log10(mean_squared_error)
-
-
 def psnr(images, targets):
-  """Peak signal-to-noise ratio of each image in dB, [batch]."""
-  return decibels(jnp.square(images - targets).mean((1, 2, 3)))
+  """Peak signal-to-noise ratio of each image in dB, [batch], for a peak of 1; infinite where they are equal."""
+  return -10 * jnp.log10(jnp.square(images - targets).mean((1, 2, 3)))
 
 
 def ssim(images, targets):
@@ -67,6 +62,22 @@ def ssim(images, targets):
   c1, c2 = 0.01**2, 0.03**2
   each = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
   return each.mean((1, 2, 3))
+
+
+def eight_bits(images):
+  """[…] in [0, 1] -> the nearest of the values that 8 bits have."""
+  return jnp.round(jnp.clip(images, 0, 1) * 255) / 255
+
+
+def luma_measures(images, targets, border: int) -> dict:
+  """Mean squared error and SSIM, each [batch], of the luma of 8-bit images without a border: as super-resolution's papers do."""
+  x, y = (without_border(luma(eight_bits(x)), border) for x in (images, targets))
+  return {'squared_error': jnp.square(x - y).mean((1, 2, 3)), 'ssim': ssim(x, y)}
+
+
+def l1(images, targets):
+  """Mean absolute difference of each image, [batch]."""
+  return jnp.abs(images - targets).mean((1, 2, 3))
 
 
 def gradient_magnitude(images):

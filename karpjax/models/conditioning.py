@@ -1,12 +1,11 @@
-"""What the players of every GAN share: how they are told of classes, their norms, and what a discriminator ends with.
+"""What the players of every GAN share: how they see classes, norms, and what a discriminator begins and ends with.
 
-A class is told to a generator of perceptrons by an embedding beside the latent, to a DCGAN's by one behind the norm of what the
-latent became, to an SNGAN's by a gain and a bias of its own in every batch norm, or without norms beside the latent. In the
-discriminator `conditional` is
-  'embedding': the embedding beside the input: as more numbers, or of an image as more channels (Mirza & Osindero 2014);
-  'projection': the inner product of an embedding and the last features, added to the score (Miyato & Koyama 2018, eq. 3);
-  'auxiliary': class logits of its own (AC-GAN: Odena et al. 2017, section 3);
-  'none': labels are not looked at.
+A generator of perceptrons has an embedding of the class beside the latent, a DCGAN's one behind its first norm, an SNGAN's a gain
+and a bias for each class in every batch norm, or without norms an embedding beside the latent. A discriminator has, with
+  embedding: an embedding beside the input: as more numbers, or as more channels (Mirza & Osindero 2014);
+  projection: the inner product of an embedding and the last features, added to the score (Miyato & Koyama 2018, eq. 3);
+  auxiliary: class logits of its own (AC-GAN: Odena et al. 2017, section 3);
+  none: labels are not looked at.
 """
 
 import functools
@@ -15,17 +14,19 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax.layers import linear
+from karpjax.layers import initialisers, linear
 from karpjax.layers.normalisation import BatchNorm
+from karpjax.options import option
 
-CONDITIONALS = ('none', 'embedding', 'projection', 'auxiliary')
-EMBEDDING = 32  # numbers that stand for a class
-
-leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)  # Radford et al. 2016, section 4
+CONDITIONALS = 'none', 'embedding', 'projection', 'auxiliary'
+EMBEDDING = 32  # numbers of a class's embedding
+HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image of even size exactly
+dcgan_init = initialisers.normal(0.02)  # Radford et al. 2016, section 4
+leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)  # there too
 
 
 class LayerNorm(nn.Module):
-  """Ba et al. 2016 over all that an example has, gain and bias per channel: what WGAN-GP has in the place of batch norm."""
+  """Ba et al. 2016 over all of an example, gain and bias per channel: WGAN-GP's in the place of batch norm."""
 
   dtype: Any = jnp.float32
 
@@ -35,44 +36,86 @@ class LayerNorm(nn.Module):
     return norm(x)
 
 
-NORMS = {'none': None, 'batch': BatchNorm, 'layer': LayerNorm}
+NORMS = {'batch': BatchNorm, 'layer': LayerNorm}
 
 
-def embedded(labels, classes: int, numbers: int = EMBEDDING):
-  """[batch] -> [batch, numbers], as large as latents and what is normalised are."""
-  return nn.Embed(classes, numbers, embedding_init=nn.initializers.normal(1.0), name='class')(labels)
+class Player(nn.Module):
+  """The fields that the data and the experiment decide.
+
+  Attributes:
+    shape: of an example.
+    classes: how many, where `conditional` is not 'none'.
+    conditional: one of CONDITIONALS.
+    dtype: of the computation; what is given is float32.
+  """
+
+  shape: tuple[int, ...]
+  classes: int
+  conditional: str = 'none'
+  dtype: Any = jnp.float32
 
 
-def with_class(z, labels, module):
-  """What a generator begins with: the latent, beside it the class."""
-  if module.conditional != 'none':
-    z = jnp.concatenate([z, embedded(labels, module.classes)], -1)  # [batch, latent + EMBEDDING]
-  return z.astype(module.dtype)
+def normalised(player: Player, kind: str, name: str, x, train: bool, **labels):
+  """x by the norm of a kind; 'none' leaves it."""
+  if kind == 'none':
+    return x
+  options = {'classes': player.classes} if labels else {}
+  return NORMS[kind](dtype=player.dtype, name=name, **options)(x, train=train, **labels)
 
 
-def seen(x, labels, module):
-  """What a discriminator begins with: the example, with 'embedding' the class beside it."""
-  if module.conditional == 'embedding':
-    places = embedded(labels, module.classes).reshape(-1, *(1,) * (x.ndim - 2), EMBEDDING)  # [batch, 1, …, EMBEDDING]
+def embedded(player: Player, labels, numbers: int = EMBEDDING):
+  """[batch] -> [batch, numbers], as large as latents and normalised features are."""
+  return nn.Embed(player.classes, numbers, embedding_init=nn.initializers.normal(1.0), name='class')(labels)
+
+
+def latent_and_class(generator: Player, z, labels):
+  """The latent, and beside it the class's embedding."""
+  if generator.conditional != 'none':
+    z = jnp.concatenate([z, embedded(generator, labels)], -1)  # [batch, latent + EMBEDDING]
+  return z.astype(generator.dtype)
+
+
+class Discriminator(Player):
+  """The fields of every discriminator.
+
+  Attributes:
+    mirrored: its widths where none are chosen.
+  """
+
+  mirrored: tuple[int, ...] = ()
+  discriminator_widths: tuple[int, ...] | None = option(
+    None, "Units or channels of the discriminator's layers; by default the generator's in reverse.", low=1
+  )
+
+  @property
+  def units(self) -> tuple[int, ...]:
+    return self.mirrored if self.discriminator_widths is None else self.discriminator_widths
+
+
+def example_and_class(discriminator: Player, x, labels):
+  """The example, with 'embedding' the class beside it."""
+  if discriminator.conditional == 'embedding':
+    # [batch, 1, …, EMBEDDING]
+    places = embedded(discriminator, labels).reshape(-1, *(1,) * (x.ndim - 2), EMBEDDING)
     x = jnp.concatenate([x, jnp.broadcast_to(places, (*x.shape[:-1], EMBEDDING))], -1)
-  return x.astype(module.dtype)
+  return x.astype(discriminator.dtype)
 
 
-def layer(made, x, module, train: bool):
-  """A discriminator's layer, with `spectral_norm` divided by its kernel's largest singular value (Miyato et al. 2018)."""
-  if module.spectral_norm:
-    return nn.SpectralNorm(made, name=f'spectral_{made.name}')(x, update_stats=train)
-  return made(x)
+def apply_layer(discriminator: Player, layer: nn.Module, x, train: bool):
+  """A layer's output; with `spectral_norm` its kernel is divided by the largest singular value (Miyato et al. 2018)."""
+  if discriminator.spectral_norm:
+    return nn.SpectralNorm(layer, name=f'spectral_{layer.name}')(x, update_stats=train)
+  return layer(x)
 
 
-def judged(features, labels, module, train: bool, kernel_init):
-  """features [batch, n] -> scores [batch], and class logits [batch, classes] or None; float32."""
-  features = features.astype(jnp.float32)
+def scores_and_classes(discriminator: Player, features, labels, train: bool, kernel_init=initialisers.lecun_normal):
+  """Features [batch, n] -> scores [batch], and class logits [batch, classes] or None; float32."""
+  features, logits = features.astype(jnp.float32), None
   dense = functools.partial(linear.Dense, kernel_init=kernel_init)
-  scores, logits = layer(dense(1, name='score'), features, module, train)[:, 0], None
-  if module.conditional == 'projection':
-    embedding = nn.Embed(module.classes, features.shape[-1], embedding_init=kernel_init, name='projection')
-    scores += (layer(embedding, labels, module, train) * features).sum(-1)
-  if module.conditional == 'auxiliary':
-    logits = layer(dense(module.classes, name='classes'), features, module, train)
+  scores = apply_layer(discriminator, dense(1, name='score'), features, train)[:, 0]
+  if discriminator.conditional == 'projection':
+    embedding = nn.Embed(discriminator.classes, features.shape[-1], embedding_init=kernel_init, name='projection')
+    scores += (apply_layer(discriminator, embedding, labels, train) * features).sum(-1)
+  if discriminator.conditional == 'auxiliary':
+    logits = apply_layer(discriminator, dense(discriminator.classes, name='classes'), features, train)
   return scores, logits

@@ -1,7 +1,8 @@
 """Pix2pix (Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", appendix 6.1): a U-Net that
-makes an image of an image, and two discriminators of pairs, which look at patches or at the whole.
+translates an image, and two discriminators of pairs, of patches or of the whole.
 
-A convolution has a bias where no norm, which would take it away, comes after it.
+A convolution has a bias where no norm, which would take it away, comes after it. Each `dtype` is that of the computation; params
+and outputs are float32.
 """
 
 import math
@@ -18,11 +19,10 @@ from karpjax.layers.convolution import Conv
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
 from karpjax.layers.transposed_convolution import ConvTranspose
-from karpjax.models.conditioning import leaky_relu
-from karpjax.models.dcgan import HALF, dcgan_init
+from karpjax.models.conditioning import HALF, dcgan_init, leaky_relu
+from karpjax.options import option
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
-DISCRIMINATORS = 'patch', 'scalar'
 
 _window = dict(kernel_size=(4, 4), kernel_init=dcgan_init)
 _conv = partial(Conv, padding=HALF, **_window)
@@ -39,7 +39,7 @@ def halvings(size: Sequence[int]) -> int:
   times = (common & -common).bit_length() - 1
   if times < 2:
     shown = '×'.join(map(str, size))
-    raise UsageError(f'a U-Net cannot halve images of {shown} pixels twice: --image_size=64, or another multiple of 4')
+    raise UsageError(f'a U-Net cannot halve images of {shown} pixels twice: image_size=64, or another multiple of 4')
   return times
 
 
@@ -49,125 +49,100 @@ def widths(width: int, depth: int) -> tuple[int, ...]:
 
 
 class UNet(nn.Module):
-  """The generator: an encoder that halves the image in each block, a decoder that doubles it, and skips between equals.
+  """The generator: blocks that halve the image as often as it can be, others that double it, and skips between equals.
+
+  No norm is in the first block, nor in the last one of the encoder, where a single place may be left, of which there are no
+  moments. Dropout is the noise, in the place of a vector z (section 3.2).
 
   Attributes:
-    widths: channels of the encoder's blocks; the image can be halved so many times.
     channels: of the output.
-    dropout: rate in the first three blocks of the decoder: the noise, in the place of a vector z (section 3.2).
-    norm: one of NORMS; not in the first block, nor in the last one of the encoder, where a single place may be left, of which
-      there are no moments.
-    dtype: of the computation; params are float32.
   """
 
-  widths: tuple[int, ...] = widths(64, 8)
   channels: int = 3
-  dropout: float = 0.5
-  norm: str = 'batch'
   dtype: Any = jnp.float32
+  width: int = option(16, "Channels of the generator's first block; the paper has 64.", low=1)
+  dropout: float = option(0.5, "Dropout rate in the decoder's first three blocks: the noise.", low=0, below=1)
+  norm: str = option('instance', choices=NORMS)
 
   @nn.compact
   def __call__(self, x, *, train: bool, noise: bool):
-    """An image of an image.
+    """x: [batch, height, width, in] in [-1, 1] -> [batch, height, width, channels] float32 in [-1, 1].
 
     Args:
-      x: [batch, height, width, in] in [-1, 1].
       train: whether batch norm takes the batch's own moments.
       noise: whether dropout draws; takes a key of the collection 'dropout'.
-
-    Returns:
-      [batch, height, width, channels] float32 in [-1, 1].
     """
-    skips = []
-    for i, width in enumerate(self.widths):
-      normed = 0 < i < len(self.widths) - 1
-      x = _conv(width, strides=2, use_bias=not normed, dtype=self.dtype, name=f'down{i + 1}')(
-        x
-      )  # [batch, height / 2, width / 2, width]
-      x = NORMS[self.norm](dtype=self.dtype, name=f'down{i + 1}_norm')(x, train=train) if normed else x
-      x = leaky_relu(x)
+    depth, skips = widths(self.width, halvings(x.shape[1:3])), []
+    for i, width in enumerate(depth, start=1):
+      normed = 1 < i < len(depth)
+      conv = _conv(width, strides=2, use_bias=not normed, dtype=self.dtype, name=f'down{i}')
+      x = conv(x)  # [batch, height / 2, width / 2, width]
+      x = leaky_relu(NORMS[self.norm](dtype=self.dtype, name=f'down{i}_norm')(x, train=train) if normed else x)
       skips.append(x)
     skips.pop()
-    for i, width in enumerate(reversed(self.widths[:-1])):
-      x = _up(width, use_bias=False, dtype=self.dtype, name=f'up{i + 1}')(x)  # [batch, 2 height, 2 width, width]
-      x = NORMS[self.norm](dtype=self.dtype, name=f'up{i + 1}_norm')(x, train=train)
-      x = Dropout(self.dropout if i < 3 else 0)(x, train=noise)
+    for i, width in enumerate(reversed(depth[:-1]), start=1):
+      x = _up(width, use_bias=False, dtype=self.dtype, name=f'up{i}')(x)  # [batch, 2 height, 2 width, width]
+      x = NORMS[self.norm](dtype=self.dtype, name=f'up{i}_norm')(x, train=train)
+      x = Dropout(self.dropout if i <= 3 else 0)(x, train=noise)
       x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, height, width, 2 width]
     return jnp.tanh(_up(self.channels, dtype=self.dtype, name='out')(x).astype(jnp.float32))
 
 
-def _check(pairs, layers: int, left: int):
-  """Raises UsageError where fewer than `left` places each way are left after the layers of stride 2."""
-  height, width = pairs.shape[1:3]
-  if layers < 1 or min(height, width) < left * 2**layers:
+def _blocks(x, module, strides: Sequence[int], left: int):
+  """Convolutions of these strides inside a discriminator, all but the first with a norm: [batch, height / product, …].
+
+  Raises:
+    UsageError: where fewer than `left` places each way are left behind the layers of stride 2.
+  """
+  height, width = x.shape[1:3]
+  if min(height, width) < left * 2**module.layers:
     most = max(1, int(math.log2(max(1, min(height, width) / left))))
-    raise UsageError(f'--layers={layers}: a discriminator of images of {height}×{width} pixels can have 1 to {most}')
-
-
-def _blocks(x, module, strides: Sequence[int]):
-  """Convolutions of these strides inside a discriminator, all but the first with a norm: [batch, height / product, …]."""
-  for i, (width, stride) in enumerate(zip(widths(module.width, len(strides)), strides)):
-    x = _conv(width, strides=stride, use_bias=i == 0, dtype=module.dtype, name=f'conv{i + 1}')(x)
-    x = NORMS[module.norm](dtype=module.dtype, name=f'conv{i + 1}_norm')(x, train=True) if i else x
+    raise UsageError(
+      f'layers={module.layers}: a discriminator of images of {height}×{width} pixels can have 1 to {most}'
+    )
+  for i, (channels, stride) in enumerate(zip(widths(module.discriminator_width, len(strides)), strides), start=1):
+    x = _conv(channels, strides=stride, use_bias=i == 1, dtype=module.dtype, name=f'conv{i}')(x)
+    x = NORMS[module.norm](dtype=module.dtype, name=f'conv{i}_norm')(x, train=True) if i > 1 else x
     x = leaky_relu(x)
   return x
 
 
 class Patches(nn.Module):
-  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512.
+  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512."""
 
-  Attributes:
-    width: channels of the first convolution.
-    layers: of stride 2, before two of stride 1; a score depends on 16, 34, 70, 142, … pixels each way for 1, 2, 3, 4, ….
-    norm: one of NORMS, in all but the first and the last layer.
-    dtype: of the computation; params and scores are float32.
-  """
-
-  width: int = 64
-  layers: int = 3
-  norm: str = 'batch'
   dtype: Any = jnp.float32
+  discriminator_width: int = option(16, "Channels of the discriminator's first convolution; the paper has 64.", low=1)
+  layers: int = option(
+    2, "The discriminator's layers of stride 2; of patch 1, 2, 3, 4 see 16, 34, 70, 142 pixels.", low=1
+  )
+  norm: str = option(
+    'instance', 'The norm of both players; batch norm takes running averages after training.', choices=NORMS
+  )
 
   @nn.compact
   def __call__(self, x):
-    """Pairs [batch, height, width, in + out] -> scores [batch, height', width', 1] float32.
-
-    Raises:
-      UsageError: where not a single score is left of such images.
-    """
-    _check(x, self.layers, 3)  # what the layers of stride 1 need, each of which takes one
-    x = _blocks(x, self, [*[2] * self.layers, 1])
+    """Pairs [batch, height, width, in + out] -> scores [batch, height', width', 1] float32."""
+    x = _blocks(x, self, [*[2] * self.layers, 1], 3)  # the layers of stride 1 take a place each
     return _conv(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 
 
 class Scalar(nn.Module):
-  """The discriminator of whole images: 4×4 convolutions of stride 2 and two fully connected layers, which give one score.
+  """The discriminator of whole images: convolutions of stride 2 and two fully connected layers, which give one score."""
 
-  Its size is that of its images; by default they are of 128×128×1, so that a pair is of 128×128×2.
-
-  Attributes:
-    width: channels of the first convolution.
-    layers: convolutions; each but the last one has twice as many channels as its predecessor.
-    hidden: units of the first fully connected layer.
-    norm: one of NORMS, after all convolutions but the first.
-    dtype: of the computation; params and scores are float32.
-  """
-
-  width: int = 64
-  layers: int = 4
-  hidden: int = 512
-  norm: str = 'batch'
   dtype: Any = jnp.float32
+  discriminator_width: int = option(16, low=1)
+  layers: int = option(4, low=1)
+  hidden: int = option(512, "Units of the discriminator's first fully connected layer.", low=1)
+  norm: str = option('instance', choices=NORMS)
 
   @nn.compact
   def __call__(self, x):
-    """Pairs [batch, height, width, in + out] -> scores [batch, 1] float32.
-
-    Raises:
-      UsageError: for images that cannot be halved so often.
-    """
-    _check(x, self.layers, 1)
-    x = _blocks(x, self, [2] * self.layers)
+    """Pairs [batch, height, width, in + out] -> scores [batch, 1] float32."""
+    x = _blocks(x, self, [2] * self.layers, 1)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))
     return linear.Dense(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
+
+
+GENERATORS = {'unet': UNet}
+DISCRIMINATORS = {'patch': Patches, 'scalar': Scalar}

@@ -5,6 +5,7 @@ pt_inception-2015-12-05-6726825d, whose names the layers bear. Three things diff
 leave padding out, the pooling of the last block is a maximum, and images are [-1, 1] throughout.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax import lax
 
 from karpjax import errors
@@ -168,6 +170,7 @@ LEAVES = {  # theirs: (collection, ours)
 UNUSED = {'fc.weight': (1008, FEATURES), 'fc.bias': (1008,)}  # the classifier, of 1,008 classes
 
 
+@functools.cache
 def shapes() -> dict[str, tuple[int, ...]]:
   """{name: shape} of the checkpoint's arrays, without the classifier's."""
   image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
@@ -191,13 +194,12 @@ def from_published(found: Mapping[str, np.ndarray], source: str) -> dict[str, An
     UsageError: where an array is absent, of another shape, or none of the checkpoint's.
   """
   expected = shapes()
-  known = {**expected, **UNUSED}
-  counters = {name for name in found if name.endswith('.num_batches_tracked')}
-  missing, others = sorted(expected.keys() - found), sorted(found.keys() - known - counters)
-  if missing:
+  known = expected | UNUSED
+  others = sorted(n for n in found.keys() - known if not n.endswith('.num_batches_tracked'))
+  if missing := sorted(expected.keys() - found):
     raise errors.UsageError(
-      f"{source} lacks {len(missing)} of the FID network's {len(expected)} arrays, such as {missing[0]}; give the weights of "
-      'pt_inception-2015-12-05-6726825d under its names'
+      f"{source} lacks {len(missing)} of the FID network's {len(expected)} arrays, such as {missing[0]}; give the weights "
+      'of pt_inception-2015-12-05-6726825d under its names'
     )
   if others:
     raise errors.UsageError(
@@ -207,14 +209,13 @@ def from_published(found: Mapping[str, np.ndarray], source: str) -> dict[str, An
     if found[name].shape != known[name]:
       there, here = ('×'.join(map(str, shape)) for shape in (found[name].shape, known[name]))
       raise errors.UsageError(f'{source}: {name} is {there}, and in the FID network {here}')
-  variables = {'params': {}, 'batch_stats': {}}
+  variables = {}
   for name in expected:
-    layer, theirs = name.rsplit('.', 2)[0], '.'.join(name.rsplit('.', 2)[1:])
-    collection, module, leaf = LEAVES[theirs]
+    layer, *theirs = name.rsplit('.', 2)
+    collection, module, leaf = LEAVES['.'.join(theirs)]
     array = np.asarray(found[name], np.float32)
-    own = variables[collection].setdefault(layer, {}).setdefault(module, {})
-    own[leaf] = array.transpose(2, 3, 1, 0) if leaf == 'kernel' else array
-  return variables
+    variables[collection, layer, module, leaf] = array.transpose(2, 3, 1, 0) if leaf == 'kernel' else array
+  return traverse_util.unflatten_dict(variables)
 
 
 def features(variables, images):

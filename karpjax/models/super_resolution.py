@@ -1,25 +1,25 @@
-"""Nets that enlarge pictures: SRCNN, ESPCN, SRResNet; and SRGAN's discriminator.
+"""Nets that enlarge pictures: SRCNN, ESPCN, SRResNet; SRGAN's discriminator; and pictures of any size, in tiles.
 
 A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [batch, height · factor, width · factor, channels],
-on the same scale, not clipped. Its `reach` says how far it looks: an output depends on no input pixel farther away.
-
-Attributes of each: the `factor`; `channels`; the `dtype` of the computation; `residual`: whether what the layers make is added to
-the bicubic picture (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks"), at
-which training then begins; the papers of these nets do not.
+on the same scale, not clipped. Its `reach` says how far it looks, in pixels of the small picture: an output depends on no input
+pixel farther away. With `residual` what its layers give is added to the bicubic picture (Kim et al. 2016, "Accurate Image
+Super-Resolution Using Very Deep Convolutional Networks"), at which training then begins. `dtype` is that of the computation.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from karpjax import errors
 from karpjax.layers import initialisers, linear
 from karpjax.layers.convolution import Conv
 from karpjax.layers.normalisation import BatchNorm
-from karpjax.models import choices
+from karpjax.options import option
 
 BICUBIC_REACH = 2  # pixels of the small picture
 
@@ -43,81 +43,85 @@ def pixel_shuffle(x, factor: int):
   return x.reshape(batch, height * factor, width * factor, -1)
 
 
-class SRCNN(nn.Module):
-  """Dong et al. 2014, "Image Super-Resolution Using Deep Convolutional Networks": three convolutions on the bicubic picture.
-
-  Attributes:
-    factor, channels, dtype, residual: see the module.
-    widths: of the first two layers, both ReLU.
-    kernel_sizes: windows of all three: 9-1-5, or 9-5-5.
-  """
+class Net(nn.Module):
+  """The fields of every net."""
 
   factor: int
   channels: int
   dtype: Any = jnp.float32
-  residual: bool = False
-  widths: tuple[int, ...] = (64, 32)
-  kernel_sizes: tuple[int, ...] = (9, 1, 5)
+  residual: bool = option(True, "Add the layers' output to the bicubic picture; the papers' nets do not.")
+
+
+def _conv(net: nn.Module, width: int, window: int, name: str, init=initialisers.lecun_normal):
+  return Conv(width, (window, window), dtype=net.dtype, kernel_init=init, name=name)
+
+
+def _output(net: Net, x, low, width: int, window: int, shuffle: int = 1):
+  """The last convolution, which in a residual net gives 0 at first, and what is added to it."""
+  init = nn.initializers.zeros_init() if net.residual else initialisers.lecun_normal
+  x = pixel_shuffle(_conv(net, width, window, 'output', init)(x), shuffle).astype(jnp.float32)
+  return x + bicubic(low, net.factor) if net.residual else x
+
+
+def _layers(net: Net):
+  """(width, window) of each layer but the last of a SRCNN or ESPCN."""
+  widths, windows = net.widths, net.kernel_sizes
+  if len(windows) != len(widths) + 1 or not all(k % 2 for k in windows):
+    given = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
+    raise errors.UsageError(f'{given}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
+  return enumerate(zip(widths, windows), start=1)
+
+
+class SRCNN(Net):
+  """Dong et al. 2014, "Image Super-Resolution Using Deep Convolutional Networks": convolutions on the bicubic picture.
+
+  The first are followed by ReLU; the paper's windows are 9-1-5 or 9-5-5.
+  """
+
+  widths: tuple[int, ...] = option((64, 32), 'Channels of all layers but the last.', low=1)
+  kernel_sizes: tuple[int, ...] = option((9, 1, 5), 'Windows of all layers.', low=1)
 
   @property
   def reach(self) -> int:
-    """In pixels of the small picture."""
     return BICUBIC_REACH + math.ceil(sum(k // 2 for k in self.kernel_sizes) / self.factor)
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
     x = bicubic(low, self.factor)
-    for i, (width, window) in enumerate(_layers(self.widths, self.kernel_sizes), start=1):
-      x = nn.relu(_conv(width, window, self.dtype, f'conv{i}', initialisers.he_normal)(x))
-    return _output(self, _last(self, self.channels, self.kernel_sizes[-1])(x), low)
+    for i, (width, window) in _layers(self):
+      x = nn.relu(_conv(self, width, window, f'conv{i}', initialisers.he_normal)(x))
+    return _output(self, x, low, self.channels, self.kernel_sizes[-1])
 
 
-class ESPCN(nn.Module):
+class ESPCN(Net):
   """Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
-  Network": convolutions on the small picture, whose last gives factor² values for each of its pixels.
-
-  Attributes:
-    factor, channels, dtype, residual: see the module.
-    widths: of the first layers, all tanh.
-    kernel_sizes: windows of all layers.
+  Network": convolutions on the small picture, whose last gives factor² values for each of its pixels; tanh between them.
   """
 
-  factor: int
-  channels: int
-  dtype: Any = jnp.float32
-  residual: bool = False
-  widths: tuple[int, ...] = (64, 32)
-  kernel_sizes: tuple[int, ...] = (5, 3, 3)
+  widths: tuple[int, ...] = option((64, 32), low=1)
+  kernel_sizes: tuple[int, ...] = option((5, 3, 3), low=1)
 
   @property
   def reach(self) -> int:
-    """In pixels of the small picture."""
     return max(BICUBIC_REACH, sum(k // 2 for k in self.kernel_sizes))
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
     x = low
-    for i, (width, window) in enumerate(_layers(self.widths, self.kernel_sizes), start=1):
-      x = jnp.tanh(_conv(width, window, self.dtype, f'conv{i}')(x))
-    x = _last(self, self.factor**2 * self.channels, self.kernel_sizes[-1])(x)
-    return _output(self, pixel_shuffle(x, self.factor), low)
+    for i, (width, window) in _layers(self):
+      x = jnp.tanh(_conv(self, width, window, f'conv{i}')(x))
+    return _output(self, x, low, self.factor**2 * self.channels, self.kernel_sizes[-1], self.factor)
 
 
-class SRResNet(nn.Module):
-  """Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", figure 4.
+def _prelu(name: str):
+  return nn.PReLU(negative_slope_init=0.25, name=name)  # He et al. 2015
 
-  Attributes:
-    factor, channels, dtype, residual: see the module.
-    blocks: residual ones.
-    width: channels inside.
-  """
 
-  factor: int
-  channels: int
-  dtype: Any = jnp.float32
-  residual: bool = False
-  blocks: int = 16
-  width: int = 64
+class SRResNet(Net):
+  """Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", figure 4."""
+
+  blocks: int = option(16, 'Residual blocks.', low=0)
+  width: int = option(64, 'Channels inside.', low=1)
 
   @property
   def stages(self) -> tuple[int, ...]:
@@ -126,92 +130,97 @@ class SRResNet(nn.Module):
 
   @property
   def reach(self) -> int:
-    """In pixels of the small picture."""
     sizes = [math.prod(self.stages[:i]) for i in range(len(self.stages))]  # before each stage's 3×3 window
     return max(BICUBIC_REACH, math.ceil(4 + 2 * self.blocks + 1 + sum(1 / size for size in sizes) + 4 / self.factor))
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
-    if self.blocks < 0 or self.width < 1:
-      raise errors.UsageError(f'--blocks={self.blocks} --width={self.width}: at least 0 and 1 are needed')
-    norm = lambda name: BatchNorm(dtype=self.dtype, name=name)
-    first = x = _prelu('prelu')(_conv(self.width, 9, self.dtype, 'conv')(low))
+    norm = lambda name, x: BatchNorm(dtype=self.dtype, name=name)(x, train=train)
+    first = x = _prelu('prelu')(_conv(self, self.width, 9, 'conv')(low))
     for i in range(1, self.blocks + 1):
-      y = norm(f'block{i}_norm1')(_conv(self.width, 3, self.dtype, f'block{i}_conv1')(x), train=train)
-      y = _conv(self.width, 3, self.dtype, f'block{i}_conv2')(_prelu(f'block{i}_prelu')(y))
-      x = x + norm(f'block{i}_norm2')(y, train=train)
-    x = first + norm('after_norm')(_conv(self.width, 3, self.dtype, 'after')(x), train=train)
+      y = norm(f'block{i}_norm1', _conv(self, self.width, 3, f'block{i}_conv1')(x))
+      y = _conv(self, self.width, 3, f'block{i}_conv2')(_prelu(f'block{i}_prelu')(y))
+      x = x + norm(f'block{i}_norm2', y)
+    x = first + norm('after_norm', _conv(self, self.width, 3, 'after')(x))
     for i, stage in enumerate(self.stages, start=1):
-      x = pixel_shuffle(_conv(stage**2 * self.width, 3, self.dtype, f'larger{i}')(x), stage)
+      x = pixel_shuffle(_conv(self, stage**2 * self.width, 3, f'larger{i}')(x), stage)
       x = _prelu(f'larger{i}_prelu')(x)  # [batch, height · stage, width · stage, width]
-    return _output(self, _last(self, self.channels, 9)(x), low)
+    return _output(self, x, low, self.channels, 9)
 
 
 class Discriminator(nn.Module):
   """SRGAN's (Ledig et al. 2017, figure 4): for each width a convolution of stride 1 and one of stride 2, then two dense layers.
 
-  Attributes:
-    widths: each convolution but the first has batch norm.
-    hidden: units of the first dense layer.
-    dtype: of the computation.
+  Each convolution but the first has batch norm.
   """
 
-  widths: tuple[int, ...] = (64, 128, 256, 512)
-  hidden: int = 1024
   dtype: Any = jnp.float32
+  discriminator_widths: tuple[int, ...] = option(
+    (64, 128, 256, 512), "Channels of the discriminator's pairs of convolutions.", low=1
+  )
+  discriminator_hidden: int = option(1024, "Units of the discriminator's first dense layer.", low=1)
 
   @nn.compact
   def __call__(self, x, *, train: bool):
     """x: [batch, height, width, channels] -> scores [batch] float32: logits of being an original."""
-    for i, width in enumerate(width for width in self.widths for _ in range(2)):
-      stride = 1 + i % 2
-      x = Conv(width, (3, 3), stride, dtype=self.dtype, kernel_init=initialisers.he_normal, name=f'conv{i + 1}')(x)
-      if i:
-        x = BatchNorm(dtype=self.dtype, name=f'norm{i + 1}')(x, train=train)
+    for i, width in enumerate((width for width in self.discriminator_widths for _ in range(2)), start=1):
+      options = {'dtype': self.dtype, 'kernel_init': initialisers.he_normal, 'name': f'conv{i}'}
+      x = Conv(width, (3, 3), 2 - i % 2, **options)(x)
+      x = BatchNorm(dtype=self.dtype, name=f'norm{i}')(x, train=train) if i > 1 else x
       x = nn.leaky_relu(x, 0.2)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
-    x = nn.leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x), 0.2)
+    x = nn.leaky_relu(linear.Dense(self.discriminator_hidden, dtype=self.dtype, name='hidden')(x), 0.2)
     return linear.Dense(1, name='score')(x.astype(jnp.float32))[:, 0]  # [batch]
 
 
 MODELS = {'srcnn': SRCNN, 'espcn': ESPCN, 'srresnet': SRResNet}
+DISCRIMINATORS = {'srgan': Discriminator}
 
 
-def build(name: str, *, factor: int, channels: int, dtype=jnp.float32, options: dict[str, Any]) -> nn.Module:
-  """The net called `name`; an option of None leaves its own default.
+# ---- pictures of any size ----
 
-  Raises:
-    UsageError: for an unknown name, an option that it has not, or one that makes no sense.
+
+def spans(length: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
+  """How tiles cover one axis.
+
+  Args:
+    length: of the axis.
+    tile: of a tile; where the axis is shorter, one tile is all of it.
+    margin: by how much a tile begins before the part that it gives, and ends behind it, except at the ends of the axis: there
+      it begins or ends as the axis does, so that whatever the function pads with is what it pads the whole picture with.
+
+  Returns:
+    [(where a tile begins, where its part begins, where that ends), …]; the parts lie one behind the other.
   """
-  constructor = errors.choose('model', name, MODELS)
-  chosen = choices.checked(name, constructor, options, ('factor', 'channels', 'dtype'))
-  module = constructor(factor=factor, channels=channels, dtype=dtype, **chosen)
-  jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
-  return module
+  if margin < 0 or tile <= 2 * margin:
+    raise ValueError(f'tiles of {tile} with margins of {margin} on both sides: nothing is left')
+  if length <= tile:
+    return [(0, 0, length)]
+  starts = [*range(0, length - tile, tile - 2 * margin), length - tile]
+  ends = [*(start + tile - margin for start in starts[:-1]), length]
+  return list(zip(starts, [0, *ends[:-1]], ends))
 
 
-def _layers(widths, kernel_sizes):
-  """(width, window) of each layer but the last."""
-  if len(kernel_sizes) != len(widths) + 1 or min(*widths, *kernel_sizes) < 1 or not all(k % 2 for k in kernel_sizes):
-    given = f'--widths={",".join(map(str, widths))} --kernel_sizes={",".join(map(str, kernel_sizes))}'
-    raise errors.UsageError(f'{given}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
-  return zip(widths, kernel_sizes)
+def in_tiles(function: Callable, picture: np.ndarray, *, tile: int, margin: int, scale: int = 1) -> np.ndarray:
+  """function of a whole picture, without seams: the same numbers where an output depends on no pixel beyond `margin`.
 
+  Args:
+    function: [1, height, width, channels] -> [1, height · scale, width · scale, channels'], for tiles of one size (smaller
+      where the picture is smaller).
+    picture: [height, width, channels].
+    tile, margin: see `spans`; for both axes.
+    scale: how much larger the output is.
 
-def _conv(width: int, window: int, dtype, name: str, init=initialisers.lecun_normal):
-  return Conv(width, (window, window), dtype=dtype, kernel_init=init, name=name)
-
-
-def _last(net, width: int, window: int):
-  """The last convolution, which in a residual net gives 0 at first."""
-  init = nn.initializers.zeros_init() if net.residual else initialisers.lecun_normal
-  return _conv(width, window, net.dtype, 'output', init)
-
-
-def _output(net, x, low):
-  x = x.astype(jnp.float32)
-  return x + bicubic(low, net.factor) if net.residual else x
-
-
-def _prelu(name: str):
-  return nn.PReLU(negative_slope_init=0.25, name=name)  # He et al. 2015
+  Returns:
+    [height · scale, width · scale, channels'].
+  """
+  height, width = picture.shape[:2]
+  rows = []
+  for top, first_row, last_row in spans(height, tile, margin):
+    parts = []
+    for left, first, last in spans(width, tile, margin):
+      part = np.asarray(function(picture[None, top : top + tile, left : left + tile])[0])
+      part = part[(first_row - top) * scale : (last_row - top) * scale]
+      parts.append(part[:, (first - left) * scale : (last - left) * scale])
+    rows.append(np.concatenate(parts, 1))
+  return np.concatenate(rows)

@@ -4,13 +4,14 @@ An image is [height, width, channels] in [0, 1]: one channel is grey, three are 
 A signal is [length, channels], drawn as lines.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from karpjax.report import plots
+from karpjax.report import plots, writers
 from karpjax.report.plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, short
 
 
@@ -36,6 +37,27 @@ def grid(images, columns: int, heading: str, folder: Path, name: str, row_names:
   """plots/NAME.png: images [n, height, width, channels] in [0, 1] or None for a gap, `columns` in a row."""
   names = [short(name) for name in row_names]
   return _save_grid(list(images), columns, heading, folder, name, width=0.7, row_names=names)
+
+
+def write_grid(images: np.ndarray, columns: int, path: str | Path) -> Path:
+  """A PNG of images [n, height, width, 1 or 3] in [0, 1], `columns` in a row, pixel by pixel, with a pixel between them."""
+  height, width, channels = images.shape[1:]
+  rows = math.ceil(len(images) / columns)
+  sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.float32)
+  for i, image in enumerate(images):
+    top, left = i // columns * (height + 1), i % columns * (width + 1)
+    sheet[top : top + height, left : left + width] = image
+  return write_image(sheet, path)
+
+
+def write_image(image: np.ndarray, path: str | Path) -> Path:
+  """A PNG of an image [height, width, 1 or 3] in [0, 1], written in one piece."""
+  from PIL import Image
+
+  pixels, content = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8), io.BytesIO()
+  Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(content, format='PNG')
+  writers.write_bytes(Path(path), content.getvalue())
+  return Path(path)
 
 
 def beside(columns: Mapping[str, np.ndarray], folder: Path, name: str, note: str = '', *, examples: int = 2) -> Path:

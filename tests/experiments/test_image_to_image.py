@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from experiments import image_to_image as experiment
-from karpjax import config, predict, translate_image
-from karpjax.data import paired
+from karpjax import config, verbs
+from karpjax.commands import use
+from karpjax.data import pairs
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses import adversarial
@@ -66,7 +67,7 @@ def rows(workdir):
   return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(workdir / writers.METRICS))]
 
 
-SPEC = paired.Spec('none', (12, 12, 1), (12, 12, 3), 100)
+SPEC = pairs.Spec('none', (12, 12, 1), (12, 12, 3), 100)
 
 
 def abstract_batch():
@@ -89,7 +90,6 @@ def first_step(**changes):
   return metrics, compiled
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_both_weighs_l1_by_100_and_both_players_see_the_same_images():
   metrics, compiled = first_step()
@@ -180,13 +180,17 @@ def test_noise_after_training_is_a_flag():
 @pytest.mark.parametrize(
   'changes, says',
   [
-    (dict(batch_size=40), r'--batch_size=40 is larger than the train split of 24'),
+    (dict(batch_size=40), r'batch_size=40 is larger than the train split of 24'),
     (dict(image_size=30), r'30×30 pixels twice'),
     (dict(image_size=8), r'at least 11 pixels'),
-    (dict(layers=3), r'--layers=3: .*12×12 pixels can have 1 to 2'),
-    (dict(augment='jitter:0.4'), r'augmentation jitter'),
-    (dict(dataset='edges', image_size=304), r'larger than'),
+    (dict(layers=3), r'layers=3: .*12×12 pixels can have 1 to 2'),
+    (dict(augment='jitter:0.4'), r'augmentation jitter: here only'),
     (dict(dataset='edges:/nowhere'), r'is not a folder'),
+    (dict(direction='back'), r'Did you mean backward'),
+    (dict(image_size=-1), r'image_size=-1: at least 0'),
+    (dict(channels=2), r'channels=2: unknown'),
+    (dict(even_light=-1.0), r'even_light=-1.0: at least 0'),
+    (dict(hidden=4), r'patch has no hidden=4'),
   ],
 )
 def test_bad_input_is_refused_in_one_line(tmp_path, run, changes, says):
@@ -199,7 +203,7 @@ def test_the_scalar_discriminator_s_default_size_is_128_grey():
   data = experiment.data(experiment.Config(discriminator='scalar'))
   assert data.spec.input == data.spec.target == (128, 128, 1)
   generator, discriminator = experiment.networks(experiment.Config(discriminator='scalar'), data.spec)
-  assert len(generator.widths) == 7 and discriminator.layers == 4
+  assert generator.width == discriminator.discriminator_width == 16 and discriminator.layers == 4
 
 
 def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
@@ -211,12 +215,14 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
   Image.fromarray(colour).save(tmp_path / 'a.png')
   (tmp_path / 'b.png').write_bytes((folder / 'test' / 'input' / '3.png').read_bytes())
   files = [str(tmp_path / 'a.png'), str(tmp_path / 'b.png')]
-  assert translate_image.main([str(tmp_path / 'run'), *files]) == 0
+  assert use.main('translate_image', [str(tmp_path / 'run'), *files]) == 0
   assert f'{tmp_path / "b.png"} -> {tmp_path / "b_translated.png"}' in capsys.readouterr().out
-  program, state, spec = predict.load(tmp_path / 'run')
-  assert spec.input == (12, 12, 1)
+  opened = verbs.Run(tmp_path / 'run')
+  assert opened.spec.input == (12, 12, 1)
   pixels = np.asarray(Image.open(tmp_path / 'b.png'))[None, ..., None]
-  wanted = jax.jit(program.predict)(state, {'input': pixels, 'index': np.zeros(1, np.int32)}, jax.random.key(0))[0]
+  wanted = jax.jit(opened.program.predict)(
+    opened.state, {'input': pixels, 'index': np.ones(1, np.int32)}, jax.random.key(0)
+  )[0]
   made = np.asarray(Image.open(tmp_path / 'b_translated.png'))
   assert np.abs(made - 255 * np.asarray(wanted)).max() <= 0.5 + 1e-3
   assert np.asarray(Image.open(tmp_path / 'a_translated.png')).shape == (12, 12, 3)
@@ -227,8 +233,7 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
     (str(tmp_path / 'none.png'),): 'no such file',
     (str(tmp_path / 'broken.png'),): 'not a readable PNG or JPEG',
   }.items():
-    assert translate_image.main([str(tmp_path / 'run'), *arguments]) == 2
-    error = capsys.readouterr().err
-    assert says in error and error.count('\n') == 1
-  assert translate_image.main([str(tmp_path / 'run'), files[0], '--edges', f'--output={tmp_path / "out"}']) == 0
+    assert use.main('translate_image', [str(tmp_path / 'run'), *arguments]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]
+  assert use.main('translate_image', [str(tmp_path / 'run'), files[0], '--edges', f'--output={tmp_path / "out"}']) == 0
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_translated.png']

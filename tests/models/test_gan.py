@@ -8,29 +8,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.gan import Config, players
 from karpjax import errors
-from karpjax.models import conditioning, gan
+from karpjax.data.dataset import Spec
+from karpjax.models import conditioning
 
 
-def build(name, shape, *, latent=100, classes=10, conditional='none', penalised=False, widths=None, **discriminator):
-  return gan.build(
-    name,
-    shape=shape,
-    classes=classes,
-    latent=latent,
-    conditional=conditional,
-    generator={'widths': widths},
-    discriminator=discriminator,
-    penalised=penalised,
-  )
+def build(name, shape, *, classes=10, **flags):
+  spec = Spec('made', shape, tuple(map(str, range(classes))), 255.0)
+  return players(Config(model=name, **flags), spec)
+
+
+def initialise(pair, shape, key, latent=100):
+  generator, discriminator = pair
+  z, x, label = jnp.zeros((1, latent)), jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32)
+  keys = jax.random.split(key)
+  return {
+    'discriminator': discriminator.init(keys[0], x, label, train=True),
+    'generator': generator.init(keys[1], z, label, train=True),
+  }
 
 
 def shapes(pair, shape, latent=100):
-  return jax.eval_shape(lambda key: gan.init(*pair, key, shape, latent), jax.random.key(0))
+  return jax.eval_shape(lambda key: initialise(pair, shape, key, latent), jax.random.key(0))
 
 
 def init(pair, shape):
-  return jax.jit(lambda key: gan.init(*pair, key, shape, 100))(jax.random.key(0))
+  return jax.jit(lambda key: initialise(pair, shape, key))(jax.random.key(1))
 
 
 def count(variables):
@@ -63,13 +67,7 @@ def count(variables):
 )  # fmt: skip
 def test_parameter_counts(name, shape, widths, options, generator, discriminator):
   latent = 128 if name == 'sngan' else 100
-  options = {n.removeprefix('discriminator_'): x for n, x in options.items()}
-  if 'widths' in options:
-    pair = gan.build(
-      name, shape=shape, classes=10, latent=latent, generator={'widths': widths}, discriminator=options
-    )  # fmt: skip
-  else:
-    pair = build(name, shape, latent=latent, widths=widths, **options)
+  pair = build(name, shape, latent=latent, widths=widths, **options)
   assert count(shapes(pair, shape, latent)) == {'generator': generator, 'discriminator': discriminator}
 
 
@@ -87,7 +85,7 @@ def test_shapes_and_ranges(name, size):
   base = {'dcgan': {8: 2, 28: 7, 32: 4, 64: 4}, 'sngan': {8: 2, 28: 7, 32: 4, 64: 4}}
   if name in base:
     kernel = state['generator']['params']['project']['kernel']
-    assert kernel.shape[1] == base[name][size] ** 2 * pair[0].widths[0]
+    assert kernel.shape[1] == base[name][size] ** 2 * pair[0].units[0]
 
 
 @pytest.mark.parametrize('size', [(7, 7), (6, 5)])
@@ -117,13 +115,6 @@ def test_dcgans_weights_begin_with_a_deviation_of_two_hundredths():
     for path, x in jax.tree_util.tree_leaves_with_path(player['params']):
       if 'kernel' in jax.tree_util.keystr(path):
         assert abs(float(x.std()) - 0.02) < 5 * 0.02 / math.sqrt(2 * x.size)
-
-
-def test_players_begin_apart_whatever_their_layers_are_called():
-  pair = build('mlp', (100,), widths=(16,))
-  variables = init(pair, (100,))
-  kernels = [v['params']['hidden1']['kernel'] for v in variables.values()]
-  assert kernels[0].shape == kernels[1].shape and not np.allclose(*kernels)
 
 
 @pytest.mark.parametrize('conditional', conditioning.CONDITIONALS)
@@ -176,21 +167,21 @@ def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
     variables = discriminator.init(jax.random.key(0), x, label, train=True)
     score = lambda x: discriminator.apply(variables, x, label, train=True, mutable=['batch_stats'])[0][0]
     assert np.allclose(score(x)[1:], score(x.at[0].set(3.0))[1:], atol=1e-5) == (norm == 'layer')
-  assert build('dcgan', (8, 8, 1), penalised=True)[1].norm == 'layer'
+  assert build('dcgan', (8, 8, 1), r1=1.0)[1].norm == 'layer'
 
 
 @pytest.mark.parametrize(
   'name, shape, options, message',
   [
-    ('sngan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*--image_size=28'),
-    ('sngan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*--image_size=32'),
-    ('dcgan', (28, 28, 1), {'widths': (8,) * 6}, r'images of 28×28 cannot be halved 6 times.*type 5 --widths at most'),
-    ('dcgan', (2,), {}, r'makes images, not rows of 2 numbers; type --model=mlp'),
-    ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r"unknown norm 'batsh'. Did you mean batch\?"),
-    ('dcgan', (8, 8, 1), {'norm': 'batch', 'penalised': True}, r'type --norm=layer or none, not batch'),
-    ('sngan', (8, 8, 1), {'norm': 'batch'}, r'--model=sngan has no --norm=batch'),
-    ('dcgan', (8, 8, 1), {'widths': ()}, r'--widths= leaves --model=dcgan no layer'),
-    ('mlp', (8, 8, 1), {'widths': (0,)}, r'--widths=0: expected at least 1'),
+    ('sngan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*such as 28'),
+    ('sngan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*such as 32'),
+    ('dcgan', (28, 28, 1), {'widths': (8,) * 6}, r'images of 28×28 cannot be halved 6 times.*give 5 widths at most'),
+    ('dcgan', (2,), {}, r'makes images, not rows of 2 numbers: model=mlp is needed'),
+    ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r'norm=batsh: unknown. Did you mean batch\?'),
+    ('dcgan', (8, 8, 1), {'norm': 'batch', 'r1': 1.0}, r'norm=layer or none is needed, not batch'),
+    ('sngan', (8, 8, 1), {'norm': 'batch'}, r'norm=batch: unknown. Known: none'),
+    ('dcgan', (8, 8, 1), {'widths': ()}, r'widths= leaves model dcgan no layer'),
+    ('mlp', (8, 8, 1), {'widths': (0,)}, r'widths=0: at least 1 is needed'),
     ('gcgan', (8, 8, 1), {}, r"unknown model 'gcgan'. Did you mean dcgan\?"),
   ],
 )
@@ -223,10 +214,9 @@ def test_classes_do_not_take_part_in_what_normalises_the_latent(name, norm):
 
 @pytest.mark.parametrize('norm', ['batch', 'none'])
 def test_an_sngan_makes_many_samples_of_a_class_and_others_of_another(norm):
-  generator, _ = gan.build(
-    'sngan', shape=(4, 4, 1), classes=3, latent=5, conditional='projection',
-    generator={'widths': (8, 4), 'norm': norm}, discriminator={},
-  )  # fmt: skip
+  generator, _ = build(
+    'sngan', (4, 4, 1), classes=3, latent=5, conditional='projection', widths=(8, 4), generator_norm=norm
+  )
   z, labels = jax.random.normal(jax.random.key(1), (4, 5)), jnp.array([0, 0, 1, 1])
   variables = perturbed(generator, z, labels)
   shapes = {name: {n: x.shape for n, x in layer.items()} for name, layer in variables['params'].items()}

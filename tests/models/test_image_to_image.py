@@ -31,16 +31,18 @@ def block(inputs, outputs):
 @pytest.mark.parametrize('norm', models.NORMS)
 def test_parameters_of_the_paper_s_networks(norm):
   # The authors' PyTorch code says 54.414 M, exactly 54,413,955: it has no biases in the two convolutions without a norm.
-  assert count(models.UNet(norm=norm), (256, 256, 3), **GENERATING) == 54_413_955 + 64 + 512
+  assert count(models.UNet(width=64, norm=norm), (256, 256, 3), **GENERATING) == 54_413_955 + 64 + 512
   # ... and 2.769 M for the discriminator
-  assert count(models.Patches(norm=norm), (256, 256, 6)) == 2_768_705
+  assert count(models.Patches(discriminator_width=64, layers=3, norm=norm), (256, 256, 6)) == 2_768_705
   convolutions = (2 * 64 * 16 + 64) + block(64, 128) + block(128, 256) + block(256, 512)
   layers = (8 * 8 * 512 * 512 + 512) + (512 + 1)
-  assert count(models.Scalar(norm=norm), (128, 128, 2)) == convolutions + layers == 19_534_657
+  assert count(models.Scalar(discriminator_width=64, norm=norm), (128, 128, 2)) == convolutions + layers == 19_534_657
 
 
 def test_the_generator_is_the_appendix_s():
-  shapes = jax.eval_shape(lambda: models.UNet().init(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), **GENERATING))
+  shapes = jax.eval_shape(
+    lambda: models.UNet(width=64, norm='batch').init(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), **GENERATING)
+  )
   params = shapes['params']
   kernels = {name: p['kernel'].shape for name, p in params.items() if 'kernel' in p}
   encoder = [64, 128, 256, 512, 512, 512, 512, 512]
@@ -56,7 +58,7 @@ def test_the_generator_is_the_appendix_s():
 
 @pytest.mark.parametrize('layers, field', [(1, 16), (2, 34), (3, 70)])
 def test_a_score_sees_a_patch_of_exactly_so_many_pixels(layers, field):
-  model = models.Patches(width=1, layers=layers)
+  model = models.Patches(discriminator_width=1, layers=layers, norm='batch')
   x = jax.random.normal(jax.random.key(0), (1, 96, 96, 2))
   variables = jax.jit(model.init)(jax.random.key(1), x)
 
@@ -76,7 +78,7 @@ def test_a_score_sees_a_patch_of_exactly_so_many_pixels(layers, field):
 
 
 def test_dropout_is_the_noise_and_only_where_it_is_asked_for():
-  model = models.UNet(models.widths(4, 3), 1)
+  model = models.UNet(1, width=4)
   x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
   variables = initialised(model, x)
 
@@ -92,7 +94,7 @@ def test_dropout_is_the_noise_and_only_where_it_is_asked_for():
 
 def test_a_skip_leads_every_pixel_to_its_own_output():
   """With all of the deeper blocks cut off, an output still depends on the input at its place."""
-  model = models.UNet(models.widths(4, 3), 1)
+  model = models.UNet(1, width=4)
   x = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
   variables = initialised(model, x)
   cut = jax.tree.map_with_path(lambda path, p: p * ("'up" not in jax.tree_util.keystr(path)), variables)

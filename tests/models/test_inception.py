@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from karpjax import errors, scorer
+from karpjax import errors, features
 from karpjax.data.dataset import Spec
 from karpjax.models import inception
 
@@ -156,8 +156,8 @@ def test_files_that_do_not_fit(arrays, name, shape, message):
   if shape:
     made[name] = np.zeros(shape, np.float32)
   with pytest.raises(errors.UsageError, match=message) as refused:
-    inception.from_published(made, '--scorer=inception:f')
-  assert '\n' not in str(refused.value) and str(refused.value).startswith('--scorer=inception:f')
+    inception.from_published(made, 'scorer=inception:f')
+  assert '\n' not in str(refused.value) and str(refused.value).startswith('scorer=inception:f')
 
 
 def spec(*shape):
@@ -177,5 +177,5 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
     ('other.safetensors', (8, 8, 4), r'not 8×8×4 numbers'),
   ):  # fmt: skip
     with pytest.raises(errors.UsageError, match=message) as refused:
-      scorer.load(f'inception:{tmp_path / file}', spec(*shape))
-    assert '\n' not in str(refused.value) and '--scorer=inception:' in str(refused.value)
+      features.load(f'inception:{tmp_path / file}', spec(*shape))
+    assert '\n' not in str(refused.value) and 'scorer=inception:' in str(refused.value)

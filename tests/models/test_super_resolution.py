@@ -1,4 +1,4 @@
-"""Sizes are the papers'; the bicubic picture is Pillow's; pixels are shuffled to where they belong."""
+"""Sizes are the papers'; the bicubic picture is Pillow's; pixels are shuffled to where they belong; tiles have no seams."""
 
 import itertools
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.super_resolution import Config
+from karpjax import options
 from karpjax.errors import UsageError
 from karpjax.models import super_resolution as models
 
@@ -55,7 +57,7 @@ def test_pixel_shuffle_is_equation_4():
 def test_residual_nets_begin_as_the_bicubic_picture_and_add_to_it(name):
   options = {'blocks': 0, 'width': 2} if name == 'srresnet' else {'widths': (2, 2)}
   plain, residual = (
-    models.build(name, factor=2, channels=3, options={**options, 'residual': r}) for r in (False, True)
+    models.MODELS[name](factor=2, channels=3, **options, residual=residual) for residual in (False, True)
   )
   low = np.random.default_rng(0).uniform(size=(1, 6, 5, 3)).astype(np.float32)
 
@@ -73,7 +75,7 @@ def test_residual_nets_begin_as_the_bicubic_picture_and_add_to_it(name):
 
 
 def test_the_discriminator_scores_each_image():
-  net = models.Discriminator(widths=(4, 8), hidden=5)
+  net = models.Discriminator(discriminator_widths=(4, 8), discriminator_hidden=5)
   images = np.random.default_rng(0).uniform(size=(3, 14, 14, 1)).astype(np.float32)
   variables = jax.jit(lambda x: net.init(jax.random.key(0), x, train=False))(images)
   score = jax.jit(lambda x: net.apply(variables, x, train=False))
@@ -85,15 +87,73 @@ def test_the_discriminator_scores_each_image():
 
 
 @pytest.mark.parametrize(
-  'name, options, message',
+  'name, options_, message',
   [
     ('espcm', {}, 'Did you mean espcn'),
-    ('espcn', {'blocks': 3}, 'model espcn has no --blocks'),
+    ('espcn', {'blocks': 3}, 'model espcn has no blocks=3'),
     ('srcnn', {'widths': (8,)}, 'one odd kernel size more than widths'),
     ('espcn', {'kernel_sizes': (5, 4, 3)}, 'one odd kernel size'),
-    ('srresnet', {'width': 0}, '--width=0'),
+    ('srresnet', {'width': 0}, 'width=0: at least 1'),
   ],
 )
-def test_what_makes_no_sense_is_refused(name, options, message):
+def test_what_makes_no_sense_is_refused(name, options_, message):
   with pytest.raises(UsageError, match=message):
-    models.build(name, factor=3, channels=1, options=options)
+    options.build(models.MODELS, name, Config(**options_), jnp.zeros((1, 8, 8, 1)), factor=3, channels=1)
+
+
+# ---- pictures of any size ----
+
+
+def test_parts_lie_one_behind_the_other_and_margins_are_kept():
+  for length, tile, margin in itertools.product(range(1, 40), (5, 8, 13), (0, 1, 2)):
+    spans = models.spans(length, tile, margin)
+    assert spans[0][:2] == (0, 0) and spans[-1][2] == length
+    for (_, _, end), (_, first, _) in itertools.pairwise(spans):
+      assert end == first
+    for start, first, last in spans:
+      assert first < last
+      assert start >= 0 and start + min(tile, length) <= length  # tiles are all of one size
+      assert first == 0 or first - start >= margin
+      assert last == length or start + tile - last >= margin
+
+
+def test_margins_that_leave_nothing_are_refused():
+  with pytest.raises(ValueError, match='nothing is left'):
+    models.spans(20, 4, 2)
+
+
+NETS = {
+  'srcnn ×3': models.SRCNN(3, 1, residual=False, widths=(8, 4)),
+  'srcnn ×2': models.SRCNN(2, 1, residual=False, widths=(8, 4), kernel_sizes=(9, 5, 5)),
+  'espcn': models.ESPCN(3, 1, widths=(8, 4), residual=True),
+  'srresnet': models.SRResNet(4, 3, residual=False, blocks=1, width=4),
+}
+
+
+@pytest.mark.parametrize('name', NETS)
+def test_tiled_equals_whole_and_a_smaller_margin_does_not(name):
+  net = NETS[name]
+  picture = np.random.default_rng(0).uniform(size=(39, 58, net.channels)).astype(np.float32)
+  variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 8, 8, net.channels)))
+  variables = jax.tree.map(lambda x: x + np.float32(0.02), variables)  # no kernel of zeros, no bias of 0
+  function = jax.jit(lambda x: net.apply(variables, x))
+  whole = function(picture[None])[0]
+  assert whole.shape == (39 * net.factor, 58 * net.factor, net.channels)
+
+  def tiled(margin):
+    return models.in_tiles(function, picture, tile=2 * net.reach + 5, margin=margin, scale=net.factor)
+
+  np.testing.assert_allclose(tiled(net.reach), whole, atol=1e-5)
+  assert np.abs(tiled(net.reach - 1) - whole).max() > 1e-4
+
+
+def test_a_picture_smaller_than_a_tile_is_one_tile():
+  picture = np.random.default_rng(0).uniform(size=(7, 30, 2))
+  seen = []
+
+  def function(x):
+    seen.append(x.shape)
+    return np.flip(x, 3)
+
+  np.testing.assert_array_equal(models.in_tiles(function, picture, tile=12, margin=2), picture[..., ::-1])
+  assert set(seen) == {(1, 7, 12, 2)}

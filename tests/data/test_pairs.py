@@ -8,8 +8,13 @@ from PIL import Image
 from skimage import data as skimage_data
 from skimage import filters
 
-from karpjax.data import paired
+from experiments.image_to_image import Config
+from karpjax.data import augmentation, pairs, pictures
 from karpjax.errors import UsageError
+
+
+def load(dataset, **options):
+  return pairs.load(Config(dataset=dataset, **{'even_light': 0.0} | options))
 
 
 def save(path, pixels):
@@ -33,38 +38,38 @@ def folders(root, names=('input', 'target'), splits=('train', 'test'), count=10,
   return made
 
 
-@pytest.mark.parametrize('names', paired.TWINS)
-@pytest.mark.parametrize('resident', [2**31, 0])
+@pytest.mark.parametrize('names', pairs.TWINS)
+@pytest.mark.parametrize('resident', [2048, 0])
 def test_twins_are_files_of_the_same_name(tmp_path, names, resident):
   made = folders(tmp_path, names)
-  data = paired.load(f'pairs:{tmp_path}', validation=2, resident_bytes=resident)
-  assert data.spec == paired.Spec(f'pairs:{tmp_path}', (16, 12, 1), (16, 12, 3), 8)
+  data = load(f'pairs:{tmp_path}', validation=2, resident_mb=resident)
+  assert data.spec == pairs.Spec(f'pairs:{tmp_path}', (16, 12, 1), (16, 12, 3), 8)
   assert {name: s.size for name, s in data.splits.items()} == {'train': 8, 'test': 10, 'validation': 2}
   assert (data.splits['test'].arrays is None) == (resident == 0)
   batch = data.splits['test'].fetch(np.array([7, 2]))
   np.testing.assert_array_equal(batch['input'][..., 0], [made['test', i][0] for i in (7, 2)])
   np.testing.assert_array_equal(batch['target'], [made['test', i][1] for i in (7, 2)])
-  back = paired.load(f'pairs:{tmp_path}', direction='backward', validation=2)
+  back = load(f'pairs:{tmp_path}', direction='backward', validation=2)
   assert back.spec.input == (16, 12, 3) and back.spec.target == (16, 12, 1)
   np.testing.assert_array_equal(back.splits['test'].fetch(np.array([7, 2]))['input'], batch['target'])
-  assert paired.Spec.from_json(back.spec.to_json()) == back.spec
+  assert pairs.Spec.from_json(back.spec.to_json()) == back.spec
 
 
 def test_a_folder_without_splits_is_divided_and_no_pair_is_in_two(tmp_path):
   folders(tmp_path, splits=('',))
-  data = paired.load(f'pairs:{tmp_path}', validation=0.25)
+  data = load(f'pairs:{tmp_path}', validation=0.25)
   seen = [s.fetch(np.arange(s.size))['input'].tobytes() for s in data.splits.values()]
   rows = [row.tobytes() for s in data.splits.values() for row in s.fetch(np.arange(s.size))['input']]
   assert {n: s.size for n, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 2}
   assert len(set(rows)) == 10 and len(seen) == 3
-  again = paired.load(f'pairs:{tmp_path}', validation=0.25)
+  again = load(f'pairs:{tmp_path}', validation=0.25)
   assert seen == [s.fetch(np.arange(s.size))['input'].tobytes() for s in again.splits.values()]
 
 
 def test_the_left_half_is_the_input(tmp_path):
   for split, i in (('train', 0), ('train', 1), ('val', 0), ('test', 0)):
     save(tmp_path / split / f'{i}.png', noise(i, 8, 24, 3))
-  data = paired.load(f'side_by_side:{tmp_path}')
+  data = load(f'side_by_side:{tmp_path}')
   assert set(data.splits) == {'train', 'validation', 'test'} and data.spec.input == (8, 12, 3)
   batch = data.splits['train'].fetch(np.array([1]))
   np.testing.assert_array_equal(np.concatenate([batch['input'], batch['target']], 2)[0], noise(1, 8, 24, 3))
@@ -72,12 +77,12 @@ def test_the_left_half_is_the_input(tmp_path):
   halves = np.zeros((8, 24), np.uint8)
   halves[:, 12:] = 255
   save(tmp_path / 'train' / '1.png', halves)
-  small = paired.load(f'side_by_side:{tmp_path}', image_size=4, channels=1).splits['train'].fetch(np.array([1]))
+  small = load(f'side_by_side:{tmp_path}', image_size=4, channels=1).splits['train'].fetch(np.array([1]))
   assert (small['input'] == 0).all() and (small['target'] == 255).all() and small['input'].shape == (1, 4, 4, 1)
 
 
 def test_edges_are_scikit_image_s_and_lie_where_the_picture_has_them():
-  data = paired.load('edges', image_size=32)
+  data = load('edges', image_size=32)
   assert data.spec.input == data.spec.target == (32, 32, 1)
   batch = data.splits['test'].fetch(np.arange(data.splits['test'].size))
   camera = skimage_data.camera()  # the last picture of the split: 16 × 16 crops
@@ -91,30 +96,30 @@ def test_edges_are_scikit_image_s_and_lie_where_the_picture_has_them():
 def test_strokes_lie_on_the_dark_side_of_an_edge():
   step = np.full((16, 16, 3), 40, np.uint8)
   step[:, 8:] = 200
-  strokes = paired.edges(step)[8, :, 0]
+  strokes = pictures.edges(step)[8, :, 0]
   assert strokes[4:8].min() < 150 and (strokes[8:] == 255).all() and (strokes[:3] == 255).all()
 
 
 def test_even_light_is_a_picture_less_its_gaussian_mean():
-  plain, lit = (paired.load('edges', image_size=32, even_light=sigma).splits['test'] for sigma in (0, 3))
+  plain, lit = (load('edges', image_size=32, even_light=sigma).splits['test'] for sigma in (0, 3))
   numbers = np.arange(plain.size - 256, plain.size)  # camera's
   np.testing.assert_array_equal(plain.fetch(numbers)['input'], lit.fetch(numbers)['input'])
   around = filters.gaussian(skimage_data.camera(), 3, mode='reflect', preserve_range=True)
   wanted = np.clip(skimage_data.camera() - around + 128, 0, 255)[:32, 32:64]
   np.testing.assert_allclose(lit.fetch(numbers)['target'][1, ..., 0], wanted, atol=0.51)
   # nothing of a constant is left, whatever its brightness
-  np.testing.assert_array_equal(paired.in_even_light(np.full((20, 20, 3), 240, np.uint8), 4), 128)
+  np.testing.assert_array_equal(pictures.in_even_light(np.full((20, 20, 3), 240, np.uint8), 4), 128)
 
 
 def test_both_images_of_a_pair_move_alike():
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(8))
   batch = {'input': noise(0, 8, 12, 12, 1), 'target': np.repeat(noise(0, 8, 12, 12, 1), 3, -1), 'index': np.arange(8)}
-  moved = paired.augment(paired.moves('flip,enlarge:4,rotate:10'), keys, batch)
+  moved = pairs.augment(augmentation.parse('flip,enlarge:4,rotate:10', pairs.MOVES), keys, batch)
   assert moved['input'].shape == (8, 12, 12, 1) and moved['target'].shape == (8, 12, 12, 3)
   assert not np.array_equal(moved['input'], batch['input'])
   np.testing.assert_allclose(moved['target'], np.repeat(moved['input'], 3, -1), atol=1e-3)
-  with pytest.raises(UsageError, match='mixup.*flip, enlarge'):
-    paired.moves('flip,mixup:0.2')
+  with pytest.raises(UsageError, match='augmentation mixup: here only flip, enlarge'):
+    augmentation.parse('flip,mixup:0.2', pairs.MOVES)
 
 
 def _mix_sizes(root):
@@ -145,8 +150,8 @@ def _no_twins(root):
 @pytest.mark.parametrize(
   'spoil, says',
   [
-    (_mix_sizes, r'16×12 pixels.*003.png has 16×14: give --image_size'),
-    (_mix_modes, r'RGB pictures.*target/003.png has grey: give --channels'),
+    (_mix_sizes, r'16×12 pixels.*003.png has 16×14: give image_size'),
+    (_mix_modes, r'RGB pictures.*target/003.png has grey: give channels'),
     (_orphan, r'test/input/007.png has no twin: there is no .*test/target/007.png'),
     (_stray, r'notes.txt is not a PNG or JPEG'),
     (_empty, r'target has no pictures'),
@@ -157,7 +162,7 @@ def test_bad_folders_are_refused_in_one_line(tmp_path, spoil, says):
   folders(tmp_path)
   spoil(tmp_path)
   with pytest.raises(UsageError, match=says) as error:
-    paired.load(f'pairs:{tmp_path}')
+    load(f'pairs:{tmp_path}')
   assert '\n' not in str(error.value)
 
 
@@ -165,7 +170,7 @@ def test_mixed_sizes_and_modes_are_taken_where_asked_for(tmp_path):
   folders(tmp_path)
   _mix_sizes(tmp_path)
   _mix_modes(tmp_path)
-  data = paired.load(f'pairs:{tmp_path}', image_size=8, channels=3)
+  data = load(f'pairs:{tmp_path}', image_size=8, channels=3)
   assert data.spec.input == data.spec.target == (8, 8, 3)
 
 
@@ -173,18 +178,15 @@ def test_mixed_sizes_and_modes_are_taken_where_asked_for(tmp_path):
   'name, options, says',
   [
     ('edges', dict(image_size=304), 'larger than'),
-    ('edges', dict(channels=2), '--channels=2'),
-    ('edges', dict(image_size=-1), '--image_size=-1'),
-    ('edges', dict(even_light=-1.0), '--even_light=-1'),
-    ('edges', dict(direction='back'), 'Did you mean backward'),
     ('pairs', {}, 'pairs:PATH or side_by_side:PATH'),
     ('facades', {}, 'pairs:PATH or side_by_side:PATH'),
     ('side_by_side:/nowhere', {}, 'not a folder'),
+    ('pairs:/nowhere', {}, 'not a folder'),
   ],
 )
-def test_bad_names_and_numbers_are_refused_in_one_line(name, options, says):
+def test_bad_names_and_sizes_are_refused_in_one_line(name, options, says):
   with pytest.raises(UsageError, match=says) as error:
-    paired.load(name, **options)
+    load(name, **options)
   assert '\n' not in str(error.value)
 
 
@@ -192,10 +194,10 @@ def test_an_odd_width_has_no_halves(tmp_path):
   save(tmp_path / 'train' / 'a.png', noise(0, 8, 24))
   save(tmp_path / 'train' / 'b.png', noise(0, 8, 25))
   with pytest.raises(UsageError, match='b.png has 8×25 pixels: an odd width'):
-    paired.load(f'side_by_side:{tmp_path}', image_size=8)
+    load(f'side_by_side:{tmp_path}', image_size=8, validation=0.0)
 
 
 def test_one_pair_cannot_be_divided(tmp_path):
   save(tmp_path / 'a.png', noise(0, 8, 24))
-  with pytest.raises(UsageError, match='1 pairs: too few'):
-    paired.load(f'side_by_side:{tmp_path}')
+  with pytest.raises(UsageError, match='1 for train, of which 1 are to be held out for test'):
+    load(f'side_by_side:{tmp_path}')

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-from scipy.spatial import distance
+from scipy.spatial.distance import pdist
 
 from karpjax import errors
 from karpjax.data import bundled
-from karpjax.metrics import generation
+from karpjax.features import Scorer
+from karpjax.metrics import distribution
 
-exact = functools.partial(functools.partial, generation.in_float64)
-square_root, frechet_distance = exact(generation.square_root), exact(generation.frechet_distance)
-kernel_distance, precision_recall = exact(generation.kernel_distance), exact(generation.precision_recall)
+exact = functools.partial(functools.partial, distribution.in_float64)
+square_root, frechet_distance = exact(distribution.square_root), exact(distribution.frechet_distance)
+kernel_distance, precision_recall = exact(distribution.kernel_distance), exact(distribution.precision_recall)
 
 
 def two(n=300, m=200, d=12):
@@ -43,8 +44,8 @@ def test_frechet_distance_is_its_formula_by_scipy():
 
 def test_scores_are_in_float64_and_nothing_else_is():
   a, b = two()
-  jax.eval_shape(generation.scores, *map(jnp.asarray, (a, b)))  # of float32: another program
-  found = generation.in_float64(generation.scores, a, b)
+  jax.eval_shape(distribution.scores, *map(jnp.asarray, (a, b)))  # of float32: another program
+  found = distribution.in_float64(distribution.scores, a, b)
   assert {x.dtype for x in found.values()} == {np.dtype(np.float64)} and jnp.asarray(a).dtype == jnp.float32
 
 
@@ -54,7 +55,7 @@ def test_without_a_cpu_it_says_how_to_have_one(monkeypatch):
 
   monkeypatch.setattr(jax, 'local_devices', none)
   with pytest.raises(errors.UsageError, match='type JAX_PLATFORMS=.*,cpu'):
-    generation.in_float64(generation.square_root, np.eye(2))
+    distribution.in_float64(distribution.square_root, np.eye(2))
 
 
 def test_frechet_distance_in_closed_form():
@@ -69,7 +70,7 @@ def test_frechet_distance_in_closed_form():
 
 @pytest.mark.parametrize('chunk', [1000, 7])
 def test_kernel_distance_is_a_plain_double_loop(chunk):
-  kernel_distance = exact(functools.partial(generation.kernel_distance, chunk=chunk))
+  kernel_distance = exact(functools.partial(distribution.kernel_distance, chunk=chunk))
   a, b = (x[:20] for x in two(d=4))
   b = b[:15]
   kernel = lambda x, y: (x @ y / 4 + 1) ** 3
@@ -89,7 +90,7 @@ def test_kernel_distance_is_unbiased():
 
 @pytest.mark.parametrize('chunk', [1000, 13])
 def test_precision_and_recall_are_a_plain_loop(chunk):
-  precision_recall = exact(functools.partial(generation.precision_recall, chunk=chunk))
+  precision_recall = exact(functools.partial(distribution.precision_recall, chunk=chunk))
   a, b = (x[:60, :3] for x in two())
 
   def among(points, others):
@@ -112,30 +113,18 @@ def test_a_generator_of_few_kinds_has_precision_without_recall():
 def test_diversity_is_the_root_mean_square_of_all_pairwise_distances():
   a, _ = (x.astype(np.float32) for x in two())
   mask = np.arange(300) < 250
-  expected = np.sqrt((distance.pdist(a[:250]) ** 2).mean())
-  parts = [generation.moments(jnp.asarray(a[s]), jnp.asarray(mask[s])) for s in (slice(0, 100), slice(100, 300))]
+  expected = np.sqrt((pdist(a[:250]) ** 2).mean())
+  parts = [distribution.moments(jnp.asarray(a[s]), jnp.asarray(mask[s])) for s in (slice(0, 100), slice(100, 300))]
   sums = {name: np.asarray(parts[0][name] + parts[1][name]) for name in parts[0]}
-  assert generation.diversity(sums) == pytest.approx(expected, rel=1e-5)
-  masked = generation.moments(jnp.asarray(a) * jnp.nan, jnp.zeros(300, bool))
+  assert distribution.diversity(sums) == pytest.approx(expected, rel=1e-5)
+  masked = distribution.moments(jnp.asarray(a) * jnp.nan, jnp.zeros(300, bool))
   assert float(masked['count']) == 0 and np.isfinite(masked['sum']).all()
-
-
-def test_rows_lie_where_their_numbers_say_and_masked_ones_nowhere():
-  features = np.arange(12, dtype=np.float32).reshape(6, 2)
-  order = np.array([4, 0, 3, 1, 2, 0])
-  mask = np.array([True] * 5 + [False])
-  whole = sum(
-    np.asarray(generation.rows(jnp.asarray(features[s]), jnp.asarray(order[s]), jnp.asarray(mask[s]), 7))
-    for s in (slice(0, 4), slice(4, 6))
-  )
-  assert whole.shape == (7, 2) and not whole[5:].any()
-  np.testing.assert_array_equal(whole[order[:5]], features[:5])
 
 
 def test_modes_count_what_is_within_three_deviations_of_the_nearest():
   std = bundled.GRID_STD
   points = np.concatenate([bundled.GRID[3] + [[2.9 * std, 0], [0, -3.1 * std]], bundled.GRID[[7, 7, 9]], [[1.0, 1.0]]])
-  counts = generation.modes(jnp.asarray(points), bundled.GRID, std, jnp.array([1, 1, 1, 1, 0, 1], bool))
+  counts = distribution.covered_modes(jnp.asarray(points), bundled.GRID, std, jnp.array([1, 1, 1, 1, 0, 1], bool))
   assert counts[3] == 1 and counts[7] == 2 and counts.sum() == 3
 
 
@@ -147,7 +136,7 @@ def test_the_grid_itself_has_all_modes_and_its_share():
     (x, y) for x in range(-4, 5, 2) for y in range(-4, 5, 2)
   }
   counts = np.asarray(
-    generation.modes(jnp.asarray(points), bundled.GRID, bundled.GRID_STD, jnp.ones(len(points), bool))
+    distribution.covered_modes(jnp.asarray(points), bundled.GRID, bundled.GRID_STD, jnp.ones(len(points), bool))
   )
   assert counts.sum() / len(points) == pytest.approx(1 - np.exp(-4.5), abs=0.003)  # Rayleigh's distribution within 3 σ
   assert counts.min() > 1800
@@ -163,15 +152,105 @@ def test_the_grid_itself_has_all_modes_and_its_share():
 
 def test_summary_of_sums():
   a, b = two(40, 40, 5)
-  moments = lambda x: {n: np.asarray(v) for n, v in generation.moments(jnp.asarray(x), jnp.ones(40, bool)).items()}
+  moments = lambda x: {n: np.asarray(v) for n, v in distribution.moments(jnp.asarray(x), jnp.ones(40, bool)).items()}
   pad = lambda x: np.concatenate([x, np.zeros((8, 5))])  # of a larger split
   sums = {'real': moments(a), 'fake': moments(b), 'real_rows': pad(a), 'fake_rows': pad(b)}
   sums |= {'shares': np.array([30.0, 8, 2]), 'hits': np.array(36.0)}
-  numbers = generation.summarise(sums, b + 1)
+  numbers = distribution.summarise(sums, lambda count: (b + 1)[:count])
   assert numbers['fid'] == pytest.approx(frechet_distance(a, b))
   assert numbers['fid_floor'] == pytest.approx(frechet_distance(a, b + 1))
   assert numbers['kid'] == pytest.approx(kernel_distance(a, b))
   assert (numbers['smallest_class_share'], numbers['largest_class_share']) == (0.05, 0.75)
   assert numbers['label_accuracy'] == 0.9
   modes = {'real': moments(a), 'fake': moments(b), 'modes': np.array([0.0, 3, 27])}
-  assert generation.summarise(modes)['modes'] == 2 and generation.summarise(modes)['high_quality'] == 0.75
+  assert distribution.summarise(modes)['modes'] == 2 and distribution.summarise(modes)['high_quality'] == 0.75
+
+
+# ---- what reports show ----
+
+DIGITS = bundled.digits()
+IMAGES = DIGITS.splits['train'].arrays['image'].astype(np.float32)
+GRID = bundled.gaussians25()
+MODES = bundled.GRID, bundled.GRID_STD
+
+
+def rows(real, fake, count=distribution.LAST):
+  names = [f'train/discriminator_accuracy_on_{kind}' for kind in ('real', 'fake')]
+  return [{'step': i, names[0]: real, names[1]: fake} for i in range(count)]
+
+
+def warnings(real, fake, history=(), modes=None):
+  return distribution.collapse(history, None, real, fake, modes=modes)['warnings']
+
+
+def test_nothing_to_warn_of():
+  healthy = rows(0.8, 0.7)
+  assert warnings(IMAGES[:200], IMAGES[200:400], healthy) == []
+  points = GRID.splits['train'].arrays['image']
+  assert warnings(points[:500], points[500:1000], modes=MODES) == []
+
+
+@pytest.mark.parametrize(
+  'history, warned',
+  [
+    (rows(0.995, 0.999), True),
+    (rows([0.995, 0.1], [1.0, 0.1]), True),  # of several seeds, the first
+    (rows(1.0, 0.98), False),
+    (rows(1.0, 1.0)[1:], False),  # not yet for long
+    ([*rows(0.5, 0.5), *rows(1.0, 1.0)], True),
+    ([*rows(1.0, 1.0), {'step': 9, 'train/discriminator_accuracy_on_real': 0.9, 'train/discriminator_accuracy_on_fake': 1.0}], False),
+  ],
+)  # fmt: skip
+def test_a_discriminator_that_is_always_right(history, warned):
+  lines = warnings(IMAGES[:200], IMAGES[200:400], history)
+  assert len(lines) == warned and all('the discriminator was right in over 99 %' in line for line in lines)
+
+
+def test_samples_that_are_all_alike():
+  fake = IMAGES[:1] + np.random.default_rng(0).normal(size=(200, 8, 8, 1)).astype(np.float32)
+  (line,) = warnings(IMAGES[:200], fake)
+  assert 'the generator makes few kinds' in line
+  found = distribution.collapse((), None, IMAGES[:200], fake)['diversity']
+  assert found['fake'] == pytest.approx(np.sqrt(2 * 64), rel=0.05)
+
+
+def test_modes_that_are_left_out():
+  points, labels = (GRID.splits['train'].arrays[n] for n in ('image', 'label'))
+  few = points[np.isin(labels, np.arange(0, 24, 2))][:500]  # twelve modes, spread over the grid
+  (line,) = warnings(points[:500], few, modes=MODES)
+  assert line.startswith('12 of 25 modes are among 500 samples')
+  more = points[np.isin(labels, np.arange(0, 25, 2))][:500]
+  assert warnings(points[:500], more, modes=MODES) == []
+
+
+def test_classes_that_are_left_out():
+  scorer = functools.partial(Scorer, 'runs/scorer', 1, 10, 64)
+  # its features are pixels, and it takes each image for the class of its number modulo `kinds`
+  for kinds, warned in ((4, True), (5, False)):
+    apply = lambda x, kinds=kinds: (x.reshape(len(x), -1), np.eye(10)[np.arange(len(x)) % kinds])
+    found = distribution.collapse((), scorer(apply), IMAGES[:200], IMAGES[200:400], classes=DIGITS.spec.classes)
+    assert bool(found['warnings']) == warned and found['covered'] == {'classes': kinds, 'of': 10}
+    assert found['class_shares']['0'] == 1 / kinds and found['class_shares']['9'] == 0
+    # where samples are asked for by class, their classes say nothing
+    assert distribution.collapse((), scorer(apply), IMAGES[:200], IMAGES[200:400])['warnings'] == []
+
+
+def test_a_scorer_without_classes_says_nothing_of_them():
+  scorer = Scorer('inception', None, 0, 64, lambda x: (x.reshape(len(x), -1), None), batch=32)
+  found = distribution.collapse((), scorer, IMAGES[:200], IMAGES[200:400], classes=DIGITS.spec.classes)
+  assert found == distribution.collapse((), None, IMAGES[:200], IMAGES[200:400]) and 'covered' not in found
+
+
+def test_slerp_is_a_walk_on_the_circle():
+  a, b = np.array([[2.0, 0, 0]]), np.array([[0, 3.0, 0]])
+  path = distribution.slerp(a, b, np.linspace(0, 1, 3))
+  assert path.shape == (1, 3, 3)
+  middle = 2.5 * np.array([np.sqrt(0.5), np.sqrt(0.5), 0])
+  np.testing.assert_allclose(path[0], [a[0], middle, b[0]], atol=1e-6)
+
+
+def test_neighbours_are_the_nearest_in_order():
+  draw = np.random.default_rng(0)
+  points, others = draw.normal(size=(5, 3)), draw.normal(size=(40, 3))
+  distances = np.linalg.norm(points[:, None] - others, axis=-1)
+  np.testing.assert_array_equal(distribution.neighbours(points, others, 4), np.argsort(distances, axis=1)[:, :4])

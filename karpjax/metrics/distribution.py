@@ -1,0 +1,270 @@
+"""Quality and diversity of generated examples, from features of real and of generated ones: FID, KID, precision, recall.
+
+What is summed over batches is traced (`moments`, `modes`, rows of features by `metrics.collect`); distances are computed once, by
+`in_float64`. They are on the scale of their features: those of two classifiers, or of Inception, cannot be compared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from karpjax import errors
+from karpjax.metrics.collect import collect
+from karpjax.program import pair
+
+NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 3
+CHUNK = 1000  # rows of a matrix of distances that are held at once
+LAST, SURE = 5, 0.99  # rows of metrics that show collapse, and when a discriminator is always right
+
+
+# ---- sums ----
+
+
+def moments(features, mask) -> dict[str, Any]:
+  """{'count': [], 'sum': [d], 'squares': []} of features [batch, d], the last being the sum of squared norms."""
+  weight = mask.astype(jnp.float32)
+  features = jnp.where(mask[:, None], features.astype(jnp.float32), 0)
+  return {'count': weight.sum(), 'sum': features.sum(0), 'squares': jnp.square(features).sum()}
+
+
+def covered_modes(points, means, std: float, mask):
+  """[modes] counts of high-quality samples: within three standard deviations of the nearest mean.
+
+  As Srivastava et al. 2017, section 4.1; a mode is covered that is the nearest of at least one of them. Of the true
+  distribution in two dimensions 98.9 % are of high quality.
+
+  Args:
+    points: [batch, 2].
+    means: [modes, 2].
+    std: of each mode.
+    mask: [batch] bool.
+  """
+  distances = jnp.linalg.norm(points[:, None] - means, axis=-1)  # [batch, modes]
+  good = (distances.min(1) <= 3 * std) & mask
+  return jnp.zeros(len(means)).at[distances.argmin(1)].add(good)
+
+
+def describe(scorer, examples):
+  """Raw examples on the host, [n, …] -> [n, d]: the scorer's features, or the raw numbers themselves."""
+  return scorer.describe(examples) if scorer else examples.reshape(len(examples), -1).astype(np.float32)
+
+
+def sums(scorer, fake, batch, *, maximum: float, examples: int, conditional: bool, modes=None) -> dict[str, Any]:
+  """What `summarise` takes, of one batch; traced.
+
+  Args:
+    scorer: a `features.Scorer`; or None: then raw numbers, on the scale of [0, 1], are the features.
+    fake: samples [batch, …] on the raw scale.
+    batch: of real examples.
+    maximum: the raw value that stands for 1.
+    examples: size of the largest split.
+    conditional: whether the samples are of the batch's labels.
+    modes: (means, standard deviation) of the modes, where they are known.
+  """
+  mask = batch['mask']
+  apply = scorer.apply if scorer else lambda x: (x.reshape(len(x), -1) / maximum, None)
+  described = {'real': apply(batch['image']), 'fake': apply(fake)}
+  sums = {name: moments(x, mask) for name, (x, _) in described.items()}
+  if modes:
+    sums['modes'] = covered_modes(fake, *modes, mask)
+  if scorer:
+    rows = {f'{name}_rows': x.astype(jnp.float32) for name, (x, _) in described.items()}
+    sums |= collect(rows, batch['index'], mask, examples)
+  if scorer and scorer.classes:
+    classes = described['fake'][1].argmax(-1)
+    sums['shares'] = jnp.zeros(scorer.classes).at[classes].add(mask)
+    if conditional:
+      sums['hits'] = pair(classes == batch['label'], mask)[0]
+  return sums
+
+
+# ---- numbers ----
+
+
+def diversity(sums: Mapping[str, Any]) -> float:
+  """Root mean square distance of two different examples, over all pairs, from their `moments`."""
+  n, total = float(sums['count']), np.asarray(sums['sum'], np.float64)
+  spread = float(sums['squares']) / n - np.square(total / n).sum()
+  return float(np.sqrt(max(2 * spread * n / max(n - 1, 1), 0)))
+
+
+def square_root(matrix):
+  """The symmetric positive semidefinite square root of such a matrix [d, d]; eigenvalues that rounding made negative are 0."""
+  values, vectors = jnp.linalg.eigh(matrix)
+  return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+
+
+def frechet_distance(real, fake):
+  """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
+
+  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric.
+  """
+  (mean, cov), (other_mean, other_cov) = map(_gaussian, (real, fake))
+  root = square_root(cov)
+  values = jnp.linalg.eigvalsh(root @ other_cov @ root)
+  traces = jnp.trace(cov) + jnp.trace(other_cov) - 2 * jnp.sqrt(jnp.maximum(values, 0)).sum()
+  return jnp.square(mean - other_mean).sum() + traces
+
+
+def _gaussian(features):
+  mean = features.mean(0)
+  return mean, (features - mean).T @ (features - mean) / (len(features) - 1)
+
+
+def kernel_distance(real, fake, chunk: int = CHUNK):
+  """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs.
+
+  Args:
+    real: [n, d].
+    fake: [m, d].
+    chunk: rows of the kernel's matrix that are held at once.
+  """
+  kernel = lambda products: (products / real.shape[1] + 1) ** 3
+  total = lambda a, b: lax.map(lambda row: kernel(b @ row).sum(), a, batch_size=chunk).sum()
+  within = lambda a: (total(a, a) - kernel(jnp.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
+  return within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake))
+
+
+def precision_recall(real, fake, k: int = NEIGHBOURS, chunk: int = CHUNK):
+  """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
+
+  An example lies among others where it is no farther from one of them than that one's k-th nearest neighbour of its kind.
+
+  Args:
+    real: [n, d].
+    fake: [m, d].
+    k: neighbours; n and m must be larger.
+    chunk: rows of the matrix of distances that are held at once.
+  """
+
+  def rowwise(f, points, others):
+    """[len(points)]: f of each point's squared distances from the others."""
+    squares = jnp.square(others).sum(1)
+    distances = lambda point: jnp.maximum(jnp.square(point).sum() + squares - 2 * others @ point, 0)
+    return lax.map(lambda point: f(distances(point)), points, batch_size=chunk)
+
+  def fraction_among(points, others):
+    radii = rowwise(lambda d: _smallest(d, k), others, others)  # the 0th is itself
+    return rowwise(lambda d: (d <= radii).any(), points, others).mean(dtype=points.dtype)
+
+  return fraction_among(fake, real), fraction_among(real, fake)
+
+
+def _smallest(values, k: int):
+  """The k-th smallest of [n], the smallest being the 0th: for a small k far faster than to sort them."""
+  return lax.fori_loop(0, k, lambda _, left: left.at[left.argmin()].set(jnp.inf), values).min()
+
+
+def scores(real, fake) -> dict[str, Any]:
+  """{name: []} of features [n, d] and [m, d]."""
+  precision, recall = precision_recall(real, fake)
+  fid, kid = frechet_distance(real, fake), kernel_distance(real, fake)
+  return {'fid': fid, 'kid': kid, 'precision': precision, 'recall': recall}
+
+
+def in_float64(function: Callable, *arrays: np.ndarray):
+  """function(*arrays), compiled in float64 on the CPU, since not every accelerator knows it; as NumPy's arrays.
+
+  Raises:
+    UsageError: where JAX was told to do without the CPU.
+  """
+  try:
+    cpu = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    raise errors.UsageError(
+      f'distances of features are computed on the CPU, which JAX_PLATFORMS={jax.config.jax_platforms} leaves out; '
+      f'type JAX_PLATFORMS={jax.config.jax_platforms},cpu'
+    ) from None
+  with jax.enable_x64(True):
+    return jax.device_get(jax.jit(function)(*jax.device_put([np.asarray(x, np.float64) for x in arrays], cpu)))
+
+
+def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None = None) -> dict[str, float]:
+  """{name: number} from one split's sums, on the host.
+
+  Args:
+    sums: of 'real' and 'fake', each its `moments`; where they are known also 'real_rows' and 'fake_rows', features [n, d];
+      'modes'; 'shares', counts of the classes that the scorer sees; 'hits', of the samples that it takes for their class.
+    train: (n) -> the features [n, d] of train examples, whose FID is the floor.
+  """
+  count = int(sums['real']['count'])
+  numbers = {'diversity': diversity(sums['fake']), 'real_diversity': diversity(sums['real'])}
+  if 'modes' in sums:
+    numbers |= {'modes': int((sums['modes'] > 0).sum()), 'high_quality': float(sums['modes'].sum() / count)}
+  if 'shares' in sums:
+    shares = sums['shares'] / count
+    numbers |= {'smallest_class_share': float(shares.min()), 'largest_class_share': float(shares.max())}
+  if 'hits' in sums:
+    numbers['label_accuracy'] = float(sums['hits'] / count)
+  if 'real_rows' in sums:
+    real, fake = (np.asarray(sums[name][:count]) for name in ('real_rows', 'fake_rows'))
+    numbers |= {name: float(x) for name, x in in_float64(scores, real, fake).items()}
+    if train is not None:
+      numbers['fid_floor'] = float(in_float64(frechet_distance, real, train(count)))
+  return numbers
+
+
+# ---- what reports show ----
+
+
+def collapse(
+  history: Sequence[Mapping], scorer, real, fake, *, classes: Sequence[str] = (), modes=None
+) -> dict[str, Any]:
+  """Signs that a generator makes too little of what there is, or that the discriminator has won.
+
+  Args:
+    history: rows of metrics.jsonl; of several seeds, the first counts.
+    scorer: or None.
+    real, fake: raw examples and as many samples, [n, …].
+    classes: names of those among which a scorer divides samples that were not asked for by class.
+    modes: (means, standard deviation) of the modes, where they are known.
+
+  Returns:
+    {'warnings': lines, and the figures that they are of}.
+  """
+  warnings, names = [], [f'train/discriminator_accuracy_on_{kind}' for kind in ('real', 'fake')]
+  accuracies = [[np.ravel(row[name])[0] for name in names] for row in history if names[1] in row][-LAST:]
+  if len(accuracies) == LAST and np.min(accuracies) > SURE:
+    warnings.append(
+      f'the discriminator was right in over {100 * SURE:.0f} % of both real and generated examples over the last {LAST} '
+      'rows of metrics: it has won, and the generator learns little'
+    )
+  described = {name: jnp.asarray(describe(scorer, x)) for name, x in (('real', real), ('fake', fake))}
+  spread = {name: diversity(jax.device_get(moments(x, jnp.ones(len(x), bool)))) for name, x in described.items()}
+  found = {'warnings': warnings, 'diversity': spread}
+  if spread['fake'] < spread['real'] / 3:
+    warnings.append(
+      f'the samples differ by {spread["fake"]:.3g} from each other, real examples by {spread["real"]:.3g}: the generator '
+      'makes few kinds'
+    )
+  if modes:
+    kinds, counts = 'modes', np.asarray(covered_modes(jnp.asarray(fake), *modes, jnp.ones(len(fake), bool)))
+  elif scorer and scorer.classes and classes:
+    kinds, counts = 'classes', np.bincount(np.asarray(scorer.apply(fake)[1]).argmax(-1), minlength=len(classes))
+    found['class_shares'] = dict(zip(classes, counts / len(fake)))
+  else:
+    return found
+  covered = int((counts > 0).sum())
+  if covered < len(counts) / 2:
+    warnings.append(f'{covered} of {len(counts)} {kinds} are among {len(fake)} samples: the generator leaves out most')
+  return found | {'covered': {kinds: covered, 'of': len(counts)}}
+
+
+def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions, d]."""
+  norms = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
+  a, b = (x / norm for x, norm in zip((a, b), norms))
+  angle = np.arccos(np.clip((a * b).sum(-1), -1, 1))[:, None, None]
+  fractions = fractions[:, None]
+  on_circle = (np.sin((1 - fractions) * angle) * a[:, None] + np.sin(fractions * angle) * b[:, None]) / np.sin(angle)
+  return (on_circle * ((1 - fractions) * norms[0][:, None] + fractions * norms[1][:, None])).astype(np.float32)
+
+
+def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
+  """[n, k] numbers of the k nearest of others [m, d] to each of points [n, d], the nearest first."""
+  squares = np.square(others).sum(1) - 2 * points @ others.T  # less |point|², which is the same in a row
+  return np.argsort(squares, axis=1, kind='stable')[:, :k]
