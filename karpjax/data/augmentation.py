@@ -234,9 +234,6 @@ def augment(
 
   Returns:
     Images of the same shape, float32 unless every step only moves or blanks pixels, and targets.
-
-  Raises:
-    UsageError: while tracing, where the examples aren't images or are smaller than a step's pixels.
   """
   if not steps:
     return images, targets

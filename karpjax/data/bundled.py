@@ -56,9 +56,6 @@ def usps(data_dir: Path | None = None) -> Dataset:
 
   The train split is sorted by class, as on disk. The file holds x_train [n, 16, 16], y_train [n], x_test and
   y_test.
-
-  Raises:
-    UsageError: where the file is missing, isn't such a file, or has a label outside 0 … 9.
   """
   folder = data_dir or Path()
   path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)

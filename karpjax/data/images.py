@@ -76,9 +76,6 @@ def load_image(path: str | Path, spec: Spec) -> np.ndarray:
 
   It takes the way the data set took: first to the stored size and channels (by Pillow's antialiased filter, where it has
   another size), then to the chosen ones.
-
-  Raises:
-    UsageError: where the file can't be read, or the data set isn't one of images.
   """
   if len(spec.shape) != 3:
     raise UsageError(f'{path}: the model was trained on {spec.name}, whose examples are not images')

@@ -28,9 +28,6 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   A set without a test split has its validation split as 'test'; one with train only gives a fifth of that, by
   a fixed draw. Images of many sizes need `image_size` and are resized by Pillow's antialiased bilinear
   filter.
-
-  Raises:
-    UsageError: where the set isn't known, isn't prepared, or isn't one of labelled images.
   """
   import tensorflow_datasets as tfds
 
@@ -67,9 +64,6 @@ def opened(name: str, data_dir: Path | None = None, **others):
 
   Args:
     name, data_dir, others: as `find`'s.
-
-  Raises:
-    UsageError: where the set isn't known, isn't prepared as array_record, or lacks files.
   """
   folder = find(name, data_dir, **others)
   import tensorflow_datasets as tfds
@@ -98,9 +92,6 @@ def find(
     data_dir: where to look; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
     sources: other names that the user could have meant.
     suiting: which sets of TFDS would do.
-
-  Raises:
-    UsageError: where it isn't known, or isn't prepared; it says how to prepare it.
   """
   bare, _, version = name.partition(':')
   default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()

@@ -16,9 +16,6 @@ def cross_entropy(logits, labels, *, label_smoothing: float = 0.0):
 
   Returns:
     [batch] float32.
-
-  Raises:
-    UsageError: where the shapes do not fit.
   """
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
   if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):

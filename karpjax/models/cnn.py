@@ -46,11 +46,7 @@ class CNN(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
-    """x: [batch, *spatial, channels] -> logits [batch, classes] float32.
-
-    Raises:
-      UsageError: for an input too small for the convolutions or poolings.
-    """
+    """x: [batch, *spatial, channels] -> logits [batch, classes] float32."""
     mlp.check_rank(x, 2, 3)
     activation, norm = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm]
     blocks = zip(self.widths, *(per_layer(name, getattr(self, name), len(self.widths)) for name in BLOCK))

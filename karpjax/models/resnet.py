@@ -104,11 +104,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
-    """x: [batch, *spatial, channels] -> logits [batch, classes] float32.
-
-    Raises:
-      UsageError: for widths that do not fit.
-    """
+    """x: [batch, *spatial, channels] -> logits [batch, classes] float32."""
     mlp.check_rank(x, 2, 3)
     given = ','.join(map(str, self.widths))
     if len(self.widths) != len(self.blocks):

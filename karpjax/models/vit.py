@@ -32,11 +32,7 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
-    """x: [batch, height, width, channels] -> logits [batch, classes] float32.
-
-    Raises:
-      UsageError: for an image that patches do not fill.
-    """
+    """x: [batch, height, width, channels] -> logits [batch, classes] float32."""
     check_rank(x, 3)
     batch, height, width, channels = x.shape
     if height % self.patch or width % self.patch:
