@@ -33,13 +33,7 @@ MISTAKES = 30  # sentences of report.txt
 
 
 @config.defaults(
-  lower=True,
-  test=0.2,
-  steps='10epochs',
-  select='-validation/f1',
-  batch_size=32,
-  learning_rate=3e-3,
-  clip=5.0,
+  lower=True, test=0.2, steps='10epochs', select='-validation/f1', batch_size=32, learning_rate=3e-3, clip=5.0
 )
 class Config(config.Train, text.Flags, config.model_flags(models.MODELS)):
   dataset: str = config.flag('entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.')

@@ -36,13 +36,7 @@ PICTURES, LONGEST = 4, 24  # sentences whose attention is drawn, and their token
 
 
 @config.defaults(
-  lower=True,
-  validation=0.05,
-  steps='5epochs',
-  batch_size=64,
-  eval_batch_size=250,
-  learning_rate=2e-3,
-  clip=1.0,
+  lower=True, validation=0.05, steps='5epochs', batch_size=64, eval_batch_size=250, learning_rate=2e-3, clip=1.0
 )
 class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS)):
   dataset: str = config.flag(

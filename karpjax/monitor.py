@@ -98,27 +98,13 @@ def decode(run, probabilities, files, chosen):
   folder.mkdir(parents=True, exist_ok=True)
   table = folder / f'{path.stem}.csv'
   writers.write_bytes(table, written(rows, probabilities, run.spec.classes, shares, watch).encode())
-  alerts = [
-    {
-      'time': rows[alert.at][1],
-      'since': rows[alert.since][1],
-      'rows': alert.at - alert.since + 1,
-      'share': alert.rate,
-      'expected': alert.reference,
-    }
-    for alert in watch.alerts
-  ]
-  yield {
-    'input': files[0],
-    'rows': len(rows),
-    'class': chosen.label,
-    'share': float(hits.mean()),
-    'alerts': alerts,
-    'evidence': float(watch.statistics.max()),
-    'threshold': chosen.threshold,
-    'table': str(table),
-    'plot': str(draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)),
-  }
+  plot = draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)
+  answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': []}
+  for at, since, reference, rate in watch.alerts:
+    times = {'time': rows[at][1], 'since': rows[since][1], 'rows': at - since + 1}
+    answer['alerts'].append({**times, 'share': rate, 'expected': reference})
+  evidence = {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
+  yield {**answer, **evidence, 'table': str(table), 'plot': str(plot)}
 
 
 def show(answer) -> str:

@@ -25,11 +25,7 @@ Pairs = list[tuple[str, str]]  # (text, name of its label)
 def read(config) -> Dataset:
   """The texts themselves: splits of 'text' [n] (strings) and 'label' [n] int32, with the classes in the spec.
 
-  Args:
-    config: with the flags of text classification. Where the set has no test split, a stratified one is drawn.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong with the name or the files. Nothing is downloaded.
+  Where the set has no test split, a stratified one is drawn. Nothing is downloaded.
   """
   name, seed = config.dataset, config.split_seed
   parts, notes = _read(config)
@@ -68,9 +64,6 @@ def load(
     tokeniser: instead of a new one; its token 0 stands for padding.
     length: tokens kept of a text where the config has no `max_length`; 0: as many as the longest of train has.
     pretrained: the sizes of an encoder, before whose texts stands <s>.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong.
   """
   texts, pretrained, notes = read(config), pretrained or {}, []
   if pretrained:

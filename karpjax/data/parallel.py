@@ -42,14 +42,7 @@ class Spec(text.TextSpec):
 
 
 def read(config) -> tuple[dict[str, Pairs], tuple[str, str]]:
-  """{split: pairs of texts} and their two languages; a source that has no splits of its own gives 'train' alone.
-
-  Args:
-    config: with the flags of translation.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong with the name or the files.
-  """
+  """{split: pairs of texts} and their two languages; a source that has no splits of its own gives 'train' alone."""
   name, encoding = config.dataset, config.encoding or 'utf-8'
   source, target = config.source_language, config.target_language
   if name in generated.GENERATORS:
@@ -137,11 +130,7 @@ def gather(arrays, numbers):
 def load(config) -> Dataset:
   """A data set for translation; its `raw` splits hold the texts, 'source' and 'target' [n].
 
-  Args:
-    config: with the flags of translation. Tokens are learnt from the train split, of each side alone.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong.
+  Tokens are learnt from the train split, of each side alone.
   """
   name, made_by_rule = config.dataset, config.dataset in generated.GENERATORS
   kind = config.tokeniser or ('characters' if made_by_rule else 'words')

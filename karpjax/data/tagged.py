@@ -57,11 +57,7 @@ def parse(content: str, path: Path) -> list[Sentence]:
 
 
 def read(config) -> tuple[dict[str, list[Sentence]], list[str]]:
-  """{split: sentences} of a data set, and notes.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong with the name or the files.
-  """
+  """{split: sentences} of a data set, and notes."""
   name, seed, notes = config.dataset, config.split_seed, []
   if name == 'entities':
     rows = {split: entities.sentences(split, size) for split, size in entities.SIZES.items()}
@@ -202,15 +198,9 @@ def encode(spec: text.TextSpec, sentences: Sequence[Sequence[str]], length: int 
 def load(config) -> Dataset:
   """A data set of tagged sentences.
 
-  Args:
-    config: with the flags of token classification.
-
   Returns:
     Splits of 'tokens' [n, L], 'characters' [n, L, C] and 'targets' [n, L] int32, −1 behind a sentence's end; `raw` has their
     words and tags, 'text' and 'tags' [n], as strings with spaces between.
-
-  Raises:
-    UsageError: in one line, for whatever is wrong.
   """
   name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])

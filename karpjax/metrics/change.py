@@ -1,23 +1,21 @@
 """Whether the rate of hits in a sequence has risen, found online: a CUSUM, or a binomial test of a moving window."""
 
-import dataclasses
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 TESTS = ('cusum', 'binomial')
 
 
-@dataclasses.dataclass(frozen=True)
-class Alert:
+class Alert(NamedTuple):
   at: int  # the place at which it was raised
   since: int  # the estimated beginning of the rise
   reference: float  # the expected rate
   rate: float  # that from `since` to `at`
 
 
-@dataclasses.dataclass(frozen=True)
-class Watch:
+class Watch(NamedTuple):
   statistics: np.ndarray  # [n] float64: evidence for a rise at each place, in nats; 0 where none is sought
   references: np.ndarray  # [n] float64: the expected rate there; NaN while too little is known
   alerts: list[Alert]
