@@ -157,8 +157,8 @@ def _keep(title, split, spec, files):
   digest = hashlib.sha256(json.dumps([stats, spec.shape]).encode()).hexdigest()[:16]
   cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
   folder = cache / f'{title.replace("/", "-")}-{digest}'
-  if kept := _mapped(folder, split.size, spec.shape):
-    return kept
+  if cached := _mapped(folder, split.size, spec.shape):
+    return cached
   whole = splitting.materialise(split, f'decoding {title}')
   try:
     cache.mkdir(parents=True, exist_ok=True)

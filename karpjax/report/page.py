@@ -66,13 +66,13 @@ def write_page(folder: Path) -> Path:
 
 def headlines(summary: Mapping[str, Any]) -> str:
   """The four numbers that a reader looks for first, large."""
-  found = []
+  names = []
   for metric in METRICS:
-    found += [f'{split}/{metric}' for split in ('test', 'validation', 'train') if f'{split}/{metric}' in summary][:1]
-  if 'test/accuracy' in found and 'test/error' in found:
-    found.remove('test/error')
+    names += [f'{split}/{metric}' for split in ('test', 'validation', 'train') if f'{split}/{metric}' in summary][:1]
+  if 'test/accuracy' in names and 'test/error' in names:
+    names.remove('test/error')
   items = []
-  for name in found[:2] + [name for name in ('parameters', 'seconds') if name in summary]:
+  for name in names[:2] + [name for name in ('parameters', 'seconds') if name in summary]:
     value = escape(figure(name, summary[name])).replace(' ± ', ' <small>± ')
     value += '</small>' if '<small>' in value else ''
     items.append(f'<li><span class="quiet">{escape(title(name))}</span><b>{value}</b></li>')

@@ -106,9 +106,9 @@ class Rows:
     path = Path(folder) / METRICS
     old = path.read_bytes() if path.exists() else b''
     last = -1 if resume_step is None else resume_step
-    kept = b''.join(line for line, row in _lines(old) if row['step'] <= last)
-    if kept != old:
-      write_bytes(path, kept)
+    valid = b''.join(line for line, row in _lines(old) if row['step'] <= last)
+    if valid != old:
+      write_bytes(path, valid)
     self._file = open(path, 'ab', buffering=0)
     _sync_folder(path.parent)
 
