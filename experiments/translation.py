@@ -25,7 +25,7 @@ from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import plots, writers
-from karpjax.report.text import table
+from karpjax.report.tables import table
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
 from karpjax.verbs import Verb

@@ -103,10 +103,10 @@ class Split:
   @classmethod
   def of(cls, **arrays: np.ndarray) -> 'Split':
     """A split that lies in memory: arrays [size, ...]."""
-    return cls.made(len(next(iter(arrays.values()))), arrays, rows)
+    return cls.lazy(len(next(iter(arrays.values()))), arrays, rows)
 
   @classmethod
-  def made(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable, lengths=None) -> 'Split':
+  def lazy(cls, size: int, arrays: dict[str, np.ndarray], gather: Callable, lengths=None) -> 'Split':
     """A split whose examples are made of arrays of any shapes when they are asked for, as windows of a text."""
     return cls(size, arrays, functools.partial(gather, arrays), gather, lengths)
 

@@ -42,7 +42,7 @@ def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
       f'context={length}: choose one of at least 2, and no longer than the text of {len(tokens):,} tokens'
     )
   size = whole if stride == 1 else -(-len(tokens) // stride)
-  return Split.made(size, {'text': text.compact(tokens)}, functools.partial(windows, length=length, stride=stride))
+  return Split.lazy(size, {'text': text.compact(tokens)}, functools.partial(windows, length=length, stride=stride))
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:

@@ -169,7 +169,7 @@ def load(config) -> Dataset:
       'reference': np.arange(start, start + len(source), dtype=np.int32),
     }
     sizes = np.array([max(len(a), len(b)) for a, b in zip(source, target)])
-    splits[split] = Split.made(len(source), arrays, gather, sizes if sizes.min() < sizes.max() else None)
+    splits[split] = Split.lazy(len(source), arrays, gather, sizes if sizes.min() < sizes.max() else None)
     raw[split] = Split.of(**{side: np.array(texts, object) for side, texts in zip(SIDES, zip(*pairs[split]))})
     start += len(source)
   sizes = ', '.join(f'{len(each):,} {split}' for split, each in pairs.items())

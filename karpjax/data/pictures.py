@@ -159,7 +159,7 @@ def crops(pictures: Mapping[str, Pictures], size: int, stride: int, *, resident_
       f'{layer}_width': np.repeat(shapes[:, 1], counts).astype(np.int32),
     }
     sides.append((layer, size * scale))
-  split = Split.made(sum(counts), arrays, functools.partial(_cut, tuple(sides)))
+  split = Split.lazy(sum(counts), arrays, functools.partial(_cut, tuple(sides)))
   if sum(a.nbytes for a in arrays.values()) > resident_bytes:
     return Split(split.size, None, split.fetch)
   return split

@@ -219,7 +219,7 @@ def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
   if whole < 1 and stride == 1:
     raise UsageError(f'context={length} is longer than the text of {len(tokens):,} tokens; choose a smaller one')
   size = whole if stride == 1 else max(1, -(-(len(tokens) - 1 - (length - stride)) // stride))
-  return Split.made(size, {'text': compact(tokens)}, functools.partial(windows, length=length, stride=stride))
+  return Split.lazy(size, {'text': compact(tokens)}, functools.partial(windows, length=length, stride=stride))
 
 
 def compact(tokens: np.ndarray) -> np.ndarray:

@@ -107,13 +107,3 @@ class MLP(nn.Module):
         x = before + x
       x = dropout.Dropout(rate)(x, train=train)
     return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]
-
-
-def check(**values) -> None:
-  """Refuses sizes under 1 and dropout rates outside [0, 1), by the option's name, with UsageError."""
-  for name, value in values.items():
-    for x in value if isinstance(value, tuple | list) else (value,):
-      if name.endswith('dropout') and not 0 <= x < 1:
-        raise UsageError(f'{name}={x}: expected a rate of at least 0 and under 1')
-      if not name.endswith('dropout') and x < 1:
-        raise UsageError(f'{name}={x}: expected at least 1')

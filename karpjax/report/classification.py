@@ -9,7 +9,7 @@ import numpy as np
 
 from karpjax.metrics import classification
 from karpjax.report import pictures, plots, writers
-from karpjax.report.text import table as aligned
+from karpjax.report.tables import table as aligned
 
 MISTAKES = 20
 SALIENCIES = 8

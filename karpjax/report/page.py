@@ -10,7 +10,7 @@ from typing import Any
 
 from karpjax.report import writers
 from karpjax.report.plots import title
-from karpjax.report.text import is_number
+from karpjax.report.tables import is_number
 
 PICTURES = ('.png', '.gif', '.svg')
 # Shown large are the first two that there are; their curves come first, that of the loss before them.

@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from karpjax.report.text import table
+from karpjax.report.tables import table
 
 TRAINED = ('train/loss', 'train/error', 'train/episode_return')  # metrics in a line of progress
 EVALUATED = ('loss', 'accuracy', 'error', 'bleu', 'episode_return')  # of each split
