@@ -110,15 +110,19 @@ def over_seeds(value: dict) -> str:
   return f'{value["mean"]:.4f} ± {value["std"]:.4f}  [{low:.4f}, {high:.4f}]'
 
 
-def final(numbers: dict, folder) -> list[str]:
-  """The lines after the last step."""
+def final(numbers: dict, folder, best: dict | None, config) -> list[str]:
+  """The lines after the last step; `best` is {'step', 'value'} of the best checkpoint."""
   metrics = {n: x for n, x in numbers.items() if '/' in n}
   rows = [(n, over_seeds(x) if isinstance(x, dict) else f'{x:.4f}') for n, x in metrics.items()]
+  weights = f'these numbers are of step {config.steps}'
+  if best:
+    weights += f'; verbs use the weights of step {best["step"]}, the best by {config.select.removeprefix("-")}'
   shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and n not in metrics}
   return [
     *table(rows, ('metric', 'final')),
     f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; '
     f'{numbers["steps_per_second"]:.4g} steps/s',
     'time: ' + ', '.join(f'{name} {x:.1%}' for name, x in shares.items()),
+    weights,
     f'page: {folder / "index.html"}',
   ]

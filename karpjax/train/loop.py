@@ -98,6 +98,7 @@ def train(
       say(f'goes on at step {start} of {config.steps}')
     carry = runner.placement.put(carry or first_carry(runner, config, say))
     checkpoints.forget_after(start)
+    say('compiling …')
     description = compile_and_describe(runner, carry, experiment, folder, stored)
     for line in progress.start_up(description, dataset, config, runner.placement.layout):
       say(line)
@@ -112,7 +113,7 @@ def train(
       checkpoints.close()
       for sink in sinks:
         sink.close()
-    for line in [*progress.final(numbers, folder), *loop.lines]:
+    for line in [*progress.final(numbers, folder, loop.information.get('best'), config), *loop.lines]:
       say(line)
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
