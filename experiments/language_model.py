@@ -22,6 +22,7 @@ from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models
+from karpjax.models import published
 from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
 from karpjax.report import plots, texts, writers
 from karpjax.train.step import train_step
@@ -108,6 +109,7 @@ def program(config: Config, data: Dataset) -> Program:
     uninformed_loss=math.log(spec.tokenisers['text'].size),
     axes=partitioning(model, inputs),
     report=report(model, data, config.sample_length),
+    rename_weights=published.renamed,
   )
 
 

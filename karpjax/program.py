@@ -113,6 +113,7 @@ class Program:
       every `report_every` steps and at the end, when its lines are printed below the final numbers.
     population: whom --seeds=N stands for in a sweep.
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
+    rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     environment_steps: how many steps of environments a step makes, of all of them together, for the line of progress; or 0.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
   """
@@ -128,6 +129,7 @@ class Program:
   report: Callable[[Any, int, Path], Iterable[str] | None] | None = None
   population: Population | None = None
   axes: Callable[[], Any] | None = None
+  rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   environment_steps: int = 0
   collecting: int = 0
 

@@ -3,6 +3,7 @@
 JAX's distributed runtime does the work. Every host runs the same program on the same steps; only host 0 writes.
 """
 
+import contextlib
 import json
 import socket
 import sys
@@ -76,31 +77,27 @@ def meet(coordinator: str, count: int, process: int, timeout: float) -> None:
     UsageError: naming those that did not come, or an id that came twice.
   """
   host, _, port = coordinator.rpartition(':')
-  problem = (
-    _receive(coordinator, int(port), count, timeout)
-    if process == 0
-    else _call((host, int(port)), process, count, timeout)
-  )
-  if problem:
-    raise UsageError(problem)
-
-
-def _receive(coordinator: str, port: int, count: int, timeout: float) -> str:
-  """Process 0's part of the meeting: what went wrong, '' for nothing; all who called are told the same."""
   deadline = time.monotonic() + timeout
+  problem = _receive(int(port), count, deadline) if process == 0 else _call(host, int(port), process, count, deadline)
+  if problem:
+    raise UsageError(problem.format(after=f'after {timeout:g} s, ', at=f'{host}:{port}', causes=CAUSES))
+
+
+def _receive(port: int, count: int, deadline: float) -> str:
+  """Process 0's part of the meeting: what went wrong, '' for nothing; all who called are told the same."""
   try:
     server = socket.create_server(('', port), backlog=count)
   except (OSError, OverflowError) as error:
-    return f'coordinator={coordinator}: port {port} cannot be used here: {error}'
-  calls, problem = {0: None}, ''
+    return f'coordinator={{at}}: the port cannot be used here: {error}'
+  calls, problem = {}, ''
   with server:
-    while len(calls) < count and not problem:
+    while len(calls) < count - 1 and not problem:
       server.settimeout(max(0.01, deadline - time.monotonic()))
       try:
         call = server.accept()[0]
       except TimeoutError:
-        missing = ', '.join(str(i) for i in range(count) if i not in calls)
-        problem = f'after {timeout:g} s, of {count} processes these are missing: {missing}. {CAUSES}'
+        missing = ', '.join(str(i) for i in range(1, count) if i not in calls)
+        problem = f'{{after}}of {count} processes these are missing: {missing}. {{causes}}'
         break
       try:
         call.settimeout(5)
@@ -110,39 +107,31 @@ def _receive(coordinator: str, port: int, count: int, timeout: float) -> str:
         greeting = ''
       if greeting != 'karpjax':  # a stranger
         call.close()
-        continue
-      if process in calls:
+      elif process == 0 or process in calls:
         problem = f'two processes have process_id={process}; each needs its own, from 0 to {count - 1}'
-      elif its_count != count:
-        problem = f'process {process} was started with num_processes={its_count}, process 0 with {count}'
-      calls[-1 if process in calls else process] = call
-    del calls[0]
+        calls[-1] = call
+      else:
+        calls[process] = call
+        if its_count != count:
+          problem = f'process {process} was started with num_processes={its_count}, process 0 with {count}'
     for call in calls.values():
-      try:
+      with call, contextlib.suppress(OSError):
         call.sendall((problem or 'go').encode())
-      except OSError:
-        problem = problem or 'a process left before all had come'
-      call.close()
   return problem
 
 
-def _call(address: tuple[str, int], process: int, count: int, timeout: float) -> str:
+def _call(host: str, port: int, process: int, count: int, deadline: float) -> str:
   """Another process's part of the meeting: what went wrong, '' for nothing."""
-  deadline = time.monotonic() + timeout
-  while True:
+  while time.monotonic() < deadline:
     left = max(0.1, deadline - time.monotonic())
-    try:
-      with socket.create_connection(address, timeout=min(5, left)) as call:
-        call.sendall(f'karpjax {process} {count}'.encode())
-        call.settimeout(left + 5)
-        answer = call.recv(1024).decode()
-    except OSError:
-      answer = ''
-    if answer:
-      return '' if answer == 'go' else answer
-    if time.monotonic() > deadline:
-      return f'after {timeout:g} s, process 0 was not found at {address[0]}:{address[1]}. {CAUSES}'
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=min(5, left)) as call:
+      call.sendall(f'karpjax {process} {count}'.encode())
+      call.settimeout(left + 5)
+      answer = call.recv(1024).decode()
+      if answer:
+        return answer.removeprefix('go')
     time.sleep(0.2)
+  return '{after}process 0 was not found at {at}. {causes}'
 
 
 def is_host0() -> bool:

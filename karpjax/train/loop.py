@@ -122,7 +122,7 @@ def train(
 
 def first_carry(runner: Runner, config, say):
   """The carry before the first step, with the weights that `init_from` lends, in global form."""
-  lent = weights.read(config.init_from) if config.init_from else None
+  lent = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
   carry = runner.init()
   if lent:
     state, rows = weights.replace_weights(runner.placement.get(carry).state, lent)

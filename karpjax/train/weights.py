@@ -1,7 +1,7 @@
 """Weights of checkpoints and files: what a verb asks of a run, and what `init_from` lends to a new one."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.errors import UsageError
-from karpjax.models import published
 from karpjax.train import checkpoint, run_dir
 
 PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
@@ -57,10 +56,12 @@ def load_state(folder: Path, shapes, which: str = 'best', seed: int = 0):
   return checkpoint.from_arrays(arrays, {'state': shapes})['state'], information['step']
 
 
-def read(path: str) -> dict[str, np.ndarray]:
+def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
   """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages for params, first seed), or a safetensors file.
 
-  The weights of a published GPT-2 get our names.
+  Args:
+    path: the run's workdir, or the file.
+    rename: {name: array} of a file, with / in the names -> under our names; raises ValueError where it cannot.
 
   Raises:
     UsageError: where there is nothing to read.
@@ -68,7 +69,7 @@ def read(path: str) -> dict[str, np.ndarray]:
   if Path(path).suffix == '.safetensors':
     arrays = read_safetensors(path, 'init_from=')
     try:
-      return published.renamed({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
+      return rename({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
     except ValueError as error:
       raise UsageError(f'init_from={path} cannot be read: {error}') from None
   run_dir.stored(Path(path))

@@ -1,14 +1,17 @@
 """Programs compile for TPUs that are described: what a pod would hold and say, before one is rented."""
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from experiments import image_classification
 from karpjax.errors import UsageError
-from karpjax.train import mesh
+from karpjax.train import loop, mesh
 
 libtpu = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu (requirements-tpu.txt)')
 CNN = ['--model=cnn', '--widths=8,16', '--norm=batch']
@@ -63,3 +66,20 @@ def test_without_libtpu_its_install_line_is_given(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UsageError, match='requirements-tpu.txt'):
     mesh.described_devices('v5e:2x2')
+
+
+@pytest.mark.parametrize(
+  'flags, kinds', [({}, set()), ({'parallel': 'data'}, {'all-reduce'}), ({'parallel': 'seeds', 'seeds': 4}, set())]
+)
+def test_devices_that_are_described_are_only_compiled_for(flags, kinds, monkeypatch, tmp_path):
+  """Four devices that are there stand for them."""
+  devices = jax.devices()[:4]
+  monkeypatch.setattr(mesh, 'described_devices', lambda topology: devices)
+  monkeypatch.chdir(tmp_path)
+  settings = image_classification.Config(model='mlp', widths=(8,), batch_size=16, topology='v5e:2x2', **flags)
+  lines = []
+  loop.run(image_classification, settings, say=lines.append)
+  assert {line.split()[0] for line in lines if '×' in line} == kinds and 'FLOPs of a step' in '\n'.join(lines)
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(UsageError, match='topology: parallel=pmap needs devices that are there'):
+    loop.run(image_classification, dataclasses.replace(settings, parallel='pmap'), say=str)
