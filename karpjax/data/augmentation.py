@@ -76,15 +76,8 @@ def rotate(image: jax.Array, radians: jax.Array) -> jax.Array:
   # Where each output pixel comes from, [height, width]: rows grow downwards, hence the signs.
   rows = cos * y[:, None] + sin * x + (height - 1) / 2
   columns = cos * x - sin * y[:, None] + (width - 1) / 2
-  top, left = jnp.floor(rows), jnp.floor(columns)
-  turned = jnp.zeros_like(image)
-  for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-    weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    flat = jnp.clip(row, 0, height - 1).astype(jnp.int32) * width + jnp.clip(column, 0, width - 1).astype(jnp.int32)
-    pixels = jnp.take(image.reshape(height * width, -1), flat, axis=0, mode='clip')  # [height, width, channels]
-    turned += jnp.where(inside, weight, 0)[..., None] * pixels
-  return turned
+  turn = lambda channel: jax.scipy.ndimage.map_coordinates(channel, [rows, columns], order=1)
+  return jax.vmap(turn, -1, -1)(image)
 
 
 def random_rotate(key: jax.Array, image: jax.Array, degrees: float) -> jax.Array:

@@ -128,12 +128,6 @@ class Rows:
   def close(self) -> None:
     self._file.close()
 
-  def __enter__(self) -> 'Rows':
-    return self
-
-  def __exit__(self, *_) -> None:
-    self.close()
-
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
   """All whole rows of a run, in order; a null reads as NaN. A line half written is left out."""

@@ -6,6 +6,7 @@ import math
 import struct
 import sys
 import types
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def lines(folder):
 
 
 def test_rows_are_one_json_object_a_line(tmp_path):
-  with writers.Rows(tmp_path) as rows:
+  with closing(writers.Rows(tmp_path)) as rows:
     rows.append({'step': np.int32(10), 'train/loss': np.float32(0.5), 'steps_per_second': 3})
     rows.append({'step': 20, 'train/loss': np.array([0.25, np.nan]), 'test/accuracy': [1.0, -math.inf]})
   expected = (
@@ -45,17 +46,17 @@ def test_jax_numbers_are_plain_numbers():
 
 
 def test_resume_keeps_the_rows_up_to_the_checkpoint_to_the_byte_wherever_the_file_was_torn(tmp_path):
-  with writers.Rows(tmp_path) as rows:
+  with closing(writers.Rows(tmp_path)) as rows:
     for step in range(0, 50, 10):
       rows.append({'step': step, 'train/loss': 1 / (step + 3)})
   whole = lines(tmp_path)
   kept = b''.join(whole.splitlines(keepends=True)[:3])  # steps 0, 10, 20
   for end in range(len(kept), len(whole) + 1):
     (tmp_path / 'metrics.jsonl').write_bytes(whole[:end])
-    with writers.Rows(tmp_path, resume_step=20):
+    with closing(writers.Rows(tmp_path, resume_step=20)):
       assert lines(tmp_path) == kept
   # and going on from there gives the file of a run that was never interrupted
-  with writers.Rows(tmp_path, resume_step=20) as rows:
+  with closing(writers.Rows(tmp_path, resume_step=20)) as rows:
     for step in (30, 40):
       rows.append({'step': step, 'train/loss': 1 / (step + 3)})
   assert lines(tmp_path) == whole
@@ -63,7 +64,7 @@ def test_resume_keeps_the_rows_up_to_the_checkpoint_to_the_byte_wherever_the_fil
 
 
 def test_a_file_that_needs_no_cut_is_not_rewritten(tmp_path):
-  with writers.Rows(tmp_path) as rows:
+  with closing(writers.Rows(tmp_path)) as rows:
     rows.append({'step': 1, 'loss': 2.0})
   before = (tmp_path / 'metrics.jsonl').stat().st_ino
   writers.Rows(tmp_path, resume_step=1).close()
@@ -71,7 +72,7 @@ def test_a_file_that_needs_no_cut_is_not_rewritten(tmp_path):
 
 
 def test_beginning_anew_leaves_no_old_row(tmp_path):
-  with writers.Rows(tmp_path) as rows:
+  with closing(writers.Rows(tmp_path)) as rows:
     rows.append({'step': 0, 'loss': 2.0})
   writers.Rows(tmp_path).close()
   assert lines(tmp_path) == b''
@@ -144,7 +145,7 @@ def test_the_interval_of_a_mean_over_seeds():
 
 
 def test_csv_has_a_column_per_metric_and_per_seed(tmp_path):
-  with writers.Rows(tmp_path) as rows:
+  with closing(writers.Rows(tmp_path)) as rows:
     rows.append({'step': 1, 'train/loss': [1.0, 3.0], 'steps_per_second': 5.0})
     rows.append({'step': 2, 'train/loss': [1.0, math.nan], 'test/error': [0.0, 1.0]})
   writers.write_csv(tmp_path)
@@ -183,7 +184,7 @@ def scalars(folder):
 
 def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_path):
   def run(first, last, resume_step):
-    with writers.Rows(tmp_path, resume_step) as rows:
+    with closing(writers.Rows(tmp_path, resume_step)) as rows:
       board = writers.TensorBoard(tmp_path)
       for step in range(first, last):
         row = {'step': step, 'train/loss': [step + 0.0, step + 1.0], 'steps_per_second': 2.0, 'bad': math.nan}
