@@ -97,7 +97,7 @@ def program(config: Config, data: Dataset) -> Program:
       folder,
       classes=spec.classes,
       labels=split.column('label'),
-      probabilities=np.asarray(jax.nn.softmax(predict_split(this, state, split))),
+      probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
       images=lambda numbers: split.fetch(numbers)['image'].astype(np.float32) / spec.maximum,
       kernel=reports.first_kernel(state.eval_params, spec.shape),
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
@@ -105,7 +105,7 @@ def program(config: Config, data: Dataset) -> Program:
       seeds=config.seeds,
     )
 
-  this = Program(
+  return Program(
     init=init,
     step=train_step(loss, optimiser, config),
     evaluate=evaluate,
@@ -116,7 +116,6 @@ def program(config: Config, data: Dataset) -> Program:
     report=report,
     axes=partitioning(model, inputs, train=False),
   )
-  return this
 
 
 def encode(run, paths):

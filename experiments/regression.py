@@ -83,7 +83,7 @@ def program(config: Config, data: Dataset) -> Program:
 
   def report(state, t, folder):
     _, split = data.reported()
-    outputs, target = predict_split(this, state, split), split.column('target')
+    outputs, target = predict_split(predict, state, split), split.column('target')
     if classes:
       confusion = np.zeros((classes, classes), int)
       np.add.at(confusion, (target, outputs.argmax(1)), 1)
@@ -95,7 +95,7 @@ def program(config: Config, data: Dataset) -> Program:
       writers.write_json(folder / 'report.json', {'coefficients': slope, 'intercept': intercept})
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 
-  this = Program(
+  return Program(
     init=init,
     step=train_step(loss, optimiser, config),
     evaluate=evaluate,
@@ -105,4 +105,3 @@ def program(config: Config, data: Dataset) -> Program:
     uninformed_loss=math.log(classes) if classes else None,
     report=report,
   )
-  return this

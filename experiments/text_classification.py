@@ -114,7 +114,7 @@ def program(config: Config, data: Dataset) -> Program:
       folder,
       classes=spec.classes,
       labels=split.column('label'),
-      probabilities=np.asarray(jax.nn.softmax(predict_split(this, state, split))),
+      probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
       texts=data.raw[name].column('text'),
       baselines=baselines(),
       heading=f'{name} split, step {t}',
@@ -122,7 +122,7 @@ def program(config: Config, data: Dataset) -> Program:
     )
     return beside(baselines(), folder, t, config.model)
 
-  this = Program(
+  return Program(
     init=init,
     step=bucketing.bucketed(train_step(loss, optimiser, config), spec.buckets, {'tokens': 0}),
     evaluate=evaluate,
@@ -133,7 +133,6 @@ def program(config: Config, data: Dataset) -> Program:
     report=report,
     axes=partitioning(model, inputs),
   )
-  return this
 
 
 def beside(baselines, folder, t, name):

@@ -88,7 +88,7 @@ def program(config: Config, data: Dataset) -> Program:
     losses, tags = -models.log_likelihood(*outputs, batch['targets']), models.decode(*outputs, batch['tokens'] > 0)
     return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=examples)
 
-  this = Program(
+  return Program(
     init=init,
     step=train_step(loss, optimiser, config),
     evaluate=evaluate,
@@ -96,16 +96,15 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
-    report=lambda state, t, folder: report(this, config.seeds, data, state, t, folder),
+    report=lambda state, t, folder: report(predict, config.seeds, data, state, t, folder),
   )
-  return this
 
 
-def report(program, seeds, data, state, t, folder):
+def report(predict, seeds, data, state, t, folder):
   """Leaves the scores by type of entity, the confusion of tags, and the first sentences with mistakes."""
   (name, split), classes = data.reported(), data.spec.classes
   targets = split.column('targets')
-  predicted = predict_split(program, state, split, batch_size=BATCH)
+  predicted = predict_split(predict, state, split, batch_size=BATCH)
   counts = np.zeros((len(classes),) * 2, np.int64)
   np.add.at(counts, (targets[targets >= 0], predicted[targets >= 0]), 1)
   right, ours = (metrics.named(tags, targets, classes) for tags in (targets, predicted))
@@ -144,7 +143,7 @@ def encode(run, texts, options):
 
 
 def function(run, options):
-  return lambda state, arrays: predict_split(run.program, state, Split.of(**arrays), batch_size=BATCH)
+  return lambda state, arrays: predict_split(run.program.predict, state, Split.of(**arrays), batch_size=BATCH)
 
 
 def decode(run, outputs, texts, options):

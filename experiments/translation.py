@@ -137,7 +137,7 @@ def report(model, translate, data, state, t, folder):
   scores, ours = {}, {}
   for beam in BEAMS:
     decode = lambda state, batch, key, beam=beam: translate(state, batch, beam)
-    tokens = predict_split(None, state, split, batch_size=250, function=decode)
+    tokens = predict_split(decode, state, split, batch_size=250)
     ours[beam] = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
     scores[str(beam)] = metrics.compare(ours[beam], references, spec)
   heading = f'{name} split, {split.size:,} texts, step {t}'

@@ -84,7 +84,7 @@ def function(run, chosen):
   def probabilities(state, batch, key):
     return jax.nn.softmax(run.program.predict(state, batch, key))
 
-  return lambda state, arrays: predict_split(run.program, state, Split.of(**arrays), function=probabilities)
+  return lambda state, arrays: predict_split(probabilities, state, Split.of(**arrays))
 
 
 def decode(run, probabilities, files, chosen):

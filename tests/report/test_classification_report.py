@@ -39,7 +39,7 @@ def test_the_report_is_of_every_example_once(tmp_path, monkeypatch):
     tmp_path,
     classes=('a', 'b', 'c'),
     labels=arrays['label'],
-    probabilities=np.asarray(jax.nn.softmax(predict_split(None, kernel, split, function=predict))),
+    probabilities=np.asarray(jax.nn.softmax(predict_split(predict, kernel, split))),
     images=lambda numbers: split.fetch(numbers)['image'] / 255,
     kernel=classification.first_kernel({'dense': {'kernel': kernel, 'bias': jnp.zeros(3)}}, (2, 2, 2)),
     saliency=lambda numbers: classification.saliency(predict, kernel, split.fetch(numbers)),
