@@ -122,10 +122,10 @@ def train(
 
 def first_carry(runner: Runner, config, say):
   """The carry before the first step, with the weights that `init_from` lends, in global form."""
-  lent = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
+  arrays = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
   carry = runner.init()
-  if lent:
-    state, rows = weights.replace_weights(runner.placement.get(carry).state, lent)
+  if arrays:
+    state, rows = weights.replace_weights(runner.placement.get(carry).state, arrays)
     carry = carry.replace(state=state)
     for line in progress.table(rows, ('array', 'shape', config.init_from)):
       say(line)

@@ -199,8 +199,8 @@ class OnMesh:
   put_sums = shard
 
   def local_rows(self, batch_size):  # which are neighbours
-    held = self._sharding(0).addressable_devices_indices_map((batch_size,)).values()
-    bounds = [index[0].indices(batch_size) for index in held]
+    indices = self._sharding(0).addressable_devices_indices_map((batch_size,)).values()
+    bounds = [index[0].indices(batch_size) for index in indices]
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
   def compile_step(self, function, arguments, replicated):

@@ -29,11 +29,11 @@ def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
   """
   needed = 3 * seeds * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   stats = jax.local_devices()[0].memory_stats() or {}
-  there = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  if needed > there:
+  available = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  if needed > available:
     text = f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB'
-    most = max(1, int(seeds * there / needed))
-    raise UsageError(f'{text} and there are {there / 1e9:.1f} GB; at most seeds={most} could fit')
+    most = max(1, int(seeds * available / needed))
+    raise UsageError(f'{text} and there are {available / 1e9:.1f} GB; at most seeds={most} could fit')
 
 
 class Feed:
@@ -86,17 +86,17 @@ class Feed:
       numbers = self.numbers(start, stop - start)
       if most > 1:
         padding = np.zeros((most - len(numbers), *numbers.shape[1:]), np.int32)
-        taken = self.arrays, self.placement.shard(np.concatenate([numbers, padding]), self.axis + 1)
+        arguments = self.arrays, self.placement.shard(np.concatenate([numbers, padding]), self.axis + 1)
       else:
-        taken = self.arrays, self.placement.shard(numbers[0], self.axis)
+        arguments = self.arrays, self.placement.shard(numbers[0], self.axis)
     else:
       if self._next_step != start:
         numbers = lambda t, numbers=self.numbers: numbers(t, 1)[0]  # worker processes get it without the rest
         self._stream = batches.stream(self.split, numbers, start, self.config.steps, workers=self.config.workers)
       self._next_step = start + 1
-      taken = (self.placement.shard(next(self._stream), self.axis),)
+      arguments = (self.placement.shard(next(self._stream), self.axis),)
     self.seconds_waited += time.perf_counter() - start_time
-    return taken
+    return arguments
 
 
 def _numbers(seeds, rows, options, start: int, steps: int) -> np.ndarray:
@@ -223,9 +223,9 @@ class Runner:
 
   def run_steps(self, carry, start: int, stop: int, reset_metrics: bool):
     """The carry after steps start … stop − 1, which lie in one call; its metric sums are of these alone, or go on."""
-    taken = self.feed.take(start, stop, self.steps_per_call)
+    arguments = self.feed.take(start, stop, self.steps_per_call)
     steps = (np.int32(stop - start),) if self.steps_per_call > 1 else ()
-    return self.step(carry, *taken, *steps, np.bool_(reset_metrics))
+    return self.step(carry, *arguments, *steps, np.bool_(reset_metrics))
 
   # ---- evaluation ----
 

@@ -111,18 +111,18 @@ def set_up(config) -> None:
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
   """The signals that have come, for the loop to look at between calls. A second one interrupts at once."""
-  came: list[int] = []
+  received: list[int] = []
 
   def handler(number, _):
-    if came:
+    if received:
       raise KeyboardInterrupt
-    came.append(number)
+    received.append(number)
 
   previous = {}
   with contextlib.suppress(ValueError):  # only the main thread may set handlers
     previous = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
   try:
-    yield came
+    yield received
   finally:
     for number, old in previous.items():
       signal.signal(number, old)

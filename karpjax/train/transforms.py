@@ -65,10 +65,10 @@ def guarded(step: Callable) -> Callable:
     new, metrics = step(old, batch)
     finite, alive = all_finite((_guarded_leaves(new), metrics)), old.nonfinite_step < 0
     keep = lambda a, b: jnp.where(finite & alive, a, b)
-    kept = jax.tree.map(keep, new.replace(buffers=()), old.replace(buffers=())).replace(buffers=new.buffers)
+    state = jax.tree.map(keep, new.replace(buffers=()), old.replace(buffers=())).replace(buffers=new.buffers)
     nonfinite_step = jnp.where(alive & ~finite, old.step, old.nonfinite_step)
     totals = jax.tree.map(jnp.add, carry.totals, dict(metrics))
-    return Carry(kept.replace(step=old.step + 1, nonfinite_step=nonfinite_step), totals)
+    return Carry(state.replace(step=old.step + 1, nonfinite_step=nonfinite_step), totals)
 
   return guard
 

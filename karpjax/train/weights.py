@@ -22,15 +22,15 @@ def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, 
     UsageError: where none restores whole.
   """
   store = checkpoint.Checkpoints(Path(folder) / 'checkpoints')
-  kept = [(kind, step) for kind in ('best', 'last') for step in store.steps(kind)]
+  places = [(kind, step) for kind in ('best', 'last') for step in store.steps(kind)]
   if which == 'last':
-    kept.sort(key=lambda place: (-place[1], place[0] == 'best'))
+    places.sort(key=lambda place: (-place[1], place[0] == 'best'))
   elif which != 'best':
-    steps = ', '.join(map(str, sorted({step for _, step in kept})))
-    kept = [place for place in kept if str(place[1]) == which]
-    if not kept:
+    steps = ', '.join(map(str, sorted({step for _, step in places})))
+    places = [place for place in places if str(place[1]) == which]
+    if not places:
       raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {steps}')
-  for kind, step in kept:
+  for kind, step in places:
     try:
       return store.load(kind, step)
     except checkpoint.Damaged as why:
