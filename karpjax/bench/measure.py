@@ -13,12 +13,14 @@
 Both start from the same weights and see the same batches; their first losses must agree, or the command
 fails. Ours is the whole step of a run: gathered from resident uint8 images, guarded against NaN, metrics.
 PyTorch's finds its batches ready as floats, in the fastest of its numbers of threads, memory layouts and
-optimiser codes. Images and labels are random, without augmentation. "of peak" is the step's FLOP/s, as our
-compiler counts its FLOPs, over those of a large float32 matmul by the same library, timed after each turn.
+optimiser codes. Images and labels are random, without augmentation. "of peak" is the step's FLOP/s, as we count
+its FLOPs, over those of a large float32 matmul by the same library, timed after each turn.
 """
 
 import contextlib
 import dataclasses
+import functools
+import importlib
 import json
 import os
 import statistics
@@ -28,30 +30,31 @@ import tempfile
 import time
 from pathlib import Path
 
-from karpjax import command_line, config, errors
-from karpjax.bench import setups
+from karpjax import command_line, config, errors, options
+from karpjax.bench import setup as setups
 
 TOLERANCE = 1e-4  # relative, of the first losses
+
+
+bench_flag = functools.partial(config.flag, group='Bench')
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
   """The command's flags."""
 
-  batch_size: int = config.flag(0, "Examples a step; 0: the benchmark's own.", group='Bench')
-  seeds: tuple[int, ...] = config.flag((), 'Vmapped seeds to time beside one, such as 8.', group='Bench')
-  parallel: str = config.flag(
-    'none', 'How several seeds are spread: over one device, or over all.', group='Bench', choices=('none', 'seeds')
+  batch_size: int = bench_flag(0, "Examples a step; 0: the benchmark's own.", low=0)
+  seeds: tuple[int, ...] = bench_flag((), 'Vmapped seeds to time beside one, such as 8.', low=1)
+  parallel: str = bench_flag(
+    'none', 'How several seeds are spread: over one device, or over all.', choices=('none', 'seeds')
   )
-  steps_per_call: tuple[int, ...] = config.flag((), 'Steps per call to time beside auto.', group='Bench')
-  threads: tuple[int, ...] = config.flag((), 'Threads of ours to time beside one for each core.', group='Bench')
-  rounds: int = config.flag(7, 'How many turns each side takes.', group='Bench')
-  round_seconds: float = config.flag(1.0, 'How long a turn takes, about.', group='Bench')
-  torch_python: str = config.flag(
-    sys.executable, 'The interpreter that has PyTorch; none for ours alone.', group='Bench'
-  )
-  torch_compile: bool = config.flag(False, 'Time torch.compile too; it needs a C++ compiler.', group='Bench')
-  json: str = config.flag('', 'Write the figures to this file too.', group='Bench')
+  steps_per_call: tuple[int, ...] = bench_flag((), 'Steps per call to time beside auto.', low=1)
+  threads: tuple[int, ...] = bench_flag((), 'Threads of ours to time beside one for each core.', low=1)
+  rounds: int = bench_flag(7, 'How many turns each side takes.', low=1)
+  round_seconds: float = bench_flag(1.0, 'How long a turn takes, about.', above=0)
+  torch_python: str = bench_flag(sys.executable, 'The interpreter that has PyTorch; none for ours alone.')
+  torch_compile: bool = bench_flag(False, 'Time torch.compile too; it needs a C++ compiler.')
+  json: str = bench_flag('', 'Write the figures to this file too.')
 
 
 class Worker:
@@ -109,7 +112,7 @@ def has_torch(python: str) -> bool:
   try:
     return subprocess.run([python, '-c', look], capture_output=True, check=False).returncode == 0
   except OSError:
-    raise errors.UsageError(f'--torch_python={python} cannot be run; give a Python, or none') from None
+    raise errors.UsageError(f'torch_python={python} cannot be run; give a Python, or none') from None
 
 
 def measure(setup: setups.Setup, flags: Bench) -> dict:
@@ -125,7 +128,8 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
 
     def ours(name, seeds=1, parallel='none', **job):
       print(f'compiling {name} …', file=sys.stderr)
-      job = {'steps_per_call': 'auto', 'threads': 0} | setup.flags | {'seeds': seeds, 'parallel': parallel} | job
+      own = {name: setup.config[name] for name in ('steps_per_call', 'threads')}
+      job = own | {'seeds': seeds, 'parallel': parallel} | job
       return start(name, sys.executable, 'karpjax.bench.ours', **job)
 
     weights = str(folder / 'weights.npz')
@@ -135,10 +139,10 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
     workers += [ours(f'ours, {n} thread{"s" if n > 1 else ""}', threads=n) for n in flags.threads]
     if with_torch and flags.torch_compile:
       workers.append(
-        start('torch.compile', flags.torch_python, 'karpjax.bench.torch_worker', load=weights, compiled=True)
+        start('torch.compile', flags.torch_python, 'karpjax.bench.torch.training', load=weights, compiled=True)
       )
     if with_torch:
-      workers.append(start('PyTorch', flags.torch_python, 'karpjax.bench.torch_worker', load=weights))
+      workers.append(start('PyTorch', flags.torch_python, 'karpjax.bench.torch.training', load=weights))
     for turn in range(flags.rounds):
       for worker in workers if turn % 2 == 0 else workers[::-1]:
         worker.turn(flags.round_seconds)
@@ -176,13 +180,13 @@ def disagreement(rows: list[dict]) -> float:
 def report(name: str, result: dict) -> str:
   """The table."""
   setup, rows = result['setup'], result['rows']
-  shape = 'x'.join(map(str, setup['shape']))
+  shape, flags = 'x'.join(map(str, setup['shape'])), setup['config']
   kinds = {'image_classification': 'images', 'gan': 'images', 'policy_gradient': 'observations'}
   what = kinds.get(setup['experiment'], 'texts')
   lines = [
-    f'{name}: {setup["model"]}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
-    f'batch {setup["batch_size"]}, {setup["optimiser"]["name"]}',
-    f'{rows[0]["flops"] / 1e6:,.3f} MFLOP a step, by the compiler',
+    f'{name}: {flags.get("model", "actor_critic")}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
+    f'batch {flags["batch_size"]}, {flags["optimiser"]}',
+    f'{rows[0]["flops"] / 1e6:,.3f} MFLOP a step, by our count',
     '',
     f'{"":18}{"ms a step":>11}{"quartiles":>21}{"steps/s":>12}{"x ours":>9}{"of peak":>9}{"GFLOP/s peak":>14}'
     f'{"compile s":>11}{"memory MB":>11}',
@@ -229,22 +233,30 @@ def losses(values) -> str:
   return ' '.join(f'{x:.7f}' for x in values)
 
 
+def parse(experiment: str, flags: list[str]) -> tuple[dict, dict]:
+  """The Config that an experiment's flags give, and the model's options among them, as JSON."""
+  made = command_line.parse(importlib.import_module(f'experiments.{experiment}').Config, flags)
+  given = {name: value for name, value in made.model_options().items() if value is not None}
+  return config.to_json(made), json.loads(json.dumps(given))
+
+
 def main(argv) -> int:
   """NAME [flags] -> exit code: 0, 1 where first losses disagree or a worker fails, 2 for bad input."""
   if not argv or argv[0].startswith('-'):
-    print(command_line.usage(Bench, 'bench NAME', f'{__doc__}\nNAME is one of: {", ".join(setups.SETUPS)}'))
+    print(command_line.usage(Bench, 'bench NAME', f'{__doc__}\nNAME is one of: {", ".join(setups.NAMES)}'))
     return 0 if {'--help', '-h'} & set(argv) else 2
   name, *rest = argv
   try:
-    setup, flags = setups.choose(name), command_line.parse(Bench, rest)
-    if flags.rounds < 1 or not flags.round_seconds > 0 or flags.batch_size < 0:
-      raise errors.UsageError('--rounds, --round_seconds and --batch_size must be positive')
+    flags = command_line.parse(Bench, rest)
+    options.check(flags)
     if flags.json and not Path(flags.json).absolute().parent.is_dir():
-      raise errors.UsageError(f'--json={flags.json}: there is no such folder')
-    setup = dataclasses.replace(setup, batch_size=flags.batch_size or setup.batch_size)
+      raise errors.UsageError(f'json={flags.json}: there is no such folder')
+    setup = setups.read(name, parse)
+    if flags.batch_size:
+      setup = dataclasses.replace(setup, config=setup.config | {'batch_size': flags.batch_size})
     result = measure(setup, flags)
   except errors.UsageError as error:
-    print(f'bench: {error}', file=sys.stderr)
+    print(f'bench: {command_line.flagged(error, Bench)}', file=sys.stderr)
     return 2
   except RuntimeError as error:
     print(f'bench: {error}', file=sys.stderr)

@@ -10,101 +10,85 @@ import numpy as np
 import pytest
 
 from karpjax import bench
-from karpjax.bench import measure, setups
+from karpjax.bench import measure
+from karpjax.bench import setup as setups
 
-EASY = ('lecun1989', 'logistic', 'mlp', 'cifar10_cnn')
+
+def setup_of(name, shape=None, classes=None, flags=()):
+  """A set-up with other flags, shape and classes."""
+  made = setups.read(name, lambda experiment, given: measure.parse(experiment, [*given, *flags]))
+  changes = {'shape': shape, 'classes': classes}
+  return dataclasses.replace(made, **{field: value for field, value in changes.items() if value})
+
+
+ADAMW = ('--optimiser=adamw', '--learning_rate=0.01', '--weight_decay=0.1')
+SMALL = ('--layers=1', '--heads=2', '--width=16')
 CASES = {
-  **{name: setups.SETUPS[name] for name in EASY},
-  'windows': setups.Setup(
-    'cnn',
+  **{name: (name, None, None, ('--batch_size=8',)) for name in ('logistic', 'mlp', 'cifar10_cnn')},
+  'lecun1989': ('lecun1989',),
+  'windows': (
+    'mnist_cnn',
     (13, 13, 3),
-    {
-      'widths': (4, 6),
-      'kernel_size': (4, 3),
-      'stride': (2, 1),
-      'pool': (1, 2),
-      'norm': 'batch',
-      'hidden': (5,),
-    },
-    optimiser={'name': 'nesterov', 'learning_rate': 0.1, 'momentum': 0.9, 'weight_decay': 0.01},
+    None,
+    ('--widths=4,6', '--kernel_size=4,3', '--stride=2,1', '--pool=1,2', '--norm=batch', '--hidden=5')
+    + ('--optimiser=nesterov', '--learning_rate=0.1', '--momentum=0.9', '--weight_decay=0.01', '--batch_size=8'),
   ),
-  'average': setups.Setup(
-    'cnn',
+  'average': (
+    'mnist_cnn',
     (12, 12, 1),
-    {'widths': (4,), 'padding': 'VALID', 'head': 'average', 'activation': 'gelu', 'depth': 2},
-    optimiser={'name': 'adamw', 'learning_rate': 0.01, 'weight_decay': 0.1},
+    None,
+    ('--widths=4', '--hidden=128', '--padding=VALID', '--head=average', '--activation=gelu', '--depth=2')
+    + (*ADAMW, '--batch_size=8'),
   ),
+  'gpt': ('gpt_shakespeare_cpu', (12,), 11, ('--context=12', '--batch_size=4', *SMALL, *ADAMW)),
+  'lstm': ('lstm_language', (12,), 11, ('--context=12', '--units=8', '--batch_size=4', *ADAMW)),
+  'translation': ('translation', (12,), 40, ('--batch_size=4', '--hidden=24', *SMALL)),
+  'dcgan': ('dcgan', None, None, ('--widths=8,4', '--discriminator_widths=4,8', '--batch_size=16')),
+  'wgan_gp': (
+    'wgan_gp',
+    None,
+    None,
+    ('--widths=8,4', '--discriminator_widths=4,8', '--discriminator_steps=2'),
+  ),
+  'ppo': ('ppo_cartpole', None, None, ('--rollout=16', '--epochs=2', '--minibatches=2')),
 }
-_LANGUAGE = {'experiment': 'language_model', 'optimiser': {'name': 'adamw', 'learning_rate': 0.01, 'weight_decay': 0.1}}
-CASES |= {
-  'gpt': setups.Setup(
-    'gpt', (12,), {'layers': 2, 'heads': 2, 'width': 16, 'bias': False}, classes=11, batch_size=4, **_LANGUAGE
-  ),
-  'lstm': setups.Setup('lstm', (12,), {'units': (8,)}, classes=11, batch_size=4, **_LANGUAGE),
-  'translation': setups.Setup(
-    'transformer',
-    (12,),
-    {'layers': 1, 'heads': 2, 'width': 16, 'hidden': 24, 'tied': True, 'dropout': 0.0},
-    classes=40,
-    batch_size=4,
-    experiment='translation',
-  ),
-}
-_GAN = dict(setups.SETUPS['wgan_gp'].options, widths=(8, 4), discriminator_widths=(4, 8))
-CASES |= {
-  'dcgan': dataclasses.replace(
-    setups.SETUPS['dcgan'], options=setups.SETUPS['dcgan'].options | {'widths': (8, 4), 'discriminator_widths': (4, 8)}
-  ),
-  'wgan_gp': dataclasses.replace(setups.SETUPS['wgan_gp'], options=_GAN | {'discriminator_steps': 2}),
-}
-CASES['ppo'] = dataclasses.replace(
-  setups.SETUPS['ppo_cartpole'],
-  options=setups.SETUPS['ppo_cartpole'].options | {'rollout': 16, 'epochs': 2, 'minibatches': 2},
-)
-SLOW = {name: setups.SETUPS[name] for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
-
-
-def small(setup):
-  """The same model on a small batch of small images."""
-  if setup.experiment != 'image_classification':
-    return setup
-  size = min(setup.shape[0], 32 if setup.model.startswith('resnet') else setup.shape[0])
-  return dataclasses.replace(setup, batch_size=min(setup.batch_size, 8), shape=(size, size, setup.shape[2]))
+SLOW = {name: (name, (32, 32, 3), None, ('--batch_size=8',)) for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
 @pytest.mark.parametrize(
-  'setup',
-  [pytest.param(setup, id=name) for name, setup in CASES.items()]
-  + [pytest.param(setup, id=name, marks=pytest.mark.slow) for name, setup in SLOW.items()],
+  'case',
+  [pytest.param(case, id=name) for name, case in CASES.items()]
+  + [pytest.param(case, id=name, marks=pytest.mark.slow) for name, case in SLOW.items()],
 )
-def test_the_twin_has_our_first_losses(setup, tmp_path):
+def test_the_twin_has_our_first_losses(case, tmp_path):
   pytest.importorskip('torch')
-  if setup.experiment == 'policy_gradient':
+  if case[0] == 'ppo_cartpole':
     pytest.importorskip('gymnasium')
-  from karpjax.bench import ours, torch_worker
+  from karpjax.bench import ours
+  from karpjax.bench.torch import training
 
-  setup = small(setup)
-  _, first_losses, facts, params = ours.our_step(setup, seeds=1, steps_per_call='1', parallel='none')
+  setup = setup_of(*case)
+  _, first_losses, facts, params = ours.training(setup, steps_per_call='1')
   ours.save(tmp_path / 'weights.npz', setup, params)
   with np.load(tmp_path / 'weights.npz', allow_pickle=False) as file:
     arrays = dict(file)
   expected = first_losses()
   assert len(set(expected)) == len(expected), 'the batches or the weights must change'
   for channels_last, fused in ((False, True), (True, False)):
-    step = torch_worker.training(setup, arrays, channels_last=channels_last, fused=fused)
+    step = training.training(setup, arrays, channels_last=channels_last, fused=fused)
     found = [step().item() for _ in expected]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
   assert facts['steps_per_call'] == 1
-  assert facts['flops'] > 2 * setup.batch_size * sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
+  assert facts['flops'] > 2 * setup.config['batch_size'] * sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
 
 
 def test_the_twins_two_kinds_of_environments_play_alike():
   """Both are gymnasium's; an end gives the last observation and begins anew at once."""
   pytest.importorskip('torch')
   pytest.importorskip('gymnasium')
-  from karpjax.bench import torch_rl
+  from karpjax.bench.torch import ppo
 
-  for kind in (torch_rl.OneByOne, torch_rl.AllAtOnce):
+  for kind in (ppo.OneByOne, ppo.AllAtOnce):
     environments = kind('CartPole-v1', 3)
     observation, ends = environments.reset(), 0
     for t in range(200):
@@ -127,7 +111,7 @@ def test_a_whole_training_counts_what_comes_before_it():
 
 
 def test_every_setup_is_json():
-  for setup in setups.SETUPS.values():
+  for setup in map(setup_of, setups.NAMES):
     assert setups.from_json(json.loads(json.dumps(dataclasses.asdict(setup)))) == setup
 
 
@@ -140,7 +124,7 @@ def result(our_losses=(2.0, 1.0), their_losses=(2.0, 1.0)):
   ours = fake('ours', [0.1, 0.2, 0.1], our_losses, flops=5e9, parameters=7, compile_seconds=3.0, steps_per_call=1)
   theirs = fake('PyTorch', [0.3, 0.3, 0.4], their_losses, threads=2, channels_last=True, fused=False)
   rows = [measure.row(worker, ours) for worker in (ours, theirs)]
-  return {'setup': dataclasses.asdict(setups.SETUPS['mlp']), 'rows': rows}
+  return {'setup': dataclasses.asdict(setup_of('mlp')), 'rows': rows}
 
 
 def test_figures_are_medians_and_ratios_turn_by_turn():

@@ -1,4 +1,4 @@
-"""PPO in PyTorch with gymnasium's environments, from Schulman et al. 2017. Nothing here imports JAX.
+"""PPO in PyTorch with gymnasium's environments, from Schulman et al. 2017.
 
 What a time limit cuts is worth its value, as in ours. All that can be done for a whole rollout at once is: noise, values.
 """
@@ -8,37 +8,27 @@ import time
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional as F
-
-from karpjax.bench import setups
-from karpjax.bench.torch_twins import Twin, refuse
 
 DISCOUNT, DECAY, CLIP, ENTROPY, VALUE, NORM = 0.99, 0.95, 0.2, 0.01, 0.5, 0.5  # the defaults of the experiment
 GYMNASIUM = {'cartpole': 'CartPole-v1'}
 TRIAL_STEPS = 500
 
 
-class ActorCritic(Twin):
+class ActorCritic(nn.Module):
   """Two networks of two tanh layers: observations -> logits, values."""
 
-  def __init__(self, setup: setups.Setup, width: int = 64):
+  def __init__(self, size: int, actions: int, width: int = 64):
     super().__init__()
-    options = dict(setup.options)
-    self.environment, self.length = options.pop('environment'), options.pop('rollout')
-    self.epochs, self.minibatches = options.pop('epochs'), options.pop('minibatches')
-    refuse(options)
-    if self.environment not in GYMNASIUM:
-      raise ValueError(f'{self.environment} has no twin')
-    size = setup.shape[0]
-    self.actor1, self.actor2 = self.dense('actor1', size, width), self.dense('actor2', width, width)
-    self.critic1, self.critic2 = self.dense('critic1', size, width), self.dense('critic2', width, width)
-    self.policy, self.judge = self.dense('policy', width, setup.classes), self.dense('value', width, 1)
+    self.actor1, self.actor2, self.policy = nn.Linear(size, width), nn.Linear(width, width), nn.Linear(width, actions)
+    self.critic1, self.critic2, self.value = nn.Linear(size, width), nn.Linear(width, width), nn.Linear(width, 1)
 
   def logits(self, x):
     return self.policy(torch.tanh(self.actor2(torch.tanh(self.actor1(x)))))
 
   def values(self, x):
-    return self.judge(torch.tanh(self.critic2(torch.tanh(self.critic1(x)))))[..., 0]
+    return self.value(torch.tanh(self.critic2(torch.tanh(self.critic1(x)))))[..., 0]
 
 
 class OneByOne:
@@ -82,22 +72,22 @@ class AllAtOnce(OneByOne):
     return reached, rewards, terminated.copy(), truncated.copy(), inner.state.T.astype(np.float32)
 
 
-def played(twin: ActorCritic, make, count: int):
-  """Rollouts for ever, as `families.as_rollouts` has them, by the policy as it is."""
-  environments = make(GYMNASIUM[twin.environment], count)
-  following, size = environments.reset(), twin.length * count
+def play(model: ActorCritic, environments, config: dict):
+  """Rollouts for ever, as `ours.rollouts` has them, by the policy as it is."""
+  length, count = config['rollout'], config['batch_size']
+  following, size = environments.reset(), length * count
   while True:
-    noise = -torch.log(-torch.log(torch.rand(twin.length, count, 2).clamp_(1e-20)))
+    noise = -torch.log(-torch.log(torch.rand(length, count, 2).clamp_(1e-20)))
     rows = []
-    for t in range(twin.length):
+    for t in range(length):
       observation = following
       with torch.no_grad():
-        action = (twin.logits(torch.from_numpy(observation)) + noise[t]).argmax(-1).numpy()
+        action = (model.logits(torch.from_numpy(observation)) + noise[t]).argmax(-1).numpy()
       reached, reward, terminated, truncated, following = environments.step(action)
       rows.append((observation, action, np.asarray(reward, np.float32), terminated, truncated, reached))
     names = 'observation', 'action', 'reward', 'terminated', 'truncated', 'next_observation'
     seen = {name: torch.from_numpy(np.stack(x)) for name, x in zip(names, zip(*rows))}
-    yield {**seen, 'order': torch.stack([torch.randperm(size) for _ in range(twin.epochs)])}
+    yield {**seen, 'order': torch.stack([torch.randperm(size) for _ in range(config['epochs'])])}
 
 
 def advantages(reward, value, next_value, terminated, truncated):
@@ -111,12 +101,12 @@ def advantages(reward, value, next_value, terminated, truncated):
   return found
 
 
-def update(twin: ActorCritic, rule, seen):
+def update(model: ActorCritic, rule, config, seen):
   """All updates from one rollout; their mean loss."""
   with torch.no_grad():
-    logits, value = twin.logits(seen['observation']), twin.values(seen['observation'])
+    logits, value = model.logits(seen['observation']), model.values(seen['observation'])
     advantage = advantages(
-      seen['reward'], value, twin.values(seen['next_observation']), seen['terminated'], seen['truncated']
+      seen['reward'], value, model.values(seen['next_observation']), seen['terminated'], seen['truncated']
     )
     action = seen['action'].long()[..., None]
     given = {
@@ -128,20 +118,20 @@ def update(twin: ActorCritic, rule, seen):
       'target': advantage + value,
     }
   flat = {name: x.flatten(0, 1) for name, x in given.items()}
-  parameters, total = list(twin.parameters()), 0.0
-  for rows in itertools.chain(*(order.chunk(twin.minibatches) for order in seen['order'])):
-    loss = loss_of(twin, {name: x[rows] for name, x in flat.items()})
+  parameters, total = list(model.parameters()), 0.0
+  for rows in itertools.chain(*(order.chunk(config['minibatches']) for order in seen['order'])):
+    loss = loss_of(model, {name: x[rows] for name, x in flat.items()})
     rule.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, NORM)
     rule.step()
     total = total + loss.detach()
-  return total / (twin.epochs * twin.minibatches)
+  return total / (config['epochs'] * config['minibatches'])
 
 
-def loss_of(twin, part):
+def loss_of(model, part):
   """Schulman et al. 2017, eq. 9, the value's loss clipped too."""
-  chances, values = F.log_softmax(twin.logits(part['observation']), -1), twin.values(part['observation'])
+  chances, values = F.log_softmax(model.logits(part['observation']), -1), model.values(part['observation'])
   advantage = part['advantage']
   advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
   ratio = (chances.gather(-1, part['action'])[..., 0] - part['log_prob']).exp()
@@ -150,13 +140,6 @@ def loss_of(twin, part):
   errors = torch.max((values - part['target']).square(), (near - part['target']).square())
   entropy = -(chances.exp() * chances).sum(-1).mean()
   return VALUE * 0.5 * errors.mean() - objective - ENTROPY * entropy
-
-
-def recorded(arrays):
-  """The rollouts that ours began with."""
-  seen = {name.removeprefix('inputs/'): x for name, x in arrays.items() if name.startswith('inputs/')}
-  steps = len(seen['reward'])
-  return [{name: torch.from_numpy(np.array(x[t])) for name, x in seen.items()} for t in range(steps)]
 
 
 def quickest(name: str, count: int):
@@ -170,3 +153,19 @@ def quickest(name: str, count: int):
       environments.step(np.full(count, t % 2))
     found.append((time.perf_counter() - begun, kind.__name__, kind))
   return min(found)[2]
+
+
+def build(setup, options):
+  if setup.config['environment'] not in GYMNASIUM:
+    raise ValueError(f'{setup.config["environment"]} has no twin')
+  return ActorCritic(setup.shape[0], setup.classes)
+
+
+def stepping(setup, model, rule, inputs, *, layout, timed):
+  """Updates from our first rollouts, then, or from the beginning where it is `timed`, from its own."""
+  optimiser, config = rule(model), setup.config
+  name = GYMNASIUM[config['environment']]
+  ours = [{n: torch.from_numpy(np.array(x[t])) for n, x in inputs.items()} for t in range(len(inputs['reward']))]
+  environments = quickest(name, config['batch_size'])(name, config['batch_size'])
+  rollouts = itertools.chain([] if timed else ours, play(model, environments, config))
+  return lambda: update(model, optimiser, config, next(rollouts))

@@ -1,0 +1,148 @@
+"""Variational autoencoders: images as codes, and images from codes.
+
+python launch.py vae                                             # scikit-learn's digits
+python launch.py vae --dataset=mnist --data_dir=DIR --latent=2   # a map of the latent plane
+python launch.py sample WORKDIR --count=64 --output=samples.png  # images drawn from the prior
+python launch.py encode WORKDIR IMAGE …                          # the mean code of each image
+
+Kingma & Welling 2014. The loss is the negative ELBO in nats. `nll`, a bound on -log p(x) by importance sampling (Burda et al.
+2016, equation 8), is the tighter the more samples it takes.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from karpjax import config, optim, options
+from karpjax.data import dataset, images
+from karpjax.models import vae
+from karpjax.program import LATENT, Program, TrainState, example_keys, pair
+from karpjax.report import pictures, plots
+from karpjax.train.predict import predict_split
+from karpjax.train.step import train_step
+from karpjax.verbs import Verb
+
+MODELS = {'vae': vae.VAE}
+
+
+@config.defaults(steps='100epochs', eval_every='10epochs', checkpoint_every='10epochs')
+class Config(config.Train, images.Flags, config.model_flags(MODELS)):
+  binarise: bool = config.flag(True, 'Draw each pixel as 0 or 1 by its grey value, anew at each step.')
+  importance_samples: int = config.flag(50, 'Samples of the bound `nll`, in evaluation.', low=1, may_change=True)
+
+
+def data(config: Config) -> dataset.Dataset:
+  return images.load(config, unlabelled=True)
+
+
+def network(config: Config, spec: dataset.Spec) -> vae.VAE:
+  return options.build(MODELS, 'vae', config, shape=spec.shape, dtype=jnp.dtype(config.dtype))
+
+
+def program(config: Config, data: dataset.Dataset) -> Program:
+  """The method: a code z is drawn for each image x, and log p(x | z) - KL(q(z | x) ‖ p(z)) is maximised."""
+  spec, model, optimiser = data.spec, network(config, data.spec), optim.configured(config)
+
+  def draws(key, batch, *samples):
+    """The images as the model sees them, [batch, *shape], and the noise of their codes, [batch, *samples, latent]."""
+    keys = example_keys(jax.random.fold_in(key, LATENT), batch)
+    x = spec.scale(batch['image'], 'unit')
+    if config.binarise:
+      x = jax.vmap(lambda k, x: jax.random.bernoulli(jax.random.fold_in(k, 1), x))(keys, x).astype(jnp.float32)
+    return x, jax.vmap(lambda k: jax.random.normal(k, (*samples, model.latent)))(keys)
+
+  def terms(variables, batch, key):
+    """What is counted of each image, [batch] each."""
+    x, noise = draws(key, batch)
+    _, mean, log_variance, logits = model.apply(variables, x, noise)
+    reconstruction, kl = -vae.log_bernoulli(x, logits), vae.kl_divergence(mean, log_variance)
+    return {'loss': reconstruction + kl, 'reconstruction': reconstruction, 'kl': kl}
+
+  def nll(variables, batch, key):
+    """-log of the mean of p(x, z) / q(z | x) over samples z of q, [batch]."""
+    x, noise = draws(key, batch, config.importance_samples)
+
+    def log_weights(noise):  # [batch, latent] -> [batch]
+      z, _, log_variance, logits = model.apply(variables, x, noise)
+      prior, posterior = (jax.scipy.stats.norm.logpdf(a).sum(-1) for a in (z, noise))
+      return vae.log_bernoulli(x, logits) + prior - posterior + log_variance.sum(-1) / 2
+
+    weights = jax.lax.map(log_weights, noise.swapaxes(0, 1))  # [samples, batch]
+    return math.log(config.importance_samples) - jax.nn.logsumexp(weights, 0)
+
+  def init(key):
+    variables = model.init(key, jnp.zeros((1, *spec.shape)), jnp.zeros((1, model.latent)))
+    return TrainState.create(key, variables, optimiser, ema=config.ema > 0)
+
+  def loss(params, collections, batch, key):
+    return {name: pair(x) for name, x in terms({'params': params}, batch, key).items()}, collections
+
+  def evaluate(state, batch, key):
+    each = terms(state.variables(), batch, key) | {'nll': nll(state.variables(), batch, key)}
+    return {name: pair(x, batch['mask']) for name, x in each.items()}
+
+  def predict(state, batch, key):
+    """The mean codes, [batch, latent]."""
+    return model.apply(state.variables(), spec.scale(batch['image'], 'unit'), method='encode')[0]
+
+  def report(state, t, folder):
+    (name, split), decode = data.reported(), functools.partial(model.apply, state.variables(), method='decode')
+    show = lambda z, columns, heading, name: pictures.grid(np.asarray(decode(z)), columns, heading, folder, name)
+    show(jax.random.normal(jax.random.key(config.seed), (64, model.latent)), 8, f'Samples, step {t}', 'samples')
+    codes, first = predict_split(predict, state, split), split.fetch(np.arange(min(16, split.size)))['image']
+    pairs = {
+      'image': np.asarray(spec.scale(first, 'unit')),
+      'reconstruction': np.asarray(decode(codes[: len(first)])),
+    }
+    pictures.beside(pairs, folder, 'reconstructions', f' · {name} split', examples=4)
+    if model.latent == 2:
+      labels = split.fetch(np.arange(split.size)).get('label')
+      plots.scatter(codes, labels, spec.classes, f'Mean codes of the {name} split', folder, 'latent_codes')
+      quantiles = stats.norm.ppf((np.arange(20) + 0.5) / 20)
+      plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1).reshape(-1, 2)
+      show(plane, 20, 'The latent plane, by quantiles of the prior', 'latent_plane')
+
+  return Program(
+    init=init,
+    step=train_step(loss, optimiser, config),
+    evaluate=evaluate,
+    summarise=lambda sums: {name: float(total / count) for name, (total, count) in sums.items()},
+    predict=predict,
+    example_losses=lambda state, batch, key: terms(state.variables(), batch, key)['loss'],
+    report=report,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  count: int = config.flag(64, 'How many images to draw.', low=1)
+  seed: int = config.flag(0, 'The seed of the draw.', low=0)
+  output: str = config.flag('samples.png', 'The picture to write.')
+
+
+def save(run, drawn, _, chosen):
+  pictures.write_grid(np.asarray(drawn), math.isqrt(chosen.count - 1) + 1, chosen.output)
+  yield {'file': chosen.output}
+
+
+verbs = {
+  'sample': Verb(
+    'Draws images from the prior, as one picture.',
+    lambda run, _, chosen: jax.random.normal(jax.random.key(chosen.seed), (chosen.count, run.config.latent or 20)),
+    lambda run, _: lambda state, z: network(run.config, run.spec).apply(state.variables(), z, method='decode'),
+    save,
+    options=Sampling,
+  ),
+  'encode': Verb(
+    'The mean code of each image.',
+    lambda run, paths, _: {'image': np.stack([images.load_image(path, run.spec) for path in paths])},
+    lambda run, _: lambda state, batch: jax.jit(run.program.predict)(state, batch, jax.random.key(0)),
+    lambda run, codes, paths, _: ({'image': p, 'code': x.tolist()} for p, x in zip(paths, np.asarray(codes))),
+    inputs='IMAGE …',
+  ),
+}

@@ -1,0 +1,1 @@
+"""The benchmark's models in PyTorch, from the same papers; nothing here imports JAX."""

@@ -1,0 +1,179 @@
+"""PyTorch's worker, `python -m karpjax.bench.torch.training JOB`: a twin in training.
+
+Nothing here imports JAX, so that PyTorch may live in another interpreter.
+"""
+
+import importlib
+import itertools
+import os
+import platform
+import re
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from karpjax.bench import setup as setups
+from karpjax.bench import worker
+
+TRIAL_SECONDS = 0.3  # how long each combination of threads, layout and optimiser code is tried
+
+
+def load(model: nn.Module, arrays: dict) -> None:
+  """Fills a model from our params {'conv1/kernel': array}; its modules have our names.
+
+  A module with weights of its own kind says by `ours` what they are of our arrays.
+
+  Raises:
+    ValueError: where names or shapes differ.
+  """
+  used = set()
+
+  def fill(parameter, name, array):
+    if tuple(array.shape) != tuple(parameter.shape):
+      raise ValueError(f'{name}: ours {array.shape}, the twin {tuple(parameter.shape)}')
+    with torch.no_grad():
+      parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+  def take(name):
+    used.add(name)
+    return arrays[name]
+
+  for path, module in model.named_modules():
+    path = re.sub(r'\.(\d+)', r'_\1', path).replace('.', '/')
+    prefix = f'{path}/' if path else ''
+    if hasattr(module, 'ours'):
+      own = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+      for name, array in module.ours(own).items():
+        fill(getattr(module, name), prefix + name, array)
+      used |= {prefix + name for name in own}
+      continue
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # ours of a transposed one is [height, width, out, in]
+      fill(module.weight, path, take(f'{prefix}kernel').transpose(3, 2, 0, 1))
+    elif isinstance(module, nn.Linear):
+      fill(module.weight, path, take(f'{prefix}kernel').T)
+    elif isinstance(module, nn.Embedding):
+      fill(module.weight, path, take(f'{prefix}embedding'))
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
+      prefix = prefix if f'{prefix}scale' in arrays else f'{prefix}norm/'
+      fill(module.weight, path, take(f'{prefix}scale'))
+    else:
+      continue
+    if getattr(module, 'bias', None) is not None:
+      fill(module.bias, path, take(f'{prefix}bias'))
+  if set(arrays) != used:
+    raise ValueError(f'ours and the twin differ in {sorted(set(arrays) ^ used)}')
+
+
+def optimiser(config: dict, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+  """The set-up's optimiser; biases and norms are spared by weight decay, as ours are."""
+  params = [p for p in model.parameters() if p.requires_grad]
+  groups = [
+    {'params': [p for p in params if p.ndim > 1], 'weight_decay': config['weight_decay']},
+    {'params': [p for p in params if p.ndim < 2], 'weight_decay': 0.0},
+  ]
+  groups, rate = [group for group in groups if group['params']], {'lr': config['learning_rate'], 'fused': fused}
+  given = lambda name, default: default if config[name] is None else config[name]
+  match config['optimiser']:
+    case 'sgd':
+      return torch.optim.SGD(groups, **rate)
+    case 'momentum' | 'nesterov' as name:
+      return torch.optim.SGD(groups, momentum=given('momentum', 0.9), nesterov=name == 'nesterov', **rate)
+    case 'adam' | 'adamw' as name:
+      kind = torch.optim.Adam if name == 'adam' else torch.optim.AdamW
+      betas = given('beta1', 0.9), given('beta2', 0.999)
+      return kind(groups, betas=betas, eps=given('epsilon', 1e-8), **rate)
+  raise ValueError(f'{config["optimiser"]} has no twin')
+
+
+def build(setup: setups.Setup, arrays: dict):
+  """(the twin's module, its model with our weights)."""
+  twin = importlib.import_module(f'karpjax.bench.torch.{setup.twin}')
+  model = twin.build(setup, {name: tuple(x) if isinstance(x, list) else x for name, x in setup.options.items()})
+  load(model, {name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
+  return twin, model
+
+
+def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool = False, timed: bool = False):
+  """step () -> loss tensor: training from our first weights, on our first batches over and over.
+
+  A twin with a `stepping` of its own makes its step itself; `timed` tells it that no first losses are wanted.
+  """
+  twin, model = build(setup, arrays)
+  layout = torch.channels_last if channels_last else torch.contiguous_format
+  model = model.to(memory_format=layout)
+  inputs = {name.removeprefix('inputs/'): x for name, x in arrays.items() if name.startswith('inputs/')}
+  if hasattr(twin, 'stepping'):
+    rule = lambda part: optimiser(setup.config, part, fused)
+    return twin.stepping(setup, model, rule, inputs, layout=layout, timed=timed)
+  rule, cycle = optimiser(setup.config, model, fused), itertools.cycle(twin.batches(setup, inputs, layout))
+  called = torch.compile(model) if compiled else model
+
+  def step():
+    rule.zero_grad(set_to_none=True)
+    loss = twin.loss(setup, called, *next(cycle))
+    loss.backward()
+    rule.step()
+    return loss
+
+  return step
+
+
+def fastest(setup, arrays) -> dict:
+  """Tries all combinations of threads, layout and optimiser code; the one with the shortest median step."""
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  layouts, found = ((False, True) if len(setup.shape) == 3 else (False,)), []
+  for threads, channels_last, fused in itertools.product({1, max(1, cores // 2), cores}, layouts, (False, True)):
+    torch.set_num_threads(threads)
+    step = training(setup, arrays, channels_last=channels_last, fused=fused, timed=True)
+    for _ in range(2):
+      step()
+    seconds, start = [], time.perf_counter()
+    while len(seconds) < 3 or time.perf_counter() - start < TRIAL_SECONDS:
+      last = time.perf_counter()
+      step().item()
+      seconds.append(time.perf_counter() - last)
+    found.append((float(np.median(seconds)), threads, channels_last, fused))
+  return dict(zip(('threads', 'channels_last', 'fused'), min(found)[1:]))
+
+
+def generating(setup, arrays):
+  """(what was chosen, step, the losses of the first tokens): a text, by the number of threads that is the fastest."""
+  twin, model = build(setup, arrays)
+  stream, found = twin.text(model, setup.config['batch_size']), []
+  losses = [nn.functional.cross_entropy(x, token).item() for token, x in itertools.islice(stream, worker.LOSSES)]
+  for threads in (1, os.cpu_count()):
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    for _ in range(100):
+      next(stream)
+    found.append((time.perf_counter() - start, threads))
+  torch.set_num_threads(min(found)[1])
+  return {'threads': min(found)[1], 'channels_last': False, 'fused': False}, lambda: next(stream), losses
+
+
+def prepare():
+  job = worker.job()
+  imported = time.time() - job['started']
+  setup = setups.from_json(job['setup'])
+  with np.load(job['load'], allow_pickle=False) as file:
+    arrays = dict(file)
+  if setup.generation:
+    facts, step, facts['losses'] = generating(setup, arrays)
+  else:
+    facts = fastest(setup, arrays)
+    torch.set_num_threads(facts['threads'])
+    start = time.perf_counter()  # the trials are over
+    layout = {'channels_last': facts['channels_last'], 'fused': facts['fused']}
+    step = training(setup, arrays, **layout, compiled=job.get('compiled', False))
+    facts['losses'] = [step().item() for _ in range(worker.LOSSES)]
+    facts['start_seconds'] = imported + time.perf_counter() - start
+  compiled = ', compiled' if job.get('compiled') else ''
+  facts['versions'] = f'Python {platform.python_version()}, torch {torch.__version__}{compiled}'
+  a = torch.ones(worker.MATRIX, worker.MATRIX)
+  return facts, lambda n: [step() for _ in range(n)], lambda: a @ a
+
+
+if __name__ == '__main__':
+  worker.serve(prepare)
