@@ -22,8 +22,9 @@ from karpjax.data.dataset import Dataset, Spec
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import distribution
-from karpjax.models import conditioning, gan
-from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, example_keys, pair
+from karpjax.models import gan
+from karpjax.models.players import CONDITIONALS
+from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
 from karpjax.report import animation, pictures, plots, writers
 from karpjax.train.step import alternating_step
 
@@ -41,27 +42,21 @@ SORTED = 400  # samples of which each class shows its first
 class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS), config.model_flags(gan.GENERATORS)):
   model: str = config.flag('dcgan', 'The networks; their options are below.', choices=gan.GENERATORS)
   latent: int = config.flag(100, 'Numbers of a latent, which are drawn from a standard normal distribution.', low=1)
-  conditional: str = config.flag('none', 'How the players see classes.', choices=conditioning.CONDITIONALS)
+  conditional: str = config.flag('none', 'How the players see classes.', choices=CONDITIONALS)
   objective: str = config.flag(
-    'non_saturating',
-    'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between real and fake.',
-    choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
-  )
-  discriminator_steps: int = config.flag(
-    1, 'Discriminator steps for one of the generator; each takes its part of the batch.', low=1
-  )
+    'non_saturating', 'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between '
+    'real and fake.', choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
+  )  # fmt: skip
+  discriminator_steps: int = config.flag(1, 'Discriminator steps to one of the generator, on parts of a batch.', low=1)
   discriminator_learning_rate: float = config.flag(0.0, "The discriminator's; 0: the generator's.", low=0)
   gradient_penalty: float = config.flag(10.0, 'The weight of the penalty of wasserstein_gp.', low=0)
   clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.", above=0)
   r1: float = config.flag(0.0, 'The weight of a penalty on gradients at real examples (R1); 0: none.', low=0)
-  augment: str = config.flag(
-    '', 'Augmentation of real and generated images alike (DiffAugment): flip,shift:4,cutout:8,jitter:0.5,rotate:10.'
-  )
+  augment: str = config.flag('', 'DiffAugment, of real and fake alike: flip,shift:4,cutout:8,jitter:0.5,rotate:10.')
   scorer: str = config.flag(
-    '',
-    'The features for FID and others: WORKDIR of a run of image_classification on the same data, or '
+    '', 'The features for FID and others: WORKDIR of a run of image_classification on the same data, or '
     'inception:FILE.safetensors with the weights that FID is defined by, pt_inception-2015-12-05-6726825d.',
-  )
+  )  # fmt: skip
 
 
 def data(config: Config) -> Dataset:
@@ -114,15 +109,13 @@ def game(config: Config, spec: Spec, generator, discriminator):
 
   def generate(params, collections, batch, key):
     """What the discriminator sees of the generator, alike in both players' turns; and the generator's collections."""
-    variables = {'params': params['generator'], **collections['generator']}
     z = latents(config, jax.random.fold_in(key, LATENT), batch)
-    x, own = generator.apply(variables, z, batch['label'], train=True, mutable=list(collections['generator']))
+    x, own = apply(generator, params['generator'], collections['generator'], z, batch['label'], train=True)
     return augment(example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), x), own
 
   def discriminate(params, own, x, labels):
     """(scores [batch], class logits [batch, classes] or None), and the discriminator's collections."""
-    variables = {'params': params['discriminator'], **own}
-    return discriminator.apply(variables, x, labels, train=True, mutable=list(own))
+    return apply(discriminator, params['discriminator'], own, x, labels, train=True)
 
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
@@ -162,11 +155,8 @@ def program(config: Config, data: Dataset) -> Program:
   scorer = features.load(config.scorer, spec) if config.scorer and data.splits else None
   evaluated = {*config.eval_splits, *config.final_splits} & data.splits.keys()
   examples = max((data.splits[name].size for name in evaluated), default=spec.examples)
-  rate = config.discriminator_learning_rate or config.learning_rate
-  optimisers = {
-    'discriminator': optim.configured(dataclasses.replace(config, learning_rate=rate)),
-    'generator': optim.configured(config),
-  }
+  slower = dataclasses.replace(config, learning_rate=config.discriminator_learning_rate or config.learning_rate)
+  optimisers = {'discriminator': optim.configured(slower), 'generator': optim.configured(config)}
   if config.objective == 'wasserstein':
     optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
 
@@ -193,14 +183,10 @@ def program(config: Config, data: Dataset) -> Program:
 
   train_features = functools.cache(lambda count: scorer.features(data.splits['train'], count))
   losses = game(config, spec, generator, discriminator)
-  return Program(
-    init=init,
-    step=alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
-    evaluate=evaluate,
-    summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
-    predict=predict,
-    report=lambda state, t, folder: report(config, data, scorer, predict, state, t, folder),
-  )
+  step = alternating_step(losses, optimisers, config, rounds=config.discriminator_steps)
+  summarise = functools.partial(distribution.summarise, train=train_features if scorer else None)
+  draw = functools.partial(report, config, data, scorer, predict)
+  return Program(init, step, evaluate, summarise, predict=predict, report=draw)
 
 
 def scale_of(spec: Spec) -> str:

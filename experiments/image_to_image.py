@@ -21,7 +21,7 @@ from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
-from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, step_key
+from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
 from karpjax.report import animation, pictures
 from karpjax.train.step import alternating_step
 
@@ -38,17 +38,11 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
     'edges', 'edges (of the bundled pictures, or edges:PATH of those in a folder), pairs:PATH or side_by_side:PATH.'
   )
   direction: str = config.flag('forward', 'backward makes inputs of targets.', choices=pairs.DIRECTIONS)
-  image_size: int = config.flag(
-    0, 'Height and width. 0: as stored, edges in crops of 64; 128 for --discriminator=scalar.', low=0
-  )
-  channels: int = config.flag(
-    0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for --discriminator=scalar.', choices=(0, 1, 3)
-  )
+  image_size: int = config.flag(0, 'Height and width. 0: as stored, edges in crops of 64; 128 for scalar.', low=0)
+  channels: int = config.flag(0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for scalar.', choices=(0, 1, 3))
   even_light: float = config.flag(
-    16.0,
-    'Targets of edges are pictures less their mean within so many pixels, which edges do not tell; 0: as they are.',
-    low=0, below=1000,
-  )  # fmt: skip
+    16.0, "Edges' targets are pictures less their mean within so many pixels; 0: as they are.", low=0, below=1000
+  )
   augment: str = config.flag(
     'flip,enlarge:8', f'Augmentation of both images of a pair alike: {", ".join(pairs.MOVES)}.'
   )
@@ -100,29 +94,21 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       variables['discriminator'] = discriminator.init(jax.random.fold_in(key, 1), both)
     return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
 
-  def translate(variables, batch, key, *, train, noise):
+  def translate(params, collections, batch, key, train=True, noise=True):
     """(outputs in [-1, 1], the generator's collections), alike in both players' turns."""
-    rngs, collections = {'dropout': dropout_key(key, batch)}, [name for name in variables if name != 'params']
-    return generator.apply(
-      variables, symmetric(batch['input']), train=train, noise=noise, rngs=rngs, mutable=collections
-    )
+    rngs, inputs = {'dropout': dropout_key(key, batch)}, symmetric(batch['input'])
+    return apply(generator, params['generator'], collections['generator'], inputs, train=train, noise=noise, rngs=rngs)
 
-  def score(params, collections, inputs, outputs):
+  def score(params, own, inputs, outputs):
     """Each example's scores, [batch, patches], and the discriminator's collections."""
-    variables, both = {'params': params, **collections}, jnp.concatenate([inputs, outputs], -1)
-    scores, collections = discriminator.apply(variables, both, mutable=list(collections))
-    return scores.reshape(len(scores), -1), collections
-
-  def made(params, collections, batch, key):
-    variables = {'params': params['generator'], **collections['generator']}
-    return translate(variables, batch, key, train=True, noise=True)
+    scores, own = apply(discriminator, params['discriminator'], own, jnp.concatenate([inputs, outputs], -1))
+    return scores.reshape(len(scores), -1), own
 
   def discriminators_turn(params, collections, batch, key):
     inputs, targets = symmetric(batch['input']), symmetric(batch['target'])
-    fakes, _ = made(params, collections, batch, key)
-    own = params['discriminator']
-    real, after = score(own, collections['discriminator'], inputs, targets)
-    fake, after = score(own, after, inputs, fakes)
+    fakes, _ = translate(params, collections, batch, key)
+    real, after = score(params, collections['discriminator'], inputs, targets)
+    fake, after = score(params, after, inputs, fakes)
     loss = discriminator_loss(real, fake).mean(-1) / 2  # section 3.3
     middle = adversarial.middle(config.adversarial, real, fake)
     right = {'accuracy_on_real': (real > middle).mean(-1), 'accuracy_on_fake': (fake < middle).mean(-1)}
@@ -130,12 +116,12 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def generators_turn(params, collections, batch, key):
     inputs, targets = symmetric(batch['input']), symmetric(batch['target'])
-    outputs, after = made(params, collections, batch, key)
+    outputs, after = translate(params, collections, batch, key)
     l1 = image_quality.l1(outputs, targets)
     loss = 0 if config.objective == 'cgan' else config.l1_weight * l1
     terms = {'l1': pair(l1 / 2)}  # of images in [0, 1]
     if 'discriminator' in players:
-      fake, _ = score(params['discriminator'], collections['discriminator'], inputs, outputs)
+      fake, _ = score(params, collections['discriminator'], inputs, outputs)
       fooled = generator_loss(fake).mean(-1)
       loss, terms['adversarial'] = loss + fooled, pair(fooled)
     return {'loss': pair(loss), **terms}, after
@@ -148,7 +134,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def predict(state, batch, key):
     """[batch, height, width, channels] float32 in [0, 1]."""
-    outputs, _ = translate(state.variables('generator'), batch, key, train=False, noise=config.noise)
+    outputs, _ = translate(state.eval_params, state.collections, batch, key, train=False, noise=config.noise)
     return (outputs + 1) / 2
 
   def example_losses(state, batch, key):
@@ -157,9 +143,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def evaluate(state, batch, key):
     outputs, targets = predict(state, batch, key), batch['target'] / 255
     each = {name: getattr(image_quality, name)(outputs, targets) for name in ('l1', 'psnr', 'ssim')}
-    each |= {'gradient': image_quality.gradient_magnitude(outputs)}
-    each |= {'target_gradient': image_quality.gradient_magnitude(targets)}
-    return {name: pair(x, batch['mask']) for name, x in each.items()}
+    gradients = zip(('gradient', 'target_gradient'), map(image_quality.gradient_magnitude, (outputs, targets)))
+    return {name: pair(x, batch['mask']) for name, x in (each | dict(gradients)).items()}
 
   def report(state, t, folder):
     """Held-out pairs beside what is made of their inputs, and how that came to be."""
@@ -171,10 +156,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
     animation.over_time(pictures.beside(columns, folder, 'translations', note), t, folder)
 
-  return Program(
-    init=init, step=step, evaluate=evaluate, summarise=summarise, predict=predict, example_losses=example_losses,
-    report=report,
-  )  # fmt: skip
+  return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=report)
 
 
 def summarise(sums) -> dict[str, float]:

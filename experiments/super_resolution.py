@@ -15,6 +15,7 @@ PSNR is that of a whole picture, averaged over pictures.
 https://arxiv.org/abs/1501.00092, https://arxiv.org/abs/1609.05158, https://arxiv.org/abs/1609.04802
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import super_resolution as models
 from karpjax.models.super_resolution import bicubic
-from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, example_keys, pair
-from karpjax.report import pictures, progress, writers
+from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
+from karpjax.report import pictures, tables, writers
 from karpjax.train.step import alternating_step
 from karpjax.verbs import image_verb
 
@@ -48,9 +49,7 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.')
   channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
   factor: int = config.flag(3, 'By how much pictures are enlarged.', choices=(2, 3, 4))
-  colour: str = config.flag(
-    'y', 'What the net enlarges: the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb')
-  )
+  colour: str = config.flag('y', 'Enlarge the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb'))
   crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.', low=1)
   stride: int = config.flag(0, 'Pixels from one crop to the next, in train; 0: half of a crop.', low=0)
   symmetries: bool = config.flag(True, 'Turn and mirror training crops.')
@@ -58,10 +57,9 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   adversarial: bool = config.flag(False, 'Train against a discriminator: SRGAN.')
   adversarial_weight: float = config.flag(1e-3, "The weight of the discriminator's part in the net's loss.", low=0)
   scorer: str = config.flag(
-    '',
-    'Take the loss in the features of: WORKDIR of a run of image_classification with as many channels, or '
+    '', 'Take the loss in the features of: WORKDIR of a run of image_classification with as many channels, or '
     "FILE.safetensors of torchvision's vgg19. Empty: in pixels.",
-  )
+  )  # fmt: skip
   scorer_weight: float = config.flag(1.0, "The weight of that loss; the paper's for VGG-19 is 0.006.", low=0)
 
 
@@ -105,8 +103,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     if config.symmetries:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       low, high = (jax.vmap(augmentation.symmetry)(keys, x) for x in (low, high))
-    variables = {'params': params['generator'], **collections['generator']}
-    ours, own = net.apply(variables, low, train=True, mutable=list(collections['generator']))
+    ours, own = apply(net, params['generator'], collections['generator'], low, train=True)
     return ours, high, own
 
   def content(ours, high):  # [batch]
@@ -116,8 +113,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def score(params, own, images):
     """(scores [batch], the discriminator's collections)."""
-    variables = {'params': params['discriminator'], **own}
-    return discriminator.apply(variables, images, train=True, mutable=list(own))
+    return apply(discriminator, params['discriminator'], own, images, train=True)
 
   def discriminator_loss(params, collections, batch, key):
     ours, high, _ = enlarge(params, collections, batch, key)
@@ -159,10 +155,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     sums = sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
     return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
 
-  return Program(
-    init=init, step=step, evaluate=evaluate, summarise=summarise, predict=predict, example_losses=example_losses,
-    report=lambda state, t, folder: report(config, data, enlarger(config, spec, predict), state, t, folder),
-  )  # fmt: skip
+  draw = functools.partial(report, config, data, enlarger(config, spec, predict))
+  return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=draw)
 
 
 # ---- what is measured ----
@@ -234,7 +228,7 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
   writers.write_json(folder / 'report.json', {'heading': heading, 'pictures': rows, 'mean': mean})
   shown = lambda row: [round(row[measure], 4 if 'ssim' in measure else 2) for measure in MEASURES]
   lines = [(n, *shown(row), round(row['psnr'] - row['bicubic_psnr'], 2)) for n, row in {**rows, 'mean': mean}.items()]
-  text = progress.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
+  text = tables.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
   (folder / 'texts').mkdir(exist_ok=True)
   writers.write_bytes(folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, '']).encode())
 

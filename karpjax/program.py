@@ -149,6 +149,11 @@ def partitioning(model, *inputs, **options) -> Callable[[], Any]:
   return axes
 
 
+def apply(model, params, collections, *inputs, **options):
+  """(a Linen module's outputs, its collections after them) in training; options are those of its call, and `rngs`."""
+  return model.apply({'params': params, **collections}, *inputs, mutable=list(collections), **options)
+
+
 def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """(sum, count) of one value per example, [batch] -> two float32 scalars; masked examples count nothing."""
   values = values.astype(jnp.float32)

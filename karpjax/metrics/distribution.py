@@ -1,7 +1,7 @@
 """Quality and diversity of generated examples, from features of real and of generated ones: FID, KID, precision, recall.
 
-What is summed over batches is traced (`moments`, `modes`, rows of features by `metrics.collect`); distances are computed once, by
-`in_float64`. They are on the scale of their features: those of two classifiers, or of Inception, cannot be compared.
+What is summed over batches is traced (`moments`, `covered_modes`, rows of features by `metrics.collect`); distances are computed
+once, by NumPy in float64. They are on the scale of their features: those of two classifiers cannot be compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from karpjax import errors
 from karpjax.metrics.collect import collect
 from karpjax.program import pair
 
@@ -34,14 +32,8 @@ def moments(features, mask) -> dict[str, Any]:
 def covered_modes(points, means, std: float, mask):
   """[modes] counts of high-quality samples: within three standard deviations of the nearest mean.
 
-  As Srivastava et al. 2017, section 4.1; a mode is covered that is the nearest of at least one of them. Of the true
-  distribution in two dimensions 98.9 % are of high quality.
-
-  Args:
-    points: [batch, 2].
-    means: [modes, 2].
-    std: of each mode.
-    mask: [batch] bool.
+  As Srivastava et al. 2017, section 4.1, of points [batch, 2] and means [modes, 2]; a mode is covered that is the nearest of at
+  least one of them. Of the true distribution in two dimensions 98.9 % are of high quality.
   """
   distances = jnp.linalg.norm(points[:, None] - means, axis=-1)  # [batch, modes]
   good = (distances.min(1) <= 3 * std) & mask
@@ -92,95 +84,59 @@ def diversity(sums: Mapping[str, Any]) -> float:
   return float(np.sqrt(max(2 * spread * n / max(n - 1, 1), 0)))
 
 
-def square_root(matrix):
+def square_root(matrix: np.ndarray) -> np.ndarray:
   """The symmetric positive semidefinite square root of such a matrix [d, d]; eigenvalues that rounding made negative are 0."""
-  values, vectors = jnp.linalg.eigh(matrix)
-  return (vectors * jnp.sqrt(jnp.maximum(values, 0))) @ vectors.T
+  values, vectors = np.linalg.eigh(matrix)
+  return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def frechet_distance(real, fake):
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
   """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
 
   (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric.
   """
-  (mean, cov), (other_mean, other_cov) = map(_gaussian, (real, fake))
+  real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  cov, other_cov = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, fake))
   root = square_root(cov)
-  values = jnp.linalg.eigvalsh(root @ other_cov @ root)
-  traces = jnp.trace(cov) + jnp.trace(other_cov) - 2 * jnp.sqrt(jnp.maximum(values, 0)).sum()
-  return jnp.square(mean - other_mean).sum() + traces
+  values = np.linalg.eigvalsh(root @ other_cov @ root)
+  traces = np.trace(cov) + np.trace(other_cov) - 2 * np.sqrt(np.maximum(values, 0)).sum()
+  return float(np.square(real.mean(0) - fake.mean(0)).sum() + traces)
 
 
-def _gaussian(features):
-  mean = features.mean(0)
-  return mean, (features - mean).T @ (features - mean) / (len(features) - 1)
+def kernel_distance(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> float:
+  """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs."""
+  real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  cube = lambda x: x * x * x  # far faster than a power
+  kernel = lambda products: cube(products / real.shape[1] + 1)
+  total = lambda a, b: sum(kernel(part @ b.T).sum() for part in _chunks(a, chunk))
+  within = lambda a: (total(a, a) - kernel(np.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
+  return float(within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake)))
 
 
-def kernel_distance(real, fake, chunk: int = CHUNK):
-  """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs.
-
-  Args:
-    real: [n, d].
-    fake: [m, d].
-    chunk: rows of the kernel's matrix that are held at once.
-  """
-  kernel = lambda products: (products / real.shape[1] + 1) ** 3
-  total = lambda a, b: lax.map(lambda row: kernel(b @ row).sum(), a, batch_size=chunk).sum()
-  within = lambda a: (total(a, a) - kernel(jnp.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
-  return within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake))
-
-
-def precision_recall(real, fake, k: int = NEIGHBOURS, chunk: int = CHUNK):
+def precision_recall(
+  real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS, chunk: int = CHUNK
+) -> tuple[float, float]:
   """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
   An example lies among others where it is no farther from one of them than that one's k-th nearest neighbour of its kind.
-
-  Args:
-    real: [n, d].
-    fake: [m, d].
-    k: neighbours; n and m must be larger.
-    chunk: rows of the matrix of distances that are held at once.
   """
 
-  def rowwise(f, points, others):
-    """[len(points)]: f of each point's squared distances from the others."""
-    squares = jnp.square(others).sum(1)
-    distances = lambda point: jnp.maximum(jnp.square(point).sum() + squares - 2 * others @ point, 0)
-    return lax.map(lambda point: f(distances(point)), points, batch_size=chunk)
+  def distances(points, others):
+    """Squared, [chunk, len(others)] at a time."""
+    squares = np.square(others).sum(1)
+    for part in _chunks(points, chunk):
+      yield np.maximum(np.square(part).sum(1)[:, None] + squares - 2 * part @ others.T, 0)
 
   def fraction_among(points, others):
-    radii = rowwise(lambda d: _smallest(d, k), others, others)  # the 0th is itself
-    return rowwise(lambda d: (d <= radii).any(), points, others).mean(dtype=points.dtype)
+    radii = np.concatenate([np.partition(d, k, 1)[:, k] for d in distances(others, others)])  # the 0th is itself
+    return float(np.concatenate([(d <= radii).any(1) for d in distances(points, others)]).mean())
 
+  real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
   return fraction_among(fake, real), fraction_among(real, fake)
 
 
-def _smallest(values, k: int):
-  """The k-th smallest of [n], the smallest being the 0th: for a small k far faster than to sort them."""
-  return lax.fori_loop(0, k, lambda _, left: left.at[left.argmin()].set(jnp.inf), values).min()
-
-
-def scores(real, fake) -> dict[str, Any]:
-  """{name: []} of features [n, d] and [m, d]."""
-  precision, recall = precision_recall(real, fake)
-  fid, kid = frechet_distance(real, fake), kernel_distance(real, fake)
-  return {'fid': fid, 'kid': kid, 'precision': precision, 'recall': recall}
-
-
-def in_float64(function: Callable, *arrays: np.ndarray):
-  """function(*arrays), compiled in float64 on the CPU, since not every accelerator knows it; as NumPy's arrays.
-
-  Raises:
-    UsageError: where JAX was told to do without the CPU.
-  """
-  try:
-    cpu = jax.local_devices(backend='cpu')[0]
-  except RuntimeError:
-    raise errors.UsageError(
-      f'distances of features are computed on the CPU, which JAX_PLATFORMS={jax.config.jax_platforms} leaves out; '
-      f'type JAX_PLATFORMS={jax.config.jax_platforms},cpu'
-    ) from None
-  with jax.enable_x64(True):
-    return jax.device_get(jax.jit(function)(*jax.device_put([np.asarray(x, np.float64) for x in arrays], cpu)))
+def _chunks(rows: np.ndarray, size: int):
+  return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None = None) -> dict[str, float]:
@@ -202,9 +158,10 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
     numbers['label_accuracy'] = float(sums['hits'] / count)
   if 'real_rows' in sums:
     real, fake = (np.asarray(sums[name][:count]) for name in ('real_rows', 'fake_rows'))
-    numbers |= {name: float(x) for name, x in in_float64(scores, real, fake).items()}
+    numbers |= {'fid': frechet_distance(real, fake), 'kid': kernel_distance(real, fake)}
+    numbers |= dict(zip(('precision', 'recall'), precision_recall(real, fake)))
     if train is not None:
-      numbers['fid_floor'] = float(in_float64(frechet_distance, real, train(count)))
+      numbers['fid_floor'] = frechet_distance(real, train(count))
   return numbers
 
 

@@ -2,7 +2,7 @@
 
 A generator takes latents [batch, latent] float32 and labels [batch] int32, and gives examples [batch, *shape] float32; images
 lie in [-1, 1]. A discriminator takes such examples and labels, and gives scores [batch] float32 and class logits
-[batch, classes], or None. How they see classes: `models.conditioning`.
+[batch, classes], or None. How they see classes: `models.players`.
 """
 
 import functools
@@ -13,25 +13,13 @@ import jax.numpy as jnp
 
 from karpjax import errors
 from karpjax.layers import convolution, initialisers, linear, pooling, transposed_convolution
-from karpjax.models.conditioning import (
-  NORMS,
-  Discriminator,
-  Player,
-  apply_layer,
-  dcgan_init,
-  embedded,
-  example_and_class,
-  latent_and_class,
-  leaky_relu,
-  normalised,
-  scores_and_classes,
-)
+from karpjax.models import players
 from karpjax.options import option
 
 # ---- generators ----
 
 
-class MLPGenerator(Player):
+class MLPGenerator(players.Player):
   """Dense layers; tanh closes an image, nothing a row of numbers."""
 
   widths: tuple[int, ...] | None = option(
@@ -45,11 +33,11 @@ class MLPGenerator(Player):
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
-    x = latent_and_class(self, z, labels)
+    x = players.latent_and_class(self, z, labels)
     for i, width in enumerate(self.units, start=1):
       dense = linear.Dense(width, dtype=self.dtype, kernel_init=initialisers.he_normal, name=f'hidden{i}')
       x = dense(x)  # [batch, width]
-      x = leaky_relu(normalised(self, self.generator_norm, f'norm{i}', x, train) if i > 1 else x)
+      x = players.leaky_relu(players.normalised(self, self.generator_norm, f'norm{i}', x, train) if i > 1 else x)
     x = linear.Dense(math.prod(self.shape), name='out')(x.astype(jnp.float32)).reshape(-1, *self.shape)
     return jnp.tanh(x) if len(self.shape) == 3 else x
 
@@ -79,7 +67,7 @@ def sizes(shape, times: int) -> list[tuple[int, int]]:
   return found
 
 
-class DCGANGenerator(Player):
+class DCGANGenerator(players.Player):
   """Radford et al. 2016, figure 1: a projection, then transposed convolutions, each of which doubles the image.
 
   Where the image's size is no multiple of so many doublings, they end in the size that the discriminator's convolutions have
@@ -95,16 +83,16 @@ class DCGANGenerator(Player):
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
-    norm = lambda name, x: normalised(self, self.generator_norm, name, x, train)
+    norm = lambda name, x: players.normalised(self, self.generator_norm, name, x, train)
     first, *others = self.units
     (height, width), *larger = sizes(self.shape, len(self.units))
-    options = {'use_bias': self.generator_norm == 'none', 'dtype': self.dtype, 'kernel_init': dcgan_init}
+    options = {'use_bias': self.generator_norm == 'none', 'dtype': self.dtype, 'kernel_init': players.dcgan_init}
     start = (height, width, first)
     x = linear.Dense(math.prod(start), name='project', **options)(z.astype(self.dtype)).reshape(-1, *start)
     x = norm('norm0', x)
     if self.conditional != 'none':
       # Behind the norm: before it, what tells classes apart may grow until the norm has made the latent vanish.
-      x = x + embedded(self, labels, math.prod(start)).reshape(x.shape).astype(self.dtype)
+      x = x + players.embedded(self, labels, math.prod(start)).reshape(x.shape).astype(self.dtype)
     x = nn.relu(x)
     for i, (channels, size) in enumerate(zip(others, larger), start=1):
       conv = transposed_convolution.ConvTranspose(channels, (4, 4), size=size, name=f'conv{i}', **options)
@@ -119,7 +107,7 @@ def doubled(x):
   return x.repeat(2, 1).repeat(2, 2)
 
 
-class SNGANGenerator(Player):
+class SNGANGenerator(players.Player):
   """Miyato et al. 2018, table 3a: residual blocks, each of which doubles the image; `widths` are their channels.
 
   Classes have each a gain and a bias of every batch norm (Miyato & Koyama 2018, section 4): beside a latent that is then
@@ -144,8 +132,8 @@ class SNGANGenerator(Player):
     by_class = self.conditional != 'none' and self.generator_norm == 'batch'
     labelled = {'labels': labels} if by_class else {}
     conv = functools.partial(convolution.Conv, dtype=self.dtype, kernel_init=initialisers.he_normal)
-    activated = lambda x, name: nn.relu(normalised(self, self.generator_norm, name, x, train, **labelled))
-    z = z.astype(self.dtype) if by_class else latent_and_class(self, z, labels)
+    activated = lambda x, name: nn.relu(players.normalised(self, self.generator_norm, name, x, train, **labelled))
+    z = z.astype(self.dtype) if by_class else players.latent_and_class(self, z, labels)
     start = (height // factor, width // factor, self.units[0])
     x = linear.Dense(math.prod(start), dtype=self.dtype, name='project')(z).reshape(-1, *start)
     for i, channels in enumerate(self.units, start=1):
@@ -159,43 +147,43 @@ class SNGANGenerator(Player):
 # ---- discriminators ----
 
 
-class MLPDiscriminator(Discriminator):
+class MLPDiscriminator(players.Discriminator):
   """Dense layers, with a norm before each activation but the first."""
 
-  norm: str = option('none', "The discriminator's norm.", choices=('none', *NORMS))
+  norm: str = option('none', "The discriminator's norm.", choices=('none', *players.NORMS))
   spectral_norm: bool = option(False, "Divide the discriminator's weights by their largest singular value.")
 
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
-    x = example_and_class(self, x.reshape(x.shape[0], -1), labels)
+    x = players.example_and_class(self, x.reshape(x.shape[0], -1), labels)
     for i, width in enumerate(self.units, start=1):
       dense = linear.Dense(width, dtype=self.dtype, kernel_init=initialisers.he_normal, name=f'hidden{i}')
-      x = apply_layer(self, dense, x, train)  # [batch, width]
-      x = leaky_relu(normalised(self, self.norm, f'norm{i}', x, train) if i > 1 else x)
-    return scores_and_classes(self, x, labels, train)
+      x = players.apply_layer(self, dense, x, train)  # [batch, width]
+      x = players.leaky_relu(players.normalised(self, self.norm, f'norm{i}', x, train) if i > 1 else x)
+    return players.scores_and_classes(self, x, labels, train)
 
 
-class DCGANDiscriminator(Discriminator):
+class DCGANDiscriminator(players.Discriminator):
   """Radford et al. 2016, section 3: convolutions, each of which halves the image, rounding up."""
 
-  norm: str = option('batch', choices=('none', *NORMS))
+  norm: str = option('batch', choices=('none', *players.NORMS))
   spectral_norm: bool = option(False)
 
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
     sizes(x.shape[1:], len(self.units))  # for its error
-    x = example_and_class(self, x, labels)
+    x = players.example_and_class(self, x, labels)
     for i, width in enumerate(self.units, start=1):
       kind = self.norm if i > 1 else 'none'
       padding = tuple((1, 1 + n % 2) for n in x.shape[1:3])
-      options = {'use_bias': kind == 'none', 'dtype': self.dtype, 'kernel_init': dcgan_init}
+      options = {'use_bias': kind == 'none', 'dtype': self.dtype, 'kernel_init': players.dcgan_init}
       conv = convolution.Conv(width, (4, 4), 2, padding, name=f'conv{i}', **options)
-      x = apply_layer(self, conv, x, train)  # [batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]
-      x = leaky_relu(normalised(self, kind, f'norm{i}', x, train))
-    return scores_and_classes(self, x.reshape(x.shape[0], -1), labels, train, dcgan_init)
+      x = players.apply_layer(self, conv, x, train)  # [batch, ⌈height / 2⌉, ⌈width / 2⌉, channels]
+      x = players.leaky_relu(players.normalised(self, kind, f'norm{i}', x, train))
+    return players.scores_and_classes(self, x.reshape(x.shape[0], -1), labels, train, players.dcgan_init)
 
 
-class SNGANDiscriminator(Discriminator):
+class SNGANDiscriminator(players.Discriminator):
   """Miyato et al. 2018, table 3b: residual blocks, of which all but the last two, and at least the first, halve the image."""
 
   norm: str = option('none', choices=('none',))
@@ -203,11 +191,11 @@ class SNGANDiscriminator(Discriminator):
 
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
-    x = example_and_class(self, x, labels)
+    x = players.example_and_class(self, x, labels)
 
     def conv(x, channels, window, name):
       options = {'dtype': self.dtype, 'kernel_init': initialisers.he_normal, 'name': name}
-      return apply_layer(self, convolution.Conv(channels, (window, window), **options), x, train)
+      return players.apply_layer(self, convolution.Conv(channels, (window, window), **options), x, train)
 
     for i, channels in enumerate(self.units, start=1):
       pool = pooling.avg_pool if i <= max(1, len(self.units) - 2) else lambda x: x
@@ -215,7 +203,7 @@ class SNGANDiscriminator(Discriminator):
       y = pool(conv(nn.relu(y), channels, 3, f'block{i}_conv2'))
       changes = x.shape[1:] != y.shape[1:]
       x = y + (conv(pool(x), channels, 1, f'block{i}_shortcut') if changes else x)
-    return scores_and_classes(self, nn.relu(x).sum((1, 2)), labels, train)
+    return players.scores_and_classes(self, nn.relu(x).sum((1, 2)), labels, train)
 
 
 GENERATORS = {'mlp': MLPGenerator, 'dcgan': DCGANGenerator, 'sngan': SNGANGenerator}

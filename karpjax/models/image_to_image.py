@@ -19,7 +19,7 @@ from karpjax.layers.convolution import Conv
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
 from karpjax.layers.transposed_convolution import ConvTranspose
-from karpjax.models.conditioning import HALF, dcgan_init, leaky_relu
+from karpjax.models.players import HALF, dcgan_init, leaky_relu
 from karpjax.options import option
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,8 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, path):
   assert a.keys() == b.keys() and any(name.startswith('ema/generator') for name in a)
   assert all(a[name].tobytes() == b[name].tobytes() for name in a)
   assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+  if 'seeds' not in path:
+    assert whole.numbers['test/diversity'] > 0 and 'test/fid' not in whole.numbers  # there is no scorer
 
 
 @pytest.mark.slow
@@ -260,7 +263,7 @@ def test_scores_are_those_of_all_examples(tmp_path, classifier):
   data = experiment.data(experiment.Config(**QUICK | flags))
   loaded = features.load(str(classifier), data.spec)
   real, train = (loaded.features(data.splits[name], 360) for name in ('test', 'train'))
-  floor = distribution.in_float64(distribution.frechet_distance, real, train)
+  floor = distribution.frechet_distance(real, train)
   assert numbers['test/fid_floor'] == pytest.approx(floor, rel=1e-4)
   assert any(line.startswith(f'data: scorer: {classifier}, step ') for line in said)
   assert numbers['test/fid'] > 5 * numbers['test/fid_floor'] and 0 <= numbers['test/recall'] <= 1
@@ -304,11 +307,9 @@ def test_inceptions_distances(tmp_path):
   assert 'nearest_training_examples' in plots and 'samples_by_class' not in plots
 
 
-def test_without_a_scorer_it_says_which_two_commands_give_one(tmp_path):
-  said = []
-  numbers = run(tmp_path, said.append, steps='1', log_every='1').numbers
-  assert any('image_classification --dataset=digits' in line and '--scorer' in line for line in said)
-  assert 'test/diversity' in numbers and 'test/fid' not in numbers
+def test_without_a_scorer_it_says_which_two_commands_give_one():
+  note = experiment.data(experiment.Config(**QUICK)).notes[-1]
+  assert 'image_classification --dataset=digits' in note and '--scorer=' in note
 
 
 def test_the_grid_of_gaussians_counts_its_modes(tmp_path):
@@ -327,34 +328,48 @@ def test_players_begin_apart_whatever_their_layers_are_called():
 # ---- what it leaves ----
 
 
-def test_what_a_run_leaves(tmp_path, classifier):
-  run(tmp_path, scorer=str(classifier), steps='8', report_every='3', log_every='1', plots=True, subset='')
-  assert [p.stem for p in sorted((tmp_path / 'frames').iterdir())] == ['00000003', '00000006', '00000008']
-  with Image.open(tmp_path / 'plots' / 'samples_over_time.gif') as animation:
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, classifier):
+  folder = tmp_path_factory.mktemp('trained')
+  run(folder, scorer=str(classifier), steps='8', report_every='3', log_every='1', plots=True, subset='')
+  return folder
+
+
+def test_what_a_run_leaves(trained, classifier):
+  assert [p.stem for p in sorted((trained / 'frames').iterdir())] == ['00000003', '00000006', '00000008']
+  with Image.open(trained / 'plots' / 'samples_over_time.gif') as animation:
     assert animation.n_frames == 3
-  plots = {p.stem for p in (tmp_path / 'plots').glob('*.png')}
+  plots = {p.stem for p in (trained / 'plots').glob('*.png')}
   assert plots >= {'samples', 'interpolation', 'nearest_training_examples', 'samples_by_class'}
-  report = json.loads((tmp_path / 'report.json').read_text())
+  report = json.loads((trained / 'report.json').read_text())
   assert report['scorer']['source'] == str(classifier) and report['scorer']['step'] > 0
   assert sum(report['class_shares'].values()) == pytest.approx(1)
-  assert (tmp_path / 'texts' / 'collapse.txt').read_text().startswith('step 8')
+  assert (trained / 'texts' / 'collapse.txt').read_text().startswith('step 8')
 
 
-def test_samples_of_a_trained_run_need_no_data_and_no_scorer(tmp_path, classifier, monkeypatch, capsys):
-  run(tmp_path / 'run', scorer=str(classifier), steps='1', final_splits=(), eval_splits=(), conditional='embedding')
+def test_samples_of_a_trained_run_need_no_data_and_no_scorer(tmp_path, trained, monkeypatch, capsys):
   monkeypatch.setattr(features, 'load', None)
   path = tmp_path / 'out.png'
-  assert use.main('sample', [str(tmp_path / 'run'), '--count=6', '--label=3', f'--output={path}']) == 0
+  assert use.main('sample', [str(trained), '--count=6', f'--output={path}']) == 0
   assert capsys.readouterr().out == f'{path}\n'
-  opened = verbs.Run(tmp_path / 'run')
-  samples = opened.sample.function(opened.state, opened.sample.encode(count=6, label='3'), count=6)
+  opened = verbs.Run(trained)
+  samples = opened.sample.function(opened.state, opened.sample.encode(count=6), count=6)
   assert samples.shape == (6, 8, 8, 1)
   with Image.open(path) as picture:
     pixels = np.asarray(picture)
   assert pixels.shape == (2 * 9 - 1, 3 * 9 - 1)
-  np.testing.assert_allclose(pixels[:8, 9:17], np.asarray(samples)[1, ..., 0] / 16 * 255, atol=0.51)
-  assert use.main('sample', [str(tmp_path / 'run'), '--label=33']) == 2
-  assert "unknown label '33'" in capsys.readouterr().err
+  np.testing.assert_allclose(pixels[:8, 9:17], np.asarray(samples)[1, ..., 0] * 255, atol=0.51)
+  assert use.main('sample', [str(trained), '--label=3']) == 2
+  assert '--label=3: the run is not conditional' in capsys.readouterr().err
+
+
+def test_labels_of_samples_are_chosen_by_name():
+  spec = Spec('made', (8, 8, 1), ('cat', 'dog'), 255.0)
+  asked = types.SimpleNamespace(spec=spec, config=experiment.Config(conditional='embedding'))
+  draw = lambda **chosen: experiment.draw(asked, (), experiment.Sampling(count=3, **chosen))['label'].tolist()
+  assert draw() == [0, 1, 0] and draw(label='dog') == [1, 1, 1]
+  with pytest.raises(errors.UsageError, match="unknown label 'dgo'. Did you mean dog"):
+    draw(label='dgo')
 
 
 # ---- bad input ----

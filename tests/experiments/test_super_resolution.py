@@ -127,20 +127,19 @@ def test_an_adversary_without_weight_changes_nothing(tmp_path, run):
     np.testing.assert_allclose(free[name], alone[name], atol=1e-6, err_msg=name)
 
 
-def test_gains_are_over_the_bicubic_picture_of_the_same_input(tmp_path, run, folder):
-  """A net that has learnt something gains; the numbers beside are Pillow's and scikit-image's."""
-  numbers = run(
-    tmp_path / 'some',
-    widths=(16,),
-    steps='300',
-    eval_every='0',
-    batch_size=16,
-    learning_rate=0.01,
-    plots=True,
-    eval_splits=(),
-  ).numbers
-  assert numbers['test/psnr_gain'] > 0.5
-  report = json.loads((tmp_path / 'some' / 'report.json').read_text())
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, run):
+  """A net that has learnt something."""
+  options = dict(
+    widths=(16,), steps='300', eval_every='0', batch_size=16, learning_rate=0.01, plots=True, eval_splits=()
+  )
+  return run(tmp_path_factory.mktemp('trained'), **options)
+
+
+def test_gains_are_over_the_bicubic_picture_of_the_same_input(trained, folder):
+  """The numbers beside are Pillow's and scikit-image's."""
+  assert trained.numbers['test/psnr_gain'] > 0.5
+  report = json.loads((trained.folder / 'report.json').read_text())
   for name, row in report['pictures'].items():
     low, high = pictures.shrunk(np.asarray(Image.open(folder / name).convert('RGB')), 2)
     bands = [Image.fromarray(low[..., c].astype(np.float32)) for c in range(3)]
@@ -151,7 +150,7 @@ def test_gains_are_over_the_bicubic_picture_of_the_same_input(tmp_path, run, fol
     options = dict(gaussian_weights=True, use_sample_covariance=False, data_range=1)
     assert row['bicubic_ssim'] == pytest.approx(metrics.structural_similarity(theirs, ours, **options), abs=1e-3)
   assert report['mean']['psnr'] - report['mean']['bicubic_psnr'] > 0.3
-  left = {path.name for path in (tmp_path / 'some').rglob('*')}
+  left = {path.name for path in trained.folder.rglob('*')}
   assert left >= {'test_pictures.txt', *(f'before_and_after_{name[:-4]}.png' for name in report['pictures'])}
 
 
@@ -198,16 +197,16 @@ def test_turned_and_mirrored_crops_stay_aligned(folder):
   assert (same.sum(0) == 1).all() and same.any(1).all()  # each is one of the eight, and all eight come
 
 
-def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, run, capsys):
-  run(tmp_path / 'run', steps='2', **UNSEEN)
+def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, trained, capsys):
+  workdir = str(trained.folder)
   draw = np.random.default_rng(0)
   colour, grey = draw.integers(0, 256, (23, 9, 3), np.uint8), draw.integers(0, 256, (7, 150), np.uint8)
   Image.fromarray(colour).save(tmp_path / 'a.png')
   Image.fromarray(grey).save(tmp_path / 'b.png')
   files = [str(tmp_path / 'a.png'), str(tmp_path / 'b.png')]
-  assert use.main('upscale', [str(tmp_path / 'run'), *files]) == 0
+  assert use.main('upscale', [workdir, *files]) == 0
   assert f'{tmp_path / "a.png"} -> {tmp_path / "a_x2.png"}' in capsys.readouterr().out
-  opened = verbs.Run(tmp_path / 'run')
+  opened = verbs.Run(workdir)
   for name, pixels in (('a', colour), ('b', grey[..., None])):
     made = np.asarray(Image.open(tmp_path / f'{name}_x2.png')).astype(int)
     whole = np.asarray(opened.program.predict(opened.state, {'input': pixels[None]}, None))[0].clip(0, 1) * 255
@@ -221,10 +220,10 @@ def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, run, cap
     (str(tmp_path / 'none.png'),): 'no such file',
     (files[0], files[0]): 'would both become',
   }.items():
-    assert use.main('upscale', [str(tmp_path / 'run'), *arguments]) == 2
+    assert use.main('upscale', [workdir, *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
   assert (tmp_path / 'a_x2.png').read_bytes() == before
-  assert use.main('upscale', [str(tmp_path / 'run'), files[0], f'--output={tmp_path / "out"}']) == 0
+  assert use.main('upscale', [workdir, files[0], f'--output={tmp_path / "out"}']) == 0
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_x2.png']
 
 

@@ -2,21 +2,18 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
 from scipy.spatial.distance import pdist
 
-from karpjax import errors
 from karpjax.data import bundled
 from karpjax.features import Scorer
 from karpjax.metrics import distribution
 
-exact = functools.partial(functools.partial, distribution.in_float64)
-square_root, frechet_distance = exact(distribution.square_root), exact(distribution.frechet_distance)
-kernel_distance, precision_recall = exact(distribution.kernel_distance), exact(distribution.precision_recall)
+square_root, frechet_distance = distribution.square_root, distribution.frechet_distance
+kernel_distance, precision_recall = distribution.kernel_distance, distribution.precision_recall
 
 
 def two(n=300, m=200, d=12):
@@ -42,20 +39,13 @@ def test_frechet_distance_is_its_formula_by_scipy():
   assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-8)
 
 
-def test_scores_are_in_float64_and_nothing_else_is():
-  a, b = two()
-  jax.eval_shape(distribution.scores, *map(jnp.asarray, (a, b)))  # of float32: another program
-  found = distribution.in_float64(distribution.scores, a, b)
-  assert {x.dtype for x in found.values()} == {np.dtype(np.float64)} and jnp.asarray(a).dtype == jnp.float32
-
-
-def test_without_a_cpu_it_says_how_to_have_one(monkeypatch):
-  def none(backend):
-    raise RuntimeError(f'Unknown backend {backend}')
-
-  monkeypatch.setattr(jax, 'local_devices', none)
-  with pytest.raises(errors.UsageError, match='type JAX_PLATFORMS=.*,cpu'):
-    distribution.in_float64(distribution.square_root, np.eye(2))
+def test_distances_are_in_float64():
+  """Far from the origin float32 would have lost what tells the two apart."""
+  a, b = (x.astype(np.float32) for x in two(n=200))
+  shifted = [np.float32(2**16) + np.round(64 * x) / 64 for x in (a, b)]
+  exact = [x.astype(np.float64) - 2**16 for x in shifted]
+  assert frechet_distance(*shifted) == pytest.approx(frechet_distance(*exact), rel=1e-6)
+  assert precision_recall(*shifted) == precision_recall(*exact)
 
 
 def test_frechet_distance_in_closed_form():
@@ -70,7 +60,7 @@ def test_frechet_distance_in_closed_form():
 
 @pytest.mark.parametrize('chunk', [1000, 7])
 def test_kernel_distance_is_a_plain_double_loop(chunk):
-  kernel_distance = exact(functools.partial(distribution.kernel_distance, chunk=chunk))
+  kernel_distance = functools.partial(distribution.kernel_distance, chunk=chunk)
   a, b = (x[:20] for x in two(d=4))
   b = b[:15]
   kernel = lambda x, y: (x @ y / 4 + 1) ** 3
@@ -90,7 +80,7 @@ def test_kernel_distance_is_unbiased():
 
 @pytest.mark.parametrize('chunk', [1000, 13])
 def test_precision_and_recall_are_a_plain_loop(chunk):
-  precision_recall = exact(functools.partial(distribution.precision_recall, chunk=chunk))
+  precision_recall = functools.partial(distribution.precision_recall, chunk=chunk)
   a, b = (x[:60, :3] for x in two())
 
   def among(points, others):

@@ -11,7 +11,7 @@ import pytest
 from experiments.gan import Config, players
 from karpjax import errors
 from karpjax.data.dataset import Spec
-from karpjax.models import conditioning
+from karpjax.models.players import CONDITIONALS, EMBEDDING
 
 
 def build(name, shape, *, classes=10, **flags):
@@ -117,7 +117,7 @@ def test_dcgans_weights_begin_with_a_deviation_of_two_hundredths():
         assert abs(float(x.std()) - 0.02) < 5 * 0.02 / math.sqrt(2 * x.size)
 
 
-@pytest.mark.parametrize('conditional', conditioning.CONDITIONALS)
+@pytest.mark.parametrize('conditional', CONDITIONALS)
 def test_what_a_class_changes(conditional):
   shape = (8, 8, 1)
   name = 'dcgan' if conditional == 'embedding' else 'mlp'  # beside an image it lies as channels
@@ -227,7 +227,7 @@ def test_an_sngan_makes_many_samples_of_a_class_and_others_of_another(norm):
     }
     assert shapes['project']['kernel'] == (5, 8) and 'class' not in shapes
   else:
-    assert shapes['project']['kernel'] == (5 + conditioning.EMBEDDING, 8) and shapes['class'] == {'embedding': (3, 32)}
+    assert shapes['project']['kernel'] == (5 + EMBEDDING, 8) and shapes['class'] == {'embedding': (3, 32)}
     assert not any('norm' in name for name in shapes)
   apply = jax.jit(lambda z, labels: generator.apply(variables, z, labels, train=False))
   a, b, c, d = apply(z, labels)
