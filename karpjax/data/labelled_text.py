@@ -38,12 +38,11 @@ def read(config) -> Dataset:
   if 'test' not in splits and config.test:
     whole = splits['train']
     count = max(round(whole.size * config.test), 1) if config.test < 1 else int(config.test)
+    if not 1 <= count < whole.size:
+      raise UsageError(f'test={config.test:g} is {count:,} of {whole.size:,} texts: leave at least one on each side')
     train, test = splitting.stratified(whole.arrays['label'], count, seed)
     splits |= {'train': whole.select(np.sort(train)), 'test': whole.select(np.sort(test))}
-    notes = [
-      *notes,
-      f'{name}: has no test split; {count:,} texts, the same share of each class, are drawn with seed {seed}',
-    ]
+    notes.append(f'{name}: has no test split; {count:,} texts, of each class alike, are drawn with seed {seed}')
   splits, more = splitting.hold_out(splits, config.validation, seed)
   sizes = ', '.join(f'{splits[split].size:,} {split}' for split in text_files.SPLITS if split in splits)
   notes = (*notes, *more, f'{name}: {sizes} texts of {len(classes)} classes')

@@ -132,6 +132,11 @@ def test_a_folder_of_tables_keeps_its_splits_and_draws_those_that_lack(tmp_path)
   assert sorted(p for s in ('train', 'test') for p in pairs(made.splits[s], made.spec.classes)) == sorted(train)
 
 
+def test_a_test_split_leaves_something_to_train_on(tmp_path):
+  with pytest.raises(errors.UsageError, match='test=2 is 2 of 2 texts: leave at least one'):
+    read(table(tmp_path, train=[('one', 'a'), ('two', 'b')]), test=2)
+
+
 def write(content, name='train.csv'):
   return lambda folder: (folder / name).write_bytes(content)
 
