@@ -4,6 +4,7 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 
 from karpjax.program import Population, Program
@@ -21,7 +22,11 @@ def vary(make: Callable, config, hyper: Mapping[str, Sequence[float]], seeds: Se
   Returns:
     The Program, its `population` set; it has no `report`, which would show the first member alone.
   """
-  of = lambda values: make(dataclasses.replace(config, **values))
+
+  def of(values):
+    # Within a step of `pmap`, Linen would take the replicas for a mesh, and look there for the axes of parameters.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+      return make(dataclasses.replace(config, **values))
 
   def init(key):
     first = {name: jnp.asarray(values[0], jnp.float32) for name, values in hyper.items()}

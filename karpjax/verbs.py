@@ -113,7 +113,7 @@ class Run:
       if self.member is None:
         count, sweep = len(population['seeds']), self.folder.parent
         raise UsageError(
-          f'{folder} holds {count} settings of a sweep; ask for its best, as in: launch.py predict {sweep} …'
+          f'{folder} holds {count} members of a sweep; ask for its best, as in: launch.py predict {sweep} …'
         )
       own = {name: values[self.member] for name, values in population['hyper'].items()}
       self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)

@@ -44,7 +44,7 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   return experiment.program(config, data), data, config
 
 
-def run(experiment, config, *, say: Callable[[str], None] = print) -> Summary:
+def run(experiment, config, *, say: Callable = print) -> Summary:
   """Trains an experiment as its Config says.
 
   Args:
@@ -57,9 +57,7 @@ def run(experiment, config, *, say: Callable[[str], None] = print) -> Summary:
   return train(*prepare(experiment, config), experiment=name_of(experiment), say=say)
 
 
-def train(
-  program: Program, dataset: Dataset, config, *, experiment: str, say: Callable[[str], None] = print
-) -> Summary:
+def train(program: Program, dataset: Dataset, config, *, experiment: str, say: Callable = print) -> Summary:
   """Trains a Program and leaves a run in its workdir; goes on where an earlier one stopped, to the same bits.
 
   Args:

@@ -15,6 +15,14 @@ from karpjax.errors import UsageError
 from karpjax.program import TrainState
 
 
+def cut(batch, parts: int):
+  """[batch, …] -> [parts, batch / parts, …], leaf by leaf: a part is every parts-th row.
+
+  So each device of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices.
+  """
+  return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+
 def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
   """The gradient of a loss's mean over the whole batch.
 
@@ -38,9 +46,7 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
     if microbatches == 1:
       grads, (metrics, collections, each) = one(params, collections, batch, key)
     else:
-      # [batch, ...] -> [microbatches, batch / microbatches, ...]: every microbatches-th row, so that each device
-      # of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices
-      parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+      parts = cut(batch, microbatches)
       first = jax.tree.map(lambda x: x[0], parts)
       shapes = jax.eval_shape(one, params, collections, first, key)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
@@ -60,11 +66,7 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
 
 
 def update(loss: Callable, optimiser: optax.GradientTransformation, microbatches: int = 1) -> Callable:
-  """One update of one player.
-
-  Args:
-    loss, microbatches: as for `compute_gradients`.
-    optimiser: what turns gradients into updates.
+  """One update of one player, by a loss as for `compute_gradients`.
 
   Returns:
     (params, collections, opt_state, batch, key) -> the first three anew, the metrics with 'gradient_norm', the global norm
@@ -115,25 +117,17 @@ def _advance(state: TrainState, player, config) -> TrainState:
   return state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
 
 
-def alternating_step(
-  losses: Mapping[str, Callable],
-  optimisers: Mapping[str, optax.GradientTransformation],
-  config,
-  *,
-  rounds: int = 1,
-) -> Callable:
+def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, rounds: int = 1) -> Callable:
   """The step of players who take turns: all but the last once a round, the last once, after all rounds.
 
   With two players that is Goodfellow et al. 2014, algorithm 1, `rounds` being its k. Each round has its own part of the
-  batch and its own key. The last player has those of the last round: what both players make of them, such as the
-  generator's images, is the same computation, which XLA then does once.
+  batch and its own key. The last player has those of the last round, so that what both make of them is computed once.
 
   Args:
     losses: {player: loss} in the order of their turns. A loss is as for `compute_gradients`, but its params and collections
       are those of all players; it gives the collections of its own player.
-    optimisers: {player: optimiser}.
-    config: a `config.Train`: its `microbatches`, into which a round's part is cut, and the decay `ema` of the running
-      averages of those players whose averages the state holds.
+    optimisers: {player: optax.GradientTransformation}.
+    config: a `config.Train`: its `microbatches`, into which a round's part is cut, and the decay `ema` of running averages.
     rounds: into how many parts the batch is cut.
 
   Raises:
@@ -155,7 +149,7 @@ def alternating_step(
     *own, its, _ = one(params[player], collections[player], opt_state[player], batch, key)
     # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
     norm, count = its['gradient_norm']
-    its = {**its, 'gradient_norm': (norm + 0 * optax.global_norm(own[0]), count)}
+    its['gradient_norm'] = norm + 0 * optax.global_norm(own[0]), count
     its = mask_after_nonfinite(metrics, {f'{player}_{name}': x for name, x in its.items()})
     return tuple({**all_, player: new} for all_, new in zip(players, own)), metrics | its
 
@@ -170,13 +164,11 @@ def alternating_step(
     if rounds < 1 or size % (rounds * config.microbatches):
       parts = f'{rounds} rounds' + (f' of {config.microbatches} microbatches' if config.microbatches > 1 else '')
       raise UsageError(f'{size} examples of a step on one device cannot be cut into {parts}: give another batch_size')
-    key = jax.random.fold_in(state.key, state.step)
-    players = state.params, state.collections, state.opt_state
+    key, players = jax.random.fold_in(state.key, state.step), (state.params, state.collections, state.opt_state)
     if rounds == 1:
       players, metrics = round_(players, batch, key)
     else:
-      # as microbatches are cut: every device of a mesh finds its share of every part among its own rows
-      parts = jax.tree.map(lambda x: x.reshape(-1, rounds, *x.shape[1:]).swapaxes(0, 1), batch)
+      parts = cut(batch, rounds)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rounds))
       players, each = jax.lax.scan(lambda players, x: round_(players, *x), players, (parts, keys))
       metrics = jax.tree.map(lambda x: x.sum(0), each)

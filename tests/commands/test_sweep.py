@@ -69,7 +69,7 @@ def test_a_member_alone_is_the_run_with_its_flags(tmp_path, optimiser):
   assert all(np.abs(x[0] - x[1]).max() > 1e-4 for x in leaves)
   # Learning rates are no seeds: no page says so, and nobody asks the first of them unawares.
   assert not (tmp_path / 'together' / 'index.html').exists()
-  with pytest.raises(ValueError, match='2 settings of a sweep'):
+  with pytest.raises(ValueError, match='2 members of a sweep'):
     karpjax.open(tmp_path / 'together')
 
 
