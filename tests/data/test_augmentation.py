@@ -11,8 +11,19 @@ from karpjax.data import augmentation
 ALL = 'flip,shift:3,rotate:10,jitter:0.4,cutout:4'
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def keys(n, seed=0):
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(n))
+
+
+def drawn(function, n):
+  """[n, …]: what a function of a key gives for n of them."""
+  return np.asarray(jax.jit(jax.vmap(function))(keys(n)))
+
+
+def augmented(text, *arguments):
+  """(images, targets) after the steps of `text`."""
+  return jax.jit(functools.partial(augmentation.augment, augmentation.parse(text)))(*arguments)
 
 
 @pytest.fixture
@@ -22,13 +33,13 @@ def images():
 
 def test_flip_mirrors_half_of_the_images_and_twice_is_the_identity(images):
   image = images[0]
-  many = keys(400)
-  flipped = jax.vmap(augmentation.flip, (0, None))(many, image)
+  flipped, again = drawn(
+    lambda key: jnp.stack([augmentation.flip(key, image), augmentation.flip(key, augmentation.flip(key, image))]), 400
+  ).swapaxes(0, 1)
   mirrored = np.array([np.array_equal(f, image[:, ::-1]) for f in flipped])
   kept = np.array([np.array_equal(f, image) for f in flipped])
   assert (mirrored ^ kept).all()
   assert 150 < mirrored.sum() < 250
-  again = jax.vmap(augmentation.flip)(many, flipped)
   np.testing.assert_array_equal(again, np.broadcast_to(image, again.shape))
 
 
@@ -47,13 +58,13 @@ def test_translate_is_numpys_padding_and_cropping(images, mode, pad, dtype):
 
 def test_shift_draws_every_offset_within_the_limit_and_no_other():
   image = np.arange(81, dtype=np.float32).reshape(9, 9, 1)
-  shifted = jax.vmap(lambda key: augmentation.shift(key, image, 1.0))(keys(300))
-  centres = np.unique(np.asarray(shifted)[:, 4, 4, 0])
+  shifted = drawn(lambda key: augmentation.shift(key, image, 1.0), 300)
+  centres = np.unique(shifted[:, 4, 4, 0])
   np.testing.assert_array_equal(centres, [30, 31, 32, 39, 40, 41, 48, 49, 50])
 
 
 def test_roll_keeps_the_mean(images):
-  rolled, _ = augmentation.augment(augmentation.parse('roll:3'), keys(8), images, None)
+  rolled, _ = augmented('roll:3', keys(8), images, None)
   assert not np.array_equal(rolled, images)
   np.testing.assert_allclose(rolled.mean((1, 2)), images.mean((1, 2)), rtol=1e-5)
 
@@ -72,7 +83,7 @@ def test_rotate_is_scipys_bilinear_rotation_away_from_the_border():
   y, x = np.mgrid[:20, :16].astype(np.float32)
   image = np.stack([np.sin(y / 3) + np.cos(x / 2), y * x], -1)
   expected = ndimage.rotate(image, 17, reshape=False, order=1)
-  got = augmentation.rotate(image, jnp.float32(np.radians(17)))
+  got = jax.jit(augmentation.rotate)(image, jnp.float32(np.radians(17)))
   np.testing.assert_allclose(got[5:-5, 5:-5], expected[5:-5, 5:-5], atol=1e-3)
 
 
@@ -97,7 +108,7 @@ def test_jitter_is_brightness_then_contrast_then_saturation(images):
 
 def test_cutout_blanks_one_square_that_the_border_clips():
   image = jnp.ones((10, 10, 2))
-  blank = 1 - np.asarray(jax.vmap(lambda key: augmentation.cutout(key, image, 4.0))(keys(500)))
+  blank = 1 - drawn(lambda key: augmentation.cutout(key, image, 4.0), 500)
   areas = blank[..., 0].sum((1, 2))
   assert set(areas) <= {h * w for h in (2, 3, 4) for w in (2, 3, 4)}
   assert (areas == 16).mean() == pytest.approx(0.49, abs=0.08)  # centres 2 … 8 of 0 … 9, in both directions
@@ -110,9 +121,7 @@ def test_cutout_blanks_one_square_that_the_border_clips():
 def test_mixed_targets_add_up_to_one_and_weigh_as_the_pixels_do(mix):
   n = 16
   images = jnp.broadcast_to(jnp.eye(n)[:, None, None], (n, 12, 12, n))  # image i is 1 in channel i only
-  mixed, targets = jax.jit(functools.partial(augmentation.augment, augmentation.parse(mix)))(
-    keys(n), images, jnp.eye(n)
-  )
+  mixed, targets = augmented(mix, keys(n), images, jnp.eye(n))
   np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-5)
   np.testing.assert_allclose(mixed.mean((1, 2)), targets, atol=1e-5)
   partners = np.roll(np.eye(n), -1, 0)
@@ -121,11 +130,11 @@ def test_mixed_targets_add_up_to_one_and_weigh_as_the_pixels_do(mix):
 
 
 def test_mixup_weights_are_beta_distributed():
-  n, alpha = 2000, 0.4
+  n, alpha = 1000, 0.4
   _, targets = jax.jit(augmentation.mixup)(keys(n), jnp.zeros((n, 1)), jnp.eye(n), alpha)
   weights = np.diag(targets)
-  assert weights.mean() == pytest.approx(0.5, abs=0.03)
-  assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
+  assert weights.mean() == pytest.approx(0.5, abs=0.04)
+  assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.014)
 
 
 def test_an_example_draws_the_same_in_another_batch(images):
@@ -154,9 +163,7 @@ def test_the_result_does_not_depend_on_how_many_devices_share_the_batch(images):
 
 def test_moving_and_blanking_keeps_uint8_and_equals_float32(images):
   raw = (images * 255).astype(np.uint8)
-  steps = augmentation.parse('flip,shift:2,cutout:4')
-  as_uint8, _ = augmentation.augment(steps, keys(8), raw, None)
-  as_float, _ = augmentation.augment(steps, keys(8), raw.astype(np.float32), None)
+  as_uint8, as_float = (augmented('flip,shift:2,cutout:4', keys(8), x, None)[0] for x in (raw, raw.astype(np.float32)))
   assert as_uint8.dtype == np.uint8
   np.testing.assert_array_equal(as_uint8, as_float)
 
@@ -198,6 +205,6 @@ def test_enlarge_is_a_crop_of_the_resized_image_at_every_place(images):
   image = images[0]
   large = jax.image.resize(image, (14, 12, 3), 'bilinear')
   crops = np.stack([large[i : i + 12, j : j + 10] for i in range(3) for j in range(3)])
-  enlarged = jax.vmap(lambda key: augmentation.enlarge(key, image, 2.0))(keys(100))
-  distances = np.abs(np.asarray(enlarged)[:, None] - crops).max((2, 3, 4))  # [draws, places]
+  enlarged = drawn(lambda key: augmentation.enlarge(key, image, 2.0), 100)
+  distances = np.abs(enlarged[:, None] - crops).max((2, 3, 4))  # [draws, places]
   assert (distances.min(1) < 1e-6).all() and set(distances.argmin(1)) == set(range(9))
