@@ -187,9 +187,8 @@ class Launch:
   def follow(self) -> int:
     """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the run."""
     stopped, before = 0, self.log.stat().st_size
-    with self.log.open(
-      'ab'
-    ) as file:  # in a session of its own, so that Ctrl-C does not end it before the run has saved
+    with self.log.open('ab') as file:
+      # In a session of its own, so that Ctrl-C does not end it before the run has saved.
       options = dict(stdin=subprocess.DEVNULL, stderr=file, start_new_session=True)
       process = subprocess.Popen(self.plan['follow'], **options)
     try:

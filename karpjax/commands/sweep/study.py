@@ -36,11 +36,13 @@ def run(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> list[table.Tr
     load_if_exists=True,
   )
   here = str(folder.absolute())
-  before = len(study.get_trials(deepcopy=False))
-  if not sweep.trials:
-    _list(study, sweep, here)
+  known = [trial.params for trial in study.get_trials(deepcopy=False) if 'part' in trial.user_attrs]
+  for number, part in enumerate([] if sweep.trials else settings.parts(sweep), start=1):
+    for setting in (setting for setting in part if setting not in known):
+      study.enqueue_trial(setting)  # to be drawn next
+      _draw(study, sweep, here).set_user_attr('part', f'part-{number:03d}')
   for trials in _unfinished(study, sweep, here):
-    _run(study, trials, sweep, folder, say, 'goes on with ' if before else '')
+    _run(study, trials, sweep, folder, say, 'goes on with ' if known else '')
   while (left := sweep.trials - len(study.get_trials(deepcopy=False))) > 0:
     trials = []
     for _ in range(min(left, sweep.settings_together)):
@@ -48,18 +50,6 @@ def run(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> list[table.Tr
       trials[-1].set_user_attr('part', f'trial-{trials[0].number:04d}')
     _run(study, trials, sweep, folder, say)
   return [_outcome(frozen, sweep) for frozen in study.get_trials(deepcopy=False)]
-
-
-def _list(study, sweep: Sweep, here: str) -> None:
-  """Every setting of a grid as a trial, those that there are left out."""
-  known = [trial.params for trial in study.get_trials(deepcopy=False)]
-  for number, part in enumerate(settings.parts(sweep), start=1):
-    for setting in part:
-      if setting not in known:
-        study.enqueue_trial(setting, user_attrs={'workdir': here, 'part': f'part-{number:03d}'})
-        trial = study.ask()
-        for name, axis in sweep.axes.items():
-          axis.draw(name, trial)
 
 
 def _draw(study, sweep: Sweep, here: str):
