@@ -1,7 +1,7 @@
 """Generative adversarial networks: perceptrons, DCGAN and SNGAN, under six objectives, with classes or without.
 
 python launch.py gan                                                        # scikit-learn's digits, bundled
-python launch.py gan --flagfile=experiments/papers/gan_25gaussians.flags    # how many of 25 modes are found
+python launch.py gan --flagfile=experiments/papers/gan_25gaussians.flags    # coverage of 25 modes
 python launch.py gan --dataset=mnist --scorer=WORKDIR                       # FID in the features of a run of image_classification
 python launch.py gan --dataset=cifar10 --scorer=inception:FILE.safetensors   # the FID of papers, from the weights of pt_inception-2015-12-05
 python launch.py gan --dataset=folder:PATH --image_size=64 --channels=3     # any folder of images
@@ -60,15 +60,15 @@ class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS),
 
 
 def data(config: Config) -> Dataset:
-  found = images.load(config, unlabelled=config.conditional == 'none')
+  loaded = images.load(config, unlabelled=config.conditional == 'none')
   if config.scorer:
-    note = f'scorer: {features.load(config.scorer, found.spec)}; distances are on its own scale'
+    note = f'scorer: {features.load(config.scorer, loaded.spec)}; distances are on its own scale'
   else:
     note = (
       'FID, KID, precision and recall need a classifier of the same data: python launch.py image_classification '
       f'--dataset={config.dataset} --workdir=runs/scorer, then this command with --scorer=runs/scorer'
     )
-  return dataclasses.replace(found, notes=(*found.notes, note))
+  return dataclasses.replace(loaded, notes=(*loaded.notes, note))
 
 
 def players(config: Config, spec: Spec):
@@ -226,16 +226,16 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
 
   real = train.fetch(np.arange(min(COMPARED, train.size)))
   history, fake = writers.read_rows(folder), sample(real['label'])
-  found = distribution.collapse(
+  signs = distribution.collapse(
     history, scorer, real['image'], fake, classes=() if conditional else spec.classes, modes=modes_of(spec)
   )
-  for line in found['warnings']:
+  for line in signs['warnings']:
     print(f'warning, {at}: {line}')
-  lines = [f'{at}: {line}\n' for line in found['warnings'] or ['no sign of collapse']]
+  lines = [f'{at}: {line}\n' for line in signs['warnings'] or ['no sign of collapse']]
   (folder / 'texts').mkdir(exist_ok=True)
   writers.write_bytes(folder / 'texts' / 'collapse.txt', ''.join(lines).encode())
   about = {'source': scorer.source, 'step': scorer.step, 'data set': spec.name} if scorer else None
-  writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **found})
+  writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **signs})
 
 
 def draw_once(spec, scorer, train, sample, latent: int, conditional: bool, folder, at: str) -> None:

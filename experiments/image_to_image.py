@@ -147,7 +147,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return {name: pair(x, batch['mask']) for name, x in (each | dict(gradients)).items()}
 
   def report(state, t, folder):
-    """Held-out pairs beside what is made of their inputs, and how that came to be."""
+    """Held-out pairs beside their translations, now and over time."""
     name = next(name for name in ('validation', 'test', 'train') if name in data.splits)
     numbers = np.unique(np.linspace(0, data.splits[name].size - 1, SHOWN).astype(np.int32))
     batch = {**data.splits[name].fetch(numbers), 'index': numbers}

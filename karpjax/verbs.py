@@ -268,13 +268,13 @@ def image_verb(help: str, encode: Callable, function: Callable, ending: Callable
 
   def checked(run, inputs, chosen):
     paths = [Path(path) for path in inputs]
-    found, given = places(run, paths, chosen), {path.resolve() for path in paths}
-    for path, place in zip(paths, found):
+    targets, sources = places(run, paths, chosen), {path.resolve() for path in paths}
+    for path, place in zip(paths, targets):
       if not path.is_file():
         raise UsageError(f'{path}: no such file')
-      if place.resolve() in given:
+      if place.resolve() in sources:
         raise UsageError(f'{path} would become {place}, which is given as well; choose another output')
-      if found.count(place) > 1:
+      if targets.count(place) > 1:
         raise UsageError(f'{path} and another image would both become {place}; give them one after the other')
     return encode(run, paths, chosen)
 

@@ -63,13 +63,13 @@ def files(folder: Path) -> list[Path]:
   """
   if not folder.is_dir():
     raise UsageError(f'{folder} is not a folder: a folder of PNG or JPEG files is needed')
-  found = sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
-  for entry in found:
+  entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
+  for entry in entries:
     if entry.is_dir() or entry.suffix.lower() not in image_files.SUFFIXES:
       raise UsageError(f'{entry} is not a PNG or JPEG file: convert it or move it away')
-  if not found:
+  if not entries:
     raise UsageError(f'{folder} has no pictures: put PNG or JPEG files in it')
-  return found
+  return entries
 
 
 def divided(
@@ -94,15 +94,15 @@ def divided(
   for split, fraction in (('test', 0.2), ('validation', validation)):
     if split in parts or not fraction:
       continue
-    found = parts['train']
-    count = max(round(fraction * len(found)), 1) if fraction < 1 else int(fraction)
-    if not 0 < count < len(found):
+    whole = parts['train']
+    count = max(round(fraction * len(whole)), 1) if fraction < 1 else int(fraction)
+    if not 0 < count < len(whole):
       raise UsageError(
-        f'{path}: {len(found)} for train, of which {count} are to be held out for {split}: more are needed, or validation=0'
+        f'{path}: {len(whole)} for train, of which {count} are to be held out for {split}: more are needed, or validation=0'
       )
-    rest, held_out = splitting.drawn(len(found), count, seed, purposes[split])
-    parts |= {'train': [found[i] for i in rest], split: [found[i] for i in held_out]}
-    notes.append(f'{path}: no {split} folder; {count} of {len(found)} are for {split}, drawn with seed {seed}')
+    rest, held_out = splitting.drawn(len(whole), count, seed, purposes[split])
+    parts |= {'train': [whole[i] for i in rest], split: [whole[i] for i in held_out]}
+    notes.append(f'{path}: no {split} folder; {count} of {len(whole)} are for {split}, drawn with seed {seed}')
   return {split: parts[split] for split in FOLDERS if split in parts}, notes
 
 

@@ -192,7 +192,7 @@ def collapse(
     )
   described = {name: jnp.asarray(describe(scorer, x)) for name, x in (('real', real), ('fake', fake))}
   spread = {name: diversity(jax.device_get(moments(x, jnp.ones(len(x), bool)))) for name, x in described.items()}
-  found = {'warnings': warnings, 'diversity': spread}
+  signs = {'warnings': warnings, 'diversity': spread}
   if spread['fake'] < spread['real'] / 3:
     warnings.append(
       f'the samples differ by {spread["fake"]:.3g} from each other, real examples by {spread["real"]:.3g}: the generator '
@@ -202,13 +202,13 @@ def collapse(
     kinds, counts = 'modes', np.asarray(covered_modes(jnp.asarray(fake), *modes, jnp.ones(len(fake), bool)))
   elif scorer and scorer.classes and classes:
     kinds, counts = 'classes', np.bincount(np.asarray(scorer.apply(fake)[1]).argmax(-1), minlength=len(classes))
-    found['class_shares'] = dict(zip(classes, counts / len(fake)))
+    signs['class_shares'] = dict(zip(classes, counts / len(fake)))
   else:
-    return found
+    return signs
   covered = int((counts > 0).sum())
   if covered < len(counts) / 2:
     warnings.append(f'{covered} of {len(counts)} {kinds} are among {len(fake)} samples: the generator leaves out most')
-  return found | {'covered': {kinds: covered, 'of': len(counts)}}
+  return signs | {'covered': {kinds: covered, 'of': len(counts)}}
 
 
 def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:

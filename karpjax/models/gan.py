@@ -56,15 +56,15 @@ def sizes(shape, times: int) -> list[tuple[int, int]]:
   Raises:
     UsageError: where a size is 1 before that.
   """
-  found = [tuple(shape[:2])]
+  halved = [tuple(shape[:2])]
   for _ in range(times):
-    if min(found[0]) == 1:
+    if min(halved[0]) == 1:
       raise errors.UsageError(
         f'images of {shape[0]}×{shape[1]} cannot be halved {times} times, once for each of widths: give '
-        f'{len(found) - 1} widths at most'
+        f'{len(halved) - 1} widths at most'
       )
-    found.insert(0, tuple(-(-n // 2) for n in found[0]))
-  return found
+    halved.insert(0, tuple(-(-n // 2) for n in halved[0]))
+  return halved
 
 
 class DCGANGenerator(players.Player):

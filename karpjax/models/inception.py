@@ -175,19 +175,19 @@ def shapes() -> dict[str, tuple[int, ...]]:
   """{name: shape} of the checkpoint's arrays, without the classifier's."""
   image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
   own = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)
-  found = {}
+  expected = {}
   for layer in own['params']:
     for name, (collection, module, leaf) in LEAVES.items():
       shape = own[collection][layer][module][leaf].shape
-      found[f'{layer}.{name}'] = tuple(shape[i] for i in (3, 2, 0, 1)) if leaf == 'kernel' else shape
-  return found
+      expected[f'{layer}.{name}'] = tuple(shape[i] for i in (3, 2, 0, 1)) if leaf == 'kernel' else shape
+  return expected
 
 
-def from_published(found: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+def from_published(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
   """Variables of `InceptionV3` from the arrays of the checkpoint by their names there.
 
   Args:
-    found: kernels are [out, in, height, width].
+    arrays: kernels are [out, in, height, width].
     source: as it is named in an error.
 
   Raises:
@@ -195,8 +195,8 @@ def from_published(found: Mapping[str, np.ndarray], source: str) -> dict[str, An
   """
   expected = shapes()
   known = expected | UNUSED
-  others = sorted(n for n in found.keys() - known if not n.endswith('.num_batches_tracked'))
-  if missing := sorted(expected.keys() - found):
+  others = sorted(n for n in arrays.keys() - known if not n.endswith('.num_batches_tracked'))
+  if missing := sorted(expected.keys() - arrays):
     raise errors.UsageError(
       f"{source} lacks {len(missing)} of the FID network's {len(expected)} arrays, such as {missing[0]}; give the weights "
       'of pt_inception-2015-12-05-6726825d under its names'
@@ -205,15 +205,15 @@ def from_published(found: Mapping[str, np.ndarray], source: str) -> dict[str, An
     raise errors.UsageError(
       f'{source} holds {others[0]}, which the FID network has not.{errors.nearest(others[0], known)}'
     )
-  for name in found.keys() & known:
-    if found[name].shape != known[name]:
-      there, here = ('×'.join(map(str, shape)) for shape in (found[name].shape, known[name]))
+  for name in arrays.keys() & known:
+    if arrays[name].shape != known[name]:
+      there, here = ('×'.join(map(str, shape)) for shape in (arrays[name].shape, known[name]))
       raise errors.UsageError(f'{source}: {name} is {there}, and in the FID network {here}')
   variables = {}
   for name in expected:
     layer, *theirs = name.rsplit('.', 2)
     collection, module, leaf = LEAVES['.'.join(theirs)]
-    array = np.asarray(found[name], np.float32)
+    array = np.asarray(arrays[name], np.float32)
     variables[collection, layer, module, leaf] = array.transpose(2, 3, 1, 0) if leaf == 'kernel' else array
   return traverse_util.unflatten_dict(variables)
 
@@ -235,5 +235,5 @@ def features(variables, images):
     return InceptionV3().apply(variables, jnp.broadcast_to(2 * x - 1, (rows, SIZE, SIZE, 3)))
 
   with jax.default_matmul_precision('float32'):  # accelerators would round to fewer bits
-    found = lax.map(piece, images)  # [pieces, rows, 2048]
-  return found.swapaxes(0, 1).reshape(-1, FEATURES)[:count]
+    outputs = lax.map(piece, images)  # [pieces, rows, 2048]
+  return outputs.swapaxes(0, 1).reshape(-1, FEATURES)[:count]

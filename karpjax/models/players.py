@@ -46,7 +46,7 @@ class Player(nn.Module):
     shape: of an example.
     classes: how many, where `conditional` is not 'none'.
     conditional: one of CONDITIONALS.
-    dtype: of the computation; what is given is float32.
+    dtype: of the computation; outputs are float32.
   """
 
   shape: tuple[int, ...]

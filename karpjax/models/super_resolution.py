@@ -67,8 +67,8 @@ def _layers(net: Net):
   """(width, window) of each layer but the last of a SRCNN or ESPCN."""
   widths, windows = net.widths, net.kernel_sizes
   if len(windows) != len(widths) + 1 or not all(k % 2 for k in windows):
-    given = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
-    raise errors.UsageError(f'{given}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
+    options = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
+    raise errors.UsageError(f'{options}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
   return enumerate(zip(widths, windows), start=1)
 
 
