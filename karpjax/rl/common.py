@@ -135,8 +135,8 @@ def record(policy: Policy, state, seed, greedy: bool = True):
   """(states, done, returns) of one episode, each [environment.limit + 1 | limit, …]."""
   act = lambda observation, noise: policy.act(state, observation, noise)
   noise = rollout.noise_of(policy, greedy)
-  states, seen = rollout.record(policy.environment, act, jax.random.key(seed), noise)
-  return states, seen.done, seen.episode_return
+  states, transitions = rollout.record(policy.environment, act, jax.random.key(seed), noise)
+  return states, transitions.done, transitions.episode_return
 
 
 def draw(policy: Policy, states, done, returns) -> tuple[list[Image.Image], float]:

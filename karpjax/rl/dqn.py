@@ -196,8 +196,8 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     return replays.repeat(update, (state.params, state.opt_state, priorities_of(replay)), config.updates)
 
   def step(state: TrainState, batch):
-    worlds, seen = interact(state, batch)
-    replay = replays.write(state.buffers, state.step * length, seen)
+    worlds, transitions = interact(state, batch)
+    replay = replays.write(state.buffers, state.step * length, transitions)
     written, steps = (state.step + 1) * length, (state.step + 1) * steps_of_step
     learning = lambda: learn(state, replay, written, batch)
     before = state.params, state.opt_state, priorities_of(replay)
@@ -209,7 +209,7 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
       'td_loss': metrics.pop('loss'),
       **metrics,
       'exploration': (epsilon(state.step * steps_of_step), jnp.ones(())),
-      **collectives.total(rollouts.finished(seen)),
+      **collectives.total(rollouts.finished(transitions)),
     }
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, target=target)
     return state.replace(carried={'worlds': worlds}, buffers=replay.replace(**priorities)), metrics

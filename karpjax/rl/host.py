@@ -145,8 +145,8 @@ def _of_one(many: Callable, name: str) -> Callable:
   @one.def_vmap
   def together(size, mapped, *arguments):
     whole = lambda x, over: x if over else jnp.broadcast_to(x, (size, *x.shape))
-    found = once(*jax.tree.map(whole, arguments, tuple(mapped)))
-    return found, jax.tree.map(lambda _: True, found)
+    outputs = once(*jax.tree.map(whole, arguments, tuple(mapped)))
+    return outputs, jax.tree.map(lambda _: True, outputs)
 
   return one
 
@@ -187,8 +187,8 @@ def environment(
 
   def reset_done(keys, state, done):
     words = jax.random.key_data(keys)
-    seen, reset_mask = ask(worlds.reset_done, state, ('bool',), words, state.world, state.key, state.t, done)
-    return Episode(state.world, words, jnp.zeros_like(state.t)), seen, reset_mask
+    observations, reset_mask = ask(worlds.reset_done, state, ('bool',), words, state.world, state.key, state.t, done)
+    return Episode(state.world, words, jnp.zeros_like(state.t)), observations, reset_mask
 
   def reset(words):  # [worlds, 2] uint32
     numbers = jnp.arange(len(words), dtype=jnp.int32)

@@ -130,7 +130,7 @@ def collect(policy: Policy, config, state: TrainState, batch) -> tuple[RolloutSt
   return rollouts.rollout(environment, act, worlds, world, noise, config.rollout, reset=not whole)
 
 
-def scale_rewards(config, state: TrainState, seen: Transition):
+def scale_rewards(config, state: TrainState, transitions: Transition):
   """(rewards over the running deviation of their discounted sums, what is carried for that, moments with that of rewards)."""
 
   def add(total, x):
@@ -138,30 +138,32 @@ def scale_rewards(config, state: TrainState, seen: Transition):
     total = config.discount * total + reward
     return jnp.where(done, 0, total), total
 
-  last, sums = jax.lax.scan(add, state.carried['discounted'], (seen.reward, seen.done))
+  last, sums = jax.lax.scan(add, state.carried['discounted'], (transitions.reward, transitions.done))
   deviation = jnp.sqrt(state.moments['reward'].variance + 1e-8)
-  return seen.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums)}
+  return transitions.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums)}
 
 
-def examples(seen: Transition, learning: dict) -> dict:
+def examples(transitions: Transition, learning: dict) -> dict:
   """What minibatches are cut from: steps, or of a policy that remembers whole environments.
 
   Args:
-    seen: a rollout, [time, environments, …].
+    transitions: a rollout, [time, environments, …].
     learning: more arrays [time, environments, …].
 
   Returns:
     'observation', 'action' and `learning`, [time * environments, …]; or [environments, time, …], where 'observation' is
     WithMemory of the memory [environments, …] before the first time, and with 'is_first', where an episode begins.
   """
-  found = {'observation': seen.observation, 'action': seen.action, **learning}
-  if not isinstance(seen.observation, WithMemory):
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-  memory = jax.tree.map(lambda x: x[0], seen.observation.memory)  # the initial one already where an episode begins
-  is_first = jnp.concatenate([jnp.zeros_like(seen.done[:1]), seen.done[:-1]])
-  found |= {'observation': seen.observation.value, 'action': seen.action.value, 'is_first': is_first}
-  found = jax.tree.map(lambda x: x.swapaxes(0, 1), found)
-  return {**found, 'observation': WithMemory(found['observation'], memory)}
+  rows = {'observation': transitions.observation, 'action': transitions.action, **learning}
+  if not isinstance(transitions.observation, WithMemory):
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+  memory = jax.tree.map(
+    lambda x: x[0], transitions.observation.memory
+  )  # the initial one already where an episode begins
+  is_first = jnp.concatenate([jnp.zeros_like(transitions.done[:1]), transitions.done[:-1]])
+  rows |= {'observation': transitions.observation.value, 'action': transitions.action.value, 'is_first': is_first}
+  rows = jax.tree.map(lambda x: x.swapaxes(0, 1), rows)
+  return {**rows, 'observation': WithMemory(rows['observation'], memory)}
 
 
 def standardise_advantages(advantages, mask):
@@ -214,19 +216,19 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     outputs, values, *_ = policy.apply(state.params, normalise(state.moments, flat))
     return outputs.reshape(*lead, -1), values.reshape(lead)
 
-  def learning_signal(state, rewards, seen):
+  def learning_signal(state, rewards, transitions):
     """What the examples of a rollout are learnt by, each [time, environments]; targets and values for the metrics."""
     # In one pass over all steps, so that the rollout's loop computes nothing but actions.
-    outputs, values = apply_all(state, seen.observation)
-    next_values = apply_all(state, seen.next_observation)[1]
-    final = seen.terminated | (seen.reward != 0) if config.points else seen.terminated
+    outputs, values = apply_all(state, transitions.observation)
+    next_values = apply_all(state, transitions.next_observation)[1]
+    final = transitions.terminated | (transitions.reward != 0) if config.points else transitions.terminated
     advantages = returns.advantages(
-      rewards, values, next_values, final, seen.truncated, discount=config.discount, gae_lambda=config.gae
+      rewards, values, next_values, final, transitions.truncated, discount=config.discount, gae_lambda=config.gae
     )
     targets, mask = advantages + values, jnp.ones(rewards.shape, bool)
     if config.algorithm == 'reinforce':
-      mask = jnp.cumsum(seen.done, 0) - seen.done == 0  # up to the first end, and with it
-    log_probs = distribution.log_prob(outputs, value_of(seen.action))
+      mask = jnp.cumsum(transitions.done, 0) - transitions.done == 0  # up to the first end, and with it
+    log_probs = distribution.log_prob(outputs, value_of(transitions.action))
     advantages = advantages if config.baseline else targets
     return {'log_prob': log_probs, 'value': values, 'advantage': advantages, 'target': targets, 'mask': mask}
 
@@ -255,10 +257,12 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     return (*new, stopped), metrics
 
   def step(state: TrainState, batch):
-    worlds, seen = collect(policy, config, state, batch)
-    rewards, carried, moments = scale_rewards(config, state, seen) if config.scale_rewards else (seen.reward, {}, {})
-    learning = learning_signal(state, rewards, seen)
-    rows = examples(seen, learning)
+    worlds, transitions = collect(policy, config, state, batch)
+    rewards, carried, moments = (
+      scale_rewards(config, state, transitions) if config.scale_rewards else (transitions.reward, {}, {})
+    )
+    learning = learning_signal(state, rewards, transitions)
+    rows = examples(transitions, learning)
     size = len(rows['mask'])
     check_minibatches(config, size, whole='is_first' in rows)
 
@@ -277,9 +281,9 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
     del metrics['loss']
     explained = collectives.mean(returns.explained_variance(learning['value'], learning['target']))
-    metrics |= {'explained_variance': (explained, jnp.ones(()))} | collectives.total(rollouts.finished(seen))
+    metrics |= {'explained_variance': (explained, jnp.ones(()))} | collectives.total(rollouts.finished(transitions))
     if 'observation' in state.moments:
-      moments['observation'] = state.moments['observation'].update(value_of(seen.observation))
+      moments['observation'] = state.moments['observation'].update(value_of(transitions.observation))
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, moments=moments)
     return state.replace(carried={**carried, 'worlds': worlds}), metrics
 

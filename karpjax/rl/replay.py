@@ -57,15 +57,17 @@ def empty(environment: Environment, environments: int, capacity: int, prioritise
   )
 
 
-def write(replay: Replay, written, seen: Transition) -> Replay:
+def write(replay: Replay, written, transitions: Transition) -> Replay:
   """With a rollout behind what is there; the oldest goes.
 
   Args:
     written: [] int32, transitions that each ring was given before.
-    seen: [time, environments, …], of no more steps than a ring holds.
+    transitions: [time, environments, …], of no more steps than a ring holds.
   """
-  indices = (written + jnp.arange(len(seen.reward))) % replay.capacity
-  new = {name: getattr(seen, name).swapaxes(0, 1) for name in Transition.__annotations__ if hasattr(replay, name)}
+  indices = (written + jnp.arange(len(transitions.reward))) % replay.capacity
+  new = {
+    name: getattr(transitions, name).swapaxes(0, 1) for name in Transition.__annotations__ if hasattr(replay, name)
+  }
   if replay.priority is not None:
     new['priority'] = replay.max_priority[:, None]  # all are learnt from once before their error is known
   return replay.replace(**{name: getattr(replay, name).at[:, indices].set(x) for name, x in new.items()})

@@ -220,13 +220,13 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
     return replays.repeat(update, (state.params, state.opt_state, state.target), config.updates)
 
   def step(state: TrainState, batch):
-    worlds, seen = interact(state, batch)
-    replay = replays.write(state.buffers, state.step * length, seen)
+    worlds, transitions = interact(state, batch)
+    replay = replays.write(state.buffers, state.step * length, transitions)
     written, steps = (state.step + 1) * length, (state.step + 1) * steps_of_step
     learning = lambda: learn(state, replay, written, batch)
     before = state.params, state.opt_state, state.target
     (params, opt_state, target), metrics = replays.when(steps >= config.learning_starts, learning, before)
-    metrics |= collectives.total(rollouts.finished(seen))
+    metrics |= collectives.total(rollouts.finished(transitions))
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, target=target)
     return state.replace(carried={'worlds': worlds}, buffers=replay), metrics
 

@@ -160,7 +160,7 @@ def advance(key, road: roads.Road, traffic: Traffic, bodies: Others) -> Traffic:
 
 
 def headings(road: roads.Road, traffic: Traffic):
-  """[VEHICLES] rad to the left of the road's: whither they move."""
+  """[VEHICLES] rad to the left of the road's: where they head."""
   across = roads.lane_centre(road, traffic.lane) - traffic.d
   return jnp.where(jnp.abs(across) > 0.1, jnp.sign(across) * jnp.minimum(SLANT, ACROSS / (traffic.speed + 1)), 0.0)
 
