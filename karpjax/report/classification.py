@@ -33,16 +33,13 @@ def write(
 
   Args:
     folder: the run's folder.
-    classes: their names.
-    labels: [n] int.
-    probabilities: [n, classes].
-    images: example numbers [k] -> [k, height, width, channels] in [0, 1], or signals [k, length, channels]; the worst
-      mistakes are drawn.
+    classes, labels, probabilities: names; [n] int; [n, classes].
+    images: example numbers [k] -> images [k, height, width, channels] in [0, 1], or signals [k, length, channels].
     texts: [n]; the worst mistakes are lines of report.txt.
-    kernel: of the first layer, [height, width, in, out] or [width, in, out]; None: no such plot.
-    saliency: example numbers [k] -> [k, height, width] or [k, length]; None: no such plot.
-    baselines: {model: {metric: number}}, for report.txt; None or empty: none.
-    heading: says in the report what was predicted.
+    kernel: of the first layer, [height, width, in, out] or [width, in, out].
+    saliency: example numbers [k] -> [k, height, width] or [k, length].
+    baselines: {model: {metric: number}}, for report.txt.
+    heading: what was predicted.
     seeds: of the run; the arrays are those of the first, and what is written says so.
   """
   folder, labels, names = Path(folder), np.asarray(labels), np.asarray(classes, object)
