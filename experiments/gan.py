@@ -63,6 +63,8 @@ def data(config: Config) -> Dataset:
   loaded = images.load(config, unlabelled=config.conditional == 'none')
   if config.scorer:
     note = f'scorer: {features.load(config.scorer, loaded.spec)}; distances are on its own scale'
+  elif len(loaded.spec.shape) < 3:
+    return loaded
   else:
     note = (
       'FID, KID, precision and recall need a classifier of the same data: python launch.py image_classification '
@@ -215,8 +217,9 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
 
   if len(spec.shape) == 1:
     points = train.fetch(np.arange(min(POINTS, train.size)))
+    limit = 1.3 * np.abs(points['image']).max()  # the same in all frames
     both, kinds = np.concatenate([points['image'], sample(points['label'])]), np.arange(2).repeat(len(points['label']))
-    drawn = plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples')
+    drawn = plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
   else:
     labels = np.arange(min(len(spec.classes), CLASSES)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
     drawn = pictures.grid(sample(labels) / spec.maximum, SIDE, f'Samples · {at}', folder, 'samples')

@@ -245,8 +245,8 @@ def heat_maps(
 
 
 @styled
-def scatter(points: np.ndarray, labels, names: Sequence[str], heading: str, folder: Path, name: str) -> Path:
-  """plots/NAME.png: points [n, 2]; those of each label, [n] int or None for one kind, in a colour of its own."""
+def scatter(points, labels, names: Sequence[str], heading: str, folder: Path, name: str, *, limit=None) -> Path:
+  """plots/NAME.png: points [n, 2], those of each label [n] (None: of one) in a colour; the axes end at ± limit, if any."""
   figure, axis = new_figure(4.6, 4.8, margins=(0.4, 0.15, 0.35, 0.4))
   labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
   colours = (ORANGE, BLUE, GREEN, VERMILION, PURPLE, SKY, INK, FAINT)
@@ -254,6 +254,8 @@ def scatter(points: np.ndarray, labels, names: Sequence[str], heading: str, fold
     style = {'s': 4, 'color': colours[label % len(colours)], 'alpha': 0.45, 'linewidths': 0}
     axis.scatter(*points[labels == label].T, label=names[label] if len(names) else None, **style)
   axis.set_aspect('equal', adjustable='datalim')
+  if limit:
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
   if len(names):
     axis.legend(loc='upper right', ncols=2, markerscale=3)
   axis.set_title(heading)
