@@ -110,9 +110,9 @@ def model_flags(models: Mapping[str, Callable]) -> type:
     annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
     every = [field.metadata['choices'] for field in by_model.values()]
     choices = dict.fromkeys(c for each in every for c in each) if all(every) else None
-    helps: dict[str, list[str]] = {}  # what is said of the option, and by which models
+    helps: dict[str, list[str]] = {}  # what is said of the option, and by which models; a model may leave it to another
     for model, field in by_model.items():
-      helps.setdefault(field.metadata['help'].removesuffix('.'), []).append(model)
+      helps.setdefault(field.metadata['help'].removesuffix('.') or next(iter(helps), ''), []).append(model)
     texts = (f'{text}.' if len(of) == len(models) else f'{text} ({", ".join(of)}).' for text, of in helps.items())
     fields.append((name, annotation, option(None, ' '.join(texts), choices=choices)))
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
