@@ -19,7 +19,7 @@ from karpjax.data import labelled_text, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.models import text as models
 from karpjax.report import writers
-from karpjax.train import checkpoint, loop
+from karpjax.train import checkpoint, loop, run_dir
 
 QUICK = dict(
   embedding=6, channels=4, windows=(2, 3), steps='12', batch_size=16, buckets=1, baseline=False, tensorboard=False,
@@ -185,7 +185,8 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
   sizes = dict(layers=1, heads=2, width=8)
   before = tmp_path / 'before'
   before.mkdir()
-  stored = {'experiment': 'masked_language_model', 'flags': {**sizes, 'dropout': 0.3}, 'spec': spec.to_json()}
+  flags = {**sizes, 'dropout': 0.3}
+  stored = {'format': run_dir.FORMAT, 'experiment': 'masked_language_model', 'flags': flags, 'spec': spec.to_json()}
   (before / 'config.json').write_text(json.dumps(stored))
   encoder = models.build(experiment.Config(model='transformer', **sizes), spec)
   params = nn.meta.unbox(jax.jit(encoder.init)(jax.random.key(7), jnp.ones((1, 16), jnp.int32))['params'])
