@@ -58,45 +58,6 @@ def _hide(x, seen, instead):
   return x if seen is None else jnp.where(seen, x, instead)
 
 
-@jax.custom_vjp
-def _weigh(query, keys, values, seen):
-  """softmax(query keys / √head_dim) values, with derivatives in reverse mode.
-
-  The products are written so that none wants the weights, the only large array, transposed: XLA's CPU backend would copy
-  them. The weights are divided by their sum last, and so are but numerators (Dao et al. 2022, section 3.1).
-
-  Args:
-    query: [batch, heads, n, head_dim].
-    keys: [batch, heads, head_dim, places].
-    values: [batch, heads, places, head_dim].
-    seen: None, or bool, broadcast to [batch, heads, n, places].
-  """
-  return _weigh_forward(query, keys, values, seen)[0]
-
-
-def _weigh_forward(query, keys, values, seen):
-  scores = jnp.matmul(query, keys, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-  scores = _hide(scores, seen, jnp.finfo(jnp.float32).min)
-  share = jnp.exp(scores - scores.max(-1, keepdims=True))
-  total, share = share.sum(-1, keepdims=True), share.astype(values.dtype)
-  y = (jnp.matmul(share, values, preferred_element_type=jnp.float32) / total).astype(query.dtype)
-  return y, (query, keys, values, seen, share, total, y)
-
-
-def _weigh_backward(kept, g):
-  query, keys, values, seen, share, total, y = kept
-  turned = lambda x: x.swapaxes(-1, -2)
-  g = g / total
-  mean = (g * y).sum(-1, keepdims=True)  # of what `change` begins as, by the weights
-  g = g.astype(values.dtype)
-  change = jnp.matmul(g, turned(values), preferred_element_type=jnp.float32) - mean
-  change = (share * _hide(change, seen, 0) * query.shape[-1] ** -0.5).astype(query.dtype)
-  return change @ turned(keys), turned(query) @ change, turned(turned(g) @ share), None
-
-
-_weigh.defvjp(_weigh_forward, _weigh_backward)
-
-
 class MultiHeadAttention(nn.Module):
   """Params: 'query' [width, heads, head_dim], 'key_value' [width, 2, kv_heads, head_dim], 'out' [heads, head_dim, width],
   and where there are biases 'query_bias', 'key_value_bias', 'out_bias'. Their heads are cut over a mesh's tensor axis.
@@ -254,5 +215,7 @@ def attend_stored(query, store, mask):
   if mask is not None and heads > kv_heads:  # a group's queries follow each other
     mask = jnp.broadcast_to(mask, (mask.shape[0], heads, time, places)).reshape(mask.shape[0], kv_heads, -1, places)
   query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
-  y = _weigh(query, store['key'], store['value'], mask)
+  scores = jnp.matmul(query, store['key'], preferred_element_type=jnp.float32) * size**-0.5
+  share = jax.nn.softmax(_hide(scores, mask, jnp.finfo(jnp.float32).min)).astype(store['value'].dtype)
+  y = (share @ store['value']).astype(query.dtype)
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)

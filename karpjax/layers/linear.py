@@ -1,15 +1,13 @@
-"""One matmul for all linear layers, with a backward pass that the CPU's compiler gets without transposed copies."""
+"""One matmul for all linear layers."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-# multiplications; beyond, the transposed copy costs more than it spares, of x and of what is narrower than x
-SMALL_PRODUCT, LARGE_PRODUCT = 2**21, 2**26
+from karpjax.layers import cpu
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -34,32 +32,10 @@ def _kernel_gradient(x, gradient):
   return jax.lax.dot_general(x, gradient, ((axes, axes), ((), ())))
 
 
-def _cpu_kernel_gradient(x, gradient):
-  """For (gᵀ x)ᵀ, XLA's CPU backend copies g transposed, and computes what made g, such as the derivative of an activation,
-  anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the same. It
-  would copy x transposed too if there were several axes to sum over: a tenth of the step of bench gpt_shakespeare.
-
-  Where g is much narrower than x, to transpose it first and the product last is up to five times as fast as one product over
-  the first axes, whose narrow side XLA does not use vectors for; not where the product is large beside the work. A small
-  product is a third faster, and within the step of bench ppo_cartpole three times as fast, with x transposed first.
-  """
-  x = jax.lax.optimization_barrier(x)
-  (*lead, wide), narrow = x.shape, gradient.shape[-1]
-  rows = math.prod(lead)
-  x, gradient = x.reshape(rows, wide), gradient.reshape(rows, narrow)
-  if rows * wide * narrow <= LARGE_PRODUCT and wide >= 3 * narrow and (rows >= 256 or narrow <= 16):
-    transposed = jax.lax.optimization_barrier(gradient.T)
-    return jax.lax.optimization_barrier(transposed @ x).T
-  if rows * wide * narrow <= SMALL_PRODUCT:
-    transposed = jax.lax.optimization_barrier(x.T)
-    return jax.lax.optimization_barrier(transposed @ gradient)
-  return _kernel_gradient(x, gradient)
-
-
 def _backward(dtype, kept, gradient):
   x, kernel = kept
   gradient = gradient.astype(kernel.dtype)
-  forms = {'cpu': _cpu_kernel_gradient, 'default': _kernel_gradient}
+  forms = {'cpu': functools.partial(cpu.linear_kernel_gradient, _kernel_gradient), 'default': _kernel_gradient}
   return matmul(gradient, kernel.T), jax.lax.platform_dependent(x, gradient, **forms)
 
 

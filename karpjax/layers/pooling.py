@@ -1,6 +1,5 @@
 """One pooling for all models: XLA's own on accelerators, a faster lowering on the CPU."""
 
-import itertools
 from functools import partial
 
 import jax
@@ -8,12 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-
-def _tiles(x, window: int):
-  """[batch, *spatial, channels] -> [batch, spatial / window, window, ..., channels]; cuts a remainder."""
-  sizes = [n // window for n in x.shape[1:-1]]
-  x = x[(slice(None), *(slice(n * window) for n in sizes))]
-  return x.reshape(x.shape[0], *itertools.chain(*((n, window) for n in sizes)), x.shape[-1])
+from karpjax.layers import cpu
 
 
 def _pool(x, window, stride, padding, plain, tiled):
@@ -21,7 +15,7 @@ def _pool(x, window, stride, padding, plain, tiled):
   plain = partial(plain, window_shape=(window,) * rank, strides=(stride,) * rank, padding=padding)
   if window != stride or padding != 'VALID':
     return plain(x)
-  forms = {'cpu': lambda x: tiled(_tiles(x, window), tuple(range(2, 2 + 2 * rank, 2))), 'default': plain}
+  forms = {'cpu': lambda x: tiled(cpu.tiles(x, window), tuple(range(2, 2 + 2 * rank, 2))), 'default': plain}
 
   @jax.custom_vjp
   def pool(x):

@@ -1,8 +1,5 @@
-"""Recurrent layers: one matmul of the inputs for all times, a scan over time, and in the backward pass one matmul for the
-gradient of the state's kernel, of all times, after the scan.
-"""
+"""Recurrent layers: one matmul of the inputs for all times, and a scan over time."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,7 +89,6 @@ def _forward(cell, initial, projected, kernel, bias, real, fresh):
   return (final, outputs), (states, totals)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def scan_over_time(cell: Cell, initial, projected, kernel, bias, real, fresh):
   """A cell over a sequence.
 
@@ -109,42 +105,6 @@ def scan_over_time(cell: Cell, initial, projected, kernel, bias, real, fresh):
     The final state, and the outputs [time, batch, units] float32.
   """
   return _forward(cell, initial, projected, kernel, bias, real, fresh)[0]
-
-
-def _forward_and_keep(cell, initial, projected, kernel, bias, real, fresh):
-  result, (states, totals) = _forward(cell, initial, projected, kernel, bias, real, fresh)
-  return result, (_begun(states, fresh), totals, projected if cell.apart else None, kernel, real, fresh)
-
-
-def _backward(cell, kept, given):
-  states, totals, projected, kernel, real, fresh = kept
-  d_final, d_outputs = given
-  transposed = kernel.T
-
-  def step(d_state, now):
-    d_output, state, total, from_input, real, fresh = now
-    d_state = (d_state[0] + d_output, *d_state[1:])
-    if cell.apart:
-      _, pull = jax.vjp(lambda s, x, h: _update(cell, s, x, h, real), state, from_input, total)
-      d_state, d_input, d_from_state = pull(d_state)
-    else:
-      _, pull = jax.vjp(lambda s, x: _update(cell, s, x, 0, real), state, total)
-      d_state, d_from_state = pull(d_state)
-      d_input = None
-    d_state = (d_state[0] + _product(d_from_state, transposed), *d_state[1:])
-    return _begun(d_state, fresh), (d_input, d_from_state)
-
-  inputs = d_outputs, states, totals, projected, real, fresh
-  d_initial, (d_projected, d_from_state) = jax.lax.scan(step, d_final, inputs, reverse=True)
-  if not cell.apart:
-    d_projected = d_from_state
-  h, d = states[0].astype(kernel.dtype), d_from_state.astype(kernel.dtype)
-  flat = lambda x: x.reshape(-1, x.shape[-1])  # [time, batch, n] -> [time * batch, n]
-  d_kernel = jnp.matmul(flat(h).T, flat(d), preferred_element_type=jnp.float32).astype(kernel.dtype)
-  return d_initial, d_projected, d_kernel, d_from_state.sum((0, 1)), None, None
-
-
-scan_over_time.defvjp(_forward_and_keep, _backward)
 
 
 class Recurrent(nn.Module):

@@ -249,9 +249,8 @@ def scatter(points, labels, names: Sequence[str], heading: str, folder: Path, na
   """plots/NAME.png: points [n, 2], those of each label [n] (None: of one) in a colour; the axes end at ± limit, if any."""
   figure, axis = new_figure(4.6, 4.8, margins=(0.4, 0.15, 0.35, 0.4))
   labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-  colours = (ORANGE, BLUE, GREEN, VERMILION, PURPLE, SKY, INK, FAINT)
   for label in np.unique(labels):
-    style = {'s': 4, 'color': colours[label % len(colours)], 'alpha': 0.45, 'linewidths': 0}
+    style = {'s': 6, 'color': f'C{label}', 'alpha': 0.6, 'linewidths': 0}
     axis.scatter(*points[labels == label].T, label=names[label] if len(names) else None, **style)
   axis.set_aspect('equal', adjustable='datalim')
   if limit:

@@ -63,7 +63,7 @@ def test_a_run_learns_and_leaves_its_pictures(trained):
   folder, summary = trained
   assert summary.numbers['test/loss'] < 64 * np.log(2)  # of a guess that knows nothing
   pictures = {path.stem for path in (folder / 'plots').glob('*.png')}
-  assert {'samples', 'reconstructions', 'latent_codes', 'latent_plane', 'curve_loss'} <= pictures
+  assert {'samples', 'reconstructions', 'latent_codes', 'latent_plane'} <= pictures
 
 
 def test_what_a_run_can_do(trained, tmp_path):
