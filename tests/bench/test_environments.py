@@ -9,7 +9,7 @@ from karpjax.rl import environments
 
 
 def test_it_prints_a_line_for_each_environment(capsys):
-  assert speed.main(['cartpole', 'pendulum', '--worlds=512,2048', '--seconds=0.01']) == 0
+  assert speed.main(['cartpole', 'pendulum', '--worlds=2048', '--seconds=0.01']) == 0
   heading, *lines = capsys.readouterr().out.splitlines()
   assert '2,048 worlds' in heading and [line.split()[0] for line in lines] == ['cartpole', 'pendulum']
   assert all(float(number.replace(',', '')) > 0 for line in lines for number in line.split()[1:])
