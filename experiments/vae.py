@@ -9,7 +9,6 @@ Kingma & Welling 2014. The loss is the negative ELBO in nats. `nll`, a bound on 
 2016, equation 8), is the tighter the more samples it takes.
 """
 
-import dataclasses
 import functools
 import math
 
@@ -25,7 +24,7 @@ from karpjax.program import LATENT, Program, TrainState, example_keys, pair
 from karpjax.report import pictures, plots
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
-from karpjax.verbs import Verb
+from karpjax.verbs import Verb, sample_verb
 
 MODELS = {'vae': vae.VAE}
 
@@ -118,25 +117,12 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  count: int = config.flag(64, 'How many images to draw.', low=1)
-  seed: int = config.flag(0, 'The seed of the draw.', low=0)
-  output: str = config.flag('samples.png', 'The picture to write.')
-
-
-def save(run, drawn, _, chosen):
-  pictures.write_grid(np.asarray(drawn), math.isqrt(chosen.count - 1) + 1, chosen.output)
-  yield {'file': chosen.output}
-
-
 verbs = {
-  'sample': Verb(
-    'Draws images from the prior, as one picture.',
-    lambda run, _, chosen: jax.random.normal(jax.random.key(chosen.seed), (chosen.count, run.config.latent or 20)),
+  'sample': sample_verb(
+    lambda run, _, chosen: jax.random.normal(
+      jax.random.key(chosen.seed), (chosen.count, network(run.config, run.spec).latent)
+    ),
     lambda run, _: lambda state, z: network(run.config, run.spec).apply(state.variables(), z, method='decode'),
-    save,
-    options=Sampling,
   ),
   'encode': Verb(
     'The mean code of each image.',

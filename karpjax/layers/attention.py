@@ -86,12 +86,12 @@ class MultiHeadAttention(nn.Module):
   def setup(self):
     if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
       raise errors.UsageError(
-        f'--width={self.width} does not divide over --heads={self.heads}, or the heads over --kv_heads={self.kv_heads}'
+        f'width={self.width} does not divide over heads={self.heads}, or the heads over kv_heads={self.kv_heads}'
       )
     size, kv = self.width // self.heads, self.kv_heads or self.heads
     if self.rotary and size % 2:
       raise errors.UsageError(
-        f'rotary positions need heads of an even size, not {size}: --width={self.width}, --heads={self.heads}'
+        f'rotary positions need heads of an even size, not {size}: width={self.width}, heads={self.heads}'
       )
     into, out = (
       initialisers.normal(std) if std else _xavier(self.width, self.width) for std in (self.kernel_std, self.out_std)
