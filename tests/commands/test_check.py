@@ -99,7 +99,9 @@ def test_the_command_takes_a_batch_of_the_whole_split(capsys):
   assert 'FAIL' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('environments, passes', [(1, 3), (4, 4)])  # one is no comparison of outputs
+@pytest.mark.parametrize(
+  'environments, passes', [pytest.param(1, 3, marks=pytest.mark.slow), (4, 4)]
+)  # one is no comparison of outputs
 def test_the_command_checks_what_learns_after_it_has_collected(environments, passes, capsys):
   flags = f'--batch_size={environments} --buffer=100 --learning_starts=80 --replay_batch=8 --widths=16 --steps=100'
   assert recipe.main(['value_learning', *flags.split()]) == 0

@@ -80,6 +80,7 @@ def test_at_first_all_tokens_are_alike(animals):
   np.testing.assert_array_equal(each(state.replace(step=jnp.int32(7)), batch, jax.random.key(3)), losses)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(trained, animals, tmp_path):
   run(tmp_path, animals, steps='67')
   resumed = run(tmp_path, animals)

@@ -82,7 +82,7 @@ def slow_but(*fast):
   return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in RUNS]
 
 
-@pytest.mark.parametrize('name', slow_but('memory', 'dqn', 'es'))
+@pytest.mark.parametrize('name', slow_but('dqn', 'es'))
 def test_going_on_gives_the_same_bits(name, whole, tmp_path):
   run(name, tmp_path / 'cut', steps='3' if name == 'es' else '5')
   held = same_bits(whole(name), run(name, tmp_path / 'cut'))

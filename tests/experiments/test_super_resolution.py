@@ -95,6 +95,7 @@ def test_interrupted_and_continued_gives_the_same_bits(tmp_path, run, variant):
     assert 0 <= row['train/discriminator_real_accuracy'] <= 1 and row['train/discriminator_gradient_norm'] > 0
 
 
+@pytest.mark.slow
 def test_one_of_several_seeds_is_that_seed_alone_and_pmap_agrees(tmp_path, run):
   plain = dict(optimiser='sgd', learning_rate=0.1, steps='3', **UNSEEN)
   several = arrays(run(tmp_path / 'several', seeds=2, **plain))

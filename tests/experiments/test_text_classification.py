@@ -136,7 +136,8 @@ def test_other_models_and_tokens_learn(tmp_path, table, options):
   assert numbers['train/error'] < 0.25
 
 
-@pytest.mark.parametrize('seeds', [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('seeds', [1, 2])
 def test_interrupted_and_continued_gives_the_same_bits(tmp_path, table, seeds):
   options = dict(dataset=table, seeds=seeds, buckets=2)
   whole = run(tmp_path / 'whole', **options)

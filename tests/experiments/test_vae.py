@@ -75,6 +75,7 @@ def test_what_a_run_can_do(trained, tmp_path):
   assert len(answer['code']) == 2 and np.isfinite(answer['code']).all()
 
 
+@pytest.mark.slow
 def test_resumes_to_the_same_bits_and_seeds_are_those_of_single_runs(trained, tmp_path):
   whole = trained[1].state
   loop.run(experiment, experiment.Config(**SMALL | {'steps': '20'}, workdir=str(tmp_path / 'cut')), say=str)
