@@ -77,7 +77,7 @@ def test_equals_xla_in_values_and_gradients(size, window, strides, padding, chan
 
 
 @pytest.mark.parametrize('strides', [(1, 1), (2, 1)])  # moved along width and height, and copies of fields
-@pytest.mark.parametrize('batch, channels, features', [(3, 16, 8), (2, 33, 40), (1, 3, 5)])
+@pytest.mark.parametrize('batch, channels, features', [(3, 16, 8), (4, 16, 8), (2, 33, 40), (1, 3, 5)])
 def test_every_form_of_a_kernels_gradient(strides, batch, channels, features):
   x, kernel = arrays((6, 5), (3, 2), channels, features)
   x = np.random.default_rng(1).normal(size=(batch, *x.shape[1:])).astype(np.float32)
