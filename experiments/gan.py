@@ -50,7 +50,7 @@ class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS),
   discriminator_steps: int = config.flag(1, 'Discriminator steps to one of the generator, on parts of a batch.', low=1)
   discriminator_learning_rate: float = config.flag(0.0, "The discriminator's; 0: the generator's.", low=0)
   gradient_penalty: float = config.flag(10.0, 'The weight of the penalty of wasserstein_gp.', low=0)
-  clip_weights: float = config.flag(0.01, "Where wasserstein cuts the discriminator's weights.", above=0)
+  clip_weights: float = config.flag(0.01, 'The largest weight of the discriminator under wasserstein.', above=0)
   r1: float = config.flag(0.0, 'The weight of a penalty on gradients at real examples (R1); 0: none.', low=0)
   augment: str = config.flag('', 'DiffAugment, of real and fake alike: flip,shift:4,cutout:8,jitter:0.5,rotate:10.')
   scorer: str = config.flag(

@@ -186,10 +186,10 @@ def lines_of(split) -> set[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  prompt: str = config.flag('', 'What the text begins with. Default: a new line.')
+  prompt: str = config.flag('', 'The beginning of the text. Default: a new line.')
   tokens: int = config.flag(500, 'The largest number of tokens.', low=1)
   samples: int | None = config.flag(None, 'The number of texts. Default: 1; of lines 20.', low=1)
-  temperature: float = config.flag(1.0, 'What the logits are divided by; 0: always the most probable token.', low=0)
+  temperature: float = config.flag(1.0, 'The divisor of the logits; 0: always the most probable token.', low=0)
   top_k: int = config.flag(0, 'Draw from this many of the most probable tokens; 0: from all.', low=0)
   top_p: float = config.flag(1.0, 'Draw from the most probable that have this probability together.', above=0, high=1)
   seed: int = config.flag(0, 'The seed of the draws.', low=0)

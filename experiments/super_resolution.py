@@ -48,7 +48,7 @@ Spec = pairs.Spec
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.MODELS)):
   dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.')
   channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
-  factor: int = config.flag(3, 'By how much pictures are enlarged.', choices=(2, 3, 4))
+  factor: int = config.flag(3, 'The factor by which pictures are enlarged.', choices=(2, 3, 4))
   colour: str = config.flag('y', 'Enlarge the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb'))
   crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.', low=1)
   stride: int = config.flag(0, 'Pixels from one crop to the next, in train; 0: half of a crop.', low=0)

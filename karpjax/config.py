@@ -129,8 +129,10 @@ class Train:
   learning_rate: float = optimiser_flag(1e-3, 'The peak of the schedule.', above=0)
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
-  final_learning_rate: float = optimiser_flag(0.0, 'Where linear and cosine schedules end.', low=0)
-  boundaries: tuple[Duration, ...] = optimiser_flag((), 'Where the step schedule decays, as 100epochs,150epochs.')
+  final_learning_rate: float = optimiser_flag(0.0, 'The last rate of the linear and cosine schedules.', low=0)
+  boundaries: tuple[Duration, ...] = optimiser_flag(
+    (), 'The times at which the step schedule decays, as 100epochs,150epochs.'
+  )
   decay: float = optimiser_flag(0.1, 'The factor of the step and exponential schedules.', low=0)
   decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule decays.')
   momentum: float | None = optimiser_flag(None, "Momentum; the optimiser's own if not given.", low=0, below=1)

@@ -1,9 +1,9 @@
 """The plain convolutional network over one or two spatial axes, all of it options. Four examples:
 
-* conv16-pool-conv32-pool-fc64: --widths=16,32 --hidden=64
-* for 224x224 images, conv64-pool-fc256 with 1000 classes: --widths=64 --hidden=256
-* Keras' mnist_cnn: --widths=32,64 --padding=VALID --pool=1,2 --hidden=128 --dropout=0.25,0.5
-* mnist1d's ConvBase: --widths=25,25,25 --kernel_size=5,3,3 --stride=2 --padding=1 --pool=1 --hidden=
+* conv16-pool-conv32-pool-fc64: widths=16,32 hidden=64
+* for 224x224 images, conv64-pool-fc256 with 1000 classes: widths=64 hidden=256
+* Keras' mnist_cnn: widths=32,64 padding=VALID pool=1,2 hidden=128 dropout=0.25,0.5
+* mnist1d's ConvBase: widths=25,25,25 kernel_size=5,3,3 stride=2 padding=1 pool=1 hidden=
 """
 
 from typing import Any
