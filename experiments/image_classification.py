@@ -3,7 +3,7 @@
 python launch.py image_classification                                      # scikit-learn's digits, bundled
 python launch.py image_classification --dataset=mnist --data_dir=DIR       # any TFDS image set that is prepared
 python launch.py image_classification --dataset=folder:PATH --image_size=64 --model=resnet20
-python launch.py image_classification --model=vit --depth=2 --width=32 --optimiser=adamw --weight_decay=0.1 --learning_rate=3e-3 --schedule=cosine --warmup=50 --steps=60epochs  # digits: 96.7 %
+python launch.py image_classification --model=vit --optimiser=adamw --learning_rate=3e-3 --schedule=cosine --warmup=50
 python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds
 """
 

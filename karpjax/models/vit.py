@@ -1,7 +1,4 @@
-"""The Vision Transformer (Dosovitskiy et al. 2021, "An image is worth 16x16 words").
-
-On MNIST, --patch=7 --depth=2 --learning_rate=2e-3 --schedule=cosine --warmup=100 --batch_size=128 gives 97.3 % in 5 epochs.
-"""
+"""The Vision Transformer (Dosovitskiy et al. 2021, "An image is worth 16x16 words")."""
 
 from typing import Any
 
