@@ -20,7 +20,7 @@ from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.models.q_network import Actor, critics
 from karpjax.program import Program, TrainState
-from karpjax.rl import common, environments, replay, sac
+from karpjax.rl import agents, environments, replay, sac
 from karpjax.rl.environment import scale_action
 from karpjax.rl.rollout import Policy, first_episodes
 
@@ -37,7 +37,7 @@ ALGORITHMS = {
   environment='pendulum', steps='20000', log_every='1000', checkpoint_every='10000', learning_rate=1e-3,
   replay_batch=256, buffer=20_000, learning_starts=1000, tau=0.005,
 )  # fmt: skip
-class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
+class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
   algorithm: str = config.flag(
     'sac', 'The algorithm, whose own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )
@@ -55,12 +55,12 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   )
 
 
-data = common.data
+data = agents.data
 
 
 def resolved(config: Config, size: int) -> Config:
   """The config with the algorithm's own values, for actions of `size` numbers."""
-  return common.with_own_values(config, {'entropy': -float(size), **ALGORITHMS[config.algorithm]})
+  return agents.with_own_values(config, {'entropy': -float(size), **ALGORITHMS[config.algorithm]})
 
 
 def policy(config: Config) -> Policy:
@@ -86,7 +86,7 @@ def policy(config: Config) -> Policy:
 
 def optimisers(config: Config) -> dict:
   """Of the critics and the policy, whose schedules end with the run; raises UsageError where no update is made."""
-  updates, warmup, every = common.updates(config), config.warmup * config.updates, config.policy_every
+  updates, warmup, every = agents.updates(config), config.warmup * config.updates, config.policy_every
   critics = dataclasses.replace(config, steps=updates, warmup=warmup)
   policy = dataclasses.replace(
     config,
@@ -101,7 +101,7 @@ def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   agent, worlds = policy(config), config.batch_size
   config = resolved(config, *agent.environment.action.shape)
-  common.check_replay(config)
+  agents.check_replay(config)
   both = optimisers(config)
 
   def init(key):
@@ -112,7 +112,7 @@ def program(config: Config, data: Dataset) -> Program:
     return TrainState.create(key, variables, both, target=target, carried=carried, buffers=rings)
 
   step = sac.train_step(agent, both, config)
-  return Program(init=init, step=step, **common.replay_steps(config), **common.parts(agent))
+  return Program(init=init, step=step, **agents.replay_steps(config), **agents.parts(agent))
 
 
-verbs = {'play': common.play}
+verbs = {'play': agents.play}

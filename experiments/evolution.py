@@ -16,7 +16,7 @@ from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.models.q_network import Actor
 from karpjax.program import Program, TrainState
-from karpjax.rl import common, environments, es
+from karpjax.rl import agents, environments, es
 from karpjax.rl.environment import Box, scale_action
 from karpjax.rl.rollout import Policy
 
@@ -26,13 +26,13 @@ MODELS = {'actor': functools.partial(Actor, widths=(32,), activation='tanh')}
 @config.defaults(
   steps='100', batch_size=64, log_every='10', checkpoint_every='50', learning_rate=0.05, weight_decay=0.005
 )
-class Config(common.RLConfig, config.model_flags(MODELS)):
+class Config(agents.RLConfig, config.model_flags(MODELS)):
   deviation: float = config.flag(0.1, 'σ of the perturbations.', above=0)
   worlds: int = config.flag(1, 'Episodes of each member of the population; --batch_size counts pairs of these.', low=1)
   ranked: bool = config.flag(True, 'Whether centred ranks stand for returns.')
 
 
-data = common.data
+data = agents.data
 
 
 def policy(config: Config) -> Policy:
@@ -58,8 +58,8 @@ def program(config: Config, data: Dataset) -> Program:
   return Program(
     init=lambda key: TrainState.create(key, agent.init(key), optimiser),
     step=es.train_step(agent, optimiser, config),
-    **common.parts(agent),
+    **agents.parts(agent),
   )
 
 
-verbs = {'play': common.play}
+verbs = {'play': agents.play}

@@ -19,7 +19,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.models.actor_critic import MODELS
 from karpjax.program import Program, TrainState
-from karpjax.rl import common, environments, ppo
+from karpjax.rl import agents, environments, ppo
 from karpjax.rl.environment import Box
 from karpjax.rl.returns import RunningMoments
 from karpjax.rl.rollout import Policy, first_episodes
@@ -36,7 +36,7 @@ ALGORITHMS = {
   steps='976', batch_size=4, log_every='50', checkpoint_every='250',
   learning_rate=2.5e-4, schedule='linear', epsilon=1e-5, clip=0.5,
 )  # fmt: skip
-class Config(common.RLConfig, config.model_flags(MODELS)):
+class Config(agents.RLConfig, config.model_flags(MODELS)):
   algorithm: str = config.flag(
     'ppo', 'The algorithm, whose own values of the flags below are used where they are not given.', choices=ALGORITHMS
   )
@@ -57,7 +57,7 @@ class Config(common.RLConfig, config.model_flags(MODELS)):
   scale_rewards: bool = config.flag(False, 'Whether rewards are divided by the deviation of their discounted sum.')
 
 
-data = common.data
+data = agents.data
 
 
 def policy(config: Config) -> Policy:
@@ -72,7 +72,7 @@ def policy(config: Config) -> Policy:
 
 def resolved(config: Config, limit: int) -> Config:
   """The config with the algorithm's own values, for episodes of up to `limit` steps."""
-  config = common.with_own_values(config, {'rollout': limit, **ALGORITHMS[config.algorithm]})
+  config = agents.with_own_values(config, {'rollout': limit, **ALGORITHMS[config.algorithm]})
   if config.algorithm == 'reinforce' and config.rollout < limit:
     raise UsageError(f'rollout={config.rollout}: reinforce needs whole episodes, here of up to {limit} steps')
   return config
@@ -100,8 +100,8 @@ def program(config: Config, data: Dataset) -> Program:
     init=init,
     step=ppo.train_step(agent, optimiser, config),
     environment_steps=config.batch_size * config.rollout,
-    **common.parts(agent),
+    **agents.parts(agent),
   )
 
 
-verbs = {'play': common.play}
+verbs = {'play': agents.play}

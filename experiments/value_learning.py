@@ -22,7 +22,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.models.q_network import QNetwork
 from karpjax.program import Program, TrainState
-from karpjax.rl import common, dqn, environments, replay
+from karpjax.rl import agents, dqn, environments, replay
 from karpjax.rl.environment import Discrete
 from karpjax.rl.rollout import Policy, first_episodes
 
@@ -32,7 +32,7 @@ MODELS = {'q_network': QNetwork}
 @config.defaults(
   steps='50000', log_every='1000', checkpoint_every='10000', learning_rate=2.5e-4, train_frequency=10,
 )  # fmt: skip
-class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
+class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
   target_every: int = config.flag(500, 'Steps between two renewals of the target network.', low=1)
   loss: str = config.flag(
     'squared',
@@ -51,7 +51,7 @@ class Config(common.RLConfig, common.ReplayFlags, config.model_flags(MODELS)):
   highest: float = config.flag(100.0, 'The return of the last atom.')
 
 
-data = common.data
+data = agents.data
 
 
 def policy(config: Config) -> Policy:
@@ -74,10 +74,10 @@ def policy(config: Config) -> Policy:
 def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   agent, worlds = policy(config), config.batch_size
-  common.check_replay(config, config.n_step)
+  agents.check_replay(config, config.n_step)
   config = dataclasses.replace(config, learning_starts=max(config.learning_starts, worlds * config.n_step))
   optimiser = optim.configured(
-    dataclasses.replace(config, steps=common.updates(config), warmup=config.warmup * config.updates)
+    dataclasses.replace(config, steps=agents.updates(config), warmup=config.warmup * config.updates)
   )
 
   def init(key):
@@ -92,7 +92,7 @@ def program(config: Config, data: Dataset) -> Program:
     )
 
   step = dqn.train_step(agent, optimiser, config)
-  return Program(init=init, step=step, **common.replay_steps(config), **common.parts(agent))
+  return Program(init=init, step=step, **agents.replay_steps(config), **agents.parts(agent))
 
 
-verbs = {'play': common.play}
+verbs = {'play': agents.play}

@@ -4,7 +4,7 @@ import numpy as np
 
 from karpjax.bench.setup import Setup
 from karpjax.data import dataset, text, tokenisers
-from karpjax.rl import common
+from karpjax.rl import agents
 
 
 def images(setup: Setup, config) -> dataset.Dataset:
@@ -54,5 +54,5 @@ DATA = {
   'gan': images,
   'language_model': tokens,
   'translation': pairs,
-  'policy_gradient': lambda setup, config: common.data(config),
+  'policy_gradient': lambda setup, config: agents.data(config),
 }
