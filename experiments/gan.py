@@ -25,7 +25,7 @@ from karpjax.metrics import distribution
 from karpjax.models import gan
 from karpjax.models.players import CONDITIONALS
 from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
-from karpjax.report import animation, pictures, plots, writers
+from karpjax.report import animation, pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
 
 SIDE, CLASSES, STEPS = 8, 10, 10  # samples in a row, and rows; rows of classes; from one latent to another
@@ -208,7 +208,7 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
   """Samples of the same latents each time, and signs of collapse; at the end also what is looked at once."""
   spec, train, conditional = data.spec, data.splits['train'], config.conditional != 'none'
   call = jax.jit(lambda batch: predict(state, batch, jax.random.key(0)))
-  at = f'step {t:,}' + (f' · first of {config.seeds} seeds' if config.seeds > 1 else '')
+  at = f'step {t:,}{tables.first_of(config.seeds)}'
 
   def sample(labels, **latent) -> np.ndarray:
     """[n, *shape], raw, of the latents number 0 to n - 1, or of those given."""

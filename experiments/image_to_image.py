@@ -22,7 +22,7 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
 from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
-from karpjax.report import animation, pictures
+from karpjax.report import animation, pictures, tables
 from karpjax.train.step import alternating_step
 
 SHOWN = 8  # held-out pairs
@@ -152,7 +152,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     numbers = np.unique(np.linspace(0, data.splits[name].size - 1, SHOWN).astype(np.int32))
     batch = {**data.splits[name].fetch(numbers), 'index': numbers}
     output = np.asarray(jax.jit(predict)(state, batch, jax.random.key(t)))
-    note = f' · {name} split, step {t}' + (f' · first of {config.seeds} seeds' if config.seeds > 1 else '')
+    note = f' · {name} split, step {t}{tables.first_of(config.seeds)}'
     columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
     animation.over_time(pictures.beside(columns, folder, 'translations', note), t, folder)
 

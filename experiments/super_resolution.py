@@ -215,7 +215,7 @@ def enlarger(config: Config, spec: Spec, predict):
 def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder: Path) -> None:
   """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of the first few."""
   split, _ = data.reported()
-  rows, note = {}, f', step {t}' + (f' · first of {config.seeds} seeds' if config.seeds > 1 else '')
+  rows, note = {}, f', step {t}{tables.first_of(config.seeds)}'
   for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
     ours = enlarge(state, low)
     each = measures(ours[None], low[None], high[None], config.factor)

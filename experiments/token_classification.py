@@ -16,16 +16,15 @@ import numpy as np
 
 from karpjax import config, optim, options
 from karpjax.data import tagged, text, tokenisers
-from karpjax.data.dataset import Dataset, Split
+from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
 from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys
-from karpjax.report import classification as tables
-from karpjax.report import plots, writers
+from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
-from karpjax.verbs import Verb
+from karpjax.verbs import Verb, predictions
 
 Spec = text.TextSpec
 BATCH = 250  # sentences tagged in one call
@@ -119,11 +118,7 @@ def report(predict, seeds, data, state, t, folder):
   lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
   lines += [line for each in wrong[:MISTAKES] for line in mistake(*each)]
 
-  shown = f'first of {seeds} seeds' if seeds > 1 else ''
-  heading, note = f'{name} split, step {t}', f' · {shown}' if shown else ''
-  writers.write_json(folder / 'report.json', {'heading': heading, 'shown': shown, **scores})
-  writers.write_bytes(folder / 'report.txt', '\n'.join([tables.table(scores, heading + note), *lines]).encode())
-  plots.confusion(counts, classes, folder, note)
+  reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', seeds, lines)
 
 
 def mistake(sentence, expected, predicted):
@@ -142,10 +137,6 @@ def encode(run, texts, options):
   return tagged.encode(run.spec, [tagged.words_of(each) for each in texts])
 
 
-def function(run, options):
-  return lambda state, arrays: predict_split(run.program.predict, state, Split.of(**arrays), batch_size=BATCH)
-
-
 def decode(run, outputs, texts, options):
   for given, row in zip(texts, outputs):
     words = tagged.words_of(given)
@@ -156,4 +147,4 @@ def show(answer):
   return ''.join(f'{word} {tag}\n' for word, tag in zip(answer['words'], answer['tags'])) + '\n'
 
 
-verbs = {'predict': Verb('The tags of the words of texts.', encode, function, decode, 'TEXT …', show=show)}
+verbs = {'predict': Verb('The tags of the words of texts.', encode, predictions, decode, 'TEXT …', show=show)}

@@ -24,7 +24,7 @@ from karpjax.program import LATENT, Program, TrainState, example_keys, pair
 from karpjax.report import pictures, plots
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
-from karpjax.verbs import Verb, sample_verb
+from karpjax.verbs import Verb, predictions, sample_verb
 
 MODELS = {'vae': vae.VAE}
 
@@ -127,8 +127,8 @@ verbs = {
   'encode': Verb(
     'The mean code of each image.',
     lambda run, paths, _: {'image': np.stack([images.load_image(path, run.spec) for path in paths])},
-    lambda run, _: lambda state, batch: jax.jit(run.program.predict)(state, batch, jax.random.key(0)),
-    lambda run, codes, paths, _: ({'image': p, 'code': x.tolist()} for p, x in zip(paths, np.asarray(codes))),
+    predictions,
+    lambda run, codes, paths, _: ({'image': p, 'code': x.tolist()} for p, x in zip(paths, codes)),
     inputs='IMAGE …',
   ),
 }

@@ -9,17 +9,13 @@ import datetime
 import io
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from karpjax import config
+from karpjax import config, verbs
 from karpjax.data import labelled_text, text_files
-from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
 from karpjax.metrics import change
 from karpjax.report import plots, writers
-from karpjax.train.predict import predict_split
-from karpjax.verbs import Verb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +76,6 @@ def encode(run, files, chosen):
   return {'tokens': labelled_text.tokens([text for _, _, text in rows], run.spec)}
 
 
-def function(run, chosen):
-  def probabilities(state, batch, key):
-    return jax.nn.softmax(run.program.predict(state, batch, key))
-
-  return lambda state, arrays: predict_split(probabilities, state, Split.of(**arrays))
-
-
 def decode(run, probabilities, files, chosen):
   path = Path(files[0]).expanduser()
   rows = read(path, chosen)
@@ -120,7 +109,7 @@ def show(answer) -> str:
 
 
 HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
-VERB = Verb(HELP, encode, function, decode, 'FILE.csv', Options, show)
+VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show)
 
 
 def rolling(hits: np.ndarray, window: int) -> np.ndarray:

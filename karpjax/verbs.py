@@ -20,10 +20,11 @@ import numpy as np
 from karpjax import config as configs
 from karpjax import options
 from karpjax import population as populations
-from karpjax.data.dataset import Dataset, Spec
+from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
 from karpjax.report import pictures, writers
 from karpjax.train import run_dir, weights
+from karpjax.train.predict import predict_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +197,15 @@ def _best_of_sweep(folder: Path) -> tuple[Path, str, int | None]:
 # ---- verbs that several experiments have ----
 
 
+def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Callable:
+  """The function of a verb that predicts: (state, {name: [examples, …]}) -> `then` of the program's outputs, in NumPy."""
+  predict = lambda state, batch, key: then(run.program.predict(state, batch, key))
+  return lambda state, arrays: predict_split(predict, state, Split.of(**arrays))
+
+
+probabilities = functools.partial(predictions, then=jax.nn.softmax)
+
+
 @dataclasses.dataclass(frozen=True)
 class Top:
   top: int = configs.flag(3, 'How many classes to print of each.', low=1)
@@ -209,18 +219,15 @@ def classes(help: str, inputs: str, encode: Callable[..., Any]) -> Verb:
     encode: (run, inputs) -> a batch, as the program's `predict` takes it.
   """
 
-  def function(run, chosen):
-    return jax.jit(lambda state, batch: jax.nn.softmax(run.program.predict(state, batch, jax.random.key(0))))
-
   def decode(run, outputs, inputs, chosen):
-    for given, row in zip(inputs, np.asarray(outputs)):
+    for given, row in zip(inputs, outputs):
       best = np.argsort(-row)[: chosen.top]
       yield {'input': given, 'classes': {run.spec.classes[c]: float(row[c]) for c in best}}
 
   def show(answer):
     return '  '.join([answer['input'], *(f'{name} {p:.4f}' for name, p in answer['classes'].items())]) + '\n'
 
-  return Verb(help, lambda run, inputs, _: encode(run, inputs), function, decode, inputs, Top, show)
+  return Verb(help, lambda run, inputs, _: encode(run, inputs), probabilities, decode, inputs, Top, show)
 
 
 @dataclasses.dataclass(frozen=True)

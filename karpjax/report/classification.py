@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.metrics import classification
-from karpjax.report import pictures, plots, writers
-from karpjax.report.tables import table as aligned
+from karpjax.report import pictures, plots, tables, writers
 
 MISTAKES = 20
 SALIENCIES = 8
@@ -43,14 +42,9 @@ def write(
     seeds: of the run; the arrays are those of the first, and what is written says so.
   """
   folder, labels, names = Path(folder), np.asarray(labels), np.asarray(classes, object)
-  shown = f'first of {seeds} seeds' if seeds > 1 else ''
-  note = f' · {shown}' if shown else ''
   confusion, calibration = classification.tally(labels, probabilities)
-  error = classification.expected_calibration_error(calibration)
-  report = {'heading': heading, 'shown': shown, 'expected_calibration_error': error}
-  report |= classification.per_class_report(confusion, classes)
-  text = [table(report, heading + note)]
-  plots.confusion(confusion, classes, folder, note)
+  error, note, lines = classification.expected_calibration_error(calibration), tables.first_of(seeds), []
+  report = {'expected_calibration_error': error, **classification.per_class_report(confusion, classes)}
   plots.reliability(calibration, error, folder, note)
 
   predicted = probabilities.argmax(1)
@@ -64,43 +58,55 @@ def write(
     pictures.mistakes(images(worst), *mistakes, folder, note)
   if baselines:
     report['baselines'] = baselines
-    text.append('\n'.join([*compared(baselines), '']))
+    lines += [*compared(baselines), '']
   if texts is not None and len(worst):
     rows = [(true, guess, float(p), ' '.join(texts[i].split())) for true, guess, p, i in zip(*mistakes, worst)]
     report['worst_mistakes'] = [dict(zip(('true', 'predicted', 'probability', 'text'), row)) for row in rows]
-    text.append('\n'.join(['Worst mistakes', '', *aligned(rows, ('true', 'predicted', 'probability', 'text')), '']))
+    lines += ['Worst mistakes', '', *tables.table(rows, ('true', 'predicted', 'probability', 'text')), '']
   if kernel is not None:
     pictures.filters(kernel, folder, note)
   if saliency is not None:
     few = np.arange(min(SALIENCIES, len(labels)))
     pictures.saliency(images(few), saliency(few), names[labels[few]], names[predicted[few]], folder, note)
-  writers.write_json(folder / 'report.json', report)
-  writers.write_bytes(folder / 'report.txt', '\n'.join(text).encode())
+  write_scores(folder, report, confusion, classes, heading, seeds, lines)
+
+
+def write_scores(folder: Path, scores: Mapping, confusion, classes, heading: str, seeds: int, lines=()) -> None:
+  """report.json; report.txt, a table of the scores and further lines; and plots/confusion_matrix.png.
+
+  Args:
+    folder, classes, heading, seeds: as for `write`.
+    scores: as from `per_class_report`, of classes or of entities; report.json holds all of it.
+    confusion: [classes, classes] counts.
+    lines: of report.txt.
+  """
+  note = tables.first_of(seeds)
+  averages = [{'class': f'{name} average', **scores[name]} for name in ('micro', 'macro', 'weighted')]
+  rows = [
+    (row['class'], *(f'{row[name]:.4f}' for name in ('precision', 'recall', 'f1')), row['support'])
+    for row in [*scores['classes'], *averages]
+  ]
+  table = tables.table(rows, ('class', 'precision', 'recall', 'F1', 'support'))
+  writers.write_json(folder / 'report.json', {'heading': heading, 'shown': note.removeprefix(' · '), **scores})
+  writers.write_bytes(folder / 'report.txt', '\n'.join([heading + note, '', *table, '', *lines]).encode())
+  plots.confusion(confusion, classes, folder, note)
 
 
 def compared(baselines: Mapping[str, Mapping[str, float]], numbers: Mapping | None = None, name: str = '') -> list[str]:
-  """Baselines as aligned lines, under the numbers of a run where they are given.
+  """Baselines as aligned lines, under the numbers of a run where they are given; none where they share no metric.
 
   Args:
     baselines: {model: {metric: number}}.
     numbers: of summary.json: a number, or several seeds' {'mean', 'std', …}, for each metric.
     name: of the run's model.
   """
-  metrics = [metric for metric in next(iter(baselines.values())) if numbers is None or metric in numbers]
+  metrics = [metric for metric in next(iter(baselines.values()), ()) if numbers is None or metric in numbers]
+  if not metrics:
+    return []
   shown = lambda x: f'{x["mean"]:.4f} ± {x["std"]:.4f}' if isinstance(x, Mapping) else f'{x:.4f}'
   rows = [] if numbers is None else [(name, *(shown(numbers[metric]) for metric in metrics))]
   rows += [(f'TF-IDF, {model}', *(shown(row[metric]) for metric in metrics)) for model, row in baselines.items()]
-  return aligned(rows, ('model', *metrics))
-
-
-def table(report: Mapping, heading: str) -> str:
-  """`per_class_report`'s numbers as aligned text."""
-  averages = [{'class': f'{name} average', **report[name]} for name in ('micro', 'macro', 'weighted')]
-  rows = [
-    (row['class'], *(f'{row[name]:.4f}' for name in ('precision', 'recall', 'f1')), row['support'])
-    for row in [*report['classes'], *averages]
-  ]
-  return '\n'.join([heading, '', *aligned(rows, ('class', 'precision', 'recall', 'F1', 'support')), ''])
+  return tables.table(rows, ('model', *metrics))
 
 
 def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Aligned tables of plain text."""
+"""Aligned tables of plain text, and what stands behind their headings."""
 
 from collections.abc import Sequence
 
@@ -18,3 +18,8 @@ def table(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
   return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
+
+
+def first_of(seeds: int) -> str:
+  """' · first of 5 seeds', for the heading of what shows the first of several; else ''."""
+  return f' · first of {seeds} seeds' if seeds > 1 else ''

@@ -1,6 +1,7 @@
 """A trained Program's predictions over a whole split."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,8 +10,8 @@ from karpjax.data import batches
 from karpjax.data.dataset import Split
 
 
-def predict_split(predict: Callable, state, split: Split, *, batch_size: int = 500):
-  """What a function of examples gives for every example of a split, in order.
+def predict_batches(predict: Callable, state, split: Split, *, batch_size: int = 500) -> Iterator[Any]:
+  """What a function of examples gives for every example of a split, in order, a batch at a time.
 
   Args:
     predict: (state, batch, key) -> a pytree of [batch, …], such as a Program's; it is called with key 0.
@@ -18,12 +19,16 @@ def predict_split(predict: Callable, state, split: Split, *, batch_size: int = 5
     split: the examples.
     batch_size: examples in one call; the last batch is filled up, so that one program is compiled.
 
-  Returns:
-    A pytree of NumPy arrays [split.size, …].
+  Yields:
+    A pytree of NumPy arrays [up to batch_size, …].
   """
   call = jax.jit(lambda state, batch: predict(state, batch, jax.random.key(0)))
-  rows = []
   for numbers, mask in batches.exact(split.size, min(batch_size, split.size)):
     out = call(state, {**batches.fetch(split, numbers), 'mask': mask})
-    rows.append(jax.tree.map(lambda x: np.asarray(x)[mask], out))
-  return jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+    yield jax.tree.map(lambda x, mask=mask: np.asarray(x)[mask], out)
+
+
+def predict_split(predict: Callable, state, split: Split, *, batch_size: int = 500):
+  """The same in one piece: a pytree of NumPy arrays [split.size, …]."""
+  batches_ = predict_batches(predict, state, split, batch_size=batch_size)
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *batches_)
