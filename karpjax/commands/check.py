@@ -14,7 +14,7 @@ import numpy as np
 from karpjax import command_line, config, errors
 from karpjax import program as programs
 from karpjax.data import batches
-from karpjax.report import progress
+from karpjax.report import tables
 from karpjax.train import checkpoint, loop
 from karpjax.train.runner import Runner
 
@@ -22,56 +22,73 @@ OVERFIT_STEPS = 400
 TARGETS = {'label', 'target', 'targets', 'high'}  # the names of what is to be predicted, in the batches of experiments
 
 
-Result = tuple[bool | None, str]  # (whether it passes, None where it does not apply; a figure)
+Result = tuple[bool, str]  # (whether it passes, a figure)
+CHECKS: dict[str, tuple[Callable[..., Result], str]] = {}  # {name: (check, what to do where it fails)}
+
+
+class NotApplicable(Exception):
+  """Why a check does not apply."""
+
+
+def named(name: str, remedy: str):
+  """Registers a check."""
+
+  def register(function):
+    CHECKS[name] = function, remedy
+    return function
+
+  return register
 
 
 def _losses(program, state, batch) -> np.ndarray:
   """Per-example losses, [batch] or [batch, time], in evaluation mode."""
+  if program.example_losses is None:
+    raise NotApplicable('the program gives no losses per example')
   return np.asarray(program.example_losses(state, batch, programs.step_key(state, programs.EVALUATE)))
 
 
-def _one_loss(program, state, batch) -> bool:
-  """Whether the step minimises one loss; players have one each."""
-  return 'loss' in jax.eval_shape(program.step, state, batch)[1]
-
-
-def _train(program, state, batch, steps: int, below: float = 0):
-  """(state after so many steps on one batch, losses); stops where the loss is under `below` of the first."""
-  losses = []
+def _train(program, state, batch, steps: int):
+  """The state after so many steps on one batch."""
   for _ in range(steps):
+    state, _ = program.step(state, batch)
+  return state
+
+
+def _minimise(program, state, batch, steps: int, below: float = 0) -> list[float]:
+  """The losses of so many steps on one batch, until one is under `below` of the first."""
+  if 'loss' not in jax.eval_shape(program.step, state, batch)[1]:  # players have one each
+    raise NotApplicable('its step minimises no single loss')
+  losses = []
+  while len(losses) < steps and not (losses and losses[-1] < below * losses[0]):
     state, metrics = program.step(state, batch)
-    if 'loss' in metrics:
-      losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
-      if losses[-1] < below * losses[0]:
-        break
-  return state, losses
+    losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
+  return losses
 
 
+@named('loss at initialisation', "look at the last layer's initialiser and the scale of inputs")
 def loss_at_initialisation(program, state, batch) -> Result:
   """Within half of that of a guess that knows nothing."""
-  uninformed = program.uninformed_loss
-  if uninformed is None or program.example_losses is None:
-    return None, 'no uninformed loss is known'
-  losses = _losses(program, state, batch)
+  if program.uninformed_loss is None:
+    raise NotApplicable('no uninformed loss is known')
+  losses, uninformed = _losses(program, state, batch), program.uninformed_loss
   loss = float(losses.mean() if losses.ndim == 1 else losses[np.asarray(batch['targets']) >= 0].mean())
   return abs(loss - uninformed) <= 0.5 * uninformed + 0.1, f'{loss:.4f}; uninformed {uninformed:.4f}'
 
 
+@named('examples are independent', 'look for a norm, a mean or a reshape over the batch')
 def no_leak_across_the_batch(program, state, batch) -> Result:
   """Replacing example 0 leaves all other examples' losses as they were, to rounding."""
-  if program.example_losses is None:
-    return None, 'the program gives no losses per example'
   other = {n: x.at[0].set(x[-1]) if n != 'index' else x for n, x in batch.items()}
   before, after = _losses(program, state, batch), _losses(program, state, other)
   moved = float(np.abs(after - before)[1:].max())
-  figure = f"largest change of another example's loss {moved:.1e}"
-  return moved <= 1e-5 * (1 + np.abs(before).max()), figure
+  return moved <= 1e-5 * (1 + np.abs(before).max()), f"largest change of another example's loss {moved:.1e}"
 
 
+@named('tokens see none from the future', 'look at the causal mask and the shift of the targets')
 def no_leak_from_the_future(program, state, batch) -> Result:
   """Another token in the middle leaves all earlier losses as they were, to rounding, and changes later ones."""
   if not program.causal:
-    return None, 'no causal model'
+    raise NotApplicable('no causal model')
   tokens = batch['tokens']
   middle = tokens.shape[1] // 2
   other = {**batch, 'tokens': tokens.at[:, middle].set((tokens[:, middle] + 1) % jnp.maximum(tokens.max(), 2))}
@@ -81,10 +98,11 @@ def no_leak_from_the_future(program, state, batch) -> Result:
   return earlier <= 1e-5 < later, figure
 
 
+@named('gradients reach every parameter', 'is a part left out of the loss? or try other learning_rates')
 def gradients_reach_all(program, state, batch) -> Result:
   """After three steps every parameter is finite, and none has stayed as it was."""
-  after, _ = _train(program, state, batch, 3)
-  before, after = checkpoint.to_arrays(state.params), checkpoint.to_arrays(after.params)
+  before = checkpoint.to_arrays(state.params)
+  after = checkpoint.to_arrays(_train(program, state, batch, 3).params)
   wild = [n for n, x in after.items() if not np.isfinite(x).all()]
   still = [n for n, x in after.items() if np.array_equal(x, before[n])]
   if wild or still:
@@ -92,51 +110,51 @@ def gradients_reach_all(program, state, batch) -> Result:
   return True, f'all {len(after)} arrays finite and moving'
 
 
+@named('one batch can be overfitted', 'try learning_rate times and over ten; look at dropout and labels')
 def overfits_one_batch(program, state, batch) -> Result:
   """The same batch again and again: the training loss falls to under a tenth."""
-  if not _one_loss(program, state, batch):
-    return None, 'its step minimises no single loss'
   few = {n: x[: min(16, len(x))] for n, x in batch.items()}
-  first, *_, last = _train(program, state, few, OVERFIT_STEPS, below=0.05)[1]
+  first, *_, last = _minimise(program, state, few, OVERFIT_STEPS, below=0.05)
   figure = f'loss {first:.4f} -> {last:.4f} in at most {OVERFIT_STEPS} steps of {len(few["index"])} examples'
   return last < 0.1 * first, figure
 
 
+@named('real inputs beat zeroed ones', 'look at the preprocessing, learning_rate and dead units')
 def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
-  if not _one_loss(program, state, batch):
-    return None, 'its step minimises no single loss'
   if not TARGETS & set(batch):
-    return None, f'nothing in the batch is a target by its name: {", ".join(sorted(TARGETS))}'
+    raise NotApplicable(f'nothing in the batch is a target by its name: {", ".join(sorted(TARGETS))}')
   keep = TARGETS | {'index', 'mask'}
   zeroed = {n: x if n in keep else jnp.zeros_like(x) for n, x in batch.items()}
-  real, blind = (_train(program, state, inputs, steps)[1][-1] for inputs in (batch, zeroed))
+  real, blind = (_minimise(program, state, inputs, steps)[-1] for inputs in (batch, zeroed))
   return real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps'
 
 
+@named('the same seed gives the same bits', 'what draws from outside the keys? or try --deterministic')
 def same_seed_same_bits(program, state, batch) -> Result:
   """Two runs of three steps from the same state: equal to the bit."""
-  a, b = (checkpoint.to_arrays(_train(program, state, batch, 3)[0].params) for _ in range(2))
+  a, b = (checkpoint.to_arrays(_train(program, state, batch, 3).params) for _ in range(2))
   different = [n for n in a if a[n].tobytes() != b[n].tobytes()]
-  figure = f'differ: {", ".join(different)}' if different else 'three steps, twice'
-  return not different, figure
+  return not different, f'differ: {", ".join(different)}' if different else 'three steps, twice'
 
 
+@named('outputs respond to inputs', 'look at learning_rate, initialisers and activations')
 def no_dead_units(program, state, batch) -> Result:
   """No output is constant over the batch after three steps."""
   if program.predict is None:
-    return None, 'the program predicts nothing'
-  state, _ = _train(program, state, batch, 3)
+    raise NotApplicable('the program predicts nothing')
+  state = _train(program, state, batch, 3)
   outputs = np.asarray(program.predict(state, batch, programs.step_key(state, programs.EVALUATE)))
   if not np.issubdtype(outputs.dtype, np.floating):
-    return None, 'the program predicts choices, such as tags, not scores'
+    raise NotApplicable('the program predicts choices, such as tags, not scores')
   if len(outputs) == 1:
-    return None, 'one example is no comparison; --batch_size=8 makes one'
+    raise NotApplicable('one example is no comparison; --batch_size=8 makes one')
   outputs = outputs.reshape(len(outputs), -1)
   dead = int((outputs.std(0) == 0).sum())
   return dead == 0, f'{dead} of {outputs.shape[1]} outputs are the same for every example'
 
 
+@named('one compilation only', 'look for what changes the shape or dtype of the state')
 def one_compilation(program, state, batch) -> Result:
   """Three steps trace the step once: no shape, dtype or weak type changes from step to step."""
   traces = []
@@ -150,31 +168,12 @@ def one_compilation(program, state, batch) -> Result:
   return len(traces) == 1, f'{len(traces)} in three steps'
 
 
-# {name: (check, what to do where it fails)}
-CHECKS: dict[str, tuple[Callable[..., Result], str]] = {
-  'loss at initialisation': (loss_at_initialisation, "look at the last layer's initialiser and the scale of inputs"),
-  'examples are independent': (no_leak_across_the_batch, 'look for a norm, a mean or a reshape over the batch'),
-  'tokens see none from the future': (no_leak_from_the_future, 'look at the causal mask and the shift of the targets'),
-  'gradients reach every parameter': (
-    gradients_reach_all,
-    'is a part left out of the loss? or try other learning_rates',
-  ),
-  'one batch can be overfitted': (
-    overfits_one_batch,
-    'try learning_rate times and over ten; look at dropout and labels',
-  ),
-  'real inputs beat zeroed ones': (inputs_matter, 'look at the preprocessing, learning_rate and dead units'),
-  'the same seed gives the same bits': (
-    same_seed_same_bits,
-    'what draws from outside the keys? or try --deterministic',
-  ),
-  'outputs respond to inputs': (no_dead_units, 'look at learning_rate, initialisers and activations'),
-  'one compilation only': (one_compilation, 'look for what changes the shape or dtype of the state'),
-}
+def check(program, batch, *, seed: int = 0) -> dict[str, tuple[bool | None, str]]:
+  """All checks of a Program on one training batch, from the state in which the seed begins to learn.
 
-
-def check(program, batch, *, seed: int = 0) -> dict[str, Result]:
-  """All checks of a Program on one training batch, from the state in which the seed begins to learn."""
+  Returns:
+    {name: (whether it passes, None where it does not apply; a figure, or why)}.
+  """
   jitted = {name: jax.jit(f) for name in ('step', 'predict', 'example_losses') if (f := getattr(program, name))}
   program = dataclasses.replace(program, **jitted)
 
@@ -183,8 +182,13 @@ def check(program, batch, *, seed: int = 0) -> dict[str, Result]:
     return jax.lax.fori_loop(0, program.collecting, lambda _, state: program.step(state, batch)[0], state)
 
   state = jax.jit(program.init)(jax.random.key(seed))
-  state = collect(state) if program.collecting else state
-  return {name: one(program, state, batch) for name, (one, _) in CHECKS.items()}
+  state, results = collect(state) if program.collecting else state, {}
+  for name, (one, _) in CHECKS.items():
+    try:
+      results[name] = one(program, state, batch)
+    except NotApplicable as reason:
+      results[name] = None, str(reason)
+  return results
 
 
 def main(argv: list[str]) -> int:
@@ -203,8 +207,8 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'check: {command_line.flagged(error, config.Train)}', file=sys.stderr)
     return 2
-  word = {True: 'pass', False: 'FAIL', None: '-'}
-  rows = [(word[None if passed is None else bool(passed)], name, figure) for name, (passed, figure) in results.items()]
+  word = lambda passed: '-' if passed is None else 'pass' if passed else 'FAIL'
+  rows = [(word(passed), name, figure) for name, (passed, figure) in results.items()]
   failures = [f'{name}: {CHECKS[name][1]}.' for mark, name, _ in rows if mark == 'FAIL']
-  print(*progress.table(rows, ('', 'check', 'figure')), *([''] if failures else []), *failures, sep='\n')
+  print(*tables.table(rows, ('', 'check', 'figure')), *([''] if failures else []), *failures, sep='\n')
   return int(bool(failures))

@@ -40,40 +40,34 @@ def free_port() -> int:
 
 
 def run(argv: list[str], processes: int, devices: int) -> int:
-  """Starts all, passes signals on, and gives the first error's exit code, or 0."""
+  """Starts all, passes signals on, and gives the first error's exit code, or 0; all but the first speak on stderr."""
   flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'
   environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
-  meeting = [f'--coordinator=127.0.0.1:{free_port()}', f'--num_processes={processes}']
+  argv = [str(LAUNCH), *argv, f'--coordinator=127.0.0.1:{free_port()}', f'--num_processes={processes}']
   hosts = []
-  for i in range(processes):
-    output = None if i == 0 else subprocess.PIPE
-    command = [sys.executable, str(LAUNCH), *argv, *meeting, f'--process_id={i}']
-    hosts.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output, text=True))
-    for stream in (hosts[i].stdout, hosts[i].stderr) if output else ():
-      threading.Thread(target=_repeat, args=(i, stream), daemon=True).start()
+
+  def repeat(i, stream):
+    for line in stream:
+      print(f'process {i}: {line}', end='', file=sys.stderr, flush=True)
 
   def pass_on(number, _):
     for host in hosts:
       if host.poll() is None:
         host.send_signal(number)
 
+  for i in range(processes):
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) if i else {}
+    hosts.append(subprocess.Popen([sys.executable, *argv, f'--process_id={i}'], env=environment, **output))
+    if i:
+      threading.Thread(target=repeat, args=(i, hosts[i].stdout), daemon=True).start()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
-  failed, deadline = 0, float('inf')
-  while any([host.poll() is None for host in hosts]):  # a list: every one of them is asked
-    if not failed and (failed := _first_error(hosts)):
+  failed, deadline, running = 0, float('inf'), True
+  while running:
+    running = any([host.poll() is None for host in hosts])  # a list: every one of them is asked
+    if not failed and (failed := next((host.returncode for host in hosts if host.returncode), 0)):
       deadline = time.monotonic() + GRACE_SECONDS
     if time.monotonic() > deadline:
       pass_on(signal.SIGKILL, None)
     time.sleep(0.1)
-  failed = failed or _first_error(hosts)
   return failed if failed >= 0 else 128 - failed
-
-
-def _first_error(hosts: list[subprocess.Popen]) -> int:
-  return next((host.returncode for host in hosts if host.returncode), 0)
-
-
-def _repeat(i: int, stream) -> None:
-  for line in stream:
-    print(f'process {i}: {line}', end='', file=sys.stderr, flush=True)

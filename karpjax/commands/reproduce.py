@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from karpjax import errors
-from karpjax.report import progress, writers
+from karpjax.report import tables, writers
 
 ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / 'experiments' / 'papers'
@@ -28,11 +28,7 @@ HEADS = ('what', 'metric', 'theirs', 'ours', 'difference', 'seeds', 'time', 'lau
 
 
 def read(path: Path) -> dict:
-  """The comments of a flagfile as {key: value}; 'theirs' as {metric: number}.
-
-  Raises:
-    UsageError: where one is missing.
-  """
+  """The comments of a flagfile as {key: value}; 'theirs' as {metric: number}; raises UsageError where one is missing."""
   paper = dict(re.findall(r'^# (\w+): (.*)$', path.read_text(), re.MULTILINE))
   missing = {'what', 'experiment', 'theirs', 'source'} - set(paper)
   if missing:
@@ -47,15 +43,15 @@ def choose(names: list[str], known: dict[str, dict]) -> list[str]:
   Raises:
     UsageError: for a name that fits none.
   """
-  chosen: dict[str, None] = {}
+  chosen: list[str] = []
   for name in names:
     fitting = [name] if name in known else [n for n in known if n.startswith(name + '_')]
     if name == 'all':
       fitting = [n for n, paper in known.items() if paper.get('needs') != 'accelerator']
     if not fitting:
       raise errors.UsageError(f'no flagfile {name!r} in experiments/papers.{errors.nearest(name, known)}')
-    chosen |= dict.fromkeys(fitting)
-  return list(chosen)
+    chosen += fitting
+  return list(dict.fromkeys(chosen))
 
 
 def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
@@ -75,8 +71,7 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
     'date': datetime.date.today().isoformat(),
     'ours': {metric: several(numbers[metric]) for metric in paper['theirs']},
     'theirs': paper['theirs'],
-    'seconds': numbers['seconds'],
-    'compile_seconds': numbers['compile_seconds'],
+    **{name: numbers[name] for name in ('seconds', 'compile_seconds')},
     'command': 'python ' + ' '.join(part for part in command if not part.startswith('--data_dir')),
     'seeds': config['flags']['seeds'],
     'versions': config['versions'],
@@ -105,8 +100,8 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
       value = 'not run here' if paper.get('needs') == 'accelerator' else 'not run'
       if ours:
         value = shown(metric, ours['mean'], ours['std'] if len(ours['values']) > 1 else None)
-        difference = None if theirs is None else ours['mean'] - theirs
-        gap = '' if difference is None else ('+' if difference > 0 else '') + shown(metric, difference)
+      if ours and theirs is not None:
+        gap = ('+' if ours['mean'] > theirs else '') + shown(metric, ours['mean'] - theirs)
       about = (str(result['seeds']), minutes, f'reproduce {name}')
       lines.append((paper['what'], metric, shown(metric, theirs), value, gap, *about))
   return lines
@@ -124,6 +119,7 @@ def record(result: dict, known: dict[str, dict]) -> None:
 
 
 def main(argv: list[str]) -> int:
+  """Lists the flagfiles, or runs those that are named: 1 where a run failed, 2 for bad input."""
   about = 'Runs flagfiles of experiments/papers; other flags are passed to the experiment.'
   parser = argparse.ArgumentParser(prog='launch.py reproduce', description=about)
   parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
@@ -138,18 +134,16 @@ def main(argv: list[str]) -> int:
     return 2
   if not chosen:
     listed = [(name, paper['what'], paper.get('needs', '')) for name, paper in known.items()]
-    print(*progress.table(listed, ('name', 'what', 'needs')), sep='\n')
+    print(*tables.table(listed, ('name', 'what', 'needs')), sep='\n')
     return 0
   results: dict[str, dict] = {}
   for name in chosen:
     try:
       results[name] = run(known[name], Path(options.runs) / name, flags)
+      if options.record:
+        record(results[name], known)
     except errors.UsageError as error:
       print(f'reproduce: {error}', file=sys.stderr)
-      continue
-    if options.record:
-      record(results[name], known)
-  print(*progress.table(rows({name: known[name] for name in results}, results), HEADS), sep='\n')
-  for name in (name for name in results if 'differs' in known[name]):
-    print(f'{name}: {known[name]["differs"]}')
+  print(*tables.table(rows({name: known[name] for name in results}, results), HEADS), sep='\n')
+  print(*(f'{name}: {known[name]["differs"]}\n' for name in results if 'differs' in known[name]), sep='', end='')
   return int(len(results) < len(chosen))

@@ -18,7 +18,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from karpjax import config, errors
@@ -51,18 +50,9 @@ class Slurm:
   wait: bool = slurm_flag(False, "Return when the job ends, with the job's exit status.")
   dry_run: bool = slurm_flag(False, 'Print the script; write and submit nothing.')
 
-  @property
-  def tasks(self) -> int:
-    """How many run on each node."""
-    return self.tasks_per_node or self.gpus_per_node or 1
-
 
 def minutes(limit: str) -> float:
-  """A time limit as sbatch reads it, M, M:S, H:M:S, D-H, D-H:M or D-H:M:S, in minutes.
-
-  Raises:
-    UsageError: for anything else.
-  """
+  """A time limit as sbatch reads it, M, M:S, H:M:S, D-H, D-H:M or D-H:M:S, in minutes; raises UsageError for others."""
   match = re.fullmatch(r'(?:(\d+)-)?(\d+(?::\d+){0,2})', limit)
   if not match:
     raise errors.UsageError(f'time={limit}: minutes, HH:MM:SS or DAYS-HH:MM:SS are needed')
@@ -82,31 +72,23 @@ def script(flags: Slurm, command: list[str], folder: Path) -> str:
     folder: absolute; takes the job's output.
   """
   quoted = lambda text: '"' + re.sub(r'(["\\])', r'\\\1', text) + '"'  # as sbatch reads its #SBATCH lines
-  options = {
-    'job-name': quoted(flags.job_name),
-    'nodes': flags.nodes,
-    'ntasks-per-node': flags.tasks,
-    'gpus-per-node': flags.gpus_per_node,
-    'cpus-per-task': flags.cpus_per_task,
-    'mem': flags.mem,
-    'time': flags.time,
-    'partition': flags.partition,
-    'account': flags.account,
-    'output': quoted(str(folder).replace('%', '%%') + '/slurm-%j.out'),
-    'open-mode': 'append',
-    'signal': f'TERM@{SAVING}',
-  }
+  options = {'job-name': quoted(flags.job_name), 'nodes': flags.nodes, 'ntasks-per-node': flags.tasks_per_node}
+  plain = 'gpus_per_node', 'cpus_per_task', 'mem', 'time', 'partition', 'account'
+  options |= {name.replace('_', '-'): getattr(flags, name) for name in plain}
+  options |= {'output': quoted(str(folder).replace('%', '%%') + '/slurm-%j.out'), 'open-mode': 'append'}
+  options['signal'] = f'TERM@{SAVING}'
+  head = [f'--{name}={value}' for name, value in options.items() if value] + ['--requeue']
+  lines = '\n'.join(f'#SBATCH {line}' for line in (*head, flags.sbatch) if line)
   srun = ['srun', '--kill-on-bad-exit=0', f'--wait={STRAGGLING}']
   if flags.gpus_per_node:
     srun.append('--gpu-bind=none')  # a task takes its GPU by its number on the node, so it must see them all
   if flags.cpus_per_task:
     srun.append(f'--cpus-per-task={flags.cpus_per_task}')  # since Slurm 22.05 srun does not take over sbatch's
-  head = ''.join(f'#SBATCH --{name}={value}\n' for name, value in options.items() if value) + '#SBATCH --requeue\n'
-  head += f'#SBATCH {flags.sbatch}\n' if flags.sbatch else ''
   return f"""#!/bin/bash
-{head}
+{lines}
+
 cd {shlex.quote(str(Path.cwd()))} || exit 1
-{shlex.join(srun)} {shlex.join(command)}
+{shlex.join([*srun, *command])}
 status=$?
 # Told to stop, it has saved: it goes on later. (After scancel, this line is not reached.)
 if [ "$status" -eq {STOPPED} ]; then scontrol requeue "$SLURM_JOB_ID" && sleep 60; fi
@@ -116,7 +98,7 @@ exit "$status"
 
 def submit(path: Path, wait: bool) -> int:
   """Submits a script and says how to see and to end the job. Returns 0, or the job's exit status when waiting."""
-  command = ['sbatch', '--parsable', *(['--wait'] if wait else []), str(path)]
+  command = ['sbatch', '--parsable', *['--wait'] * wait, str(path)]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   job = process.stdout.readline().strip().split(';')[0]  # the cluster's name may follow
   if not job:
@@ -134,24 +116,26 @@ def submit(path: Path, wait: bool) -> int:
   return process.returncode
 
 
-def prepare(flags: Slurm, experiment: str, rest: list[str], given) -> Callable[[], int]:
-  """Writes the script under the next free number; what is returned submits it: 0, or 1 where sbatch refuses."""
-  if flags.gpus_per_node and flags.tasks_per_node not in (0, flags.gpus_per_node):
-    clash = f'tasks_per_node={flags.tasks_per_node} with gpus_per_node={flags.gpus_per_node}'
+def launch(flags: Slurm, experiment: str, rest: list[str], given) -> int:
+  """Writes the script under the next free number and submits it: 0, or 1 where sbatch refuses."""
+  tasks = flags.tasks_per_node or flags.gpus_per_node or 1
+  if flags.gpus_per_node not in (0, tasks):
+    clash = f'tasks_per_node={tasks} with gpus_per_node={flags.gpus_per_node}'
     raise errors.UsageError(f'{clash}: under Slurm, JAX gives each task one GPU; leave --tasks_per_node out')
   if flags.time and minutes(flags.time) < SHORTEST:
     raise errors.UsageError(f'time={flags.time}: at least {SHORTEST} minutes are needed, the last two of them to save')
   for name, value in dataclasses.asdict(flags).items():
     if '\n' in str(value):
       raise errors.UsageError(f'--{name} has more than one line')
-  if flags.nodes * flags.tasks > 1 and given.parallel in ('none', 'pmap') and not given.mesh:
+  if flags.nodes * tasks > 1 and given.parallel in ('none', 'pmap') and not given.mesh:
     raise errors.UsageError(f'{experiment}: several tasks train together with --parallel=data or fsdp, or a --mesh')
   workdir = Path(given.workdir or run_dir.default(experiment)).absolute()
-  flags = dataclasses.replace(flags, job_name=flags.job_name or experiment)
-  launch = [flags.python, '-u', str(launchers.ROOT / 'launch.py'), experiment]
-  text = script(flags, [*launch, *rest, f'--workdir={workdir}', '--distributed'], workdir / 'jobs')
+  command = [flags.python, '-u', str(launchers.ROOT / 'launch.py'), experiment, *rest]
+  flags = dataclasses.replace(flags, job_name=flags.job_name or experiment, tasks_per_node=tasks)
+  text = script(flags, [*command, f'--workdir={workdir}', '--distributed'], workdir / 'jobs')
   if flags.dry_run:
-    return lambda: print(text, end='') or 0
+    print(text, end='')
+    return 0
   if not shutil.which('sbatch'):
     raise errors.UsageError('sbatch is not installed: log in to the cluster (Debian: apt-get install slurm-client)')
   try:
@@ -162,9 +146,9 @@ def prepare(flags: Slurm, experiment: str, rest: list[str], given) -> Callable[[
       file.write(text)
   except OSError as error:
     raise errors.UsageError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
-  return lambda: submit(path, flags.wait)
+  return submit(path, flags.wait)
 
 
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> 0 once submitted, 1 where sbatch refuses, 2 for bad input."""
-  return launchers.main(argv, Slurm, __doc__, '--nodes=2 --gpus_per_node=4', prepare)
+  return launchers.main(argv, Slurm, __doc__, '--nodes=2 --gpus_per_node=4', launch)

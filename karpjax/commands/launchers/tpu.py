@@ -19,14 +19,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from karpjax import config, errors
 from karpjax.commands import launchers
 from karpjax.train import run_dir
 
-GCLOUD = ['gcloud', 'compute', 'tpus', 'tpu-vm']
 SAVING = 600  # seconds that a stopped run has for saving
 PEERS = 60  # seconds that the other workers have to end after worker 0
 
@@ -58,21 +56,20 @@ def commands(flags: Tpu, experiment: str, rest: list[str], workdir: str, output:
   On a worker, ~/karpjax holds tree, venv, the run's log, its pid, its exit status once it has ended, and workdirs.
   """
   where = [f'--zone={flags.zone}', f'--project={flags.project}', '--quiet']
-
-  def ssh(worker: str, *lines: str) -> list[str]:
-    return [*GCLOUD, 'ssh', flags.name, f'--worker={worker}', *where, f'--command={"; ".join(lines)}']
-
-  archive = output.absolute() / 'tree.tar.gz'
-  pack = f'git -C {shlex.quote(str(launchers.ROOT))} ls-files -z | tar -czf {shlex.quote(str(archive))}'
+  gcloud = lambda verb, *arguments: ['gcloud', 'compute', 'tpus', 'tpu-vm', verb, *arguments, *where]
+  ssh = lambda worker, *lines: [*gcloud('ssh', flags.name, f'--worker={worker}'), f'--command={"; ".join(lines)}']
+  tree, archive = shlex.quote(str(launchers.ROOT)), str(output.absolute() / 'tree.tar.gz')
+  # `git stash create` makes a commit of what is not committed yet, or nothing, and touches no file.
+  pack = f'cd {tree} && changed=$(git stash create) && git archive -o {shlex.quote(archive)} "${{changed:-HEAD}}"'
   on_worker, from_tree = (workdir, workdir) if os.path.isabs(workdir) else (f'karpjax/{workdir}', f'../{workdir}')
   # JAX finds the workers by itself on a TPU VM.
   run = ['../venv/bin/python', '-u', 'launch.py', experiment, *rest, f'--workdir={from_tree}', '--distributed']
   at_work = 'if grep -qs launch.py /proc/$(cat ~/karpjax/pid 2> /dev/null)/cmdline; then'
   return {
-    'describe': [*GCLOUD, 'describe', flags.name, *where],
-    'create': [*GCLOUD, 'create', flags.name, *where, f'--accelerator-type={flags.type}', f'--version={flags.version}'],
-    'pack': ['sh', '-c', f'{pack} -C {shlex.quote(str(launchers.ROOT))} --null -T -'],
-    'copy': [*GCLOUD, 'scp', str(archive), f'{flags.name}:karpjax.tar.gz', '--worker=all', *where],
+    'describe': gcloud('describe', flags.name),
+    'create': [*gcloud('create', flags.name), f'--accelerator-type={flags.type}', f'--version={flags.version}'],
+    'pack': ['sh', '-c', pack],
+    'copy': gcloud('scp', archive, f'{flags.name}:karpjax.tar.gz', '--worker=all'),
     'install': ssh(
       'all',
       f'{at_work} echo "ERROR: another run is at work on $(hostname)" >&2; exit 1; fi',
@@ -96,8 +93,8 @@ def commands(flags: Tpu, experiment: str, rest: list[str], workdir: str, output:
       f'for i in $(seq {PEERS}); do [ -s karpjax/status ] && break; sleep 1; done',
       'echo $(hostname) $(cat karpjax/status 2> /dev/null || echo running)',
     ),
-    'collect': [*GCLOUD, 'scp', '--recurse', f'{flags.name}:{on_worker}', str(output), '--worker=0', *where],
-    'delete': [*GCLOUD, 'delete', flags.name, *where],
+    'collect': gcloud('scp', '--recurse', f'{flags.name}:{on_worker}', str(output), '--worker=0'),
+    'delete': gcloud('delete', flags.name),
   }
 
 
@@ -119,72 +116,29 @@ def say(text: str) -> None:
 
 
 @dataclasses.dataclass
-class Launch:
-  """The commands of a launch, carried out one after the other.
-
-  Attributes:
-    plan: as `commands` gives them.
-    flags: the command's.
-    output: the folder that the workdir is brought to; gcloud.log there takes all that gcloud says.
-    exists: whether there is a VM, which costs money.
-    started: whether the run may be at work.
-  """
+class Commands:
+  """The commands of a launch by their step, and the file that takes all that they say; `Failed` names one that fails."""
 
   plan: dict[str, list[str]]
-  flags: Tpu
-  output: Path
-  exists: bool = False
-  started: bool = False
-
-  @property
-  def log(self) -> Path:
-    return self.output / 'gcloud.log'
-
-  def failure(self, step: str, code: int, said: str) -> Failed:
-    short = shlex.join(part for part in self.plan[step] if not part.startswith('--command='))
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ['it gave no reason']
-    line = next((line for line in reversed(lines) if 'ERROR' in line), lines[-1])
-    return Failed(f'{step} failed: `{short}` ended with exit status {code}: {line} (all of it: {self.log})')
+  log: Path
 
   def call(self, step: str) -> str:
-    """Runs a command, notes it and all that it says in the log, and returns its stdout; raises Failed where it fails."""
+    """Carries a step out, and returns its stdout."""
     captured = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
     done = subprocess.run(self.plan[step], check=False, **captured)
     with self.log.open('a') as file:
       print(f'$ {shlex.join(self.plan[step])}', done.stdout, done.stderr, sep='\n', file=file)
-    if done.returncode:
-      raise self.failure(step, done.returncode, done.stderr)
+    self._check(step, done.returncode, done.stderr)
     return done.stdout
 
-  def find(self) -> None:
-    """Sees that the VM is there, or creates it."""
-    try:
-      self.call('describe')
-      self.exists = True
-    except Failed as error:
-      if 'NOT_FOUND' not in str(error):
-        raise
-      if not self.flags.create:
-        missing = f'there is no TPU VM {self.flags.name} in {self.flags.zone}'
-        raise Failed(f'{missing}: --create --type=… --version=… makes one') from None
-      say(f'creating {self.flags.name} ({self.flags.type}): this takes minutes')
-      self.exists = True  # a creation that fails may leave something too
-      self.call('create')
+  def _check(self, step: str, code: int, said: str) -> None:
+    if code:
+      short = shlex.join(part for part in self.plan[step] if not part.startswith('--command='))
+      lines = [line.strip() for line in said.splitlines() if line.strip()] or ['it gave no reason']
+      line = next((line for line in reversed(lines) if 'ERROR' in line), lines[-1])
+      raise Failed(f'{step} failed: `{short}` ended with exit status {code}: {line} (all of it: {self.log})')
 
-  def start(self) -> None:
-    """Installs the files on every worker and starts the run there."""
-    for step in ('pack', 'copy', 'install'):
-      say(f'{step}: {WHY[step]}')
-      self.call(step)
-    say(f'start: {WHY["start"]}')
-    try:
-      self.call('start')
-    except (Failed, KeyboardInterrupt):  # some workers may have started, and would wait for the others
-      self.call('stop')
-      raise
-    self.started = True
-
-  def follow(self) -> int:
+  def follow(self, timeout: float) -> int:
     """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the run."""
     stopped, before = 0, self.log.stat().st_size
     with self.log.open('ab') as file:
@@ -193,7 +147,7 @@ class Launch:
       process = subprocess.Popen(self.plan['follow'], **options)
     try:
       try:
-        process.wait(self.flags.timeout or None)
+        process.wait(timeout or None)
       except (KeyboardInterrupt, subprocess.TimeoutExpired) as reason:
         stopped = 130 if isinstance(reason, KeyboardInterrupt) else 124
         say('stopping the run on every worker; it saves first. Ctrl-C again leaves it to itself')
@@ -205,54 +159,78 @@ class Launch:
       if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
-    if process.returncode:
-      raise self.failure('follow', process.returncode, self.log.read_bytes()[before:].decode(errors='replace'))
+    self._check('follow', process.returncode, self.log.read_bytes()[before:].decode(errors='replace'))
     return stopped
 
-  def status(self) -> int:
-    """The exit status of the run: the first of a worker's that is not 0."""
-    statuses = [line.rsplit(' ', 1) for line in self.call('status').splitlines() if ' ' in line]
-    running = [worker for worker, status in statuses if status == 'running']
-    if running or not statuses:
-      raise Failed(f'worker 0 has ended, but {", ".join(running) or "another"} has not')
-    bad = [(worker, status) for worker, status in statuses if status != '0']
-    for worker, status in bad:
-      say(f'the run ended with exit status {status} on {worker}; its output is in ~/karpjax/log there')
-    return int(bad[0][1]) if bad else 0
 
-  def __call__(self) -> int:
-    """Everything, from the VM to the workdir. Returns the run's exit status; 1 where gcloud fails, 130 after Ctrl-C."""
-    self.log.touch()
-    code = 1
+def status(said: str) -> int:
+  """The exit status of the run, of lines 'WORKER STATUS': the first that is not 0."""
+  statuses = [line.rsplit(' ', 1) for line in said.splitlines() if ' ' in line]
+  running = [worker for worker, code in statuses if code == 'running']
+  if running or not statuses:
+    raise Failed(f'worker 0 has ended, but {", ".join(running) or "another"} has not')
+  bad = [(worker, int(code)) for worker, code in statuses if code != '0']
+  for worker, code in bad:
+    say(f'the run ended with exit status {code} on {worker}; its output is in ~/karpjax/log there')
+  return bad[0][1] if bad else 0
+
+
+def carry_out(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
+  """Everything, from the VM to the workdir. Returns the run's exit status; 1 where gcloud fails, 130 after Ctrl-C."""
+  run, code = Commands(plan, output / 'gcloud.log'), 1
+  exists = started = False  # whether a VM costs money, and whether the run may be at work
+  run.log.touch()
+  try:
     try:
-      self.find()
-      self.start()
-      code = self.follow() or self.status()
-      self.started = False
-      self.call('collect')
-      say(f'the workdir is in {self.output}')
+      run.call('describe')
+      exists = True
     except Failed as error:
-      code = code or 1
-      say(str(error))
-    except KeyboardInterrupt:
-      code = 130
-      say('interrupted')
-    if self.started:
-      say('the run may still be at work. To see, stop and collect it:')
-      print(*(shlex.join(self.plan[step]) for step in ('follow', 'stop', 'collect')), sep='\n', file=sys.stderr)
-    if self.exists:
-      say(f'{self.flags.name} costs money until it is deleted: {shlex.join(self.plan["delete"])}')
-    return code
+      if 'NOT_FOUND' not in str(error):
+        raise
+      if not flags.create:
+        missing = f'there is no TPU VM {flags.name} in {flags.zone}'
+        raise Failed(f'{missing}: --create --type=… --version=… makes one') from None
+      say(f'creating {flags.name} ({flags.type}): this takes minutes')
+      exists = True  # a creation that fails may leave something too
+      run.call('create')
+    for step in ('pack', 'copy', 'install', 'start'):
+      say(f'{step}: {WHY[step]}')
+      try:
+        run.call(step)
+      except (Failed, KeyboardInterrupt):
+        if step == 'start':  # some workers may have started, and would wait for the others
+          run.call('stop')
+        raise
+    started = True
+    code = run.follow(flags.timeout) or status(run.call('status'))
+    started = False
+    run.call('collect')
+    say(f'the workdir is in {output}')
+  except Failed as error:
+    code = code or 1
+    say(str(error))
+  except KeyboardInterrupt:
+    code = 130
+    say('interrupted')
+  if started:
+    say('the run may still be at work. To see, stop and collect it:')
+    print(*(shlex.join(plan[step]) for step in ('follow', 'stop', 'collect')), sep='\n', file=sys.stderr)
+  if exists:
+    say(f'{flags.name} costs money until it is deleted: {shlex.join(plan["delete"])}')
+  return code
 
 
-def prepare(flags: Tpu, experiment: str, rest: list[str], given) -> Callable[[], int]:
-  """Checks all; what is returned carries the launch out, or prints it."""
+def launch(flags: Tpu, experiment: str, rest: list[str], given) -> int:
+  """Checks all, and carries the launch out, or prints it."""
   for name in ('name', 'zone', 'project', *(('type', 'version') if flags.create else ())):
     if not getattr(flags, name):
       raise errors.UsageError(f'--{name} is missing{" (--create needs it)" if name in ("type", "version") else ""}')
   if not re.fullmatch(r'[a-z]([-a-z0-9]*[a-z0-9])?', flags.name):
     raise errors.UsageError(f'name={flags.name}: small letters, digits and hyphens are needed, a letter first')
-  launchers.check_tree([f'experiments/{experiment}.py', *(f[11:] for f in rest if f.startswith('--flagfile='))])
+  for path in (f'experiments/{experiment}.py', *(f[11:] for f in rest if f.startswith('--flagfile='))):
+    look = ['git', '-C', str(launchers.ROOT), 'ls-files', '--error-unmatch', path]
+    if not shutil.which('git') or subprocess.run(look, capture_output=True, check=False).returncode:
+      raise errors.UsageError(f'only files that git knows are copied, and not {path}: git add {shlex.quote(path)}')
   if not (flags.dry_run or shutil.which('gcloud')):
     raise errors.UsageError('gcloud is not installed: https://cloud.google.com/sdk/docs/install, then `gcloud init`')
   workdir = os.path.normpath(given.workdir) if given.workdir else str(run_dir.default(experiment))
@@ -261,23 +239,20 @@ def prepare(flags: Tpu, experiment: str, rest: list[str], given) -> Callable[[],
   output = Path(flags.output or f'runs/tpu/{flags.name}')
   plan = commands(flags, experiment, rest, workdir, output)
   if flags.dry_run:
-    return lambda: show(plan, flags, output)
+    print(f'mkdir -p {shlex.quote(str(output))}')
+    for step in (s for s in WHY if s != 'create' or flags.create):
+      print(f'# {step}: {WHY[step]}', shlex.join(plan[step]), sep='\n')
+    print(
+      f'# to stop the run: {shlex.join(plan["stop"])}', f'# to delete the VM: {shlex.join(plan["delete"])}', sep='\n'
+    )
+    return 0
   try:
     output.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.UsageError(f'output={output} cannot be written: {error.strerror}') from None
-  return Launch(plan, flags, output)
-
-
-def show(plan: dict[str, list[str]], flags: Tpu, output: Path) -> int:
-  """Prints the commands of a launch."""
-  print(f'mkdir -p {shlex.quote(str(output))}')
-  for step in (s for s in WHY if s != 'create' or flags.create):
-    print(f'# {step}: {WHY[step]}', shlex.join(plan[step]), sep='\n')
-  print(f'# to stop the run: {shlex.join(plan["stop"])}', f'# to delete the VM: {shlex.join(plan["delete"])}', sep='\n')
-  return 0
+  return carry_out(plan, flags, output)
 
 
 def main(argv: list[str]) -> int:
   """[flags] -- EXPERIMENT [its flags] -> the run's exit status; 1 where gcloud fails, 2 for bad input."""
-  return launchers.main(argv, Tpu, __doc__, '--name=N --zone=Z --project=P', prepare)
+  return launchers.main(argv, Tpu, __doc__, '--name=N --zone=Z --project=P', launch)
