@@ -14,7 +14,7 @@ import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config, population
 from karpjax.commands import sweep, use
-from karpjax.commands.sweep import processes, response, settings, study, table
+from karpjax.commands.sweep import outcome, processes, settings, study
 from karpjax.train import loop, weights
 
 TINY = dict(
@@ -262,7 +262,7 @@ def test_a_search_stops_what_is_worse_and_comes_near_the_optimum(tmp_path, monke
   trials = search(asks, tmp_path)
   assert len(trials) == 25 and {t.status for t in trials} == {'done', 'stopped'}
   assert all('worse than the median at step' in t.reason for t in trials if t.status == 'stopped')
-  best = table.best(trials, asks)
+  best = outcome.ranked(trials, asks)[0]
   assert best.numbers['validation/loss'][0] == min(t.numbers['validation/loss'][0] for t in trials if t.numbers)
   assert abs(math.log10(float(best.setting['learning_rate'])) + 2) < 0.5
   # The first five are never stopped: there is no median yet.
@@ -299,7 +299,7 @@ def test_settings_drawn_together_share_a_program_and_the_worse_are_masked(tmp_pa
     else:
       assert trial.status == 'stopped' and 'worse than the median at step' in trial.reason
   assert {trial.status for trial in trials} >= {'done', 'stopped'}
-  best = float(table.best(trials, asks).setting['learning_rate'])
+  best = float(outcome.ranked(trials, asks)[0].setting['learning_rate'])
   assert abs(math.log10(best) + 2) == min(abs(math.log10(rate) + 2) for rate in rates) < 0.5
 
 
@@ -330,4 +330,4 @@ def test_a_password_is_not_written_down():
   [([1e-3, 1e-2, 1e-1], True), ([0.1, 0.2, 0.3], False), ([0, 1, 10], False), ([1, 2, 4, 8], True), ([1, 100], True)],
 )
 def test_log_spaced_values_get_a_logarithmic_axis(values, log):
-  assert response.log_spaced(values) == log
+  assert outcome.log_spaced(values) == log

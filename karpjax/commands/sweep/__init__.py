@@ -21,8 +21,8 @@ from pathlib import Path
 import jax
 
 from karpjax import command_line, config, errors
-from karpjax.commands.sweep import response, settings, study, table
-from karpjax.report import progress, writers
+from karpjax.commands.sweep import outcome, settings, study
+from karpjax.report import tables, writers
 from karpjax.train import run_dir
 
 
@@ -32,23 +32,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-  """The sweep's own options, and the flags of the experiment.
-
-  Raises:
-    UsageError: for an option without its value.
-  """
+  """The sweep's own options, and the flags of the experiment; raises UsageError for an option without its value."""
   how = argparse.RawDescriptionHelpFormatter
   parser = _Parser(prog='launch.py sweep', description=__doc__, formatter_class=how, allow_abbrev=False)
-  axes = parser.add_mutually_exclusive_group(required=True)
-  axes.add_argument('--grid', action='append', metavar='FLAG=VALUE,…', help='an axis of the grid')
-  ranges = 'log:LOW:HIGH, uniform:LOW:HIGH, or values'
-  axes.add_argument('--search', action='append', metavar='FLAG=RANGE', help=ranges)
-  add = parser.add_argument
+  axes, add = parser.add_mutually_exclusive_group(required=True).add_argument, parser.add_argument
+  axes('--grid', action='append', metavar='FLAG=VALUE,…', help='an axis of the grid')
+  axes('--search', action='append', metavar='FLAG=RANGE', help='log:LOW:HIGH, uniform:LOW:HIGH, or values')
   add('name', help='the experiment; flags not listed here are given to all of its runs')
   add('--trials', type=int, help='how many settings a search draws, over all machines')
-  add(
-    '--storage', default='', help="the search's database, which machines share, as URL; default: SQLite in the workdir"
-  )
+  storage = "the search's database, which machines share, as URL; default: SQLite in the workdir"
+  add('--storage', default='', help=storage)
   together = "at most so many members (settings × seeds) in one program; default: a grid's all, a search's one setting"
   add('--together', type=int, default=0, help=together)
   return parser.parse_known_args(argv)
@@ -71,15 +64,16 @@ def main(argv: list[str]) -> int:
     with run_dir.claim(folder):
       print(f'workdir: {folder}', *settings.lines(sweep), sep='\n', flush=True)
       writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': sweep.asks})
-      trials = study.run(sweep, folder, print)
-      table.write_csv(trials, sweep, folder)
-      best = table.best(trials, sweep)
-      print('', *progress.table(*table.lines(trials, sweep)), sep='\n')
-      if best:
-        response.draw(trials, sweep, folder)
-        print('', *table.about_best(best, sweep), sep='\n')
-      print(f'table: {folder / "trials.csv"}' + (f', plot: {folder / "plots" / "response.png"}' if best else ''))
-      return 0 if best else 1
+      trials = outcome.ranked(study.run(sweep, folder, print), sweep)
+      outcome.write_csv(trials, sweep, folder)
+      rows = outcome.rows(trials, sweep)
+      print('', *tables.table(rows, ('trial', *sweep.axes, sweep.metric, '')), sep='\n')
+      if trials[0].status != 'done':
+        print(f'table: {folder / "trials.csv"}')
+        return 1
+      plot = outcome.draw(trials, sweep, folder)
+      print('', *outcome.about_best(trials[0], sweep), f'table: {folder / "trials.csv"}, plot: {plot}', sep='\n')
+      return 0
   except errors.UsageError as error:
     print(f'sweep: {command_line.flagged(error, flags)}', file=sys.stderr)
     return 2

@@ -23,15 +23,12 @@ LOOK = 0.2  # seconds between two looks at a process
 
 def command(sweep: Sweep, settings: list[Setting], folder: Path) -> list[str]:
   """What trains these settings, in this order, in one program: `launch.py` one of them, `sweep` itself several."""
-  first = settings[0]
-  own = [name for name in first if any(setting[name] != first[name] for setting in settings)]
-  if len(settings) == 1:
-    start = [str(ROOT / 'launch.py'), sweep.experiment]
-  else:
-    own = own or list(first)  # drawn alike
+  start, common = [str(ROOT / 'launch.py'), sweep.experiment], settings[0]
+  if len(settings) > 1:
+    own = [name for name in common if any(setting[name] != common[name] for setting in settings)] or list(common)
     numbers = {name: [getattr(sweep.config(setting), name) for setting in settings] for name in own}
     start = ['-m', 'karpjax.commands.sweep', sweep.experiment, json.dumps(numbers)]
-  common = {name: text for name, text in first.items() if name not in own}
+    common = {name: text for name, text in common.items() if name not in own}
   return [sys.executable, *start, *sweep.flags(common), f'--workdir={folder}']
 
 
@@ -51,19 +48,13 @@ def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bo
     SystemExit: 128 + signal, where this process was told to stop; the other one has saved before.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-  last, stopped = -1, False
+  environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))}
+  # In a session of its own: a Ctrl-C comes to us, and once to it.
+  options = dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+  last, running, stopped = -1, True, False
   with open(folder / OUTPUT, 'ab') as output, runtime.stop_signals() as signals:
-    process = subprocess.Popen(
-      command,
-      stdin=subprocess.DEVNULL,
-      stdout=output,
-      stderr=subprocess.STDOUT,
-      env={**os.environ, 'PYTHONPATH': paths},
-      start_new_session=True,  # a Ctrl-C comes to us, and once to it
-    )
+    process = subprocess.Popen(command, stdout=output, **options)
     try:
-      running = True
       while running:
         running = process.poll() is None
         for row in writers.read_rows(folder):
@@ -82,17 +73,15 @@ def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bo
       if process.poll() is None:
         process.kill()
         process.wait()
-  if process.returncode == 0:
-    return 'done', ''
-  if stopped:
-    return 'stopped', ''
+  if process.returncode == 0 or stopped:
+    return 'stopped' if process.returncode else 'done', ''
   if process.returncode < 0:
     memory = ': out of memory?' if process.returncode == -signal.SIGKILL else ''
     return 'failed', f'ended by {signal.Signals(-process.returncode).name}{memory}'
-  lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines()
+  lines = (folder / OUTPUT).read_text(errors='replace').strip().splitlines() or [f'exit code {process.returncode}']
   # After the error itself JAX may add a word on its traceback.
   errors = [line for line in lines if re.match(r'[\w.]+: |[\w.]+(Error|Exception|Interrupt|Exit)\b', line)] or lines
-  return 'failed', re.sub(r'^[a-z_\d]+: ', '', errors[-1]) if errors else f'exit code {process.returncode}'
+  return 'failed', re.sub(r'^[a-z_\d]+: ', '', errors[-1])
 
 
 def numbers(folder: Path) -> dict[str, list[float]]:
@@ -106,7 +95,5 @@ def diverged(folder: Path) -> dict[int, int]:
   """{seed: first step that met NaN or infinity} as a run has said it; a member's seed is its number after the first's."""
   path = folder / OUTPUT
   lines = path.read_text(errors='replace').splitlines() if path.exists() else []
-  pairs = [
-    pair for line in lines if 'NaN or infinity in' in line for pair in re.findall(r'seed (\d+) at step (\d+)', line)
-  ]
-  return {int(seed): int(step) for seed, step in pairs}
+  said = ' '.join(line for line in lines if 'NaN or infinity in' in line)
+  return {int(seed): int(step) for seed, step in re.findall(r'seed (\d+) at step (\d+)', said)}

@@ -1,9 +1,11 @@
 """The settings of a sweep: an experiment, its flags, and axes; checked before anything is started."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,31 @@ import jax
 import numpy as np
 
 from karpjax import command_line, config, errors, optim, options
-from karpjax.commands.sweep import axes
-from karpjax.commands.sweep.axes import Axis
 from karpjax.report import writers
 from karpjax.train import loop
 
 Setting = dict[str, str]  # {flag: value as typed}
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+  """The values of one flag, as typed; of a range that a search draws from, its ends, and its scale: 'log' or 'uniform'."""
+
+  values: tuple
+  scale: str = ''
+
+  def __str__(self):
+    if self.scale:
+      return ':'.join([self.scale, *map(str, self.values)])
+    return (';' if ',' in ''.join(self.values) else ',').join(self.values)
+
+  def draw(self, name: str, trial) -> None:
+    """Has an Optuna trial draw a value."""
+    if self.scale:
+      suggest = trial.suggest_int if isinstance(self.values[0], int) else trial.suggest_float
+      suggest(name, *self.values, log=self.scale == 'log')
+    else:
+      trial.suggest_categorical(name, self.values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +72,7 @@ class Sweep:
 
   @property
   def settings_together(self) -> int:
-    """How many settings a search draws for one program."""
+    """How many settings share a program at most, where `together` says so; else 1."""
     return max(1, self.together // self.base.seeds)
 
   @property
@@ -82,6 +103,48 @@ def without_password(text: str) -> str:
   return re.sub(r'(://[^:/@\s]*):[^@\s]*@', r'\1:…@', text)
 
 
+# ---- from the command line ----
+
+
+def parse_axis(text: str, base, option: str) -> tuple[str, Axis]:
+  """(flag, its axis) of FLAG=VALUES, checked one value at a time against the flag's type.
+
+  Args:
+    text: as typed.
+    base: a Config of the experiment.
+    option: '--grid' or '--search'.
+
+  Raises:
+    UsageError: for an unknown flag, one that is no axis, or values that it cannot have.
+  """
+  wrong = lambda why: errors.UsageError(f'{option} {text}: {why}')
+  name, _, given = text.removeprefix('--').partition('=')
+  fields = {field.name: field for field in dataclasses.fields(base)}
+  if name not in fields:
+    raise wrong(f'there is no flag --{name}.{errors.nearest(name, fields)}')
+  if name in ('seed', 'seeds'):
+    raise wrong('seeds are no axis; give --seeds=N, and every setting has N of them')
+  if config.metadata(fields[name])['may_change'] or name == 'select':
+    raise wrong(f'--{name} changes no number that could be compared')
+  if not given.strip(';, '):
+    raise wrong(f'an axis needs values, as {option} {name}=…')
+  if option == '--search' and (drawn := re.fullmatch(r'(\w+):([^:]+):([^:]+)', given)):
+    scale, number = drawn[1], options.element(fields[name].type)[0] in (int, float)
+    with contextlib.suppress(ValueError):
+      low, high = map(options.element(fields[name].type)[0], drawn.groups()[1:])
+      if number and scale in ('log', 'uniform') and (0 if scale == 'log' else -math.inf) < low < high < math.inf:
+        return name, Axis((low, high), scale)
+    what = f'numbers of --{name}' if number else f'numbers, which --{name} takes not'
+    raise wrong(f'type log:LOW:HIGH (positive) or uniform:LOW:HIGH of {what}, LOW < HIGH; or values')
+  parsed: dict[Any, str] = {}
+  for value in given.split(';' if ';' in given else ','):
+    meaning = getattr(command_line.parse(type(base), [f'--{name}={value}'], base=base), name)
+    if meaning in parsed:
+      raise wrong(f'{parsed[meaning]} and {value} are the same value')
+    parsed[meaning] = value
+  return name, Axis(tuple(parsed.values()))
+
+
 def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
   """The sweep of a command line.
 
@@ -95,19 +158,16 @@ def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
   if given.together < 0:
     raise errors.UsageError(f'--together={given.together}: give a number of members (settings × seeds), or 0')
   base, option = command_line.parse(module.Config, flags), '--search' if given.search else '--grid'
-  found: dict[str, Axis] = {}
-  for text in given.search or given.grid:
-    name, axis = axes.parse(text, base, option)
-    if name in found:
+  axes: dict[str, Axis] = {}
+  for name, axis in (parse_axis(text, base, option) for text in given.search or given.grid):
+    if name in axes:
       raise errors.UsageError(f'--{name} is swept twice; give all its values in one axis')
-    found[name] = axis
+    axes[name] = axis
   split = base.select.removeprefix('-').partition('/')[0]
   if split != 'validation' or split not in base.eval_splits + base.final_splits:
-    example = 'as validation/loss or -validation/accuracy'
-    raise errors.UsageError(
-      f'select={base.select}: a sweep selects by a validation metric that is evaluated, {example}'
-    )
-  return Sweep(given.name, base, found, given.trials or 0, given.storage, given.together)
+    text = 'a sweep selects by a validation metric that is evaluated, as validation/loss or -validation/accuracy'
+    raise errors.UsageError(f'select={base.select}: {text}')
+  return Sweep(given.name, base, axes, given.trials or 0, given.storage, given.together)
 
 
 def check(sweep: Sweep) -> None:
@@ -125,27 +185,25 @@ def check(sweep: Sweep) -> None:
       why = f'values of --{fixed[0]} change the program itself'
       raise errors.UsageError(f'--together={sweep.together}: {why}; without it each setting is a program of its own')
   for number, look in enumerate(looks):
-    program, data, resolved = _named(first | look, lambda: loop.prepare(module, sweep.config(first | look)))
+    with _named(first | look):
+      program, data, resolved = loop.prepare(module, sweep.config(first | look))
     if number == 0:
       _check_metric(sweep, program, data)
-    for name in sweep.traced:
-      for text in sweep.axes[name].values[1:]:
-        changed = dataclasses.replace(resolved, **{name: getattr(sweep.config({name: text}), name)})
-        _named(look | {name: text}, lambda: (options.check(changed), module.program(changed, data)))
+    for one in ({name: text} for name in sweep.traced for text in sweep.axes[name].values[1:]):
+      with _named(look | one):
+        changed = dataclasses.replace(resolved, **{name: getattr(sweep.config(one), name) for name in one})
+        options.check(changed)
+        module.program(changed, data)
 
 
-def _named(setting: Setting, function):
-  """function(), whose UsageErrors name the setting."""
+@contextlib.contextmanager
+def _named(setting: Setting):
+  """UsageErrors within name the setting."""
   try:
-    return function()
+    yield
   except errors.UsageError as error:
     flags = ' '.join(f'--{name}={text}' for name, text in setting.items())
     raise errors.UsageError(f'{flags}: {error}') from None
-
-
-def product(sweep: Sweep, names: list[str]) -> list[Setting]:
-  """Every combination of the values of some axes."""
-  return [dict(zip(names, texts)) for texts in itertools.product(*(sweep.axes[name].values for name in names))]
 
 
 def _check_metric(sweep: Sweep, program, data) -> None:
@@ -162,27 +220,33 @@ def _check_metric(sweep: Sweep, program, data) -> None:
     raise errors.UsageError(f'select={sweep.base.select}: there is no such metric.{near}')
 
 
+# ---- its programs ----
+
+
+def product(sweep: Sweep, names: list[str]) -> list[Setting]:
+  """Every combination of the values of some axes."""
+  return [dict(zip(names, texts)) for texts in itertools.product(*(sweep.axes[name].values for name in names))]
+
+
 def parts(sweep: Sweep) -> list[list[Setting]]:
   """The settings of a grid, by the program that they share."""
-  programs = []
-  for combination in product(sweep, [name for name in sweep.axes if name not in sweep.traced]):
-    settings = [{name: (combination | own)[name] for name in sweep.axes} for own in product(sweep, sweep.traced)]
-    size = sweep.settings_together if sweep.together else len(settings)
-    programs += [settings[i : i + size] for i in range(0, len(settings), size)]
-  return programs
+  every, programs = product(sweep, list(sweep.axes)), {}
+  for setting in every:
+    programs.setdefault(tuple(x for name, x in setting.items() if name not in sweep.traced), []).append(setting)
+  size = sweep.settings_together if sweep.together else len(every)
+  return [settings[i : i + size] for settings in programs.values() for i in range(0, len(settings), size)]
 
 
 def lines(sweep: Sweep) -> list[str]:
   """What is said to the reader before a sweep."""
   seeds, together = sweep.base.seeds, sweep.settings_together
   if sweep.trials:
-    each = (f'{seeds} seeds',) * (seeds > 1) + (f'{together} settings',) * (together > 1)
+    each = [f'{seeds} seeds'] * (seeds > 1) + [f'{together} settings'] * (together > 1)
     shared = f', {" of ".join(each)} in one program' if each else ''
     drawn = ', '.join(f'{name} from {axis}' for name, axis in sweep.axes.items())
     return [f'search: {sweep.trials} settings of {sweep.experiment}{shared}: {drawn}']
-  programs = parts(sweep)
+  programs, vmapped = parts(sweep), [*sweep.traced, *['seeds'] * (seeds > 1)]
   text = f'sweep: {sum(map(len, programs))} settings × {seeds} seeds of {sweep.experiment}, in {len(programs)} programs'
-  vmapped = [*sweep.traced, *['seeds'] * (seeds > 1)]
   fixed = [name for name, axis in sweep.axes.items() if name not in sweep.traced and len(axis.values) > 1]
   about = [f'vmapped, in one program: {", ".join(vmapped)}'] if vmapped else []
   about += [f'one program each, as they change the program itself: {", ".join(fixed)}'] if fixed else []
@@ -193,16 +257,14 @@ def refuse_changes(folder: Path, sweep: Sweep) -> None:
   """Raises UsageError, naming what has changed, where the folder holds a run or another sweep."""
   if config.saved(folder):
     raise errors.UsageError(f'{folder} holds a run, not a sweep; choose another --workdir')
-  path = folder / 'sweep.json'
+  path, now = folder / 'sweep.json', writers.plain(sweep.asks)
   if not path.exists():
     return
   try:
-    old, now = json.loads(path.read_text())['asks'], writers.plain(sweep.asks)
+    old = json.loads(path.read_text())['asks']
   except (OSError, ValueError, LookupError) as error:
     raise errors.UsageError(f'{path} cannot be read: {error}') from None
-  changed = [
-    f'{name} was {old.get(name)}, now {now.get(name)}' for name in {**old, **now} if old.get(name) != now.get(name)
-  ]
+  changed = [f'{n} was {old.get(n)}, now {now.get(n)}' for n in old | now if old.get(n) != now.get(n)]
   if changed:
     what = '; '.join(changed)
     raise errors.UsageError(f'{folder} holds another sweep: {what}. Ask the same, or give another --workdir')
