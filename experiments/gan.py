@@ -16,14 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from karpjax import config, errors, features, optim, options, verbs
+from karpjax import config, errors, features, image_verbs, optim, options
 from karpjax.data import augmentation, bundled, images
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
-from karpjax.metrics import distribution
+from karpjax.metrics import collect, distribution
 from karpjax.models import gan
-from karpjax.models.players import CONDITIONALS
 from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
 from karpjax.report import animation, pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
@@ -42,7 +41,7 @@ SORTED = 400  # samples of which each class shows its first
 class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS), config.model_flags(gan.GENERATORS)):
   model: str = config.flag('dcgan', 'The networks; their options are below.', choices=gan.GENERATORS)
   latent: int = config.flag(100, 'Numbers of a latent, which are drawn from a standard normal distribution.', low=1)
-  conditional: str = config.flag('none', 'How the players see classes.', choices=CONDITIONALS)
+  conditional: str = config.flag('none', 'How the players see classes.', choices=gan.CONDITIONALS)
   objective: str = config.flag(
     'non_saturating', 'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between '
     'real and fake.', choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
@@ -63,14 +62,13 @@ def data(config: Config) -> Dataset:
   loaded = images.load(config, unlabelled=config.conditional == 'none')
   if config.scorer:
     note = f'scorer: {features.load(config.scorer, loaded.spec)}; distances are on its own scale'
-  elif len(loaded.spec.shape) < 3:
-    return loaded
   else:
     note = (
       'FID, KID, precision and recall need a classifier of the same data: python launch.py image_classification '
       f'--dataset={config.dataset} --workdir=runs/scorer, then this command with --scorer=runs/scorer'
     )
-  return dataclasses.replace(loaded, notes=(*loaded.notes, note))
+  notes = (note,) if config.scorer or len(loaded.spec.shape) == 3 else ()
+  return dataclasses.replace(loaded, notes=(*loaded.notes, *notes))
 
 
 def players(config: Config, spec: Spec):
@@ -83,12 +81,14 @@ def players(config: Config, spec: Spec):
     raise errors.UsageError(f'widths= leaves model {name} no layer: give at least one')
   if penalised and config.norm == 'batch':
     raise errors.UsageError('a gradient penalty is of each example alone: norm=layer or none is needed, not batch')
+  widths = errors.choose('model', name, gan.WIDTHS)(shape) if config.widths is None else config.widths
+  defaults = {'widths': widths, 'discriminator_widths': (*reversed(widths), *widths[: name == 'sngan'])}
+  if penalised and name == 'dcgan':
+    defaults['norm'] = 'layer'  # Gulrajani et al. 2017, section 4
+  config = dataclasses.replace(config, **{n: x for n, x in defaults.items() if getattr(config, n) is None})
   decided = dict(shape=shape, classes=len(spec.classes), conditional=config.conditional, dtype=jnp.dtype(config.dtype))
   z, x, label = first_inputs(config, spec)
   generator = options.build(gan.GENERATORS, name, config, z, label, call={'train': False}, **decided)
-  decided |= {'mirrored': (*reversed(generator.units), *generator.units[: name == 'sngan'])}
-  if penalised and name == 'dcgan' and config.norm is None:
-    decided |= {'norm': 'layer'}  # Gulrajani et al. 2017, section 4
   return generator, options.build(gan.DISCRIMINATORS, name, config, x, label, call={'train': False}, **decided)
 
 
@@ -103,17 +103,19 @@ def latents(config: Config, key, batch):
 
 
 def game(config: Config, spec: Spec, generator, discriminator):
-  """{player: loss} of both."""
-  penalised = config.objective == 'wasserstein_gp'
+  """{player: loss} of both; images lie in [-1, 1], as tanh does."""
   discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
-  scale = functools.partial(spec.scale, how=scale_of(spec))
+  scale = functools.partial(spec.scale, how='symmetric' if len(spec.shape) == 3 else 'unit')
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse(config.augment, augmentation.IMAGES))
+
+  def keys(key, batch, number):  # of real examples 0, of fake ones 1, of points between them 2
+    return example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), number), batch)
 
   def generate(params, collections, batch, key):
     """What the discriminator sees of the generator, alike in both players' turns; and the generator's collections."""
     z = latents(config, jax.random.fold_in(key, LATENT), batch)
     x, own = apply(generator, params['generator'], collections['generator'], z, batch['label'], train=True)
-    return augment(example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 1), batch), x), own
+    return augment(keys(key, batch, 1), x), own
 
   def discriminate(params, own, x, labels):
     """(scores [batch], class logits [batch, classes] or None), and the discriminator's collections."""
@@ -121,21 +123,18 @@ def game(config: Config, spec: Spec, generator, discriminator):
 
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
-    score = lambda x, labels: discriminate(params, own, x, labels)[0][0]
-    gradients_at = functools.partial(adversarial.input_gradients, score)
-    keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 0), batch)
-    real, (fake, _) = augment(keys, scale(batch['image'])), generate(params, collections, batch, key)
+    slopes = lambda x: adversarial.input_gradients(lambda x: discriminate(params, own, x, labels)[0][0], x)
+    real, (fake, _) = augment(keys(key, batch, 0), scale(batch['image'])), generate(params, collections, batch, key)
     (on_real, real_classes), new = discriminate(params, own, real, labels)
     (on_fake, fake_classes), new = discriminate(params, new, fake, labels)
     losses = discriminators(on_real, on_fake)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(real_classes, labels) + cross_entropy(fake_classes, labels)
-    if penalised:
-      keys = example_keys(jax.random.fold_in(jax.random.fold_in(key, AUGMENT), 2), batch)
-      between = adversarial.between(keys, real, fake)
-      losses += config.gradient_penalty * adversarial.gradient_penalty(gradients_at(between, labels))
+    if config.objective == 'wasserstein_gp':
+      between = adversarial.between(keys(key, batch, 2), real, fake)
+      losses += config.gradient_penalty * adversarial.gradient_penalty(slopes(between))
     if config.r1 > 0:
-      losses += config.r1 * adversarial.r1_penalty(gradients_at(real, labels))
+      losses += config.r1 * adversarial.r1_penalty(slopes(real))
     middle = adversarial.middle(config.objective, on_real, on_fake)
     right = {'accuracy_on_real': pair(on_real > middle), 'accuracy_on_fake': pair(on_fake < middle)}
     return {'loss': pair(losses), **right}, new
@@ -155,8 +154,6 @@ def program(config: Config, data: Dataset) -> Program:
   """The method: config with durations in steps."""
   spec, (generator, discriminator) = data.spec, players(config, data.spec)
   scorer = features.load(config.scorer, spec) if config.scorer and data.splits else None
-  evaluated = {*config.eval_splits, *config.final_splits} & data.splits.keys()
-  examples = max((data.splits[name].size for name in evaluated), default=spec.examples)
   slower = dataclasses.replace(config, learning_rate=config.discriminator_learning_rate or config.learning_rate)
   optimisers = {'discriminator': optim.configured(slower), 'generator': optim.configured(config)}
   if config.objective == 'wasserstein':
@@ -175,25 +172,22 @@ def program(config: Config, data: Dataset) -> Program:
     """Samples of the batch's labels, and latents where it has them, the averaged generator's: [batch, *shape], raw scale."""
     z = batch['latent'] if 'latent' in batch else latents(config, key, batch)
     x = generator.apply(state.variables('generator'), z, batch['label'], train=False)
-    return spec.maximum * ((x + 1) / 2 if scale_of(spec) == 'symmetric' else x)
+    return spec.maximum * ((x + 1) / 2 if len(spec.shape) == 3 else x)
 
-  def evaluate(state, batch, key):
-    fake, conditional = predict(state, batch, key), config.conditional != 'none'
-    return distribution.sums(
-      scorer, fake, batch, maximum=spec.maximum, examples=examples, conditional=conditional, modes=modes_of(spec)
-    )
-
+  scored = functools.partial(
+    distribution.sums, scorer, maximum=spec.maximum, examples=collect.evaluated(config, data.splits),
+    conditional=config.conditional != 'none', modes=modes_of(spec),
+  )  # fmt: skip
   train_features = functools.cache(lambda count: scorer.features(data.splits['train'], count))
   losses = game(config, spec, generator, discriminator)
-  step = alternating_step(losses, optimisers, config, rounds=config.discriminator_steps)
-  summarise = functools.partial(distribution.summarise, train=train_features if scorer else None)
-  draw = functools.partial(report, config, data, scorer, predict)
-  return Program(init, step, evaluate, summarise, predict=predict, report=draw)
-
-
-def scale_of(spec: Spec) -> str:
-  """The scale of what the players see: images lie in [-1, 1], as tanh does."""
-  return 'symmetric' if len(spec.shape) == 3 else 'unit'
+  return Program(
+    init,
+    alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
+    evaluate=lambda state, batch, key: scored(predict(state, batch, key), batch),
+    summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
+    predict=predict,
+    report=functools.partial(report, config, data, scorer, predict),
+  )
 
 
 def modes_of(spec: Spec):
@@ -215,6 +209,9 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
     labels = np.asarray(labels, np.int32)
     return np.asarray(call({'index': np.arange(len(labels), dtype=np.int32), 'label': labels, **latent}))
 
+  def grid(images, columns, heading, name, row_names=()):
+    return pictures.grid(images / spec.maximum, columns, f'{heading} · {at}', folder, name, row_names)
+
   if len(spec.shape) == 1:
     points = train.fetch(np.arange(min(POINTS, train.size)))
     limit = 1.3 * np.abs(points['image']).max()  # the same in all frames
@@ -222,15 +219,15 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
     drawn = plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
   else:
     labels = np.arange(min(len(spec.classes), CLASSES)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
-    drawn = pictures.grid(sample(labels) / spec.maximum, SIDE, f'Samples · {at}', folder, 'samples')
+    drawn = grid(sample(labels), SIDE, 'Samples', 'samples')
     if t == config.steps:
-      draw_once(spec, scorer, train, sample, config.latent, conditional, folder, at)
+      draw_once(config, spec, scorer, train, sample, grid, folder)
   animation.over_time(drawn, t, folder)
 
   real = train.fetch(np.arange(min(COMPARED, train.size)))
-  history, fake = writers.read_rows(folder), sample(real['label'])
+  classes, fake = () if conditional else spec.classes, sample(real['label'])
   signs = distribution.collapse(
-    history, scorer, real['image'], fake, classes=() if conditional else spec.classes, modes=modes_of(spec)
+    writers.read_rows(folder), scorer, real['image'], fake, classes=classes, modes=modes_of(spec)
   )
   for line in signs['warnings']:
     print(f'warning, {at}: {line}')
@@ -241,28 +238,25 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
   writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **signs})
 
 
-def draw_once(spec, scorer, train, sample, latent: int, conditional: bool, folder, at: str) -> None:
+def draw_once(config: Config, spec: Spec, scorer, train, sample, grid, folder) -> None:
   """Images between latents, beside the nearest training examples, and by class."""
-  ends = np.random.default_rng(0).standard_normal((2, SIDE, latent)).astype(np.float32)
-  path = distribution.slerp(*ends, np.linspace(0, 1, STEPS)).reshape(-1, latent)  # [SIDE · STEPS, latent]
-  labels = np.arange(SIDE).repeat(STEPS) % len(spec.classes) if conditional else np.zeros(len(path))
-  between = sample(labels, latent=path) / spec.maximum
-  pictures.grid(between, STEPS, f'Between two latents · {at}', folder, 'interpolation')
+  conditional, count = config.conditional != 'none', len(spec.classes)
+  ends = np.random.default_rng(0).standard_normal((2, SIDE, config.latent)).astype(np.float32)
+  path = distribution.slerp(*ends, np.linspace(0, 1, STEPS)).reshape(-1, config.latent)  # [SIDE · STEPS, latent]
+  labels = np.arange(SIDE).repeat(STEPS) % count if conditional else np.zeros(len(path))
+  grid(sample(labels, latent=path), STEPS, 'Between two latents', 'interpolation')
 
-  few = sample(np.arange(SIDE) % len(spec.classes))
+  few = sample(np.arange(SIDE) % count)
   known = train.fetch(np.arange(min(train.size, SEARCHED)))['image']
   nearest = distribution.neighbours(*(distribution.describe(scorer, x) for x in (few, known)), 3)  # [SIDE, 3]
-  rows = np.concatenate([few, *known[nearest.T]]) / spec.maximum
-  where = "the scorer's features" if scorer else 'pixels'
-  heading = f'Nearest of {len(known):,} training examples by {where} · {at}'
+  heading = f'Nearest of {len(known):,} training examples by ' + ("the scorer's features" if scorer else 'pixels')
   names = ('sample', 'nearest', 'second', 'third')
-  pictures.grid(rows, SIDE, heading, folder, 'nearest_training_examples', names)
+  grid(np.concatenate([few, *known[nearest.T]]), SIDE, heading, 'nearest_training_examples', names)
 
   if conditional or (scorer and scorer.classes):
-    labels = np.arange(SORTED) % len(spec.classes)
+    labels = np.arange(SORTED) % count
     of_classes = sample(labels)
-    if not conditional:
-      labels = np.asarray(scorer.apply(of_classes)[1]).argmax(-1)
+    labels = labels if conditional else np.asarray(scorer.apply(of_classes)[1]).argmax(-1)
     pictures.class_grid(of_classes / spec.maximum, labels, spec.classes, folder, 'samples_by_class')
 
 
@@ -270,23 +264,22 @@ def draw_once(spec, scorer, train, sample, latent: int, conditional: bool, folde
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling(verbs.Sampling):
+class Sampling(image_verbs.Sampling):
   label: str = config.flag('', 'The class to draw, where the run is conditional; empty: all in turn.')
 
 
 def draw(run, inputs, chosen) -> dict:
   """Latents, and the labels to draw."""
-  labels = np.arange(chosen.count) % len(run.spec.classes)
+  labels = np.arange(chosen.count, dtype=np.int32) % len(run.spec.classes)
   if chosen.label:
     if run.config.conditional == 'none':
       raise errors.UsageError(f'label={chosen.label}: the run is not conditional, its samples are of no class')
     labels[:] = errors.choose('label', chosen.label, {name: i for i, name in enumerate(run.spec.classes)})
-  latent = jax.random.normal(jax.random.key(chosen.seed), (chosen.count, run.config.latent))
-  return {'latent': latent, 'label': labels.astype(np.int32)}
+  return {'latent': jax.random.normal(jax.random.key(chosen.seed), (chosen.count, run.config.latent)), 'label': labels}
 
 
 def generate(run, chosen):
   return jax.jit(lambda state, batch: run.program.predict(state, batch, jax.random.key(0)) / run.spec.maximum)
 
 
-verbs = {'sample': verbs.sample_verb(draw, generate, Sampling)}
+verbs = {'sample': image_verbs.sample(draw, generate, Sampling)}

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, models, optim, options
+from karpjax import config, image_verbs, models, optim, options
 from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
-from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
+from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, partitioning
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
@@ -28,34 +28,23 @@ from karpjax.verbs import classes
 @config.defaults(steps='25epochs', batch_size=64)
 class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
   model: str = config.flag(
-    'cnn', "Its options are below; one that is not given has the model's own default.", choices=models.MODELS
+    'cnn', 'The network; its options, with defaults of its own, are below.', choices=models.MODELS
   )
-  scale: str = config.flag(
-    'standard', 'Pixels in [0, 1], in [-1, 1], or of mean 0 and deviation 1 per channel.', choices=SCALES
-  )
-  augment: str = config.flag(
-    '', 'Augmentation of training images: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.'
-  )
+  scale: str = config.flag('standard', 'Pixels in [0, 1], in [-1, 1], or standardised by channel.', choices=SCALES)
+  augment: str = config.flag('', 'Training images by flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
   loss: str = config.flag(
-    'cross_entropy',
-    "squared_error is LeCun 1989's: to targets of +1 and -1.",
-    choices=('cross_entropy', 'squared_error'),
-  )
-  label_smoothing: float = config.flag(
-    0.0, 'The fraction of the target that is spread over all classes.', low=0, high=1
-  )
+    'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=('cross_entropy', 'squared_error')
+  )  # fmt: skip
+  label_smoothing: float = config.flag(0.0, 'The fraction of a target spread over all classes.', low=0, high=1)
 
 
 data = images.load
 
 
 def program(config: Config, data: Dataset) -> Program:
-  spec, count = data.spec, len(data.spec.classes)
-  inputs = jnp.zeros((1, *spec.shape))
-  model = options.build(
-    models.MODELS, config.model, config, inputs, call={'train': False}, classes=count, dtype=jnp.dtype(config.dtype)
-  )
-  optimiser = optim.configured(config)
+  spec, count, optimiser = data.spec, len(data.spec.classes), optim.configured(config)
+  inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
+  model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
   augmentations = augmentation.parse(config.augment)
 
   def example_loss(logits, labels):  # labels [batch] or, mixed, [batch, classes]
@@ -71,15 +60,10 @@ def program(config: Config, data: Dataset) -> Program:
     if augmentations:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       x, labels = augmentation.augment(augmentations, keys, x, jax.nn.one_hot(labels, count))
-    logits, collections = model.apply(
-      {'params': params, **collections},
-      spec.scale(x, config.scale),
-      train=True,
-      rngs={'dropout': dropout_key(key, batch)},
-      mutable=list(collections),
-    )
-    wrong = logits.argmax(-1) != batch['label']
-    return {'loss': pair(example_loss(logits, labels)), 'error': pair(wrong)}, collections
+    x, rngs = spec.scale(x, config.scale), {'dropout': dropout_key(key, batch)}
+    logits, collections = apply(model, params, collections, x, train=True, rngs=rngs)
+    error = pair(logits.argmax(-1) != batch['label'])
+    return {'loss': pair(example_loss(logits, labels)), 'error': error}, collections
 
   def predict(state, batch, key):
     return model.apply(state.variables(), spec.scale(batch['image'], config.scale), train=False)
@@ -106,10 +90,10 @@ def program(config: Config, data: Dataset) -> Program:
     )
 
   return Program(
-    init=init,
-    step=train_step(loss, optimiser, config),
-    evaluate=evaluate,
-    summarise=metrics.summarise,
+    init,
+    train_step(loss, optimiser, config),
+    evaluate,
+    metrics.summarise,
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(count) if config.loss == 'cross_entropy' else None,
@@ -118,8 +102,4 @@ def program(config: Config, data: Dataset) -> Program:
   )
 
 
-def encode(run, paths):
-  return {'image': np.stack([images.load_image(path, run.spec) for path in paths])}
-
-
-verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', encode)}
+verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load)}

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, errors, optim, options, verbs
+from karpjax import config, errors, image_verbs, optim, options
 from karpjax.data import augmentation, dataset, image_files, pairs
 from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
@@ -34,24 +34,18 @@ Spec = pairs.Spec
   learning_rate=2e-4, beta1=0.5,
 )  # fmt: skip
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.GENERATORS)):
-  dataset: str = config.flag(
-    'edges', 'edges (of the bundled pictures, or edges:PATH of those in a folder), pairs:PATH or side_by_side:PATH.'
-  )
+  dataset: str = config.flag('edges', 'edges (of bundled pictures), edges:PATH, pairs:PATH or side_by_side:PATH.')
   direction: str = config.flag('forward', 'backward makes inputs of targets.', choices=pairs.DIRECTIONS)
   image_size: int = config.flag(0, 'Height and width. 0: as stored, edges in crops of 64; 128 for scalar.', low=0)
   channels: int = config.flag(0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for scalar.', choices=(0, 1, 3))
   even_light: float = config.flag(
     16.0, "Edges' targets are pictures less their mean within so many pixels; 0: as they are.", low=0, below=1000
   )
-  augment: str = config.flag(
-    'flip,enlarge:8', f'Augmentation of both images of a pair alike: {", ".join(pairs.MOVES)}.'
-  )
+  augment: str = config.flag('flip,enlarge:8', f'Augmentation of a pair alike: {", ".join(pairs.MOVES)}.')
   objective: str = config.flag('both', 'L1 alone, the conditional GAN alone, or both.', choices=('both', 'l1', 'cgan'))
   l1_weight: float = config.flag(100.0, 'λ, the weight of the L1 distance of images in [-1, 1].', low=0)
   adversarial: str = config.flag('non_saturating', 'The objective of the two players.', choices=adversarial.OBJECTIVES)
-  discriminator: str = config.flag(
-    'patch', 'It looks at patches, or gives one scalar for an image.', choices=models.DISCRIMINATORS
-  )
+  discriminator: str = config.flag('patch', 'It looks at patches, or at all at once.', choices=models.DISCRIMINATORS)
   noise: bool = config.flag(False, 'Keep dropout on after training, as the paper does.')
 
 
@@ -77,19 +71,16 @@ def symmetric(images):
 def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: two players, or without a GAN the generator alone; config with durations in steps."""
   spec, moves = data.spec, augmentation.parse(config.augment, pairs.MOVES)
-  if min(spec.input[:2]) < image_quality.WINDOW:
-    raise errors.UsageError(
-      f'image_size={min(spec.input[:2])}: SSIM needs images of at least {image_quality.WINDOW} pixels'
-    )
+  if (size := min(spec.input[:2])) < image_quality.WINDOW:
+    raise errors.UsageError(f'image_size={size}: SSIM needs images of at least {image_quality.WINDOW} pixels')
   generator, discriminator = networks(config, spec)
   discriminator_loss, generator_loss = adversarial.OBJECTIVES[config.adversarial]
-  players = ('generator',) if config.objective == 'l1' else ('discriminator', 'generator')
-  optimisers = {name: optim.configured(config) for name in players}
+  alone = config.objective == 'l1'
 
   def init(key):
     image, target = jnp.zeros((1, *spec.input)), jnp.zeros((1, *spec.target))
     variables = {'generator': generator.init(jax.random.fold_in(key, 0), image, train=True, noise=False)}
-    if 'discriminator' in players:
+    if not alone:
       both = jnp.concatenate([image, target], -1)
       variables['discriminator'] = discriminator.init(jax.random.fold_in(key, 1), both)
     return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
@@ -99,35 +90,35 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     rngs, inputs = {'dropout': dropout_key(key, batch)}, symmetric(batch['input'])
     return apply(generator, params['generator'], collections['generator'], inputs, train=train, noise=noise, rngs=rngs)
 
-  def score(params, own, inputs, outputs):
+  def score(params, own, batch, outputs):
     """Each example's scores, [batch, patches], and the discriminator's collections."""
-    scores, own = apply(discriminator, params['discriminator'], own, jnp.concatenate([inputs, outputs], -1))
+    both = jnp.concatenate([symmetric(batch['input']), outputs], -1)
+    scores, own = apply(discriminator, params['discriminator'], own, both)
     return scores.reshape(len(scores), -1), own
 
   def discriminators_turn(params, collections, batch, key):
-    inputs, targets = symmetric(batch['input']), symmetric(batch['target'])
     fakes, _ = translate(params, collections, batch, key)
-    real, after = score(params, collections['discriminator'], inputs, targets)
-    fake, after = score(params, after, inputs, fakes)
+    real, after = score(params, collections['discriminator'], batch, symmetric(batch['target']))
+    fake, after = score(params, after, batch, fakes)
     loss = discriminator_loss(real, fake).mean(-1) / 2  # section 3.3
     middle = adversarial.middle(config.adversarial, real, fake)
     right = {'accuracy_on_real': (real > middle).mean(-1), 'accuracy_on_fake': (fake < middle).mean(-1)}
     return {'loss': pair(loss), **{name: pair(x) for name, x in right.items()}}, after
 
   def generators_turn(params, collections, batch, key):
-    inputs, targets = symmetric(batch['input']), symmetric(batch['target'])
     outputs, after = translate(params, collections, batch, key)
-    l1 = image_quality.l1(outputs, targets)
+    l1 = image_quality.l1(outputs, symmetric(batch['target']))
     loss = 0 if config.objective == 'cgan' else config.l1_weight * l1
     terms = {'l1': pair(l1 / 2)}  # of images in [0, 1]
-    if 'discriminator' in players:
-      fake, _ = score(params, collections['discriminator'], inputs, outputs)
+    if not alone:
+      fake, _ = score(params, collections['discriminator'], batch, outputs)
       fooled = generator_loss(fake).mean(-1)
       loss, terms['adversarial'] = loss + fooled, pair(fooled)
     return {'loss': pair(loss), **terms}, after
 
-  turns = {'discriminator': discriminators_turn, 'generator': generators_turn}
-  alternate = alternating_step({name: turns[name] for name in players}, optimisers, config)
+  turns = ({} if alone else {'discriminator': discriminators_turn}) | {'generator': generators_turn}
+  optimisers = {player: optim.configured(config) for player in turns}
+  alternate = alternating_step(turns, optimisers, config)
 
   def step(state, batch):  # augmented once for both players, whose images are then the same computation
     return alternate(state, pairs.augment(moves, example_keys(step_key(state, AUGMENT), batch), batch))
@@ -143,8 +134,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def evaluate(state, batch, key):
     outputs, targets = predict(state, batch, key), batch['target'] / 255
     each = {name: getattr(image_quality, name)(outputs, targets) for name in ('l1', 'psnr', 'ssim')}
-    gradients = zip(('gradient', 'target_gradient'), map(image_quality.gradient_magnitude, (outputs, targets)))
-    return {name: pair(x, batch['mask']) for name, x in (each | dict(gradients)).items()}
+    each['gradient'], each['target_gradient'] = map(image_quality.gradient_magnitude, (outputs, targets))
+    return {name: pair(x, batch['mask']) for name, x in each.items()}
 
   def report(state, t, folder):
     """Held-out pairs beside their translations, now and over time."""
@@ -162,26 +153,25 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 def summarise(sums) -> dict[str, float]:
   """L1 in [0, 1], PSNR in dB, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp."""
   means = {name: float(s / c) for name, (s, c) in sums.items()}
-  gradient, of_targets = means.pop('gradient'), means.pop('target_gradient')
-  return {**means, 'sharpness': gradient / of_targets}
+  sharpness = means.pop('gradient') / means.pop('target_gradient')
+  return {**means, 'sharpness': sharpness}
 
 
 # ---- what a run can do ----
 
 
 @dataclasses.dataclass(frozen=True)
-class Translating(verbs.Output):
+class Translating(image_verbs.Output):
   edges: bool = config.flag(False, 'Take the edges of the images as inputs.')
 
 
 def encode(run, paths, chosen) -> list[np.ndarray]:
   """Image files as inputs [*spec.input] uint8, which they are resized to."""
-  height, width, channels = run.spec.input
-  if not chosen.edges:
-    return [image_files.read(path, channels, (height, width)) for path in paths]
-  if channels != 1:
+  *size, channels = run.spec.input
+  if chosen.edges and channels != 1:
     raise errors.UsageError(f'edges: the inputs of this run have {channels} channels, edges have one')
-  return [sources.edges(image_files.read(path, 1, (height, width))) for path in paths]
+  images = (image_files.read(path, channels, tuple(size)) for path in paths)
+  return [sources.edges(image) if chosen.edges else image for image in images]
 
 
 def function(run, chosen):
@@ -191,7 +181,7 @@ def function(run, chosen):
 
 
 verbs = {
-  'translate_image': verbs.image_verb(
+  'translate_image': image_verbs.of_each(
     'Translates images; each becomes NAME_translated.png.', encode, function, lambda run: '_translated', Translating
-  ),
+  )
 }

@@ -16,7 +16,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, regression
 from karpjax.models import mlp
-from karpjax.program import Program, TrainState, dropout_key, pair
+from karpjax.program import Program, TrainState, apply, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
@@ -25,18 +25,12 @@ MODELS = {'linear': mlp.LogisticRegression, 'mlp': mlp.MLP}
 
 
 @config.defaults(
-  steps='2000',
-  eval_every='200',
-  checkpoint_every='500',
-  final_splits=('train', 'validation', 'test'),
+  steps='2000', eval_every='200', checkpoint_every='500', final_splits=('train', 'validation', 'test'),
   batch_size=0,  # the whole train split: plain gradient descent
-  optimiser='nesterov',
-  learning_rate=0.05,
-)
+  optimiser='nesterov', learning_rate=0.05,
+)  # fmt: skip
 class Config(config.Train, config.model_flags(MODELS)):
-  dataset: str = config.flag(
-    'diabetes', 'diabetes and diabetes_bmi (linear), breast_cancer (logistic).', choices=tables.TABLES
-  )
+  dataset: str = config.flag('diabetes', 'A table: breast_cancer has two classes.', choices=tables.TABLES)
   model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=MODELS)
 
 
@@ -45,12 +39,9 @@ data = tables.load
 
 def program(config: Config, data: Dataset) -> Program:
   """Least squares for numbers, cross-entropy for classes; columns are standardised."""
-  spec, classes = data.spec, len(data.spec.classes)
-  inputs = jnp.zeros((1, *spec.shape))
-  model = options.build(
-    MODELS, config.model, config, inputs, call={'train': False}, classes=classes or 1, dtype=jnp.dtype(config.dtype)
-  )
-  optimiser = optim.configured(config)
+  spec, classes, optimiser = data.spec, len(data.spec.classes), optim.configured(config)
+  inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': classes or 1, 'dtype': jnp.dtype(config.dtype)}
+  model = options.build(MODELS, config.model, config, inputs, call={'train': False}, **decided)
 
   def example_loss(outputs, targets):
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
@@ -59,13 +50,8 @@ def program(config: Config, data: Dataset) -> Program:
     return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
-    outputs, collections = model.apply(
-      {'params': params, **collections},
-      spec.scale(batch['features'], 'standard'),
-      train=True,
-      rngs={'dropout': dropout_key(key, batch)},
-      mutable=list(collections),
-    )
+    x, rngs = spec.scale(batch['features'], 'standard'), {'dropout': dropout_key(key, batch)}
+    outputs, collections = apply(model, params, collections, x, train=True, rngs=rngs)
     return {'loss': pair(example_loss(outputs, batch['target']))}, collections
 
   def predict(state, batch, key):
@@ -85,9 +71,7 @@ def program(config: Config, data: Dataset) -> Program:
     _, split = data.reported()
     outputs, target = predict_split(predict, state, split), split.column('target')
     if classes:
-      confusion = np.zeros((classes, classes), int)
-      np.add.at(confusion, (target, outputs.argmax(1)), 1)
-      plots.confusion(confusion, spec.classes, folder)
+      plots.confusion(classification.tally(target, outputs)[0], spec.classes, folder)
       return
     if config.model == 'linear':  # in the columns' own units
       slope = np.asarray(state.params['logits']['kernel'], float)[:, 0] / spec.std
@@ -96,10 +80,10 @@ def program(config: Config, data: Dataset) -> Program:
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 
   return Program(
-    init=init,
-    step=train_step(loss, optimiser, config),
-    evaluate=evaluate,
-    summarise=(classification if classes else regression).summarise,
+    init,
+    train_step(loss, optimiser, config),
+    evaluate,
+    (classification if classes else regression).summarise,
     predict=predict,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
     uninformed_loss=math.log(classes) if classes else None,

@@ -23,16 +23,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, errors, features, optim, options
+from karpjax import config, errors, features, image_verbs, optim, options
 from karpjax.data import augmentation, dataset, image_files, pairs
 from karpjax.losses import adversarial
-from karpjax.metrics import image_quality
+from karpjax.metrics import collect, image_quality
 from karpjax.models import super_resolution as models
 from karpjax.models.super_resolution import bicubic
 from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
 from karpjax.report import pictures, tables, writers
 from karpjax.train.step import alternating_step
-from karpjax.verbs import image_verb
 
 TILE = 96  # pixels of the small picture that a tile gives at most
 DRAWN = 4  # pictures
@@ -80,11 +79,10 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: one player or two; config with durations in steps."""
   spec, net = data.spec, network(config, data.spec)
   low, high = (jnp.zeros((1, *shape[:2], net.channels)) for shape in (spec.input, spec.target))
-  dtype = jnp.dtype(config.dtype)
-  discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, call={'train': False}, dtype=dtype)
-  players = ('discriminator', 'generator') if config.adversarial else ('generator',)
-  optimisers = {name: optim.configured(config) for name in players}
+  decided = {'call': {'train': False}, 'dtype': jnp.dtype(config.dtype)}
+  discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, **decided)
   extract = features.perceptual(config.scorer, high.shape[1:]) if config.scorer and data.splits else None
+  discriminator_objective, generator_objective = adversarial.OBJECTIVES['non_saturating']
 
   def init(key):
     first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
@@ -119,7 +117,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     ours, high, _ = enlarge(params, collections, batch, key)
     real, own = score(params, collections['discriminator'], high)
     fake, own = score(params, own, jax.lax.stop_gradient(ours))
-    loss = adversarial.minimax_discriminator(real, fake)
+    loss = discriminator_objective(real, fake)
     return {'loss': pair(loss), 'real_accuracy': pair(real > 0), 'fake_accuracy': pair(fake < 0)}, own
 
   def generator_loss(params, collections, batch, key):
@@ -127,12 +125,13 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     error = content(ours, high)
     if not config.adversarial:
       return {'loss': pair(error)}, own
-    against = adversarial.non_saturating_generator(score(params, collections['discriminator'], ours)[0])
+    against = generator_objective(score(params, collections['discriminator'], ours)[0])
     total = error + config.adversarial_weight * against
     return {'loss': pair(total), 'content': pair(error), 'adversarial': pair(against)}, own
 
-  losses = {'discriminator': discriminator_loss, 'generator': generator_loss}
-  alternate = alternating_step({name: losses[name] for name in players}, optimisers, config)
+  losses = ({'discriminator': discriminator_loss} if config.adversarial else {}) | {'generator': generator_loss}
+  optimisers = {player: optim.configured(config) for player in losses}
+  alternate = alternating_step(losses, optimisers, config)
 
   def step(state, batch):
     state, metrics = alternate(state, batch)
@@ -155,7 +154,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     sums = sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
     return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
 
-  draw = functools.partial(report, config, data, enlarger(config, spec, predict))
+  draw = functools.partial(report, config, data, enlarger(config, net, predict))
   return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=draw)
 
 
@@ -177,38 +176,39 @@ def with_chroma(y, low, factor: int):
 
 def measures(pictures, low, high, factor: int) -> dict:
   """Squared error and SSIM, each [batch], of pictures in [0, 1], and 'bicubic_…' of what interpolation makes of low (uint8)."""
-  high, plain = high / 255, bicubic(low.astype(jnp.float32) / 255, factor)
-  reference = image_quality.luma_measures(plain, high, factor)
-  return image_quality.luma_measures(pictures, high, factor) | {f'bicubic_{n}': x for n, x in reference.items()}
+  measured = {}
+  for prefix, made in (('', pictures), ('bicubic_', bicubic(low.astype(jnp.float32) / 255, factor))):
+    each = image_quality.luma_measures(made, high / 255, factor)
+    measured |= {prefix + name: x for name, x in each.items()}
+  return measured
 
 
 def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
   """{measure: [count], …, 'tiles': [count]} float32: those of crops, added up by the picture they are of."""
   values = {**measures(pictures, batch['input'], batch['target'], factor), 'tiles': jnp.ones(len(pictures))}
-  place = lambda x: jnp.zeros(count).at[batch['picture']].add(jnp.where(batch['mask'], x, 0))
-  return {name: place(x) for name, x in values.items()}
+  return collect.collect(values, batch['picture'], batch['mask'], count)
 
 
 def summarise(sums: dict) -> dict[str, float]:
   """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it."""
-  there = sums['tiles'] > 0
-  numbers = {'loss': float(sums['loss'][0] / sums['loss'][1])} if 'loss' in sums else {}
+  there, numbers = sums['tiles'] > 0, {}
+  if 'loss' in sums:
+    numbers['loss'] = float(sums['loss'][0] / sums['loss'][1])
   for prefix in ('', 'bicubic_'):
     error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
     with np.errstate(divide='ignore'):
       numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error)))
     numbers[f'{prefix}ssim'] = float(np.mean(ssim))
-  return {**numbers, **{f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}}
+  return numbers | {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
 
 
 # ---- what a run leaves ----
 
 
-def enlarger(config: Config, spec: Spec, predict):
+def enlarger(config: Config, net: models.Net, predict):
   """(state, picture [height, width, channels] uint8) -> [height · factor, width · factor, channels] in [0, 1], in tiles."""
-  margin = network(config, spec).reach
   call = jax.jit(lambda state, low: jnp.clip(predict(state, {'input': low}, jax.random.key(0)), 0, 1))
-  size = {'tile': TILE + 2 * margin, 'margin': margin, 'scale': config.factor}
+  size = {'tile': TILE + 2 * net.reach, 'margin': net.reach, 'scale': config.factor}
   return lambda state, low: models.in_tiles(lambda x: call(state, x), low, **size)
 
 
@@ -236,16 +236,15 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
 def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: str) -> None:
   """plots/before_and_after_NAME.png: the picture, and below it the detail with the strongest edges."""
   factor = len(high) // len(low)
-  nearest = np.repeat(np.repeat(low, factor, 0), factor, 1) / 255
   plain = np.clip(np.asarray(bicubic(low[None] / np.float32(255), factor))[0], 0, 1)
-  whole = nearest, plain, ours, high / 255
-  dimensions = f'{low.shape[0]}×{low.shape[1]}'
-  captions = dimensions, f'bicubic, {numbers["bicubic_psnr"]:.2f} dB', f'ours, {numbers["psnr"]:.2f} dB', 'original'
+  whole = low.repeat(factor, 0).repeat(factor, 1) / 255, plain, ours, high / 255
+  gains = f'bicubic, {numbers["bicubic_psnr"]:.2f} dB', f'ours, {numbers["psnr"]:.2f} dB'
+  captions = f'{low.shape[0]}×{low.shape[1]}', *gains, 'original'
   height, width = (n // DETAIL for n in high.shape[:2])
   edges = np.hypot(*np.gradient(high.mean(-1)))[: height * DETAIL, : width * DETAIL]
-  strength = edges.reshape(DETAIL, height, DETAIL, width).mean((1, 3))
-  row, column = np.unravel_index(strength[1:-1, 1:-1].argmax(), (DETAIL - 2,) * 2) + np.ones(2, int)
-  detail = [x[row * height : (row + 1) * height, column * width : (column + 1) * width] for x in whole]
+  strength = edges.reshape(DETAIL, height, DETAIL, width).mean((1, 3))[1:-1, 1:-1]
+  row, column = np.unravel_index(strength.argmax(), strength.shape)
+  detail = [x[(row + 1) * height :][:height, (column + 1) * width :][:, :width] for x in whole]
   heading = f'{name} ×{factor}{note}'
   pictures.captioned([*whole, *detail], [*captions, *captions], 4, heading, folder, f'before_and_after_{name}')
 
@@ -255,29 +254,20 @@ def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: st
 
 def encode(run, paths, chosen) -> list[np.ndarray]:
   """Pictures [height, width, 1 or 3] uint8 with the channels that the net takes: for the luma alone those of the file."""
-  known = run.spec.input[-1]
-
-  def read(path):
-    channels = image_files.header(path)[1]
-    if run.config.colour == 'rgb' and known == 1 < channels:
+  known, luma = run.spec.input[-1], run.config.colour == 'y'
+  there = [image_files.header(path)[1] for path in paths]
+  for path, channels in zip(paths, there):
+    if not luma and known < channels:
       raise errors.UsageError(
         f'{path} has colour, and the run saw grey pictures alone: convert it, or train with colour=y'
       )
-    return image_files.read(path, known if run.config.colour == 'rgb' else channels)
-
-  return [read(path) for path in paths]
+  return [image_files.read(path, channels if luma else known) for path, channels in zip(paths, there)]
 
 
 def function(run, chosen):
-  enlarge = enlarger(run.config, run.spec, run.program.predict)
+  enlarge = enlarger(run.config, network(run.config, run.spec), run.program.predict)
   return lambda state, pictures: (enlarge(state, low) for low in pictures)
 
 
-verbs = {
-  'upscale': image_verb(
-    'Enlarges pictures of any size; each becomes NAME_xFACTOR.png.',
-    encode,
-    function,
-    lambda run: f'_x{run.config.factor}',
-  ),
-}
+about, ending = 'Enlarges pictures of any size; each becomes NAME_xFACTOR.png.', lambda run: f'_x{run.config.factor}'
+verbs = {'upscale': image_verbs.of_each(about, encode, function, ending)}

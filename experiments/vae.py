@@ -17,14 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from karpjax import config, optim, options
+from karpjax import config, image_verbs, optim, options
 from karpjax.data import dataset, images
 from karpjax.models import vae
 from karpjax.program import LATENT, Program, TrainState, example_keys, pair
 from karpjax.report import pictures, plots
 from karpjax.train.predict import predict_split
 from karpjax.train.step import train_step
-from karpjax.verbs import Verb, predictions, sample_verb
+from karpjax.verbs import Verb, predictions
 
 MODELS = {'vae': vae.VAE}
 
@@ -93,11 +93,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     (name, split), decode = data.reported(), functools.partial(model.apply, state.variables(), method='decode')
     show = lambda z, columns, heading, name: pictures.grid(np.asarray(decode(z)), columns, heading, folder, name)
     show(jax.random.normal(jax.random.key(config.seed), (64, model.latent)), 8, f'Samples, step {t}', 'samples')
-    codes, first = predict_split(predict, state, split), split.fetch(np.arange(min(16, split.size)))['image']
-    pairs = {
-      'image': np.asarray(spec.scale(first, 'unit')),
-      'reconstruction': np.asarray(decode(codes[: len(first)])),
-    }
+    codes = predict_split(predict, state, split)
+    first = np.asarray(spec.scale(split.fetch(np.arange(min(16, split.size)))['image'], 'unit'))
+    pairs = {'image': first, 'reconstruction': np.asarray(decode(codes[: len(first)]))}
     pictures.beside(pairs, folder, 'reconstructions', f' · {name} split', examples=4)
     if model.latent == 2:
       labels = split.fetch(np.arange(split.size)).get('label')
@@ -107,9 +105,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       show(plane, 20, 'The latent plane, by quantiles of the prior', 'latent_plane')
 
   return Program(
-    init=init,
-    step=train_step(loss, optimiser, config),
-    evaluate=evaluate,
+    init,
+    train_step(loss, optimiser, config),
+    evaluate,
     summarise=lambda sums: {name: float(total / count) for name, (total, count) in sums.items()},
     predict=predict,
     example_losses=lambda state, batch, key: terms(state.variables(), batch, key)['loss'],
@@ -117,16 +115,18 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   )
 
 
+def prior(run, inputs, chosen):
+  """Codes [count, latent]."""
+  return jax.random.normal(jax.random.key(chosen.seed), (chosen.count, network(run.config, run.spec).latent))
+
+
 verbs = {
-  'sample': sample_verb(
-    lambda run, _, chosen: jax.random.normal(
-      jax.random.key(chosen.seed), (chosen.count, network(run.config, run.spec).latent)
-    ),
-    lambda run, _: lambda state, z: network(run.config, run.spec).apply(state.variables(), z, method='decode'),
+  'sample': image_verbs.sample(
+    prior, lambda run, _: lambda state, z: network(run.config, run.spec).apply(state.variables(), z, method='decode')
   ),
   'encode': Verb(
     'The mean code of each image.',
-    lambda run, paths, _: {'image': np.stack([images.load_image(path, run.spec) for path in paths])},
+    image_verbs.load,
     predictions,
     lambda run, codes, paths, _: ({'image': p, 'code': x.tolist()} for p, x in zip(paths, codes)),
     inputs='IMAGE …',

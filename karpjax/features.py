@@ -7,8 +7,8 @@ say why before).
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import flax.errors
 import jax
@@ -25,7 +25,9 @@ from karpjax.models import inception
 from karpjax.train import weights
 
 INCEPTION = 'inception:'  # before the file of its weights
-VGG19 = (2, 2, 4, 4, 4)  # convolutions in each block of Simonyan & Zisserman 2015, configuration E
+# The convolutions of Simonyan & Zisserman 2015, configuration E, as torchvision counts them with activations and poolings; a
+# pooling is where a number is left out.
+VGG19 = 0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights are for
 
 
@@ -67,9 +69,8 @@ class Scorer:
 
   def features(self, split: Split, count: int) -> np.ndarray:
     """[count, d] float32: of a split's first examples, or of all where it has fewer."""
-    count = min(count, split.size)
-    fetch = lambda start: split.fetch(np.arange(start, min(start + self.batch, count)))['image']
-    return np.concatenate([self.describe(fetch(start)) for start in range(0, count, self.batch)])
+    parts = np.split(np.arange(min(count, split.size)), range(self.batch, min(count, split.size), self.batch))
+    return np.concatenate([self.describe(split.fetch(numbers)['image']) for numbers in parts])
 
 
 def load(source: str, spec: Spec) -> Scorer:
@@ -82,24 +83,20 @@ def load(source: str, spec: Spec) -> Scorer:
   Raises:
     UsageError: where there is no such run or file, or it does not fit the data.
   """
-  path = source.removeprefix(INCEPTION)
-  if path == source:
-    return _classifier(source, spec)
-  if len(spec.shape) != 3 or spec.shape[-1] not in (1, 3):
-    shape = '×'.join(map(str, spec.shape))
-    raise UsageError(f'scorer={source} sees images, grey or in colour, not {shape} numbers')
-  variables = inception.from_published(weights.read_safetensors(path, f'scorer={INCEPTION}'), f'scorer={source}')
-  apply = lambda images: (inception.features(variables, images / spec.maximum), None)
-  return Scorer(path, None, 0, inception.FEATURES, apply, batch=inception.PIECE)
-
-
-def _classifier(workdir: str, spec: Spec) -> Scorer:
-  run = _open(workdir)
+  if source.startswith(INCEPTION):
+    path = source.removeprefix(INCEPTION)
+    if len(spec.shape) != 3 or spec.shape[-1] not in (1, 3):
+      shape = '×'.join(map(str, spec.shape))
+      raise UsageError(f'scorer={source} sees images, grey or in colour, not {shape} numbers')
+    variables = inception.from_published(weights.read_safetensors(path, f'scorer={INCEPTION}'), f'scorer={source}')
+    apply = lambda images: (inception.features(variables, images / spec.maximum), None)
+    return Scorer(path, None, 0, inception.FEATURES, apply, batch=inception.PIECE)
+  run = _open(source)
   for name in ('name', 'shape', 'maximum'):
     there, here = getattr(run.spec, name), getattr(spec, name)
     if there != here:
       raise UsageError(
-        f'scorer={workdir} was trained on another {name}, {there}, not {here}; type '
+        f'scorer={source} was trained on another {name}, {there}, not {here}; type '
         f'python launch.py image_classification --dataset={spec.name}, and give its workdir'
       )
   layers = _layers(run, nn.Dense, 'dense layer, whose inputs')
@@ -109,22 +106,17 @@ def _classifier(workdir: str, spec: Spec) -> Scorer:
     return inputs.astype(jnp.float32), logits
 
   features, logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32))
-  return Scorer(str(Path(workdir)), run.step, logits.shape[-1], features.shape[-1], apply)
+  return Scorer(source, run.step, logits.shape[-1], features.shape[-1], apply)
 
 
 def _open(workdir: str) -> verbs.Run:
-  """A run of image_classification, by its best checkpoint.
-
-  Raises:
-    UsageError: where the workdir holds none.
-  """
-  wanted = 'give the workdir of a run of image_classification'
+  """A run of image_classification, by its best checkpoint; a UsageError where the workdir holds none."""
   try:
     run = verbs.Run(workdir)
+    if (experiment := run.stored['experiment']) != 'image_classification':
+      raise UsageError(f'it holds a run of {experiment}')
   except UsageError as error:
-    raise UsageError(f'scorer={workdir}: {error}; {wanted}') from None
-  if run.stored['experiment'] != 'image_classification':
-    raise UsageError(f'scorer={workdir} holds a run of {run.stored["experiment"]}; {wanted}')
+    raise UsageError(f'scorer={workdir}: {error}; give the workdir of a run of image_classification') from None
   return run
 
 
@@ -164,7 +156,15 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
   Raises:
     UsageError: where there is neither, or the net does not take such images.
   """
-  features = vgg19(source) if source.endswith('.safetensors') else _last_convolution(source, shape[-1])
+  if source.endswith('.safetensors'):
+    features = vgg19(source)
+  else:
+    run = _open(source)
+    known, maximum = run.spec.shape[-1], run.spec.maximum
+    if known != shape[-1]:
+      raise UsageError(f'scorer={source} sees {known} channels, and the net makes {shape[-1]}: colour=y makes 1, rgb 3')
+    layers = _layers(run, Conv, 'convolution, whose outputs')
+    features = lambda images: layers(images * maximum)[0][1].astype(jnp.float32)
   try:
     jax.eval_shape(features, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
   except UsageError:
@@ -175,37 +175,24 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
   return features
 
 
-def _last_convolution(workdir: str, channels: int) -> Callable:
-  run = _open(workdir)
-  known, maximum = run.spec.shape[-1], run.spec.maximum
-  if known != channels:
-    raise UsageError(f'scorer={workdir} sees {known} channels, and the net makes {channels}: colour=y makes 1, rgb 3')
-  layers = _layers(run, Conv, 'convolution, whose outputs')
-  return lambda images: layers(images * maximum)[0][1].astype(jnp.float32)
-
-
 def vgg19(path: str) -> Callable:
   """Images [batch, height, width, 1 or 3] in [0, 1] -> features [batch, height // 16, width // 16, 512]: VGG-19's conv5_4.
 
   Raises:
     UsageError: where the file cannot be read or lacks a layer.
   """
-  arrays = weights.read_safetensors(path, 'scorer=')
-  try:
-    layers, number = [], 0  # torchvision counts convolutions, activations and poolings
-    for block, depth in enumerate(VGG19):
-      for i in range(depth):
-        kernel, bias = (arrays[f'features.{number}.{name}'] for name in ('weight', 'bias'))
-        layers.append((block > 0 and i == 0, kernel.transpose(2, 3, 1, 0), bias))  # [out, in, 3, 3] -> [3, 3, in, out]
-        number += 2
-      number += 1
-  except KeyError as error:
-    raise UsageError(f"scorer={path} lacks {error}; torchvision's vgg19 has it") from None
+  arrays, layers = weights.read_safetensors(path, 'scorer='), []
+  for before, number in itertools.pairwise((-2, *VGG19)):
+    names = [f'features.{number}.{name}' for name in ('weight', 'bias')]
+    if missing := [name for name in names if name not in arrays]:
+      raise UsageError(f"scorer={path} lacks {missing[0]}; torchvision's vgg19 has it")
+    kernel, bias = (arrays[name] for name in names)
+    layers.append((number - before == 3, kernel.transpose(2, 3, 1, 0), bias))  # [out, in, 3, 3] -> [3, 3, in, out]
 
   def features(images):
     x = (images - np.array(MEAN, np.float32)) / np.array(STD, np.float32)  # grey becomes RGB
-    for number, (pooled, kernel, bias) in enumerate(layers):
-      x = nn.relu(x) if number else x
+    for i, (pooled, kernel, bias) in enumerate(layers):
+      x = nn.relu(x) if i else x
       x = convolution(max_pool(x) if pooled else x, jnp.asarray(kernel, jnp.float32)) + bias
     return x
 

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import importlib
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from karpjax import options
 from karpjax import population as populations
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
-from karpjax.report import pictures, writers
+from karpjax.report import writers
 from karpjax.train import run_dir, weights
 from karpjax.train.predict import predict_split
 
@@ -228,71 +227,3 @@ def classes(help: str, inputs: str, encode: Callable[..., Any]) -> Verb:
     return '  '.join([answer['input'], *(f'{name} {p:.4f}' for name, p in answer['classes'].items())]) + '\n'
 
   return Verb(help, lambda run, inputs, _: encode(run, inputs), probabilities, decode, inputs, Top, show)
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  count: int = configs.flag(64, 'How many images to draw.', low=1)
-  seed: int = configs.flag(0, 'The seed of the draw.', low=0)
-  output: str = configs.flag('samples.png', 'The picture to write.')
-
-
-def sample_verb(encode: Callable, function: Callable, options: type = Sampling) -> Verb:
-  """The verb of a generator: samples in one picture; of rows of numbers, the numbers.
-
-  Args:
-    encode, function: as for `Verb`; outputs are images [n, height, width, channels] in [0, 1], or rows [n, d].
-    options: `Sampling`, or a dataclass that inherits from it.
-  """
-
-  def decode(run, outputs, inputs, chosen):
-    samples = np.asarray(outputs)
-    if samples.ndim == 2:
-      yield from ({'sample': row.tolist()} for row in samples)
-    else:
-      yield {'file': str(pictures.write_grid(samples, math.ceil(math.sqrt(len(samples))), chosen.output))}
-
-  return Verb('New samples, in one picture.', encode, function, decode, options=options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-  output: str = configs.flag('', 'The folder for the new images. Default: beside each.')
-
-
-def image_verb(help: str, encode: Callable, function: Callable, ending: Callable, options: type = Output) -> Verb:
-  """The verb of what makes an image of each image file: a PNG, NAME and an ending, beside it or in `output`.
-
-  Args:
-    help, function, options: as for `Verb`; outputs are an iterable of images [height, width, 1 or 3] in [0, 1].
-    encode: (run, paths of files that exist, options) -> arrays.
-    ending: run -> the ending of a name.
-  """
-
-  def places(run, paths, chosen):
-    names = [f'{path.stem}{ending(run)}.png' for path in paths]
-    return [Path(chosen.output or path.parent) / name for path, name in zip(paths, names)]
-
-  def checked(run, inputs, chosen):
-    paths = [Path(path) for path in inputs]
-    targets, sources = places(run, paths, chosen), {path.resolve() for path in paths}
-    for path, place in zip(paths, targets):
-      if not path.is_file():
-        raise UsageError(f'{path}: no such file')
-      if place.resolve() in sources:
-        raise UsageError(f'{path} would become {place}, which is given as well; choose another output')
-      if targets.count(place) > 1:
-        raise UsageError(f'{path} and another image would both become {place}; give them one after the other')
-    return encode(run, paths, chosen)
-
-  def written(run, outputs, inputs, chosen):
-    for path, place, image in zip(inputs, places(run, [Path(path) for path in inputs], chosen), outputs):
-      try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        pictures.write_image(np.asarray(image), place)
-      except OSError as error:
-        raise UsageError(f'{place} cannot be written: {error.strerror}') from None
-      yield {'input': path, 'file': str(place)}
-
-  show = lambda answer: f'{answer["input"]} -> {answer["file"]}\n'
-  return Verb(help, checked, function, written, 'IMAGE …', options, show)

@@ -29,3 +29,18 @@ def shared_data() -> Path:
   if not folder.is_dir():
     pytest.skip(f'real data are absent: no {folder.name} folder beside the checkout, and KARPJAX_DATA is not set')
   return folder
+
+
+@pytest.fixture(scope='session')
+def classifier(tmp_path_factory):
+  """The workdir of a classifier of digits: its last convolution has 5 channels, its last dense layer sees 24 numbers."""
+  from experiments import image_classification
+  from karpjax.train import loop
+
+  folder = tmp_path_factory.mktemp('scorer')
+  settings = image_classification.Config(
+    model='cnn', widths=(3, 5), hidden=(24,), steps='60', learning_rate=0.01, batch_size=64, plots=False, tensorboard=False,
+    workdir=str(folder), steps_per_call='20', eval_splits=(), final_splits=(), log_every='0',
+  )  # fmt: skip
+  loop.run(image_classification, settings, say=lambda _: None)
+  return str(folder)

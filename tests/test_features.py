@@ -14,21 +14,9 @@ from karpjax import features, verbs
 from karpjax.data import images
 from karpjax.errors import UsageError
 from karpjax.models.cnn import CNN
-from karpjax.train import loop, weights
+from karpjax.train import weights
 
 DATA = images.load(image_classification.Config())
-
-
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-  """A run whose last convolution has 5 channels, and whose last dense layer sees 24 numbers."""
-  folder = tmp_path_factory.mktemp('scorer')
-  settings = image_classification.Config(
-    model='cnn', widths=(3, 5), hidden=(24,), steps='2', batch_size=8, plots=False, tensorboard=False, workdir=str(folder),
-    steps_per_call='1', eval_splits=(), final_splits=(),
-  )  # fmt: skip
-  loop.run(image_classification, settings, say=lambda _: None)
-  return str(folder)
 
 
 def test_a_scorer_gives_the_inputs_of_the_last_dense_layer(classifier):
@@ -58,8 +46,9 @@ def test_perceptual_features_are_the_last_convolutions_outputs(classifier):
   pixels = np.random.default_rng(0).uniform(size=(2, 8, 8, 1)).astype(np.float32)
   model, captured = CNN(classes=10, widths=(3, 5), hidden=(24,)), ['intermediates']
   inputs = (pixels - run.spec.mean) / run.spec.std
-  _, layers = model.apply(run.state.variables(), inputs, train=False, capture_intermediates=True, mutable=captured)
-  np.testing.assert_allclose(extract(pixels), layers['intermediates']['conv2']['__call__'][0], atol=1e-5)
+  see = lambda x: model.apply(run.state.variables(), x, train=False, capture_intermediates=True, mutable=captured)
+  _, layers = jax.jit(see)(inputs)
+  np.testing.assert_allclose(jax.jit(extract)(pixels), layers['intermediates']['conv2']['__call__'][0], atol=1e-5)
   with pytest.raises(UsageError, match='sees 1 channels, and the net makes 3: colour=y'):
     features.perceptual(classifier, (8, 8, 3))
   with pytest.raises(UsageError, match='does not take images of 20×20×1'):
@@ -77,17 +66,20 @@ def test_vgg19_is_read_from_torchvisions_names(tmp_path):
   safetensors.numpy.save_file(arrays, tmp_path / 'vgg.safetensors')
   pixels = draw.uniform(size=(2, 32, 48, 1)).astype(np.float32)
   x = (np.repeat(pixels, 3, -1) - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
-  for i in layers:
-    if i:
-      x = nn.relu(x)
-    if i in (5, 10, 19, 28):
-      x = nn.max_pool(x, (2, 2), (2, 2))
-    x = jax.lax.conv_general_dilated(
-      np.asarray(x, np.float32), arrays[f'features.{i}.weight'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'OIHW', 'NHWC')
-    ) + arrays[f'features.{i}.bias']  # fmt: skip
+
+  @jax.jit
+  def written_out(x):
+    for i in layers:
+      x = nn.relu(x) if i else x
+      x = nn.max_pool(x, (2, 2), (2, 2)) if i in (5, 10, 19, 28) else x
+      kernel, bias = (arrays[f'features.{i}.{name}'] for name in ('weight', 'bias'))
+      x = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'OIHW', 'NHWC')) + bias
+    return x
+
+  x = written_out(x.astype(np.float32))
   extract = features.perceptual(str(tmp_path / 'vgg.safetensors'), (32, 48, 1))
   assert x.shape == (2, 2, 3, 4)
-  np.testing.assert_allclose(extract(pixels), x, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(jax.jit(extract)(pixels), x, rtol=1e-4, atol=1e-4)
   del arrays['features.34.bias']
   safetensors.numpy.save_file(arrays, tmp_path / 'part.safetensors')
   with pytest.raises(UsageError, match=r'features\.34\.bias'):

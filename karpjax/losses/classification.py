@@ -18,15 +18,12 @@ def cross_entropy(logits, labels, *, label_smoothing: float = 0.0):
     [batch] float32.
   """
   log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  if labels.shape == logits.shape[:-1] and jnp.issubdtype(labels.dtype, jnp.integer):
+  if labels.ndim == 1:
     losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
   elif labels.shape == logits.shape:
     losses = -(labels.astype(jnp.float32) * log_probs).sum(-1)
   else:
-    raise UsageError(
-      f'cross_entropy of logits {logits.shape} and {labels.dtype} labels {labels.shape}: expected integers '
-      f'{logits.shape[:-1]} or probabilities {logits.shape}'
-    )
+    raise UsageError(f'cross_entropy of logits {logits.shape} and probabilities {labels.shape}: they do not fit')
   if label_smoothing:
     losses = (1 - label_smoothing) * losses - label_smoothing * log_probs.mean(-1)
   return losses

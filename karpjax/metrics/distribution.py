@@ -59,15 +59,15 @@ def sums(scorer, fake, batch, *, maximum: float, examples: int, conditional: boo
   """
   mask = batch['mask']
   apply = scorer.apply if scorer else lambda x: (x.reshape(len(x), -1) / maximum, None)
-  described = {'real': apply(batch['image']), 'fake': apply(fake)}
-  sums = {name: moments(x, mask) for name, (x, _) in described.items()}
+  (real, _), (made, logits) = apply(batch['image']), apply(fake)
+  sums = {'real': moments(real, mask), 'fake': moments(made, mask)}
   if modes:
     sums['modes'] = covered_modes(fake, *modes, mask)
   if scorer:
-    rows = {f'{name}_rows': x.astype(jnp.float32) for name, (x, _) in described.items()}
+    rows = {'real_rows': real.astype(jnp.float32), 'fake_rows': made.astype(jnp.float32)}
     sums |= collect(rows, batch['index'], mask, examples)
-  if scorer and scorer.classes:
-    classes = described['fake'][1].argmax(-1)
+  if logits is not None:
+    classes = logits.argmax(-1)
     sums['shares'] = jnp.zeros(scorer.classes).at[classes].add(mask)
     if conditional:
       sums['hits'] = pair(classes == batch['label'], mask)[0]
@@ -84,20 +84,15 @@ def diversity(sums: Mapping[str, Any]) -> float:
   return float(np.sqrt(max(2 * spread * n / max(n - 1, 1), 0)))
 
 
-def square_root(matrix: np.ndarray) -> np.ndarray:
-  """The symmetric positive semidefinite square root of such a matrix [d, d]; eigenvalues that rounding made negative are 0."""
-  values, vectors = np.linalg.eigh(matrix)
-  return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-
-
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
   """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
 
-  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric.
+  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric; eigenvalues that rounding made negative are 0.
   """
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
   cov, other_cov = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, fake))
-  root = square_root(cov)
+  values, vectors = np.linalg.eigh(cov)
+  root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
   values = np.linalg.eigvalsh(root @ other_cov @ root)
   traces = np.trace(cov) + np.trace(other_cov) - 2 * np.sqrt(np.maximum(values, 0)).sum()
   return float(np.square(real.mean(0) - fake.mean(0)).sum() + traces)
@@ -106,19 +101,16 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 def kernel_distance(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> float:
   """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs."""
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
-  cube = lambda x: x * x * x  # far faster than a power
-  kernel = lambda products: cube(products / real.shape[1] + 1)
+  kernel = lambda products: (x := products / real.shape[1] + 1) * x * x  # far faster than a power
   total = lambda a, b: sum(kernel(part @ b.T).sum() for part in _chunks(a, chunk))
   within = lambda a: (total(a, a) - kernel(np.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
   return float(within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake)))
 
 
-def precision_recall(
-  real: np.ndarray, fake: np.ndarray, k: int = NEIGHBOURS, chunk: int = CHUNK
-) -> tuple[float, float]:
+def precision_recall(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> tuple[float, float]:
   """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-  An example lies among others where it is no farther from one of them than that one's k-th nearest neighbour of its kind.
+  An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its kind.
   """
 
   def distances(points, others):
@@ -128,7 +120,8 @@ def precision_recall(
       yield np.maximum(np.square(part).sum(1)[:, None] + squares - 2 * part @ others.T, 0)
 
   def fraction_among(points, others):
-    radii = np.concatenate([np.partition(d, k, 1)[:, k] for d in distances(others, others)])  # the 0th is itself
+    k = NEIGHBOURS  # the 0th is itself
+    radii = np.concatenate([np.partition(d, k, 1)[:, k] for d in distances(others, others)])
     return float(np.concatenate([(d <= radii).any(1) for d in distances(points, others)]).mean())
 
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
@@ -159,7 +152,7 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
   if 'real_rows' in sums:
     real, fake = (np.asarray(sums[name][:count]) for name in ('real_rows', 'fake_rows'))
     numbers |= {'fid': frechet_distance(real, fake), 'kid': kernel_distance(real, fake)}
-    numbers |= dict(zip(('precision', 'recall'), precision_recall(real, fake)))
+    numbers['precision'], numbers['recall'] = precision_recall(real, fake)
     if train is not None:
       numbers['fid_floor'] = frechet_distance(real, train(count))
   return numbers
@@ -190,8 +183,9 @@ def collapse(
       f'the discriminator was right in over {100 * SURE:.0f} % of both real and generated examples over the last {LAST} '
       'rows of metrics: it has won, and the generator learns little'
     )
-  described = {name: jnp.asarray(describe(scorer, x)) for name, x in (('real', real), ('fake', fake))}
-  spread = {name: diversity(jax.device_get(moments(x, jnp.ones(len(x), bool)))) for name, x in described.items()}
+  spread = {}
+  for name, x in (('real', real), ('fake', fake)):
+    spread[name] = diversity(jax.device_get(moments(jnp.asarray(describe(scorer, x)), jnp.ones(len(x), bool))))
   signs = {'warnings': warnings, 'diversity': spread}
   if spread['fake'] < spread['real'] / 3:
     warnings.append(
@@ -213,12 +207,12 @@ def collapse(
 
 def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:
   """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions, d]."""
-  norms = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b)]
-  a, b = (x / norm for x, norm in zip((a, b), norms))
-  angle = np.arccos(np.clip((a * b).sum(-1), -1, 1))[:, None, None]
-  fractions = fractions[:, None]
-  on_circle = (np.sin((1 - fractions) * angle) * a[:, None] + np.sin(fractions * angle) * b[:, None]) / np.sin(angle)
-  return (on_circle * ((1 - fractions) * norms[0][:, None] + fractions * norms[1][:, None])).astype(np.float32)
+  a, b, t = a[:, None], b[:, None], fractions[:, None]
+  long, other = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
+  a, b = a / long, b / other
+  angle = np.arccos(np.clip((a * b).sum(-1, keepdims=True), -1, 1))
+  on_circle = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+  return (on_circle * ((1 - t) * long + t * other)).astype(np.float32)
 
 
 def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:

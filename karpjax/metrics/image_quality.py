@@ -27,9 +27,7 @@ def ycbcr_to_rgb(images):
 
 def luma(images):
   """Y of `rgb_to_ycbcr`: […, 1 or 3] -> […, 1] in [16, 235] / 255; grey is RGB whose channels are equal."""
-  if images.shape[-1] == 1:
-    return images * (219 / 255) + 16 / 255
-  return rgb_to_ycbcr(images)[..., :1]
+  return images * (219 / 255) + 16 / 255 if images.shape[-1] == 1 else rgb_to_ycbcr(images)[..., :1]
 
 
 def without_border(images, border: int):
@@ -60,17 +58,13 @@ def ssim(images, targets):
   variances = _blurred(x * x) + _blurred(y * y) - mean_x**2 - mean_y**2
   covariance = _blurred(x * y) - mean_x * mean_y
   c1, c2 = 0.01**2, 0.03**2
-  each = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
-  return each.mean((1, 2, 3))
-
-
-def eight_bits(images):
-  """[…] in [0, 1] -> the nearest of the values that 8 bits have."""
-  return jnp.round(jnp.clip(images, 0, 1) * 255) / 255
+  upper, lower = (2 * mean_x * mean_y + c1) * (2 * covariance + c2), (mean_x**2 + mean_y**2 + c1) * (variances + c2)
+  return (upper / lower).mean((1, 2, 3))
 
 
 def luma_measures(images, targets, border: int) -> dict:
   """Mean squared error and SSIM, each [batch], of the luma of 8-bit images without a border: as super-resolution's papers do."""
+  eight_bits = lambda images: jnp.round(jnp.clip(images, 0, 1) * 255) / 255
   x, y = (without_border(luma(eight_bits(x)), border) for x in (images, targets))
   return {'squared_error': jnp.square(x - y).mean((1, 2, 3)), 'ssim': ssim(x, y)}
 
@@ -91,15 +85,8 @@ def gradient_magnitude(images):
 
 def _blurred(x):
   """The Gaussian window's mean, where it fits: [batch, height, width, channels] -> 10 fewer each way."""
-  rows, columns = (jnp.asarray(_windows(n)) for n in x.shape[1:3])
-  product = lambda *xs: jnp.einsum(*xs, precision=jax.lax.Precision.HIGHEST)
-  return product('ij,bjlc,kl->bikc', rows, x, columns)  # two matmuls
-
-
-def _windows(size: int) -> np.ndarray:
-  """[size - 10, size] float32: row i weighs the places i … i + 10."""
   weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-  matrix = np.zeros((size - WINDOW + 1, size))
-  for i in range(len(matrix)):
-    matrix[i, i : i + WINDOW] = weights / weights.sum()
-  return matrix.astype(np.float32)
+  # [size - 10, size]: row i weighs the places i … i + 10
+  matrix = lambda n: sum(w * np.eye(n - WINDOW + 1, n, i) for i, w in enumerate(weights / weights.sum()))
+  rows, columns = (jnp.asarray(matrix(n), jnp.float32) for n in x.shape[1:3])
+  return jnp.einsum('ij,bjlc,kl->bikc', rows, x, columns, precision=jax.lax.Precision.HIGHEST)  # two matmuls

@@ -6,29 +6,24 @@
 * mnist1d's ConvBase: widths=25,25,25 kernel_size=5,3,3 stride=2 padding=1 pool=1 hidden=
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import channel_attention, convolution, pooling
+from karpjax.layers import convolution, pooling
+from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
-from karpjax.models.mlp import dimensions, per_layer
 from karpjax.options import option
 
-# options of each block: one value for all, or one per block
-BLOCK = 'depth', 'kernel_size', 'stride', 'pool'
+BLOCK = 'depth', 'kernel_size', 'stride', 'pool'  # options of each block: one value for all, or one per block
 
 
-class CNN(nn.Module):
+class CNN(mlp.Classifier):
   """Blocks of convolution, norm, activation and attention, each closed by a max pooling; then dense layers.
 
-  Norm statistics and logits are float32. A pooling cuts off what does not fill a window.
+  A pooling cuts off what does not fill a window.
   """
 
-  classes: int
-  dtype: Any = jnp.float32
   widths: tuple[int, ...] = option((32, 64), 'Channels of each block.', low=1)
   depth: int | tuple[int, ...] = option(1, 'Convolutions in a block; one number, or one per block.', low=1)
   kernel_size: int | tuple[int, ...] = option(3, "The convolutions' window; one number, or one per block.", low=1)
@@ -39,61 +34,46 @@ class CNN(nn.Module):
   hidden: tuple[int, ...] = option((128,), 'Units of the dense layers before the last; empty: none.', low=1)
   norm: str = option('none', 'Batch norm before each activation, or none.', choices=mlp.NORMS)
   dropout: float | tuple[float, ...] = option(0.0, "Rates on the dense layers' inputs.", low=0, below=1)
-  attention: str = option(
-    'none', 'Gates after each activation: se (squeeze-and-excitation) or cbam.', choices=channel_attention.ATTENTIONS
-  )
+  attention: str = option('none', 'Gates after each activation: squeeze-and-excitation or CBAM.', choices=ATTENTIONS)
   activation: str = option('relu', 'The activation function.', choices=mlp.ACTIVATIONS)
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, *spatial, channels] -> logits [batch, classes] float32."""
     mlp.check_rank(x, 2, 3)
-    activation, norm = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm]
-    blocks = zip(self.widths, *(per_layer(name, getattr(self, name), len(self.widths)) for name in BLOCK))
     rank, shape, layer = x.ndim - 2, x.shape[1:], 0
+    activation, norm, padding = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm], self.padding.upper()
+    if padding not in ('SAME', 'VALID') and not padding.isdecimal():
+      raise UsageError(f'padding={self.padding}: expected SAME, VALID or a number such as 1')
+    zeros = int(padding) if padding.isdecimal() else 0
+    conv = {'use_bias': norm is None, 'dtype': self.dtype, 'kernel_init': mlp.kernel_init(self.activation)}
+    conv['padding'] = padding if padding == 'SAME' else ((zeros, zeros),) * rank
+
+    def check(x, what, window, zeros=0):
+      if min(x.shape[1:-1]) + 2 * zeros < window:
+        raise UsageError(
+          f'an input of {mlp.dimensions(shape)} is too small: {mlp.dimensions(x.shape[1:])} is left before {what}, '
+          f'whose window is {window}. Use fewer widths, smaller windows or padding=SAME'
+        )
+
     x = x.astype(self.dtype)
+    blocks = zip(self.widths, *(mlp.per_layer(name, getattr(self, name), len(self.widths)) for name in BLOCK))
     for block, (width, depth, window, stride, pool) in enumerate(blocks, start=1):
       for i in range(depth):
         layer += 1
-        conv = convolution.Conv(
-          width,
-          (window,) * rank,
-          strides=stride if i == 0 else 1,
-          padding=self._padding(x, window, shape, layer),
-          use_bias=norm is None,
-          dtype=self.dtype,
-          kernel_init=mlp.kernel_init(self.activation),
-          name=f'conv{layer}',
-        )
-        x = conv(x)  # [batch, *spatial, width]
-        if norm is not None:
-          x = norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train)
-        x = activation(x)
-        x = channel_attention.attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}')
+        if padding != 'SAME':
+          check(x, f'convolution {layer}', window, zeros)
+        strides = stride if i == 0 else 1
+        x = convolution.Conv(width, (window,) * rank, strides, name=f'conv{layer}', **conv)(
+          x
+        )  # [batch, *spatial, width]
+        x = activation(norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train) if norm else x)
+        x = attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}')
       if pool > 1:
-        if min(x.shape[1:-1]) < pool:
-          raise UsageError(
-            f'an input of {dimensions(shape)} is too small for {len(self.widths)} poolings: '
-            f'{dimensions(x.shape[1:])} is left before pooling {block} by {pool}. Use fewer widths or a smaller pool'
-          )
+        check(x, f'pooling {block}', pool)
         x = pooling.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
     if self.head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
-    first, *rates = per_layer('dropout', self.dropout, len(self.hidden) + 1)
+    first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)
     dense = mlp.MLP(self.classes, self.dtype, self.hidden, self.activation, self.norm, tuple(rates), first, name='head')
     return dense(x, train=train)
-
-  def _padding(self, x, window: int, shape, layer: int):
-    """`padding` in the form of `convolution`, where a window of x's size fits."""
-    given = str(self.padding).upper()
-    if given == 'SAME':
-      return given
-    if given != 'VALID' and not given.isdecimal():
-      raise UsageError(f'padding={self.padding}: expected SAME, VALID or a number such as 1')
-    zeros = 0 if given == 'VALID' else int(given)
-    if min(x.shape[1:-1]) + 2 * zeros < window:
-      raise UsageError(
-        f'an input of {dimensions(shape)} is too small: {dimensions(x.shape[1:])} is left before convolution {layer}, '
-        f'whose window is {window}. Use fewer widths, a smaller kernel_size or padding=SAME'
-      )
-    return ((zeros, zeros),) * (x.ndim - 2)

@@ -19,14 +19,13 @@ from karpjax.layers.convolution import Conv
 from karpjax.layers.dropout import Dropout
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
 from karpjax.layers.transposed_convolution import ConvTranspose
-from karpjax.models.players import HALF, dcgan_init, leaky_relu
+from karpjax.models.gan import HALF, dcgan_init, leaky_relu
 from karpjax.options import option
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
 
-_window = dict(kernel_size=(4, 4), kernel_init=dcgan_init)
-_conv = partial(Conv, padding=HALF, **_window)
-_up = partial(ConvTranspose, strides=2, **_window)
+_conv = partial(Conv, kernel_size=(4, 4), padding=HALF, kernel_init=dcgan_init)
+_up = partial(ConvTranspose, kernel_size=(4, 4), kernel_init=dcgan_init)
 
 
 def halvings(size: Sequence[int]) -> int:
@@ -73,73 +72,67 @@ class UNet(nn.Module):
       noise: whether dropout draws; takes a key of the collection 'dropout'.
     """
     depth, skips = widths(self.width, halvings(x.shape[1:3])), []
+    norm = lambda name, x: NORMS[self.norm](dtype=self.dtype, name=f'{name}_norm')(x, train=train)
     for i, width in enumerate(depth, start=1):
       normed = 1 < i < len(depth)
-      conv = _conv(width, strides=2, use_bias=not normed, dtype=self.dtype, name=f'down{i}')
-      x = conv(x)  # [batch, height / 2, width / 2, width]
-      x = leaky_relu(NORMS[self.norm](dtype=self.dtype, name=f'down{i}_norm')(x, train=train) if normed else x)
+      x = _conv(width, strides=2, use_bias=not normed, dtype=self.dtype, name=f'down{i}')(x)
+      x = leaky_relu(norm(f'down{i}', x) if normed else x)  # [batch, height / 2, width / 2, width]
       skips.append(x)
     skips.pop()
     for i, width in enumerate(reversed(depth[:-1]), start=1):
-      x = _up(width, use_bias=False, dtype=self.dtype, name=f'up{i}')(x)  # [batch, 2 height, 2 width, width]
-      x = NORMS[self.norm](dtype=self.dtype, name=f'up{i}_norm')(x, train=train)
+      x = norm(f'up{i}', _up(width, use_bias=False, dtype=self.dtype, name=f'up{i}')(x))
       x = Dropout(self.dropout if i <= 3 else 0)(x, train=noise)
-      x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, height, width, 2 width]
+      x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, 2 height, 2 width, 2 width]
     return jnp.tanh(_up(self.channels, dtype=self.dtype, name='out')(x).astype(jnp.float32))
 
 
-def _blocks(x, module, strides: Sequence[int], left: int):
-  """Convolutions of these strides inside a discriminator, all but the first with a norm: [batch, height / product, …].
-
-  Raises:
-    UsageError: where fewer than `left` places each way are left behind the layers of stride 2.
-  """
-  height, width = x.shape[1:3]
-  if min(height, width) < left * 2**module.layers:
-    most = max(1, int(math.log2(max(1, min(height, width) / left))))
-    raise UsageError(
-      f'layers={module.layers}: a discriminator of images of {height}×{width} pixels can have 1 to {most}'
-    )
-  for i, (channels, stride) in enumerate(zip(widths(module.discriminator_width, len(strides)), strides), start=1):
-    x = _conv(channels, strides=stride, use_bias=i == 1, dtype=module.dtype, name=f'conv{i}')(x)
-    x = NORMS[module.norm](dtype=module.dtype, name=f'conv{i}_norm')(x, train=True) if i > 1 else x
-    x = leaky_relu(x)
-  return x
-
-
-class Patches(nn.Module):
-  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512."""
+class Discriminator(nn.Module):
+  """The convolutions of both: of stride 2 as many as `layers`, and those that a discriminator adds."""
 
   dtype: Any = jnp.float32
   discriminator_width: int = option(16, "Channels of the discriminator's first convolution; the paper has 64.", low=1)
-  layers: int = option(
-    2, "The discriminator's layers of stride 2; of patch 1, 2, 3, 4 see 16, 34, 70, 142 pixels.", low=1
-  )
-  norm: str = option(
-    'instance', 'The norm of both players; batch norm takes running averages after training.', choices=NORMS
-  )
+  norm: str = option('instance', 'The norm of both players; of batch running averages evaluate.', choices=NORMS)
+
+  def blocks(self, x, strides: Sequence[int], left: int):
+    """Convolutions of these strides, all but the first with a norm: [batch, height / product, …].
+
+    Raises:
+      UsageError: where fewer than `left` places each way are left behind the layers of stride 2.
+    """
+    height, width = x.shape[1:3]
+    if min(height, width) < left * 2**self.layers:
+      most = max(1, int(math.log2(max(1, min(height, width) / left))))
+      raise UsageError(
+        f'layers={self.layers}: a discriminator of images of {height}×{width} pixels can have 1 to {most}'
+      )
+    for i, (channels, stride) in enumerate(zip(widths(self.discriminator_width, len(strides)), strides), start=1):
+      x = _conv(channels, strides=stride, use_bias=i == 1, dtype=self.dtype, name=f'conv{i}')(x)
+      x = leaky_relu(NORMS[self.norm](dtype=self.dtype, name=f'conv{i}_norm')(x, train=True) if i > 1 else x)
+    return x
+
+
+class Patches(Discriminator):
+  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512."""
+
+  layers: int = option(2, 'Those of stride 2 in the discriminator; of patch 1 to 4 see 16, 34, 70, 142 pixels.', low=1)
 
   @nn.compact
   def __call__(self, x):
     """Pairs [batch, height, width, in + out] -> scores [batch, height', width', 1] float32."""
-    x = _blocks(x, self, [*[2] * self.layers, 1], 3)  # the layers of stride 1 take a place each
+    x = self.blocks(x, [*[2] * self.layers, 1], 3)  # the layers of stride 1 take a place each
     return _conv(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 
 
-class Scalar(nn.Module):
+class Scalar(Discriminator):
   """The discriminator of whole images: convolutions of stride 2 and two fully connected layers, which give one score."""
 
-  dtype: Any = jnp.float32
-  discriminator_width: int = option(16, low=1)
   layers: int = option(4, low=1)
   hidden: int = option(512, "Units of the discriminator's first fully connected layer.", low=1)
-  norm: str = option('instance', choices=NORMS)
 
   @nn.compact
   def __call__(self, x):
     """Pairs [batch, height, width, in + out] -> scores [batch, 1] float32."""
-    x = _blocks(x, self, [2] * self.layers, 1)
-    x = x.reshape(len(x), -1)  # [batch, height · width · channels]
+    x = self.blocks(x, [2] * self.layers, 1).reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))
     return linear.Dense(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 

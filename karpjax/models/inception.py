@@ -6,8 +6,9 @@ leave padding out, the pooling of the last block is a maximum, and images are [-
 """
 
 import functools
+import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,123 +27,64 @@ FEATURES = 2048
 PIECE = 32  # images whose activations are held at once: about half a gigabyte
 
 
-class Layer(NamedTuple):
-  """A convolution, its batch norm and relu. With a stride it takes only whole windows, else it keeps the image's size."""
-
-  name: str
-  channels: int
-  height: int
-  width: int
-  stride: int = 1
-  keeps: bool = True
-
-
 POOLINGS = {
   'mean': lambda x: nn.avg_pool(x, (3, 3), padding='SAME', count_include_pad=False),
   'max': lambda x: max_pool(x, 3, 1, 'SAME'),
   'halve': lambda x: max_pool(x, 3, 2),
 }
 
-
-def _chain(name: str, *layers):
-  """Layers name_1, name_2, … one after another, as a tuple; where a list of them is side by side, name_2a and name_2b."""
-
-  def named(name, layer):
-    if isinstance(layer, list):
-      return [named(name + letter, one) for letter, one in zip('ab', layer)]
-    return Layer(name, *layer)
-
-  return tuple(named(f'{name}_{i}', layer) for i, layer in enumerate(layers, start=1))
-
-
-def _a(pooled: int):
-  return [
-    Layer('branch1x1', 64, 1, 1),
-    _chain('branch5x5', (48, 1, 1), (64, 5, 5)),
-    _chain('branch3x3dbl', (64, 1, 1), (96, 3, 3), (96, 3, 3)),
-    ('mean', Layer('branch_pool', pooled, 1, 1)),
-  ]
-
-
-def _c(n: int):
-  return [
-    Layer('branch1x1', 192, 1, 1),
-    _chain('branch7x7', (n, 1, 1), (n, 1, 7), (192, 7, 1)),
-    _chain('branch7x7dbl', (n, 1, 1), (n, 7, 1), (n, 1, 7), (n, 7, 1), (192, 1, 7)),
-    ('mean', Layer('branch_pool', 192, 1, 1)),
-  ]
-
-
-def _e(pooling: str):
-  sides = [(384, 1, 3), (384, 3, 1)]
-  return [
-    Layer('branch1x1', 320, 1, 1),
-    _chain('branch3x3', (384, 1, 1), sides),
-    _chain('branch3x3dbl', (448, 1, 1), (384, 3, 3), sides),
-    (pooling, Layer('branch_pool', 192, 1, 1)),
-  ]
-
-
+# A branch is a pooling or none, a name, and convolutions: channels@height×width, which keep the image's size; with /stride they
+# take whole windows alone; + has two side by side. Several layers are called name_1, name_2, …, two side by side name_2a, name_2b.
 STEM = (
-  Layer('Conv2d_1a_3x3', 32, 3, 3, 2),
-  Layer('Conv2d_2a_3x3', 32, 3, 3, keeps=False),
-  Layer('Conv2d_2b_3x3', 64, 3, 3),
-  'halve',
-  Layer('Conv2d_3b_1x1', 80, 1, 1),
-  Layer('Conv2d_4a_3x3', 192, 3, 3, keeps=False),
-  'halve',
+  'Conv2d_1a_3x3 32@3x3/2', 'Conv2d_2a_3x3 32@3x3/1', 'Conv2d_2b_3x3 64@3x3', 'halve',
+  'Conv2d_3b_1x1 80@1x1', 'Conv2d_4a_3x3 192@3x3/1', 'halve',
+)  # fmt: skip
+_A = 'branch1x1 64@1x1 | branch5x5 48@1x1 64@5x5 | branch3x3dbl 64@1x1 96@3x3 96@3x3 | mean branch_pool {}@1x1'
+_C = (
+  'branch1x1 192@1x1 | branch7x7 {0}@1x1 {0}@1x7 192@7x1 | branch7x7dbl {0}@1x1 {0}@7x1 {0}@1x7 {0}@7x1 192@1x7 | '
+  'mean branch_pool 192@1x1'
 )
-BLOCKS = {  # the paper's figures 5, 10, 6 and 7, with the grid reduced between them
-  'Mixed_5b': _a(32),
-  'Mixed_5c': _a(64),
-  'Mixed_5d': _a(64),
-  'Mixed_6a': [
-    Layer('branch3x3', 384, 3, 3, 2),
-    _chain('branch3x3dbl', (64, 1, 1), (96, 3, 3), (96, 3, 3, 2)),
-    'halve',
-  ],
-  'Mixed_6b': _c(128),
-  'Mixed_6c': _c(160),
-  'Mixed_6d': _c(160),
-  'Mixed_6e': _c(192),
-  'Mixed_7a': [
-    _chain('branch3x3', (192, 1, 1), (320, 3, 3, 2)),
-    _chain('branch7x7x3', (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3, 2)),
-    'halve',
-  ],
-  'Mixed_7b': _e('mean'),
-  'Mixed_7c': _e('max'),
+_E = (
+  'branch1x1 320@1x1 | branch3x3 384@1x1 384@1x3+384@3x1 | branch3x3dbl 448@1x1 384@3x3 384@1x3+384@3x1 | '
+  '{} branch_pool 192@1x1'
+)
+BLOCKS = {  # the paper's figures 5, 10, 6 and 7, with the grid reduced between them: branches side by side along the channels
+  'Mixed_5b': _A.format(32),
+  'Mixed_5c': _A.format(64),
+  'Mixed_5d': _A.format(64),
+  'Mixed_6a': 'branch3x3 384@3x3/2 | branch3x3dbl 64@1x1 96@3x3 96@3x3/2 | halve',
+  'Mixed_6b': _C.format(128),
+  'Mixed_6c': _C.format(160),
+  'Mixed_6d': _C.format(160),
+  'Mixed_6e': _C.format(192),
+  'Mixed_7a': 'branch3x3 192@1x1 320@3x3/2 | branch7x7x3 192@1x1 192@1x7 192@7x1 192@3x3/2 | halve',
+  'Mixed_7b': _E.format('mean'),
+  'Mixed_7c': _E.format('max'),
 }
 
 
 class BasicConv(nn.Module):
-  layer: Layer
+  """A convolution, its batch norm and relu."""
+
+  layer: str  # such as 384@3x3/2
 
   @nn.compact
   def __call__(self, x):
-    _, channels, height, width, stride, keeps = self.layer
-    padding = 'SAME' if keeps and stride == 1 else 'VALID'
-    x = Conv(channels, (height, width), stride, padding, use_bias=False, name='conv')(x)
+    channels, height, width, *stride = map(int, re.split('[@x/]', self.layer))
+    padding = 'VALID' if stride else 'SAME'
+    x = Conv(channels, (height, width), *stride or [1], padding, use_bias=False, name='conv')(x)
     return nn.relu(BatchNorm(epsilon=1e-3, name='bn')(x, train=False))
 
 
-def applied(step, x, prefix: str = ''):
-  """What a step of the tables above makes of x, [batch, height, width, channels] -> such; called within a module's `__call__`.
-
-  Args:
-    step: a layer, a pooling, a tuple of steps one after another, or a list of steps side by side along the channels.
-    x: the input.
-    prefix: of the layers' names.
-  """
-  match step:
-    case Layer():
-      return BasicConv(step, name=prefix + step.name)(x)
-    case str():
-      return POOLINGS[step](x)
-    case list():
-      return jnp.concatenate([applied(branch, x, prefix) for branch in step], -1)
-  for one in step:
-    x = applied(one, x, prefix)
+def applied(branch: str, x, prefix: str = ''):
+  """What a branch makes of x, [batch, height, width, channels] -> such; called within a module's `__call__`."""
+  words = branch.split()
+  x = POOLINGS[words.pop(0)](x) if words[0] in POOLINGS else x
+  for i, layers in enumerate(words[1:], start=1):
+    name = prefix + words[0] + (f'_{i}' if len(words) > 2 else '')
+    sides = layers.split('+')
+    names = [name] if len(sides) == 1 else [f'{name}a', f'{name}b']
+    x = jnp.concatenate([BasicConv(layer, name=name)(x) for layer, name in zip(sides, names)], -1)
   return x
 
 
@@ -152,69 +94,57 @@ class InceptionV3(nn.Module):
   @nn.compact
   def __call__(self, images):
     """images: [batch, 299, 299, 3] in [-1, 1] -> [batch, 2048], means over the places of the last block."""
-    x = applied(STEM, images)  # [batch, 35, 35, 192]
+    x = images
+    for branch in STEM:
+      x = applied(branch, x)  # [batch, 35, 35, 192]
     for name, block in BLOCKS.items():  # [batch, 35, 35, 288], from Mixed_6a on 17 and 768, from Mixed_7a on 8 and 2048
-      x = applied(block, x, f'{name}.')
+      x = jnp.concatenate([applied(branch, x, f'{name}.') for branch in block.split('|')], -1)
     return x.mean((1, 2))
 
 
 # ---- published weights ----
 
-LEAVES = {  # theirs: (collection, ours)
-  'conv.weight': ('params', 'conv', 'kernel'),
-  'bn.weight': ('params', 'bn', 'scale'),
-  'bn.bias': ('params', 'bn', 'bias'),
-  'bn.running_mean': ('batch_stats', 'bn', 'mean'),
-  'bn.running_var': ('batch_stats', 'bn', 'var'),
-}
+NAMES = {  # ours: theirs
+  'kernel': 'conv.weight', 'scale': 'bn.weight', 'bias': 'bn.bias', 'mean': 'bn.running_mean', 'var': 'bn.running_var',
+}  # fmt: skip
 UNUSED = {'fc.weight': (1008, FEATURES), 'fc.bias': (1008,)}  # the classifier, of 1,008 classes
 
 
 @functools.cache
-def shapes() -> dict[str, tuple[int, ...]]:
-  """{name: shape} of the checkpoint's arrays, without the classifier's."""
+def shapes() -> dict[tuple[str, ...], tuple[int, ...]]:
+  """{(collection, layer, module, leaf): shape} of the network's arrays."""
   image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-  own = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)
-  expected = {}
-  for layer in own['params']:
-    for name, (collection, module, leaf) in LEAVES.items():
-      shape = own[collection][layer][module][leaf].shape
-      expected[f'{layer}.{name}'] = tuple(shape[i] for i in (3, 2, 0, 1)) if leaf == 'kernel' else shape
-  return expected
+  variables = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)
+  return {path: x.shape for path, x in traverse_util.flatten_dict(variables).items()}
+
+
+def published() -> dict[str, tuple[int, ...]]:
+  """{name: shape} of the checkpoint's arrays, without the classifier's: kernels are [out, in, height, width]."""
+  turned = lambda x: (x[3], x[2], x[0], x[1]) if len(x) == 4 else x
+  return {f'{layer}.{NAMES[leaf]}': turned(shape) for (_, layer, _, leaf), shape in shapes().items()}
 
 
 def from_published(arrays: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-  """Variables of `InceptionV3` from the arrays of the checkpoint by their names there.
-
-  Args:
-    arrays: kernels are [out, in, height, width].
-    source: as it is named in an error.
+  """Variables of `InceptionV3` from the arrays of the checkpoint, {name: array}; `source` is named in an error.
 
   Raises:
     UsageError: where an array is absent, of another shape, or none of the checkpoint's.
   """
-  expected = shapes()
-  known = expected | UNUSED
-  others = sorted(n for n in arrays.keys() - known if not n.endswith('.num_batches_tracked'))
+  expected = published()
+  known, dimensions = expected | UNUSED, lambda shape: '×'.join(map(str, shape))
   if missing := sorted(expected.keys() - arrays):
     raise errors.UsageError(
       f"{source} lacks {len(missing)} of the FID network's {len(expected)} arrays, such as {missing[0]}; give the weights "
       'of pt_inception-2015-12-05-6726825d under its names'
     )
-  if others:
-    raise errors.UsageError(
-      f'{source} holds {others[0]}, which the FID network has not.{errors.nearest(others[0], known)}'
-    )
-  for name in arrays.keys() & known:
-    if arrays[name].shape != known[name]:
-      there, here = ('×'.join(map(str, shape)) for shape in (arrays[name].shape, known[name]))
+  for name, array in arrays.items():
+    if name not in known and not name.endswith('.num_batches_tracked'):
+      raise errors.UsageError(f'{source} holds {name}, which the FID network has not.{errors.nearest(name, known)}')
+    if name in known and array.shape != known[name]:
+      there, here = dimensions(array.shape), dimensions(known[name])
       raise errors.UsageError(f'{source}: {name} is {there}, and in the FID network {here}')
-  variables = {}
-  for name in expected:
-    layer, *theirs = name.rsplit('.', 2)
-    collection, module, leaf = LEAVES['.'.join(theirs)]
-    array = np.asarray(arrays[name], np.float32)
-    variables[collection, layer, module, leaf] = array.transpose(2, 3, 1, 0) if leaf == 'kernel' else array
+  ours = lambda x: np.asarray(x.transpose(2, 3, 1, 0) if x.ndim == 4 else x, np.float32)
+  variables = {path: ours(arrays[f'{path[1]}.{NAMES[path[3]]}']) for path in shapes()}
   return traverse_util.unflatten_dict(variables)
 
 

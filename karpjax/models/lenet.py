@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from karpjax.errors import UsageError
 from karpjax.layers import dropout, initialisers
+from karpjax.models.mlp import Classifier, dimensions
 from karpjax.options import option
 
 ACTIVATIONS = {'tanh': jnp.tanh, 'relu': nn.relu}
@@ -36,13 +37,11 @@ def windows(x):
   Columns first, then rows: each slice is of contiguous numbers.
   """
   batch, n, _, planes = x.shape
-  row, cut = (n + 3) * planes, 5 * planes
-  x = jnp.pad(x, ((0, 0), (2, 1), (2, 1), (0, 0)), constant_values=BACKGROUND).reshape(batch, n + 3, row)
+  cut = 5 * planes
+  x = jnp.pad(x, ((0, 0), (2, 1), (2, 1), (0, 0)), constant_values=BACKGROUND).reshape(batch, n + 3, -1)
   x = jnp.stack([x[..., 2 * planes * j :][..., :cut] for j in range(n // 2)], axis=1)  # [batch, n / 2, n + 3, cut]
-  x = x.reshape(batch, n // 2, (n + 3) * cut)
-  x = jnp.stack(
-    [x[..., 2 * cut * i :][..., : 5 * cut] for i in range(n // 2)], axis=1
-  )  # [batch, n / 2, n / 2, 5 · cut]
+  x = x.reshape(batch, n // 2, -1)
+  x = jnp.stack([x[..., 2 * cut * i :][..., : 5 * cut] for i in range(n // 2)], axis=1)  # [batch, n / 2, n / 2, 5 cut]
   return x.reshape(batch, n * n // 4, 5 * cut)
 
 
@@ -54,23 +53,18 @@ def connect(kernel):
   than three small ones.
   """
   first, second, third = jnp.split(kernel.reshape(12, 25, 8), 3)  # [4, 25, 8] each
-  return jnp.concatenate(
-    [
-      jnp.pad(first, ((0, 0), (0, 0), (0, 4))),
-      jnp.pad(second, ((0, 0), (0, 0), (4, 0))),
-      jnp.concatenate([third[..., :4], jnp.zeros((4, 25, 4), kernel.dtype), third[..., 4:]], axis=2),
-    ]
-  ).reshape(12, 300)
+  none = jnp.zeros((4, 25, 4), kernel.dtype)
+  rows = (first, none), (none, second), (third[..., :4], none, third[..., 4:])
+  return jnp.concatenate([jnp.concatenate(row, axis=2) for row in rows]).reshape(12, 300)
 
 
-class LeNet1989(nn.Module):
+class LeNet1989(Classifier):
   """9,760 parameters: 16x16 -> H1 12 planes 8x8 -> H2 12 planes 4x4 -> H3 30 units -> classes."""
 
   classes: int = 10
-  dtype: jnp.dtype = jnp.float32
   activation: str = option('tanh', 'The activation function of the hidden units.', choices=ACTIVATIONS)
   output: str = option(
-    'tanh', 'tanh with biases from -1, as nine targets of ten are, or linear with biases from 0.', choices=OUTPUTS
+    'tanh', 'tanh with biases from -1, as most targets, or linear with biases from 0.', choices=OUTPUTS
   )
   dropout: float = option(0.0, "The rate of dropout of H2's units.", low=0, below=1)
 
@@ -79,7 +73,7 @@ class LeNet1989(nn.Module):
     """[batch, 16, 16, 1] in [-1, 1] -> [batch, classes] float32."""
     activation, output = ACTIVATIONS[self.activation], OUTPUTS[self.output]
     if x.shape[1:] != (16, 16, 1):
-      shape = 'x'.join(map(str, x.shape[1:]))
+      shape = dimensions(x.shape[1:])
       raise UsageError(f'lenet1989 takes images of 16x16x1, not {shape}; resize them or choose model cnn')
     layers = (
       Weights((12, 25), (64, 12), 25, name='h1')(),
@@ -88,11 +82,8 @@ class LeNet1989(nn.Module):
       Weights((30, self.classes), (self.classes,), 30, -1.0 if self.output == 'tanh' else 0.0, name='out')(),
     )
     (w1, b1), (w2, b2), (w3, b3), (w4, b4) = jax.tree.map(lambda p: p.astype(self.dtype), layers)
-    x = windows(x.astype(self.dtype))  # [batch, 64, 25]
-    x = activation(x @ w1.T + b1)  # [batch, 64, 12]
+    x = activation(windows(x.astype(self.dtype)) @ w1.T + b1)  # [batch, 64, 12]
     x = windows(x.reshape(-1, 8, 8, 12))  # [batch, 16, 300]
     x = activation(x @ connect(w2).T + b2).reshape(-1, 192)  # [batch, 16 * 12]
-    x = dropout.Dropout(self.dropout)(x, train=train)
-    x = activation(x @ w3 + b3)  # [batch, 30]
-    x = x @ w4 + b4  # [batch, classes]
-    return output(x.astype(jnp.float32))
+    x = activation(dropout.Dropout(self.dropout)(x, train=train) @ w3 + b3)  # [batch, 30]
+    return output((x @ w4 + b4).astype(jnp.float32))

@@ -20,12 +20,8 @@ def kernel_init(activation: str):
 
 
 def per_layer(name: str, values, layers: int) -> tuple:
-  """One value for all layers, or one for each, as a tuple of `layers` values.
-
-  Raises:
-    UsageError: for any other number of values of the option `name`.
-  """
-  values = tuple(values) if isinstance(values, tuple | list) else (values,)
+  """The values of the option `name`, one for all layers or one for each, as a tuple of `layers` values."""
+  values = values if isinstance(values, tuple) else (values,)
   if len(values) not in (1, layers):
     given = ','.join(map(str, values))
     raise UsageError(f'{name}={given}: {len(values)} values; expected one for all, or {layers}')
@@ -41,69 +37,57 @@ def check_rank(x, *ranks: int) -> None:
   """Refuses a batch whose examples are of none of these ranks."""
   shape = x.shape[1:]
   if len(shape) not in ranks:
-    raise UsageError(
-      f'the model takes {" or ".join(KINDS[rank] for rank in ranks)}, '
-      f'not {KINDS.get(len(shape), "data")} of shape {dimensions(shape)}'
-    )
+    wanted, given = ' or '.join(KINDS[rank] for rank in ranks), KINDS.get(len(shape), 'data')
+    raise UsageError(f'the model takes {wanted}, not {given} of shape {dimensions(shape)}')
 
 
-class LogisticRegression(nn.Module):
-  """Multinomial logistic regression; with one class, linear regression. Convex, so weights begin at 0.
+class Classifier(nn.Module):
+  """The fields that are no options.
 
   Attributes:
     classes: outputs.
-    dtype: that the inputs are rounded to; logits are float32.
+    dtype: of the computation; params, norm statistics and logits are float32.
   """
 
   classes: int
   dtype: Any = jnp.float32
 
+
+class LogisticRegression(Classifier):
+  """Multinomial logistic regression; with one class, linear regression. Convex, so weights begin at 0."""
+
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, ...] -> logits [batch, classes] float32."""
-    x = x.reshape(x.shape[0], -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
+    x = x.reshape(len(x), -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
     return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
 
 
-class MLP(nn.Module):
-  """Dense layers with an activation between them; logits are float32."""
+class MLP(Classifier):
+  """Dense layers with an activation between them."""
 
-  classes: int
-  dtype: Any = jnp.float32
   widths: tuple[int, ...] = option((128,), 'Units of each hidden layer.', low=1)
   activation: str = option('relu', 'The activation function.', choices=ACTIVATIONS)
   norm: str = option('none', 'Batch norm before each activation, or none.', choices=NORMS)
-  dropout: float | tuple[float, ...] = option(
-    0.0, 'The rate at which hidden units are dropped: one, or one for each layer.', low=0, below=1
-  )
+  dropout: float | tuple[float, ...] = option(0.0, 'The rate of hidden units, or one per layer.', low=0, below=1)
   input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
   residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, ...] -> logits [batch, classes] float32."""
-    activation, norm = ACTIVATIONS[self.activation], NORMS[self.norm]
+    activation, norm, init = ACTIVATIONS[self.activation], NORMS[self.norm], kernel_init(self.activation)
     rates = per_layer('dropout', self.dropout, len(self.widths))
-    init = kernel_init(self.activation)
-    x = x.reshape(x.shape[0], -1).astype(self.dtype)  # [batch, inputs]
+    x = x.reshape(len(x), -1).astype(self.dtype)  # [batch, inputs]
     x = dropout.Dropout(self.input_dropout)(x, train=train)
     for layer, (width, rate) in enumerate(zip(self.widths, rates), start=1):
-      before = x
       # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).
       axes = ('embed', 'hidden') if layer % 2 else ('hidden', 'embed')
-      dense = linear.Dense(
-        width,
-        norm is None,
-        dtype=self.dtype,
-        kernel_init=nn.with_partitioning(init, axes),
-        bias_init=nn.with_partitioning(nn.initializers.zeros_init(), axes[1:]),
-        name=f'hidden{layer}',
-      )
-      x = dense(x)  # [batch, width]
-      if norm is not None:
-        x = norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train)
-      x = activation(x)
-      if self.residual and layer > 1 and before.shape == x.shape:  # as in mnist1d's MLPBase
-        x = before + x
-      x = dropout.Dropout(rate)(x, train=train)
-    return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))  # [batch, classes]
+      named = {'kernel_init': nn.with_partitioning(init, axes), 'name': f'hidden{layer}'}
+      named['bias_init'] = nn.with_partitioning(nn.initializers.zeros_init(), axes[1:])
+      y = linear.Dense(width, norm is None, dtype=self.dtype, **named)(x)  # [batch, width]
+      y = activation(norm(dtype=self.dtype, name=f'norm{layer}')(y, train=train) if norm else y)
+      if self.residual and layer > 1 and x.shape == y.shape:  # as in mnist1d's MLPBase
+        y = x + y
+      x = dropout.Dropout(rate)(y, train=train)
+    return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))

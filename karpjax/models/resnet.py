@@ -1,13 +1,15 @@
 """Residual networks (He et al. 2015) for CIFAR (section 4.2) and ImageNet (table 1), over any image size."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import channel_attention, convolution, initialisers, linear, normalisation, pooling
+from karpjax.layers import convolution, initialisers, linear, normalisation, pooling
 from karpjax.layers import rematerialisation as remats
+from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import option
 
@@ -34,9 +36,9 @@ class Block(nn.Module):
     width: channels of the convolutions; the bottleneck's output has four times as many.
     stride: of the block.
     bottleneck: which of the two residual branches.
-    projection: the shortcut where shapes differ: 1x1 convolution and norm (option B), or every stride-th
-      place with channels of zeros added (option A, no params).
-    zero_init: whether the branch's last norm begins with scale 0 (Goyal et al. 2017, section 5.1).
+    imagenet: where shapes differ the shortcut is a 1x1 convolution and norm (option B), else every stride-th place with
+      channels of zeros added (option A, no params); and the branch's last norm begins with scale 0 (Goyal et al. 2017,
+      section 5.1).
     attention: 'none', 'se' or 'cbam', at the branch's end.
     dtype: of the computation.
   """
@@ -44,63 +46,54 @@ class Block(nn.Module):
   width: int
   stride: int
   bottleneck: bool
-  projection: bool
-  zero_init: bool
+  imagenet: bool
   attention: str
   dtype: Any
 
   @nn.compact
   def __call__(self, x, train: bool):
     """x: [batch, *spatial, in] -> [batch, *ceil(spatial / stride), out]."""
-    width, features = self.width, self.width * (4 if self.bottleneck else 1)
+    width, features, y = self.width, self.width * (4 if self.bottleneck else 1), x
     layers = [(width, 3, self.stride), (features, 3, 1)]
     if self.bottleneck:
       layers = [(width, 1, 1), (width, 3, self.stride), (features, 1, 1)]
-    y = x
+    norm = functools.partial(normalisation.BatchNorm, dtype=self.dtype)
     for i, (channels, window, stride) in enumerate(layers, start=1):
-      last = i == len(layers)
-      scale_init = nn.initializers.zeros_init() if last and self.zero_init else nn.initializers.ones_init()
       y = conv(y, channels, window, stride=stride, dtype=self.dtype, name=f'conv{i}')
-      y = normalisation.BatchNorm(dtype=self.dtype, scale_init=scale_init, name=f'norm{i}')(y, train=train)
-      y = y if last else nn.relu(y)
-    y = channel_attention.attend(self.attention, y, dtype=self.dtype, name='attention')
+      if i < len(layers):
+        y = nn.relu(norm(name=f'norm{i}')(y, train=train))
+    first = nn.initializers.zeros_init() if self.imagenet else nn.initializers.ones_init()
+    y = norm(scale_init=first, name=f'norm{len(layers)}')(y, train=train)
+    y = attend(self.attention, y, dtype=self.dtype, name='attention')
     reshaped = self.stride > 1 or x.shape[-1] != features
-    if reshaped and self.projection:
+    if reshaped and self.imagenet:
       x = conv(x, features, 1, stride=self.stride, dtype=self.dtype, name='projection')
-      x = normalisation.BatchNorm(dtype=self.dtype, name='projection_norm')(x, train=train)
+      x = norm(name='projection_norm')(x, train=train)
     elif reshaped:
       x = x[(slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
       x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, features - x.shape[-1]),))  # [batch, *spatial', features]
     return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(mlp.Classifier):
   """A stem, stages of blocks (each but the first halves the image), the mean over places, one dense layer.
 
   Attributes:
-    classes: outputs.
-    dtype: of the computation; norm statistics and logits are float32.
     blocks: in each stage.
     bottleneck: which kind of block.
     imagenet: the stem of ImageNet (7x7 by 2, 3x3 max pooling by 2), with projection shortcuts and
       zero-initialised last norms; else that of CIFAR (3x3), with shortcuts without params.
   """
 
-  classes: int
-  dtype: Any = jnp.float32
   blocks: tuple[int, ...] = (3, 3, 3)
   bottleneck: bool = False
   imagenet: bool = False
   widths: tuple[int, ...] = option((16, 32, 64), "Channels of each stage's blocks.", low=1)
-  attention: str = option(
-    'none', 'Gates in each block: se (squeeze-and-excitation) or cbam.', choices=channel_attention.ATTENTIONS
-  )
+  attention: str = option('none', 'Gates in each block: squeeze-and-excitation or CBAM.', choices=ATTENTIONS)
   remat: str = option(
-    'none',
-    'What the backward pass computes anew instead of keeping: none, full (each block), or dots (all of it but matrix '
-    'products; convolutions are none of them).',
-    choices=remats.KINDS,
-  )
+    'none', 'What the backward pass computes anew instead of keeping: none, full (each block), or dots (all of it but '
+    'matrix products; convolutions are none of them).', choices=remats.KINDS,
+  )  # fmt: skip
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -111,18 +104,15 @@ class ResNet(nn.Module):
       raise UsageError(f'widths={given}: this ResNet has {len(self.blocks)} stages; give it as many widths')
     if not self.imagenet and list(self.widths) != sorted(self.widths):
       raise UsageError(f'widths={given}: shortcuts without params need widths that never shrink')
-    x = x.astype(self.dtype)
     window, stride = (7, 2) if self.imagenet else (3, 1)
-    x = conv(x, self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
+    x = conv(x.astype(self.dtype), self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
     x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
     if self.imagenet:
       x = pooling.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
-    remat_block = remats.remat(Block, self.remat)
-    kinds = dict(bottleneck=self.bottleneck, projection=self.imagenet, zero_init=self.imagenet)
+    block, kinds = remats.remat(Block, self.remat), (self.bottleneck, self.imagenet, self.attention, self.dtype)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):
         stride, name = 2 if stage > 1 and i == 0 else 1, f'stage{stage}_block{i + 1}'
-        block = remat_block(width, stride, **kinds, attention=self.attention, dtype=self.dtype, name=name)
-        x = block(x, train)  # [batch, *ceil(spatial / stride), out]
+        x = block(width, stride, *kinds, name=name)(x, train)  # [batch, *ceil(spatial / stride), out]
     x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
     return linear.Dense(self.classes, kernel_init=logits_init, name='logits')(x)

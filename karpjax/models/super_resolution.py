@@ -6,6 +6,7 @@ pixel farther away. With `residual` what its layers give is added to the bicubic
 Super-Resolution Using Very Deep Convolutional Networks"), at which training then begins. `dtype` is that of the computation.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from karpjax import errors
 from karpjax.layers import initialisers, linear
 from karpjax.layers.convolution import Conv
 from karpjax.layers.normalisation import BatchNorm
+from karpjax.models.gan import leaky_relu
 from karpjax.options import option
 
 BICUBIC_REACH = 2  # pixels of the small picture
@@ -44,32 +46,31 @@ def pixel_shuffle(x, factor: int):
 
 
 class Net(nn.Module):
-  """The fields of every net."""
+  """The fields of every net, and its first and last convolutions."""
 
   factor: int
   channels: int
   dtype: Any = jnp.float32
   residual: bool = option(True, "Add the layers' output to the bicubic picture; the papers' nets do not.")
 
+  def conv(self, width: int, window: int, name: str, init=initialisers.lecun_normal):
+    return Conv(width, (window, window), dtype=self.dtype, kernel_init=init, name=name)
 
-def _conv(net: nn.Module, width: int, window: int, name: str, init=initialisers.lecun_normal):
-  return Conv(width, (window, window), dtype=net.dtype, kernel_init=init, name=name)
+  def output(self, x, low, window: int, shuffle: int = 1):
+    """The last convolution, which in a residual net gives 0 at first, and what is added to it."""
+    init = nn.initializers.zeros_init() if self.residual else initialisers.lecun_normal
+    x = pixel_shuffle(self.conv(shuffle**2 * self.channels, window, 'output', init)(x), shuffle).astype(jnp.float32)
+    return x + bicubic(low, self.factor) if self.residual else x
 
-
-def _output(net: Net, x, low, width: int, window: int, shuffle: int = 1):
-  """The last convolution, which in a residual net gives 0 at first, and what is added to it."""
-  init = nn.initializers.zeros_init() if net.residual else initialisers.lecun_normal
-  x = pixel_shuffle(_conv(net, width, window, 'output', init)(x), shuffle).astype(jnp.float32)
-  return x + bicubic(low, net.factor) if net.residual else x
-
-
-def _layers(net: Net):
-  """(width, window) of each layer but the last of a SRCNN or ESPCN."""
-  widths, windows = net.widths, net.kernel_sizes
-  if len(windows) != len(widths) + 1 or not all(k % 2 for k in windows):
-    options = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
-    raise errors.UsageError(f'{options}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
-  return enumerate(zip(widths, windows), start=1)
+  def hidden(self, x, activation: Callable, init):
+    """All layers but the last of a SRCNN or ESPCN."""
+    widths, windows = self.widths, self.kernel_sizes
+    if len(windows) != len(widths) + 1 or not all(k % 2 for k in windows):
+      given = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
+      raise errors.UsageError(f'{given}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
+    for i, (width, window) in enumerate(zip(widths, windows), start=1):
+      x = activation(self.conv(width, window, f'conv{i}', init)(x))
+    return x
 
 
 class SRCNN(Net):
@@ -87,10 +88,8 @@ class SRCNN(Net):
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
-    x = bicubic(low, self.factor)
-    for i, (width, window) in _layers(self):
-      x = nn.relu(_conv(self, width, window, f'conv{i}', initialisers.he_normal)(x))
-    return _output(self, x, low, self.channels, self.kernel_sizes[-1])
+    x = self.hidden(bicubic(low, self.factor), nn.relu, initialisers.he_normal)
+    return self.output(x, low, self.kernel_sizes[-1])
 
 
 class ESPCN(Net):
@@ -107,14 +106,8 @@ class ESPCN(Net):
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
-    x = low
-    for i, (width, window) in _layers(self):
-      x = jnp.tanh(_conv(self, width, window, f'conv{i}')(x))
-    return _output(self, x, low, self.factor**2 * self.channels, self.kernel_sizes[-1], self.factor)
-
-
-def _prelu(name: str):
-  return nn.PReLU(negative_slope_init=0.25, name=name)  # He et al. 2015
+    x = self.hidden(low, jnp.tanh, initialisers.lecun_normal)
+    return self.output(x, low, self.kernel_sizes[-1], self.factor)
 
 
 class SRResNet(Net):
@@ -130,22 +123,23 @@ class SRResNet(Net):
 
   @property
   def reach(self) -> int:
-    sizes = [math.prod(self.stages[:i]) for i in range(len(self.stages))]  # before each stage's 3×3 window
-    return max(BICUBIC_REACH, math.ceil(4 + 2 * self.blocks + 1 + sum(1 / size for size in sizes) + 4 / self.factor))
+    larger = 1.5 if self.factor == 4 else 1  # of a 3×3 window before each stage
+    return max(BICUBIC_REACH, math.ceil(4 + 2 * self.blocks + 1 + larger + 4 / self.factor))
 
   @nn.compact
   def __call__(self, low, *, train: bool = False):
+    conv = lambda name, x, width=self.width, window=3: self.conv(width, window, name)(x)
     norm = lambda name, x: BatchNorm(dtype=self.dtype, name=name)(x, train=train)
-    first = x = _prelu('prelu')(_conv(self, self.width, 9, 'conv')(low))
+    prelu = lambda name, x: nn.PReLU(negative_slope_init=0.25, name=name)(x)  # He et al. 2015
+    first = x = prelu('prelu', conv('conv', low, window=9))
     for i in range(1, self.blocks + 1):
-      y = norm(f'block{i}_norm1', _conv(self, self.width, 3, f'block{i}_conv1')(x))
-      y = _conv(self, self.width, 3, f'block{i}_conv2')(_prelu(f'block{i}_prelu')(y))
-      x = x + norm(f'block{i}_norm2', y)
-    x = first + norm('after_norm', _conv(self, self.width, 3, 'after')(x))
+      y = prelu(f'block{i}_prelu', norm(f'block{i}_norm1', conv(f'block{i}_conv1', x)))
+      x = x + norm(f'block{i}_norm2', conv(f'block{i}_conv2', y))
+    x = first + norm('after_norm', conv('after', x))
     for i, stage in enumerate(self.stages, start=1):
-      x = pixel_shuffle(_conv(self, stage**2 * self.width, 3, f'larger{i}')(x), stage)
-      x = _prelu(f'larger{i}_prelu')(x)  # [batch, height · stage, width · stage, width]
-    return _output(self, x, low, self.channels, 9)
+      x = pixel_shuffle(conv(f'larger{i}', x, stage**2 * self.width), stage)
+      x = prelu(f'larger{i}_prelu', x)  # [batch, height · stage, width · stage, width]
+    return self.output(x, low, 9)
 
 
 class Discriminator(nn.Module):
@@ -163,13 +157,12 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x, *, train: bool):
     """x: [batch, height, width, channels] -> scores [batch] float32: logits of being an original."""
+    conv = functools.partial(Conv, kernel_size=(3, 3), dtype=self.dtype, kernel_init=initialisers.he_normal)
     for i, width in enumerate((width for width in self.discriminator_widths for _ in range(2)), start=1):
-      options = {'dtype': self.dtype, 'kernel_init': initialisers.he_normal, 'name': f'conv{i}'}
-      x = Conv(width, (3, 3), 2 - i % 2, **options)(x)
-      x = BatchNorm(dtype=self.dtype, name=f'norm{i}')(x, train=train) if i > 1 else x
-      x = nn.leaky_relu(x, 0.2)
+      x = conv(width, strides=2 - i % 2, name=f'conv{i}')(x)
+      x = leaky_relu(BatchNorm(dtype=self.dtype, name=f'norm{i}')(x, train=train) if i > 1 else x)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
-    x = nn.leaky_relu(linear.Dense(self.discriminator_hidden, dtype=self.dtype, name='hidden')(x), 0.2)
+    x = leaky_relu(linear.Dense(self.discriminator_hidden, dtype=self.dtype, name='hidden')(x))
     return linear.Dense(1, name='score')(x.astype(jnp.float32))[:, 0]  # [batch]
 
 
@@ -192,8 +185,6 @@ def spans(length: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
   Returns:
     [(where a tile begins, where its part begins, where that ends), …]; the parts lie one behind the other.
   """
-  if margin < 0 or tile <= 2 * margin:
-    raise ValueError(f'tiles of {tile} with margins of {margin} on both sides: nothing is left')
   if length <= tile:
     return [(0, 0, length)]
   starts = [*range(0, length - tile, tile - 2 * margin), length - tile]
@@ -214,13 +205,9 @@ def in_tiles(function: Callable, picture: np.ndarray, *, tile: int, margin: int,
   Returns:
     [height · scale, width · scale, channels'].
   """
-  height, width = picture.shape[:2]
-  rows = []
-  for top, first_row, last_row in spans(height, tile, margin):
-    parts = []
-    for left, first, last in spans(width, tile, margin):
-      part = np.asarray(function(picture[None, top : top + tile, left : left + tile])[0])
-      part = part[(first_row - top) * scale : (last_row - top) * scale]
-      parts.append(part[:, (first - left) * scale : (last - left) * scale])
-    rows.append(np.concatenate(parts, 1))
-  return np.concatenate(rows)
+  rows, columns = (spans(length, tile, margin) for length in picture.shape[:2])
+  inner = lambda start, first, last: slice((first - start) * scale, (last - start) * scale)
+  part = lambda row, column: np.asarray(
+    function(picture[None, row[0] : row[0] + tile, column[0] : column[0] + tile])[0]
+  )[inner(*row), inner(*column)]
+  return np.concatenate([np.concatenate([part(row, column) for column in columns], 1) for row in rows])

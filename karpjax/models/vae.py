@@ -17,9 +17,7 @@ class VAE(nn.Module):
   shape: tuple[int, ...]  # of an image
   dtype: Any = jnp.float32
   latent: int = option(20, 'Dimensions of the code z.', low=1)
-  widths: tuple[int, ...] = option(
-    (500,), "Units of the encoder's hidden layers, and in reverse of the decoder's.", low=1
-  )
+  widths: tuple[int, ...] = option((500,), 'Hidden units of the encoder, and in reverse of the decoder.', low=1)
   activation: str = option('tanh', 'The activation of the hidden layers.', choices=ACTIVATIONS)
 
   def setup(self):

@@ -1,33 +1,27 @@
 """The Vision Transformer (Dosovitskiy et al. 2021, "An image is worth 16x16 words")."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
 from karpjax.layers import dropout, initialisers, linear
 from karpjax.layers.transformer import Block
-from karpjax.models.mlp import check_rank, dimensions
+from karpjax.models.mlp import Classifier, check_rank, dimensions
 from karpjax.options import option
 
 
-class ViT(nn.Module):
+class ViT(Classifier):
   """Patches as tokens, their positions, pre-norm blocks, a norm, and one dense layer that begins at 0 (eq. 1 to 4).
 
   ViT-B/16 is patch=16, width=768, depth=12, heads=12: 86,567,656 params of 224x224x3 pixels and 1000 classes.
   """
 
-  classes: int
-  dtype: Any = jnp.float32
   patch: int = option(4, 'Pixels on each side of a patch.', low=1)
   width: int = option(64, 'Units of each token.', low=1)
   depth: int = option(6, 'Blocks of attention and an MLP.', low=1)
   heads: int = option(4, 'The heads of the attention.', low=1)
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
-  head: str = option(
-    'token', 'What the last layer sees: a class token, or the average of all.', choices=('token', 'average')
-  )
+  head: str = option('token', 'What the last layer sees: a class token, or all averaged.', choices=('token', 'average'))
   dropout: float = option(0.0, 'The rate of dropout of the embeddings and of what each block adds.', low=0, below=1)
 
   @nn.compact
@@ -46,20 +40,9 @@ class ViT(nn.Module):
       x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)  # [batch, 1 + patches, width]
     positions = self.param('positions', initialisers.normal(0.02), x.shape[1:])
     x = dropout.Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
+    kinds = dict(hidden=self.hidden, causal=False, dropout=self.dropout, epsilon=1e-6, dtype=self.dtype)
     for i in range(1, self.depth + 1):
-      block = Block(
-        self.width,
-        self.heads,
-        hidden=self.hidden,
-        causal=False,
-        dropout=self.dropout,
-        std=0,  # Xavier's draw
-        out_std=0,
-        epsilon=1e-6,
-        dtype=self.dtype,
-        name=f'block{i}',
-      )
-      x = block(x, train)
+      x = Block(self.width, self.heads, std=0, out_std=0, **kinds, name=f'block{i}')(x, train)  # std=0: Xavier's draw
     x = nn.LayerNorm(epsilon=1e-6, name='norm')(x.astype(jnp.float32))
     x = x[:, 0] if self.head == 'token' else x.mean(1)  # [batch, width]
     return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)

@@ -25,7 +25,7 @@ def run(folder, **changes):
 def trained(tmp_path_factory):
   """A run of two seeds with all that it leaves."""
   folder = tmp_path_factory.mktemp('run')
-  options = dict(model='mlp', widths=(16,), steps='30', eval_every='5', seeds=2)
+  options = dict(model='mlp', widths=(16,), steps='30', eval_every='15', seeds=2)
   return run(folder, plots=True, tensorboard=True, **options)
 
 
@@ -56,16 +56,12 @@ def test_step_and_evaluation_lower_for_accelerators(model, shape):
   'model, options',
   [
     ('logistic', {}),
-    ('mlp', dict(widths=(32,))),
-    ('vit', dict(patch=2, width=16, depth=(1,), hidden=(32,), head='average')),
-    pytest.param(
-      'cnn',
-      dict(widths=(8, 8), hidden=(16,), norm='batch', attention='se', dropout=(0.1,)),
-      marks=pytest.mark.slow,
-    ),
+    pytest.param('mlp', dict(widths=(32,)), marks=pytest.mark.slow),
+    pytest.param('vit', dict(patch=2, width=16, depth=(1,), hidden=(32,), head='average'), marks=pytest.mark.slow),
+    pytest.param('cnn', dict(widths=(8, 8), hidden=(16,), norm='batch', attention='se', dropout=(0.1,)), marks=pytest.mark.slow),
     pytest.param('vgg', dict(widths=(8,), hidden=(16,)), marks=pytest.mark.slow),
   ],
-)
+)  # fmt: skip
 def test_models_train_on_the_default_data(tmp_path, model, options):
   numbers = run(tmp_path, model=model, steps='60', learning_rate=0.01, **options).numbers
   assert numbers['train/loss'] < 2.0 and numbers['test/accuracy'] > 0.4
@@ -153,7 +149,7 @@ def folder_of_images(tmp_path):
 
 
 def test_a_folder_of_images_is_learnt_and_predicted_without_the_folder(tmp_path, folder_of_images, capsys):
-  options = dict(image_size=8, model='mlp', widths=(16,), steps='80', learning_rate=0.01)
+  options = dict(image_size=8, model='mlp', widths=(8,), steps='60', learning_rate=0.02, steps_per_call='20')
   run(tmp_path / 'run', dataset=f'folder:{folder_of_images}', **options)
   some = tmp_path / 'some.png'
   (folder_of_images / 'test' / 'green' / '3.png').rename(some)
@@ -168,17 +164,15 @@ def test_a_folder_of_images_is_learnt_and_predicted_without_the_folder(tmp_path,
   assert 'no such folder' in capsys.readouterr().err
 
 
-def test_init_from_matches_what_fits_and_says_the_rest(tmp_path):
+def test_init_from_matches_what_fits_and_says_the_rest(tmp_path, trained):
+  """Of several seeds the first; of a file, all seeds get the same."""
   import safetensors.numpy
 
-  short = dict(model='mlp', steps='1', learning_rate=1e-9)
-  first = run(tmp_path / 'first', model='mlp', widths=(16,))
-  said = []
-  settings = QUICK | short | dict(widths=(16, 16), workdir=str(tmp_path / 'second'), init_from=str(tmp_path / 'first'))
+  short = dict(model='mlp', steps='1', learning_rate=1e-9, eval_splits=(), final_splits=())
+  said, first = [], karpjax.open(trained.folder).state.params['hidden1']['kernel']
+  settings = QUICK | short | dict(widths=(16, 16), workdir=str(tmp_path / 'second'), init_from=str(trained.folder))
   second = loop.run(experiment, experiment.Config(**settings), say=said.append)
-  np.testing.assert_allclose(
-    second.state.params['hidden1']['kernel'], first.state.params['hidden1']['kernel'], atol=1e-6
-  )
+  np.testing.assert_allclose(second.state.params['hidden1']['kernel'], first, atol=1e-6)
   rows = {line.split()[0]: line for line in said if line.startswith('params/')}
   assert 'matched' in rows['params/hidden1/kernel'] and 'new' in rows['params/hidden2/kernel']
   arrays = {'params.hidden1.kernel': np.ones((64, 16), np.float32), 'params.other': np.zeros(3, np.float32)}
@@ -187,6 +181,7 @@ def test_init_from_matches_what_fits_and_says_the_rest(tmp_path):
   np.testing.assert_allclose(third.state.params['hidden1']['kernel'], np.ones((2, 64, 16)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mnist_from_a_prepared_set(tmp_path, shared_data):
   options = dict(subset='2000/500:0', model='mlp', steps='150', batch_size=64)
   assert run(tmp_path, dataset='mnist', data_dir=str(shared_data), **options).numbers['test/accuracy'] > 0.75

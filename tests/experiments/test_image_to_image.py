@@ -1,6 +1,5 @@
 """Image to image as a user runs it: the losses of its objectives, resumes, seeds, devices, and images translated."""
 
-import itertools
 import json
 import os
 import signal
@@ -17,7 +16,6 @@ from karpjax.commands import use
 from karpjax.data import pairs
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
-from karpjax.losses import adversarial
 from karpjax.models import image_to_image as models
 from karpjax.report import writers
 from karpjax.train import checkpoint, loop
@@ -119,8 +117,8 @@ def test_l1_alone_and_cgan_alone_minimise_nothing_else():
   assert metrics['generator_loss'] == pytest.approx(metrics['generator_adversarial'])
 
 
-@pytest.mark.parametrize('norm, objective', zip(itertools.cycle(models.NORMS), adversarial.OBJECTIVES))
-def test_every_objective_traces_for_accelerators(norm, objective):
+@pytest.mark.parametrize('norm, objective', zip(models.NORMS, ('non_saturating', 'wasserstein')))
+def test_a_step_lowers_for_accelerators(norm, objective):
   settings = config.resolve(experiment.Config(**SMALL | dict(adversarial=objective, norm=norm, ema=0.9)), 100)
   program = experiment.program(settings, Dataset(SPEC, {}))
   state = jax.eval_shape(program.init, jax.random.key(0))
@@ -207,7 +205,7 @@ def test_the_scalar_discriminator_s_default_size_is_128_grey():
 
 
 def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
-  run(tmp_path / 'run', plots=True, steps='2', report_every='1', eval_every='0')
+  run(tmp_path / 'run', plots=True, steps='2', report_every='1', eval_every='0', eval_splits=(), final_splits=('test',))
   assert (tmp_path / 'run' / 'plots' / 'translations.png').exists()
   with Image.open(tmp_path / 'run' / 'plots' / 'translations_over_time.gif') as animation:
     assert animation.n_frames == 2
@@ -235,5 +233,5 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
   }.items():
     assert use.main('translate_image', [str(tmp_path / 'run'), *arguments]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
-  assert use.main('translate_image', [str(tmp_path / 'run'), files[0], '--edges', f'--output={tmp_path / "out"}']) == 0
+  opened.translate_image(files[0], edges=True, output=str(tmp_path / 'out'))
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_translated.png']

@@ -73,11 +73,8 @@ def arrays(summary):
   return checkpoint.to_arrays(summary.state)
 
 
-@pytest.mark.parametrize(
-  'variant',
-  [{}, pytest.param(GAN, marks=pytest.mark.slow), pytest.param(SRGAN, marks=pytest.mark.slow)],
-  ids=['one player', 'two players', 'SRGAN'],
-)
+@pytest.mark.parametrize('variant', [{}, GAN, SRGAN], ids=['one player', 'two players', 'SRGAN'])
+@pytest.mark.slow
 def test_interrupted_and_continued_gives_the_same_bits(tmp_path, run, variant):
   whole = run(tmp_path / 'whole', **variant)
   with pytest.raises(SystemExit) as stopped:
@@ -132,7 +129,16 @@ def test_an_adversary_without_weight_changes_nothing(tmp_path, run):
 def trained(tmp_path_factory, run):
   """A net that has learnt something."""
   options = dict(
-    widths=(16,), steps='300', eval_every='0', batch_size=16, learning_rate=0.01, plots=True, eval_splits=()
+    widths=(8,),
+    steps='300',
+    eval_every='0',
+    batch_size=16,
+    learning_rate=0.01,
+    plots=True,
+    eval_splits=(),
+    log_every='0',
+    steps_per_call='100',
+    checkpoint_every='0',
   )
   return run(tmp_path_factory.mktemp('trained'), **options)
 
@@ -224,7 +230,7 @@ def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, trained,
     assert use.main('upscale', [workdir, *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
   assert (tmp_path / 'a_x2.png').read_bytes() == before
-  assert use.main('upscale', [workdir, files[0], f'--output={tmp_path / "out"}']) == 0
+  opened.upscale(files[0], output=str(tmp_path / 'out'))
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_x2.png']
 
 
@@ -247,6 +253,7 @@ def test_bad_input_gets_a_line(tmp_path, run, changes, message):
   assert '\n' not in str(error.value) and not (tmp_path / 'run' / 'config.json').exists()
 
 
+@pytest.mark.slow
 def test_what_the_recipe_says_of_a_small_net(folder, monkeypatch):
   """All but that it overfits, for which it has too few weights."""
   settings = experiment.Config(**TINY | {'dataset': f'folder:{folder}', 'batch_size': 16, 'learning_rate': 0.01})

@@ -12,22 +12,14 @@ from karpjax.data import bundled
 from karpjax.features import Scorer
 from karpjax.metrics import distribution
 
-square_root, frechet_distance = distribution.square_root, distribution.frechet_distance
-kernel_distance, precision_recall = distribution.kernel_distance, distribution.precision_recall
+frechet_distance, kernel_distance = distribution.frechet_distance, distribution.kernel_distance
+precision_recall = distribution.precision_recall
 
 
 def two(n=300, m=200, d=12):
   draw = np.random.default_rng(0)
   mix = draw.normal(size=(d, d))
   return draw.normal(size=(n, d)) @ mix, draw.normal(size=(m, d)) @ mix * 1.3 + 0.5
-
-
-def test_square_root_is_that_of_scipy():
-  a = two()[0]
-  matrix = a.T @ a
-  np.testing.assert_allclose(square_root(matrix), scipy.linalg.sqrtm(matrix), rtol=1e-8, atol=1e-8)
-  one = np.outer(a[0], a[0])  # of rank 1
-  np.testing.assert_allclose(square_root(one) @ square_root(one), one, atol=1e-8)
 
 
 def test_frechet_distance_is_its_formula_by_scipy():

@@ -16,7 +16,7 @@ from karpjax.models import inception
 
 @pytest.fixture(scope='module')
 def shapes():
-  return inception.shapes()
+  return inception.published()
 
 
 @pytest.fixture(scope='module')
@@ -36,15 +36,14 @@ def test_parameter_count(shapes):
   assert shapes['Mixed_7a.branch7x7x3_4.conv.weight'] == (192, 192, 3, 3)
 
 
-@pytest.mark.parametrize('size, channels, count', [((299, 299), 3, 1), ((32, 28), 1, 5), ((8, 8), 3, 70)])
-def test_every_image_has_2048_features(arrays, size, channels, count):
+def test_every_image_has_2048_features(arrays):
   variables = inception.from_published(arrays, 'made')
-  images = jax.ShapeDtypeStruct((count, *size, channels), jnp.float32)
+  images = jax.ShapeDtypeStruct((70, 32, 28, 1), jnp.float32)
   made = jax.eval_shape(inception.features, variables, images)
-  assert made.shape == (count, 2048) and made.dtype == jnp.float32
+  assert made.shape == (70, 2048) and made.dtype == jnp.float32
 
 
-@pytest.mark.parametrize('count', [1, 5, 32, 33, 70])
+@pytest.mark.parametrize('count', [1, 32, 70])
 def test_images_are_resized_and_stay_in_their_order(monkeypatch, count):
   """With a network that gives back some of its pixels; corners and middles of an enlarged image are known."""
 
@@ -78,21 +77,16 @@ def test_images_shrink_without_antialiasing(monkeypatch):
 @pytest.mark.parametrize('pooling', ['mean', 'max'])
 def test_a_block_is_its_arithmetic(pooling):
   """Convolutions and pooling side by side; padding is left out of means, and is never a maximum."""
-  steps = [
-    inception._chain('b', (2, 1, 1), [(3, 1, 3), (2, 3, 1)]),
-    inception.Layer('half', 3, 3, 3, keeps=False),
-    (pooling, inception.Layer('p', 2, 1, 1)),
-  ]
 
   class Net(nn.Module):
     @nn.compact
     def __call__(self, x):
-      outer = inception.applied([steps[0], steps[2]], x, 'block.')
-      return outer, inception.applied(steps[1], x)
+      sides = [inception.applied(b, x, 'block.') for b in ('b 2@1x1 3@1x3+2@3x1', f'{pooling} p 2@1x1')]
+      return jnp.concatenate(sides, -1), inception.applied('half 3@3x3/1', x)
 
   draw = np.random.default_rng(0)
   x = draw.normal(size=(2, 5, 4, 3)).astype(np.float32) - 2  # that a padded zero would be the largest
-  variables = Net().init(jax.random.key(0), x)
+  variables = jax.eval_shape(Net().init, jax.random.key(0), x)
   assert set(variables['params']) == {'block.b_1', 'block.b_2a', 'block.b_2b', 'block.p', 'half'}
   leaves, tree = jax.tree.flatten(variables)
   variables = jax.tree.unflatten(tree, [draw.uniform(0.5, 1.5, v.shape).astype(np.float32) for v in leaves])

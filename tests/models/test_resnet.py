@@ -25,10 +25,10 @@ def count(name, shape, classes, **chosen):
     ('resnet18', 'none', (224, 224, 3), 11_689_512),
     ('resnet50', 'none', (224, 224, 3), 25_557_032),
     # Woo et al. 2018, table 4: 11.78 M and 28.09 M, each with SE and with CBAM
-    ('resnet18', 'se', (224, 224, 3), 11_778_592),
     ('resnet18', 'cbam', (224, 224, 3), 11_778_592 + 8 * 98),
-    ('resnet50', 'se', (224, 224, 3), 28_088_024),
-    ('resnet50', 'cbam', (224, 224, 3), 28_088_024 + 16 * 98),
+    pytest.param('resnet18', 'se', (224, 224, 3), 11_778_592, marks=pytest.mark.slow),
+    pytest.param('resnet50', 'se', (224, 224, 3), 28_088_024, marks=pytest.mark.slow),
+    pytest.param('resnet50', 'cbam', (224, 224, 3), 28_088_024 + 16 * 98, marks=pytest.mark.slow),
   ],
 )
 def test_parameter_counts(name, attention, shape, expected):
@@ -65,11 +65,11 @@ def blocks_in_torch(p, x, stride, bottleneck, projection):
   return torch.relu(x + y)
 
 
-@pytest.mark.parametrize('bottleneck, projection', [(False, False), (False, True), (True, True)])
-def test_a_block_equals_pytorchs_layers(bottleneck, projection):
+@pytest.mark.parametrize('bottleneck, imagenet', [(False, False), (False, True), (True, True)])
+def test_a_block_equals_pytorchs_layers(bottleneck, imagenet):
   """The stride in the 3x3 convolution (v1.5), shortcut of option A or B, padding 1 on both sides."""
   torch = pytest.importorskip('torch')
-  block = resnet.Block(6, 2, bottleneck, projection, False, 'none', jnp.float32)
+  block = resnet.Block(6, 2, bottleneck, imagenet, 'none', jnp.float32)
   x = np.random.default_rng(0).normal(size=(3, 9, 8, 4)).astype(np.float32)
   variables = jax.jit(lambda key: block.init(key, x, train=False))(jax.random.key(0))
   rng = np.random.default_rng(1)
@@ -77,13 +77,13 @@ def test_a_block_equals_pytorchs_layers(bottleneck, projection):
   run = jax.jit(lambda v: block.apply(v, x, train=True, mutable=['batch_stats'])[0])
   y = run({**variables, 'params': params})
   expected = blocks_in_torch(
-    jax.tree.map(torch.tensor, params), torch.tensor(x).permute(0, 3, 1, 2), 2, bottleneck, projection
+    jax.tree.map(torch.tensor, params), torch.tensor(x).permute(0, 3, 1, 2), 2, bottleneck, imagenet
   )
   np.testing.assert_allclose(y, expected.permute(0, 2, 3, 1).numpy(), atol=2e-4)
 
 
 def test_zero_initialised_blocks_begin_as_their_shortcut():
-  block = resnet.Block(4, 1, False, True, True, 'none', jnp.float32)
+  block = resnet.Block(4, 1, False, True, 'none', jnp.float32)
   x = np.random.default_rng(0).normal(size=(2, 6, 6, 4)).astype(np.float32)
   variables = jax.jit(lambda key: block.init(key, x, train=False))(jax.random.key(0))
   y = jax.jit(lambda v: block.apply(v, x, train=True, mutable=['batch_stats'])[0])(variables)
@@ -95,10 +95,10 @@ def test_initial_scale_is_heis_backward_case():
   np.testing.assert_allclose(np.var(kernel), 2 / (9 * 64), rtol=0.03)
 
 
-@pytest.mark.parametrize('name', ['resnet20', 'resnet18', 'resnet50'])
+@pytest.mark.parametrize('bottleneck, imagenet', [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize('shape', [(8, 8, 1), (28, 28, 1), (1, 1, 3), (33, 47, 3), (40, 1)])
-def test_any_size_is_taken(name, shape):
-  module = options.build(models.MODELS, name, {'widths': None}, classes=7)
+def test_any_size_is_taken(bottleneck, imagenet, shape):
+  module = resnet.ResNet(7, blocks=(1,) * 4, widths=(1, 2, 3, 4), bottleneck=bottleneck, imagenet=imagenet)
   x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
   logits, _ = jax.eval_shape(lambda key, x: module.init_with_output(key, x, train=False), jax.random.key(0), x)
   assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)

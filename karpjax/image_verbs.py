@@ -1,0 +1,85 @@
+"""Verbs of experiments on images: the images of files, new samples in one picture, and an image made of each file."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from karpjax import config as configs
+from karpjax.data import images
+from karpjax.errors import UsageError
+from karpjax.report import pictures
+from karpjax.verbs import Verb
+
+
+def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
+  """A verb's `encode`: {'image': [n, *shape]} of image files, raw examples such as the run's own."""
+  return {'image': np.stack([images.load_image(path, run.spec) for path in paths])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  count: int = configs.flag(64, 'How many images to draw.', low=1)
+  seed: int = configs.flag(0, 'The seed of the draw.', low=0)
+  output: str = configs.flag('samples.png', 'The picture to write.')
+
+
+def sample(encode: Callable, function: Callable, options: type = Sampling) -> Verb:
+  """The verb of a generator: samples in one picture; of rows of numbers, the numbers.
+
+  Args:
+    encode, function: as for `Verb`; outputs are images [n, height, width, channels] in [0, 1], or rows [n, d].
+    options: `Sampling`, or a dataclass that inherits from it.
+  """
+
+  def decode(run, outputs, inputs, chosen):
+    samples = np.asarray(outputs)
+    if samples.ndim == 2:
+      return ({'sample': row.tolist()} for row in samples)
+    return [{'file': str(pictures.write_grid(samples, math.ceil(math.sqrt(len(samples))), chosen.output))}]
+
+  return Verb('New samples, in one picture.', encode, function, decode, options=options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  output: str = configs.flag('', 'The folder for the new images. Default: beside each.')
+
+
+def of_each(help: str, encode: Callable, function: Callable, ending: Callable, options: type = Output) -> Verb:
+  """The verb of what makes an image of each image file: a PNG, NAME and an ending, beside it or in `output`.
+
+  Args:
+    help, function, options: as for `Verb`; outputs are an iterable of images [height, width, 1 or 3] in [0, 1].
+    encode: (run, paths of files that exist, options) -> arrays.
+    ending: run -> the ending of a name.
+  """
+
+  def places(run, inputs, chosen):
+    paths = map(Path, inputs)
+    return [Path(chosen.output or path.parent) / f'{path.stem}{ending(run)}.png' for path in paths]
+
+  def checked(run, inputs, chosen):
+    targets, sources = places(run, inputs, chosen), {Path(path).resolve() for path in inputs}
+    for path, place in zip(inputs, targets):
+      if not Path(path).is_file():
+        raise UsageError(f'{path}: no such file')
+      if place.resolve() in sources:
+        raise UsageError(f'{path} would become {place}, which is given as well; choose another output')
+      if targets.count(place) > 1:
+        raise UsageError(f'{path} and another image would both become {place}; give them one after the other')
+    return encode(run, [Path(path) for path in inputs], chosen)
+
+  def written(run, outputs, inputs, chosen):
+    for path, place, image in zip(inputs, places(run, inputs, chosen), outputs):
+      try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pictures.write_image(np.asarray(image), place)
+      except OSError as error:
+        raise UsageError(f'{place} cannot be written: {error.strerror}') from None
+      yield {'input': path, 'file': str(place)}
+
+  show = lambda answer: f'{answer["input"]} -> {answer["file"]}\n'
+  return Verb(help, checked, function, written, 'IMAGE …', options, show)
