@@ -14,15 +14,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.models.q_network import Actor, critics
-from karpjax.program import Program, TrainState
-from karpjax.rl import agents, environments, replay, sac
+from karpjax.program import Program
+from karpjax.rl import agents, environments, sac
 from karpjax.rl.environment import scale_action
-from karpjax.rl.rollout import Policy, first_episodes
+from karpjax.rl.rollout import Policy
 
 MODELS = {'actor': Actor}
 # what each algorithm has where a flag is not given
@@ -39,20 +38,16 @@ ALGORITHMS = {
 )  # fmt: skip
 class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
   algorithm: str = config.flag(
-    'sac', 'The algorithm, whose own values of the flags below are used where they are not given.', choices=ALGORITHMS
+    'sac', 'The algorithm; flags below that are not given have its own values.', choices=ALGORITHMS
   )
   critics: int | None = config.flag(None, 'Critics, of whose values the least counts.', low=1)
   policy_every: int | None = config.flag(None, 'Updates of the critics to one of the policy and of the targets.', low=1)
-  smoothing: float | None = config.flag(
-    None, "Deviation of the noise of the target policy's actions; not of sac.", low=0
-  )
+  smoothing: float | None = config.flag(None, "Deviation of noise on the target policy's actions; not of sac.", low=0)
   smoothing_limit: float = config.flag(0.5, 'The most that this noise moves an action.', low=0)
   exploration: float = config.flag(0.1, 'Deviation of the noise that ddpg and td3 act with.', low=0)
   temperature: float = config.flag(1.0, "sac's α at the beginning.", above=0)
   entropy: float | None = config.flag(None, 'The entropy that α holds the policy at; the negative size of an action.')
-  policy_rate: float | None = config.flag(
-    None, "The policy's learning rate; that of the critics if not given.", above=0
-  )
+  policy_rate: float | None = config.flag(None, "The policy's learning rate. Default: that of the critics.", above=0)
 
 
 data = agents.data
@@ -74,7 +69,7 @@ def policy(config: Config) -> Policy:
 
   def init(key):
     for_policy, for_critics = jax.random.split(key)
-    params = {'actor': nn.meta.unbox(actor.init(for_policy, first))['params']}
+    params = {'actor': actor.init(for_policy, first)['params']}
     if stochastic:
       params['temperature'] = jnp.log(jnp.asarray(config.temperature, jnp.float32))
     return {'critics': judges.init(for_critics, first, action), 'policy': {'params': params}}
@@ -84,35 +79,19 @@ def policy(config: Config) -> Policy:
   return sac.policy(environment, init, act, judge, config)
 
 
-def optimisers(config: Config) -> dict:
-  """Of the critics and the policy, whose schedules end with the run; raises UsageError where no update is made."""
-  updates, warmup, every = agents.updates(config), config.warmup * config.updates, config.policy_every
-  critics = dataclasses.replace(config, steps=updates, warmup=warmup)
-  policy = dataclasses.replace(
-    config,
-    steps=max(updates // every, 1),
-    warmup=min(warmup // every, updates // every),
-    learning_rate=config.policy_rate or config.learning_rate,
-  )
-  return {'critics': optim.configured(critics), 'policy': optim.configured(policy)}
-
-
 def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
-  agent, worlds = policy(config), config.batch_size
+  agent = policy(config)
   config = resolved(config, *agent.environment.action.shape)
-  agents.check_replay(config)
-  both = optimisers(config)
-
-  def init(key):
-    variables = nn.meta.unbox(agent.init(key))
-    target = {name: jax.tree.map(jnp.copy, variables[name]['params']) for name in sac.target_players(config)}
-    rings = replay.empty(agent.environment, worlds, config.buffer // worlds)
-    carried = {'worlds': first_episodes(agent.environment, key, worlds)}
-    return TrainState.create(key, variables, both, target=target, carried=carried, buffers=rings)
-
-  step = sac.train_step(agent, both, config)
-  return Program(init=init, step=step, **agents.replay_steps(config), **agents.parts(agent))
+  updates, warmup, every = agents.updates(config), config.warmup * config.updates, config.policy_every
+  own = dict(steps=max(updates // every, 1), warmup=min(warmup // every, updates // every))
+  changes = {
+    'critics': dict(steps=updates, warmup=warmup),
+    'policy': dict(learning_rate=config.policy_rate or config.learning_rate, **own),
+  }
+  optimisers = {name: optim.configured(dataclasses.replace(config, **each)) for name, each in changes.items()}
+  target = lambda variables: {name: variables[name]['params'] for name in sac.target_players(config)}
+  return agents.replay_program(config, agent, optimisers, sac.train_step(agent, optimisers, config), target)
 
 
 verbs = {'play': agents.play}

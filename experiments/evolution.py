@@ -12,7 +12,7 @@ import functools
 
 import jax.numpy as jnp
 
-from karpjax import config, optim, options
+from karpjax import config, optim
 from karpjax.data.dataset import Dataset
 from karpjax.models.q_network import Actor
 from karpjax.program import Program, TrainState
@@ -42,14 +42,14 @@ def policy(config: Config) -> Policy:
   if continuous:
     environment = scale_action(environment)
   outputs = environment.action.shape[0] if continuous else environment.action.size
-  first = jnp.zeros((1, *environment.observation.shape))
-  model = options.build(MODELS, 'actor', config, first, outputs=outputs, dtype=jnp.dtype(config.dtype))
+  init, apply = agents.network(MODELS, config, environment, outputs=outputs)
 
-  def apply(params, observation):
-    outputs = model.apply({'params': params}, observation)
+  def act(state, observation, noise):
+    outputs = apply(state.params, observation)
     return jnp.tanh(outputs) if continuous else outputs.argmax(-1).astype(jnp.int32)
 
-  return es.policy(environment, lambda key: model.init(key, first), apply)
+  predict = lambda state, observation: apply(state.params, observation)
+  return Policy(environment, act, predict=predict, init=init)
 
 
 def program(config: Config, data: Dataset) -> Program:

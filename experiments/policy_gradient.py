@@ -38,7 +38,7 @@ ALGORITHMS = {
 )  # fmt: skip
 class Config(agents.RLConfig, config.model_flags(MODELS)):
   algorithm: str = config.flag(
-    'ppo', 'The algorithm, whose own values of the flags below are used where they are not given.', choices=ALGORITHMS
+    'ppo', 'The algorithm; flags below that are not given have its own values.', choices=ALGORITHMS
   )
   rollout: int | None = config.flag(None, 'Steps of each environment in one update; reinforce: whole episodes.', low=1)
   epochs: int | None = config.flag(None, 'Passes over each rollout.', low=1)

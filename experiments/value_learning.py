@@ -12,21 +12,18 @@ these. Flags that count steps otherwise count those of all environments together
 """
 
 import dataclasses
+import functools
 
-import jax
-import jax.numpy as jnp
-from flax import linen as nn
-
-from karpjax import config, optim, options
+from karpjax import config, optim
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.models.q_network import QNetwork
-from karpjax.program import Program, TrainState
-from karpjax.rl import agents, dqn, environments, replay
+from karpjax.program import Program
+from karpjax.rl import agents, dqn, environments
 from karpjax.rl.environment import Discrete
-from karpjax.rl.rollout import Policy, first_episodes
+from karpjax.rl.rollout import Policy
 
-MODELS = {'q_network': QNetwork}
+MODELS = {'q_network': functools.partial(QNetwork, widths=(120, 84))}
 
 
 @config.defaults(
@@ -35,9 +32,7 @@ MODELS = {'q_network': QNetwork}
 class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
   target_every: int = config.flag(500, 'Steps between two renewals of the target network.', low=1)
   loss: str = config.flag(
-    'squared',
-    'The loss of an error; not of distributions. huber clips its derivative; on cartpole values diverge by it.',
-    choices=dqn.LOSSES,
+    'squared', 'The loss of an error; huber: on cartpole values diverge by it.', choices=dqn.LOSSES
   )
   double: bool = config.flag(False, 'The online network chooses the action, the target network gives its value.')
   n_step: int = config.flag(1, 'Rewards summed before a value stands for the rest.', low=1)
@@ -64,35 +59,18 @@ def policy(config: Config) -> Policy:
     )
   if config.atoms == 1 or (config.atoms and config.lowest >= config.highest):
     raise UsageError(f'atoms={config.atoms} from {config.lowest} to {config.highest}: two that differ are needed')
-  actions, dtype = environment.action.size, jnp.dtype(config.dtype)
-  first = jnp.zeros((1, *environment.observation.shape))
-  model = options.build(MODELS, 'q_network', config, first, actions=actions, dtype=dtype)
-  apply = lambda params, observation: model.apply({'params': params}, observation)
-  return dqn.policy(environment, lambda key: nn.meta.unbox(model.init(key, first)), apply, config)
+  init, apply = agents.network(MODELS, config, environment, actions=environment.action.size)
+  return dqn.policy(environment, init, apply, config)
 
 
 def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
-  agent, worlds = policy(config), config.batch_size
-  agents.check_replay(config, config.n_step)
-  config = dataclasses.replace(config, learning_starts=max(config.learning_starts, worlds * config.n_step))
-  optimiser = optim.configured(
-    dataclasses.replace(config, steps=agents.updates(config), warmup=config.warmup * config.updates)
-  )
-
-  def init(key):
-    variables = agent.init(key)
-    return TrainState.create(
-      key,
-      variables,
-      optimiser,
-      target=jax.tree.map(jnp.copy, variables['params']),
-      carried={'worlds': first_episodes(agent.environment, key, worlds)},
-      buffers=replay.empty(agent.environment, worlds, config.buffer // worlds, config.priority > 0),
-    )
-
+  agent = policy(config)
+  config = dataclasses.replace(config, learning_starts=max(config.learning_starts, config.batch_size * config.n_step))
+  schedule = dict(steps=agents.updates(config), warmup=config.warmup * config.updates)
+  optimiser = optim.configured(dataclasses.replace(config, **schedule))
   step = dqn.train_step(agent, optimiser, config)
-  return Program(init=init, step=step, **agents.replay_steps(config), **agents.parts(agent))
+  return agents.replay_program(config, agent, optimiser, step, target=lambda variables: variables['params'])
 
 
 verbs = {'play': agents.play}

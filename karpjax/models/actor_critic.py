@@ -2,15 +2,16 @@
 memory, also of observations [batch, time, *shape] one after the other. And the distributions that the outputs mean.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from karpjax.layers import convolution, linear, recurrence
+from karpjax.layers import convolution, initialisers, linear, recurrence
 from karpjax.models.mlp import ACTIVATIONS
 from karpjax.options import option
 
@@ -20,49 +21,41 @@ BODIES = {'mlp': (), 'cnn': ((16, 3, 1),), 'nature': ((32, 8, 4), (64, 4, 2), (6
 orthogonal = nn.initializers.orthogonal
 
 
-def body_option():
-  return option('mlp', 'mlp; cnn for images; nature for those of Atari games.', choices=BODIES)
+class Network(nn.Module, kw_only=True):
+  """The body of an agent's network, behind which its heads are.
 
-
-def widths_option(*widths: int):
-  return option(widths, 'Units of the hidden layers.', low=1)
-
-
-def activation_option(name: str):
-  return option(name, 'Activation of the hidden layers.', choices=ACTIVATIONS)
-
-
-def features(
-  x,
-  name: str,
-  *,
-  body: str,
-  widths: Sequence[int],
-  activation: str,
-  kernel_init: Callable = orthogonal(math.sqrt(2)),
-  dtype: Any = jnp.float32,
-):
-  """A body, as part of the module that calls this: x [batch, *shape] -> [batch, widths[-1]] float32.
-
-  Args:
-    x: observations; uint8 ones are brought to [0, 1].
-    name: what its layers' names begin with.
-    body: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks (Young & Tian 2019), before
-      the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64 channels (Mnih et al. 2015, methods).
-    widths: units of the dense layers.
-    activation: between them, one of ACTIVATIONS.
-    kernel_init: of all layers.
-    dtype: of the layers.
+  Attributes:
+    dtype: of the body; outputs are float32.
   """
-  act = ACTIVATIONS[activation]
-  h = x.astype(dtype) / 255 if x.dtype == jnp.uint8 else x.astype(dtype)
-  for layer, (channels, window, stride) in enumerate(BODIES[body]):
-    options = dict(padding='VALID', dtype=dtype, kernel_init=kernel_init, name=f'{name}_conv{layer or ""}')
-    h = act(convolution.Conv(channels, (window, window), strides=stride, **options)(h))
-  h = h.reshape(h.shape[0], -1)
-  for layer, width in enumerate(widths, start=1):
-    h = act(linear.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f'{name}{layer}')(h))
-  return h.astype(jnp.float32)
+
+  dtype: Any = jnp.float32
+  body: str = option('mlp', 'mlp; cnn for images; nature for those of Atari games.', choices=BODIES)
+  widths: tuple[int, ...] = option((64, 64), 'Units of the hidden layers.', low=1)
+  activation: str = option('relu', 'Activation of the hidden layers.', choices=ACTIVATIONS)
+
+  def features(self, x, name: str, *, body=None, widths=None, kernel_init: Callable = initialisers.lecun_normal):
+    """A body: x [batch, *shape] -> [batch, widths[-1]] float32.
+
+    Args:
+      x: observations; uint8 ones are brought to [0, 1].
+      name: what its layers' names begin with.
+      body: another than the network's: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks
+        (Young & Tian 2019), before the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64 channels (Mnih et
+        al. 2015, methods).
+      widths: other units of the dense layers.
+      kernel_init: of all layers.
+    """
+    act, options = ACTIVATIONS[self.activation], dict(dtype=self.dtype, kernel_init=kernel_init)
+    h = x.astype(self.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(self.dtype)
+    for layer, (channels, window, stride) in enumerate(BODIES[body or self.body]):
+      convolve = convolution.Conv(
+        channels, (window, window), strides=stride, padding='VALID', name=f'{name}_conv{layer or ""}', **options
+      )
+      h = act(convolve(h))
+    h = h.reshape(h.shape[0], -1)
+    for layer, width in enumerate(self.widths if widths is None else widths, start=1):
+      h = act(linear.Dense(width, name=f'{name}{layer}', **options)(h))
+    return h.astype(jnp.float32)
 
 
 # ---- what outputs mean ----
@@ -139,22 +132,17 @@ def gaussian(size: int) -> Distribution:
 # ---- networks ----
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Network):
   """Two networks of the same shape, or two heads on one body, initialised as Andrychowicz et al. 2021 and PPO's first code:
   orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
 
   Attributes:
     actions: how many there are, or if `continuous` how many numbers one has.
     continuous: whether outputs are means and logs of deviations, which depend on nothing, instead of logits.
-    dtype: of the body; outputs are float32.
   """
 
   actions: int
   continuous: bool = False
-  dtype: Any = jnp.float32
-  body: str = body_option()
-  widths: tuple[int, ...] = widths_option(64, 64)
-  activation: str = activation_option('tanh')
   shared: bool = option(False, 'One body for policy and value.')
   log_std: float = option(0.0, "The first log of a continuous policy's deviation.")
   memory: str = option(
@@ -187,13 +175,12 @@ class ActorCritic(nn.Module):
       outputs [batch, size] float32, values [batch] float32, or [batch, time, size] and [batch, time]; with a memory also what
       is remembered after the last time.
     """
-    options = dict(body=self.body, widths=self.widths, activation=self.activation, dtype=self.dtype)
     lead, after = x.shape[: 1 if is_first is None else 2], {}
 
     def body(name):
+      h = self.features(x.reshape(-1, *x.shape[len(lead) :]), name, kernel_init=orthogonal(math.sqrt(2)))
       if self.memory == 'none':
-        return features(x, name, **options)
-      h = features(x.reshape(-1, *x.shape[len(lead) :]), name, **options)
+        return h
       h = h.reshape(len(x), -1, h.shape[-1])  # [batch, time, widths[-1]], of one time where there is no axis of it
       layer = recurrence.Recurrent(self.memory_width, self.memory, dtype=self.dtype, name=f'{name}_memory')
       h, after[name] = layer(h, memory[name], fresh=is_first)  # [batch, time, memory_width]
@@ -209,4 +196,4 @@ class ActorCritic(nn.Module):
     return (outputs, values) if self.memory == 'none' else (outputs, values, after)
 
 
-MODELS = {'actor_critic': ActorCritic}
+MODELS = {'actor_critic': functools.partial(ActorCritic, activation='tanh')}

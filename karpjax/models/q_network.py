@@ -1,31 +1,24 @@
 """Networks of off-policy methods: values of actions, or of states and actions, and the actor that these teach."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from flax import linen as nn
 
 from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
-from karpjax.models.actor_critic import activation_option, body_option, features, orthogonal, widths_option
+from karpjax.models.actor_critic import Network, orthogonal
 from karpjax.options import option
 
 
-class QNetwork(nn.Module):
+class QNetwork(Network):
   """A body as a policy's, and a head without activation, initialised as LeCun et al. 1998, which keeps the first values small.
 
   Attributes:
     actions: how many there are.
-    dtype: of the body; outputs are float32.
   """
 
   actions: int
-  dtype: Any = jnp.float32
   atoms: int = option(0, "Atoms of each action's distribution of returns (C51: 51); 0: only its mean is learnt.", low=0)
   dueling: bool = option(False, 'Streams of state value and advantages, each as wide as the last of the widths.')
-  body: str = body_option()
-  widths: tuple[int, ...] = widths_option(120, 84)
-  activation: str = activation_option('relu')
 
   @nn.compact
   def __call__(self, x):
@@ -36,60 +29,44 @@ class QNetwork(nn.Module):
     """
     if self.dueling and not self.widths:
       raise UsageError('widths is empty, and the streams of dueling need at least one')
-    init = initialisers.lecun_normal
-    options = dict(activation=self.activation, kernel_init=init, dtype=self.dtype)
     size = max(self.atoms, 1)
 
     def head(h, name, count):  # [batch, width] -> [batch, count, size]
-      return linear.Dense(count * size, kernel_init=init, name=name)(h).reshape(-1, count, size)
+      return linear.Dense(count * size, kernel_init=initialisers.lecun_normal, name=name)(h).reshape(-1, count, size)
 
     if self.dueling:  # Wang et al. 2016, eq. 9
-      h = features(x, 'body', body=self.body, widths=self.widths[:-1], **options)
-      stream = lambda name: features(h, name, body='mlp', widths=self.widths[-1:], **options)
+      h = self.features(x, 'body', widths=self.widths[:-1])
+      stream = lambda name: self.features(h, name, body='mlp', widths=self.widths[-1:])
       value, advantage = head(stream('state'), 'value', 1), head(stream('choice'), 'advantage', self.actions)
       outputs = value + advantage - advantage.mean(1, keepdims=True)
     else:
-      h = features(x, 'body', body=self.body, widths=self.widths, **options)
-      outputs = head(h, 'values', self.actions)
+      outputs = head(self.features(x, 'body'), 'values', self.actions)
     return outputs if self.atoms else outputs[..., 0]
 
 
-class Actor(nn.Module):
+class Actor(Network):
   """A body, and a head whose first outputs are near 0, so that the first actions are near the middle (as Lillicrap et al. 2016).
 
   Attributes:
     outputs: how many numbers an action is made of.
-    dtype: of the body; outputs are float32.
   """
 
   outputs: int
-  dtype: Any = jnp.float32
-  body: str = body_option()
-  widths: tuple[int, ...] = widths_option(64, 64)
-  activation: str = activation_option('relu')
 
   @nn.compact
   def __call__(self, x):
     """x: [batch, *shape] -> [batch, outputs] float32."""
-    options = dict(activation=self.activation, kernel_init=initialisers.lecun_normal, dtype=self.dtype)
-    h = features(x, 'body', body=self.body, widths=self.widths, **options)
-    return linear.Dense(self.outputs, kernel_init=orthogonal(0.01), name='policy')(h)
+    return linear.Dense(self.outputs, kernel_init=orthogonal(0.01), name='policy')(self.features(x, 'body'))
 
 
-class Critic(nn.Module):
-  """Q(s, a): the action joins before the first dense layer. Attributes as an Actor's."""
-
-  body: str
-  widths: tuple[int, ...]
-  activation: str
-  dtype: Any
+class Critic(Network):
+  """Q(s, a): the action joins before the first dense layer."""
 
   @nn.compact
   def __call__(self, x, action):
     """x: [batch, *shape], action: [batch, size] -> [batch] float32."""
-    options = dict(activation=self.activation, kernel_init=initialisers.lecun_normal, dtype=self.dtype)
-    h = features(x, 'body', body=self.body, widths=(), **options)  # [batch, numbers]
-    h = features(jnp.concatenate([h, action], -1), 'critic', body='mlp', widths=self.widths, **options)
+    h = self.features(x, 'body', widths=())  # [batch, numbers]
+    h = self.features(jnp.concatenate([h, action], -1), 'critic', body='mlp')
     return linear.Dense(1, kernel_init=initialisers.lecun_normal, name='value')(h)[:, 0]
 
 
@@ -103,4 +80,4 @@ def critics(count: int, actor: Actor) -> nn.Module:
     axis_size=count,
     metadata_params={nn.PARTITION_NAME: None},
   )
-  return stacked(actor.body, actor.widths, actor.activation, actor.dtype)
+  return stacked(body=actor.body, widths=actor.widths, activation=actor.activation, dtype=actor.dtype)

@@ -5,33 +5,35 @@ What stands for data: examples are worlds, each a number 'world' [] int32, from 
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from PIL import Image
 
-from karpjax import config
+from karpjax import config, options
 from karpjax.config import flag
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
+from karpjax.program import Program, TrainState
 from karpjax.report import animation
-from karpjax.rl import environments, rollout
+from karpjax.rl import environments, replay, rollout
+from karpjax.rl.environment import Environment
 from karpjax.rl.rollout import Policy
 from karpjax.verbs import Verb
 
 MILLISECONDS, MOST_FRAMES = 40, 250  # of a frame; of an episode's GIF
+NAMES = ', '.join(environments.NAMES)
 
 
 @config.defaults(eval_every='0', final_splits=('test',), select='-validation/episode_return')
 class RLConfig(config.Train):
-  environment: str = flag(
-    'cartpole',
-    f'{", ".join(environments.NAMES)}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.',
-  )
-  episodes: int = flag(
-    100, 'Episodes of an evaluation; validation and test have episodes of their own.', low=1, may_change=True
-  )
+  environment: str = flag('cartpole', f'{NAMES}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.')
+  episodes: int = flag(100, 'Episodes of an evaluation; validation and test have their own.', low=1, may_change=True)
   batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1)
   order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
 
@@ -47,6 +49,8 @@ class ReplayFlags:
   learning_starts: int = flag(10_000, 'No update before so many steps, whose actions are drawn.', low=0)
   tau: float = flag(1.0, 'How far the target networks move to the others; 1: a copy.', low=0, high=1)
   discount: float = flag(0.99, 'Discount factor γ.', low=0, high=1)
+  n_step: ClassVar[int] = 1  # where no flag says otherwise
+  priority: ClassVar[float] = 0.0  # likewise
 
 
 def with_own_values(config, values: dict):
@@ -60,56 +64,84 @@ def data(config: RLConfig) -> Dataset:
   Raises:
     UsageError: as `environments.make`, and for environments on the host where the run is to be made many of, or cut.
   """
-  environment, first = environments.make(config.environment), {'train': 0, 'validation': 2**20, 'test': 2**21}
-  sizes = {'train': config.batch_size, 'validation': config.episodes, 'test': config.episodes}
-  notes = (environments.describe(environment),)
+  environment = environments.make(config.environment)
+  notes, split = [environments.describe(environment)], lambda numbers: Split.of(world=numbers)
   if environment.reset_done:
     for name in ('seeds', 'parallel', 'mesh', 'distributed', 'coordinator', 'topology'):
       if getattr(config, name) != getattr(RLConfig, name):
         raise UsageError(
-          f'{name}={getattr(config, name)}: {environment.name} lives on the host, outside of what is compiled, and can '
-          'neither be vmapped nor cut over devices'
+          f'{name}={getattr(config, name)}: {environment.name} lives on the host, and can neither be vmapped nor cut '
+          'over devices'
         )
     # streamed, so that steps are made one a call, and none to find out how many a call should make
-    split = lambda first, size: Split(size, None, lambda indices: {'world': np.int32(first + indices)})
-    notes += ('it lives on the host: whatever of it a resumed run was in the midst of begins anew',)
-  else:
-    split = lambda first, size: Split.of(world=np.arange(first, first + size, dtype=np.int32))
+    split = lambda numbers: Split(len(numbers), None, lambda indices: {'world': numbers[indices]})
+    notes.append('it lives on the host: whatever of it a resumed run was in the midst of begins anew')
+  worlds = {'train': (0, config.batch_size), 'validation': (2**20, config.episodes), 'test': (2**21, config.episodes)}
+  splits = {name: split(np.arange(first, first + n, dtype=np.int32)) for name, (first, n) in worlds.items()}
   spec = Spec(environment.name, environment.observation.shape, (), 1.0, (), (), config.batch_size, 'float32')
-  return Dataset(spec, {name: split(first[name], size) for name, size in sizes.items()}, notes)
+  return Dataset(spec, splits, tuple(notes))
 
 
-def check_replay(config, n_step: int = 1) -> None:
-  """Raises UsageError where the rings of `buffer` transitions cannot give `replay_batch`, or hold what is written or read at once."""
-  worlds, ring = config.batch_size, config.buffer // config.batch_size
-  if config.replay_batch % worlds:
-    raise UsageError(f'replay_batch={config.replay_batch}: a multiple of the {worlds} environments is needed')
-  if ring < max(config.train_frequency, n_step):
-    also = f' or n_step={n_step}' if n_step > 1 else ''
-    raise UsageError(
-      f'buffer={config.buffer}: {ring} transitions of each environment hold no '
-      f'train_frequency={config.train_frequency}{also}'
-    )
-  if config.learning_starts > config.buffer:
-    raise UsageError(f'learning_starts={config.learning_starts} is more than buffer={config.buffer} ever holds')
+def network(models: Mapping[str, Callable], config: RLConfig, environment: Environment, **decided):
+  """The one model of `models` by a config's flags: (init: key -> variables, apply: (params, observation [batch, …]) -> outputs)."""
+  first = jnp.zeros((1, *environment.observation.shape))
+  model = options.build(models, *models, config, first, dtype=jnp.dtype(config.dtype), **decided)
+  return lambda key: model.init(key, first), lambda params, observation: model.apply({'params': params}, observation)
+
+
+# ---- what learns from replay ----
 
 
 def collecting(config) -> int:
-  """A run's steps before `learning_starts` steps of its environments are there; raises UsageError where those are all."""
-  steps = max(-(-config.learning_starts // (config.batch_size * config.train_frequency)) - 1, 0)
-  if config.steps <= steps:
-    raise UsageError(f'steps={config.steps} end before learning_starts={config.learning_starts}')
+  """A run's steps before `learning_starts` steps of its environments are there.
+
+  Raises:
+    UsageError: where those are all, or the rings cannot give `replay_batch`, or hold what is written or read at once.
+  """
+  worlds, ring = config.batch_size, config.buffer // config.batch_size
+  steps = max(-(-config.learning_starts // (worlds * config.train_frequency)) - 1, 0)
+  at_once = f'train_frequency={config.train_frequency} and n_step={config.n_step}'
+  for wrong, message in (
+    (config.replay_batch % worlds, f'replay_batch={config.replay_batch}: a multiple of the {worlds} environments is needed'),
+    (ring < max(config.train_frequency, config.n_step), f'buffer={config.buffer}: {ring} transitions of each environment do not hold {at_once}'),
+    (config.learning_starts > config.buffer, f'learning_starts={config.learning_starts} is more than buffer={config.buffer} ever holds'),
+    (config.steps <= steps, f'steps={config.steps} end before learning_starts={config.learning_starts}'),
+  ):  # fmt: skip
+    if wrong:
+      raise UsageError(message)
   return steps
 
 
-def replay_steps(config) -> dict:
-  """The parts of a Program that count the steps of what learns from replay."""
-  return dict(collecting=collecting(config), environment_steps=config.batch_size * config.train_frequency)
-
-
 def updates(config) -> int:
-  """How many updates a run makes once `learning_starts` steps are there."""
+  """How many updates a run makes once `learning_starts` steps are there; raises as `collecting`."""
   return (config.steps - collecting(config)) * config.updates
+
+
+def replay_program(config, policy: Policy, optimiser, step, target: Callable) -> Program:
+  """The Program of what learns from replay.
+
+  Args:
+    config: with `ReplayFlags`.
+    policy: what acts and learns.
+    optimiser: of its params, or {player: optimiser}.
+    step: of `replay.train_step`.
+    target: variables -> those params of which there are target networks.
+  """
+  worlds = config.batch_size
+
+  def init(key):
+    variables = nn.meta.unbox(policy.init(key))
+    return TrainState.create(
+      key,
+      variables,
+      optimiser,
+      target=jax.tree.map(jnp.copy, target(variables)),
+      carried={'worlds': rollout.first_episodes(policy.environment, key, worlds)},
+      buffers=replay.empty(policy.environment, worlds, config.buffer // worlds, config.priority > 0),
+    )
+
+  counts = dict(collecting=collecting(config), environment_steps=worlds * config.train_frequency)
+  return Program(init=init, step=step, **counts, **parts(policy))
 
 
 # ---- what a policy can show ----
@@ -124,28 +156,21 @@ def parts(policy: Policy) -> dict:
 
   def report(state, t: int, folder: Path) -> None:
     if policy.environment.render:
-      frames, _ = draw(policy, *jax.jit(lambda state: record(policy, state, t))(state))
-      animation.write(folder / 'plots' / 'episode.gif', frames, MILLISECONDS)
+      recorded = jax.jit(lambda state: rollout.record(policy, state, jax.random.key(t)))(state)
+      write_episode(policy, recorded, folder / 'plots' / 'episode.gif')
 
   evaluate = functools.partial(rollout.evaluate, policy)
   return dict(evaluate=evaluate, summarise=rollout.summarise, predict=predict, report=report)
 
 
-def record(policy: Policy, state, seed, greedy: bool = True):
-  """(states, done, returns) of one episode, each [environment.limit + 1 | limit, …]."""
-  act = lambda observation, noise: policy.act(state, observation, noise)
-  noise = rollout.noise_of(policy, greedy)
-  states, transitions = rollout.record(policy.environment, act, jax.random.key(seed), noise)
-  return states, transitions.done, transitions.episode_return
-
-
-def draw(policy: Policy, states, done, returns) -> tuple[list[Image.Image], float]:
-  """(frames, return) of one recorded episode; long ones are thinned out evenly."""
-  states, done, returns = jax.device_get((states, done, returns))
-  end = int(np.argmax(done))
+def write_episode(policy: Policy, recorded, path: Path) -> float:
+  """Draws what `rollout.record` gives as GIF, long episodes thinned out evenly, and returns the episode's return."""
+  states, seen = jax.device_get(recorded)
+  end = int(np.argmax(seen.done))
   shown = np.unique(np.linspace(0, end + 1, min(end + 2, MOST_FRAMES)).astype(int))
   frames = policy.environment.render(jax.tree.map(lambda x: x[shown], states))
-  return [Image.fromarray(frame) for frame in frames], float(returns[end])
+  animation.write(path, [Image.fromarray(frame) for frame in frames], MILLISECONDS)
+  return float(seen.episode_return[end])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,28 +185,27 @@ def _policy(run) -> Policy:
   return run.experiment.policy(run.config)
 
 
-def _encode(run, inputs, options) -> dict:
+def _encode(run, inputs, chosen) -> dict:
   environment = _policy(run).environment
   if environment.render is None:
     raise UsageError(
       f'{environment.name} draws no frames here; one of gymnasium may lack a package for that, such as pygame, or where '
       'there is no display MUJOCO_GL=egl'
     )
-  if options.output and Path(options.output).suffix.lower() != '.gif':
-    raise UsageError(f'output={options.output}: a name that ends in .gif is needed')
-  return {'seed': np.int32(options.seed)}
+  if chosen.output and Path(chosen.output).suffix.lower() != '.gif':
+    raise UsageError(f'output={chosen.output}: a name that ends in .gif is needed')
+  return {'seed': np.int32(chosen.seed)}
 
 
-def _function(run, options):
-  greedy = not options.stochastic
-  return jax.jit(lambda state, arrays: record(_policy(run), state, arrays['seed'], greedy))
+def _function(run, chosen):
+  return jax.jit(
+    lambda state, arrays: rollout.record(_policy(run), state, jax.random.key(arrays['seed']), not chosen.stochastic)
+  )
 
 
-def _decode(run, outputs, inputs, options):
-  frames, total = draw(_policy(run), *outputs)
-  path = Path(options.output or run.folder / 'plots' / f'episode_{options.seed}.gif')
-  animation.write(path, frames, MILLISECONDS)
-  yield {'return': total, 'file': str(path)}
+def _decode(run, outputs, inputs, chosen):
+  path = Path(chosen.output or run.folder / 'plots' / f'episode_{chosen.seed}.gif')
+  yield {'return': write_episode(_policy(run), outputs, path), 'file': str(path)}
 
 
 play = Verb(

@@ -14,8 +14,6 @@ from jax.flatten_util import ravel_pytree
 from karpjax import collectives
 from karpjax.program import PERTURB, ROLLOUT, TrainState, example_keys, pair, step_key
 from karpjax.rl import rollout
-from karpjax.rl.environment import Environment
-from karpjax.rl.rollout import Policy
 
 
 def centred_ranks(values, population):
@@ -38,18 +36,11 @@ def estimate(noise, utilities, deviation, count):
   return collectives.total((utilities[:, 0] - utilities[:, 1]) @ noise) / (2 * count * deviation)
 
 
-def policy(environment: Environment, init: Callable, apply: Callable) -> Policy:
-  """A policy without draws; apply: (params, observation [worlds, …]) -> action [worlds, …]."""
-  predict = lambda state, observation: apply(state.params, observation)
-  act = lambda state, observation, noise: apply(state.params, observation)
-  return Policy(environment, init, apply, act, None, predict)
-
-
-def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) -> Callable:
+def train_step(policy: rollout.Policy, optimiser: optax.GradientTransformation, config) -> Callable:
   """The step of evolution strategies (Salimans et al. 2017, algorithm 2, with antithetic pairs and centred ranks).
 
   Args:
-    policy: of `policy`.
+    policy: one that draws nothing, and acts by the state's params.
     optimiser: descends; it is given the negative of the estimate.
     config: of experiments/evolution.py; its `microbatches` are parts in which a device's pairs play, one after the other.
 
@@ -57,12 +48,6 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     (TrainState, batch) -> (TrainState, metrics). The batch is only the pairs' numbers; all that they play begins anew.
     Metrics are of the perturbed policies.
   """
-
-  def play(params, keys):
-    """Returns and lengths of a member of the population, each [worlds]."""
-    act = lambda observation, noise: policy.apply(params, observation)
-    ends = rollout.episodes(policy.environment, act, keys, lambda keys: keys)
-    return ends.episode_return, ends.episode_length
 
   def step(state: TrainState, batch):
     flat, unravel = ravel_pytree(state.params)
@@ -75,7 +60,8 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
       noise, world = x
       members = flat + jnp.array([[1], [-1]]) * config.deviation * noise  # [2, params]
       keys = jax.random.split(world, config.worlds)
-      return jax.vmap(lambda member: play(unravel(member), keys))(members)
+      ends = jax.vmap(lambda member: rollout.episodes(policy, state.replace(params=unravel(member)), keys))(members)
+      return ends.episode_return, ends.episode_length
 
     batch_size = -(-len(noise) // config.microbatches)
     total, length = jax.lax.map(both, (noise, worlds), batch_size=batch_size)  # [pairs, 2, worlds]
@@ -85,10 +71,10 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     gradient = unravel(-estimate(noise, utilities, config.deviation, population.size // 2))
     updates, opt_state = optimiser.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    one = jnp.ones(())
     metrics = collectives.total({'episode_return': pair(total), 'episode_length': pair(length)})
-    metrics |= {'best_return': (population.max(), one), 'return_deviation': (population.std(), one)}
-    metrics |= {'gradient_norm': (optax.global_norm(gradient), one), 'parameter_norm': (optax.global_norm(params), one)}
+    numbers = {'best_return': population.max(), 'return_deviation': population.std()}
+    numbers |= {'gradient_norm': optax.global_norm(gradient), 'parameter_norm': optax.global_norm(params)}
+    metrics |= {name: (x, jnp.ones(())) for name, x in numbers.items()}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
   return step

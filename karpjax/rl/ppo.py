@@ -14,25 +14,15 @@ from karpjax.rl import returns
 from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Environment, WithMemory, add_memory, value_of
 from karpjax.rl.rollout import Policy, RolloutState, Transition
-from karpjax.train.step import compute_gradients
+from karpjax.train.step import update as make_update
 
 # ---- losses, each [batch] ----
-
-
-def policy_gradient_loss(log_probs, advantages):
-  """-A log π(a|s) (Williams 1992; Mnih et al. 2016): its gradient is the policy gradient where π acted."""
-  return -advantages * log_probs
 
 
 def clipped_objective(log_probs, old_log_probs, advantages, clip: float):
   """The negative of PPO's objective (Schulman et al. 2017, eq. 7): min(ρ A, clip(ρ, 1 - ε, 1 + ε) A), ρ = π / π_old."""
   ratio = jnp.exp(log_probs - old_log_probs)
   return -jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
-
-
-def value_loss(values, targets):
-  """½ (V - target)²."""
-  return 0.5 * jnp.square(values - targets)
 
 
 def clipped_value_loss(values, old_values, targets, clip: float):
@@ -56,44 +46,35 @@ def loss_terms(config, distribution, outputs, values, batch) -> dict[str, jax.Ar
     outputs, values: of the networks that learn.
     batch: 'action', 'advantage', 'target', and of the networks that acted 'log_prob' and 'value'.
   """
-  clip = config.clip_ratio
-  log_probs = distribution.log_prob(outputs, batch['action'])
+  clip, old, advantages = config.clip_ratio, batch['log_prob'], batch['advantage']
+  log_probs, entropy = distribution.log_prob(outputs, batch['action']), distribution.entropy(outputs)
   if clip:
-    policy_loss = clipped_objective(log_probs, batch['log_prob'], batch['advantage'], clip)
+    policy_loss = clipped_objective(log_probs, old, advantages, clip)
   else:
-    policy_loss = policy_gradient_loss(log_probs, batch['advantage'])
+    policy_loss = -advantages * log_probs  # whose gradient is the policy gradient (Williams 1992; Mnih et al. 2016)
   if clip and config.clip_value:
-    of_values = clipped_value_loss(values, batch['value'], batch['target'], clip)
+    value_loss = clipped_value_loss(values, batch['value'], batch['target'], clip)
   else:
-    of_values = value_loss(values, batch['target'])
-  entropy = distribution.entropy(outputs)
+    value_loss = optax.losses.l2_loss(values, batch['target'])
   return {
-    'loss': policy_loss + config.value * of_values - config.entropy * entropy,
+    'loss': policy_loss + config.value * value_loss - config.entropy * entropy,
     'policy_loss': policy_loss,
-    'value_loss': of_values,
+    'value_loss': value_loss,
     'entropy': entropy,
-    'kl': approx_kl(log_probs, batch['log_prob']),
-    'clipped': jnp.abs(jnp.exp(log_probs - batch['log_prob']) - 1) > (clip or 1.0),
+    'kl': approx_kl(log_probs, old),
+    'clipped': jnp.abs(jnp.exp(log_probs - old) - 1) > (clip or 1.0),
   }
 
 
 # ---- the policy and what it sees ----
 
 
-def normalise(moments, observation):
-  """The observation as the networks see it: standardised where the state keeps its moments."""
-  if 'observation' not in moments:
-    return observation
-  value = moments['observation'].standardise(value_of(observation))
-  return observation._replace(value=value) if isinstance(observation, WithMemory) else value
-
-
 def policy(environment: Environment, model: ActorCritic) -> Policy:
   """An actor and critic in an environment, which holds their memory if they have one.
 
-  Its `apply` is (params, observation [batch, …]) -> outputs [batch, size], values [batch], and of a policy that remembers
-  what it remembers next. It then also takes (params, WithMemory of an observation [batch, time, …] and the memory [batch, …]
-  before, is_first [batch, time] bool), and gives outputs and values [batch, time, …].
+  Its `apply` is (params, moments, observation [batch, …]) -> outputs [batch, size], values [batch], and of a policy that
+  remembers what it remembers next. It then also takes (…, WithMemory of an observation [batch, time, …] and the memory
+  [batch, …] before, is_first [batch, time] bool), and gives outputs and values [batch, time, …].
   """
   if model.memory != 'none':
     environment = add_memory(environment, model.initial_memory())
@@ -104,16 +85,19 @@ def policy(environment: Environment, model: ActorCritic) -> Policy:
     first = jax.tree.map(lambda x: jnp.zeros((1, *x.shape)), jax.eval_shape(environment.reset, key)[1])
     return model.init(key, *inputs(first))
 
-  def apply(params, observation, *is_first):
-    return model.apply({'params': params}, *inputs(observation), *is_first)
+  def apply(params, moments, observation, *is_first):
+    x, *memory = inputs(observation)
+    if 'observation' in moments:
+      x = moments['observation'].standardise(x)
+    return model.apply({'params': params}, x, *memory, *is_first)
 
   def act(state, observation, noise):
-    outputs, _, *memory = apply(state.params, normalise(state.moments, observation))
+    outputs, _, *memory = apply(state.params, state.moments, observation)
     action = distribution.mode(outputs) if noise is None else distribution.sample(outputs, noise)
     return WithMemory(action, *memory) if memory else action
 
-  predict = lambda state, observation: apply(state.params, normalise(state.moments, observation))[0]
-  return Policy(environment, init, apply, act, distribution.noise, predict, distribution)
+  predict = lambda state, observation: apply(state.params, state.moments, observation)[0]
+  return Policy(environment, act, distribution.noise, predict, init, apply, distribution)
 
 
 # ---- the step ----
@@ -154,15 +138,14 @@ def examples(transitions: Transition, learning: dict) -> dict:
     'observation', 'action' and `learning`, [time * environments, …]; or [environments, time, …], where 'observation' is
     WithMemory of the memory [environments, …] before the first time, and with 'is_first', where an episode begins.
   """
-  rows = {'observation': transitions.observation, 'action': transitions.action, **learning}
-  if not isinstance(transitions.observation, WithMemory):
+  observation, action = transitions.observation, transitions.action
+  if not isinstance(observation, WithMemory):
+    rows = {'observation': observation, 'action': action, **learning}
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-  memory = jax.tree.map(
-    lambda x: x[0], transitions.observation.memory
-  )  # the initial one already where an episode begins
   is_first = jnp.concatenate([jnp.zeros_like(transitions.done[:1]), transitions.done[:-1]])
-  rows |= {'observation': transitions.observation.value, 'action': transitions.action.value, 'is_first': is_first}
+  rows = {'observation': observation.value, 'action': action.value, 'is_first': is_first, **learning}
   rows = jax.tree.map(lambda x: x.swapaxes(0, 1), rows)
+  memory = jax.tree.map(lambda x: x[0], observation.memory)  # the initial one already where an episode begins
   return {**rows, 'observation': WithMemory(rows['observation'], memory)}
 
 
@@ -174,20 +157,15 @@ def standardise_advantages(advantages, mask):
   return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
 
 
-def shuffle_keys(state: TrainState, epochs: int):
-  """[epochs]: the keys of the permutations in which a step goes through its rollout."""
-  return jax.random.split(step_key(state, SHUFFLE), epochs)
-
-
-def check_minibatches(config, size: int, whole: bool) -> None:
-  """Raises UsageError where `size` examples of a device cannot be cut into the minibatches; `whole`: they are environments."""
+def check_minibatches(config, rows: dict) -> None:
+  """Raises UsageError where the examples of a device cannot be cut into the minibatches."""
+  size = len(rows['mask'])
   if size % (config.minibatches * config.microbatches):
+    unit = 'environments, and a memory needs whole ones,' if 'is_first' in rows else 'steps of a rollout'
+    micro = f' of {config.microbatches} microbatches' if config.microbatches > 1 else ''
     raise UsageError(
-      f'{size} {"environments" if whole else "steps of a rollout"} on one device cannot be cut into '
-      f'{config.minibatches} minibatches'
-      + (f' of {config.microbatches} microbatches' if config.microbatches > 1 else '')
-      + (', and a memory needs whole rollouts' if whole else '')
-      + f': another {"" if whole else "rollout, "}batch_size or minibatches is needed'
+      f'{size} {unit} on one device cannot be cut into {config.minibatches} minibatches{micro}: choose another '
+      'rollout, batch_size or minibatches'
     )
 
 
@@ -213,7 +191,7 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     """[time, environments, …] -> outputs [time, environments, size], values [time, environments]; each step by itself."""
     lead = value_of(observation).shape[:2]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
-    outputs, values, *_ = policy.apply(state.params, normalise(state.moments, flat))
+    outputs, values, *_ = policy.apply(state.params, state.moments, flat)
     return outputs.reshape(*lead, -1), values.reshape(lead)
 
   def learning_signal(state, rewards, transitions):
@@ -234,7 +212,7 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
 
   def loss(params, moments, batch, key):
     is_first = [batch['is_first']] if 'is_first' in batch else []
-    outputs, values, *_ = policy.apply(params, normalise(moments, batch['observation']), *is_first)
+    outputs, values, *_ = policy.apply(params, moments, batch['observation'], *is_first)
     terms, mask = loss_terms(config, distribution, outputs, values, batch), batch['mask']
     total = pair(terms.pop('loss'), mask)
     # all sums at once: each alone would be several calls of the CPU
@@ -242,14 +220,12 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     sums, count = jnp.where(mask, rows, 0).sum(tuple(range(1, rows.ndim))), mask.sum().astype(jnp.float32)
     return {'loss': total, **{name: (sums[i], count) for i, name in enumerate(terms)}}, moments
 
-  compute = compute_gradients(loss, microbatches=config.microbatches)
+  descend = make_update(loss, optimiser, config.microbatches)
 
   def update(carry, batch, moments):
     params, opt_state, stopped = carry
-    grads, metrics, *_ = compute(params, moments, batch, None)
-    updates, new_opt_state = optimiser.update(grads, opt_state, params)
-    new = optax.apply_updates(params, updates), new_opt_state
-    metrics = {**metrics, 'gradient_norm': (optax.global_norm(grads), jnp.ones(()))}
+    new_params, _, new_opt_state, metrics, _ = descend(params, moments, opt_state, batch, None)
+    new = new_params, new_opt_state
     if config.target_kl:
       new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, (params, opt_state))
       metrics = jax.tree.map(lambda x: jnp.where(stopped, 0, x), metrics)
@@ -258,18 +234,17 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
 
   def step(state: TrainState, batch):
     worlds, transitions = collect(policy, config, state, batch)
-    rewards, carried, moments = (
-      scale_rewards(config, state, transitions) if config.scale_rewards else (transitions.reward, {}, {})
-    )
+    rewards, carried, moments = transitions.reward, {}, {}
+    if config.scale_rewards:
+      rewards, carried, moments = scale_rewards(config, state, transitions)
     learning = learning_signal(state, rewards, transitions)
     rows = examples(transitions, learning)
-    size = len(rows['mask'])
-    check_minibatches(config, size, whole='is_first' in rows)
+    check_minibatches(config, rows)
 
     def epoch(carry, key):
       parts = rows
       if config.minibatches > 1:
-        order = jax.random.permutation(key, size)
+        order = jax.random.permutation(key, len(rows['mask']))
         parts = jax.tree.map(lambda x: x[order], rows)
       parts = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), parts)
       if config.normalise:
@@ -288,3 +263,8 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     return state.replace(carried={**carried, 'worlds': worlds}), metrics
 
   return step
+
+
+def shuffle_keys(state: TrainState, epochs: int):
+  """[epochs]: the keys of the permutations in which a step goes through its rollout."""
+  return jax.random.split(step_key(state, SHUFFLE), epochs)

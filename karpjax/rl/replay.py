@@ -4,34 +4,31 @@ Rings are per example, so a device samples from those of its own environments, a
 there are. All are filled at the same pace: how much each was given, `written`, is arithmetic on the step and is not kept.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from karpjax import collectives
+from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, step_key
+from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Discrete, Environment
-from karpjax.rl.rollout import Transition
+from karpjax.rl.rollout import Experience, Policy, Transition
 
 SMALLEST_PRIORITY = 1e-6  # the paper's ε: a transition without error may still be drawn
 
 
 @struct.dataclass
-class Replay:
+class Replay(Experience):
   """Rings, each leaf [environments, capacity, …]; index i holds what was written i-th, modulo the capacity.
 
   Attributes:
-    observation, action, reward, terminated, truncated, next_observation: as in a Transition.
     priority: float32, p^α, to which a transition's probability is proportional, 0 where nothing was written; None: all alike.
     max_priority: [environments] float32, the largest so far, which new transitions get; None: as above.
   """
 
-  observation: jax.Array
-  action: jax.Array
-  reward: jax.Array
-  terminated: jax.Array
-  truncated: jax.Array
-  next_observation: jax.Array
   priority: jax.Array | None = None
   max_priority: jax.Array | None = None
 
@@ -42,19 +39,13 @@ class Replay:
 
 def empty(environment: Environment, environments: int, capacity: int, prioritised: bool = False) -> Replay:
   """Rings of `capacity` transitions for each of so many environments."""
-  zeros = lambda shape, dtype: jnp.zeros((environments, capacity, *shape), dtype)
-  observation = jax.eval_shape(environment.reset, jax.random.key(0))[1]
-  discrete = isinstance(environment.action, Discrete)
-  return Replay(
-    observation=zeros(observation.shape, observation.dtype),
-    action=zeros((), jnp.int32) if discrete else zeros(environment.action.shape, jnp.float32),
-    reward=zeros((), jnp.float32),
-    terminated=zeros((), bool),
-    truncated=zeros((), bool),
-    next_observation=zeros(observation.shape, observation.dtype),
-    priority=zeros((), jnp.float32) if prioritised else None,
-    max_priority=jnp.ones(environments) if prioritised else None,
-  )
+  zeros = lambda shape=(), dtype=jnp.float32: jnp.zeros((environments, capacity, *shape), dtype)
+  seen, action = jax.eval_shape(environment.reset, jax.random.key(0))[1], environment.action
+  observation, next_observation = zeros(seen.shape, seen.dtype), zeros(seen.shape, seen.dtype)
+  actions = zeros((), jnp.int32) if isinstance(action, Discrete) else zeros(action.shape)
+  priorities = (zeros(), jnp.ones(environments)) if prioritised else ()
+  ends = zeros((), bool), zeros((), bool)
+  return Replay(observation, actions, zeros(), *ends, next_observation, *priorities)
 
 
 def write(replay: Replay, written, transitions: Transition) -> Replay:
@@ -65,9 +56,7 @@ def write(replay: Replay, written, transitions: Transition) -> Replay:
     transitions: [time, environments, …], of no more steps than a ring holds.
   """
   indices = (written + jnp.arange(len(transitions.reward))) % replay.capacity
-  new = {
-    name: getattr(transitions, name).swapaxes(0, 1) for name in Transition.__annotations__ if hasattr(replay, name)
-  }
+  new = {field.name: getattr(transitions, field.name).swapaxes(0, 1) for field in dataclasses.fields(Experience)}
   if replay.priority is not None:
     new['priority'] = replay.max_priority[:, None]  # all are learnt from once before their error is known
   return replay.replace(**{name: getattr(replay, name).at[:, indices].set(x) for name, x in new.items()})
@@ -111,6 +100,11 @@ def proportional(replay: Replay, written, keys, count: int, n_step: int = 1):
   return jax.vmap(draw)(keys, replay.priority)
 
 
+def priorities(replay: Replay) -> dict:
+  """What updates change of a replay; {} where all transitions are alike."""
+  return {} if replay.priority is None else {'priority': replay.priority, 'max_priority': replay.max_priority}
+
+
 def update_priorities(replay: Replay, indices, errors, exponent) -> Replay:
   """With priorities (|error| + ε)^α at indices [environments, count] (Schaul et al. 2016, proportional)."""
   priority = (jnp.abs(errors) + SMALLEST_PRIORITY) ** exponent
@@ -134,8 +128,7 @@ def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Arra
   ring = jnp.arange(len(indices))[:, None]
   window = (indices[..., None] + jnp.arange(n_step)) % replay.capacity  # [environments, count, n_step]
   at = lambda x: x[ring[..., None], window]
-  terminated = at(replay.terminated)
-  done = terminated | at(replay.truncated)
+  terminated, done = at(replay.terminated), at(replay.done)
   counts = jnp.cumsum(done, -1) - done == 0  # up to the first end, and with it
   powers = discount ** jnp.arange(n_step)
   last = counts.sum(-1, keepdims=True) - 1
@@ -162,9 +155,43 @@ def when(due, update: Callable, before):
   return jax.lax.cond(due, update, nothing)
 
 
-def repeat(update: Callable, first, times: int):
-  """update: (carry, i) -> (carry, metrics), `times` after each other: the last carry, and the sums of the metrics."""
-  if times == 1:
-    return update(first, 0)
-  last, metrics = jax.lax.scan(update, first, jnp.arange(times))
-  return last, jax.tree.map(lambda x: x.sum(0), metrics)
+def train_step(policy: Policy, noise: Callable, update: Callable, config) -> Callable:
+  """The step of what learns from replay: some steps of every environment, then `updates` from what the rings hold.
+
+  Args:
+    policy: acts; given noise, as below.
+    noise: (key of one environment, steps [time] that all environments have made before each of its next ones) -> the noise of
+      these, each leaf [time, …].
+    update: (state, replay, written, keys [environments], number) -> (state, metrics): one update. Its state carries nothing
+      per example, and has for buffers what `priorities` gives.
+    config: with `agents.ReplayFlags`.
+
+  Returns:
+    (TrainState, batch) -> (TrainState, metrics). The state has carried {'worlds': RolloutState} and buffers Replay. The batch
+    is only the environments' numbers. Metrics of updates count nothing before learning starts.
+  """
+  length, count = config.train_frequency, config.batch_size
+
+  def step(state: TrainState, batch):
+    keys, acting = jax.vmap(jax.random.split, out_axes=1)(example_keys(step_key(state, ROLLOUT), batch))
+    before = state.step * length * count + jnp.arange(length) * count
+    drawn = jax.vmap(lambda key: noise(key, before), out_axes=1)(acting)  # [time, environments, …]
+    act = lambda observation, noise: policy.act(state, observation, noise)
+    worlds, seen = rollouts.rollout(policy.environment, act, state.carried['worlds'], keys, drawn, length)
+    replay, written = write(state.buffers, state.step * length, seen), (state.step + 1) * length
+
+    def one(state, i):
+      keys = example_keys(jax.random.fold_in(step_key(state, REPLAY), i), batch)
+      return update(state, replay.replace(**state.buffers), written, keys, i)
+
+    def learn():
+      after, metrics = jax.lax.scan(one, unlearnt, jnp.arange(config.updates))
+      return after, jax.tree.map(lambda x: x.sum(0), metrics)
+
+    unlearnt = state.replace(carried={}, buffers=priorities(replay))
+    state, metrics = when(written * count >= config.learning_starts, learn, unlearnt)
+    metrics |= collectives.total(rollouts.finished(seen))
+    buffers = replay.replace(**state.buffers)
+    return state.replace(step=state.step + 1, carried={'worlds': worlds}, buffers=buffers), metrics
+
+  return step

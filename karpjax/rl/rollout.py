@@ -22,21 +22,21 @@ class Policy:
 
   Attributes:
     environment: of one world.
-    init: key -> variables of its networks.
-    apply: its networks, as the algorithm takes them.
     act: (state of a Program, observation [environments, …], noise) -> action [environments, …]: drawn, or where `noise` is
       None the best.
     noise: key -> the noise of one world's action; None where a policy draws nothing.
     predict: (state, observation) -> what a Program predicts, [environments, …].
+    init: key -> variables of its networks.
+    apply: its networks, as the algorithm takes them.
     distribution: of the actions, where they are drawn from one.
   """
 
   environment: Environment
-  init: Callable
-  apply: Callable
   act: Callable
-  noise: Callable | None
-  predict: Callable
+  noise: Callable | None = None
+  predict: Callable | None = None
+  init: Callable | None = None
+  apply: Any = None
   distribution: Any = None
 
 
@@ -58,14 +58,13 @@ class RolloutState:
 
 
 @struct.dataclass
-class Transition:
-  """A step, each leaf [time, environments, …].
+class Experience:
+  """What is learnt from.
 
   Attributes:
     observation, action, reward: what was seen, done and gained.
-    terminated, truncated: how it ended, if it did.
+    terminated, truncated: how the episode ended, if it did.
     next_observation: of the state it led to, before any reset.
-    episode_return, episode_length: of the episode so far, this step included.
   """
 
   observation: Any
@@ -74,13 +73,23 @@ class Transition:
   terminated: jax.Array
   truncated: jax.Array
   next_observation: Any
-  episode_return: jax.Array
-  episode_length: jax.Array
 
   @property
   def done(self):
     """Whether a step was its episode's last."""
     return self.terminated | self.truncated
+
+
+@struct.dataclass
+class Transition(Experience):
+  """A step, each leaf [time, environments, …].
+
+  Attributes:
+    episode_return, episode_length: of the episode so far, this step included.
+  """
+
+  episode_return: jax.Array
+  episode_length: jax.Array
 
 
 def _new(state, observation, count: int) -> RolloutState:
@@ -104,21 +113,13 @@ def _where(condition, new, old):
 
 
 def _advance(environment: Environment, act: Callable, worlds: RolloutState, keys, noise):
-  """One step of all environments, none reset."""
+  """One step of all environments, none reset: (RolloutState, Transition)."""
   action = act(worlds.observation, noise)
   state, reached = jax.vmap(environment.step)(keys, worlds.state, action)
-  after = RolloutState(state, reached.observation, worlds.episode_return + reached.reward, worlds.episode_length + 1)
-  transition = Transition(
-    worlds.observation,
-    action,
-    reached.reward,
-    reached.terminated,
-    reached.truncated,
-    reached.observation,
-    after.episode_return,
-    after.episode_length,
-  )
-  return after, transition
+  episode = worlds.episode_return + reached.reward, worlds.episode_length + 1
+  ends = reached.terminated, reached.truncated
+  seen = Transition(worlds.observation, action, reached.reward, *ends, reached.observation, *episode)
+  return RolloutState(state, reached.observation, *episode), seen
 
 
 def _resets(environment: Environment, keys) -> Callable:
@@ -133,14 +134,10 @@ def _resets(environment: Environment, keys) -> Callable:
     return reset_at_once
   # All resets ahead, since they are independent of the steps; over one axis, which XLA compiles faster than over two.
   # One serves as many steps as the shortest episode has: it is used once at most.
-  keys = keys[:: environment.shortest]
-  resets = jax.vmap(environment.reset)(keys.reshape(-1))
+  resets = jax.vmap(environment.reset)(keys[:: environment.shortest].reshape(-1))
   resets = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]), resets)  # [length / shortest, environments, …]
-
-  def reset_ahead(worlds, done, t):
-    return _where(done, _new(*jax.tree.map(lambda x: x[t // environment.shortest], resets), count), worlds)
-
-  return reset_ahead
+  new = lambda t: _new(*jax.tree.map(lambda x: x[t // environment.shortest], resets), count)
+  return lambda worlds, done, t: _where(done, new(t), worlds)
 
 
 def rollout(
@@ -159,29 +156,21 @@ def rollout(
     RolloutState, and the Transition of [length, environments, …].
   """
   drawn = jax.vmap(lambda key: jax.random.split(key, 2 * length))(keys).T  # [2 * length, environments]
-  step_keys, reset_keys = drawn[:length], drawn[length:]
-  rows, nothing = (step_keys, noise, jnp.arange(length)), jnp.zeros(keys.shape, bool)
-  if not reset:
-
-    def once(carry, x):
-      worlds, over = carry
-      after, transition = _advance(environment, act, worlds, *x[:2])
-      ends = {name: getattr(transition, name) & ~over for name in ('terminated', 'truncated')}
-      return (_where(over, worlds, after), over | transition.done), transition.replace(**ends)
-
-    (worlds, _), transitions = jax.lax.scan(once, (worlds, nothing), rows)
-    return worlds, transitions
-
-  reset_done = _resets(environment, reset_keys)
-  if environment.reset_done:  # first what a resume has lost, by keys that the host has no other use for
+  step_keys, nothing = drawn[:length], jnp.zeros(keys.shape, bool)
+  begin_anew = _resets(environment, drawn[length:]) if reset else None
+  if reset and environment.reset_done:  # first what a resume has lost, by keys that the host has no other use for
     worlds = _resets(environment, step_keys)(worlds, nothing, 0)
 
-  def body(worlds, x):
-    key, noise, t = x
-    worlds, transition = _advance(environment, act, worlds, key, noise)
-    return reset_done(worlds, transition.done, t), transition
+  def step(carry, x):
+    (worlds, over), (key, noise, t) = carry, x
+    after, seen = _advance(environment, act, worlds, key, noise)
+    if reset:
+      return (begin_anew(after, seen.done, t), over), seen
+    ends = dict(terminated=seen.terminated & ~over, truncated=seen.truncated & ~over)
+    return (_where(over, worlds, after), over | seen.done), seen.replace(**ends)
 
-  return jax.lax.scan(body, worlds, rows)
+  (worlds, _), transitions = jax.lax.scan(step, (worlds, nothing), (step_keys, noise, jnp.arange(length)))
+  return worlds, transitions
 
 
 def finished(transitions: Transition) -> dict[str, tuple]:
@@ -191,45 +180,43 @@ def finished(transitions: Transition) -> dict[str, tuple]:
   return {name: (sums(getattr(transitions, name)), count) for name in ('episode_return', 'episode_length')}
 
 
-def episodes(environment: Environment, act: Callable, keys, noise: Callable) -> RolloutState:
-  """One episode of each environment, to its end.
+# ---- episodes of a policy ----
 
-  Args:
-    act: as for `rollout`.
-    noise: keys [episodes] -> what `act` is given at a step.
 
-  Returns:
-    The environments at the ends, with the episodes' returns and lengths.
-  """
+def _advance_episodes(policy: Policy, state, greedy: bool, worlds: RolloutState, keys, t):
+  """Step t of the episodes that `keys` [episodes] stand for: (RolloutState, Transition)."""
+  drawn = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, t)))(keys)  # [episodes, 2]
+  noise = None if greedy or policy.noise is None else jax.vmap(policy.noise)(drawn[:, 1])
+  act = lambda observation, noise: policy.act(state, observation, noise)
+  return _advance(policy.environment, act, worlds, drawn[:, 0], noise)
+
+
+def episodes(policy: Policy, state, keys, greedy: bool = True) -> RolloutState:
+  """One episode for each of `keys` [episodes], by the best actions or drawn ones: the ends, with returns and lengths."""
 
   def body(carry):
     worlds, over, t = carry
-    now = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-    drawn = jax.vmap(jax.random.split)(now)  # [episodes, 2]
-    after, transition = _advance(environment, act, worlds, drawn[:, 0], noise(drawn[:, 1]))
-    return _where(over, worlds, after), over | transition.done, t + 1
+    after, seen = _advance_episodes(policy, state, greedy, worlds, keys, t)
+    return _where(over, worlds, after), over | seen.done, t + 1
 
-  first = start(environment, keys), jnp.zeros(keys.shape, bool), jnp.ones((), jnp.int32)
-  return jax.lax.while_loop(lambda carry: ~carry[1].all() & (carry[2] <= environment.limit), body, first)[0]
+  first = start(policy.environment, keys), jnp.zeros(keys.shape, bool), jnp.ones((), jnp.int32)
+  going_on = lambda carry: ~carry[1].all() & (carry[2] <= policy.environment.limit)
+  return jax.lax.while_loop(going_on, body, first)[0]
 
 
-def record(environment: Environment, act: Callable, key, noise: Callable):
+def record(policy: Policy, state, key, greedy: bool = True):
   """One episode with all it went through: (states, Transition), each leaf [environment.limit + 1 | limit, …].
 
-  `act` and `noise` are as for `episodes`. What follows the first `Transition.done` is to be cut off.
+  What follows the first `Transition.done` is to be cut off.
   """
 
   def body(worlds, t):
-    drawn = jax.random.split(jax.random.fold_in(key, t))
-    after, transition = _advance(environment, act, worlds, drawn[:1], noise(drawn[1:]))
-    return after, jax.tree.map(lambda x: x[0], (after.state, transition))
+    after, seen = _advance_episodes(policy, state, greedy, worlds, key[None], t)
+    return after, jax.tree.map(lambda x: x[0], (after.state, seen))
 
-  worlds = start(environment, key[None])
-  _, (states, transitions) = jax.lax.scan(body, worlds, jnp.arange(1, environment.limit + 1))
+  worlds = start(policy.environment, key[None])
+  _, (states, transitions) = jax.lax.scan(body, worlds, jnp.arange(1, policy.environment.limit + 1))
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), worlds.state, states), transitions
-
-
-# ---- how a policy does ----
 
 
 def world_keys(key, batch):
@@ -237,23 +224,17 @@ def world_keys(key, batch):
   return jax.vmap(jax.random.fold_in, (None, 0))(key, batch['world'])
 
 
-def noise_of(policy: Policy, greedy: bool) -> Callable:
-  """keys [environments] -> the noise of an action of each; None of the best ones."""
-  return (lambda keys: None) if greedy or policy.noise is None else jax.vmap(policy.noise)
-
-
 def evaluate(policy: Policy, state, batch, key):
   """Sums over one episode in each batch['world'], by the best actions and, where a policy draws some, by drawn ones."""
-  environment, mask = policy.environment, batch['mask'].astype(jnp.float32)
+  mask = batch['mask'].astype(jnp.float32)
   sums = {'episodes': mask.sum()}
-  for prefix in ('', 'stochastic_')[: 1 if policy.noise is None else 2]:
-    act = lambda observation, noise: policy.act(state, observation, noise)
-    ends = episodes(environment, act, world_keys(key, batch), noise_of(policy, greedy=not prefix))
+  for prefix in ('',) if policy.noise is None else ('', 'stochastic_'):
+    ends = episodes(policy, state, world_keys(key, batch), greedy=not prefix)
     numbers = {
       'episode_return': ends.episode_return,
       'episode_return_squared': jnp.square(ends.episode_return),
       'episode_length': ends.episode_length,
-      **jax.vmap(environment.outcomes)(ends.state, ends.episode_return),
+      **jax.vmap(policy.environment.outcomes)(ends.state, ends.episode_return),
     }
     sums |= {f'{prefix}{name}': (x * mask).sum() for name, x in numbers.items()}
   return sums
@@ -261,10 +242,8 @@ def evaluate(policy: Policy, state, batch, key):
 
 def summarise(sums) -> dict[str, float]:
   """Mean returns and lengths, the returns' deviation over episodes, and the mean of each of the environment's outcomes."""
-  count = float(sums['episodes'])
-  numbers = {name: float(total) / count for name, total in sums.items() if name != 'episodes'}
+  numbers = {name: float(total) / float(sums['episodes']) for name, total in sums.items() if name != 'episodes'}
   for name in [name for name in numbers if name.endswith('episode_return_squared')]:
     mean = name.removesuffix('_squared')
-    variance = numbers.pop(name) - numbers[mean] ** 2
-    numbers[f'{mean}_deviation'] = float(np.sqrt(max(variance, 0.0)))
+    numbers[f'{mean}_deviation'] = float(np.sqrt(max(numbers.pop(name) - numbers[mean] ** 2, 0.0)))
   return numbers

@@ -4,6 +4,7 @@ Actions lie within ±1 (see `environment.scale_action`). An actor's outputs are 
 stochastic policy, the [batch, 2 · size] of a squashed Gaussian. The values of several critics are [critics, batch].
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
@@ -11,49 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import collectives
-from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, pair, step_key
+from karpjax.program import TrainState, pair
 from karpjax.rl import replay as replays
-from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Environment
 from karpjax.rl.rollout import Policy
-from karpjax.train.step import compute_gradients
-
-# ---- losses, example by example ----
-
-
-def td_target(rewards, discounts, next_values, next_log_probs=0.0, temperature=0.0):
-  """r + γ (min_i Q_i(s', a') - α log π(a'|s')): Lillicrap et al. 2016 with one critic and α = 0, Fujimoto et al. 2018,
-  algorithm 1, with two, Haarnoja et al. 2018b, eqs. 2 and 3, with α. γ [batch] is 0 where the episode terminated, not where
-  it was only cut; Q [critics, batch] is of the target networks.
-  """
-  return rewards + discounts * (next_values.min(0) - temperature * next_log_probs)
-
-
-def smooth(actions, noise, deviation, limit):
-  """Actions [batch, size] with standard normal noise of deviation σ̃, clipped to ± c = `limit` (Fujimoto et al. 2018, eq. 14)."""
-  return jnp.clip(actions + jnp.clip(deviation * noise, -limit, limit), -1, 1)
-
-
-def td_loss(values, targets):
-  """Σ_i ½ (Q_i - y)²: [critics, batch], [batch] -> [batch]."""
-  return 0.5 * jnp.square(values - targets).sum(0)
-
-
-def deterministic_policy_loss(values):
-  """-Q_1(s, μ(s)) (Lillicrap et al. 2016, eq. 6; of the first critic alone: Fujimoto et al. 2018): [critics, batch] -> [batch]."""
-  return -values[0]
-
-
-def sac_policy_loss(values, log_probs, temperature):
-  """α log π(a|s) - min_i Q_i(s, a) (Haarnoja et al. 2018b, eq. 9): [critics, batch], [batch] -> [batch]."""
-  return temperature * log_probs - values.min(0)
-
-
-def temperature_loss(log_temperature, log_probs, entropy):
-  """-α (log π(a|s) + H̄) [batch] (Haarnoja et al. 2018b, eq. 18): α grows where the policy's entropy is under H̄ = `entropy`."""
-  return -jnp.exp(log_temperature) * (log_probs + entropy)
-
+from karpjax.train.step import update as make_update
 
 # ---- the policy ----
 
@@ -74,18 +37,6 @@ def squashed_sample(outputs, noise):
   return jnp.tanh(raw), (log_prob - slope).sum(-1)
 
 
-def best_action(config, outputs):
-  """The action without noise, within ±1; of a squashed Gaussian the tanh of its means."""
-  return jnp.tanh(jnp.split(outputs, 2, -1)[0] if config.algorithm == 'sac' else outputs)
-
-
-def noisy_action(config, outputs, noise):
-  """The action with standard normal noise […, size], within ±1."""
-  if config.algorithm == 'sac':
-    return squashed_sample(outputs, noise)[0]
-  return jnp.clip(jnp.tanh(outputs) + config.exploration * noise, -1, 1)
-
-
 def policy(environment: Environment, init: Callable, actor: Callable, critics: Callable, config) -> Policy:
   """The actor's actions in an environment whose actions are a Box of one axis within ±1.
 
@@ -98,20 +49,19 @@ def policy(environment: Environment, init: Callable, actor: Callable, critics: C
   """
 
   def act(state, observation, noise):
-    outputs = actor(state.params['policy']['actor'], observation)
-    return best_action(config, outputs) if noise is None else noisy_action(config, outputs, noise)
+    outputs, noise = actor(state.params['policy']['actor'], observation), 0.0 if noise is None else noise
+    if config.algorithm == 'sac':
+      return squashed_sample(outputs, noise)[0]
+    return jnp.clip(jnp.tanh(outputs) + config.exploration * noise, -1, 1)
 
   noise = lambda key: jax.random.normal(key, environment.action.shape)
   predict = lambda state, observation: act(state, observation, None)
-  return Policy(environment, init, (actor, critics), act, noise, predict)
+  return Policy(environment, act, noise, predict, init, (actor, critics))
 
 
 def target_players(config) -> tuple[str, ...]:
   """The players that have target networks."""
   return ('critics',) if config.algorithm == 'sac' else ('critics', 'policy')
-
-
-# ---- the step ----
 
 
 def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransformation], config) -> Callable:
@@ -123,111 +73,88 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
     config: of experiments/actor_critic_off_policy.py, the algorithm's own values where none is given.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics). The state has the players' params, `target` those of `target_players`,
-    carried {'worlds': RolloutState} and buffers Replay. The batch is only the environments' numbers.
-    Metrics of updates count nothing before learning starts.
+    As `replay.train_step`; the state has the players' params, and `target` those of `target_players`.
   """
-  environment, (actor, critics) = policy.environment, policy.apply
-  stochastic, (size,) = config.algorithm == 'sac', environment.action.shape
-  environments, length = config.batch_size, config.train_frequency
-  steps_of_step, batch_size = environments * length, config.replay_batch // environments
+  actor, critics = policy.apply
+  stochastic, shape = config.algorithm == 'sac', policy.environment.action.shape
+  batch_size = config.replay_batch // config.batch_size  # from each environment's ring
 
-  def interact(state, batch):
-    keys, acting = jax.vmap(jax.random.split, out_axes=1)(example_keys(step_key(state, ROLLOUT), batch))
-    normal = jax.vmap(lambda key: jax.random.normal(key, (length, size)), out_axes=1)(acting)
-    first = state.step * steps_of_step + jnp.arange(length) * environments < config.learning_starts  # [length]
+  def noise(key, steps):
+    return jax.random.normal(key, (len(steps), *shape)), steps < config.learning_starts
 
-    def act(observation, noise):
-      normal, first = noise
-      even = jax.lax.erf(normal / math.sqrt(2))  # evenly within ±1
-      return jnp.where(first, even, policy.act(state, observation, normal))
+  def act(state, observation, noise):
+    normal, first = noise
+    even = jax.lax.erf(normal / math.sqrt(2))  # evenly within ±1
+    return jnp.where(first[:, None], even, policy.act(state, observation, normal))
 
-    return rollouts.rollout(environment, act, state.carried['worlds'], keys, (normal, first), length)
-
-  def sample(state, replay, written, batch, i):
-    """The transitions of update i with its noise, each leaf [environments · batch_size, …]."""
-    keys = example_keys(jax.random.fold_in(step_key(state, REPLAY), i), batch)
+  def sample(replay, written, keys):
+    """The transitions of an update with its noise, each leaf [environments · batch_size, …]."""
     drawing, noise = jax.vmap(jax.random.split, out_axes=1)(keys)
     examples = replays.gather(replay, replays.uniform(replay, written, drawing, batch_size), 1, config.discount)
-    normal = jax.vmap(lambda key: jax.random.normal(key, (2, batch_size, size)), out_axes=1)(noise)
-    return {**examples, **dict(zip(('noise', 'next_noise'), normal.reshape(2, -1, size)))}
+    normal = jax.vmap(lambda key: jax.random.normal(key, (2, batch_size, *shape)), out_axes=1)(noise)
+    examples['noise'], examples['next_noise'] = normal.reshape(2, -1, *shape)
+    return examples
 
   def targets(params, target, batch):
-    """[batch]: what the critics' values are to become."""
+    """[batch]: what the critics' values are to become; γ is 0 where the episode terminated, not where it was only cut."""
     following, noise = batch['next_observation'], batch['next_noise']
     if stochastic:
       action, log_prob = squashed_sample(actor(params['policy']['actor'], following), noise)
-      temperature = jnp.exp(params['policy']['temperature'])
-    else:
-      action = jnp.tanh(actor(target['policy']['actor'], following))
-      action = smooth(action, noise, config.smoothing, config.smoothing_limit)
-      log_prob = temperature = 0.0
+      bonus = -jnp.exp(params['policy']['temperature']) * log_prob
+    else:  # Lillicrap et al. 2016; Fujimoto et al. 2018, eq. 14, smooths
+      action, noise = jnp.tanh(actor(target['policy']['actor'], following)), config.smoothing * noise
+      action = jnp.clip(action + jnp.clip(noise, -config.smoothing_limit, config.smoothing_limit), -1, 1)
+      bonus = 0.0
     values = critics(target['critics'], following, action)  # [critics, batch]
-    return td_target(batch['reward'], batch['discount'], values, log_prob, temperature)
+    # Fujimoto et al. 2018, algorithm 1; Haarnoja et al. 2018b, eqs. 2 and 3
+    return batch['reward'] + batch['discount'] * (values.min(0) + bonus)
 
   def critic_loss(params, collections, batch, key):
+    """Σ_i ½ (Q_i(s, a) - y)²."""
     values = critics(params, batch['observation'], batch['action'])
-    loss, errors = td_loss(values, batch['target']), jnp.abs(values - batch['target']).mean(0)
-    return {'loss': pair(loss), 'td_error': pair(errors), 'value': pair(values.mean(0))}, collections
+    errors = values - batch['target']
+    loss, size = 0.5 * jnp.square(errors).sum(0), jnp.abs(errors).mean(0)
+    return {'loss': pair(loss), 'td_error': pair(size), 'value': pair(values.mean(0))}, collections
 
   def policy_loss(params, judges, batch, key):
     """By the critics' params `judges`, which stay."""
-    outputs = actor(params['actor'], batch['observation'])
-    if not stochastic:
-      loss = deterministic_policy_loss(critics(judges, batch['observation'], jnp.tanh(outputs)))
+    observation, outputs = batch['observation'], actor(params['actor'], batch['observation'])
+    if not stochastic:  # -Q_1(s, μ(s)) (Lillicrap et al. 2016, eq. 6; of the first critic alone: Fujimoto et al. 2018)
+      loss = -critics(judges, observation, jnp.tanh(outputs))[0]
       return {'loss': pair(loss), 'policy_loss': pair(loss)}, judges
     action, log_prob = squashed_sample(outputs, batch['noise'])
-    values, log_temperature = critics(judges, batch['observation'], action), params['temperature']
-    loss = sac_policy_loss(values, log_prob, jax.lax.stop_gradient(jnp.exp(log_temperature)))
-    warmth = temperature_loss(log_temperature, jax.lax.stop_gradient(log_prob), config.entropy)
+    temperature, constant = jnp.exp(params['temperature']), jax.lax.stop_gradient
+    # α log π(a|s) - min_i Q_i(s, a) (Haarnoja et al. 2018b, eq. 9)
+    loss = constant(temperature) * log_prob - critics(judges, observation, action).min(0)
+    # -α (log π(a|s) + H̄) (eq. 18): α grows where the policy's entropy is under H̄
+    warmth = -temperature * (constant(log_prob) + config.entropy)
     metrics = {'loss': pair(loss + warmth), 'policy_loss': pair(loss), 'entropy': pair(-log_prob)}
-    return {**metrics, 'temperature': pair(jnp.broadcast_to(jnp.exp(log_temperature), loss.shape))}, judges
+    return {**metrics, 'temperature': pair(jnp.broadcast_to(temperature, loss.shape))}, judges
 
-  gradients = {
-    'critics': compute_gradients(critic_loss, microbatches=config.microbatches),
-    'policy': compute_gradients(policy_loss, microbatches=config.microbatches),
-  }
+  losses = {'critics': critic_loss, 'policy': policy_loss}
+  descents = {name: make_update(loss, optimisers[name], config.microbatches) for name, loss in losses.items()}
 
-  def descend(player, learnt, batch, judges=()):
-    """`learnt` after an update of one player, and its metrics with the norm of its gradient."""
-    params, opt_state, target = learnt
-    grads, metrics, *_ = gradients[player](params[player], judges, batch, None)
-    changes, new = optimisers[player].update(grads, opt_state[player], params[player])
-    params = {**params, player: optax.apply_updates(params[player], changes)}
-    metrics['gradient_norm'] = (optax.global_norm(grads), jnp.ones(()))
-    return (params, {**opt_state, player: new}, target), metrics
+  def descend(player, state, batch, judges=()):
+    """The state after an update of one player, and its metrics."""
+    params, opt_state = state.params, state.opt_state
+    own, _, own_opt_state, metrics, _ = descents[player](params[player], judges, opt_state[player], batch, None)
+    return state.replace(params={**params, player: own}, opt_state={**opt_state, player: own_opt_state}), metrics
 
-  def learn(state, replay, written, batch):
-    """All updates of a step: (params, opt_state, target), metrics."""
+  def update(state: TrainState, replay, written, keys, i):
+    examples = sample(replay, written, keys)
+    examples['target'] = targets(state.params, state.target, examples)
+    state, metrics = descend('critics', state, examples)
+    metrics['critic_loss'] = metrics.pop('loss')
 
-    def update(learnt, i):
-      examples = sample(state, replay, written, batch, i)
-      examples['target'] = targets(learnt[0], learnt[2], examples)
-      learnt, metrics = descend('critics', learnt, examples)
-      metrics['critic_loss'] = metrics.pop('loss')
+    def follow():
+      after, metrics = descend('policy', state, examples, judges=state.params['critics'])
+      params = {name: after.params[name] for name in state.target}
+      metrics['policy_gradient_norm'] = metrics.pop('gradient_norm')
+      del metrics['loss']
+      return after.replace(target=optax.incremental_update(params, state.target, config.tau)), metrics
 
-      def follow():
-        (params, opt_state, target), metrics = descend('policy', learnt, examples, judges=learnt[0]['critics'])
-        target = optax.incremental_update({name: params[name] for name in target}, target, config.tau)
-        metrics['policy_gradient_norm'] = metrics.pop('gradient_norm')
-        del metrics['loss']
-        return (params, opt_state, target), metrics
+    due = (state.step * config.updates + i + 1) % config.policy_every == 0
+    after, more = follow() if config.policy_every == 1 else replays.when(due, follow, state)
+    return after, {**metrics, **more}
 
-      due = (state.step * config.updates + i + 1) % config.policy_every == 0
-      after, more = follow() if config.policy_every == 1 else replays.when(due, follow, learnt)
-      return after, {**metrics, **more}
-
-    return replays.repeat(update, (state.params, state.opt_state, state.target), config.updates)
-
-  def step(state: TrainState, batch):
-    worlds, transitions = interact(state, batch)
-    replay = replays.write(state.buffers, state.step * length, transitions)
-    written, steps = (state.step + 1) * length, (state.step + 1) * steps_of_step
-    learning = lambda: learn(state, replay, written, batch)
-    before = state.params, state.opt_state, state.target
-    (params, opt_state, target), metrics = replays.when(steps >= config.learning_starts, learning, before)
-    metrics |= collectives.total(rollouts.finished(transitions))
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, target=target)
-    return state.replace(carried={'worlds': worlds}, buffers=replay), metrics
-
-  return step
+  return replays.train_step(dataclasses.replace(policy, act=act), noise, update, config)

@@ -91,7 +91,7 @@ def test_a_world_holds_what_a_policy_remembers_until_the_episodes_end():
     np.testing.assert_array_equal(seen.next_observation.memory['count'][:, one], count + 1)
     np.testing.assert_array_equal(seen.observation.value[:, one, 0], count)
   np.testing.assert_array_equal(play(worlds)[1].observation.memory['count'][:, 0], (np.arange(12) + 2) % 5)
-  ends = rollout.episodes(world, act, keys, lambda keys: keys)
+  ends = rollout.episodes(rollout.Policy(world, lambda state, *seen: act(*seen)), None, keys)
   np.testing.assert_array_equal(ends.observation.memory['count'], [5, 5])
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 from experiments.evolution import Config
 from karpjax import collectives
 from karpjax.program import PERTURB, TrainState, example_keys, step_key
-from karpjax.rl import es
+from karpjax.rl import es, rollout
 from karpjax.rl.environment import Box, Environment, TimeStep
 
 PAIRS, SIZE = 16, 3
@@ -36,8 +36,8 @@ def bowl():
 def begin(**changes):
   """(state, step): the params are the action."""
   optimiser = optax.sgd(0.1)
-  act = lambda params, observation: jnp.broadcast_to(params['action'], (len(observation), SIZE))
-  step = es.train_step(es.policy(bowl(), None, act), optimiser, Config(**dict(deviation=0.2, worlds=2) | changes))
+  act = lambda state, observation, noise: jnp.broadcast_to(state.params['action'], (len(observation), SIZE))
+  step = es.train_step(rollout.Policy(bowl(), act), optimiser, Config(**dict(deviation=0.2, worlds=2) | changes))
   return TrainState.create(jax.random.key(3), {'params': {'action': jnp.asarray(START)}}, optimiser), step
 
 

@@ -102,8 +102,8 @@ def test_what_is_not_to_begin_again_stays_where_it_ended():
 
 def test_episodes_in_worlds_of_their_own_end_where_they_end():
   environment = counting(limit=4)  # before the fifth step
-  act = lambda observation, noise: jnp.full(len(observation), 2)
-  ends = jax.jit(lambda keys: rollout.episodes(environment, act, keys, lambda keys: keys))(KEYS)
+  policy = rollout.Policy(environment, lambda state, observation, noise: jnp.full(len(observation), 2))
+  ends = jax.jit(lambda keys: rollout.episodes(policy, None, keys))(KEYS)
   np.testing.assert_array_equal(ends.episode_return, [8, 8])
   np.testing.assert_array_equal(ends.episode_length, [4, 4])
 
@@ -119,8 +119,8 @@ def test_wrappers_hold_across_a_renewal():
 
 def test_frames_are_of_the_episode_played_again():
   environment = frame_stack(counting(), 2)
-  record = jax.jit(lambda key: rollout.record(environment, lambda o, n: jnp.ones(1, jnp.int32), key, lambda keys: keys))
-  states, seen = record(jax.random.key(3))
+  policy = rollout.Policy(environment, lambda state, observation, noise: jnp.ones(1, jnp.int32))
+  states, seen = jax.jit(lambda key: rollout.record(policy, None, key))(jax.random.key(3))
   end = int(np.argmax(seen.done))
   frames = environment.render(jax.tree.map(lambda x: np.asarray(x)[: end + 2 : 2], states))
   np.testing.assert_array_equal(frames[:, 0, 0, 0], [0, 2, 4])

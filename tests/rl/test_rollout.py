@@ -74,10 +74,12 @@ def countdown():
   return Environment('countdown', reset, step, Box((1,)), Discrete(2), 6)
 
 
+IDLE = rollout.Policy(countdown(), lambda state, observation, noise: jnp.zeros(len(observation), jnp.int32))
+
+
 def test_episodes_stop_each_at_its_own_end():
   keys = keys_of(20)
-  act = lambda observation, noise: jnp.zeros(len(observation), jnp.int32)
-  ends = rollout.episodes(countdown(), act, keys, lambda keys: jnp.zeros(len(keys)))
+  ends = rollout.episodes(IDLE, None, keys)
   begun = jax.vmap(lambda k: jax.random.randint(k, (), 1, 7))(keys)
   assert len(set(begun.tolist())) > 2
   np.testing.assert_array_equal(ends.episode_return, begun)
@@ -85,8 +87,7 @@ def test_episodes_stop_each_at_its_own_end():
 
 
 def test_a_recorded_episode_has_all_its_states():
-  act = lambda observation, noise: jnp.zeros(1, jnp.int32)
-  states, seen = rollout.record(countdown(), act, jax.random.key(3), lambda keys: jnp.zeros(1))
+  states, seen = rollout.record(IDLE, None, jax.random.key(3))
   end = int(np.argmax(seen.done))
   np.testing.assert_array_equal(states[: end + 2], np.arange(int(states[0]), -1, -1))
 
@@ -104,7 +105,7 @@ def test_means_are_over_the_worlds_that_are_no_padding():
   key, worlds = jax.random.key(0), np.array([5, 9, 11, 5])
   batch = {'world': jnp.asarray(worlds), 'mask': jnp.array([True, True, True, False])}
   act = lambda state, observation, noise: jnp.full(len(observation), 0 if noise is None else 1, jnp.int32)
-  policy = rollout.Policy(worth_the_action(), None, None, act, noise=lambda key: 0, predict=None)
+  policy = rollout.Policy(worth_the_action(), act, noise=lambda key: 0)
   sums = jax.jit(lambda batch: rollout.evaluate(policy, None, batch, key))(batch)
   numbers = rollout.summarise(jax.device_get(sums))
   lengths = [int(jax.random.randint(jax.random.fold_in(key, w), (), 1, 7)) for w in worlds[:3]]
