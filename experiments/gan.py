@@ -24,7 +24,7 @@ from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import collect, distribution
 from karpjax.models import gan
 from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
-from karpjax.report import animation, pictures, plots, tables, writers
+from karpjax.report import pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
 
 SIDE, CLASSES, STEPS = 8, 10, 10  # samples in a row, and rows; rows of classes; from one latent to another
@@ -210,19 +210,19 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
     return np.asarray(call({'index': np.arange(len(labels), dtype=np.int32), 'label': labels, **latent}))
 
   def grid(images, columns, heading, name, row_names=()):
-    return pictures.grid(images / spec.maximum, columns, f'{heading} · {at}', folder, name, row_names)
+    pictures.grid(images / spec.maximum, columns, f'{heading} · {at}', folder, name, row_names=row_names)
 
   if len(spec.shape) == 1:
     points = train.fetch(np.arange(min(POINTS, train.size)))
     limit = 1.3 * np.abs(points['image']).max()  # the same in all frames
     both, kinds = np.concatenate([points['image'], sample(points['label'])]), np.arange(2).repeat(len(points['label']))
-    drawn = plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
+    plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
   else:
     labels = np.arange(min(len(spec.classes), CLASSES)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
-    drawn = grid(sample(labels), SIDE, 'Samples', 'samples')
+    grid(sample(labels), SIDE, 'Samples', 'samples')
     if t == config.steps:
       draw_once(config, spec, scorer, train, sample, grid, folder)
-  animation.over_time(drawn, t, folder)
+  pictures.over_time(folder, 'samples', t)
 
   real = train.fetch(np.arange(min(COMPARED, train.size)))
   classes, fake = () if conditional else spec.classes, sample(real['label'])
@@ -232,7 +232,6 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
   for line in signs['warnings']:
     print(f'warning, {at}: {line}')
   lines = [f'{at}: {line}\n' for line in signs['warnings'] or ['no sign of collapse']]
-  (folder / 'texts').mkdir(exist_ok=True)
   writers.write_bytes(folder / 'texts' / 'collapse.txt', ''.join(lines).encode())
   about = {'source': scorer.source, 'step': scorer.step, 'data set': spec.name} if scorer else None
   writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **signs})

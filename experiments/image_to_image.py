@@ -22,7 +22,7 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
 from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
-from karpjax.report import animation, pictures, tables
+from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
 SHOWN = 8  # held-out pairs
@@ -145,7 +145,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     output = np.asarray(jax.jit(predict)(state, batch, jax.random.key(t)))
     note = f' · {name} split, step {t}{tables.first_of(config.seeds)}'
     columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
-    animation.over_time(pictures.beside(columns, folder, 'translations', note), t, folder)
+    pictures.beside(columns, folder, 'translations', note)
+    pictures.over_time(folder, 'translations', t)
 
   return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=report)
 

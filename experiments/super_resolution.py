@@ -30,7 +30,7 @@ from karpjax.metrics import collect, image_quality
 from karpjax.models import super_resolution as models
 from karpjax.models.super_resolution import bicubic
 from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
-from karpjax.report import pictures, tables, writers
+from karpjax.report import pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
 
 TILE = 96  # pixels of the small picture that a tile gives at most
@@ -229,7 +229,6 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
   shown = lambda row: [round(row[measure], 4 if 'ssim' in measure else 2) for measure in MEASURES]
   lines = [(n, *shown(row), round(row['psnr'] - row['bicubic_psnr'], 2)) for n, row in {**rows, 'mean': mean}.items()]
   text = tables.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
-  (folder / 'texts').mkdir(exist_ok=True)
   writers.write_bytes(folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, '']).encode())
 
 
@@ -246,7 +245,8 @@ def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: st
   row, column = np.unravel_index(strength.argmax(), strength.shape)
   detail = [x[(row + 1) * height :][:height, (column + 1) * width :][:, :width] for x in whole]
   heading = f'{name} ×{factor}{note}'
-  pictures.captioned([*whole, *detail], [*captions, *captions], 4, heading, folder, f'before_and_after_{name}')
+  lines = [[(caption, plots.INK)] for caption in [*captions, *captions]]
+  pictures.grid([*whole, *detail], 4, heading, folder, f'before_and_after_{name}', captions=lines, width=2.4)
 
 
 # ---- what a run can do ----
@@ -255,7 +255,7 @@ def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: st
 def encode(run, paths, chosen) -> list[np.ndarray]:
   """Pictures [height, width, 1 or 3] uint8 with the channels that the net takes: for the luma alone those of the file."""
   known, luma = run.spec.input[-1], run.config.colour == 'y'
-  there = [image_files.header(path)[1] for path in paths]
+  there = [channels for _, channels in image_files.headers(paths).values()]
   for path, channels in zip(paths, there):
     if not luma and known < channels:
       raise errors.UsageError(

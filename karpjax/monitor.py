@@ -84,16 +84,15 @@ def decode(run, probabilities, files, chosen):
   watch = change.watch(hits, **{name: getattr(chosen, name) for name in names})
   shares = rolling(hits, chosen.window)
   folder = Path(chosen.output).expanduser() if chosen.output else run.folder / 'monitor'
-  folder.mkdir(parents=True, exist_ok=True)
   table = folder / f'{path.stem}.csv'
   writers.write_bytes(table, written(rows, probabilities, run.spec.classes, shares, watch).encode())
-  plot = draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)
+  draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)
   answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': []}
   for at, since, reference, rate in watch.alerts:
     times = {'time': rows[at][1], 'since': rows[since][1], 'rows': at - since + 1}
     answer['alerts'].append({**times, 'share': rate, 'expected': reference})
   evidence = {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
-  yield {**answer, **evidence, 'table': str(table), 'plot': str(plot)}
+  yield {**answer, **evidence, 'table': str(table), 'plot': str(folder / 'plots' / f'{path.stem}.png')}
 
 
 def show(answer) -> str:
@@ -133,25 +132,24 @@ def written(rows, probabilities, classes, shares, watch) -> str:
   return out.getvalue()
 
 
-@plots.styled
-def draw(times, shares, watch, chosen, folder: Path, name: str) -> Path:
+def draw(times, shares, watch, chosen, folder: Path, name: str) -> None:
   """plots/NAME.png: the rolling share and the expected one over time, the evidence, and the alerts."""
-  figure, (upper, lower) = plots.new_figure(8.0, 4.6, rows=2, height_ratios=[2, 1], sharex=True)
-  upper.plot(times, shares, color=plots.BLUE, label=f'share of {chosen.label}')
-  upper.plot(times, watch.references, color=plots.FAINT, linestyle='--', linewidth=1, label='expected')
   evidence = np.where(np.isnan(watch.references), np.nan, watch.statistics)
-  lower.plot(times, evidence, color=plots.PURPLE, label='evidence, nats')
-  lower.axhline(chosen.threshold, color=plots.VERMILION, linewidth=1, label='threshold')
-  for i, alert in enumerate(watch.alerts):
+  sizes = {'rows': 2, 'height_ratios': [2, 1], 'sharex': True}
+  with plots.drawing(folder, name, 8.0, 4.6, **sizes) as (figure, (upper, lower)):
+    upper.plot(times, shares, color=plots.BLUE, label=f'share of {chosen.label}')
+    upper.plot(times, watch.references, color=plots.FAINT, linestyle='--', linewidth=1, label='expected')
+    lower.plot(times, evidence, color=plots.PURPLE, label='evidence, nats')
+    lower.axhline(chosen.threshold, color=plots.VERMILION, linewidth=1, label='threshold')
+    for i, alert in enumerate(watch.alerts):
+      for axis in (upper, lower):
+        axis.axvline(times[alert.at], color=plots.VERMILION, linewidth=1)
+      rise = None if i else 'the rise'
+      upper.axvspan(times[alert.since], times[alert.at], color=plots.ORANGE, alpha=0.25, linewidth=0, label=rise)
+    upper.set(ylim=(0, min(1, 1.2 * max(shares.max(), 0.05))), ylabel='rolling share')
+    upper.yaxis.set_major_formatter(lambda x, _: f'{100 * x:.0f} %')
+    lower.set(ylabel='evidence')
+    upper.set_title(f'{plots.title(name)} · {len(watch.alerts)} alert{"" if len(watch.alerts) == 1 else "s"}')
     for axis in (upper, lower):
-      axis.axvline(times[alert.at], color=plots.VERMILION, linewidth=1)
-    rise = None if i else 'the rise'
-    upper.axvspan(times[alert.since], times[alert.at], color=plots.ORANGE, alpha=0.25, linewidth=0, label=rise)
-  upper.set(ylim=(0, min(1, 1.2 * max(shares.max(), 0.05))), ylabel='rolling share')
-  upper.yaxis.set_major_formatter(lambda x, _: f'{100 * x:.0f} %')
-  lower.set(ylabel='evidence')
-  upper.set_title(f'{plots.title(name)} · {len(watch.alerts)} alert{"" if len(watch.alerts) == 1 else "s"}')
-  for axis in (upper, lower):
-    axis.legend(loc='upper left', ncols=3)
-  figure.autofmt_xdate()
-  return plots.save(figure, folder, name)
+      axis.legend(loc='upper left', ncols=3)
+    figure.autofmt_xdate()

@@ -6,6 +6,7 @@ Apply it before `Spec.scale`: then a filled border is black, not the mean.
 
 import functools
 import math
+import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -194,16 +195,10 @@ def parse(text: str, known: Collection[str] = (*IMAGES, *MIXES)) -> tuple[Step, 
     _, what, highest = choose('augmentation', name, IMAGES | MIXES)
     if name not in known:
       raise UsageError(f'augmentation {name}: here only {", ".join(known)} are known')
-    if what is None:
-      if amount:
-        raise UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
-      steps.append(Step(name))
-      continue
-    try:
-      number = float(amount)
-    except ValueError:
-      number = math.nan
-    if not 0 < number <= highest or (what == 'whole pixels' and number != int(number)):
+    number = float(amount) if re.fullmatch(r'\d*\.?\d+(e-?\d+)?', amount) else 0.0
+    if what is None and amount:
+      raise UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
+    if what and not (0 < number <= highest and (number.is_integer() or what != 'whole pixels')):
       raise UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
     steps.append(Step(name, number))
   return tuple(steps)
@@ -234,21 +229,21 @@ def augment(
     raise UsageError(f'augmentation is for images; an example of this data set has shape {images.shape[1:]}')
   fold = jax.vmap(jax.random.fold_in, (0, None))
   mixes = []
-  for i, step in enumerate(steps):
-    function, what, _ = (IMAGES | MIXES)[step.name]
-    if what == 'whole pixels' and step.amount >= min(images.shape[1:3]):
-      size = '×'.join(map(str, images.shape[1:3]))
-      raise UsageError(f'augmentation {step.name}:{step.amount:g} is too much for images of {size} pixels')
-    if step.name in MIXES:
-      mixes.append(functools.partial(function, fold(keys, i), alpha=step.amount))
+  for i, (name, amount) in enumerate(steps):
+    if name in MIXES:
+      mixes.append(functools.partial(MIXES[name][0], fold(keys, i), alpha=amount))
       continue
-    amount = () if what is None else (step.amount,)
-    images = jax.vmap(lambda key, image: function(key, image, *amount))(fold(keys, i), images)
+    function, what, _ = IMAGES[name]
+    if what == 'whole pixels' and amount >= min(images.shape[1:3]):
+      size = '×'.join(map(str, images.shape[1:3]))
+      raise UsageError(f'augmentation {name}:{amount:g} is too much for images of {size} pixels')
+    amounts = () if what is None else (amount,)
+    images = jax.vmap(lambda key, image: function(key, image, *amounts))(fold(keys, i), images)
     # keeps XLA from fusing the steps, which would compute each anew for every pixel that the next reads
     images = jax.lax.optimization_barrier(images)
-  mixed = [mix(images.astype(jnp.float32), targets) for mix in mixes]
-  if not mixed:
+  if not mixes:
     return images, targets
+  mixed = [mix(images.astype(jnp.float32), targets) for mix in mixes]
   drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(mixed)))(fold(keys, len(steps)))
   pick = lambda *choices: jnp.choose(drawn.reshape(-1, *[1] * (choices[0].ndim - 1)), choices, mode='clip')
   return jax.tree.map(pick, *mixed)

@@ -34,8 +34,12 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.n
     (seed, epoch) -> [size] int32, a permutation.
   """
   lengths, size = np.asarray(lengths), len(lengths)
-  philox = lambda seed, epoch: np.random.Philox(key=np.array([seed, epoch + _QUANTILE], np.uint64))
-  quantile = lambda seed, epoch: philox(seed, epoch).random_raw() / 2**64
+
+  def take_out(ordered, count, seed, epoch):
+    """`count` neighbours at a quantile that is drawn for an epoch, and the others."""
+    drawn = np.random.Philox(key=np.array([seed, epoch + _QUANTILE], np.uint64)).random_raw() / 2**64
+    start = int(drawn * (len(ordered) - count + 1))
+    return ordered[start : start + count], np.delete(ordered, np.s_[start : start + count])
 
   @functools.lru_cache(maxsize=8)
   def epoch_order(seed, epoch):
@@ -44,9 +48,8 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.n
     stretched = lengths[drawn] * (1 + 0.1 * np.arange(size) / size)
     left = drawn[np.argsort(stretched, kind='stable')]
     head = -epoch * size % batch_size  # what the last epoch's last batch lacks
-    tail = (size - head) % batch_size
-    first, left = _take_out(left, head, quantile(seed, epoch))
-    last, left = _take_out(left, tail, quantile(seed, epoch + 1))
+    first, left = take_out(left, head, seed, epoch)
+    last, left = take_out(left, (size - head) % batch_size, seed, epoch + 1)
     whole = left.reshape(-1, batch_size)
     whole = whole[permutation(seed, epoch + _BATCHES, len(whole))]
     return np.concatenate([first, whole.reshape(-1), last])
@@ -55,12 +58,6 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.n
 
 
 _BATCHES, _QUANTILE = 2**40, 2**41  # added to the epoch: other draws than that of its examples
-
-
-def _take_out(ordered, count, quantile):
-  """`count` neighbours at a quantile, and the others."""
-  start = int(quantile * (len(ordered) - count + 1))
-  return ordered[start : start + count], np.delete(ordered, np.s_[start : start + count])
 
 
 def indices(
@@ -84,26 +81,19 @@ def indices(
   if order == 'streams':
     length = size // batch_size
     return ((np.arange(start, start + steps)[:, None] % length) + np.arange(batch_size) * length).astype(np.int32)
-  positions = np.arange(start * batch_size, (start + steps) * batch_size)
-  epochs, within = np.divmod(positions, size)
+  epochs, within = np.divmod(np.arange(start * batch_size, (start + steps) * batch_size), size)
   if order == 'stored':
     return within.astype(np.int32).reshape(steps, batch_size)
-  numbers = np.empty(len(positions), np.int32)
-  for epoch in range(epochs[0], epochs[-1] + 1):
-    here = epochs == epoch
-    if callable(order):
-      numbers[here] = order(seed, epoch)[within[here]]
-    else:
-      numbers[here] = permutation(seed, epoch if order == 'reshuffle' else 0, size)[within[here]]
-  return numbers.reshape(steps, batch_size)
+  draw = order if callable(order) else lambda seed, epoch: permutation(seed, epoch * (order == 'reshuffle'), size)
+  each = [draw(seed, epoch)[within[epochs == epoch]] for epoch in range(epochs[0], epochs[-1] + 1)]
+  return np.concatenate(each).reshape(steps, batch_size)
 
 
 def exact(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Every example once: (indices [batch] int32, mask [batch] bool); the last batch is padded with example 0, masked."""
   for start in range(0, size, batch_size):
-    numbers = np.arange(start, start + batch_size)
-    mask = numbers < size
-    yield np.where(mask, numbers, 0).astype(np.int32), mask
+    numbers = np.arange(start, start + batch_size, dtype=np.int32)
+    yield np.where(numbers < size, numbers, 0), numbers < size
 
 
 def fetch(split: Split, numbers: np.ndarray) -> dict[str, np.ndarray]:

@@ -19,9 +19,8 @@ def digits(data_dir: Path | None = None) -> Dataset:
 
   images, labels = datasets.load_digits(return_X_y=True)
   whole = Split.of(image=images.reshape(-1, 8, 8, 1).astype(np.uint8), label=labels.astype(np.int32))
-  numbers = zip(('train', 'test'), splitting.stratified(labels, 360, seed=0))
-  splits = {split: whole.select(each) for split, each in numbers}
-  return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), splits)
+  train, test = map(whole.select, splitting.stratified(labels, 360, seed=0))
+  return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), {'train': train, 'test': test})
 
 
 def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
@@ -43,12 +42,9 @@ def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
   finally:
     random.setstate(before[0])
     np.random.set_state(before[1])
-  splits = {
-    split: Split.of(image=arrays[x].astype(np.float32)[..., None], label=arrays[y].astype(np.int32))
-    for split, x, y in (('train', 'x', 'y'), ('test', 'x_test', 'y_test'))
-  }
-  name = 'mnist1d_shuffled' if shuffled else 'mnist1d'
-  return Dataset(Spec(name, (40, 1), DIGITS, 1.0, dtype='float32'), splits)
+  split = lambda x, y: Split.of(image=arrays[x].astype(np.float32)[..., None], label=arrays[y].astype(np.int32))
+  spec = Spec('mnist1d_shuffled' if shuffled else 'mnist1d', (40, 1), DIGITS, 1.0, dtype='float32')
+  return Dataset(spec, {'train': split('x', 'y'), 'test': split('x_test', 'y_test')})
 
 
 def usps(data_dir: Path | None = None) -> Dataset:
@@ -61,22 +57,18 @@ def usps(data_dir: Path | None = None) -> Dataset:
   path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)
   if path is None:
     raise UsageError(f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER')
-  splits = {}
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {split: (file[f'x_{split}'], file[f'y_{split}']) for split in ('train', 'test')}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise UsageError(f'{path} is not a whole file of x_train, y_train, x_test and y_test: {error}') from error
-  for split, (images, labels) in arrays.items():
-    if images.shape[1:] != (16, 16) or labels.shape != images.shape[:1] or not len(images):
-      shapes = f'x_{split} {list(images.shape)} and y_{split} {list(labels.shape)}'
-      raise UsageError(f'{path}: {shapes}; not [n, 16, 16] and [n]')
-    if images.dtype.kind not in 'iu' or images.min() < 0 or images.max() > 2000:
-      raise UsageError(f'{path}: x_{split} is {images.dtype}; expected whole numbers of 0 to 2000')
-    splits[split] = Split.of(image=images[..., None].astype(np.uint16), label=labels.astype(np.int32))
-  spec = Spec('usps', (16, 16, 1), DIGITS, 2000.0, dtype='uint16')
-  splitting.check_labels(str(path), splits, spec)
-  return Dataset(spec, splits)
+  splits = {}
+  for split, (x, y) in arrays.items():
+    shapes = x.shape == (len(y), 16, 16) and y.shape == (len(x),)
+    if not (shapes and x.size and x.dtype.kind in 'iu' and x.min() >= 0 and x.max() <= 2000):
+      raise UsageError(f'{path}: x_{split} must be whole numbers of 0 to 2000, [n, 16, 16], and y_{split} labels, [n]')
+    splits[split] = Split.of(image=x[..., None].astype(np.uint16), label=y.astype(np.int32))
+  return Dataset(Spec('usps', (16, 16, 1), DIGITS, 2000.0, dtype='uint16'), splits)
 
 
 GRID = np.stack(np.meshgrid(*[np.arange(-4.0, 5, 2)] * 2, indexing='ij'), -1).reshape(25, 2)  # the modes' means

@@ -12,13 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors
-
-SCALES = {
-  'unit': lambda unit, spec: unit,
-  'symmetric': lambda unit, spec: 2 * unit - 1,
-  'standard': lambda unit, spec: (unit - np.array(spec.mean, np.float32)) / spec.deviations(),
-}
+SCALES = 'unit', 'symmetric', 'standard'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +49,6 @@ class Spec:
     """The inverse of `to_json`."""
     return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
 
-  def deviations(self) -> np.ndarray:
-    """[channels] float32: `std`, and 1 for a constant channel."""
-    std = np.array(self.std, np.float32)
-    return np.where(std > 0, std, 1)
-
   def scale(self, examples, how: str):
     """Raw examples [batch, …, channels] of any real type -> the same shape, float32; pure.
 
@@ -67,7 +56,11 @@ class Spec:
       examples: on the scale of `maximum`.
       how: 'unit': [0, 1]; 'symmetric': [-1, 1]; 'standard': mean 0 and deviation 1 per channel over the train split.
     """
-    return errors.choose('scale', how, SCALES)(examples.astype(jnp.float32) / self.maximum, self)
+    unit = examples.astype(jnp.float32) / self.maximum
+    if how == 'standard':
+      mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+      return (unit - mean) / np.where(std > 0, std, 1)  # a constant channel stays 0
+    return 2 * unit - 1 if how == 'symmetric' else unit
 
 
 def take(array, indices):
@@ -121,19 +114,9 @@ class Split:
       return dataclasses.replace(Split.of(**self.fetch(indices)), lengths=lengths)
     return Split(len(indices), None, functools.partial(_select, self.fetch, indices), lengths=lengths)
 
-  def change(self, images: Callable[[np.ndarray], np.ndarray]) -> 'Split':
-    """`images` [n, ...] -> [n, ...] applied to 'image' whenever examples are fetched."""
-    return Split(self.size, None, functools.partial(_change, self.fetch, images))
 
-
-# Named functions, so that a split can be pickled for the worker processes that decode it.
-def _select(fetch, chosen, indices):
+def _select(fetch, chosen, indices):  # a function of the module: a split is pickled for the processes that decode it
   return fetch(chosen[indices])
-
-
-def _change(fetch, images, indices):
-  batch = fetch(indices)
-  return {**batch, 'image': images(batch['image'])}
 
 
 @dataclasses.dataclass(frozen=True)

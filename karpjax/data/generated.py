@@ -20,15 +20,12 @@ FORMATS = (  # d.m. and m/d are told apart by their marks
 def _written(day: datetime.date, form: str) -> str:
   """A day in one of FORMATS."""
   suffix = 'th' if day.day in (11, 12, 13) else {1: 'st', 2: 'nd', 3: 'rd'}.get(day.day % 10, 'th')
-  return form.format(
-    day=day.day,
-    number=day.month,
-    year=day.year,
-    short=day.year % 100,
-    month=FORMS['month'][day.month - 1],
-    weekday=FORMS['day'][day.weekday()],
-    ordinal=f'{day.day}{suffix}',
-  )
+  words = {
+    'month': FORMS['month'][day.month - 1],
+    'weekday': FORMS['day'][day.weekday()],
+    'ordinal': f'{day.day}{suffix}',
+  }
+  return form.format(day=day.day, number=day.month, year=day.year, short=day.year % 100, **words)
 
 
 def dates(examples: int, seed: int) -> list[tuple[str, str]]:
@@ -41,7 +38,7 @@ def dates(examples: int, seed: int) -> list[tuple[str, str]]:
   draw = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
   days = draw.permutation(DAYS)[:examples]
   chosen = draw.integers(len(FORMATS), size=examples)
-  days = [FIRST_DAY + datetime.timedelta(int(n)) for n in days]
+  days = [FIRST_DAY + datetime.timedelta(n) for n in days.tolist()]
   return [(_written(day, FORMATS[i]), day.isoformat()) for i, day in zip(chosen, days)]
 
 

@@ -1,20 +1,83 @@
-"""Image files and raw image arrays: read, resized, and turned from grey to colour or back."""
+"""Image files and raw image arrays: found, read, resized, and turned from grey to colour or back."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import tqdm
+from PIL import Image
 
 from karpjax.errors import UsageError
 
+SPLITS = {'train': ('train',), 'validation': ('validation', 'val', 'valid'), 'test': ('test',)}
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 GREY = ('1', 'L', 'LA')  # Pillow's modes of eight bits and fewer
 COLOUR = ('P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+Headers = Mapping[Path, tuple[tuple[int, int], int]]  # file -> ((height, width), channels)
 
 
-def header(path: Path) -> tuple[tuple[int, int], int]:
-  """((height, width), channels) of an image file, undecoded; a UsageError names a file that can't be used."""
-  with _opened(path) as image:
-    return (image.height, image.width), 1 if image.mode in GREY else 3
+# ---- folders ----
+
+
+def split_folders(path: Path) -> dict[str, Path]:
+  """{split: PATH/train, PATH/validation (or val, or valid), PATH/test}, as far as they are there; without train {}."""
+  if not path.is_dir():
+    raise UsageError(f'{path} is not a folder')
+  found = {split: path / n for split, names in SPLITS.items() for n in names if (path / n).is_dir()}
+  return found if 'train' in found else {}
+
+
+def visible(folder: Path) -> list[Path]:
+  """What is in a folder, sorted, without what begins with a dot."""
+  return sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
+
+
+def is_image(path: Path) -> bool:
+  """Whether it is a file that is called PNG or JPEG."""
+  return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def files(folder: Path) -> list[Path]:
+  """The images of a folder, sorted; a UsageError where it has none, or has something else."""
+  entries = visible(folder)
+  for entry in entries:
+    if not is_image(entry):
+      raise UsageError(f'{entry} is not a PNG or JPEG file: convert it or move it away')
+  if not entries:
+    raise UsageError(f'{folder} has no images: put PNG or JPEG files in it')
+  return entries
+
+
+def headers(files: Iterable[Path]) -> Headers:
+  """Sizes and channels of image files, undecoded; a UsageError names a file that can't be used."""
+  found = {}
+  for file in tqdm.tqdm(files, desc='reading headers', leave=False, disable=None):
+    with _opened(file) as image:
+      found[file] = (image.height, image.width), 1 if image.mode in GREY else 3
+  return found
+
+
+def common_size(headers: Headers, image_size: int) -> tuple[int, int]:
+  """(height, width) of all files, or to which `image_size` resizes them; a UsageError names two files that differ."""
+  if image_size:
+    return image_size, image_size
+  (first, (size, _)), *rest = headers.items()
+  for file, (other, _) in rest:
+    if other != size:
+      shown = [f'{file} has {h}×{w}' for file, (h, w) in ((first, size), (file, other))]
+      raise UsageError(f'{shown[0]} pixels, {shown[1]}: give image_size=N to resize all to N×N')
+  return size
+
+
+def common_channels(headers: Headers) -> tuple[int, tuple[str, ...]]:
+  """Channels of all files, 3 where any has colour; and a note where not all have."""
+  depths = [channels for _, channels in headers.values()]
+  note = f'{depths.count(1):,} of {len(depths):,} images are grey: they become RGB, like the others'
+  return max(depths), (note,) if len(set(depths)) > 1 else ()
+
+
+# ---- one file ----
 
 
 def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -31,39 +94,35 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
   with _opened(path) as image:
     try:
       image = image.convert('L' if channels == 1 else 'RGB')
-    except _unreadable() as error:
+    except UNREADABLE as error:
       raise UsageError(f'{path} cannot be decoded: {error}') from error
     return fit(np.asarray(image).reshape(image.height, image.width, channels), size)
 
 
-def fit(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-  """[height', width', 1 or 3] uint8 -> [height, width, 1 or 3] uint8, by Pillow's antialiased bilinear filter."""
-  from PIL import Image
-
-  if size is None or image.shape[:2] == tuple(size):
-    return image
-  resized = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-  resized = resized.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-  return np.asarray(resized).reshape(*size, image.shape[-1])
-
-
-def _unreadable():
-  from PIL import Image
-
-  return (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
-
 def _opened(path):
-  from PIL import Image
-
   try:
     image = Image.open(path, formats=('PNG', 'JPEG'))
-  except _unreadable() as error:
+  except UNREADABLE as error:
     raise UsageError(f'{path} is not a readable PNG or JPEG file') from error
   if image.mode not in GREY + COLOUR:
     image.close()
     raise UsageError(f'{path} has pixels of mode {image.mode}; convert it to 8 bits a channel')
   return image
+
+
+def as_pillow(image: np.ndarray) -> Image.Image:
+  """[height, width, 1 or 3] uint8 -> Pillow's image."""
+  return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
+def fit(image: np.ndarray, size: tuple[int, int] | None, filter=Image.Resampling.BILINEAR) -> np.ndarray:
+  """[height', width', 1 or 3] uint8 -> [height, width, 1 or 3] uint8, by one of Pillow's antialiased filters."""
+  if size is None or image.shape[:2] == tuple(size):
+    return image
+  return np.asarray(as_pillow(image).resize(size[::-1], filter)).reshape(*size, image.shape[-1])
+
+
+# ---- arrays ----
 
 
 def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from karpjax import config as configs
 from karpjax.data import bundled, folder, image_files, splitting, tfds
-from karpjax.data.dataset import Dataset, Spec
+from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 
 
@@ -51,11 +51,17 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   spec = conversion(data.spec, size, config.channels)
   if spec.shape != spec.stored:
-    splits = {split: s.change(functools.partial(image_files.convert, spec.shape)) for split, s in splits.items()}
+    convert = functools.partial(_convert, spec.shape)
+    splits = {split: Split(s.size, None, functools.partial(convert, s.fetch)) for split, s in splits.items()}
   splits, residency = splitting.settle(name, splits, spec, resident_bytes)
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))
+
+
+def _convert(shape, fetch, indices):
+  batch = fetch(indices)
+  return {**batch, 'image': image_files.convert(shape, batch['image'])}
 
 
 def conversion(spec: Spec, image_size: int, channels: int) -> Spec:
@@ -79,10 +85,9 @@ def load_image(path: str | Path, spec: Spec) -> np.ndarray:
   """
   if len(spec.shape) != 3:
     raise UsageError(f'{path}: the model was trained on {spec.name}, whose examples are not images')
-  path = Path(path).expanduser()
+  path, stored = Path(path).expanduser(), spec.stored or spec.shape
   if not path.is_file():
     raise UsageError(f'{path}: no such file')
-  stored = spec.stored or spec.shape
   image = image_files.read(path, stored[-1], stored[:2])
   if spec.maximum != 255:
     scaled = image * np.float32(spec.maximum / 255)

@@ -39,15 +39,15 @@ def images_per_second(iterator, batch_size: int, seconds: float) -> float:
   return count * batch_size / (time.perf_counter() - start)
 
 
-def ways(streamed: dataset.Split, resident: dataset.Split | None, batch_size: int, workers: list[int]):
-  """How a batch can come to be: {name: endless iterator}; `resident` is None where it is too large for memory."""
+def ways(streamed: dataset.Split, whole: dataset.Split, batch_size: int, workers: list[int]):
+  """How a batch can come to be: {name: endless iterator}; on the device only where `whole` fits in memory."""
   numbers = functools.partial(numbers_of, streamed.size, batch_size)
   iterators = {'one thread': (batches.fetch(streamed, numbers(t)) for t in itertools.count())}
   for count in (0, *workers):
     name = f'{count} processes' if count else 'threads'
     iterators[name] = batches.stream(streamed, numbers, 0, 2**31, workers=count)
-  if resident is not None:
-    arrays, gather = jax.device_put(resident.arrays), jax.jit(resident.gather)
+  if whole.arrays is not None:
+    arrays, gather = jax.device_put(whole.arrays), jax.jit(whole.gather)
     iterators['on the device'] = (gather(arrays, numbers(t)) for t in itertools.count())
   return iterators
 
@@ -58,9 +58,9 @@ def rates(name: str, options) -> str:
   streamed, whole = (
     images.load(dataclasses.replace(read, resident_mb=mb)).splits['train'] for mb in (0, options.resident_mb)
   )
-  if options.batch_size > streamed.size:
+  if not 1 <= options.batch_size <= streamed.size:
     raise UsageError(f'--batch_size={options.batch_size}: {name} has {streamed.size} examples')
-  iterators = ways(streamed, None if whole.arrays is None else whole, options.batch_size, options.workers)
+  iterators = ways(streamed, whole, options.batch_size, options.workers)
   figures = ((way, images_per_second(it, options.batch_size, options.seconds)) for way, it in iterators.items())
   return f'{name}, images a second: ' + ', '.join(f'{way} {rate:,.0f}' for way, rate in figures)
 
@@ -69,17 +69,18 @@ def main(argv=None) -> int:
   parser = argparse.ArgumentParser(
     prog='python -m karpjax.data.speed', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('dataset', nargs='*', default=['digits'], help='as --dataset of image_classification (digits)')
-  parser.add_argument('--data_dir', default='', help='where prepared sets are found')
-  parser.add_argument('--batch_size', type=int, default=128, help='images a batch (128)')
-  parser.add_argument('--image_size', type=int, default=0, help='to resize to; 0: as stored')
-  parser.add_argument('--resident_mb', type=int, default=2048, help='larger sets are only streamed (2048)')
-  parser.add_argument('--workers', type=int, nargs='*', default=[2], help='processes that decode (2)')
-  parser.add_argument('--seconds', type=float, default=2.0, help='of measurement for each (2)')
+  flag = functools.partial(parser.add_argument, type=int)
+  flag('dataset', nargs='*', default=['digits'], type=str, help='as --dataset of image_classification (digits)')
+  flag('--data_dir', default='', type=str, help='where prepared sets are found')
+  flag('--batch_size', default=128, help='images a batch (128)')
+  flag('--image_size', default=0, help='to resize to; 0: as stored')
+  flag('--resident_mb', default=2048, help='larger sets are only streamed (2048)')
+  flag('--workers', nargs='*', default=[2], help='processes that decode (2)')
+  flag('--seconds', type=float, default=2.0, help='of measurement for each (2)')
   options = parser.parse_args(argv)
   try:
-    if options.batch_size < 1 or not options.seconds > 0 or min(options.workers, default=1) < 1:
-      raise UsageError('--batch_size, --seconds and --workers must be positive')
+    if not options.seconds > 0 or min(options.workers, default=1) < 1:
+      raise UsageError('--seconds and --workers must be positive')
     for name in options.dataset:
       print(rates(name, options), flush=True)
   except UsageError as error:

@@ -2,9 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable
 
 import numpy as np
+import tqdm
 
 from karpjax.data.dataset import Spec, Split
 from karpjax.errors import UsageError
@@ -34,10 +34,9 @@ def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np
   shares = counts * test / len(labels)
   taken = np.floor(shares).astype(int)
   taken[np.argsort(taken - shares, kind='stable')[: test - taken.sum()]] += 1
-  in_test = np.zeros(len(labels), bool)
-  for label, count in zip(classes, taken):
-    in_test[order[labels[order] == label][:count]] = True
-  return order[~in_test[order]], order[in_test[order]]
+  chosen = np.concatenate([order[labels[order] == label][:count] for label, count in zip(classes, taken)])
+  in_test = np.isin(order, chosen)
+  return order[~in_test], order[in_test]
 
 
 def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple[str, ...]]:
@@ -49,11 +48,9 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
   if not text:
     return splits, ()
   parsed = re.fullmatch(r'(\d+)/(\d+):(\d+)', text)
-  if not parsed:
-    raise UsageError(f'subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337')
+  if not parsed or int(parsed[3]) >= 2**32:
+    raise UsageError(f'subset={text!r}: write TRAIN/TEST:SEED, such as 7291/2007:1337, SEED below {2**32:,}')
   train, test, seed = map(int, parsed.groups())
-  if seed >= 2**32:
-    raise UsageError(f'subset={text}: the seed must be below {2**32:,}')
   splits, random = dict(splits), np.random.RandomState(seed)
   for split, count in {'train': train, 'test': test}.items():
     size = splits[split].size
@@ -63,30 +60,30 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
   return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
 
 
-def hold_out(splits: dict[str, Split], validation: float, seed: int) -> tuple[dict[str, Split], tuple[str, ...]]:
-  """The splits with a 'validation', taken from train where the set has none; and a note.
+def hold_out(
+  splits: dict[str, Split], amount: float, seed: int, *, split: str = 'validation', purpose: int = 2
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """The splits with one that is taken from train, where the set has none such; and a note.
 
   Args:
     splits: 'train' and others.
-    validation: a fraction of train below 1, or a count; 0 takes nothing.
-    seed: of the draw.
+    amount: a fraction of train below 1, or a count; 0 takes nothing.
+    seed, purpose: of the draw.
+    split: its name.
   """
   size = splits['train'].size
-  if validation > 1 and validation != int(validation):
-    raise UsageError(f'validation={validation}: give a fraction of train below 1, or a count')
-  if not validation:
+  if amount > 1 and amount != int(amount):
+    raise UsageError(f'{split}={amount}: give a fraction of train below 1, or a count')
+  if not amount:
     return splits, ()
-  if 'validation' in splits:
-    own = splits['validation'].size
-    return splits, (f"validation: the set's own split, {own:,} examples; none is taken from train",)
-  count = round(validation * size) if validation < 1 else int(validation)
+  if split in splits:
+    return splits, (f"{split}: the set's own split, {splits[split].size:,} examples; none is taken from train",)
+  count = round(amount * size) if amount < 1 else int(amount)
   if not 1 <= count < size:
-    raise UsageError(
-      f'validation={validation:g} is {count:,} of {size:,} train examples: leave at least one on each side'
-    )
-  rest, held_out = (splits['train'].select(numbers) for numbers in drawn(size, count, seed, 2))
-  splits = {**splits, 'train': rest, 'validation': held_out}
-  return splits, (f'validation: {count:,} of the {size:,} train examples, drawn with seed {seed}',)
+    raise UsageError(f'{count:,} of {size:,} train examples for {split}: leave at least one on each side')
+  rest, held_out = (splits['train'].select(numbers) for numbers in drawn(size, count, seed, purpose))
+  note = f'{split}: {count:,} of the {size:,} train examples, drawn with seed {seed}'
+  return {**splits, 'train': rest, split: held_out}, (note,)
 
 
 def drawn(size: int, count: int, seed: int, purpose: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,25 +93,24 @@ def drawn(size: int, count: int, seed: int, purpose: int) -> tuple[np.ndarray, n
 
 
 def with_test(
-  name: str, splits: dict[str, Split], draw: Callable[[], tuple[np.ndarray, np.ndarray]], drawn: str
+  name: str, splits: dict[str, Split], parts: tuple[np.ndarray, np.ndarray], drawn: str
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
   """The splits with a 'test': the validation split where the set has one, else a part of train; and a note.
 
   Args:
     name: of the set.
     splits: 'train' and others.
-    draw: () -> example numbers of train and test.
-    drawn: what it draws, for the note.
+    parts: example numbers of train and test, if they come to that.
+    drawn: what the latter are, for the note.
   """
   if 'test' in splits:
     return splits, ()
   if 'validation' in splits:
-    others = {split: s for split, s in splits.items() if split != 'validation'}
     note = f"{name}: has no test split, so the set's validation split is 'test'"
-    return {**others, 'test': splits['validation']}, (note,)
-  rest, test = (splits['train'].select(numbers) for numbers in draw())
+    return {'train': splits['train'], 'test': splits['validation']}, (note,)
+  rest, test = (splits['train'].select(numbers) for numbers in parts)
   note = f'{name}: has no test split; {drawn} {test.size:,} of the {splits["train"].size:,} train examples, is that'
-  return {**splits, 'train': rest, 'test': test}, (note,)
+  return {'train': rest, 'test': test}, (note,)
 
 
 def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int) -> tuple[dict[str, Split], str]:
@@ -127,33 +123,25 @@ def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int)
   if need > resident_bytes:
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'
-  whole = {split: s if s.arrays is not None else materialise(s, f'{name} {split}') for split, s in splits.items()}
-  check_labels(name, whole, spec)
+  whole = {split: materialise(s, f'{name} {split}') for split, s in splits.items()}
+  for split, s in whole.items():
+    labels, classes = s.arrays['label'], len(spec.classes)
+    if labels.min() < 0 or labels.max() >= classes:
+      wrong = labels[(labels < 0) | (labels >= classes)][0]
+      raise UsageError(f'{name}: {split} has the label {wrong}; {classes} classes are numbered 0 to {classes - 1}')
   return whole, f'{note}, kept on the device (under {limit})'
 
 
-def check_labels(name: str, splits: dict[str, Split], spec: Spec) -> None:
-  """Raises a UsageError where a label isn't the number of a class."""
-  for split, s in splits.items():
-    wrong = np.flatnonzero((s.arrays['label'] < 0) | (s.arrays['label'] >= len(spec.classes)))
-    if wrong.size:
-      raise UsageError(
-        f'{name}: label {s.arrays["label"][wrong[0]]} of {split} example {wrong[0]} is out of range: '
-        f'{len(spec.classes)} classes are numbered 0 to {len(spec.classes) - 1}'
-      )
-
-
 def materialise(split: Split, title: str, *, chunk: int = 512) -> Split:
-  """Fetches all of a split into whole arrays, `chunk` examples at once, with a progress bar on a terminal."""
-  import tqdm
-
+  """All of a split as whole arrays, fetched `chunk` examples at once, with a progress bar on a terminal."""
+  if split.arrays is not None:
+    return split
   arrays = {}
   for start in tqdm.trange(0, split.size, chunk, desc=title, unit_scale=chunk, leave=False, disable=None):
-    batch = split.fetch(np.arange(start, min(start + chunk, split.size)))
-    for key, values in batch.items():
-      if key not in arrays:
-        arrays[key] = np.empty((split.size, *values.shape[1:]), values.dtype)
-      arrays[key][start : start + len(values)] = values
+    for name, values in split.fetch(np.arange(start, min(start + chunk, split.size))).items():
+      if not start:
+        arrays[name] = np.empty((split.size, *values.shape[1:]), values.dtype)
+      arrays[name][start : start + len(values)] = values
   return Split.of(**arrays)
 
 
@@ -163,13 +151,11 @@ def statistics(split: Split, maximum: float, *, sample: int = 4096) -> tuple[tup
   The same examples whether the set is resident or streamed: how it is read must not change what is learnt.
   """
   images = split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64)))['image']
-  total, squares, count = 0.0, 0.0, 0
-  for start in range(0, len(images), 2048):
-    # [n, ..., channels] -> [n · positions, channels]
-    values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, images.shape[-1]) / maximum
+  channels, total, squares = images.shape[-1], 0.0, 0.0
+  for start in range(0, len(images), 2048):  # [n, ..., channels] -> [n · positions, channels]
+    values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, channels) / maximum
     total = total + values.sum(0, dtype=np.float64)
     squares = squares + np.square(values).sum(0, dtype=np.float64)
-    count += len(values)
-  mean = total / count
-  std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+  mean, mean_square = (x / (images.size // channels) for x in (total, squares))
+  std = np.sqrt(np.maximum(mean_square - mean**2, 0))
   return tuple(map(float, mean)), tuple(map(float, std))

@@ -23,8 +23,7 @@ def load(config) -> Dataset:
   name, seed = config.dataset, config.split_seed
   table = datasets.load_breast_cancer() if name == 'breast_cancer' else datasets.load_diabetes()
   features, target, classes = table.data.astype(np.float32), table.target.astype(np.float32), ()
-  size = len(target)
-  fifth = round(size / 5)
+  size, fifth = len(target), round(len(target) / 5)
   if name == 'breast_cancer':
     target, classes = target.astype(np.int32), tuple(map(str, table.target_names))
     train, test = splitting.stratified(target, fifth, seed)
@@ -35,8 +34,8 @@ def load(config) -> Dataset:
     order = splitting.permutation(seed, 0, size)
     train, test = order[fifth:], order[:fifth]
   mean, std = (tuple(map(float, moment(features[train], axis=0, dtype=float))) for moment in (np.mean, np.std))
-  rows = {'train': train, 'test': test}
-  splits = {split: Split.of(features=features[numbers], target=target[numbers]) for split, numbers in rows.items()}
+  whole = Split.of(features=features, target=target)
+  splits = {'train': whole.select(train), 'test': whole.select(test)}
   splits, held_out = splitting.hold_out(splits, config.validation, seed)
   spec = Spec(name, features.shape[1:], classes, 1.0, mean, std, splits['train'].size, 'float32')
   note = f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns'

@@ -1,17 +1,18 @@
 """Image-classification sets of TensorFlow Datasets, read without TensorFlow from array_record files on disk.
 
-TFDS is storage here: a set that fits in memory is decoded once and kept as .npy files in KARPJAX_CACHE (by
+TFDS is storage here: a set that fits in memory is decoded once and kept as .npz files in KARPJAX_CACHE (by
 default ~/.cache/karpjax). Nothing in this module touches the network.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import math
 import os
-import shutil
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,92 +38,73 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
     if not image_size:
       raise UsageError(f'{name} has images of many sizes: give image_size=N to resize all to N×N')
     shape = (image_size, image_size, shape[2] or 3)
-  spec = Spec(name, shape, classes, 255.0)
-
+  if 'train' not in prepared:
+    raise UsageError(f'{name} has no train split; it has: {", ".join(prepared) or "none"}')
   splits = {}
-  for split in ('train', 'validation', 'test'):
-    if split in prepared:
-      # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
-      source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
-      fetch = functools.partial(_fetch, f'{name}: {split}', source, shape)
-      splits[split] = Split(len(source), None, fetch)
-  if 'train' not in splits:
-    raise UsageError(f'{name} has no train split; it has: {", ".join(builder.info.splits) or "none"}')
-
+  for split in sorted({'train', 'validation', 'test'} & {*prepared}):
+    # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
+    source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    splits[split] = Split(len(source), None, functools.partial(_fetch, f'{name}: {split}', source, shape))
   if sum(split.size for split in splits.values()) * math.prod(shape) <= resident_bytes:
-    for split in splits:
+    for split, s in splits.items():
       files = [Path(file) for file in builder.info.splits[split].filepaths]
-      splits[split] = _keep(f'{builder.info.full_name}/{split}', splits[split], spec, files)
+      splits[split] = _keep(f'{builder.info.full_name}/{split}', s, shape, files)
   size = splits['train'].size
-  fifth = lambda: splitting.drawn(size, max(size // 5, 1), 0, 3)
+  fifth = splitting.drawn(size, max(size // 5, 1), 0, 3)
   splits, notes = splitting.with_test(name, splits, fifth, 'a fixed draw,')
-  return Dataset(spec, splits, notes)
+  return Dataset(Spec(name, shape, classes, 255.0), splits, notes)
 
 
-def opened(name: str, data_dir: Path | None = None, **others):
-  """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.
-
-  Args:
-    name, data_dir, others: as `find`'s.
-  """
-  folder = find(name, data_dir, **others)
-  import tensorflow_datasets as tfds
-
-  builder = tfds.builder_from_directory(folder)
-  if builder.info.file_format.value != 'array_record':
-    raise UsageError(f'{folder} holds {builder.info.file_format.value} files; {_prepare(name, data_dir)}')
-  splits = [split for split, info in builder.info.splits.items() if info.num_examples]
-  missing = [file for split in splits for file in builder.info.splits[split].filepaths if not Path(file).is_file()]
-  if missing:
-    raise UsageError(f'{missing[0]} is missing; {_prepare(name, data_dir)}')
-  return builder, splits
-
-
-def find(
+def opened(
   name: str,
   data_dir: Path | None = None,
   *,
   sources: Sequence[str] = (*bundled.SOURCES, 'folder:PATH'),
   suiting: str = 'image sets of TFDS such as mnist or cifar10',
-) -> Path:
-  """The folder of a prepared set's highest version, or the one named.
+):
+  """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.
 
   Args:
-    name: NAME, NAME/CONFIG or NAME:VERSION.
+    name: NAME, NAME/CONFIG or NAME:VERSION; the highest version, where none is named.
     data_dir: where to look; by default TFDS_DATA_DIR or ~/tensorflow_datasets.
     sources: other names that the user could have meant.
     suiting: which sets of TFDS would do.
   """
+  import tensorflow_datasets as tfds
+
   bare, _, version = name.partition(':')
-  default = Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
-  for root in ([data_dir, data_dir / 'tfds'] if data_dir else [default]) if bare else []:
+  place = data_dir or Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+  where = f' --data_dir={data_dir}' if data_dir else ''
+  prepare = f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
+  for root in (place, place / 'tfds') if bare else ():
     prepared = {path.parent.name: path.parent for path in (root / bare).glob('*/dataset_info.json')}
-    versions = sorted(prepared, key=_version)
-    if version in prepared or (versions and not version):
-      return prepared[version or versions[-1]]
+    versions = sorted(prepared, key=tfds.core.Version)
+    if versions and version in ('', *versions):
+      return _builder(prepared[version or versions[-1]], prepare)
     if versions:
       raise UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {", ".join(versions)}')
     if configs := sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}):
       raise UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
-  import tensorflow_datasets as tfds
-
   known = set(tfds.list_builders(with_community_datasets=False))
   if bare.split('/')[0] in known:
-    place = data_dir or default
-    raise UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {_prepare(name, data_dir)}')
+    raise UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {prepare}')
   near = nearest(name, known | set(sources))
   if 'Did you mean' not in near:
     near = f' Known: {", ".join(sources)}, and {suiting}.'
   raise UsageError(f'unknown data set {name!r}.{near}')
 
 
-def _version(name):
-  return [int(part) if part.isdigit() else -1 for part in name.split('.')]
+def _builder(folder: Path, prepare: str):
+  import tensorflow_datasets as tfds
 
-
-def _prepare(name, data_dir):
-  where = f' --data_dir={data_dir}' if data_dir else ''
-  return f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
+  builder = tfds.builder_from_directory(folder)
+  if builder.info.file_format.value != 'array_record':
+    raise UsageError(f'{folder} holds {builder.info.file_format.value} files; {prepare}')
+  splits = [split for split, info in builder.info.splits.items() if info.num_examples]
+  for file in (file for split in splits for file in builder.info.splits[split].filepaths):
+    if not Path(file).is_file():
+      raise UsageError(f'{file} is missing; {prepare}')
+  return builder, splits
 
 
 def _features(name, info):
@@ -132,9 +114,7 @@ def _features(name, info):
   features = dict(info.features.items())
   image, label = features.get('image'), features.get('label')
   if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-    raise UsageError(
-      f'{name} has features {", ".join(features)}; expected an image and one label, called image and label'
-    )
+    raise UsageError(f'{name} has features {", ".join(features)}; expected an image and its label, so called')
   if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, None):
     raise UsageError(f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels')
   return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes)))
@@ -151,31 +131,19 @@ def _fetch(title, source, shape, indices):
   return {'image': decoded, 'label': np.array([record['label'] for record in records], np.int32)}
 
 
-def _keep(title, split, spec, files):
-  """The split as whole arrays, mapped from .npy files in the cache, decoded and written there at first."""
+def _keep(title, split, shape, files):
+  """The split as whole arrays, from a file in the cache, decoded and written there at first."""
   stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-  digest = hashlib.sha256(json.dumps([stats, spec.shape]).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(json.dumps([stats, shape]).encode()).hexdigest()[:16]
   cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
-  folder = cache / f'{title.replace("/", "-")}-{digest}'
-  if cached := _mapped(folder, split.size, spec.shape):
-    return cached
+  path = cache / f'{title.replace("/", "-")}-{digest}.npz'
+  broken = contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile)  # it is not there, or not whole
+  with broken, np.load(path, allow_pickle=False) as arrays:
+    return Split.of(**arrays)
   whole = splitting.materialise(split, f'decoding {title}')
-  try:
+  with contextlib.suppress(OSError):  # a full or read-only disk: the arrays are in memory all the same
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix='writing-', ignore_cleanup_errors=True) as temporary:
-      for key, array in whole.arrays.items():
-        np.save(f'{temporary}/{key}.npy', array, allow_pickle=False)
-      shutil.rmtree(folder, ignore_errors=True)  # what is there, if anything, is not whole
-      os.replace(temporary, folder)
-  except OSError:  # a full or read-only disk: the arrays are in memory all the same
-    return whole
-  return _mapped(folder, split.size, spec.shape) or whole
-
-
-def _mapped(folder, size, shape):
-  try:
-    arrays = {key: np.load(folder / f'{key}.npy', mmap_mode='r', allow_pickle=False) for key in ('image', 'label')}
-  except (OSError, ValueError, EOFError):
-    return None
-  whole = arrays['image'].shape == (size, *shape) and arrays['label'].shape == (size,)
-  return Split.of(**arrays) if whole else None
+      np.savez(f'{temporary}/whole.npz', **whole.arrays)
+      os.replace(f'{temporary}/whole.npz', path)
+  return whole

@@ -1,6 +1,6 @@
 """What a classification run leaves beside its curves: the per-class report and the plots that suit it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -15,19 +15,9 @@ SALIENCIES = 8
 
 
 def write(
-  folder: Path,
-  *,
-  classes: Sequence[str],
-  labels: np.ndarray,
-  probabilities: np.ndarray,
-  images: Callable[[np.ndarray], np.ndarray] | None = None,
-  texts: Sequence[str] | None = None,
-  kernel: np.ndarray | None = None,
-  saliency: Callable[[np.ndarray], np.ndarray] | None = None,
-  baselines: Mapping[str, Mapping[str, float]] | None = None,
-  heading: str = 'test split',
-  seeds: int = 1,
-) -> None:
+  folder: Path, *, classes, labels, probabilities, images=None, texts=None, kernel=None, saliency=None, baselines=None,
+  heading: str = 'test split', seeds: int = 1,
+) -> None:  # fmt: skip
   """report.txt, report.json, and the plots: confusion matrix, reliability, worst mistakes, filters, saliency.
 
   Args:
@@ -35,7 +25,7 @@ def write(
     classes, labels, probabilities: names; [n] int; [n, classes].
     images: example numbers [k] -> images [k, height, width, channels] in [0, 1], or signals [k, length, channels].
     texts: [n]; the worst mistakes are lines of report.txt.
-    kernel: of the first layer, [height, width, in, out] or [width, in, out].
+    kernel: of the first layer, [height, width, in, out] or [width, in, out]; or None.
     saliency: example numbers [k] -> [k, height, width] or [k, length].
     baselines: {model: {metric: number}}, for report.txt.
     heading: what was predicted.
@@ -52,17 +42,17 @@ def write(
   # The worst are those whose true class got the least; ties in order of their numbers.
   worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind='stable')[:MISTAKES]]
   mistakes = names[labels[worst]], names[predicted[worst]], probabilities[worst, predicted[worst]]
-  if not len(worst):
-    (folder / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
-  elif images is not None:
+  (folder / 'plots' / 'worst_mistakes.png').unlink(missing_ok=True)  # an earlier report's
+  if images is not None and len(worst):
     pictures.mistakes(images(worst), *mistakes, folder, note)
   if baselines:
     report['baselines'] = baselines
     lines += [*compared(baselines), '']
   if texts is not None and len(worst):
+    heads = ('true', 'predicted', 'probability', 'text')
     rows = [(true, guess, float(p), ' '.join(texts[i].split())) for true, guess, p, i in zip(*mistakes, worst)]
-    report['worst_mistakes'] = [dict(zip(('true', 'predicted', 'probability', 'text'), row)) for row in rows]
-    lines += ['Worst mistakes', '', *tables.table(rows, ('true', 'predicted', 'probability', 'text')), '']
+    report['worst_mistakes'] = [dict(zip(heads, row)) for row in rows]
+    lines += ['Worst mistakes', '', *tables.table(rows, heads), '']
   if kernel is not None:
     pictures.filters(kernel, folder, note)
   if saliency is not None:
@@ -120,14 +110,10 @@ def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:
     [*window, channels, out]; of a dense layer over all pixels [*shape[:-1], channels, out].
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  kernels = [x for path, x in leaves if 'kernel' in jax.tree_util.keystr(path)]
-  for kernel in kernels:
-    if kernel.ndim == len(shape) + 1 and kernel.shape[-2] == shape[-1]:
-      return np.asarray(kernel, np.float32)
-  for kernel in kernels:
-    if kernel.ndim == 2 and kernel.shape[0] == np.prod(shape):
-      return np.asarray(kernel, np.float32).reshape(*shape, -1)
-  return None
+  kernels = [np.asarray(x, np.float32) for path, x in leaves if 'kernel' in jax.tree_util.keystr(path)]
+  windows = [x for x in kernels if x.ndim == len(shape) + 1 and x.shape[-2] == shape[-1]]
+  dense = [x.reshape(*shape, -1) for x in kernels if x.ndim == 2 and len(x) == np.prod(shape)]
+  return next(iter(windows + dense), None)
 
 
 def saliency(predict: Callable, state, batch) -> np.ndarray:
@@ -136,9 +122,8 @@ def saliency(predict: Callable, state, batch) -> np.ndarray:
   The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional Networks", section 3).
   """
 
-  @jax.jit
-  def gradient(state, batch, images):
-    largest = lambda images: predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
-    return jnp.abs(jax.grad(largest)(images)).max(-1)  # [batch, ..., channels] -> [batch, ...]
+  def largest(images, state, batch):
+    return predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
 
-  return np.asarray(gradient(state, batch, jnp.asarray(batch['image'], jnp.float32)))
+  gradient = jax.jit(jax.grad(largest))(jnp.asarray(batch['image'], jnp.float32), state, batch)
+  return np.abs(gradient).max(-1)  # [batch, ..., channels] -> [batch, ...]

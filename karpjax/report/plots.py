@@ -1,6 +1,6 @@
 """Plots of a run, as PNG files in its folder `plots`: numbers in, one picture out, in one style."""
 
-import functools
+import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -15,47 +15,31 @@ from karpjax.report import writers
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9'
 SPLITS = {'train': BLUE, 'validation': GREEN, 'test': VERMILION}
 INK, FAINT = '#222222', '#8a8f98'
+SUPTITLE = {'x': 0.01, 'ha': 'left', 'fontweight': 'bold', 'fontsize': 10.5}  # as an axis' title
 LOGARITHMIC = 'loss', 'norm', 'perplexity'  # families whose axis is logarithmic where they span two decades
 
 
 # ---- figures ----
 
 
-def styled(draw):
-  """Runs a drawing function in the house style, which matplotlib reads whenever an element is made."""
+@contextlib.contextmanager
+def drawing(folder: Path, name: str, width: float, height: float, rows: int = 1, *, margins=None, **subplots):
+  """(figure, axes) in the house style, of so many inches, which becomes plots/NAME.png when all is drawn.
 
-  @functools.wraps(draw)
-  def drawn(*arguments, **options):
-    import matplotlib
-
-    with matplotlib.rc_context(fname=Path(__file__).with_suffix('.mplstyle')):
-      return draw(*arguments, **options)
-
-  return drawn
-
-
-def new_figure(width: float, height: float, rows: int = 1, *, margins=None, **subplots):
-  """A figure of its own, in inches, unknown to pyplot: nothing to close, no display to look for.
-
-  `margins` (left, right, bottom, top), in inches, are twice as fast as having them found, the default.
+  It is unknown to pyplot: nothing to close, no display to look for. `margins` (left, right, bottom, top), in inches, are twice
+  as fast as having them found, the default.
   """
+  import matplotlib
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(width, height), layout=None if margins else 'constrained')
-  if margins:
-    left, right, bottom, top = margins
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-  return figure, figure.subplots(rows, **subplots)
-
-
-def save(figure, folder: Path, name: str) -> Path:
-  """Writes plots/NAME.png in one piece."""
-  path = Path(folder) / 'plots' / f'{name}.png'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  content = io.BytesIO()
-  figure.savefig(content, format='png', dpi=144, facecolor='white')
-  writers.write_bytes(path, content.getvalue())
-  return path
+  with matplotlib.rc_context(fname=Path(__file__).with_suffix('.mplstyle')):
+    figure, content = Figure(figsize=(width, height), layout=None if margins else 'constrained'), io.BytesIO()
+    if margins:
+      left, right, bottom, top = margins
+      figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+    yield figure, figure.subplots(rows, **subplots)
+    figure.savefig(content, format='png', dpi=144, facecolor='white')
+  writers.write_bytes(Path(folder) / 'plots' / f'{name}.png', content.getvalue())
 
 
 def title(name: str) -> str:
@@ -81,12 +65,7 @@ def no_frame(axis) -> None:
 # ---- plots ----
 
 
-def split_of(name: str) -> str:
-  return name.partition('/')[0]
-
-
-@styled
-def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
   """One picture per metric family, plots/curve_FAMILY.png: train, validation and test on one axis.
 
   With several seeds: the mean, in a band of one standard deviation to either side. What was measured at one
@@ -96,32 +75,29 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     rows: as `writers.read_rows` gives them.
     folder: the run's folder.
   """
-  families: dict[str, list[str]] = {}
+  families: dict[str, dict[str, str]] = {}  # {family: {split, or the metric of none: metric}}
   for name in writers.columns(rows):
+    split, _, family = name.partition('/')
     if name != 'epoch':  # a straight line
-      family = name.partition('/')[2] if split_of(name) in SPLITS else name
-      families.setdefault(family, []).append(name)
-  order = lambda name: [*SPLITS, split_of(name)].index(split_of(name))
-  paths = []
+      families.setdefault(family if split in SPLITS else name, {})[split] = name
   for family, names in families.items():
-    if len({row['step'] for row in rows for name in names if np.isfinite(row.get(name, np.nan)).any()}) < 2:
+    if len({row['step'] for row in rows for name in names.values() if np.isfinite(row.get(name, np.nan)).any()}) < 2:
       continue
-    figure, axis = new_figure(5.2, 3.3, margins=(0.7, 0.12, 0.48, 0.36))
-    values = [value for name in sorted(names, key=order) for value in _curve(axis, name, rows)]
-    seeds = max(np.size(row[name]) for row in rows for name in names if name in row)
-    if min(values) > 0 and max(values) > 100 * min(values) and any(word in family for word in LOGARITHMIC):
-      axis.set_yscale('log')
-    axis.set_title(title(family) + (f' · mean ± std of {seeds} seeds' if seeds > 1 else ''))
-    axis.set_xlabel('step')
-    axis.xaxis.set_major_formatter('{x:,.0f}')
-    axis.xaxis.get_major_locator().set_params(nbins=6, integer=True)
-    axis.margins(x=0.02)
-    axis.legend(loc='best', handlelength=1.4)
-    paths.append(save(figure, folder, 'curve_' + family.replace('/', '_')))
-  return paths
+    with drawing(folder, 'curve_' + family.replace('/', '_'), 5.2, 3.3, margins=(0.7, 0.12, 0.48, 0.36)) as (_, axis):
+      splits = sorted(names, key=[*SPLITS, *names].index)
+      values = [value for split in splits for value in _curve(axis, split, names[split], rows)]
+      seeds = max(np.size(row[name]) for row in rows for name in names.values() if name in row)
+      if min(values) > 0 and max(values) > 100 * min(values) and any(word in family for word in LOGARITHMIC):
+        axis.set_yscale('log')
+      axis.set_title(title(family) + (f' · mean ± std of {seeds} seeds' if seeds > 1 else ''))
+      axis.set_xlabel('step')
+      axis.xaxis.set_major_formatter('{x:,.0f}')
+      axis.xaxis.get_major_locator().set_params(nbins=6, integer=True)
+      axis.margins(x=0.02)
+      axis.legend(loc='best', handlelength=1.4)
 
 
-def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+def _curve(axis, split: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
   """Draws one metric, and returns the values drawn; seeds that have met NaN or infinity leave the mean."""
   points = {row['step']: np.atleast_1d(np.asarray(row[name], np.float64)) for row in rows if name in row}
   finite = {step: x[np.isfinite(x)] for step, x in points.items() if np.isfinite(x).any()}
@@ -130,9 +106,7 @@ def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
   figures = lambda x, digits: f'{x:,.0f}' if abs(x) >= 10**digits else f'{x:.{digits}g}'
   steps, last = list(finite), next(reversed(finite))
   mean = np.array([x.mean() for x in finite.values()])
-  split = split_of(name)
-  colour = SPLITS.get(split, PURPLE)
-  label = f'{split if split in SPLITS else "last"} {figures(mean[-1], 4)}'
+  colour, label = SPLITS.get(split, PURPLE), f'{split if split in SPLITS else "last"} {figures(mean[-1], 4)}'
   if len(points[last]) > 1:
     std = np.array([x.std(ddof=1) if len(x) > 1 else 0 for x in finite.values()])
     label += f' ± {figures(std[-1], 2)}'
@@ -144,41 +118,36 @@ def _curve(axis, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
   return list(mean)
 
 
-@styled
-def confusion(counts: np.ndarray, classes: Sequence[str], folder: Path, note: str = '') -> Path:
+def confusion(counts: np.ndarray, classes: Sequence[str], folder: Path, note: str = '') -> None:
   """plots/confusion_matrix.png: counts [classes, classes], rows the true and columns the predicted class."""
   size, counts = len(classes), np.asarray(counts)
   fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
   small = size <= 20
   side = 2.6 + (0.36 * size if small else 5.2)
-  figure, axis = new_figure(side + 0.7, side)
-  # many classes: the root lifts the rare confusions out of the white
-  shown = fractions if small else np.sqrt(fractions)
-  image = axis.imshow(shown, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
-  bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
-  bar.outline.set_visible(False)
-  bar.set_label('fraction of the true class')
-  if not small:
-    bar.set_ticks(np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]), labels=['0', '1 %', '10 %', '25 %', '50 %', '100 %'])
-  every = max(1, math.ceil(size / 50))
-  names = [short(name, 14) for name in classes[::every]]
-  font = 8 if small else 5.5
-  turn = 90 if max(map(len, names)) > 2 or not small else 0
-  axis.set_xticks(range(0, size, every), names, rotation=turn, fontsize=font)
-  axis.set_yticks(range(0, size, every), names, fontsize=font)
-  no_frame(axis)
-  if small:
-    font = 8 if counts.max() < 1000 else 6.5
-    for true, predicted in np.argwhere(counts):
+  with drawing(folder, 'confusion_matrix', side + 0.7, side) as (figure, axis):
+    # many classes: the root lifts the rare confusions out of the white
+    shown = fractions if small else np.sqrt(fractions)
+    image = axis.imshow(shown, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
+    bar.outline.set_visible(False)
+    bar.set_label('fraction of the true class')
+    if not small:
+      bar.set_ticks(np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]), labels=['0', '1 %', '10 %', '25 %', '50 %', '100 %'])
+    every = max(1, math.ceil(size / 50))
+    names = [short(name, 14) for name in classes[::every]]
+    turn, font = 90 if max(map(len, names)) > 2 or not small else 0, 8 if small else 5.5
+    axis.set_xticks(range(0, size, every), names, rotation=turn, fontsize=font)
+    axis.set_yticks(range(0, size, every), names, fontsize=font)
+    no_frame(axis)
+    for true, predicted in np.argwhere(counts) if small else ():
       colour = 'white' if fractions[true, predicted] > 0.5 else INK
-      axis.text(predicted, true, counts[true, predicted], ha='center', va='center', fontsize=font, color=colour)
-  axis.set(xlabel='predicted class', ylabel='true class')
-  axis.set_title('Confusion matrix' + note)
-  return save(figure, folder, 'confusion_matrix')
+      style = {'ha': 'center', 'va': 'center', 'fontsize': 8 if counts.max() < 1000 else 6.5, 'color': colour}
+      axis.text(predicted, true, counts[true, predicted], **style)
+    axis.set(xlabel='predicted class', ylabel='true class')
+    axis.set_title('Confusion matrix' + note)
 
 
-@styled
-def reliability(calibration: np.ndarray, error: float, folder: Path, note: str = '') -> Path:
+def reliability(calibration: np.ndarray, error: float, folder: Path, note: str = '') -> None:
   """plots/reliability_diagram.png: accuracy against confidence, and how often each confidence is met.
 
   Args:
@@ -192,31 +161,23 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
   left = np.arange(bins) / bins
   accuracy, stated = correct[met] / count[met], confidence[met] / count[met]
   both, over, under = np.minimum(accuracy, stated), np.maximum(stated - accuracy, 0), np.maximum(accuracy - stated, 0)
-  figure, (upper, lower) = new_figure(4.6, 5.3, rows=2, height_ratios=[3, 1], sharex=True)
   style = {'width': 1 / bins, 'align': 'edge', 'edgecolor': 'white', 'linewidth': 0.8}
-  upper.bar(left[met], both, color=BLUE, **style)
-  upper.bar(left[met], over, bottom=both, color='#f2b48c', label='confidence above accuracy', **style)
-  upper.bar(left[met], under, bottom=both, color=SKY, label='accuracy above confidence', **style)
-  upper.plot([0, 1], [0, 1], color=INK, linestyle='--', linewidth=1, label='perfectly calibrated')
-  upper.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
-  upper.set_title(f'Reliability · ECE {100 * error:.2f} %' + note)
-  lower.bar(left, count / max(count.sum(), 1), color=FAINT, **style)
-  lower.set(xlabel='confidence of the predicted class', ylabel='fraction of\nexamples')
-  figure.legend(loc='outside lower left', ncols=2)
-  return save(figure, folder, 'reliability_diagram')
+  sizes = {'rows': 2, 'height_ratios': [3, 1], 'sharex': True}
+  with drawing(folder, 'reliability_diagram', 4.6, 5.3, **sizes) as (figure, (upper, lower)):
+    upper.bar(left[met], both, color=BLUE, **style)
+    upper.bar(left[met], over, bottom=both, color='#f2b48c', label='confidence above accuracy', **style)
+    upper.bar(left[met], under, bottom=both, color=SKY, label='accuracy above confidence', **style)
+    upper.plot([0, 1], [0, 1], color=INK, linestyle='--', linewidth=1, label='perfectly calibrated')
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel='accuracy')
+    upper.set_title(f'Reliability · ECE {100 * error:.2f} %' + note)
+    lower.bar(left, count / max(count.sum(), 1), color=FAINT, **style)
+    lower.set(xlabel='confidence of the predicted class', ylabel='fraction of\nexamples')
+    figure.legend(loc='outside lower left', ncols=2)
 
 
-@styled
 def heat_maps(
-  maps: Sequence[tuple[np.ndarray, Sequence[str], Sequence[str]]],
-  folder: Path,
-  name: str,
-  *,
-  columns: int = 2,
-  width: float = 4.2,
-  titles: Sequence[str] = (),
-  heading: str = '',
-) -> Path:
+  maps: Sequence[tuple], folder: Path, name: str, *, columns: int = 2, width: float = 4.2, titles=(), heading: str = ''
+) -> None:
   """plots/NAME.png: heat maps beside each other.
 
   Args:
@@ -228,53 +189,49 @@ def heat_maps(
     heading: of the figure.
   """
   columns, lines, font = min(columns, len(maps)), -(-len(maps) // columns), 7 if width > 4 else 5
-  figure, axes = new_figure(width * columns, (width - 0.2) * lines, lines, ncols=columns, squeeze=False)
-  for axis, text in zip(axes.flat, titles):
-    axis.set_title(text, fontsize=8)
-  for axis in axes.flat[len(maps) :]:
-    axis.set_axis_off()
-  for axis, (values, across, down) in zip(axes.flat, maps):
-    axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
-    axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=font)
-    axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=font)
-    no_frame(axis)
-    axis.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
-  if heading:
-    figure.suptitle(heading, x=0.01, ha='left', fontweight='bold', fontsize=10.5)
-  return save(figure, folder, name)
+  size = width * columns, (width - 0.2) * lines
+  with drawing(folder, name, *size, lines, ncols=columns, squeeze=False) as (figure, axes):
+    for axis, text in zip(axes.flat, titles):
+      axis.set_title(text, fontsize=8)
+    for axis in axes.flat[len(maps) :]:
+      axis.set_axis_off()
+    for axis, (values, across, down) in zip(axes.flat, maps):
+      axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
+      axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=font)
+      axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=font)
+      no_frame(axis)
+      axis.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
+    if heading:
+      figure.suptitle(heading, **SUPTITLE)
 
 
-@styled
-def scatter(points, labels, names: Sequence[str], heading: str, folder: Path, name: str, *, limit=None) -> Path:
+def scatter(points, labels, names: Sequence[str], heading: str, folder: Path, name: str, *, limit=None) -> None:
   """plots/NAME.png: points [n, 2], those of each label [n] (None: of one) in a colour; the axes end at ± limit, if any."""
-  figure, axis = new_figure(4.6, 4.8, margins=(0.4, 0.15, 0.35, 0.4))
   labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
-  for label in np.unique(labels):
-    style = {'s': 6, 'color': f'C{label}', 'alpha': 0.6, 'linewidths': 0}
-    axis.scatter(*points[labels == label].T, label=names[label] if len(names) else None, **style)
-  axis.set_aspect('equal', adjustable='datalim')
-  if limit:
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
-  if len(names):
-    axis.legend(loc='upper right', ncols=2, markerscale=3)
-  axis.set_title(heading)
-  return save(figure, folder, name)
+  with drawing(folder, name, 4.6, 4.8, margins=(0.4, 0.15, 0.35, 0.4)) as (_, axis):
+    for label in np.unique(labels):
+      style = {'s': 6, 'color': f'C{label}', 'alpha': 0.6, 'linewidths': 0}
+      axis.scatter(*points[labels == label].T, label=names[label] if len(names) else None, **style)
+    axis.set_aspect('equal', adjustable='datalim')
+    if limit:
+      axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    if len(names):
+      axis.legend(loc='upper right', ncols=2, markerscale=3)
+    axis.set_title(heading)
 
 
-@styled
-def fit(targets: np.ndarray, outputs: np.ndarray, folder: Path, column: np.ndarray | None = None) -> Path:
+def fit(targets: np.ndarray, outputs: np.ndarray, folder: Path, column: np.ndarray | None = None) -> None:
   """plots/predictions.png: predictions against targets, [n] each; over a single column [n], where there is one."""
-  figure, axis = new_figure(5.2, 4.6)
-  if column is None:
-    ends = [min(targets.min(), outputs.min()), max(targets.max(), outputs.max())]
-    axis.plot(ends, ends, color=PURPLE, linewidth=1.2, label='equal')
-    axis.scatter(targets, outputs, s=14, alpha=0.7)
-    axis.set(xlabel='target', ylabel='prediction')
-  else:
-    order = np.argsort(column)
-    axis.scatter(column, targets, s=18, alpha=0.7, label='test examples')
-    axis.plot(column[order], outputs[order], color=PURPLE, label='fitted')
-    axis.set(xlabel='column', ylabel='target')
-  axis.legend()
-  axis.set_title('Predictions on the test split')
-  return save(figure, folder, 'predictions')
+  with drawing(folder, 'predictions', 5.2, 4.6) as (_, axis):
+    if column is None:
+      ends = [min(targets.min(), outputs.min()), max(targets.max(), outputs.max())]
+      axis.plot(ends, ends, color=PURPLE, linewidth=1.2, label='equal')
+      axis.scatter(targets, outputs, s=14, alpha=0.7)
+      axis.set(xlabel='target', ylabel='prediction')
+    else:
+      order = np.argsort(column)
+      axis.scatter(column, targets, s=18, alpha=0.7, label='test examples')
+      axis.plot(column[order], outputs[order], color=PURPLE, label='fitted')
+      axis.set(xlabel='column', ylabel='target')
+    axis.legend()
+    axis.set_title('Predictions on the test split')

@@ -7,6 +7,7 @@ import time
 
 import jax
 import numpy as np
+import tqdm
 
 from karpjax.report.tables import table
 
@@ -29,7 +30,10 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
   hosts = f', on {jax.process_count()} hosts' if jax.process_count() > 1 else ''
   rows = [(p['name'], '×'.join(map(str, p['shape'])) or 'scalar', p['count']) for p in parameters]
   each = f', for each of {config.seeds} seeds' if config.seeds > 1 else ''
-  lines = [
+  batch_norm = (
+    f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
+  )
+  return [
     'config:',
     *(f'  {name} = {value}' for name, value in description['flags'].items()),
     f'devices: {len(description["devices"])} × {description["device_kind"]} ({layout}){hosts}',
@@ -41,11 +45,8 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     f'memory {quantity(compiled["argument_bytes"], "B")} arguments, {quantity(compiled["temporary_bytes"], "B")} temporary; '
     f'compilation {compiled["compile_seconds"]:.1f} s',
     f'steps per call: {"at most " if steps > 1 else ""}{steps}{" (measured)" if config.steps_per_call == "auto" else ""}',
+    *([batch_norm] if config.microbatches > 1 else []),
   ]
-  if config.microbatches > 1:
-    text = 'microbatches: batch norm takes its moments over each of them, not over the whole batch'
-    lines.append(f'{config.microbatches} {text}')
-  return lines
 
 
 def costs(compiled: dict) -> list[str]:
@@ -74,11 +75,8 @@ class Progress:
 
   def __init__(self, start: int, steps: int, say, environment_steps: int = 0):
     self.steps, self.say, self.environment_steps, self.spoken = steps, say, environment_steps, 0.0
-    self.bar = None
-    if sys.stderr.isatty():
-      from tqdm import tqdm
-
-      self.bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True)
+    terminal = sys.stderr.isatty()
+    self.bar = tqdm.tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True) if terminal else None
 
   def append(self, row: dict) -> None:
     evaluated = [n for n in row if '/' in n and not n.startswith('train/')]
@@ -104,16 +102,15 @@ class Progress:
       self.bar.close()
 
 
-def over_seeds(value: dict) -> str:
+def over_seeds(mean, std, interval, **_) -> str:
   """Mean ± standard deviation, and the bootstrapped 95 % interval of the mean."""
-  low, high = value['interval']
-  return f'{value["mean"]:.4f} ± {value["std"]:.4f}  [{low:.4f}, {high:.4f}]'
+  return f'{mean:.4f} ± {std:.4f}  [{", ".join(f"{x:.4f}" for x in interval)}]'
 
 
 def final(numbers: dict, folder, best: dict | None, config) -> list[str]:
   """The lines after the last step; `best` is {'step', 'value'} of the best checkpoint."""
   metrics = {n: x for n, x in numbers.items() if '/' in n}
-  rows = [(n, over_seeds(x) if isinstance(x, dict) else f'{x:.4f}') for n, x in metrics.items()]
+  rows = [(n, over_seeds(**x) if isinstance(x, dict) else f'{x:.4f}') for n, x in metrics.items()]
   weights = f'these numbers are of step {config.steps}'
   if best:
     weights += f'; verbs use the weights of step {best["step"]}, the best by {config.select.removeprefix("-")}'

@@ -19,10 +19,9 @@ STYLE = (
 
 def prepend_step(path: Path, t: int, text: str) -> None:
   """Writes a step's text at the head of a file, in one piece, instead of what the file has of this step or later ones."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  blocks = re.split(r'^(?=step [\d,]+\n)', path.read_text(encoding='utf-8'), flags=re.M) if path.exists() else []
-  step = lambda block: int(re.match(r'step ([\d,]+)\n', block)[1].replace(',', ''))
-  older = [block for block in blocks if block.startswith('step ') and step(block) < t]
+  before = path.read_text(encoding='utf-8') if path.exists() else ''
+  blocks = re.findall(r'^step ([\d,]+)\n(.*?)(?=^step [\d,]+\n|\Z)', before, flags=re.M | re.S)
+  older = [f'step {step}\n{body}' for step, body in blocks if int(step.replace(',', '')) < t]
   writers.write_bytes(path, (f'step {t:,}\n\n{text}\n\n' + ''.join(older)).encode())
 
 
@@ -63,28 +62,19 @@ def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str
   parts = []
   for heading, values in rows.items():
     letters = ''.join(
-      f'<span style="background:{_colour(value)}">{html.escape(symbol)}</span>'
-      for symbol, value in zip(symbols, values)
+      f'<span style="background:rgba({"0,98,163" if x > 0 else "213,94,0"},{0.75 * min(1.0, abs(float(x))):.2f})">'
+      f'{html.escape(symbol)}</span>'
+      for symbol, x in zip(symbols, values)
     )
-    parts.append(f'<h2>{html.escape(heading)}</h2>\n<pre>{letters}</pre>')
-  page = (
+    parts.append(f'<h2>{html.escape(heading)}</h2>\n<pre>{letters}</pre>\n')
+  return (
     f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
     f'<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}. '
-    'Blue is +1, orange is −1. The colour of a letter is that after reading it.</p>\n'
-    + '\n'.join(parts)
-    + '\n</body></html>\n'
-  )
-  return page.encode()
+    f'Blue is +1, orange is −1. The colour of a letter is that after reading it.</p>\n{"".join(parts)}</body></html>\n'
+  ).encode()
 
 
-def _colour(value: float) -> str:
-  strength = min(1.0, abs(float(value)))
-  red, green, blue = (0, 98, 163) if value > 0 else (213, 94, 0)
-  return f'rgba({red},{green},{blue},{0.75 * strength:.2f})'
-
-
-@plots.styled
-def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path, *, margin: float = 0.1):
+def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path, *, margin: float = 0.1) -> None:
   """plots/gate_saturation.png: for each unit the share of times its gate is nearly closed, and nearly open.
 
   After Karpathy, Johnson & Fei-Fei 2015, figure 3.
@@ -96,15 +86,15 @@ def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: 
     margin: how near 0 or 1 a gate is saturated.
   """
   names, colours = list(gates[0]), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)
-  figure, axes = plots.new_figure(3.2 * len(names) + 0.4, 3.6, 1, ncols=len(names), squeeze=False)
-  for axis, name in zip(axes[0], names):
-    for layer, (values, colour) in enumerate(zip(gates, colours), start=1):
-      closed, opened = (values[name] < margin).mean(0), (values[name] > 1 - margin).mean(0)
-      axis.scatter(opened, closed, s=9, color=colour, alpha=0.6, linewidths=0, label=f'layer {layer}')
-    axis.plot([0, 1], [1, 0], color=plots.FAINT, linewidth=0.8)
-    axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f'share of times open (> {1 - margin:.1f})')
-    axis.set_title(f'{name} gates', fontsize=9)
-  axes[0][0].set_ylabel(f'share of times closed (< {margin:.1f})')
-  axes[0][-1].legend(loc='upper right')
-  figure.suptitle(heading, x=0.01, ha='left', fontweight='bold', fontsize=10.5)
-  return plots.save(figure, folder, 'gate_saturation')
+  size = 3.2 * len(names) + 0.4, 3.6
+  with plots.drawing(folder, 'gate_saturation', *size, ncols=len(names), squeeze=False) as (figure, (axes,)):
+    for axis, name in zip(axes, names):
+      for layer, (values, colour) in enumerate(zip(gates, colours), start=1):
+        closed, opened = (values[name] < margin).mean(0), (values[name] > 1 - margin).mean(0)
+        axis.scatter(opened, closed, s=9, color=colour, alpha=0.6, linewidths=0, label=f'layer {layer}')
+      axis.plot([0, 1], [1, 0], color=plots.FAINT, linewidth=0.8)
+      axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f'share of times open (> {1 - margin:.1f})')
+      axis.set_title(f'{name} gates', fontsize=9)
+    axes[0].set_ylabel(f'share of times closed (< {margin:.1f})')
+    axes[-1].legend(loc='upper right')
+    figure.suptitle(heading, **plots.SUPTITLE)

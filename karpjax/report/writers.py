@@ -3,7 +3,6 @@
 A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list, one per seed.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from karpjax.errors import UsageError
 
@@ -23,8 +23,9 @@ METRICS = 'metrics.jsonl'
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-  """Replaces a file in one piece: a reader, or a crash, finds the old content or the new, never half."""
+  """Replaces a file in one piece: a reader, or a crash, finds the old content or the new, never half. Makes its folder."""
   path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
   try:
     with open(temporary, 'wb') as file:
@@ -35,7 +36,6 @@ def write_bytes(path: Path, content: bytes) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)  # a full disk leaves no litter
     raise
-  _sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -45,20 +45,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def plain(value: Any) -> Any:
   """The same value in JSON's own types: arrays and tuples as lists, NaN and infinity as None."""
-  match value:
-    case Mapping():
-      return {str(name): plain(item) for name, item in value.items()}
-    case None | bool() | str() | int():
-      return value
-    case float():
-      return float(value) if math.isfinite(value) else None
-    case Path():
-      return str(value)
-    case _ if hasattr(value, '__array__'):
-      return plain(np.asarray(value).tolist())
-    case Iterable():
-      return [plain(item) for item in value]
-  raise TypeError(f'{type(value).__name__} has no JSON form: {value!r}')
+  if hasattr(value, '__array__'):
+    value = np.asarray(value).tolist()
+  if isinstance(value, Mapping):
+    return {str(name): plain(item) for name, item in value.items()}
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Path):
+    return str(value)
+  return [plain(item) for item in value] if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
 def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
@@ -70,25 +65,20 @@ def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
     return {'mean': float(numbers.mean()), 'std': std, 'values': values}
 
 
-def interval_of_seeds(values: Iterable[float], level: float = 0.95, resamples: int = 2000) -> list[float]:
-  """[low, high] of the mean over seeds: percentiles of the means of so many draws of the seeds with replacement.
+def final_of_seeds(values: Iterable[float], level: float = 0.95, resamples: int = 2000) -> dict[str, Any]:
+  """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', [low, high] of their mean.
 
-  The stratified bootstrap of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", of
-  one task. NaN where a seed's number is not finite.
+  Percentiles of the means of so many draws of the seeds with replacement: the stratified bootstrap of Agarwal et al. 2021,
+  "Deep reinforcement learning at the edge of the statistical precipice", of one task. NaN where a seed's number is not finite.
   """
   from scipy import stats  # half a second to import, and needed once
 
-  values = np.asarray(list(values), np.float64)
-  if not np.isfinite(values).all():
-    return [math.nan, math.nan]
+  summary = summarise_seeds(values)
+  if not np.isfinite(summary['values']).all():
+    return summary | {'interval': [math.nan, math.nan]}
   options = {'n_resamples': resamples, 'confidence_level': level, 'method': 'percentile', 'random_state': 0}
-  return list(map(float, stats.bootstrap((values,), np.mean, **options).confidence_interval))
-
-
-def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
-  """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', `interval_of_seeds`."""
-  values = list(values)
-  return summarise_seeds(values) | {'interval': interval_of_seeds(values)}
+  interval = stats.bootstrap((summary['values'],), np.mean, **options).confidence_interval
+  return summary | {'interval': list(map(float, interval))}
 
 
 class Rows:
@@ -110,7 +100,6 @@ class Rows:
     if valid != old:
       write_bytes(path, valid)
     self._file = open(path, 'ab', buffering=0)
-    _sync_folder(path.parent)
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Adds one row; `row['step']` is an int, every other value a number or one number per seed."""
@@ -132,8 +121,10 @@ class Rows:
 def read_rows(folder: Path) -> list[dict[str, Any]]:
   """All whole rows of a run, in order; a null reads as NaN. A line half written is left out."""
   path = Path(folder) / METRICS
-  lines = _lines(path.read_bytes() if path.exists() else b'')
-  return [{name: _number(value) for name, value in row.items()} for _, row in lines]
+  if not path.exists():
+    return []
+  number = lambda x: [number(item) for item in x] if isinstance(x, list) else math.nan if x is None else x
+  return [{name: number(value) for name, value in row.items()} for _, row in _lines(path.read_bytes())]
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -187,17 +178,15 @@ class TensorBoard:
       if name != 'step' and not name.endswith('/std') and math.isfinite(value):
         self._writer.add_scalar(name.removesuffix('/mean'), value, int(row['step']))
 
-  def finish(self, step: int) -> None:
-    """Adds config.json as text and plots/*.png as images, as far as they exist, and closes."""
-    from PIL import Image
-
+  def finish(self, summary: Mapping[str, Any]) -> None:
+    """Adds config.json as text and plots/*.png as images, as far as they exist."""
+    step = summary['steps']
     config = self._folder / 'config.json'
     if config.exists():  # indented by four: Markdown's verbatim text
       self._writer.add_text('config', '\n'.join('    ' + line for line in config.read_text().splitlines()), step)
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
         self._writer.add_image(path.stem, np.asarray(image.convert('RGB')), step, dataformats='HWC')
-    self.close()
 
   def close(self) -> None:
     self._writer.close()
@@ -249,17 +238,3 @@ def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
       continue
     if line.endswith(b'\n') and isinstance(row, dict) and isinstance(row.get('step'), int):
       yield line, row
-
-
-def _number(value: Any) -> Any:
-  return [_number(item) for item in value] if isinstance(value, list) else math.nan if value is None else value
-
-
-def _sync_folder(folder: Path) -> None:
-  """Makes a file's new name durable, where the system lets a folder be synced."""
-  with contextlib.suppress(OSError):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)

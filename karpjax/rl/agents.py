@@ -20,7 +20,7 @@ from karpjax.config import flag
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 from karpjax.program import Program, TrainState
-from karpjax.report import animation
+from karpjax.report import pictures
 from karpjax.rl import environments, replay, rollout
 from karpjax.rl.environment import Environment
 from karpjax.rl.rollout import Policy
@@ -169,7 +169,7 @@ def write_episode(policy: Policy, recorded, path: Path) -> float:
   end = int(np.argmax(seen.done))
   shown = np.unique(np.linspace(0, end + 1, min(end + 2, MOST_FRAMES)).astype(int))
   frames = policy.environment.render(jax.tree.map(lambda x: x[shown], states))
-  animation.write(path, [Image.fromarray(frame) for frame in frames], MILLISECONDS)
+  pictures.write_animation([Image.fromarray(frame) for frame in frames], MILLISECONDS, path)
   return float(seen.episode_return[end])
 
 

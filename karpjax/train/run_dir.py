@@ -214,9 +214,7 @@ def write_results(folder: Path, config, description: dict, times: dict, sinks: l
   writers.write_csv(folder)
   writers.write_json(folder / 'summary.json', numbers)
   for sink in sinks:
-    if isinstance(sink, writers.TensorBoard):
-      sink.finish(config.steps)
-    elif isinstance(sink, writers.Wandb):
+    if isinstance(sink, writers.TensorBoard | writers.Wandb):
       sink.finish(numbers)
   if not description['population']:  # members of a sweep are no seeds, which a page would call them
     page.write_page(folder)

@@ -97,11 +97,11 @@ def test_usps_is_the_file_in_its_order(shared_data):
 @pytest.mark.parametrize(
   'changes, says',
   [
-    ({'y_train': np.array([0, 1, 10])}, 'label 10 of train example 2 is out of range'),
-    ({'y_test': np.array([-1, 1])}, 'label -1 of test example 0'),
+    ({'y_train': np.array([0, 1, 10])}, 'train has the label 10; 10 classes are numbered 0 to 9'),
+    ({'y_test': np.array([-1, 1])}, 'test has the label -1'),
     ({'y_test': np.array([1])}, 'y_test'),
     ({'x_test': np.full((2, 16, 16), 3000)}, '0 to 2000'),
-    ({'x_test': np.zeros((2, 8, 8), np.uint16)}, 'not'),
+    ({'x_test': np.zeros((2, 8, 8), np.uint16)}, r'x_test must be .* \[n, 16, 16\]'),
     ({'x_test': np.array([{}, {}], object)}, 'not a whole file'),  # would have to be unpickled
   ],
 )
@@ -212,8 +212,6 @@ def test_preprocess_brings_each_type_to_its_range(dtype, maximum):
     got = jax.jit(lambda x, how=how: spec.scale(x, how))(raw)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, values, atol=1e-6)
-  with pytest.raises(errors.UsageError, match='Did you mean symmetric'):
-    spec.scale(raw, 'symetric')
 
 
 def table(name, **flags):

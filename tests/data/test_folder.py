@@ -143,13 +143,16 @@ def cut(folder):
   'spoil, says',
   [
     (mislabelled, r'train and test must have the same class folders.*eal, eel'),
-    (nested, r'more is a folder inside the class folder'),
-    (emptied, r'class folder .*dog has no images'),
+    (nested, r'cat/more is not a PNG or JPEG file'),
+    (emptied, r'train/dog has no images'),
     (cut, r'dog/1\.png cannot be decoded'),
     (lambda f: (f / 'train/cat/1.png').write_text('x'), r'cat/1\.png is not a readable'),
     (lambda f: (f / 'train/cat/notes.txt').write_text('x'), r'notes\.txt is not a PNG or JPEG'),
     (lambda f: write(f / 'train/stray.png', 0), r'stray\.png lies beside the class folders'),
-    (lambda f: write(f / 'train/cat/1.png', 0, size=(9, 9)), r'2 sizes.*6×5.*9×9.*image_size=N'),
+    (
+      lambda f: write(f / 'train/cat/1.png', 0, size=(9, 9)),
+      r'0\.png has 6×5 pixels, .*cat/1\.png has 9×9: give image_size=N',
+    ),
     (lambda f: write(f / 'train/cat/1.png', 0, mode='I;16'), r'cat/1\.png has pixels of mode I;16'),
   ],
 )

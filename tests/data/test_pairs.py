@@ -38,8 +38,7 @@ def folders(root, names=('input', 'target'), splits=('train', 'test'), count=10,
   return made
 
 
-@pytest.mark.parametrize('names', pairs.TWINS)
-@pytest.mark.parametrize('resident', [2048, 0])
+@pytest.mark.parametrize('names, resident', zip(pairs.TWINS, (2048, 0)))
 def test_twins_are_files_of_the_same_name(tmp_path, names, resident):
   made = folders(tmp_path, names)
   data = load(f'pairs:{tmp_path}', validation=2, resident_mb=resident)
@@ -114,7 +113,8 @@ def test_even_light_is_a_picture_less_its_gaussian_mean():
 def test_both_images_of_a_pair_move_alike():
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(8))
   batch = {'input': noise(0, 8, 12, 12, 1), 'target': np.repeat(noise(0, 8, 12, 12, 1), 3, -1), 'index': np.arange(8)}
-  moved = pairs.augment(augmentation.parse('flip,enlarge:4,rotate:10', pairs.MOVES), keys, batch)
+  steps = augmentation.parse('flip,enlarge:4', pairs.MOVES)
+  moved = jax.jit(lambda keys, batch: pairs.augment(steps, keys, batch))(keys, batch)
   assert moved['input'].shape == (8, 12, 12, 1) and moved['target'].shape == (8, 12, 12, 3)
   assert not np.array_equal(moved['input'], batch['input'])
   np.testing.assert_allclose(moved['target'], np.repeat(moved['input'], 3, -1), atol=1e-3)
@@ -151,10 +151,10 @@ def _no_twins(root):
   'spoil, says',
   [
     (_mix_sizes, r'16×12 pixels.*003.png has 16×14: give image_size'),
-    (_mix_modes, r'RGB pictures.*target/003.png has grey: give channels'),
+    (_mix_modes, r'target/000.png is RGB, .*target/003.png is grey: give channels'),
     (_orphan, r'test/input/007.png has no twin: there is no .*test/target/007.png'),
     (_stray, r'notes.txt is not a PNG or JPEG'),
-    (_empty, r'target has no pictures'),
+    (_empty, r'target has no images'),
     (_no_twins, r'has no folders input and target, nor A and B'),
   ],
 )
@@ -199,5 +199,5 @@ def test_an_odd_width_has_no_halves(tmp_path):
 
 def test_one_pair_cannot_be_divided(tmp_path):
   save(tmp_path / 'a.png', noise(0, 8, 24))
-  with pytest.raises(UsageError, match='1 for train, of which 1 are to be held out for test'):
+  with pytest.raises(UsageError, match='1 of 1 train examples for test: leave at least one on each side'):
     load(f'side_by_side:{tmp_path}')

@@ -100,8 +100,7 @@ def write_csv(trials: list[Trial], sweep: Sweep, folder: Path) -> None:
 # ---- the plot ----
 
 
-@plots.styled
-def draw(trials: list[Trial], sweep: Sweep, folder: Path) -> Path:
+def draw(trials: list[Trial], sweep: Sweep, folder: Path) -> None:
   """A panel per axis, with bars of one standard deviation over seeds; of a grid of two axes a heat map.
 
   Args:
@@ -115,45 +114,44 @@ def draw(trials: list[Trial], sweep: Sweep, folder: Path) -> Path:
   y, std = y.mean(1), y.std(1, ddof=1) if y.shape[1] > 1 else None
   if len(names) == 2 and not sweep.trials:
     return _heat_map(done, y, names, sweep, folder)
-  figure, axes = plots.new_figure(4.6 * len(names), 3.4, ncols=len(names), sharey=True, squeeze=False)
-  for axis, name in zip(axes[0], names):
-    places = _places(axis, name, trials, sweep.axes[name])
-    at = np.array([places[trial.setting[name]] for trial in done])
-    axis.errorbar(at, y, std, color=plots.GREEN, linestyle='', marker='o', markersize=4, alpha=0.6)
-    if not sweep.axes[name].scale:
-      values = np.unique(at)
-      best = [sweep.sign * (sweep.sign * y[at == value]).min() for value in values]
-      axis.plot(values, best, color=plots.GREEN if len(names) == 1 else plots.BLUE, label='best of each value')
-    cross, up = [places[trial.setting[name]] for trial in failed if name in trial.setting], axis.get_xaxis_transform()
-    axis.plot(cross, [0.97] * len(cross), color=plots.VERMILION, linestyle='', marker='x', transform=up)
-    if y.min() > 0 and y.max() > 30 * y.min() and 'loss' in sweep.metric:
-      axis.set_yscale('log')
-    axis.set_xlabel(name)
-  axes[0][0].set_ylabel(sweep.metric)
-  seeds = f'Mean ± std of {sweep.base.seeds} seeds' if sweep.base.seeds > 1 else 'At the end of training'
-  axes[0][0].set_title(seeds + (' · ✕ failed' if failed else ''))
-  return plots.save(figure, folder, 'response')
+  size = {'ncols': len(names), 'sharey': True, 'squeeze': False}
+  with plots.drawing(folder, 'response', 4.6 * len(names), 3.4, **size) as (_, axes):
+    for axis, name in zip(axes[0], names):
+      places = _places(axis, name, trials, sweep.axes[name])
+      at = np.array([places[trial.setting[name]] for trial in done])
+      axis.errorbar(at, y, std, color=plots.GREEN, linestyle='', marker='o', markersize=4, alpha=0.6)
+      if not sweep.axes[name].scale:
+        values = np.unique(at)
+        best = [sweep.sign * (sweep.sign * y[at == value]).min() for value in values]
+        axis.plot(values, best, color=plots.GREEN if len(names) == 1 else plots.BLUE, label='best of each value')
+      cross, up = [places[trial.setting[name]] for trial in failed if name in trial.setting], axis.get_xaxis_transform()
+      axis.plot(cross, [0.97] * len(cross), color=plots.VERMILION, linestyle='', marker='x', transform=up)
+      if y.min() > 0 and y.max() > 30 * y.min() and 'loss' in sweep.metric:
+        axis.set_yscale('log')
+      axis.set_xlabel(name)
+    axes[0][0].set_ylabel(sweep.metric)
+    seeds = f'Mean ± std of {sweep.base.seeds} seeds' if sweep.base.seeds > 1 else 'At the end of training'
+    axes[0][0].set_title(seeds + (' · ✕ failed' if failed else ''))
 
 
-def _heat_map(done: list[Trial], y: np.ndarray, names: list[str], sweep: Sweep, folder: Path) -> Path:
+def _heat_map(done: list[Trial], y: np.ndarray, names: list[str], sweep: Sweep, folder: Path) -> None:
   (down, across), (rows, columns) = names, (sweep.axes[name].values for name in names)
   found = {(trial.setting[down], trial.setting[across]): value for trial, value in zip(done, y)}
   grid = np.array([[found.get((row, column), np.nan) for column in columns] for row in rows])
-  figure, axis = plots.new_figure(2.4 + 0.75 * len(columns), 1.6 + 0.42 * len(rows))
-  good = 'viridis_r' if sweep.sign == 1 else 'viridis'
-  image = axis.imshow(grid, cmap=good, aspect='auto', interpolation='nearest')
-  figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03).outline.set_visible(False)
-  middle = (y.min() + y.max()) / 2
-  for (row, column), value in np.ndenumerate(grid):
-    colour = 'white' if sweep.sign * (value - middle) > 0 else plots.INK
-    text, colour = ('✕', plots.VERMILION) if np.isnan(value) else (f'{value:.3g}', colour)
-    axis.text(column, row, text, ha='center', va='center', fontsize=7, color=colour)
-  axis.set_xticks(range(len(columns)), columns)
-  axis.set_yticks(range(len(rows)), rows)
-  plots.no_frame(axis)
-  title = sweep.metric + (f', mean of {sweep.base.seeds} seeds' if sweep.base.seeds > 1 else '')
-  axis.set(xlabel=across, ylabel=down, title=title)
-  return plots.save(figure, folder, 'response')
+  with plots.drawing(folder, 'response', 2.4 + 0.75 * len(columns), 1.6 + 0.42 * len(rows)) as (figure, axis):
+    good = 'viridis_r' if sweep.sign == 1 else 'viridis'
+    image = axis.imshow(grid, cmap=good, aspect='auto', interpolation='nearest')
+    figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03).outline.set_visible(False)
+    middle = (y.min() + y.max()) / 2
+    for (row, column), value in np.ndenumerate(grid):
+      colour = 'white' if sweep.sign * (value - middle) > 0 else plots.INK
+      text, colour = ('✕', plots.VERMILION) if np.isnan(value) else (f'{value:.3g}', colour)
+      axis.text(column, row, text, ha='center', va='center', fontsize=7, color=colour)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    plots.no_frame(axis)
+    title = sweep.metric + (f', mean of {sweep.base.seeds} seeds' if sweep.base.seeds > 1 else '')
+    axis.set(xlabel=across, ylabel=down, title=title)
 
 
 def _places(panel, name: str, trials: list[Trial], axis: Axis) -> dict[str, float]:
