@@ -41,7 +41,7 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
   if 'train' not in prepared:
     raise UsageError(f'{name} has no train split; it has: {", ".join(prepared) or "none"}')
   splits = {}
-  for split in sorted({'train', 'validation', 'test'} & {*prepared}):
+  for split in (split for split in ('train', 'validation', 'test') if split in prepared):
     # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
     source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
     splits[split] = Split(len(source), None, functools.partial(_fetch, f'{name}: {split}', source, shape))

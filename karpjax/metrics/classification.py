@@ -57,16 +57,13 @@ def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
   Returns:
     'loss', 'accuracy', 'error' (1 - accuracy), 'top5_accuracy' (of more than 5 classes), 'macro_f1', 'ece'.
   """
-  loss, count = (np.float64(value) for value in sums['loss'])
   confusion = np.asarray(sums['confusion'])
-  examples = confusion.sum()
-  accuracy = _divide(np.float64(sums['correct']), examples, empty=np.nan)
-  numbers = {'loss': _divide(loss, count, empty=np.nan), 'accuracy': accuracy, 'error': 1 - accuracy}
+  mean = lambda total, count=confusion.sum(): float(_divide(total, count, empty=np.nan))
+  numbers = {'loss': mean(*sums['loss']), 'accuracy': mean(sums['correct']), 'error': 1 - mean(sums['correct'])}
   if len(confusion) > 5:
-    numbers['top5_accuracy'] = _divide(np.float64(sums['top5']), examples, empty=np.nan)
-  numbers['macro_f1'] = _scores(confusion)[2].mean()
-  numbers['ece'] = expected_calibration_error(sums['calibration'])
-  return {name: float(value) for name, value in numbers.items()}
+    numbers['top5_accuracy'] = mean(sums['top5'])
+  ece = expected_calibration_error(sums['calibration'])
+  return {**numbers, 'macro_f1': float(_scores(confusion)[2].mean()), 'ece': ece}
 
 
 def expected_calibration_error(calibration: np.ndarray) -> float:

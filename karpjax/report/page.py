@@ -26,7 +26,7 @@ def write_page(folder: Path) -> Path:
   folder = Path(folder)
   files = (folder / f'{name}.json' for name in ('config', 'summary', 'report'))
   config, summary, report = (json.loads(path.read_text()) if path.exists() else {} for path in files)
-  flags = config.get('resolved') or config.get('flags') or {}
+  flags = config.get('flags', {})
   name = title(str(config.get('experiment', folder.resolve().name)))
   about = [f'{title(what)}: {flags[what]}' for what in ('dataset', 'environment', 'model') if flags.get(what)]
   seeds = max((len(value['values']) for value in summary.values() if over_seeds(value)), default=1)

@@ -85,11 +85,7 @@ def test_mnist1d_is_the_packages_own_and_leaves_the_global_generators_alone():
 def test_usps_is_the_file_in_its_order(shared_data):
   data = load('usps', data_dir=str(shared_data))
   train = data.splits['train'].arrays
-  assert (train['image'].shape, train['image'].dtype, train['image'].max()) == (
-    (7291, 16, 16, 1),
-    np.uint16,
-    2000,
-  )
+  assert (train['image'].shape, train['image'].dtype, train['image'].max()) == ((7291, 16, 16, 1), np.uint16, 2000)
   assert data.splits['test'].size == 2007 and data.spec.maximum == 2000
   assert np.count_nonzero(np.diff(train['label'])) == 9  # sorted by class
 

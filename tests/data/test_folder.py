@@ -46,15 +46,6 @@ def test_split_folders_are_read_with_their_labels(split_folder):
   assert test['image'][:, 0, 0, 0].tolist() == [100, 101, 110, 111, 120, 121]
 
 
-def test_streaming_gives_the_same_images(split_folder):
-  resident, streamed = load(split_folder), load(split_folder, resident_mb=0)
-  assert streamed.splits['train'].arrays is None
-  numbers = np.array([5, 0, 11])
-  for key, values in streamed.splits['train'].fetch(numbers).items():
-    np.testing.assert_array_equal(values, resident.splits['train'].arrays[key][numbers])
-  assert streamed.spec == resident.spec
-
-
 def test_class_folders_alone_are_split_by_class_and_seed(tmp_path):
   for label, name in enumerate('ab'):
     for number in range(10):

@@ -29,7 +29,7 @@ def reference(image, height, width):
   return out
 
 
-@pytest.mark.parametrize('height, width', [(16, 16), (40, 31), (28, 28), (1, 1)])
+@pytest.mark.parametrize('height, width', [(16, 28), (40, 31), (1, 1)])
 def test_resize_is_the_loop(height, width):
   batch = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 3), np.uint8)
   got = image_files.resize(batch, height, width)
@@ -82,18 +82,8 @@ def test_load_image_converts_size_colour_and_scale(tmp_path):
 
 def test_load_image_says_what_is_wrong(tmp_path):
   (tmp_path / 'text.png').write_text('no image')
-  Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / 'deep.png')
-  Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(tmp_path / 'cut.png')
-  whole = (tmp_path / 'cut.png').read_bytes()
-  (tmp_path / 'cut.png').write_bytes(whole[: len(whole) // 2])
-  for name, says in [
-    ('text.png', 'not a readable PNG or JPEG'),
-    ('deep.png', '8 bits a channel'),
-    ('cut.png', 'cannot be decoded'),
-    ('none.png', 'no such file'),
-  ]:
-    with pytest.raises(errors.UsageError, match=says) as error:
+  for name, says in (('text.png', 'is not a readable PNG or JPEG'), ('none.png', 'no such file')):
+    with pytest.raises(errors.UsageError, match=f'{name}.*{says}'):
       images.load_image(tmp_path / name, SPEC)
-    assert name in str(error.value)
   with pytest.raises(errors.UsageError, match='not images'):
     images.load_image(tmp_path / 'a.png', dataclasses.replace(SPEC, shape=(40, 1)))

@@ -91,19 +91,11 @@ def test_a_crop_larger_than_a_picture_is_refused_by_name():
 def test_bad_folders_get_a_line(tmp_path):
   (tmp_path / 'empty').mkdir()
   write(tmp_path / 'one', a=5)
-  for name in ('broken', 'text', 'deep'):
-    write(tmp_path / name, a=5, b=6)
-  (tmp_path / 'broken' / 'broken.png').write_bytes(b'no picture')
-  (tmp_path / 'text' / 'a.txt').write_text('no picture')
-  Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / 'deep' / 'deep.png')
   for name, message in {
     'bundeled': 'bundled, or folder:PATH',
     f'folder:{tmp_path}/nowhere': 'is not a folder',
     f'folder:{tmp_path}/empty': 'has no images',
     f'folder:{tmp_path}/one': '1 of 1 train examples for test',
-    f'folder:{tmp_path}/broken': r'broken\.png is not a readable PNG or JPEG',
-    f'folder:{tmp_path}/text': r'a\.txt is not a PNG or JPEG file',
-    f'folder:{tmp_path}/deep': r'deep\.png has pixels of mode',
   }.items():
     with pytest.raises(UsageError, match=message) as error:
       read(name)

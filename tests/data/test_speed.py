@@ -26,7 +26,12 @@ def test_all_ways_yield_the_same_batches():
 
 @pytest.mark.parametrize(
   'argv, said',
-  [(['digit'], 'digits'), (['--batch_size=0'], 'positive'), (['--batch_size=9999'], 'digits has')],
+  [
+    (['digit'], 'digits'),
+    (['--batch_size=0'], 'digits has'),
+    (['--seconds=0'], 'positive'),
+    (['--batch_size=9999'], 'digits has'),
+  ],
 )
 def test_bad_input_is_one_line(argv, said, capsys):
   assert speed.main(argv) == 2

@@ -167,10 +167,7 @@ def test_missing_or_foreign_record_files_are_named(folder, tmp_path):
 @pytest.mark.parametrize(
   'name, says',
   [
-    (
-      'cifar10',
-      r'cifar10 is not prepared in .*nothing is downloaded.*tfds build cifar10 --file_format=array_record',
-    ),
+    ('cifar10', r'cifar10 is not prepared in .*nothing is downloaded.*tfds build cifar10 --file_format=array_record'),
     ('paints:9.9.9', r'paints:9.9.9 is not prepared in .*prepared there: paints 1.2.0'),
     ('cifra10', 'Did you mean cifar10'),
     ('digit', 'Did you mean digits'),

@@ -64,13 +64,7 @@ def folder(tmp_path):
   for name, value in (('config', config), ('summary', summary), ('report', report)):
     writers.write_json(tmp_path / f'{name}.json', value)
   (tmp_path / 'plots' / 'episodes').mkdir(parents=True)
-  for name in (
-    'curve_error.png',
-    'curve_loss.png',
-    'confusion_matrix.png',
-    'odd #1?.png',
-    'episodes/step_10.gif',
-  ):
+  for name in ('curve_error.png', 'curve_loss.png', 'confusion_matrix.png', 'odd #1?.png', 'episodes/step_10.gif'):
     (tmp_path / 'plots' / name).write_bytes(b'')
   return tmp_path
 

@@ -38,10 +38,7 @@ def test_rows_are_one_json_object_a_line(tmp_path):
 
 def test_jax_numbers_are_plain_numbers():
   jnp = pytest.importorskip('jax.numpy')
-  assert writers.plain({'a': jnp.float32(2), 'b': (jnp.arange(2), float('inf'))}) == {
-    'a': 2.0,
-    'b': [[0, 1], None],
-  }
+  assert writers.plain({'a': jnp.float32(2), 'b': (jnp.arange(2), float('inf'))}) == {'a': 2.0, 'b': [[0, 1], None]}
 
 
 def test_resume_keeps_the_rows_up_to_the_checkpoint_to_the_byte_wherever_the_file_was_torn(tmp_path):
@@ -196,11 +193,7 @@ def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_pat
   run(3, 6, 2)
   expected = []
   for step in range(6):
-    expected += [
-      ('train/loss', step, step + 0.5),
-      ('train/loss/0', step, step),
-      ('train/loss/1', step, step + 1),
-    ]
+    expected += [('train/loss', step, step + 0.5), ('train/loss/0', step, step), ('train/loss/1', step, step + 1)]
     expected += [('steps_per_second', step, 2.0)]
   assert scalars(tmp_path) == expected
 
