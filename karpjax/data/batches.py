@@ -103,22 +103,18 @@ def fetch(split: Split, numbers: np.ndarray) -> dict[str, np.ndarray]:
   return {**batch, 'index': numbers}
 
 
-def _fetch_step(split, numbers, t):
-  return fetch(split, numbers(t))
-
-
 def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:
   """The batches of steps start … stop − 1, decoded ahead by grain's threads, or `workers` processes.
 
   Args:
     split: what `fetch` reads.
-    numbers: step -> example numbers, any shape; picklable if there are worker processes.
+    numbers: step -> example numbers, any shape.
     start, stop: the range of steps.
     workers: processes; 0 decodes in threads of this one.
   """
   import grain
 
-  batches = grain.MapDataset.range(start, stop).map(functools.partial(_fetch_step, split, numbers))
+  batches = grain.MapDataset.range(start, stop).map(lambda t: fetch(split, numbers(t)))
   if not workers:
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
   from absl import flags

@@ -112,11 +112,7 @@ class Split:
     lengths = None if self.lengths is None else self.lengths[indices]
     if self.arrays is not None:
       return dataclasses.replace(Split.of(**self.fetch(indices)), lengths=lengths)
-    return Split(len(indices), None, functools.partial(_select, self.fetch, indices), lengths=lengths)
-
-
-def _select(fetch, chosen, indices):  # a function of the module: a split is pickled for the processes that decode it
-  return fetch(chosen[indices])
+    return Split(len(indices), None, lambda numbers: self.fetch(indices[numbers]), lengths=lengths)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import bundled, folder, image_files, splitting, tfds
+from karpjax.data import bundled, image_files, splitting, tfds
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 
@@ -43,7 +43,7 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   if name in bundled.SOURCES:
     data = bundled.SOURCES[name](data_dir)
   elif name.startswith('folder:'):
-    data = folder.read(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
+    data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
   else:
     data = tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes)
 
@@ -51,17 +51,16 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   spec = conversion(data.spec, size, config.channels)
   if spec.shape != spec.stored:
-    convert = functools.partial(_convert, spec.shape)
-    splits = {split: Split(s.size, None, functools.partial(convert, s.fetch)) for split, s in splits.items()}
+    splits = {split: _converted(s, spec.shape) for split, s in splits.items()}
   splits, residency = splitting.settle(name, splits, spec, resident_bytes)
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))
 
 
-def _convert(shape, fetch, indices):
-  batch = fetch(indices)
-  return {**batch, 'image': image_files.convert(shape, batch['image'])}
+def _converted(split: Split, shape) -> Split:
+  images = lambda image, **others: {'image': image_files.convert(shape, image), **others}
+  return Split(split.size, None, lambda indices: images(**split.fetch(indices)))
 
 
 def conversion(spec: Spec, image_size: int, channels: int) -> Spec:
@@ -93,3 +92,61 @@ def load_image(path: str | Path, spec: Spec) -> np.ndarray:
     scaled = image * np.float32(spec.maximum / 255)
     image = scaled if spec.dtype == 'float32' else np.rint(scaled)
   return image_files.convert(spec.shape, image[None])[0].astype(spec.dtype)
+
+
+# ---- a folder of class folders ----
+
+
+def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bool = False) -> Dataset:
+  """'folder:PATH': PATH/train/CLASS/* and perhaps PATH/test/CLASS/*, PATH/val/CLASS/* (or validation/); or PATH/CLASS/*.
+
+  Without a test folder PATH/val is the test split; without either, a fifth of each class, drawn by `seed`. Where grey and
+  colour images are mixed, all become RGB. With `image_size` each is resized by Pillow's antialiased bilinear filter. Where
+  no labels are needed (`unlabelled`), one class is enough, and the images may lie without class folders.
+
+  Raises:
+    UsageError: it names the folder or file that is empty, unreadable, at the wrong level, of another size or class.
+  """
+  path = Path(name.removeprefix('folder:')).expanduser()
+  folders = image_files.split_folders(path)
+  # a lone folder 'train' of images may be a class
+  if not folders or (len(folders) == 1 and not any(entry.is_dir() for entry in image_files.visible(path / 'train'))):
+    folders = {'train': path}
+  parts = {split: _classes(folder, unlabelled) for split, folder in folders.items()}
+  classes = tuple(parts['train'])
+  for split, part in parts.items():
+    if differing := sorted({*classes} ^ {*part}):
+      others = ', '.join(differing)
+      raise UsageError(f'{path}: train and {split} must have the same class folders; only one has: {others}')
+  if len(classes) < 2 and not unlabelled:
+    raise UsageError(f'{path} has a single class folder, {classes[0]}: classification needs two or more')
+  headers = image_files.headers([file for part in parts.values() for files in part.values() for file in files])
+  size, (channels, notes) = image_files.common_size(headers, image_size), image_files.common_channels(headers)
+
+  splits, labels = {}, {}
+  for split, part in parts.items():
+    files = np.array([str(file) for files in part.values() for file in files])
+    labels[split] = np.repeat(np.arange(len(classes), dtype=np.int32), list(map(len, part.values())))
+    splits[split] = Split(len(files), None, functools.partial(_fetch, files, labels[split], channels, size))
+  fifth = splitting.stratified(labels['train'], max(round(0.2 * len(labels['train'])), 1), seed)
+  splits, more = splitting.with_test(name, splits, fifth, f'a fifth of each class, drawn with seed {seed},')
+  return Dataset(Spec(name, (*size, channels), classes, 255.0), splits, (*notes, *more))
+
+
+def _fetch(files, labels, channels, size, indices):
+  images = np.stack([image_files.read(file, channels, size) for file in files[indices]])
+  return {'image': images, 'label': labels[indices]}
+
+
+def _classes(path: Path, unlabelled: bool) -> dict[str, list[Path]]:
+  """Class name -> its image files, both sorted; of a folder of images alone, where no labels are needed, 'all'."""
+  entries = image_files.visible(path)
+  folders = [entry for entry in entries if entry.is_dir()]
+  stray = next(filter(image_files.is_image, entries), None)
+  if unlabelled and stray and not folders:
+    return {'all': image_files.files(path)}
+  if stray:
+    raise UsageError(f'{stray} lies beside the class folders: move it into the folder of its class')
+  if not folders:
+    raise UsageError(f'{path} is empty: expected one folder of PNG or JPEG files per class')
+  return {folder.name: image_files.files(folder) for folder in folders}

@@ -23,11 +23,6 @@ class Config(config.Train, images.Flags):
   """What a data set is read with."""
 
 
-def numbers_of(size: int, batch_size: int, t: int):
-  """The example numbers of step t; a function of the module, since worker processes need to pickle it."""
-  return batches.indices(0, t, 1, batch_size=batch_size, size=size)[0]
-
-
 def images_per_second(iterator, batch_size: int, seconds: float) -> float:
   """Of an endless iterator of batches, after two of them, over at least `seconds`."""
   for _ in range(2):
@@ -41,7 +36,8 @@ def images_per_second(iterator, batch_size: int, seconds: float) -> float:
 
 def ways(streamed: dataset.Split, whole: dataset.Split, batch_size: int, workers: list[int]):
   """How a batch can come to be: {name: endless iterator}; on the device only where `whole` fits in memory."""
-  numbers = functools.partial(numbers_of, streamed.size, batch_size)
+  size = streamed.size
+  numbers = lambda t: batches.indices(0, t, 1, batch_size=batch_size, size=size)[0]
   iterators = {'one thread': (batches.fetch(streamed, numbers(t)) for t in itertools.count())}
   for count in (0, *workers):
     name = f'{count} processes' if count else 'threads'

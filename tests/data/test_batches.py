@@ -38,7 +38,7 @@ def test_exact_evaluation_counts_every_example_once():
   assert [n for numbers, mask in calls for n in numbers[mask]] == list(range(23))
 
 
-@pytest.mark.parametrize('workers', [0])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_stream_gives_the_batches_of_its_steps_in_order(workers):
   split = Split.of(image=np.arange(40, dtype=np.uint8).reshape(20, 2))
   numbers = lambda t: batches.indices(0, t, 1, batch_size=4, size=20)[0]

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import pickle
 
+import cloudpickle
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,7 +188,7 @@ def test_streamed_and_resident_examples_are_the_same():
     one, other = resident.splits[name], streamed.splits[name]
     assert other.arrays is None and other.size == one.size
     numbers = np.array([3, 0, 3, one.size - 1])
-    for key, values in pickle.loads(pickle.dumps(other.fetch))(numbers).items():
+    for key, values in pickle.loads(cloudpickle.dumps(other.fetch))(numbers).items():
       np.testing.assert_array_equal(values, one.arrays[key][numbers])
       np.testing.assert_array_equal(values, one.fetch(numbers)[key])
 

@@ -202,7 +202,7 @@ def test_importing_the_data_modules_imports_nothing_heavy():
   heavy = ('tensorflow_datasets', 'tensorflow', 'sklearn', 'mnist1d', 'matplotlib', 'grain')
   code = (
     'import sys\n'
-    'from karpjax.data import augmentation, bundled, dataset, folder, images, tables, tfds\n'
+    'from karpjax.data import augmentation, bundled, dataset, images, tables, tfds\n'
     f'assert not set({heavy!r}) & set(sys.modules), set({heavy!r}) & set(sys.modules)'
   )
   subprocess.run([sys.executable, '-c', code], check=True, cwd=os.path.dirname(__file__) + '/../..')
