@@ -195,7 +195,7 @@ def parse(text: str, known: Collection[str] = (*IMAGES, *MIXES)) -> tuple[Step, 
     _, what, highest = choose('augmentation', name, IMAGES | MIXES)
     if name not in known:
       raise UsageError(f'augmentation {name}: here only {", ".join(known)} are known')
-    number = float(amount) if re.fullmatch(r'\d*\.?\d+(e-?\d+)?', amount) else 0.0
+    number = float(amount) if re.fullmatch(r'(\d+\.?\d*|\.\d+)(e-?\d+)?', amount) else 0.0
     if what is None and amount:
       raise UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
     if what and not (0 < number <= highest and (number.is_integer() or what != 'whole pixels')):

@@ -77,13 +77,15 @@ def test_the_report_is_of_every_example_once(tmp_path, monkeypatch):
 
 
 def test_a_perfect_classifier_has_no_mistakes_and_an_earlier_reports_go(tmp_path):
+  earlier = tmp_path / 'plots' / 'worst_mistakes.png'
+  earlier.parent.mkdir()
+  earlier.write_bytes(b'')
   images = lambda indices: np.zeros((len(indices), 4, 4, 1))
-  arguments = {'classes': ['a', 'b'], 'labels': np.array([0, 1]), 'images': images}
-  classification.write(tmp_path, probabilities=np.array([[0.4, 0.6], [0.4, 0.6]]), **arguments)
-  assert (tmp_path / 'plots' / 'worst_mistakes.png').exists()
-  classification.write(tmp_path, probabilities=np.array([[0.6, 0.4], [0.4, 0.6]]), **arguments)
-  assert not (tmp_path / 'plots' / 'worst_mistakes.png').exists()
-  assert json.loads((tmp_path / 'report.json').read_text())['macro']['f1'] == 1
+  probabilities = np.array([[0.6, 0.4], [0.4, 0.6]])
+  classification.write(
+    tmp_path, classes=['a', 'b'], labels=np.array([0, 1]), images=images, probabilities=probabilities
+  )
+  assert not earlier.exists() and json.loads((tmp_path / 'report.json').read_text())['macro']['f1'] == 1
 
 
 def test_the_first_kernel_is_that_which_meets_the_image():
