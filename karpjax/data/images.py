@@ -52,7 +52,7 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   spec = conversion(data.spec, size, config.channels)
   if spec.shape != spec.stored:
     splits = {split: _converted(s, spec.shape) for split, s in splits.items()}
-  splits, residency = splitting.settle(name, splits, spec, resident_bytes)
+  splits, residency = splitting.settle(name, splits, resident_bytes, spec.classes)
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))
@@ -128,8 +128,7 @@ def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bo
     files = np.array([str(file) for files in part.values() for file in files])
     labels[split] = np.repeat(np.arange(len(classes), dtype=np.int32), list(map(len, part.values())))
     splits[split] = Split(len(files), None, functools.partial(_fetch, files, labels[split], channels, size))
-  fifth = splitting.stratified(labels['train'], max(round(0.2 * len(labels['train'])), 1), seed)
-  splits, more = splitting.with_test(name, splits, fifth, f'a fifth of each class, drawn with seed {seed},')
+  splits, more = splitting.with_test(splits, max(round(0.2 * len(labels['train'])), 1), seed, labels=labels['train'])
   return Dataset(Spec(name, (*size, channels), classes, 255.0), splits, (*notes, *more))
 
 

@@ -98,18 +98,10 @@ def _crops(config, parts, notes, sides, pair: Callable, size: int, stride: int, 
 
 
 def _dataset(config, splits: dict[str, Split], notes: Iterable[str], raw: Mapping | None = None) -> Dataset:
-  name, raw, example = config.dataset, raw or {}, splits['train'].fetch(np.arange(1))
-  resident = (
-    sum(s.size for s in splits.values()) * sum(x.nbytes for x in example.values()) <= config.resident_mb * 2**20
-  )
-  if resident:
-    splits = {split: splitting.materialise(s, f'{name} {split}') for split, s in splits.items()}
-  shapes = [example[side].shape[1:] for side in SIDES]
-  spec = Spec(name, *shapes, splits['train'].size, max(map(len, raw.values()), default=0))
-  sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
-  where = 'on the device' if resident else 'streamed from the host'
-  note = f'{name}: {sizes} pairs of {" -> ".join("×".join(map(str, shape)) for shape in shapes)}, {where}'
-  return Dataset(spec, splits, (*notes, note), raw)
+  splits, note = splitting.settle(config.dataset, splits, config.resident_mb * 2**20)
+  shapes = [splits['train'].fetch(np.zeros(1, int))[side].shape[1:] for side in SIDES]
+  spec = Spec(config.dataset, *shapes, splits['train'].size, max(map(len, (raw or {}).values()), default=0))
+  return Dataset(spec, splits, (*notes, note), raw or {})
 
 
 # ---- in the step ----

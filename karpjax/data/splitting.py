@@ -1,12 +1,12 @@
 """Which examples belong to which split, and whether a split is held whole or decoded as it is fetched."""
 
-import math
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
 
-from karpjax.data.dataset import Spec, Split
+from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
 
 MEGABYTE = 2**20
@@ -61,7 +61,7 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
 
 
 def hold_out(
-  splits: dict[str, Split], amount: float, seed: int, *, split: str = 'validation', purpose: int = 2
+  splits: dict[str, Split], amount: float, seed: int, *, split: str = 'validation', purpose: int = 2, labels=None
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
   """The splits with one that is taken from train, where the set has none such; and a note.
 
@@ -70,6 +70,7 @@ def hold_out(
     amount: a fraction of train below 1, or a count; 0 takes nothing.
     seed, purpose: of the draw.
     split: its name.
+    labels: of train, [n] int, where every class is to give the same share.
   """
   size = splits['train'].size
   if amount > 1 and amount != int(amount):
@@ -81,54 +82,45 @@ def hold_out(
   count = round(amount * size) if amount < 1 else int(amount)
   if not 1 <= count < size:
     raise UsageError(f'{count:,} of {size:,} train examples for {split}: leave at least one on each side')
-  rest, held_out = (splits['train'].select(numbers) for numbers in drawn(size, count, seed, purpose))
+  order = permutation(seed, purpose, size)
+  parts = stratified(labels, count, seed) if labels is not None else (np.sort(order[count:]), np.sort(order[:count]))
+  rest, held_out = map(splits['train'].select, parts)
   note = f'{split}: {count:,} of the {size:,} train examples, drawn with seed {seed}'
   return {**splits, 'train': rest, split: held_out}, (note,)
 
 
-def drawn(size: int, count: int, seed: int, purpose: int) -> tuple[np.ndarray, np.ndarray]:
-  """Example numbers, [size - count] and [count], of the rest and of a draw; both sorted."""
-  order = permutation(seed, purpose, size)
-  return np.sort(order[count:]), np.sort(order[:count])
-
-
-def with_test(
-  name: str, splits: dict[str, Split], parts: tuple[np.ndarray, np.ndarray], drawn: str
-) -> tuple[dict[str, Split], tuple[str, ...]]:
-  """The splits with a 'test': the validation split where the set has one, else a part of train; and a note.
-
-  Args:
-    name: of the set.
-    splits: 'train' and others.
-    parts: example numbers of train and test, if they come to that.
-    drawn: what the latter are, for the note.
-  """
+def with_test(splits: dict[str, Split], count: int, seed: int, **draw) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """The splits with a 'test': the validation split where the set has one, else `hold_out`'s; and a note."""
   if 'test' in splits:
     return splits, ()
   if 'validation' in splits:
-    note = f"{name}: has no test split, so the set's validation split is 'test'"
+    note = "test: the set's validation split, since it has no test split"
     return {'train': splits['train'], 'test': splits['validation']}, (note,)
-  rest, test = (splits['train'].select(numbers) for numbers in parts)
-  note = f'{name}: has no test split; {drawn} {test.size:,} of the {splits["train"].size:,} train examples, is that'
-  return {'train': rest, 'test': test}, (note,)
+  return hold_out(splits, count, seed, split='test', **draw)
 
 
-def settle(name: str, splits: dict[str, Split], spec: Spec, resident_bytes: int) -> tuple[dict[str, Split], str]:
-  """Whole arrays for all splits where they need at most `resident_bytes`, else none; and which, in words."""
+def settle(
+  name: str, splits: dict[str, Split], resident_bytes: int, classes: Sequence[str] = ()
+) -> tuple[dict[str, Split], str]:
+  """Whole arrays for all splits where they need at most `resident_bytes`, else none; and which, in words.
+
+  Raises:
+    UsageError: where a label isn't the number of one of the classes.
+  """
+  example = [x[0] for _, x in sorted(splits['train'].fetch(np.zeros(1, int)).items()) if x.ndim > 1]
+  need = sum(s.size for s in splits.values()) * sum(x.nbytes for x in example) / MEGABYTE
   sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
-  need = sum(s.size for s in splits.values()) * math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
-  megabytes = f'{need / MEGABYTE:,.0f} MB' if need >= MEGABYTE else f'{need / MEGABYTE:.1f} MB'
+  shapes = ' -> '.join('×'.join(map(str, x.shape)) for x in example)
+  megabytes = f'{need:,.0f} MB' if need >= 1 else f'{need:.1f} MB'
   limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of resident_mb'
-  note = f'{name}: {sizes} examples of {"×".join(map(str, spec.shape))} {spec.dtype}, {megabytes} decoded'
-  if need > resident_bytes:
+  note = f'{name}: {sizes} examples of {shapes} {example[0].dtype}, {megabytes} decoded'
+  if need * MEGABYTE > resident_bytes:
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'
   whole = {split: materialise(s, f'{name} {split}') for split, s in splits.items()}
-  for split, s in whole.items():
-    labels, classes = s.arrays['label'], len(spec.classes)
-    if labels.min() < 0 or labels.max() >= classes:
-      wrong = labels[(labels < 0) | (labels >= classes)][0]
-      raise UsageError(f'{name}: {split} has the label {wrong}; {classes} classes are numbered 0 to {classes - 1}')
+  for split, labels in ((split, s.arrays['label']) for split, s in whole.items() if classes):
+    for wrong in labels[(labels < 0) | (labels >= len(classes))][:1]:
+      raise UsageError(f'{name}: {split} has the label {wrong}; there are {len(classes)} classes, from 0')
   return whole, f'{note}, kept on the device (under {limit})'
 
 

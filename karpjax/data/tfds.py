@@ -49,9 +49,7 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
     for split, s in splits.items():
       files = [Path(file) for file in builder.info.splits[split].filepaths]
       splits[split] = _keep(f'{builder.info.full_name}/{split}', s, shape, files)
-  size = splits['train'].size
-  fifth = splitting.drawn(size, max(size // 5, 1), 0, 3)
-  splits, notes = splitting.with_test(name, splits, fifth, 'a fixed draw,')
+  splits, notes = splitting.with_test(splits, max(splits['train'].size // 5, 1), 0, purpose=3)
   return Dataset(Spec(name, shape, classes, 255.0), splits, notes)
 
 

@@ -40,13 +40,9 @@ def class_grid(images, labels: np.ndarray, classes: Sequence[str], folder: Path,
 
 def write_grid(images: np.ndarray, columns: int, path: str | Path) -> Path:
   """A PNG of images [n, height, width, 1 or 3] in [0, 1], `columns` in a row, pixel by pixel, with a pixel between them."""
-  height, width, channels = images.shape[1:]
-  rows = math.ceil(len(images) / columns)
-  sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.float32)
-  for i, image in enumerate(images):
-    top, left = i // columns * (height + 1), i % columns * (width + 1)
-    sheet[top : top + height, left : left + width] = image
-  return write_image(sheet, path)
+  images = np.pad(images, ((0, -len(images) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
+  sheet = np.concatenate([np.concatenate(row, 1) for row in images.reshape(-1, columns, *images.shape[1:])])
+  return write_image(sheet[:-1, :-1], path)
 
 
 def write_image(image: np.ndarray, path: str | Path) -> Path:

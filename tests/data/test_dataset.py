@@ -94,7 +94,7 @@ def test_usps_is_the_file_in_its_order(shared_data):
 @pytest.mark.parametrize(
   'changes, says',
   [
-    ({'y_train': np.array([0, 1, 10])}, 'train has the label 10; 10 classes are numbered 0 to 9'),
+    ({'y_train': np.array([0, 1, 10])}, 'train has the label 10; there are 10 classes, from 0'),
     ({'y_test': np.array([-1, 1])}, 'test has the label -1'),
     ({'y_test': np.array([1])}, 'y_test'),
     ({'x_test': np.full((2, 16, 16), 3000)}, '0 to 2000'),

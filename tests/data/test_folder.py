@@ -81,7 +81,7 @@ def test_a_train_folder_alone_or_with_val_or_with_both(split_folder, others):
       ('val', 'test'): {'train': 12, 'validation': 6, 'test': 6},
     }[others]
   )
-  assert data.spec.classes == ('cat', 'dog', 'eel') and ('has no test split' in data.notes[0]) == ('test' not in others)
+  assert data.spec.classes == ('cat', 'dog', 'eel') and data.notes[0].startswith('test: ') == ('test' not in others)
 
 
 def test_train_may_be_the_name_of_a_class(tmp_path):

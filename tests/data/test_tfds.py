@@ -132,7 +132,9 @@ def test_an_unwritable_cache_is_done_without(folder, cache):
 
 def test_a_set_without_a_test_split_uses_validation_or_a_fifth_of_train(folder):
   halves = load('halves', data_dir=folder)
-  assert pictures(halves.splits['test']) == [8, 9, 10, 11] and 'validation split' in halves.notes[0]
+  assert pictures(halves.splits['test']) == [8, 9, 10, 11] and halves.notes[0].startswith(
+    "test: the set's validation split"
+  )
   photographs = load('photographs', data_dir=folder, image_size=8)
   assert {k: s.size for k, s in photographs.splits.items()} == {'train': 8, 'test': 2}
   assert photographs.spec.shape == (8, 8, 3)
