@@ -3,6 +3,7 @@
 A row is `{'step': t, 'train/loss': 0.3, ...}`; with several seeds a metric's value is a list, one per seed.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -65,10 +66,10 @@ def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
     return {'mean': float(numbers.mean()), 'std': std, 'values': values}
 
 
-def final_of_seeds(values: Iterable[float], level: float = 0.95, resamples: int = 2000) -> dict[str, Any]:
-  """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', [low, high] of their mean.
+def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
+  """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', the 95 % [low, high] of their mean.
 
-  Percentiles of the means of so many draws of the seeds with replacement: the stratified bootstrap of Agarwal et al. 2021,
+  Percentiles of the means of 2,000 draws of the seeds with replacement: the stratified bootstrap of Agarwal et al. 2021,
   "Deep reinforcement learning at the edge of the statistical precipice", of one task. NaN where a seed's number is not finite.
   """
   from scipy import stats  # half a second to import, and needed once
@@ -76,9 +77,8 @@ def final_of_seeds(values: Iterable[float], level: float = 0.95, resamples: int 
   summary = summarise_seeds(values)
   if not np.isfinite(summary['values']).all():
     return summary | {'interval': [math.nan, math.nan]}
-  options = {'n_resamples': resamples, 'confidence_level': level, 'method': 'percentile', 'random_state': 0}
-  interval = stats.bootstrap((summary['values'],), np.mean, **options).confidence_interval
-  return summary | {'interval': list(map(float, interval))}
+  drawn = stats.bootstrap((summary['values'],), np.mean, n_resamples=2000, method='percentile', random_state=0)
+  return summary | {'interval': list(map(float, drawn.confidence_interval))}
 
 
 class Rows:
@@ -89,24 +89,21 @@ class Rows:
 
   Args:
     folder: the run's folder.
-    resume_step: the step of the checkpoint the run goes on from, or None to begin anew with no rows.
+    resume_step: the step of the checkpoint the run goes on from; −1 begins anew, with no rows.
   """
 
-  def __init__(self, folder: Path, resume_step: int | None = None):
+  def __init__(self, folder: Path, resume_step: int = -1):
     path = Path(folder) / METRICS
-    old = path.read_bytes() if path.exists() else b''
-    last = -1 if resume_step is None else resume_step
-    valid = b''.join(line for line, row in _lines(old) if row['step'] <= last)
-    if valid != old:
+    valid = b''.join(line for line, row in _lines(path) if row['step'] <= resume_step)
+    if not path.exists() or valid != path.read_bytes():
       write_bytes(path, valid)
     self._file = open(path, 'ab', buffering=0)
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Adds one row; `row['step']` is an int, every other value a number or one number per seed."""
-    line = (json.dumps(plain({'step': int(row['step']), **row}), allow_nan=False) + '\n').encode()
+    rest = (json.dumps(plain({'step': int(row['step']), **row}), allow_nan=False) + '\n').encode()
     start = self._file.seek(0, os.SEEK_END)
     try:
-      rest = line
       while rest:  # an unbuffered write may stop short, as on a disk that fills up
         rest = rest[self._file.write(rest) :]
       os.fsync(self._file.fileno())
@@ -120,11 +117,8 @@ class Rows:
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
   """All whole rows of a run, in order; a null reads as NaN. A line half written is left out."""
-  path = Path(folder) / METRICS
-  if not path.exists():
-    return []
   number = lambda x: [number(item) for item in x] if isinstance(x, list) else math.nan if x is None else x
-  return [{name: number(value) for name, value in row.items()} for _, row in _lines(path.read_bytes())]
+  return [{name: number(value) for name, value in row.items()} for _, row in _lines(Path(folder) / METRICS)]
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -229,12 +223,10 @@ def require_wandb(mode: str):
   return wandb
 
 
-def _lines(content: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
   """Each whole line of metrics.jsonl, as it stands and parsed."""
-  for line in content.splitlines(keepends=True):
-    try:
+  for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    with contextlib.suppress(ValueError):  # torn, or not text
       row = json.loads(line)
-    except ValueError:  # torn, or not text
-      continue
-    if line.endswith(b'\n') and isinstance(row, dict) and isinstance(row.get('step'), int):
-      yield line, row
+      if line.endswith(b'\n') and isinstance(row, dict) and isinstance(row.get('step'), int):
+        yield line, row

@@ -180,7 +180,7 @@ def scalars(folder):
 
 
 def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_path):
-  def run(first, last, resume_step):
+  def run(first, last, resume_step=-1):
     with closing(writers.Rows(tmp_path, resume_step)) as rows:
       board = writers.TensorBoard(tmp_path)
       for step in range(first, last):
@@ -189,7 +189,7 @@ def test_tensorboard_is_rebuilt_on_resume_without_stale_or_double_points(tmp_pat
         board.append(row)
       board.close()
 
-  run(0, 5, None)
+  run(0, 5)
   run(3, 6, 2)
   expected = []
   for step in range(6):
