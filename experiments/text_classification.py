@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from karpjax import config, monitor, optim
+from karpjax import config, optim
+from karpjax.commands import monitor
 from karpjax.data import bucketing, labelled_text, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError

@@ -1,13 +1,13 @@
-"""Sequences from any step function, token by token: greedy, drawn, by beam search, or as an endless stream.
+"""Sequences from any step function, token by token: greedy, by beam search, or drawn, as an endless stream.
 
 A step is `step(tokens [batch] int32, state) -> (logits [batch, vocabulary] float32, state)`: the last token, and what a model
 remembers -> what may come next. The state is any pytree whose leaves have a leading axis [batch, …]: the state of an LSTM, or a
 cache of keys and values with a length per example. Nothing here knows a model.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,12 @@ def filter_logits(logits, temperature: float = 1.0, top_k: int = 0, top_p: float
   return logits
 
 
-def next_tokens(logits, key, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
+def next_tokens(logits, keys, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
   """The next tokens, drawn by `filter_logits`; at temperature 0 the most probable.
 
   Args:
     logits: [batch, vocabulary] float32.
-    key: of the draw; or one per row, [batch], so that a row draws the same in whatever batch it comes.
+    keys: [batch], one per row, so that a row draws the same in whatever batch it comes.
     temperature, top_k, top_p: static numbers.
 
   Returns:
@@ -58,7 +58,6 @@ def next_tokens(logits, key, temperature: float = 1.0, top_k: int = 0, top_p: fl
   """
   if temperature == 0:
     return logits.argmax(-1).astype(jnp.int32)
-  keys = key if key.ndim else jax.random.split(key, len(logits))
   drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, temperature, top_k, top_p))
   return drawn.astype(jnp.int32)
 
@@ -66,15 +65,13 @@ def next_tokens(logits, key, temperature: float = 1.0, top_k: int = 0, top_p: fl
 # ---- whole sequences ----
 
 
-def sample(step, state, first, key, *, steps: int, end: int | None = None, **rules):
-  """Draws sequences, until all have ended or are `steps` long.
+def greedy(step, state, first, *, steps: int, end: int | None = None):
+  """The most probable next token, until all sequences have ended or are `steps` long.
 
   Args:
     step, state: see the module; the state after all that comes before `first` [batch] int32.
-    key: of all draws; or one per row, [batch]. That of position t is folded with t.
     steps: the most tokens.
     end: the token that ends a sequence, or None.
-    rules: temperature, top_k and top_p, as for `next_tokens`.
 
   Returns:
     [batch, steps] int32: the end is part of it, and 0 is what follows it.
@@ -87,21 +84,14 @@ def sample(step, state, first, key, *, steps: int, end: int | None = None, **rul
   def one(carry):
     t, state, last, ended, tokens = carry
     logits, state = step(last, state)
-    here = jax.vmap(jax.random.fold_in, (0, None))(key, t) if key.ndim else jax.random.fold_in(key, t)
-    chosen = jnp.where(ended, PADDING, next_tokens(logits, here, **rules))
-    if end is not None:
-      ended |= chosen == end
+    chosen = jnp.where(ended, PADDING, logits.argmax(-1).astype(jnp.int32))
+    ended = ended if end is None else ended | (chosen == end)
     return t + 1, state, chosen, ended, tokens.at[:, t].set(chosen)
 
   size = len(first)
   tokens = jnp.full((size, steps), PADDING, jnp.int32)
   carry = jnp.zeros((), jnp.int32), state, first.astype(jnp.int32), jnp.zeros(size, bool), tokens
   return jax.lax.while_loop(unfinished, one, carry)[-1]
-
-
-def greedy(step, state, first, *, steps: int, end: int | None = None):
-  """`sample` at temperature 0: always the most probable token. Returns [batch, steps] int32."""
-  return sample(step, state, first, jax.random.key(0), steps=steps, end=end, temperature=0)
 
 
 # ---- beam search ----
@@ -117,28 +107,18 @@ def repeat(tree, times: int):
   return jax.tree.map(lambda x: jnp.repeat(x, times, 0), tree)
 
 
-class Beam(NamedTuple):
-  """The sequences that a search holds: all [batch, beam] but for the model's state [batch · beam, …] and the time."""
-
-  t: Any
-  state: Any
-  tokens: Any  # [batch, beam, steps] int32
-  total: Any  # log probabilities
-  length: Any
-  ended: Any
-  last: Any  # the last tokens
+# The sequences that a search holds: tokens [batch, beam, steps] int32; their log probabilities, lengths, whether they have
+# ended and their last tokens, all [batch, beam]; the model's state [batch · beam, …]; and the time.
+Beam = collections.namedtuple('Beam', 't state tokens total length ended last')
 
 
-def _finished(beam: Beam, steps: int, alpha: float, early_stop: bool):
-  """Whether an example's search is over, [batch]."""
+def _finished(beam: Beam, steps: int, alpha: float):
+  """[batch]: whether no unfinished sequence can beat the best that has ended."""
   live = ~beam.ended & (beam.total > -jnp.inf)
-  over = ~live.any(-1)
-  if early_stop:
-    score = jnp.where(beam.ended, beam.total / length_norm(beam.length, alpha), -jnp.inf).max(-1)
-    # log probabilities only fall, and their divisor grows no further than that of the longest
-    attainable = jnp.where(live, beam.total, -jnp.inf).max(-1) / length_norm(steps, alpha)
-    over |= attainable < score
-  return over
+  score = jnp.where(beam.ended, beam.total / length_norm(beam.length, alpha), -jnp.inf).max(-1)
+  # log probabilities only fall, and their divisor grows no further than that of the longest
+  attainable = jnp.where(live, beam.total, -jnp.inf).max(-1) / length_norm(steps, alpha)
+  return ~live.any(-1) | (attainable < score)
 
 
 def _extend(step: Callable, beam: Beam, over, end: int | None, alpha: float) -> Beam:
@@ -168,10 +148,8 @@ def _extend(step: Callable, beam: Beam, over, end: int | None, alpha: float) -> 
   )
 
 
-def beam_search(
-  step, state, first, *, beam: int, steps: int, end: int | None, length_penalty: float = 0.0, early_stop: bool = True
-):
-  """The most probable sequences, by a beam in which those that have ended keep their places.
+def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, length_penalty: float = 0.0):
+  """The most probable sequence, by a beam in which those that have ended keep their places, until none can beat the best.
 
   A sequence's score is its log probability / `length_norm` of its length, the end included. A beam of 1 is `greedy`; one that
   holds all prefixes is exhaustive.
@@ -184,14 +162,13 @@ def beam_search(
     steps: the most tokens.
     end: the token that ends a sequence, or None.
     length_penalty: alpha of `length_norm`; 0 favours the short.
-    early_stop: whether an example's search stops as soon as no unfinished sequence can beat the best that has ended.
 
   Returns:
-    tokens [batch, beam, steps] int32, the best first, 0 after the end; scores [batch, beam] float32, -inf where there are
-    fewer sequences.
+    tokens [batch, beam, steps] int32, the best first, 0 after the end; scores [batch, beam] float32, -inf where there is no
+    such sequence.
   """
   size = len(first)
-  over = functools.partial(_finished, steps=steps, alpha=length_penalty, early_stop=early_stop)
+  over = functools.partial(_finished, steps=steps, alpha=length_penalty)
   start = Beam(
     t=jnp.zeros((), jnp.int32),
     state=repeat(state, beam),
@@ -204,10 +181,7 @@ def beam_search(
   last = jax.lax.while_loop(
     lambda b: (b.t < steps) & ~over(b).all(), lambda b: _extend(step, b, over(b)[:, None], end, length_penalty), start
   )
-  scores = last.total / length_norm(last.length, length_penalty)
-  tokens = jnp.where(scores[:, :, None] > -jnp.inf, last.tokens, PADDING)
-  order = jnp.argsort(scores, descending=True, stable=True)
-  return tokens[jnp.arange(size)[:, None], order], jnp.take_along_axis(scores, order, 1)
+  return last.tokens, last.total / length_norm(last.length, length_penalty)  # top_k has put them in order
 
 
 # ---- streams of any length ----
@@ -225,9 +199,7 @@ def _compiled(model, batch: int, chunk: int, **rules):
     def one(t, carry):
       return model.apply(variables, jax.lax.dynamic_slice_in_dim(tokens, t, 1, 1), carry[1], method='step')
 
-    state = model.initial(batch)
-    shapes = jax.eval_shape(lambda: one(0, (None, state)))
-    return jax.lax.fori_loop(0, length[0], one, (jnp.zeros(shapes[0].shape, shapes[0].dtype), state))
+    return jax.lax.fori_loop(1, length[0], one, one(0, (None, model.initial(batch))))
 
   @functools.partial(jax.jit, donate_argnums=2)
   def extend(variables, logits, state, keys, t):
@@ -243,9 +215,7 @@ def _compiled(model, batch: int, chunk: int, **rules):
   return begin, extend
 
 
-def stream(
-  model, variables, prompt: np.ndarray, keys: jax.Array, *, chunk: int = CHUNK, **rules
-) -> Iterator[np.ndarray]:
+def stream(model, variables, prompt: np.ndarray, keys, *, chunk: int = CHUNK, **rules) -> Iterator[np.ndarray]:
   """What follows a prompt, without end: each token costs one step, and nothing is compiled anew.
 
   A model whose cache is full reads the last half of its context once more.
@@ -284,15 +254,12 @@ def stream(
     yield tokens
 
 
-def texts(model, variables, prompt: np.ndarray, keys: jax.Array, *, steps: int, end: int | None = None, **rules):
+def texts(model, variables, prompt: np.ndarray, keys, *, steps: int, end: int | None = None, **rules):
   """`stream`, cut to `steps` tokens each, and behind a first `end`: a list of [n] int32, without it."""
-  parts, count = [], 0
+  parts = []
   for tokens in stream(model, variables, prompt, keys, **rules):
     parts.append(tokens)
-    count += tokens.shape[1]
-    if count >= steps or (end is not None and (np.concatenate(parts, 1) == end).any(1).all()):
+    rows = np.concatenate(parts, 1)[:, :steps]
+    if rows.shape[1] == steps or (end is not None and (rows == end).any(1).all()):
       break
-  rows = np.concatenate(parts, 1)[:, :steps]
-  if end is None:
-    return list(rows)
-  return [row[: np.argmax(row == end) if (row == end).any() else len(row)] for row in rows]
+  return [row[: np.argmax(row == end) if end in row else None] for row in rows]

@@ -27,81 +27,49 @@ Porto Quito Riga Seville Tallinn Utrecht Valencia Warsaw Yerevan Zagreb Ankara B
 Hobart Innsbruck Jena Krakow Leipzig Mombasa Nantes Odessa Perth Recife Salzburg Turin Uppsala Verona Windhoek York Zurich
 Antwerp Bologna Cardiff Dakar Essen Fresno Ghent Halifax Ipswich Kobe Lagos Manila Naples Ottawa Palermo Rotterdam Santiago
 Toulouse Vilnius Wroclaw"""
-# symbol -> forms, of which one is drawn; in it {symbol} is replaced in its turn, and {1+28} by one of 28 numbers from 1
-FORMS = {
-  'month': ['January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November', 'December'],
-  'day': ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'],
-  'letter': 'ABCDEFGHIJKLMNOPRSTUVWZ',
-  'title': ['Dr.', 'Mr.', 'Mrs.', 'Professor', 'President', 'Judge', 'Captain', 'Senator'],
-  'firm': ['Group', 'Bank', 'Ltd', 'Inc', 'Motors', 'Airlines', 'Partners', 'Press', 'Foods', 'Energy', 'Holdings', 'Insurance'],
-  'body': ('University', 'Hospital', 'City Council', 'Opera', 'Chamber of Commerce', 'Port Authority'),
-  'landscape': ['Valley', 'Bay', 'Island', 'County', 'Heights'],
-  'prefix': ('New', 'Port', 'North', 'East'),
-  'institution': ('University', 'Bank', 'Museum'),
-  'person': (*['{given} {surname}'] * 3, '{letter}. {surname}', '{given} {letter}. {surname}'),
-  'location': (*['{place}'] * 5, '{prefix} {place}', '{place} {landscape}', '{surname} {landscape}'),
-  'organisation': (
-    '{surname} {firm}', '{surname} {firm} {firm}', '{surname} & {surname}', '{place} {body}', '{institution} of {place}',
-    '{given} {surname} Foundation', '{letter}{letter}{letter}',
-  ),
-  'team': (*['{place}'] * 3, '{place} United'),
-  'date': ('{1+28} {month} {1900+130}', '{month} {1900+130}', '{month} {1+28}', '{day} , {1+28} {month}'),
-  'number': ('{1900+130}', '{2+98}', '{1+900},{0+10}00'),
-}  # fmt: skip
+# A symbol and its forms, of which one is drawn; in it {symbol} is replaced in its turn, and {1+28} by one of 28 numbers from 1.
+FORMS = """month: January | February | March | April | May | June | July | August | September | October | November | December
+day: Monday | Tuesday | Wednesday | Thursday | Friday | Saturday | Sunday
+letter: A | B | C | D | E | F | G | H | I | J | K | L | M | N | O | P | R | S | T | U | V | W | Z
+title: Dr. | Mr. | Mrs. | Professor | President | Judge | Captain | Senator
+firm: Group | Bank | Ltd | Inc | Motors | Airlines | Partners | Press | Foods | Energy | Holdings | Insurance
+body: University | Hospital | City Council | Opera | Chamber of Commerce | Port Authority
+landscape: Valley | Bay | Island | County | Heights
+prefix: New | Port | North | East
+institution: University | Bank | Museum
+person: {given} {surname} | {given} {surname} | {given} {surname} | {letter}. {surname} | {given} {letter}. {surname}
+location: {place} | {place} | {place} | {place} | {place} | {prefix} {place} | {place} {landscape} | {surname} {landscape}
+organisation: {surname} {firm} | {surname} {firm} {firm} | {surname} & {surname} | {place} {body} | {institution} of {place} | \
+{given} {surname} Foundation | {letter}{letter}{letter}
+team: {place} | {place} | {place} | {place} United
+date: {1+28} {month} {1900+130} | {month} {1900+130} | {month} {1+28} | {day} , {1+28} {month}
+number: {1900+130} | {2+98} | {1+900},{0+10}00"""
+FORMS = {symbol: forms.split(' | ') for symbol, forms in (line.split(': ') for line in FORMS.splitlines())}
 SLOTS = {  # slot of a template -> (type of its entity, or O for none; the form put there)
-  'PER': ('PER', '{person}'),
-  'SURNAME': ('PER', '{surname}'),
-  'LOC': ('LOC', '{location}'),
-  'ORG': ('ORG', '{organisation}'),
-  'TEAM': ('ORG', '{team}'),
-  'DATE': ('DATE', '{date}'),
-  'YEAR': ('DATE', '{1900+130}'),
-  'MONTH': ('DATE', '{month}'),
-  'DAY': ('DATE', '{day}'),
-  'TITLE': ('O', '{title}'),
-  'NUMBER': ('O', '{number}'),
-  'SMALL': ('O', '{2+88}'),
+  'PER': ('PER', '{person}'), 'SURNAME': ('PER', '{surname}'), 'LOC': ('LOC', '{location}'), 'ORG': ('ORG', '{organisation}'),
+  'TEAM': ('ORG', '{team}'), 'DATE': ('DATE', '{date}'), 'YEAR': ('DATE', '{1900+130}'), 'MONTH': ('DATE', '{month}'),
+  'DAY': ('DATE', '{day}'), 'TITLE': ('O', '{title}'), 'NUMBER': ('O', '{number}'), 'SMALL': ('O', '{2+88}'),
   'SCORE': ('O', '{0+6}-{0+6}'),
-}
-
-TEMPLATES = """{PER} was born in {LOC} in {YEAR} .
-{PER} , who joined {ORG} in {YEAR} , will move to {LOC} .
-On {DATE} , {ORG} opened an office in {LOC} .
-{ORG} said on {DAY} that {PER} would leave the board .
-{PER} said on {DAY} that prices in {LOC} may rise .
-{TITLE} {SURNAME} may visit {LOC} in {MONTH} .
-{TITLE} {SURNAME} told reporters that {NUMBER} people lived near {LOC} .
-The agreement between {ORG} and {ORG} was signed on {DATE} .
-Shares of {ORG} fell by {NUMBER} percent on {DAY} .
-{ORG} sold {NUMBER} units in {MONTH} , said {SURNAME} .
-Heavy rain closed the road from {LOC} to {LOC} on {DAY} .
-Police in {LOC} arrested {NUMBER} people after the match .
-{TEAM} beat {TEAM} {SCORE} on {DAY} .
-{TEAM} lost {SCORE} to {TEAM} , and {SURNAME} scored twice .
-{SURNAME} scored for {TEAM} after {SMALL} minutes .
-{TEAM} signed {PER} from {TEAM} in {MONTH} .
-Flights to {LOC} were cancelled until {DATE} .
-{PER} of {ORG} and {PER} of {ORG} shared the prize .
-The museum in {LOC} shows {NUMBER} paintings by {SURNAME} .
-According to {ORG} , exports rose to {NUMBER} tonnes in {YEAR} .
-According to {PER} , the bridge in {LOC} dates from {YEAR} .
-They met in {LOC} on {DATE} and married in {YEAR} .
-{SURNAME} , {SMALL} , studied law in {LOC} .
-{ORG} named {PER} as its new director .
-{ORG} , based in {LOC} , has {NUMBER} employees .
-The trial of {PER} begins in {LOC} on {DATE} .
-In {MONTH} the river near {LOC} reached {SMALL} metres .
-" We may sell the plant in {LOC} , " said {PER} , head of {ORG} .
-" It was a good {DAY} for us , " {SURNAME} said in {LOC} .
-Neither {PER} nor {ORG} wanted to comment .
-The novel , written by {PER} in {YEAR} , is set in {LOC} .
-{LOC} , {DATE}
-{NUMBER} visitors came to {LOC} in {YEAR} , {NUMBER} more than in {YEAR} .
-The train left {LOC} at {SMALL} past nine and reached {LOC} in time .
-{TITLE} {PER} taught at {ORG} until {DATE} .
-No date was set for the talks .
-The results were better than expected .
-The mayor of {LOC} thanked {TITLE} {SURNAME} ."""
+}  # fmt: skip
+TEMPLATES = """{PER} was born in {LOC} in {YEAR} . | {PER} , who joined {ORG} in {YEAR} , will move to {LOC} .
+| On {DATE} , {ORG} opened an office in {LOC} . | {ORG} said on {DAY} that {PER} would leave the board .
+| {PER} said on {DAY} that prices in {LOC} may rise . | {TITLE} {SURNAME} may visit {LOC} in {MONTH} .
+| {TITLE} {SURNAME} told reporters that {NUMBER} people lived near {LOC} .
+| The agreement between {ORG} and {ORG} was signed on {DATE} . | Shares of {ORG} fell by {NUMBER} percent on {DAY} .
+| {ORG} sold {NUMBER} units in {MONTH} , said {SURNAME} . | Heavy rain closed the road from {LOC} to {LOC} on {DAY} .
+| Police in {LOC} arrested {NUMBER} people after the match . | {TEAM} beat {TEAM} {SCORE} on {DAY} .
+| {TEAM} lost {SCORE} to {TEAM} , and {SURNAME} scored twice . | {SURNAME} scored for {TEAM} after {SMALL} minutes .
+| {TEAM} signed {PER} from {TEAM} in {MONTH} . | Flights to {LOC} were cancelled until {DATE} .
+| {PER} of {ORG} and {PER} of {ORG} shared the prize . | The museum in {LOC} shows {NUMBER} paintings by {SURNAME} .
+| According to {ORG} , exports rose to {NUMBER} tonnes in {YEAR} . | According to {PER} , the bridge in {LOC} dates from {YEAR} .
+| They met in {LOC} on {DATE} and married in {YEAR} . | {SURNAME} , {SMALL} , studied law in {LOC} .
+| {ORG} named {PER} as its new director . | {ORG} , based in {LOC} , has {NUMBER} employees .
+| The trial of {PER} begins in {LOC} on {DATE} . | In {MONTH} the river near {LOC} reached {SMALL} metres .
+| " We may sell the plant in {LOC} , " said {PER} , head of {ORG} . | " It was a good {DAY} for us , " {SURNAME} said in {LOC} .
+| Neither {PER} nor {ORG} wanted to comment . | The novel , written by {PER} in {YEAR} , is set in {LOC} . | {LOC} , {DATE}
+| {NUMBER} visitors came to {LOC} in {YEAR} , {NUMBER} more than in {YEAR} .
+| The train left {LOC} at {SMALL} past nine and reached {LOC} in time . | {TITLE} {PER} taught at {ORG} until {DATE} .
+| No date was set for the talks . | The results were better than expected . | The mayor of {LOC} thanked {TITLE} {SURNAME} ."""
 
 
 def sentences(split: str, size: int) -> list[Sentence]:
@@ -116,20 +84,15 @@ def sentences(split: str, size: int) -> list[Sentence]:
   kept = {0: (0, 1, 2, 3), 1: (4,), 2: (5,)}[part]  # of every six names
   names = {'given': GIVEN, 'surname': SURNAMES, 'place': PLACES}
   forms = FORMS | {kind: [x for i, x in enumerate(each.split()) if i % 6 in kept] for kind, each in names.items()}
-  templates = TEMPLATES.splitlines()
-
-  def draw(choices):
-    return choices[next(bits) % len(choices)]
+  draw = lambda choices: choices[next(bits) % len(choices)]
 
   def expand(match) -> str:
     first, plus, count = match[1].partition('+')
-    if plus:
-      return str(int(first) + draw(range(int(count))))
-    return SYMBOL.sub(expand, draw(forms[match[1]]))
+    return str(int(first) + draw(range(int(count)))) if plus else SYMBOL.sub(expand, draw(forms[match[1]]))
 
   def sentence() -> Sentence:
     words, tags = [], []
-    for piece in draw(templates).split():
+    for piece in draw(TEMPLATES.split('|')).split():
       kind, form = SLOTS[piece.strip('{}')] if piece.startswith('{') else ('O', piece)
       filling = SYMBOL.sub(expand, form).split()
       words += filling

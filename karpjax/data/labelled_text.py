@@ -6,18 +6,31 @@ An example is {'tokens' [length], 'label' []}, int32, padded with 0 behind.
 import dataclasses
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from karpjax.data import bucketing, python_docs, splitting, text, text_files, tokenisers
+from karpjax.data import bucketing, dataset, splitting, text, text_files, tokenisers
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 
 SOURCES = ('python_docs', 'trec', 'financial_phrasebank', 'table:DIR', 'FILE.csv', 'FILE.tsv')
 TREC = ('DESC', 'ENTY', 'ABBR', 'HUM', 'LOC', 'NUM')  # the labels 0 … 5 of TREC.*.all
+# A label as a number or as Li & Roth 2002 write it, COARSE:fine, of which COARSE counts; and sentence@label (Malo et al. 2014).
+QUESTION = re.compile(rf'(?P<label>[0-5]|{"|".join(TREC)})(:\S*)?\s+(?P<text>.+)')
+PHRASE = re.compile(r'(?P<text>.*\S)\s*@\s*(?P<label>[^@]+)')
+CHAPTERS = {  # of the Python reference -> its pages among the standard library's help topics
+  'statements': 'compound assert assignment augassign del global nonlocal import raise return',
+  'expressions': 'calls comparisons binary bitwise shifting unary power booleans lambda conversions in attribute-references '
+  'subscriptions slicings exprlists lists dict atom-identifiers await',
+  'special methods': 'specialnames',
+  'types': 'types objects',
+  'containers': 'typesseq typesmapping typesseq-mutable',
+  'strings': 'string-methods formatstrings strings',
+  'debugger': 'debugger',
+}
 
 Pairs = list[tuple[str, str]]  # (text, name of its label)
 
@@ -30,69 +43,59 @@ def read(config) -> Dataset:
   name, seed = config.dataset, config.split_seed
   parts, notes = _read(config)
   classes = _classes(name, parts)
-  numbers = {label: number for number, label in enumerate(classes)}
   splits = {}
   for split, pairs in parts.items():
-    texts, labels = (np.array(column, object) for column in zip(*pairs))
-    splits[split] = Split.of(text=texts, label=np.array([numbers[label] for label in labels], np.int32))
+    texts, labels = zip(*pairs)
+    labels = np.array([classes.index(label) for label in labels], np.int32)
+    splits[split] = Split.of(text=np.array(texts, object), label=labels)
   if 'test' not in splits and config.test:
     whole = splits['train']
     count = max(round(whole.size * config.test), 1) if config.test < 1 else int(config.test)
-    if not 1 <= count < whole.size:
+    if count >= whole.size:
       raise UsageError(f'test={config.test:g} is {count:,} of {whole.size:,} texts: leave at least one on each side')
-    train, test = splitting.stratified(whole.arrays['label'], count, seed)
-    splits |= {'train': whole.select(np.sort(train)), 'test': whole.select(np.sort(test))}
+    numbers = splitting.stratified(whole.arrays['label'], count, seed)
+    splits |= {split: whole.select(np.sort(each)) for split, each in zip(('train', 'test'), numbers)}
     notes.append(f'{name}: has no test split; {count:,} texts, of each class alike, are drawn with seed {seed}')
   splits, more = splitting.hold_out(splits, config.validation, seed)
-  sizes = ', '.join(f'{splits[split].size:,} {split}' for split in text_files.SPLITS if split in splits)
+  sizes = text_files.sizes({split: each.arrays['label'] for split, each in splits.items()})
   notes = (*notes, *more, f'{name}: {sizes} texts of {len(classes)} classes')
   return Dataset(text.TextSpec(name, splits['train'].size, {}, {}, classes), splits, notes)
 
 
-def load(
-  config,
-  *,
-  tokeniser: tokenisers.Tokeniser | None = None,
-  length: int = 0,
-  pretrained: Mapping[str, Any] | None = None,
-) -> Dataset:
+def load(config, *, tokeniser=None, length: int = 0, pretrained: Mapping[str, Any] | None = None) -> Dataset:
   """A data set of texts as tokens; its `raw` splits are those of `read`.
 
   Args:
     config: with the flags of text classification.
-    tokeniser: instead of a new one; its token 0 stands for padding.
+    tokeniser: a Tokeniser instead of a new one; its token 0 stands for padding.
     length: tokens kept of a text where the config has no `max_length`; 0: as many as the longest of train has.
     pretrained: the sizes of an encoder, before whose texts stands <s>.
   """
   texts, pretrained, notes = read(config), pretrained or {}, []
   if pretrained:
     notes.append('pretrained: the model is the encoder of init_from, with its tokens and its number of them')
-  tokeniser = tokeniser or _tokeniser(config, texts.splits['train'].arrays['text'])
-  begin = [tokenisers.BEGIN] if pretrained else []
-  rows = {
-    split: [[*begin, *tokeniser.encode(words)] for words in each.arrays['text']] for split, each in texts.splits.items()
-  }
+  if not tokeniser:
+    if config.tokeniser == 'bpe' and not config.vocabulary:
+      config = dataclasses.replace(config, vocabulary=4000)
+    specials = () if config.tokeniser == 'bytes' else tokenisers.SPECIALS
+    words = texts.splits['train'].arrays['text']
+    tokeniser = text.make_tokeniser(config, words, kinds=tokenisers.KINDS, specials=specials)
+  rows = {split: _rows(each.arrays['text'], tokeniser, pretrained) for split, each in texts.splits.items()}
   longest = max(map(len, rows['train']))
   length = config.max_length or length or max(longest, 1)
   splits = {}
   for split, each in rows.items():
-    sizes = np.array([len(row) for row in each])
+    sizes = np.array([*map(len, each)])
     arrays = {'tokens': bucketing.padded(each, length), 'label': texts.splits[split].arrays['label']}
-    splits[split] = dataclasses.replace(Split.of(**arrays), lengths=np.minimum(sizes, length))
+    splits[split] = Split.lazy(len(each), arrays, dataset.rows, np.minimum(sizes, length))
     if beyond := (sizes > length).sum():
       reason = f'max_length={length}' if config.max_length else f'{length}, the longest of train,'
       notes.append(f'{beyond:,} of {len(each):,} {split} texts are cut to {reason} tokens')
-  spec = dataclasses.replace(
-    texts.spec,
-    tokenisers={'text': tokeniser},
-    lengths={'text': length},
-    pretrained=pretrained,
-    buckets=tuple(sorted({*bucketing.edges(splits['train'].lengths, config.buckets)[:-1], length})),
-  )
-  notes.append(
-    f'{tokeniser.size:,} different tokens, {tokeniser.kind}; examples of {length}, {longest} in the longest of train'
-  )
-  return Dataset(spec, splits, (*texts.notes, *notes), texts.splits)
+  buckets = tuple(sorted({*bucketing.edges(splits['train'].lengths, config.buckets)[:-1], length}))
+  made = {'tokenisers': {'text': tokeniser}, 'lengths': {'text': length}, 'pretrained': pretrained, 'buckets': buckets}
+  kind = f'{tokeniser.size:,} different tokens, {tokeniser.kind}'
+  notes.append(f'{kind}; examples of {length}, {longest} in the longest of train')
+  return Dataset(dataclasses.replace(texts.spec, **made), splits, (*texts.notes, *notes), texts.splits)
 
 
 def tokens(texts: Sequence[str], spec: text.TextSpec) -> np.ndarray:
@@ -104,15 +107,11 @@ def tokens(texts: Sequence[str], spec: text.TextSpec) -> np.ndarray:
   for number, words in enumerate(texts, 1):
     if not words.strip():
       raise UsageError(f'text {number} is empty')
-  begin, encode = [tokenisers.BEGIN] if spec.pretrained else [], spec.tokenisers['text'].encode
-  return bucketing.padded([[*begin, *encode(words)] for words in texts], spec.lengths['text'])
+  return bucketing.padded(_rows(texts, spec.tokenisers['text'], spec.pretrained), spec.lengths['text'])
 
 
-def _tokeniser(config, texts: Sequence[str]) -> tokenisers.Tokeniser:
-  if config.tokeniser == 'bpe' and not config.vocabulary:
-    config = dataclasses.replace(config, vocabulary=4000)
-  specials = () if config.tokeniser == 'bytes' else tokenisers.SPECIALS
-  return text.make_tokeniser(config, texts, kinds=tokenisers.KINDS, specials=specials)
+def _rows(texts, tokeniser, pretrained) -> list[list[int]]:
+  return [[*[tokenisers.BEGIN] * bool(pretrained), *tokeniser.encode(words)] for words in texts]
 
 
 # ---- sources ----
@@ -122,76 +121,72 @@ def _read(config) -> tuple[dict[str, Pairs], list[str]]:
   """{split: pairs} of a source, and notes."""
   name, encoding = config.dataset, config.encoding
   if name == 'python_docs':
-    note = f'python_docs: the reference of Python {platform.python_version()}, of the standard library'
-    return {'train': python_docs.sentences()}, [note]
-  if name == 'trec' and (files := _trec_files(config.data_dir)):
+    return {'train': sentences()}, [
+      f'{name}: the reference of Python {platform.python_version()}, of the standard library'
+    ]
+  if name == 'trec' and text_files.find('TREC.train.all', config.data_dir, needed=False):  # else TFDS may have it
+    files = {split: text_files.find(f'TREC.{split}.all', config.data_dir) for split in ('train', 'test')}
     expected = f'a label and a question; labels are 0 to 5, or {", ".join(TREC)}'
-    return {split: _labelled_lines(path, encoding, _question, expected) for split, path in files.items()}, []
+    parts = {split: _labelled_lines(path, encoding, QUESTION, expected) for split, path in files.items()}
+    named = dict(zip('012345', TREC))
+    return {split: [(words, named.get(x, x)) for words, x in pairs] for split, pairs in parts.items()}, []
   if name == 'financial_phrasebank':
     path = text_files.find('financial_phrasebank.txt', config.data_dir)
-    return {'train': _labelled_lines(path, encoding, _phrase, 'sentence@label')}, []
+    return {'train': _labelled_lines(path, encoding, PHRASE, 'sentence@label')}, []
   if name.startswith('table:'):
     files = text_files.split_files(name.removeprefix('table:'), tuple(text_files.DELIMITERS))
   elif Path(name).suffix.lower() in text_files.DELIMITERS:
     files = {'train': Path(name).expanduser()}
   else:
-    return _tfds(name, config.data_dir)
-  if len(config.columns) != 2:
-    raise UsageError(f'columns={",".join(config.columns)}: two names are needed, as text,label')
-  return {split: text_files.read_table(path, encoding or 'utf-8', config.columns) for split, path in files.items()}, []
+    return _tfds(config)
+  return {split: text_files.read_table(path, encoding, config.columns) for split, path in files.items()}, []
 
 
-def _labelled_lines(path: Path, encoding: str, parse: Callable[[str], tuple[str, str]], expected: str) -> Pairs:
-  """The pairs of a file's lines; the published files are latin-1."""
+def sentences() -> Pairs:
+  """Those of the Python reference's prose, with at least five words each, once; one that is in several chapters is in none."""
+  from pydoc_data import topics
+
+  found: dict[str, set[str]] = {}
+  for chapter, pages in CHAPTERS.items():
+    for paragraph in (part for page in pages.split() for part in re.split(r'\n\s*\n', topics.topics.get(page, ''))):
+      words = ' '.join(line.strip() for line in paragraph.strip('\n').split('\n'))
+      if any(mark in words for mark in ('::=', '>>>', '***', '===', '---', '+--', '| ')):
+        continue  # programs, grammar, headings and tables
+      for sentence in re.split(r'(?<=[.!?])\s+(?=[A-Z"*])', words):
+        if len(re.findall(r'[A-Za-z]{2,}', sentence)) >= 5 and sentence[-1] in '.!?:':
+          found.setdefault(sentence, set()).add(chapter)
+  return [(sentence, chapters.pop()) for sentence, chapters in found.items() if len(chapters) == 1]
+
+
+def _labelled_lines(path: Path, encoding: str, pattern: re.Pattern, expected: str) -> Pairs:
+  """The pairs of a file's lines that are not empty, which \\n alone ends; the published files are latin-1."""
   pairs = []
-  for number, line in text_files.read_lines(path, encoding or 'latin-1'):
-    pairs.append(parse(line.strip()))
-    if not all(pairs[-1]):
-      shown = line if len(line) <= 60 else line[:59] + '…'
-      raise UsageError(f'{path}, line {number}: {shown!r} is not {expected}')
+  for number, line in enumerate(text_files.read_file(path, encoding or 'latin-1').split('\n'), 1):
+    if line.strip():
+      match = pattern.fullmatch(line.strip())
+      if not match:
+        raise UsageError(f'{path}, line {number}: {line[:59]!r} is not {expected}')
+      pairs.append((match['text'], match['label']))
   return pairs
 
 
-def _trec_files(data_dir: str) -> dict[str, Path]:
-  """{split: file} where data_dir has TREC.*.all; {} where it has not, and TFDS may have the set."""
-  try:
-    return {split: text_files.find(f'TREC.{split}.all', data_dir) for split in ('train', 'test')}
-  except UsageError:
-    return {}
-
-
-def _question(line: str) -> tuple[str, str]:
-  """'label question': the label a number, or as Li & Roth 2002 write it, COARSE:fine, of which COARSE counts."""
-  label, _, question = line.partition(' ')
-  label = label.partition(':')[0]
-  label = TREC[int(label)] if label.isdigit() and int(label) < len(TREC) else label
-  return question.strip(), label if label in TREC else ''
-
-
-def _phrase(line: str) -> tuple[str, str]:
-  """'sentence@label' (Malo et al. 2014)."""
-  sentence, _, label = line.rpartition('@')
-  return sentence.strip(), label.strip()
-
-
-def _tfds(name: str, data_dir: str) -> tuple[dict[str, Pairs], list[str]]:
+def _tfds(config) -> tuple[dict[str, Pairs], list[str]]:
   """Its text features, joined where there are several, and its first class label; hidden labels (−1) leave no example."""
   from tensorflow_datasets import features as kinds
 
   def reader(features):
     texts, labels = (
-      [key for key in sorted(features) if isinstance(features[key], kind)] for kind in (kinds.Text, kinds.ClassLabel)
+      [n for n in sorted(features) if isinstance(features[n], k)] for k in (kinds.Text, kinds.ClassLabel)
     )
     if not texts or not labels:
-      raise UsageError(f'{name} has features {", ".join(sorted(features))}; expected texts and a class label')
+      return None
     texts, label = ['text'] if 'text' in texts else texts, 'label' if 'label' in labels else labels[0]
-    names = features[label].names or [str(number) for number in range(features[label].num_classes)]
+    names = features[label].names or [*map(str, range(features[label].num_classes))]
     words = lambda record: ' '.join(record[key].decode() for key in texts)
     return lambda record: (words(record), names[record[label]]) if record[label] >= 0 else None
 
-  suiting = 'sets of TFDS such as imdb_reviews'
-  parts = text_files.read_tfds(name, data_dir, reader, sources=SOURCES, suiting=suiting)
-  hidden = [split for split, pairs in parts.items() if not pairs]
+  parts = text_files.read_tfds(config, reader, sources=SOURCES, expected='texts and a class label', such='imdb_reviews')
+  name, hidden = config.dataset, [split for split, pairs in parts.items() if not pairs]
   notes = [f'{name}: the labels of its {split} split are hidden, so it is left out' for split in hidden]
   parts = {split: pairs for split, pairs in parts.items() if pairs}
   if 'test' not in parts and 'validation' in parts:
@@ -208,14 +203,10 @@ def _classes(name: str, parts: Mapping[str, Pairs]) -> tuple[str, ...]:
   """
   known = {label for _, label in parts['train']}
   for split, pairs in parts.items():
-    new = sorted({label for _, label in pairs} - known)
-    if new:
+    if new := sorted({label for _, label in pairs} - known):
       raise UsageError(f'{name}: labels in {split} that are not in train: {", ".join(map(repr, new[:8]))}')
     if any(not words.strip() for words, _ in pairs):
       raise UsageError(f'{name}: a {split} text is empty')
-  if len(parts['train']) < 2:
-    raise UsageError(f'{name} has one line; classification needs several texts of two or more classes')
   if len(known) < 2:
     raise UsageError(f'{name}: all texts have the label {known.pop()!r}; classification needs two or more')
-  order: Callable = int if all(re.fullmatch(r'-?\d+', label) for label in known) else str
-  return tuple(sorted(known, key=order))
+  return tuple(sorted(known, key=int if all(re.fullmatch(r'-?\d+', label) for label in known) else str))

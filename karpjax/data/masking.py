@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors, program
+from karpjax import program
 from karpjax.data import text, tokenisers
 from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split
+from karpjax.errors import UsageError
 
 SPECIALS = (*tokenisers.SPECIALS, tokenisers.MASK)
 MASK = SPECIALS.index(tokenisers.MASK)
@@ -34,15 +35,7 @@ def windows(arrays, numbers, *, length: int, stride: int):
   return {'tokens': tokens, 'targets': tokens}
 
 
-def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
-  """The windows of one text: with a stride of 1 all whole ones, else as many as hold each token at least once."""
-  whole = len(tokens) - (length - 1) + 1
-  if length < 2 or whole < 1:
-    raise errors.UsageError(
-      f'context={length}: choose one of at least 2, and no longer than the text of {len(tokens):,} tokens'
-    )
-  size = whole if stride == 1 else -(-len(tokens) // stride)
-  return Split.lazy(size, {'text': text.compact(tokens)}, functools.partial(windows, length=length, stride=stride))
+windowed = functools.partial(text.windowed, gather=windows, begin=1)
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
@@ -58,7 +51,7 @@ def load(config) -> Dataset:
     UsageError: as `text.load`, and for a tokeniser that has no <mask>.
   """
   if config.context == 1:
-    raise errors.UsageError('context=1 has room for <s> alone; choose one of at least 2')
+    raise UsageError('context=1 has room for <s> alone; choose one of at least 2')
   own = {'kinds': TOKENISERS, 'specials': SPECIALS, 'windowed': windowed, 'lined': lined}
   return text.load(config, overlap=min(config.context, 1), **own)  # of windows: <s>
 
@@ -86,11 +79,6 @@ def begin_words(tokens, ends: tuple[np.ndarray, np.ndarray]):
 
 
 # ---- masks ----
-
-
-def mask_size(length: int, share: float, whole_words: bool) -> int:
-  """How many tokens of an example can be masked at the most."""
-  return min(length, math.ceil(share * length) + (LONGEST_WORD if whole_words else 0))
 
 
 def draw_positions(key, ordinary, begins, *, share: float, size: int):
@@ -125,15 +113,14 @@ def draw_positions(key, ordinary, begins, *, share: float, size: int):
   return order[:size].astype(jnp.int32), taken[:size]
 
 
-def corrupt(key, tokens, positions, taken, *, vocabulary: int, masked: float = 0.8, random: float = 0.1):
-  """Puts <mask>, a token drawn from all that are no specials, or what was there, at the positions.
+def corrupt(key, tokens, positions, taken, vocabulary: int):
+  """Puts <mask> (80 %), a token drawn from all that are no specials (10 %), or what was there, at the positions.
 
   Args:
     key: of the example.
     tokens: [time] int32.
     positions, taken: as `draw_positions` gives them.
     vocabulary: how many tokens there are.
-    masked, random: shares of the positions.
 
   Returns:
     [time] int32.
@@ -142,7 +129,7 @@ def corrupt(key, tokens, positions, taken, *, vocabulary: int, masked: float = 0
   kind = jax.random.uniform(kind_key, positions.shape)
   others = jax.random.randint(token_key, positions.shape, len(SPECIALS), vocabulary, jnp.int32)
   true = tokens[positions]
-  new = jnp.where(kind < masked, MASK, jnp.where(kind < masked + random, others, true))
+  new = jnp.where(kind < 0.8, MASK, jnp.where(kind < 0.9, others, true))
   return tokens.at[positions].set(jnp.where(taken, new, true))
 
 
@@ -164,14 +151,15 @@ def mask_tokens(keys, batch, ends, *, share: float, vocabulary: int, whole_words
   Returns:
     inputs [batch, time], positions [batch, size] and targets [batch, size], all int32; a target of −1 is not scored.
   """
-  size = mask_size(batch['targets'].shape[1], share, whole_words)
+  length = batch['targets'].shape[1]
+  size = min(length, math.ceil(share * length) + (LONGEST_WORD if whole_words else 0))
 
   def one(key, tokens, targets):
     position_key, corrupt_key = jax.random.split(key)
     ordinary = targets >= len(SPECIALS)
     begins = begin_words(targets, ends) if whole_words else jnp.ones(targets.shape, bool)
     positions, taken = draw_positions(position_key, ordinary, begins, share=share, size=size)
-    inputs = corrupt(corrupt_key, tokens, positions, taken, vocabulary=vocabulary)
+    inputs = corrupt(corrupt_key, tokens, positions, taken, vocabulary)
     return inputs, positions, jnp.where(taken, targets[positions], -1)
 
   return jax.vmap(one)(keys, batch['tokens'], batch['targets'])
@@ -189,12 +177,11 @@ def encode(texts: Sequence[str], spec: text.TextSpec) -> dict[str, np.ndarray]:
   tokeniser, length, rows = spec.tokenisers['text'], spec.lengths['text'], []
   for each in texts:
     first, *parts = [tokeniser.encode(part).tolist() for part in each.split(tokenisers.MASK)]
+    rows.append([tokenisers.BEGIN, *first, *(token for part in parts for token in (MASK, *part))])
     if not parts:
-      raise errors.UsageError(f'{each!r} has no {tokenisers.MASK}: write one for each token to be guessed')
-    tokens = [tokenisers.BEGIN, *first, *(token for part in parts for token in (MASK, *part))]
-    if len(tokens) > length:
-      raise errors.UsageError(f'{each!r} has {len(tokens) - 1} tokens; this model takes {length - 1}')
-    rows.append(tokens)
+      raise UsageError(f'{each!r} has no {tokenisers.MASK}: write one for each token to be guessed')
+    if len(rows[-1]) > length:
+      raise UsageError(f'{each!r} has {len(rows[-1]) - 1} tokens; this model takes {length - 1}')
   return {'tokens': padded(rows, length), 'index': np.arange(len(rows), dtype=np.int32)}
 
 
@@ -219,7 +206,7 @@ def show_guesses(tokeniser: tokenisers.Tokeniser, tokens: Sequence[int], guesses
       continue
     guess, truth = guesses[position]
     blank = ' ' if tokeniser.decode([truth]).startswith(' ') else ''
-    shown = f'[{name(guess)}]' if guess == truth else f'[{name(guess)} | {name(truth)}]'
-    pieces, run = [*pieces, tokeniser.decode(run), blank + shown], []
+    shown = name(guess) if guess == truth else f'{name(guess)} | {name(truth)}'
+    pieces, run = [*pieces, tokeniser.decode(run), f'{blank}[{shown}]'], []
   pieces.append(tokeniser.decode(run))
   return ' '.join(space.join(piece for piece in pieces if piece).split())

@@ -43,56 +43,26 @@ class Spec(text.TextSpec):
 
 def read(config) -> tuple[dict[str, Pairs], tuple[str, str]]:
   """{split: pairs of texts} and their two languages; a source that has no splits of its own gives 'train' alone."""
-  name, encoding = config.dataset, config.encoding or 'utf-8'
-  source, target = config.source_language, config.target_language
+  name, source, target = config.dataset, config.source_language, config.target_language
   if name in generated.GENERATORS:
     make, usual = generated.GENERATORS[name]
     return {'train': make(config.examples or usual, config.split_seed)}, ('text', 'result')
   if name == 'multi30k':
     languages = source or 'de', target or 'en'
-    return _multi30k(config.data_dir, languages), languages
+    find = lambda split, language: text_files.find(f'{MULTI30K[split]}.{language}', config.data_dir, name)
+    files = {split: [find(split, language) for language in languages] for split in MULTI30K}
+    return {split: _zipped(paths) for split, paths in files.items()}, languages
   if name.startswith('files:'):
     paths = [Path(path).expanduser() for path in name.removeprefix('files:').split(',')]
     if len(paths) != 2:
       raise UsageError(f'dataset={name}: two files are needed, as files:SOURCE.txt,TARGET.txt')
-    return {'train': _zipped(paths, encoding)}, (source or paths[0].name, target or paths[1].name)
-  return _tfds(name, config.data_dir, source, target)
-
-
-def _zipped(paths: Sequence[Path], encoding: str = 'utf-8') -> Pairs:
-  """The pairs of the lines of two files."""
-  lines = [text_files.read_file(path, encoding).removesuffix('\n').split('\n') for path in paths]
-  if len(lines[0]) != len(lines[1]):
-    raise UsageError(
-      f'{paths[0]} has {len(lines[0]):,} lines and {paths[1]} has {len(lines[1]):,}: line i of one must be the '
-      'translation of line i of the other'
-    )
-  return [(a.strip(), b.strip()) for a, b in zip(*lines)]
-
-
-def _multi30k(data_dir: str, languages: Sequence[str]) -> dict[str, Pairs]:
-  if not data_dir:
-    raise UsageError('multi30k is needed: name the folder of its files train.de, train.en, … (or .gz), as data_dir=DIR')
-  root = Path(data_dir).expanduser()
-  folders = [root, root / 'multi30k', root / 'files' / 'multi30k']
-
-  def find(split, language):
-    name = f'{MULTI30K[split]}.{language}'
-    for path in (folder / f'{name}{suffix}' for folder in folders for suffix in ('', '.gz')):
-      if path.is_file():
-        return path
-    raise UsageError(f'{name} (or .gz) is in none of {", ".join(map(str, folders))}')
-
-  return {split: _zipped([find(split, language) for language in languages]) for split in MULTI30K}
-
-
-def _tfds(name: str, data_dir: str, source: str, target: str) -> tuple[dict[str, Pairs], tuple[str, str]]:
+    return {'train': _zipped(paths, config.encoding)}, (source or paths[0].name, target or paths[1].name)
   chosen = []
 
   def reader(features):
     known = tuple(getattr(features, 'languages', ()))
     if len(known) < 2:
-      raise UsageError(f'{name} has features {", ".join(features)}; expected a set of translations')
+      return None
     first = source or next(each for each in known if each != target)
     chosen[:] = first, target or next(each for each in known if each != first)
     for side, language in zip(SIDES, chosen):
@@ -100,8 +70,17 @@ def _tfds(name: str, data_dir: str, source: str, target: str) -> tuple[dict[str,
         raise UsageError(f'{side}_language={language}: {name} has {", ".join(known)}')
     return lambda record: tuple(record[language].decode() for language in chosen)
 
-  suiting = 'translation sets of TFDS such as wmt16_translate/de-en'
-  return text_files.read_tfds(name, data_dir, reader, sources=SOURCES, suiting=suiting), tuple(chosen)
+  such = {'expected': 'translations', 'such': 'wmt16_translate/de-en'}
+  return text_files.read_tfds(config, reader, sources=SOURCES, **such), tuple(chosen)
+
+
+def _zipped(paths: Sequence[Path], encoding: str = '') -> Pairs:
+  """The pairs of the lines of two files."""
+  lines = [text_files.read_file(path, encoding).removesuffix('\n').split('\n') for path in paths]
+  if len(lines[0]) != len(lines[1]):
+    sizes = ' and '.join(f'{path} has {len(each):,}' for path, each in zip(paths, lines))
+    raise UsageError(f'{sizes} lines: line i of one must be the translation of line i of the other')
+  return [(a.strip(), b.strip()) for a, b in zip(*lines)]
 
 
 # ---- examples ----
@@ -110,20 +89,18 @@ def _tfds(name: str, data_dir: str, source: str, target: str) -> tuple[dict[str,
 def encode(texts: Sequence[str], tokeniser: tokenisers.Tokeniser, *, reverse: bool = False) -> list[np.ndarray]:
   """The tokens of each text, its </s> included: [n] int32 each; reversed, but for </s>, where asked."""
   turned = slice(None, None, -1 if reverse else 1)
-  # of characters, not `encode`, which is made for long texts
-  whole = tokeniser.encode if tokeniser.kind == 'bpe' else lambda each: tokeniser.numbers(tokeniser.split(each))
-  return [np.array([*whole(each)[turned], tokenisers.END], np.int32) for each in texts]
+  return [np.array([*tokeniser.encode(each)[turned], tokenisers.END], np.int32) for each in texts]
 
 
 def gather(arrays, numbers):
   """A Split's `gather`: arrays 'source' [n, S], 'target' [n, T + 1] with <s> and </s>, 'reference' [n]."""
-  target = take(arrays['target'], numbers).astype(np.int32)
+  source, target, reference = (take(arrays[name], numbers) for name in (*SIDES, 'reference'))
   before, after = target[:, :-1], target[:, 1:]
   return {
-    'source': take(arrays['source'], numbers).astype(np.int32),
+    'source': source,
     'target_in': before * (before != tokenisers.END),
     'targets': after - (after == tokenisers.PAD),
-    'reference': take(arrays['reference'], numbers).astype(np.int32),
+    'reference': reference,
   }
 
 
@@ -134,27 +111,22 @@ def load(config) -> Dataset:
   """
   name, made_by_rule = config.dataset, config.dataset in generated.GENERATORS
   kind = config.tokeniser or ('characters' if made_by_rule else 'words')
-  config = dataclasses.replace(config, tokeniser=kind)
   if config.max_length == 1:
     raise UsageError('max_length=1: at least 2 tokens are needed, or 0 for the longest')
   pairs, languages = read(config)
   pairs, notes = _cleaned(pairs)
-  missing = [split for split in ('validation', 'test') if split not in pairs]
-  if missing:
-    pairs = text.hold_out(pairs, {split: getattr(config, split) for split in ('validation', 'test')}, config.split_seed)
-    notes.append(f'{" and ".join(missing)}: drawn from the train pairs with seed {config.split_seed}')
+  shares = {'validation': config.validation, 'test': config.test}
+  pairs, drawn = text.hold_out(pairs, shares, config.split_seed)
+  notes += drawn
   if len(pairs['train']) < 2:
     raise UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
 
-  kinds, specials = ('characters', 'words', 'bpe'), tokenisers.SPECIALS
-  made = {
-    side: text.make_tokeniser(config, texts, kinds=kinds, specials=specials)
-    for side, texts in zip(SIDES, zip(*pairs['train']))
-  }
-  rows = {
-    split: [
-      encode(texts, made[side], reverse=config.reverse and side == 'source') for side, texts in zip(SIDES, zip(*each))
-    ]
+  options = {'kind': kind, 'kinds': ('characters', 'words', 'bpe'), 'specials': tokenisers.SPECIALS}
+  learnt = zip(SIDES, zip(*pairs['train']))
+  made = {side: text.make_tokeniser(config, texts, **options) for side, texts in learnt}
+  turned = {'source': config.reverse, 'target': False}
+  rows = {  # of each split, [source, target] of each pair
+    split: [encode(texts, made[side], reverse=turned[side]) for side, texts in zip(SIDES, zip(*each))]
     for split, each in pairs.items()
   }
   if config.max_length:
@@ -172,34 +144,32 @@ def load(config) -> Dataset:
     splits[split] = Split.lazy(len(source), arrays, gather, sizes if sizes.min() < sizes.max() else None)
     raw[split] = Split.of(**{side: np.array(texts, object) for side, texts in zip(SIDES, zip(*pairs[split]))})
     start += len(source)
-  sizes = ', '.join(f'{len(each):,} {split}' for split, each in pairs.items())
   tokens = ', '.join(f'{each.size:,} {each.kind} of the {side}' for side, each in made.items())
-  notes.append(f'{name}: {" -> ".join(languages)}, {sizes}')
+  notes.append(f'{name}: {" -> ".join(languages)}, {text_files.sizes(pairs)}')
   notes.append(f'{tokens}; lengths up to {lengths["source"]} and {lengths["target"]}')
   held = splits['train'].lengths
   buckets = bucketing.edges(held, BUCKETS) if held is not None else (max(lengths.values()),)
   own = {'languages': languages, 'reverse': config.reverse, 'by_rule': made_by_rule}
-  spec = Spec(name, splits['train'].size, made, lengths, buckets=buckets, **own)
-  return Dataset(spec, splits, tuple(notes), raw)
+  return Dataset(Spec(name, splits['train'].size, made, lengths, buckets=buckets, **own), splits, tuple(notes), raw)
 
 
 def _cleaned(pairs: Mapping[str, Pairs]) -> tuple[dict[str, Pairs], list[str]]:
   """Without pairs that have an empty side and, in train, those that occur again."""
   kept = {split: [pair for pair in each if all(pair)] for split, each in pairs.items()}
+  unique = list(dict.fromkeys(kept['train']))
   empty = sum(map(len, pairs.values())) - sum(map(len, kept.values()))
-  before = len(kept['train'])
-  kept['train'] = list(dict.fromkeys(kept['train']))
-  counts = {'with an empty side': empty, 'of train that occur again': before - len(kept['train'])}
-  return kept, [f'{count:,} pairs {which} are left out' for which, count in counts.items() if count]
+  counts = {'with an empty side': empty, 'of train that occur again': len(kept['train']) - len(unique)}
+  notes = [f'{count:,} pairs {which} are left out' for which, count in counts.items() if count]
+  return {**kept, 'train': unique}, notes
 
 
 def _shorten(pairs, rows, max_length: int) -> list[str]:
   """Leaves pairs of train that are too long out, in place, and says what became of those of the other splits."""
-  fits = [max(map(len, both)) <= max_length for both in zip(*rows['train'])]
+  fits = {split: [max(map(len, both)) <= max_length for both in zip(*each)] for split, each in rows.items()}
   for each in (pairs['train'], *rows['train']):
-    each[:] = [x for x, fit in zip(each, fits) if fit]
+    each[:] = [x for x, fit in zip(each, fits['train']) if fit]
   if not pairs['train']:
     raise UsageError(f'max_length={max_length} leaves no pair to train on; choose a larger one')
-  cut = sum(max(map(len, both)) > max_length for split, each in rows.items() if split != 'train' for both in zip(*each))
-  counts = {'train pairs are left out': fits.count(False), 'pairs of other splits are cut': cut}
+  left, cut = fits.pop('train').count(False), sum(each.count(False) for each in fits.values())
+  counts = {'train pairs are left out': left, 'pairs of other splits are cut': cut}
   return [f'{n:,} {which}: longer than max_length={max_length} tokens' for which, n in counts.items() if n]

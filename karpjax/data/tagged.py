@@ -18,7 +18,6 @@ from karpjax.errors import UsageError
 SOURCES = ('entities', 'conll:DIR')
 SUFFIXES = ('.txt', '.conll')
 CHUNK = re.compile(r'([BIESLU])-(.+)')
-BEGINS = 'BSU'
 WORDS = re.compile(r"(?:[A-Z]|Dr|Mrs?|Ms|Prof|St)\.|\w+(?:[-'.,/:]\w+)*|[^\w\s]")
 
 
@@ -33,68 +32,52 @@ def parse(content: str, path: Path) -> list[Sentence]:
   Raises:
     UsageError: which names the line that has other columns than the first.
   """
-  sentences, words, tags, first = [], [], [], None
-  for number, line in enumerate([*content.split('\n'), ''], start=1):
+  sentences, width = [[]], 0
+  for number, line in enumerate(content.split('\n'), start=1):
     columns = line.split()
     if not columns or columns[0] == '-DOCSTART-':
-      if words:
-        sentences.append((words, tags))
-      words, tags = [], []
+      sentences.append([])
       continue
-    first = first or (number, len(columns))
-    if len(columns) != first[1]:
-      raise UsageError(
-        f'{path} line {number} has {_count(len(columns), "column")}, line {first[0]} has {first[1]}: each needs a word '
-        'and, last, its tag; an empty line ends a sentence'
-      )
-    if len(columns) < 2:
-      raise UsageError(f'{path} line {number} has one column: a word and, in the last one, its tag are needed')
-    words.append(columns[0])
-    tags.append(columns[-1])
-  if not sentences:
+    width = width or max(len(columns), 2)
+    if len(columns) != width:
+      found = f'{path} line {number} has {len(columns)} column(s), not {width}'
+      raise UsageError(f'{found}: each needs a word and, last, its tag; an empty line ends a sentence')
+    sentences[-1].append((columns[0], columns[-1]))
+  if not width:
     raise UsageError(f'{path} holds no sentence')
-  return sentences
+  return [tuple(map(list, zip(*each))) for each in sentences if each]
 
 
 def read(config) -> tuple[dict[str, list[Sentence]], list[str]]:
   """{split: sentences} of a data set, and notes."""
-  name, seed, notes = config.dataset, config.split_seed, []
+  name, notes = config.dataset, []
   if name == 'entities':
     rows = {split: entities.sentences(split, size) for split, size in entities.SIZES.items()}
   elif name.startswith('conll:'):
     files = text_files.split_files(name.removeprefix('conll:'), SUFFIXES)
-    encoding = config.encoding or 'utf-8'
-    rows = {split: parse(text_files.read_file(path, encoding), path) for split, path in files.items()}
+    rows = {split: parse(text_files.read_file(path, config.encoding), path) for split, path in files.items()}
   else:
-    rows = text_files.read_tfds(
-      name, config.data_dir, _tfds_reader(name), sources=SOURCES, suiting='sets of TFDS such as conll2003'
-    )
-  for split in ('test', 'validation'):
-    share = getattr(config, split)
-    if split not in rows and share:
-      if split == 'test' and share < 1:
-        share = max(1, round(share * len(rows['train'])))
-      rows = text.hold_out(rows, {split: share}, seed)
-      notes.append(f'{split}: {len(rows[split]):,} sentences of train, drawn with seed {seed}')
+    expected = 'tokens, and tags called ner or tags'
+    rows = text_files.read_tfds(config, _tfds_reader, sources=SOURCES, expected=expected, such='conll2003')
+  test = max(1, round(config.test * len(rows['train']))) if 0 < config.test < 1 else config.test
+  for share in ({'test': test}, {'validation': config.validation}):
+    rows, drawn = text.hold_out(rows, share, config.split_seed)
+    notes += drawn
   return {split: rows[split] for split in text_files.SPLITS if split in rows}, notes
 
 
-def _tfds_reader(name: str):
-  """A reader of sets with the features 'tokens' and 'ner' or 'tags', such as conll2003."""
+def _tfds_reader(features):
+  """A reader of records; None for sets without the features 'tokens' and 'ner' or 'tags', which conll2003 has."""
+  feature = next((f for f in ('ner', 'tags') if f in features), None)
+  if 'tokens' not in features or not feature or not hasattr(features[feature], 'feature'):
+    return None
+  names = features[feature].feature.names
 
-  def reader(features):
-    feature = next((f for f in ('ner', 'tags') if f in features), None)
-    if 'tokens' not in features or not feature or not hasattr(features[feature], 'feature'):
-      raise UsageError(f'{name} has features {", ".join(features)}; expected tokens, and tags called ner or tags')
-    names = features[feature].feature.names
+  def row(record):
+    words = [word.decode() for word in record['tokens']]
+    return (words, [names[tag] for tag in record[feature]]) if words and words != ['-DOCSTART-'] else None
 
-    def row(record):
-      words = [word.decode() for word in record['tokens']]
-      return (words, [names[tag] for tag in record[feature]]) if words and words != ['-DOCSTART-'] else None
-
-    return row
-
-  return reader
+  return row
 
 
 # ---- tags ----
@@ -104,11 +87,8 @@ def bio2(tags: Sequence[str]) -> list[str]:
   """A sentence's chunk tags, each O or PREFIX-TYPE, in BIO2; an I- that follows nothing of its type begins a chunk, as in IOB1."""
   turned, inside = [], None  # inside: the type of the chunk before
   for tag in tags:
-    if tag == 'O':
-      turned, inside = [*turned, tag], None
-      continue
-    prefix, kind = CHUNK.fullmatch(tag).groups()
-    turned.append(f'B-{kind}' if prefix in BEGINS or kind != inside else f'I-{kind}')
+    prefix, kind = match.groups() if (match := CHUNK.fullmatch(tag)) else ('', None)
+    turned.append((f'B-{kind}' if prefix in 'BSU' or kind != inside else f'I-{kind}') if kind else tag)
     inside = None if prefix in 'ESLU' else kind
   return turned
 
@@ -129,33 +109,10 @@ def chunks(words: Sequence[str], tags: Sequence[str]) -> list[tuple[int, str, st
   """(place of its first word, words, type) of each chunk; of tags that mark none, of each word."""
   if not marks_chunks(tags):
     return [(i, word, tag) for i, (word, tag) in enumerate(zip(words, tags)) if tag != 'O']
-  listed = []
-  for i, (word, tag) in enumerate(zip(words, bio2(tags))):
-    if tag.startswith('B-'):
-      listed.append((i, word, tag[2:]))
-    elif tag.startswith('I-'):
-      first, before, kind = listed[-1]
-      listed[-1] = first, f'{before} {word}', kind
-  return listed
+  from seqeval.metrics import sequence_labeling
 
-
-def _checked(name: str, rows: Mapping[str, list[Sentence]], classes) -> dict[str, list[Sentence]]:
-  """The sentences, with tags that mark chunks in BIO2; raises where a tag is none of the classes."""
-  checked = {}
-  for split, sentences in rows.items():
-    tags = {tag for _, tags in sentences for tag in tags}
-    if marks_chunks(classes):
-      odd = sorted(tag for tag in tags if tag != 'O' and not CHUNK.fullmatch(tag))
-      if odd:
-        raise UsageError(
-          f'{name}: tag {odd[0]!r} of the {split} split beside others as B-TYPE: O, B-TYPE, I-TYPE are expected'
-        )
-      sentences = [(words, bio2(tags)) for words, tags in sentences]
-      tags = {tag for _, tags in sentences for tag in tags}
-    if unknown := sorted(tags - set(classes)):
-      raise UsageError(f'{name}: tag {unknown[0]} of the {split} split does not occur in train')
-    checked[split] = sentences
-  return checked
+  entities = sequence_labeling.get_entities(list(tags))
+  return [(first, ' '.join(words[first : last + 1]), kind) for kind, first, last in entities]
 
 
 # ---- arrays ----
@@ -200,50 +157,47 @@ def load(config) -> Dataset:
 
   Returns:
     Splits of 'tokens' [n, L], 'characters' [n, L, C] and 'targets' [n, L] int32, −1 behind a sentence's end; `raw` has their
-    words and tags, 'text' and 'tags' [n], as strings with spaces between.
+    words, 'text' [n], as strings with spaces between.
   """
   name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])
-  rows = _checked(name, rows, classes)
+  for split, sentences in rows.items():
+    rows[split] = [(words, bio2(tags)) for words, tags in sentences] if marks_chunks(classes) else sentences
+    if unknown := sorted({tag for _, tags in rows[split] for tag in tags} - set(classes)):
+      known = ', '.join(classes)
+      raise UsageError(f'{name}: tag {unknown[0]} of the {split} split is none of those expected by train: {known}')
   sizes = [len(words) for sentences in rows.values() for words, _ in sentences]
   longest = min(max(sizes), config.length or max(sizes))
   if longest < max(sizes):
-    beyond = _count(sum(size > longest for size in sizes), 'sentence')
-    notes.append(f'{beyond} of more than {longest} words, at most {max(sizes)}: cut into pieces')
-    rows = {split: [piece for s in sentences for piece in _pieces(s, longest)] for split, sentences in rows.items()}
-  widest = max(len(word) for sentences in rows.values() for words, _ in sentences for word in words)
-  train = [word for words, _ in rows['train'] for word in words]
-  known = {flag: getattr(config, flag) for flag in ('minimum_frequency', 'vocabulary', 'lower')}
+    beyond = sum(size > longest for size in sizes)
+    notes.append(f'{beyond:,} sentence(s) of more than {longest} words, at most {max(sizes)}: cut into pieces')
+    rows = {
+      split: [(w[i : i + longest], t[i : i + longest]) for w, t in sentences for i in range(0, len(w), longest)]
+      for split, sentences in rows.items()
+    }
+  words = {split: [word for words, _ in sentences for word in words] for split, sentences in rows.items()}
   vocabularies = {
-    'text': tokenisers.of_words(train, **known),
-    'characters': tokenisers.make('characters', train, specials=tokenisers.SPECIALS[:2]),
+    'text': text.make_tokeniser(config, words['train'], kind='words', split=False),
+    'characters': tokenisers.make('characters', words['train'], specials=tokenisers.SPECIALS[:2]),
   }
+  widest = max(len(word) for each in words.values() for word in each)
   lengths = {'text': longest, 'characters': min(config.word_length, widest)}
   spec = text.TextSpec(name, len(rows['train']), vocabularies, lengths, classes)
-  numbers, splits, raw = {tag: number for number, tag in enumerate(classes)}, {}, {}
+  splits, raw = {}, {}
   for split, sentences in rows.items():
-    targets = bucketing.padded([[numbers[tag] for tag in tags] for _, tags in sentences], longest, fill=-1)
-    splits[split] = Split.of(**encode(spec, [words for words, _ in sentences], longest), targets=targets)
-    texts, tags = (np.array([' '.join(row) for row in column], object) for column in zip(*sentences))
-    raw[split] = Split.of(text=texts, tags=tags)
-  sizes = ', '.join(f'{len(sentences):,} {split}' for split, sentences in rows.items())
+    texts, tags = zip(*sentences)
+    targets = bucketing.padded([[classes.index(tag) for tag in each] for each in tags], longest, fill=-1)
+    splits[split] = Split.of(**encode(spec, texts, longest), targets=targets)
+    raw[split] = Split.of(text=np.array([*map(' '.join, texts)], object))
   about = f'{len(classes)} tags, {vocabularies["text"].size:,} words'
-  notes.append(f'{name}: {sizes} sentences of at most {longest} words, {about}{_unseen(rows, config.lower)}')
+  sizes = f'{text_files.sizes(rows)} sentences of at most {longest} words'
+  notes.append(f'{name}: {sizes}, {about}{_unseen(words, config.lower)}')
   return Dataset(spec, splits, tuple(notes), raw)
 
 
-def _pieces(sentence: Sentence, length: int) -> list[Sentence]:
-  words, tags = sentence
-  return [(words[i : i + length], tags[i : i + length]) for i in range(0, len(words), length)]
-
-
-def _unseen(rows: Mapping[str, list[Sentence]], lower: bool) -> str:
+def _unseen(words: Mapping[str, list[str]], lower: bool) -> str:
   """The fraction of the other splits' words that train has not, as text."""
-  words = {split: [w.lower() if lower else w for words, _ in rows[split] for w in words] for split in rows}
-  train = set(words.pop('train'))
-  shares = [f'{sum(w not in train for w in each) / len(each):.1%} of {split}' for split, each in words.items()]
+  lowered = {split: [word.lower() if lower else word for word in each] for split, each in words.items()}
+  train = set(lowered.pop('train'))
+  shares = [f'{sum(w not in train for w in each) / len(each):.1%} of {split}' for split, each in lowered.items()]
   return f'; unseen in train: {", ".join(shares)}' if shares else ''
-
-
-def _count(number: int, noun: str) -> str:
-  return f'{number:,} {noun}' + ('' if number == 1 else 's')

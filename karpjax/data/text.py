@@ -42,6 +42,9 @@ class TokeniserFlags(Flags):
   tokeniser: str = configs.data_flag('characters', 'characters, bytes, words, bpe, or bpe:FILE (a tokenizer.json).')
 
 
+SOURCES = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
+
+
 @dataclasses.dataclass(frozen=True)
 class LanguageFlags(TokeniserFlags):
   """Those of language models."""
@@ -84,9 +87,8 @@ class TextSpec:
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dumps takes and `from_json` reads back."""
-    values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    values = {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
-    return {**values, 'tokenisers': {name: each.to_json() for name, each in self.tokenisers.items()}}
+    made = {name: each.to_json() for name, each in self.tokenisers.items()}
+    return {**configs.to_json(dataclasses.replace(self, tokenisers={})), 'tokenisers': made}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'TextSpec':
@@ -99,8 +101,8 @@ class TextSpec:
 # ---- splits and tokens ----
 
 
-def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int) -> dict[str, list]:
-  """Rows of train drawn for other splits, all in their stored order.
+def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int) -> tuple[dict[str, list], list[str]]:
+  """Rows of train drawn for other splits, all in their stored order; and notes.
 
   Args:
     rows: {split: rows of any kind}.
@@ -110,11 +112,13 @@ def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: in
   Raises:
     UsageError: where a share makes no sense, or nothing is left to train on.
   """
-  shares, train = {split: x for split, x in shares.items() if split not in rows}, rows['train']
+  shares, train = {split: x for split, x in shares.items() if x and split not in rows}, rows['train']
   counts = _counts(shares, len(train), 'examples')
   *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
   drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
-  return {**rows, **{split: part for split, part in drawn.items() if part}}
+  about = f'of the {len(train):,} train examples, drawn with seed {seed}'
+  notes = [f'{split}: {len(drawn[split]):,} {about}' for split in shares]
+  return {**rows, **drawn}, notes
 
 
 def _counts(shares: Mapping[str, float], size: int, unit: str) -> list[int]:
@@ -129,63 +133,77 @@ def _counts(shares: Mapping[str, float], size: int, unit: str) -> list[int]:
   return counts
 
 
-def make_tokeniser(config, texts: Sequence[str], *, kinds: Sequence[str] = (), specials: Sequence[str] = ()):
+def make_tokeniser(config, texts: Sequence[str], *, kind: str = '', kinds: Sequence[str] = (), **options):
   """The tokeniser of an experiment's flags.
 
   Args:
-    config: with the flags of `TokeniserFlags`.
+    config: with `Flags`.
     texts: what it is learnt from.
+    kind: of tokeniser; '': that of `TokeniserFlags`.
     kinds: those that will do; () is any.
-    specials: as `tokenisers.make`'s.
+    options: others of `tokenisers.make`.
   """
-  if kinds and config.tokeniser not in kinds:
-    raise UsageError(f'tokeniser={config.tokeniser}: {", ".join(kinds)} will do here')
-  options = {name: getattr(config, name) for name in ('vocabulary', 'minimum_frequency', 'lower')}
-  return tokenisers.make(config.tokeniser, texts, specials=specials, **options)
+  kind = kind or config.tokeniser
+  if kinds and kind not in kinds:
+    raise UsageError(f'tokeniser={kind}: {", ".join(kinds)} will do here')
+  options |= {name: getattr(config, name) for name in ('vocabulary', 'minimum_frequency', 'lower')}
+  return tokenisers.make(kind, texts, **options)
 
 
 def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
   """That of the run of texts in a workdir, whose weights mean its tokens; None of anything else."""
-  spec = (configs.saved(workdir) or {}).get('spec') if workdir and Path(workdir).is_dir() else None
-  return tokenisers.from_json(spec['tokenisers']['text']) if spec and 'text' in spec.get('tokenisers', ()) else None
+  spec = (configs.saved(workdir) or {}).get('spec', {}) if workdir and Path(workdir).is_dir() else {}
+  return tokenisers.from_json(spec['tokenisers']['text']) if 'text' in spec.get('tokenisers', ()) else None
 
 
 def line_break(tokeniser: tokenisers.Tokeniser) -> int:
   """The token of a new line, or the first that stands for a text."""
-  if tokeniser.kind == 'words' or (tokeniser.kind == 'characters' and '\n' not in tokeniser.symbols):
-    return tokeniser.specials
-  return int(tokeniser.encode('\n')[-1])
+  known = tokeniser.kind != 'words' and not tokeniser.unknown('\n')
+  return int(tokeniser.encode('\n')[-1]) if known else tokeniser.specials
 
 
 # ---- language models: reading ----
 
 
-def is_lines(name: str) -> bool:
-  """Whether a data set's examples are lines, not windows of a running text."""
-  return name == 'names' or name.startswith('lines:')
+def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
+  """{split: rows}, a data set's lines, or one row that is the whole running text; whether rows are lines; and notes."""
+  name, (kind, _, path) = config.dataset, config.dataset.partition(':')
+  if name == 'python_docs':
+    from pydoc_data import topics
 
+    texts = {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
+  elif name == 'names' or (path and kind in ('text', 'lines')):
+    place = Path(path).expanduser() if path else text_files.find('names.txt', config.data_dir)
+    files = sorted(place.rglob('*.txt')) if place.is_dir() else [place]
+    if not files:
+      raise UsageError(f'{place} holds no .txt file')
+    texts = {'train': '\n'.join(text_files.read_file(file, config.encoding) for file in files)}
+  else:
+    reader = lambda features: (lambda record: record['text'].decode()) if 'text' in features else None
+    texts = text_files.read_tfds(config, reader, sources=SOURCES, expected='one called text', such='tiny_shakespeare')
+    texts = {split: '\n'.join(rows) for split, rows in texts.items()}
+    if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
+      texts = {'train': ''.join(texts[split] for split in text_files.SPLITS)}
 
-def read(config) -> dict[str, list[str]]:
-  """{split: rows}: a data set's lines, or one row that is the whole running text."""
-  texts = text_files.read_texts(config.dataset, config.data_dir, config.encoding or 'utf-8')
   shares = {'validation': config.validation, 'test': config.test}
-  if not is_lines(config.dataset):
+  if name != 'names' and kind != 'lines':
     texts = texts if len(texts) > 1 else cut(texts['train'], shares)
-    return {split: [text] for split, text in texts.items()}
-  rows = {split: [line.strip() for line in text.split('\n') if line.strip()] for split, text in texts.items()}
-  if len(rows['train']) < 2:
-    raise UsageError(f'{config.dataset} has {len(rows["train"])} line; at least two are needed')
-  if config.distinct:
-    rows = {split: list(dict.fromkeys(each)) for split, each in rows.items()}
-  return rows if len(rows) > 1 else hold_out(rows, shares, config.split_seed)
+    sizes = text_files.sizes(texts)
+    return {split: [text] for split, text in texts.items()}, False, [f'{name}: running text, {sizes} characters']
+  lines = [line.strip() for line in texts['train'].split('\n') if line.strip()]
+  lines = list(dict.fromkeys(lines)) if config.distinct else lines
+  if len(lines) < 2:
+    raise UsageError(f'{name} has {len(lines)} line; at least two are needed')
+  rows, notes = hold_out({'train': lines}, shares, config.split_seed)
+  return rows, True, [*notes, f'{name}: lines, {text_files.sizes(rows)}']
 
 
 def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
   """A running text's parts: train, and at its end one for each of the shares."""
   sizes = _counts(shares, len(text), 'characters')
   ends = np.cumsum([len(text) - sum(sizes), *sizes])
-  parts = [text[start:end] for start, end in zip([0, *ends], ends)]
-  return {split: part for split, part in zip(('train', *shares), parts) if part}
+  parts = zip(('train', *shares), [0, *ends], ends)
+  return {split: text[start:end] for split, start, end in parts if start < end}
 
 
 # ---- language models: examples ----
@@ -213,37 +231,32 @@ def windows(arrays, numbers, *, length: int, stride: int):
   return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': (values[:, 1:] + 1) * scored - 1}
 
 
-def windowed(tokens: np.ndarray, length: int, *, stride: int) -> Split:
-  """The windows of one text: with a stride of 1 all whole ones, else as many as score each token but the first once."""
-  whole = len(tokens) - length  # each predicts `length` tokens
-  if whole < 1 and stride == 1:
+def windowed(tokens: np.ndarray, length: int, *, stride: int, gather: Callable = windows, begin: int = 0) -> Split:
+  """The windows of one text: with a stride of 1 all whole ones, else as many as score each token but the first once.
+
+  Args:
+    tokens: [n] int.
+    length: tokens of a window.
+    stride: from a window to the next.
+    gather: as `windows`.
+    begin: 1 where windows begin with <s>, which is not of the text, and score all of it.
+  """
+  scored, width = len(tokens) - 1 + begin, length - begin
+  size = scored - width + 1 if stride == 1 else max(1, -(-(scored - (width - stride)) // stride))
+  if size < 1:
     raise UsageError(f'context={length} is longer than the text of {len(tokens):,} tokens; choose a smaller one')
-  size = whole if stride == 1 else max(1, -(-(len(tokens) - 1 - (length - stride)) // stride))
-  return Split.lazy(size, {'text': compact(tokens)}, functools.partial(windows, length=length, stride=stride))
-
-
-def compact(tokens: np.ndarray) -> np.ndarray:
-  """Tokens in the smallest dtype that holds them."""
-  return tokens.astype(next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max))
+  smallest = next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max)
+  return Split.lazy(size, {'text': tokens.astype(smallest)}, functools.partial(gather, length=length, stride=stride))
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
   """A line an example: token 0, then its tokens, predict these and, at last, 0."""
   tokens = padded([[0, *line] for line in lines], length)
-  targets = padded([[*line, 0] for line in lines], length, fill=-1, keep_last=True)
-  return Split.of(tokens=tokens, targets=targets)
+  return Split.of(tokens=tokens, targets=padded([[*line, 0] for line in lines], length, fill=-1, keep_last=True))
 
 
 def load(
-  config,
-  *,
-  overlap: int = 0,
-  train_stride: int = 1,
-  tokeniser: tokenisers.Tokeniser | None = None,
-  kinds: Sequence[str] = (),
-  specials: Sequence[str] = (),
-  windowed: Callable[..., Split] = windowed,
-  lined: Callable[..., Split] = lined,
+  config, *, overlap: int = 0, train_stride: int = 1, tokeniser=None, windowed=windowed, lined=lined, **options
 ) -> Dataset:
   """A data set for language models.
 
@@ -252,40 +265,35 @@ def load(
     overlap: tokens of context before those that a window of validation or test scores; 0: none.
     train_stride: from one window of train to the next; 1: a window begins at every token.
     tokeniser: one to use instead of a new one.
-    kinds, specials: as `make_tokeniser`'s; () are the specials that next tokens are predicted with.
     windowed, lined: what makes examples of a running text and of lines.
+    options: of `make_tokeniser`; by default the specials that next tokens are predicted with.
 
   Raises:
     UsageError: in one line, for whatever is wrong.
   """
-  name, context, lines = config.dataset, config.context, is_lines(config.dataset)
+  name, context = config.dataset, config.context
   if not overlap < max(context, 1):
     raise UsageError(f'context={context}, overlap={overlap}: the overlap must be the smaller')
+  rows, lines, notes = read(config)
   if not lines and not context:
     raise UsageError('context=0 is for lines; a running text needs a number of tokens, as context=64')
-  rows = read(config)
-  kind, unit = ('lines', '') if lines else ('running text', ' characters')
-  sizes = {split: len(each) if lines else len(each[0]) for split, each in rows.items()}
-  notes = [f'{name}: {kind}, ' + ', '.join(f'{size:,} {split}' for split, size in sizes.items()) + unit]
-
   if tokeniser is None:
-    specials = specials or ((tokenisers.LINE_END,) if lines and config.tokeniser == 'characters' else ())
-    everything = [row for each in rows.values() for row in each]  # of characters none may be unknown
-    learnt = everything if config.tokeniser == 'characters' else rows['train']
-    tokeniser = make_tokeniser(config, learnt, kinds=kinds, specials=specials)
+    by_characters = config.tokeniser == 'characters'  # of which none may be unknown
+    options = options or {'specials': (tokenisers.LINE_END,) if lines and by_characters else ()}
+    learnt = [row for each in rows.values() for row in each] if by_characters else rows['train']
+    tokeniser = make_tokeniser(config, learnt, **options)
   encoded = {split: [tokeniser.encode(row) for row in each] for split, each in rows.items()}
   if lines:
     lengths = [len(row) for each in encoded.values() for row in each]
     context = context or max(lengths) + 1
     splits = {split: lined(each, context) for split, each in encoded.items()}
-    beyond = sum(length >= context for length in lengths)
-    if beyond:
+    if beyond := sum(length >= context for length in lengths):
       notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
   else:
+    encoded = {split: each[0] for split, each in encoded.items()}
     strides = {split: train_stride if split == 'train' else context - overlap for split in encoded}
-    splits = {split: windowed(each[0], context, stride=strides[split]) for split, each in encoded.items()}
-    sizes = ', '.join(f'{len(each[0]):,} {split}' for split, each in encoded.items())
-    notes.append(f'{sizes} tokens, {tokeniser.kind}')
+    splits = {split: windowed(each, context, stride=strides[split]) for split, each in encoded.items()}
+    notes.append(f'{text_files.sizes(encoded)} tokens, {tokeniser.kind}')
   notes.append(f'{tokeniser.size:,} different tokens; examples of {context}')
   spec = TextSpec(name, splits['train'].size, {'text': tokeniser}, {'text': context}, lines=lines)
   return Dataset(spec, splits, tuple(notes))

@@ -27,7 +27,7 @@ WORDS = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
 class Tokeniser:
   """Attributes:
   kind: one of KINDS.
-  symbols: the text of each token, by its number; () for bytes.
+  symbols: the text of each token, by its number; () for bytes; of bpe those of the model.
   specials: how many of the first symbols stand for no text.
   lower: whether texts are lower-cased first.
   model: for bpe, the JSON of the `tokenizers` library.
@@ -38,6 +38,11 @@ class Tokeniser:
   specials: int = 0
   lower: bool = False
   model: str = ''
+
+  def __post_init__(self):
+    if self.kind == 'bpe':
+      vocabulary = _bpe(self.model).get_vocab()
+      object.__setattr__(self, 'symbols', tuple(sorted(vocabulary, key=vocabulary.get)))
 
   @property
   def size(self) -> int:
@@ -61,22 +66,16 @@ class Tokeniser:
       UsageError: for an unknown piece, where the tokeniser has no <unk>.
     """
     table = self.table
-    if self.specials > UNKNOWN:
-      return [table.get(piece, UNKNOWN) for piece in pieces]
-    unknown = [piece for piece in dict.fromkeys(pieces) if piece not in table]
-    if unknown:
-      count = f'{len(unknown)} characters are' if len(unknown) > 1 else '1 character is'
-      raise UsageError(
-        f'{count} in none of the training texts: {listed(unknown)}; leave them out, or train with tokeniser=bytes'
-      )
-    return [table[piece] for piece in pieces]
+    if self.specials <= UNKNOWN and (unknown := sorted(set(pieces) - table.keys())):
+      known = f'of {len(unknown)} characters none is in the training texts: {listed(unknown)}'
+      raise UsageError(f'{known}; leave them out, or train with tokeniser=bytes')
+    return [table.get(piece, UNKNOWN) for piece in pieces]
 
   def unknown(self, texts: Iterable[str]) -> list[str]:
     """The pieces of texts that are no tokens, each once; of bytes and bpe there are none."""
     if self.kind in ('bytes', 'bpe'):
       return []
-    pieces = dict.fromkeys(piece for text in texts for piece in self.split(text))
-    return [piece for piece in pieces if piece not in self.table]
+    return [piece for piece in dict.fromkeys(p for text in texts for p in self.split(text)) if piece not in self.table]
 
   def encode(self, text: str) -> np.ndarray:
     """[n] int32, without <s> and </s>.
@@ -84,17 +83,12 @@ class Tokeniser:
     Raises:
       UsageError: as `numbers`.
     """
-    if self.lower:
-      text = text.lower()
+    text = text.lower() if self.lower else text
     if self.kind == 'bytes':
       return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     if self.kind == 'bpe':
       return np.array(_bpe(self.model).encode(text, add_special_tokens=False).ids, np.int32)
-    if self.kind == 'words':
-      return np.array(self.numbers(self.split(text)), np.int32)
-    codes = np.frombuffer(text.encode('utf-32-le'), np.uint32)
-    distinct, places = np.unique(codes, return_inverse=True)
-    return np.array(self.numbers([chr(code) for code in distinct]), np.int32)[places]
+    return np.array(self.numbers(self.split(text)), np.int32)
 
   def name(self, token: int) -> str:
     """A token as it is shown: its text, with spaces visible; or <pad> and the like."""
@@ -112,9 +106,9 @@ class Tokeniser:
 
   def characters(self) -> np.ndarray:
     """[size] float32: how many characters each token adds to a text; of words none are known, so all are 0."""
-    starts = lambda code: (code & 0xC0) != 0x80  # the bytes 10xxxxxx go on with a character
+    starts = lambda byte: (byte & 0xC0) != 0x80  # the bytes 10xxxxxx go on with a character
     if self.kind == 'bytes':
-      return np.array([starts(byte) for byte in range(256)], np.float32)
+      return np.array([*map(starts, range(256))], np.float32)
     if self.kind == 'bpe':
       bytes_of = _byte_alphabet()
       counts = np.array([sum(starts(bytes_of.get(c, 0)) for c in symbol) for symbol in self.symbols], np.float32)
@@ -135,18 +129,18 @@ def listed(pieces: Sequence[str]) -> str:
 
 def from_json(values: Mapping[str, Any]) -> Tokeniser:
   """The inverse of `Tokeniser.to_json`."""
-  symbols = _symbols(values['model']) if values['kind'] == 'bpe' else tuple(values['symbols'])
-  return Tokeniser(**{**values, 'symbols': symbols})
+  return Tokeniser(**{**values, 'symbols': tuple(values['symbols'])})
 
 
 def make(
   kind: str,
-  texts: Sequence[str],
+  texts: Iterable[str],
   *,
   specials: Sequence[str] = (),
-  lower: bool = False,
-  vocabulary: int = 0,
+  lower=False,
+  vocabulary=0,
   minimum_frequency=1,
+  split=True,
 ) -> Tokeniser:
   """A tokeniser learnt from texts.
 
@@ -154,9 +148,10 @@ def make(
     kind: one of KINDS, or bpe:FILE, which reads a JSON of the `tokenizers` library, as published models have it.
     texts: those of the train split, or all of them where no symbol may be unknown.
     specials: symbols before all others, such as SPECIALS, or (LINE_END,). Words and bpe have SPECIALS if none are given.
-    minimum_frequency: words that are rarer are <unk>.
-    vocabulary: of bpe, and of words if not 0: the largest number of tokens; the most frequent are kept.
     lower: whether texts are lower-cased.
+    vocabulary: of bpe, and of words if not 0: the largest number of tokens; the most frequent are kept.
+    minimum_frequency: words that are rarer are <unk>.
+    split: False where the texts are words already.
 
   Raises:
     UsageError: for an unknown kind, or a file that is no such JSON.
@@ -167,59 +162,41 @@ def make(
     raise UsageError(f'unknown tokeniser {kind!r}.{nearest(kind, [*KINDS, "bpe:FILE"])}')
   if kind == 'bytes':
     return Tokeniser('bytes', lower=lower)
+  texts = [text.lower() for text in texts] if lower else texts
   if kind == 'characters':
-    characters = sorted(set().union(*(text.lower() if lower else text for text in texts)) - set(specials))
-    return Tokeniser('characters', (*specials, *characters), len(specials), lower)
+    return Tokeniser(kind, (*specials, *sorted(set().union(*texts) - set(specials))), len(specials), lower)
   specials = tuple(specials or SPECIALS)
   if kind == 'words':
-    split = Tokeniser('words', lower=lower).split
-    words = (word for text in texts for word in split(text))
-    return of_words(words, specials=specials, minimum_frequency=minimum_frequency, vocabulary=vocabulary, lower=lower)
+    counts = collections.Counter(word for text in texts for word in (WORDS.findall(text) if split else [text]))
+    kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
+    kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
+    return Tokeniser(kind, (*specials, *kept), len(specials), lower)
   if vocabulary < 256 + len(specials):
     raise UsageError(f'vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials')
-  model = _train_bpe([text.lower() if lower else text for text in texts], specials, vocabulary)
-  return Tokeniser('bpe', _symbols(model), len(specials), lower, model)
-
-
-def of_words(
-  words: Iterable[str],
-  *,
-  specials: Sequence[str] = SPECIALS,
-  lower: bool = False,
-  vocabulary: int = 0,
-  minimum_frequency=1,
-) -> Tokeniser:
-  """A tokeniser of words that are split already; arguments as `make`'s. Its `numbers` takes words as they are."""
-  counts = collections.Counter(word.lower() if lower else word for word in words)
-  kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
-  kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
-  return Tokeniser('words', (*specials, *kept), len(specials), lower)
+  return Tokeniser(kind, (), len(specials), lower, _train_bpe(texts, specials, vocabulary))
 
 
 # ---- byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), by the `tokenizers` library ----
 
 
-def _train_bpe(texts: Sequence[str], specials: Sequence[str], vocabulary: int) -> str:
+def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -> str:
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
-  model = tokenizers.Tokenizer(models.BPE())
-  model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-  model.decoder = decoders.ByteLevel()
-  trainer = trainers.BpeTrainer(
-    vocab_size=vocabulary,
-    special_tokens=list(specials),
-    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    show_progress=False,
-  )
-  model.train_from_iterator(texts, trainer)
+  model, byte_level = tokenizers.Tokenizer(models.BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+  model.pre_tokenizer, model.decoder = byte_level, decoders.ByteLevel()
+  options = {
+    'special_tokens': list(specials),
+    'initial_alphabet': sorted(byte_level.alphabet()),
+    'show_progress': False,
+  }
+  model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **options))
   return model.to_str()
 
 
 def _published(path: Path) -> Tokeniser:
   try:
-    model = path.read_text(encoding='utf-8')
-    return Tokeniser('bpe', _symbols(model), 0, False, model)
+    return Tokeniser('bpe', model=path.read_text(encoding='utf-8'))
   except OSError as error:
     raise UsageError(f'tokeniser=bpe:{path} cannot be read: {error.strerror}') from None
   except Exception:
@@ -233,13 +210,10 @@ def _bpe(model: str):
   return tokenizers.Tokenizer.from_str(model)
 
 
-def _symbols(model: str) -> tuple[str, ...]:
-  vocabulary = _bpe(model).get_vocab()
-  return tuple(sorted(vocabulary, key=vocabulary.get))
-
-
 def _byte_alphabet() -> dict[str, int]:
-  """The printable character by which byte-level BPE writes a byte -> the byte."""
-  plain = [*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)]
-  others = (b for b in range(256) if b not in set(plain))
-  return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(others)}
+  """The printable character by which byte-level BPE writes a byte -> the byte: itself, or, of those without one, from 256 on."""
+  from tokenizers import pre_tokenizers
+
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  printable = [ord(c) for c in alphabet if ord(c) < 256]
+  return dict(zip(alphabet, [*printable, *sorted(set(range(256)) - set(printable))]))

@@ -69,13 +69,7 @@ def entity_report(targets: Sequence[Sequence[str]], predicted: Sequence[Sequence
   from seqeval.metrics import classification_report
 
   rows = classification_report(targets, predicted, output_dict=True, zero_division=0)
-
-  def row(scores):
-    shares = {
-      name: float(scores[theirs])
-      for name, theirs in (('precision', 'precision'), ('recall', 'recall'), ('f1', 'f1-score'))
-    }
-    return {**shares, 'support': int(scores['support'])}
-
-  averages = {name: row(rows.pop(f'{name} avg')) for name in ('micro', 'macro', 'weighted')}
-  return {'classes': [{'class': name, **row(scores)} for name, scores in rows.items()], **averages}
+  for scores in rows.values():
+    scores |= {'f1': scores.pop('f1-score'), 'support': scores.pop('support')}
+  averages = {name: rows.pop(f'{name} avg') for name in ('micro', 'macro', 'weighted')}
+  return {'classes': [{'class': name, **scores} for name, scores in rows.items()], **averages}

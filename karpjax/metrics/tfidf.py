@@ -24,15 +24,14 @@ def baselines(splits: Mapping[str, Split]) -> dict[str, dict[str, float]]:
   vectoriser = feature_extraction.text.TfidfVectorizer(
     token_pattern=tokenisers.WORDS.pattern, ngram_range=(1, 2), sublinear_tf=True
   )
-  words = {name: split.arrays['text'] for name, split in splits.items()}
-  labels = {name: split.arrays['label'] for name, split in splits.items()}
-  inputs = {'train': vectoriser.fit_transform(words['train'])}
-  inputs |= {name: vectoriser.transform(words[name]) for name in splits if name != 'train'}
+  words, labels = ({name: split.arrays[key] for name, split in splits.items()} for key in ('text', 'label'))
+  inputs = {'train': vectoriser.fit_transform(words.pop('train'))}
+  inputs |= {split: vectoriser.transform(each) for split, each in words.items()}
   numbers = {}
   for name, model in zip(MODELS, (svm.LinearSVC(random_state=0), linear_model.LogisticRegression(max_iter=1000))):
     model.fit(inputs['train'], labels['train'])
     numbers[name] = {}
-    for split in (split for split in splits if split != 'train'):
+    for split in words:
       predicted, truth = model.predict(inputs[split]), labels[split]
       f1 = metrics.f1_score(truth, predicted, average='macro', labels=model.classes_, zero_division=0)
       numbers[name] |= {f'{split}/accuracy': float((predicted == truth).mean()), f'{split}/macro_f1': float(f1)}

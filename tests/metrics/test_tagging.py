@@ -1,7 +1,6 @@
 """Entities counted by hand, and sums that do not depend on how the examples are cut."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,21 +15,24 @@ PREDICTED = np.array([[BP, IP, O, BP, BL], [O, BL, O, O, O], [BL, BL, O, O, IP]]
 LOSSES = np.array([1.0, 2.0, 6.0], np.float32)
 
 
-def summed(order, batch=2):
-  added = None
-  for start in range(0, len(order), batch):
-    rows = np.array(order[start : start + batch])
-    real = np.arange(batch) < len(rows)
-    rows = np.concatenate([rows, np.zeros(batch - len(rows), int)]).astype(np.int32)
+@jax.jit
+def sums(*arrays):
+  return tagging.sums(*arrays, examples=4)
+
+
+def summed(order):
+  """Of batches of two, the last filled up."""
+  added = []
+  for rows in np.array([*order, 0]).reshape(2, 2):
+    real = np.array([True, len(added) < 1])
     losses = np.where(real, LOSSES[rows], np.nan)
-    new = jax.jit(lambda *x: tagging.sums(*x, examples=4))(PREDICTED[rows], TARGETS[rows], losses, rows, real)
-    added = new if added is None else jax.tree.map(jnp.add, added, new)
-  return jax.device_get(added)
+    added.append(jax.device_get(sums(PREDICTED[rows], TARGETS[rows], losses, rows.astype(np.int32), real)))
+  return jax.tree.map(lambda a, b: a + b, *added)
 
 
-@pytest.mark.parametrize('order, batch', [((0, 1, 2), 2), ((2, 0, 1), 1), ((1, 2, 0), 4)])
-def test_against_entities_counted_by_hand(order, batch):
-  numbers = tagging.summarise(summed(order, batch), CLASSES)
+@pytest.mark.parametrize('order', [(0, 1, 2), (2, 0, 1)])
+def test_against_entities_counted_by_hand(order):
+  numbers = tagging.summarise(summed(order), CLASSES)
   # words: 4 + 2 + 5; wrong are example 0's fourth, example 1's second, example 2's third and fifth
   expected = {'loss': 9 / 11, 'accuracy': 7 / 11, 'error': 4 / 11}
   # true: PER and LOC; none; LOC, LOC and PER. Predicted: PER and PER; LOC; LOC, LOC and PER. Right: PER; LOC and PER.

@@ -19,6 +19,7 @@ def test_words_and_pairs_of_words_decide_and_scores_are_of_the_other_splits():
     assert row == {'test/accuracy': 0.75, 'test/macro_f1': pytest.approx((0.8 + 2 / 3) / 2)}
 
 
+@pytest.mark.slow
 def test_the_svm_on_trec_is_as_published(shared_data):
   """90.6 % is named for TF-IDF and a linear SVM on TREC."""
   from experiments.text_classification import Config

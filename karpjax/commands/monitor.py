@@ -26,14 +26,10 @@ class Options:
   window: int = config.flag(100, 'Rows of the rolling share, and of the binomial test.', low=1)
   test: str = config.flag('cusum', 'The test for a rise.', choices=change.TESTS)
   threshold: float = config.flag(
-    8.0,
-    'Nats of an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or minus the '
-    'logarithm of the level of the binomial test.',
-    above=0,
-  )
-  reference: float | None = config.flag(
-    None, 'The usual share. Default: that of all rows before the window.', above=0, below=1
-  )
+    8.0, 'Nats of an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or minus the '
+    'logarithm of the level of the binomial test.', above=0,
+  )  # fmt: skip
+  reference: float | None = config.flag(None, 'The usual share. Default: all rows before the window.', above=0, below=1)
   baseline: int = config.flag(200, 'The fewest rows from which the usual share is estimated.', low=1)
   factor: float = config.flag(2.0, 'The factor by which the CUSUM takes odds to rise.', above=1)
   output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.')
@@ -45,16 +41,13 @@ def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, s
   Raises:
     UsageError: as `text_files.read_table`, and for a time that is neither ISO 8601 nor a number, or times of several kinds.
   """
-  if len(chosen.columns) != 2:
-    raise UsageError(f'columns={",".join(chosen.columns)}: two names are needed, as time,text')
   rows = []
   for stamp, text in text_files.read_table(path, chosen.encoding, chosen.columns):
     try:
       time = float(stamp) if stamp.replace('.', '', 1).isdigit() else datetime.datetime.fromisoformat(stamp)
     except ValueError:
-      raise UsageError(
-        f'{path}: {stamp!r} is no time; write them as 2026-11-22T14:30 (ISO 8601), or as numbers such as Unix seconds'
-      ) from None
+      such = '2026-11-22T14:30 (ISO 8601), or as numbers such as Unix seconds'
+      raise UsageError(f'{path}: {stamp!r} is no time; write them as {such}') from None
     rows.append((time, stamp, text))
   try:
     return sorted(rows, key=lambda row: row[0])
@@ -67,10 +60,8 @@ def encode(run, files, chosen):
     raise UsageError(f'monitor reads one file; {len(files)} are given')
   rows, least = read(Path(files[0]).expanduser(), chosen), chosen.baseline + chosen.window
   if chosen.reference is None and len(rows) <= least:
-    raise UsageError(
-      f'{files[0]} has {len(rows):,} rows; the first {least:,} (baseline and window) are to tell the usual share: give '
-      'smaller numbers, or the usual share itself, as reference=0.1'
-    )
+    few = f'{files[0]} has {len(rows):,} rows; the first {least:,} (baseline and window) are to tell the usual share'
+    raise UsageError(f'{few}: give smaller numbers, or the usual share itself, as reference=0.1')
   if chosen.label not in run.spec.classes:
     raise UsageError(f'label={chosen.label}: the classes of this run are {", ".join(run.spec.classes)}')
   return {'tokens': labelled_text.tokens([text for _, _, text in rows], run.spec)}
@@ -79,57 +70,53 @@ def encode(run, files, chosen):
 def decode(run, probabilities, files, chosen):
   path = Path(files[0]).expanduser()
   rows = read(path, chosen)
-  hits = probabilities.argmax(1) == run.spec.classes.index(chosen.label)
+  best, classes = probabilities.argmax(1), np.asarray(run.spec.classes)
+  hits = classes[best] == chosen.label
   names = ('test', 'threshold', 'window', 'baseline', 'reference', 'factor')
   watch = change.watch(hits, **{name: getattr(chosen, name) for name in names})
-  shares = rolling(hits, chosen.window)
+  sums, ends = np.concatenate([[0], np.cumsum(hits)]), np.arange(1, len(hits) + 1)
+  starts = np.maximum(ends - chosen.window, 0)
+  shares = (sums[ends] - sums[starts]) / (ends - starts)  # among each row and those of the window before it
+  times, stamps, texts = zip(*rows)
+
   folder = Path(chosen.output).expanduser() if chosen.output else run.folder / 'monitor'
-  table = folder / f'{path.stem}.csv'
-  writers.write_bytes(table, written(rows, probabilities, run.spec.classes, shares, watch).encode())
-  draw([time for time, _, _ in rows], shares, watch, chosen, folder, path.stem)
-  answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': []}
-  for at, since, reference, rate in watch.alerts:
-    times = {'time': rows[at][1], 'since': rows[since][1], 'rows': at - since + 1}
-    answer['alerts'].append({**times, 'share': rate, 'expected': reference})
+  table, alerted, known = io.StringIO(), {alert.at for alert in watch.alerts}, ~np.isnan(watch.references)
+  writer = csv.writer(table, lineterminator='\n')
+  writer.writerow(('time', 'text', 'class', 'probability', 'rolling_share', 'reference', 'evidence', 'alert'))
+  for i, given in enumerate(zip(stamps, texts, classes[best])):
+    reference = f'{watch.references[i]:.4f}' if known[i] else ''
+    numbers = f'{probabilities[i, best[i]]:.4f}', f'{shares[i]:.4f}', reference, f'{watch.statistics[i]:.3f}'
+    writer.writerow((*given, *numbers, 'ALERT' if i in alerted else ''))
+  writers.write_bytes(folder / f'{path.stem}.csv', table.getvalue().encode())
+  draw(times, shares, watch, chosen, folder, path.stem)
+
+  alerts = [
+    {'time': stamps[at], 'since': stamps[since], 'rows': at - since + 1, 'share': rate, 'expected': reference}
+    for at, since, reference, rate in watch.alerts
+  ]
+  answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': alerts}
   evidence = {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
-  yield {**answer, **evidence, 'table': str(table), 'plot': str(folder / 'plots' / f'{path.stem}.png')}
+  yield {
+    **answer,
+    **evidence,
+    'table': str(folder / f'{path.stem}.csv'),
+    'plot': str(folder / 'plots' / f'{path.stem}.png'),
+  }
 
 
 def show(answer) -> str:
-  lines = [f'{answer["rows"]:,} rows, {answer["share"]:.1%} {answer["class"]}']
-  for alert in answer['alerts']:
-    lines.append(
-      f'ALERT {alert["time"]}: {answer["class"]} {alert["share"]:.1%} of the {alert["rows"]:,} rows since '
-      f'{alert["since"]}, against {alert["expected"]:.1%} expected'
-    )
-  if not answer['alerts']:
+  name, alerts = answer['class'], answer['alerts']
+  lines = [f'{answer["rows"]:,} rows, {answer["share"]:.1%} {name}']
+  for alert in alerts:
+    rise = f'{alert["share"]:.1%} of the {alert["rows"]:,} rows since {alert["since"]}'
+    lines.append(f'ALERT {alert["time"]}: {name} {rise}, against {alert["expected"]:.1%} expected')
+  if not alerts:
     lines.append(f'no alert: the most evidence is {answer["evidence"]:.1f} of {answer["threshold"]:g} nats')
   return '\n'.join([*lines, answer['table'], answer['plot'], ''])
 
 
 HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
 VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show)
-
-
-def rolling(hits: np.ndarray, window: int) -> np.ndarray:
-  """[n] bool -> [n] float64: the share among each row and the `window` - 1 before it, or as many as there are."""
-  sums, ends = np.concatenate([[0], np.cumsum(hits)]), np.arange(1, len(hits) + 1)
-  starts = np.maximum(ends - window, 0)
-  return (sums[ends] - sums[starts]) / (ends - starts)
-
-
-def written(rows, probabilities, classes, shares, watch) -> str:
-  """The table: the class of each row, and what was known when it came."""
-  out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
-  writer.writerow(('time', 'text', 'class', 'probability', 'rolling_share', 'reference', 'evidence', 'alert'))
-  alerts = {alert.at for alert in watch.alerts}
-  for i, (_, stamp, text) in enumerate(rows):
-    best = probabilities[i].argmax()
-    reference = '' if np.isnan(watch.references[i]) else f'{watch.references[i]:.4f}'
-    numbers = f'{probabilities[i, best]:.4f}', f'{shares[i]:.4f}', reference, f'{watch.statistics[i]:.3f}'
-    writer.writerow((stamp, text, classes[best], *numbers, 'ALERT' if i in alerts else ''))
-  return out.getvalue()
 
 
 def draw(times, shares, watch, chosen, folder: Path, name: str) -> None:
