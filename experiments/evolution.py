@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from karpjax import config, optim
 from karpjax.data.dataset import Dataset
+from karpjax.errors import UsageError
 from karpjax.models.q_network import Actor
 from karpjax.program import Program, TrainState
 from karpjax.rl import agents, environments, es
@@ -38,6 +39,8 @@ data = agents.data
 def policy(config: Config) -> Policy:
   """The network and its environment, continuous actions of which lie within ±1."""
   environment = environments.make(config.environment)
+  if environment.reset_done:
+    raise UsageError(f'{environment.name} lives on the host, outside of what is compiled: no population can play it')
   continuous = isinstance(environment.action, Box)
   if continuous:
     environment = scale_action(environment)

@@ -19,8 +19,7 @@ from flax import linen as nn
 from karpjax import verbs
 from karpjax.data.dataset import Spec, Split
 from karpjax.errors import UsageError
-from karpjax.layers.convolution import Conv, convolution
-from karpjax.layers.pooling import max_pool
+from karpjax.layers.convolution import Conv, convolution, max_pool
 from karpjax.models import inception
 from karpjax.train import weights
 

@@ -1,4 +1,4 @@
-"""Attention of many heads, within a sequence or to another one, with a cache."""
+"""Attention of many heads, within a sequence or to another one, with a cache; and that of recurrent decoders."""
 
 from typing import Any
 
@@ -54,10 +54,6 @@ def _seen(query, key, mask, causal):
   return earlier if mask is None else earlier & mask
 
 
-def _hide(x, seen, instead):
-  return x if seen is None else jnp.where(seen, x, instead)
-
-
 class MultiHeadAttention(nn.Module):
   """Params: 'query' [width, heads, head_dim], 'key_value' [width, 2, kv_heads, head_dim], 'out' [heads, head_dim, width],
   and where there are biases 'query_bias', 'key_value_bias', 'out_bias'. Their heads are cut over a mesh's tensor axis.
@@ -84,36 +80,34 @@ class MultiHeadAttention(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
+    kv, size = self.kv_heads or self.heads, self.width // self.heads
+    if self.width % self.heads or self.heads % kv or (self.rotary and size % 2):
       raise errors.UsageError(
-        f'width={self.width} does not divide over heads={self.heads}, or the heads over kv_heads={self.kv_heads}'
+        f'width={self.width} does not divide over heads={self.heads}, with rotary positions into parts of an even size, '
+        f'or the heads over kv_heads={self.kv_heads}'
       )
-    size, kv = self.width // self.heads, self.kv_heads or self.heads
-    if self.rotary and size % 2:
-      raise errors.UsageError(
-        f'rotary positions need heads of an even size, not {size}: width={self.width}, heads={self.heads}'
-      )
-    into, out = (
-      initialisers.normal(std) if std else _xavier(self.width, self.width) for std in (self.kernel_std, self.out_std)
-    )
-    zeros = nn.initializers.zeros_init()
+    # Glorot & Bengio 2010: U(±√(6 / (in + out))); the kernels have more axes than two
+    xavier = (3 / self.width) ** 0.5
+    init = lambda std: initialisers.normal(std) if std else initialisers.uniform(xavier)
     named = lambda init, *names: nn.with_partitioning(init, names)
+    into, zeros = init(self.kernel_std), nn.initializers.zeros_init()
     self.query = self.param('query', named(into, 'embed', 'heads', None), (self.width, self.heads, size))
     self.key_value = self.param('key_value', named(into, 'embed', None, 'heads', None), (self.width, 2, kv, size))
-    self.out = self.param('out', named(out, 'heads', None, 'embed'), (self.heads, size, self.width))
+    out = named(init(self.out_std), 'heads', None, 'embed')
+    self.out = self.param('out', out, (self.heads, size, self.width))
     if self.bias:
       self.query_bias = self.param('query_bias', named(zeros, 'heads', None), (self.heads, size))
       self.key_value_bias = self.param('key_value_bias', named(zeros, None, 'heads', None), (2, kv, size))
       self.out_bias = self.param('out_bias', zeros, (self.width,))
 
-  def _project(self, x, kernel, bias):
-    kernel = kernel.astype(self.dtype)
-    y = linear.matmul(x.astype(self.dtype), kernel.reshape(kernel.shape[0], -1))
+  def _project(self, x, name):
+    kernel = getattr(self, name).astype(self.dtype)
+    y = linear.matmul(x.astype(self.dtype), kernel.reshape(self.width, -1))
     y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
-    return y if bias is None else y + bias.astype(self.dtype)
+    return y + getattr(self, f'{name}_bias').astype(self.dtype) if self.bias else y
 
   def _queries(self, x, positions):
-    query = self._project(x, self.query, self.query_bias if self.bias else None)
+    query = self._project(x, 'query')
     return rotate(query, positions) if self.rotary else query
 
   def _merge(self, y):
@@ -123,7 +117,7 @@ class MultiHeadAttention(nn.Module):
 
   def keys_values(self, memory, positions=None):
     """[batch, places, width] -> key and value, each [batch, places, kv_heads, head_dim], to be given to the call."""
-    both = self._project(memory, self.key_value, self.key_value_bias if self.bias else None)
+    both = self._project(memory, 'key_value')
     key, value = both[:, :, 0], both[:, :, 1]
     return (rotate(key, positions) if self.rotary else key), value
 
@@ -141,7 +135,9 @@ class MultiHeadAttention(nn.Module):
     query = self._queries(x, positions)
     key, value = self.keys_values(x, positions) if keys_values is None else keys_values
     if self.is_mutable_collection('intermediates'):
-      self.sow('intermediates', 'attention', weights(query, key, mask, causal))
+      shares = _shares(query, key.transpose(0, 2, 3, 1), _seen(query, key, mask, causal))
+      # [batch, heads, time, places] float32, for looking at
+      self.sow('intermediates', 'attention', shares.reshape(len(x), self.heads, -1, key.shape[1]))
     return self._merge(attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation))
 
   def recall(self, x, store, mask, positions=None):
@@ -154,18 +150,6 @@ class MultiHeadAttention(nn.Module):
       positions: [batch, time] int32, for rotary ones.
     """
     return self._merge(attend_stored(self._queries(x, positions), store, mask))
-
-
-def _xavier(fan_in, fan_out):
-  """U(±√(6 / (fan_in + fan_out))) (Glorot & Bengio 2010) of a kernel with more axes than two."""
-  return initialisers.uniform((6 / (fan_in + fan_out)) ** 0.5)
-
-
-def weights(query, key, mask, causal):
-  """What `attend` weighs the values with: [batch, heads, time, places] float32; for looking at."""
-  key = jnp.repeat(key, query.shape[2] // key.shape[2], axis=2)
-  scores = jnp.einsum('btnh,bsnh->bnts', query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
-  return jax.nn.softmax(_hide(scores, _seen(query, key, mask, causal), jnp.finfo(jnp.float32).min))
 
 
 def stored(key, value):
@@ -192,14 +176,13 @@ def write(store, key, value, length):
   int32 ones.
   """
 
-  def put(old, new, axis):  # of one example
-    each = lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
-    return jax.vmap(each)(old, new, length)
+  def put(name, axis):
+    one = lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
+    return jax.vmap(one)(store[name], new[name], length)
 
   new = stored(key, value)
-  written = {'key': put(store['key'], new['key'], 2), 'value': put(store['value'], new['value'], 1)}
   # else XLA's CPU backend writes once for each use, into copies of the cache
-  return jax.lax.optimization_barrier(written)
+  return jax.lax.optimization_barrier({'key': put('key', 2), 'value': put('value', 1)})
 
 
 def attend_stored(query, store, mask):
@@ -211,11 +194,82 @@ def attend_stored(query, store, mask):
     mask: None, or bool, broadcast to [batch, heads, time, places].
   """
   batch, time, heads, size = query.shape
-  kv_heads, places = store['value'].shape[1:3]
+  y = (_shares(query, store['key'], mask).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
+  return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
+
+
+def _shares(query, key, mask):
+  """How the values of a group are weighed: [batch, kv_heads, heads / kv_heads * time, places] float32; key as `stored`."""
+  (batch, time, heads, size), (_, kv_heads, _, places) = query.shape, key.shape
   if mask is not None and heads > kv_heads:  # a group's queries follow each other
     mask = jnp.broadcast_to(mask, (mask.shape[0], heads, time, places)).reshape(mask.shape[0], kv_heads, -1, places)
   query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
-  scores = jnp.matmul(query, store['key'], preferred_element_type=jnp.float32) * size**-0.5
-  share = jax.nn.softmax(_hide(scores, mask, jnp.finfo(jnp.float32).min)).astype(store['value'].dtype)
-  y = (share @ store['value']).astype(query.dtype)
-  return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
+  scores = jnp.matmul(query, key, preferred_element_type=jnp.float32) * size**-0.5
+  return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
+
+
+# ---- of recurrent decoders: one query to the places of a memory ----
+
+
+class Additive(nn.Module):
+  """softmax over places of vᵀ tanh(W query + U memory) (Bahdanau et al. 2015, section A.1.2).
+
+  Attributes:
+    units: of the hidden layer.
+    dtype: of the matmuls.
+  """
+
+  units: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.of_query = linear.Dense(self.units, dtype=self.dtype)
+    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
+    self.score = linear.Dense(1, use_bias=False, dtype=self.dtype)
+
+  def keys(self, memory):
+    """The part that no query changes: [batch, places, in] -> [batch, places, units]."""
+    return self.of_memory(memory)
+
+  def __call__(self, query, keys, memory, mask):
+    """One query for each example.
+
+    Args:
+      query: [batch, in].
+      keys: from `keys`.
+      memory: [batch, places, in].
+      mask: [batch, places] bool, False at padding.
+
+    Returns:
+      The weighted memory [batch, in] and the weights [batch, places] float32.
+    """
+    scores = self.score(jnp.tanh(self.of_query(query)[:, None] + keys))[..., 0]
+    return _read(scores, memory, mask)
+
+
+class Multiplicative(nn.Module):
+  """softmax over places of queryᵀ W memory (Luong et al. 2015, «general»); called as `Additive` is.
+
+  Attributes:
+    units: of the query.
+    dtype: of the matmuls.
+  """
+
+  units: int
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    self.of_memory = linear.Dense(self.units, use_bias=False, dtype=self.dtype)
+
+  def keys(self, memory):
+    """[batch, places, in] -> [batch, places, units]."""
+    return self.of_memory(memory)
+
+  def __call__(self, query, keys, memory, mask):
+    """As `Additive`."""
+    return _read(jnp.einsum('bu,bsu->bs', query.astype(self.dtype), keys), memory, mask)
+
+
+def _read(scores, memory, mask):
+  share = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min))
+  return jnp.einsum('bs,bsi->bi', share.astype(memory.dtype), memory), share

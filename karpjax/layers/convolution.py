@@ -1,4 +1,4 @@
-"""One convolution for all models: XLA's own on accelerators, other forms on the CPU.
+"""One convolution for all models, its transpose and pooling: XLA's own on accelerators, other forms on the CPU.
 
 A convolution is linear in the input and in the kernel, so its derivatives are two more bilinear maps, and the
 derivatives of each of `_forward`, `input_gradient` and `_kernel_gradient` are the other two: reverse mode of any order.
@@ -82,28 +82,13 @@ def convolution(x, kernel, *, strides: Sequence[int] | None = None, padding='SAM
     [batch, *spatial', out] of x's dtype.
 
   Raises:
-    UsageError: where the shapes, strides or padding do not fit.
+    UsageError: where the window exceeds the input.
   """
-  rank = kernel.ndim - 2
-  if rank not in DIMENSIONS or x.ndim != kernel.ndim:
-    raise UsageError(
-      f'convolution of input {x.shape} with kernel {kernel.shape}: expected [batch, *spatial, in] and '
-      '[*window, in, out] with one or two spatial axes.'
-    )
-  if x.shape[-1] != kernel.shape[-2]:
-    raise UsageError(
-      f'convolution: input of {x.shape[-1]} channels, but kernel {kernel.shape} expects {kernel.shape[-2]}.'
-    )
-  strides = tuple(strides or (1,) * rank)
-  if len(strides) != rank or min(strides) < 1:
-    raise UsageError(f'convolution: strides {strides} for {rank} spatial axes: expected {rank} positive integers.')
   size, window = x.shape[1:-1], kernel.shape[:-2]
-  if padding in ('SAME', 'VALID'):
+  strides = tuple(strides or (1,) * len(window))
+  if isinstance(padding, str):
     padding = lax.padtype_to_pads(size, window, strides, padding)
-  elif isinstance(padding, str) or len(padding) != rank:
-    raise UsageError(f"convolution: padding {padding!r}: expected 'SAME', 'VALID' or {rank} pairs (low, high).")
-  padding = tuple((int(low), int(high)) for low, high in padding)
-  geometry = Geometry(size, window, strides, padding)
+  geometry = Geometry(size, window, strides, tuple((int(low), int(high)) for low, high in padding))
   if min(geometry.output) < 1:
     raise UsageError(f"convolution: the window {window} exceeds the input {size}; use padding='SAME' or a smaller one.")
   return _forward(geometry, x, kernel)
@@ -115,29 +100,79 @@ class Conv(nn.Module):
   Attributes:
     features: out channels.
     kernel_size: the window, one int per spatial axis.
-    strides: one int for all spatial axes, or one per axis.
-    padding: 'SAME', 'VALID', or (low, high) per spatial axis.
+    strides: one int for all spatial axes.
+    padding: as `convolution`'s.
     use_bias: whether a bias [features] is added.
     dtype: of the computation; params are float32.
-    kernel_init, bias_init: Linen initialisers.
+    kernel_init: a Linen initialiser.
   """
 
   features: int
   kernel_size: tuple[int, ...]
-  strides: tuple[int, ...] | int = 1
+  strides: int = 1
   padding: Any = 'SAME'
   use_bias: bool = True
   dtype: Any = jnp.float32
   kernel_init: Callable = initialisers.lecun_normal
-  bias_init: Callable = nn.initializers.zeros_init()
 
   @nn.compact
   def __call__(self, x):
     """x: [batch, *spatial, in] -> [batch, *spatial', features] of `dtype`."""
-    rank = len(self.kernel_size)
-    strides = (self.strides,) * rank if isinstance(self.strides, int) else tuple(self.strides)
-    kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, x.shape[-1], self.features))
-    y = convolution(x.astype(self.dtype), kernel.astype(self.dtype), strides=strides, padding=self.padding)
+    strides = (self.strides,) * len(self.kernel_size)
+    return self._applied(partial(convolution, strides=strides, padding=self.padding), x, x.shape[-1], self.features)
+
+  def _applied(self, form, x, *channels):
+    kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, *channels))
+    y = form(x.astype(self.dtype), kernel.astype(self.dtype))
     if self.use_bias:
-      y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
+      y = y + self.param('bias', nn.initializers.zeros_init(), (self.features,)).astype(self.dtype)
     return y
+
+
+class ConvTranspose(Conv):
+  """The gradient of a convolution with respect to its input, as a layer, with bias: PyTorch's ConvTranspose.
+
+  The spatial axes grow by `strides` exactly, or to the `size` that is given. The kernel is [*window, out, in].
+
+  Attributes:
+    kernel_size: each at least the stride, from which it differs by an even number; `padding` follows from both.
+    size: of the output, one int per spatial axis, each by less than a stride smaller than `strides` times the input's.
+  """
+
+  strides: int = 2
+  size: tuple[int, ...] | None = None
+
+  @nn.compact
+  def __call__(self, x):
+    """x: [batch, *spatial, in] -> [batch, *size, features] of `dtype`."""
+    grown = tuple(n * self.strides for n in x.shape[1:-1])
+    size, cut = self.size or grown, [(k - self.strides) // 2 for k in self.kernel_size]
+    padding = tuple((low, low + large - n) for low, large, n in zip(cut, grown, size))
+    geometry = Geometry(tuple(size), tuple(self.kernel_size), (self.strides,) * len(cut), padding)
+    return self._applied(partial(input_gradient, geometry), x, self.features, x.shape[-1])
+
+
+def _pool(x, window, stride, padding, plain, tiled):
+  rank = x.ndim - 2
+  plain = partial(plain, window_shape=(window,) * rank, strides=(stride,) * rank, padding=padding)
+  if window != stride or padding != 'VALID':
+    return plain(x)
+  forms = {'cpu': lambda x: tiled(cpu.tiles(x, window), tuple(range(2, 2 + 2 * rank, 2))), 'default': plain}
+  gradients = {name: lambda x, g, f=f: jax.vjp(f, x)[1](g)[0] for name, f in forms.items()}
+  pool = jax.custom_vjp(partial(lax.platform_dependent, **forms))
+  pool.defvjp(lambda x: (pool(x), x), lambda x, g: (lax.platform_dependent(x, g, **gradients),))
+  return pool(x)
+
+
+def max_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
+  """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype.
+
+  Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where
+  windows do not overlap, it is divided equally among them. After a relu, ties at 0 have no gradient either way.
+  """
+  return _pool(x, window, stride, padding, nn.max_pool, jnp.max)
+
+
+def avg_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
+  """Mean over windows, padding as zeros. x: [batch, *spatial, channels] -> [batch, *spatial', channels]."""
+  return _pool(x, window, stride, padding, nn.avg_pool, jnp.mean)

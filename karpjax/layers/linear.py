@@ -1,4 +1,4 @@
-"""One matmul for all linear layers."""
+"""Linear layers, by one matmul for all, and the dropout between them."""
 
 import functools
 
@@ -22,10 +22,6 @@ def matmul(x, kernel, dtype=None):
   return jnp.matmul(x, kernel, preferred_element_type=dtype)
 
 
-def _forward(x, kernel, dtype):
-  return matmul(x, kernel, dtype), (x, kernel)
-
-
 def _kernel_gradient(x, gradient):
   """xᵀ g in this order, over all but the last axes. JAX's own rule is (gᵀ x)ᵀ."""
   axes = tuple(range(x.ndim - 1))
@@ -34,12 +30,12 @@ def _kernel_gradient(x, gradient):
 
 def _backward(dtype, kept, gradient):
   x, kernel = kept
-  gradient = gradient.astype(kernel.dtype)
-  forms = {'cpu': functools.partial(cpu.linear_kernel_gradient, _kernel_gradient), 'default': _kernel_gradient}
-  return matmul(gradient, kernel.T), jax.lax.platform_dependent(x, gradient, **forms)
+  gradient, on_cpu = gradient.astype(kernel.dtype), functools.partial(cpu.linear_kernel_gradient, _kernel_gradient)
+  of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu, default=_kernel_gradient)
+  return matmul(gradient, kernel.T), of_kernel
 
 
-matmul.defvjp(_forward, _backward)
+matmul.defvjp(lambda x, kernel, dtype: (matmul(x, kernel, dtype), (x, kernel)), _backward)
 
 
 def _dot_general(x, kernel, dimension_numbers, precision=None):
@@ -84,3 +80,22 @@ def reorder(x, order):
 def project(x, kernel, dtype=None):
   """`matmul` of x […, in] or of Rows, whose table is multiplied: […, out]."""
   return matmul(x.table, kernel, dtype)[x.index] if isinstance(x, Rows) else matmul(x, kernel, dtype)
+
+
+class Dropout(nn.Module):
+  """Drops units in training and scales the others by 1 / (1 - rate) (Srivastava et al. 2014); draws Linen's masks.
+
+  Attributes:
+    rate: in [0, 1); 0 draws nothing.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x, *, train: bool):
+    """x: any shape and float dtype -> the same; takes a key of the collection 'dropout'."""
+    if not train or self.rate == 0:
+      return x
+    keep = 1 - self.rate
+    mask = jax.random.bernoulli(self.make_rng('dropout'), keep, x.shape)
+    return jnp.where(mask, x / jnp.asarray(keep, x.dtype), 0)

@@ -9,24 +9,24 @@ import jax.numpy as jnp
 
 from karpjax import errors
 from karpjax.layers import initialisers, linear
-from karpjax.layers.dropout import Dropout
 
 State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
 
 
-def rnn_update(state, total):
-  """h' = tanh(total) (Elman 1990). state: ([..., units],); total: [..., units]."""
-  return (jnp.tanh(total),)
+def rnn_update(state, from_input, from_state):
+  """h' = tanh(sum of both parts) (Elman 1990). state: ([..., units],); each part: [..., units]."""
+  return (jnp.tanh(from_input + from_state),)
 
 
-def lstm_update(state, total):
+def lstm_update(state, from_input, from_state):
   """One step of long short-term memory (Hochreiter & Schmidhuber 1997; with forget gates, Gers et al. 2000).
 
   Args:
     state: (h, c), each [..., units] float32.
-    total: [..., 4 units] float32: for the input gate, the forget gate, the candidate and the output gate, as in PyTorch.
+    from_input, from_state: [..., 4 units] float32, whose sum is for the input gate, the forget gate, the candidate and the
+      output gate, as in PyTorch.
   """
-  into, forget, candidate, out = jnp.split(total, 4, axis=-1)
+  into, forget, candidate, out = jnp.split(from_input + from_state, 4, axis=-1)
   c = jax.nn.sigmoid(forget) * state[1] + jax.nn.sigmoid(into) * jnp.tanh(candidate)
   return jax.nn.sigmoid(out) * jnp.tanh(c), c
 
@@ -47,46 +47,19 @@ def gru_update(state, from_input, from_state):
 
 class Cell(NamedTuple):
   """Attributes:
-  update: (state, inputs' part + state's part) -> state, or with the two parts apart.
+  update: (state, the inputs' part, the state's part) -> state.
   gates: how many blocks of units the kernels give.
   arrays: how many the state has.
-  apart: whether `update` takes the parts apart; then the state's part has a bias of its own.
+  state_bias: whether the state's part has a bias of its own.
   """
 
   update: Callable
   gates: int
   arrays: int
-  apart: bool = False
+  state_bias: bool = False
 
 
-CELLS = {'rnn': Cell(rnn_update, 1, 1), 'lstm': Cell(lstm_update, 4, 2), 'gru': Cell(gru_update, 3, 1, apart=True)}
-
-
-def _update(cell: Cell, state, from_input, from_state, real):
-  """The state after one time; where `real` [batch, 1] is False, as it was."""
-  new = cell.update(state, from_input, from_state) if cell.apart else cell.update(state, from_input + from_state)
-  return new if real is None else jax.tree.map(lambda a, b: jnp.where(real, a, b), new, state)
-
-
-def _begun(state, fresh):
-  """The state that a time begins with: zeros where `fresh` […, batch, 1]."""
-  return state if fresh is None else jax.tree.map(lambda s: jnp.where(fresh, 0, s), state)
-
-
-def _product(h, kernel):
-  return jnp.matmul(h.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
-
-
-def _forward(cell, initial, projected, kernel, bias, real, fresh):
-  def step(before, now):
-    from_input, real, fresh = now
-    state = _begun(before, fresh)
-    from_state = _product(state[0], kernel) + bias
-    new = _update(cell, state, from_input, from_state, real)
-    return new, (new[0], before, from_state if cell.apart else from_input + from_state)
-
-  final, (outputs, states, totals) = jax.lax.scan(step, initial, (projected, real, fresh))
-  return (final, outputs), (states, totals)
+CELLS = {'rnn': Cell(rnn_update, 1, 1), 'lstm': Cell(lstm_update, 4, 2), 'gru': Cell(gru_update, 3, 1, True)}
 
 
 def scan_over_time(cell: Cell, initial, projected, kernel, bias, real, fresh):
@@ -102,9 +75,20 @@ def scan_over_time(cell: Cell, initial, projected, kernel, bias, real, fresh):
     fresh: [time, batch, 1] bool, True where a time begins with a state of zeros, whatever came before; or None.
 
   Returns:
-    The final state, and the outputs [time, batch, units] float32.
+    The final state, and of each time, [time, batch, …] float32, the state and the sum of both parts.
   """
-  return _forward(cell, initial, projected, kernel, bias, real, fresh)[0]
+
+  def step(state, now):
+    from_input, real, fresh = now
+    if fresh is not None:
+      state = jax.tree.map(lambda s: jnp.where(fresh, 0, s), state)
+    from_state = jnp.matmul(state[0].astype(kernel.dtype), kernel, preferred_element_type=jnp.float32) + bias
+    new = cell.update(state, from_input, from_state)
+    if real is not None:
+      new = jax.tree.map(lambda a, b: jnp.where(real, a, b), new, state)
+    return new, (new, from_input + from_state)
+
+  return jax.lax.scan(step, initial, (projected, real, fresh))
 
 
 class Recurrent(nn.Module):
@@ -162,10 +146,9 @@ class Recurrent(nn.Module):
     input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], width)).astype(self.dtype)
     input_bias = self.param('input_bias', first_bias, (directions, width))
     state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
-    if cell.apart:
+    state_bias = jnp.zeros((directions, width))
+    if cell.state_bias:
       state_bias = self.param('state_bias', uniform, (directions, width))
-    else:
-      state_bias = jnp.zeros((directions, width))
     x = linear.reorder(x.astype(self.dtype), lambda a: jnp.swapaxes(a, 0, 1))  # [time, batch, in]
     real, fresh = (None if m is None else m.T[..., None] for m in (mask, fresh))  # [time, batch, 1]
     initial = self.initial(x.shape[1]) if initial is None else initial
@@ -175,14 +158,11 @@ class Recurrent(nn.Module):
       # [time, batch, gates * units]
       projected = linear.project(linear.reorder(x, turn), input_kernel[d], jnp.float32) + input_bias[d]
       begun = tuple(s[:, d * self.units : (d + 1) * self.units] for s in initial)
-      if self.is_mutable_collection('intermediates'):  # [time, batch, …], for looking at
-        kept = _forward(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)
-        gates = kept[1][1] + projected if cell.apart else kept[1][1]
-        after = jax.tree.map(lambda s, f: jnp.concatenate([s[1:], f[None]]), kept[1][0], kept[0][0])
-        self.sow('intermediates', 'inside', {'states': after, 'gates': gates})
-      final, output = scan_over_time(cell, begun, projected, state_kernel[d], state_bias[d], turn(real), fresh)
+      state = state_kernel[d], state_bias[d]
+      final, (states, gates) = scan_over_time(cell, begun, projected, *state, turn(real), fresh)
+      self.sow('intermediates', 'inside', {'states': states, 'gates': gates})  # for looking at
       finals.append(final)
-      outputs.append(turn(output))
+      outputs.append(turn(states[0]))
     output = jnp.swapaxes(jnp.concatenate(outputs, -1), 0, 1)  # [batch, time, directions * units]
     if mask is not None:
       output = output * mask[..., None]
@@ -217,7 +197,7 @@ class Stack(nn.Module):
     finals = []
     for i, units in enumerate(self.units):
       if i:
-        x = Dropout(self.dropout)(x, train=train)
+        x = linear.Dropout(self.dropout)(x, train=train)
       x, final = self._layer(units, name=f'layer{i + 1}')(x, None if initial is None else initial[i], mask)
       finals.append(final)
     return x, tuple(finals)

@@ -1,16 +1,17 @@
-"""What Transformers are built of: a block, and the embeddings of tokens and their positions."""
+"""What Transformers are built of: a block, which may be rematerialised, and the embeddings of tokens and their positions."""
 
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from karpjax import errors
 from karpjax.layers import attention, initialisers, linear
-from karpjax.layers.dropout import Dropout
 
 ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
+REMATS = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_saveable}
 POSITIONS = ('learned', 'sinusoidal', 'rotary', 'none')
 
 
@@ -48,19 +49,9 @@ class Block(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    def attends(rotary):
-      return attention.MultiHeadAttention(
-        self.width,
-        self.heads,
-        self.kv_heads,
-        rotary,
-        self.bias,
-        self.std,
-        self.out_std,
-        self.implementation,
-        self.dtype,
-      )
-
+    attends = lambda rotary: attention.MultiHeadAttention(
+      self.width, self.heads, self.kv_heads, rotary, self.bias, self.std, self.out_std, self.implementation, self.dtype
+    )
     norm = lambda: nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=self.dtype)
     self.attention, self.attention_norm = attends(self.rotary), norm()
     if self.crossed:
@@ -71,7 +62,7 @@ class Block(nn.Module):
     )
     self.up = dense(self.hidden or 4 * self.width, self.std, 'embed', 'hidden')
     self.down = dense(self.width, self.out_std, 'hidden', 'embed')
-    self.mlp_norm, self.drop = norm(), Dropout(self.dropout)
+    self.mlp_norm, self.drop = norm(), linear.Dropout(self.dropout)
 
   def _add(self, x, norm, part: Callable, train):
     if self.pre_norm:
@@ -127,6 +118,16 @@ class Block(nn.Module):
     if self.crossed:
       x = self._add(x, self.cross_norm, lambda x: self.cross.recall(x, memory, memory_mask), False)
     return self._add(x, self.mlp_norm, self._mlp, False), kept
+
+
+def remat(block: type[nn.Module], how: str) -> type[nn.Module]:
+  """The block with the same params and outputs, but activations computed anew in the backward pass (Chen et al. 2016).
+
+  Args:
+    block: its call takes (x, train), train a Python bool.
+    how: 'none' keeps everything, 'full' nothing, 'dots' matrix products.
+  """
+  return block if how == 'none' else nn.remat(block, policy=REMATS[how], static_argnums=(2,))
 
 
 class Tokens(nn.Module):

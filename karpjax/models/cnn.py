@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import convolution, pooling
+from karpjax.layers import convolution
 from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import option
@@ -71,7 +71,7 @@ class CNN(mlp.Classifier):
         x = attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}')
       if pool > 1:
         check(x, f'pooling {block}', pool)
-        x = pooling.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
+        x = convolution.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
     if self.head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)

@@ -20,10 +20,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import errors
-from karpjax.layers import initialisers, linear, pooling
-from karpjax.layers.convolution import Conv
+from karpjax.layers import convolution, initialisers, linear
+from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.normalisation import BatchNorm
-from karpjax.layers.transposed_convolution import ConvTranspose
 from karpjax.options import option
 
 CONDITIONALS = 'none', 'embedding', 'projection', 'auxiliary'
@@ -274,7 +273,7 @@ class SNGANDiscriminator(Discriminator):
 
     x = self.example_and_class(x, labels)
     for i, channels in enumerate(self.discriminator_widths, start=1):
-      pool = pooling.avg_pool if i <= max(1, len(self.discriminator_widths) - 2) else lambda x: x
+      pool = convolution.avg_pool if i <= max(1, len(self.discriminator_widths) - 2) else lambda x: x
       y = conv(nn.relu(x) if i > 1 else x, channels, 3, f'block{i}_conv1')
       y = pool(conv(nn.relu(y), channels, 3, f'block{i}_conv2'))
       changes = x.shape[1:] != y.shape[1:]

@@ -15,10 +15,8 @@ from flax import linen as nn
 
 from karpjax.errors import UsageError
 from karpjax.layers import linear
-from karpjax.layers.convolution import Conv
-from karpjax.layers.dropout import Dropout
+from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
-from karpjax.layers.transposed_convolution import ConvTranspose
 from karpjax.models.gan import HALF, dcgan_init, leaky_relu
 from karpjax.options import option
 
@@ -81,7 +79,7 @@ class UNet(nn.Module):
     skips.pop()
     for i, width in enumerate(reversed(depth[:-1]), start=1):
       x = norm(f'up{i}', _up(width, use_bias=False, dtype=self.dtype, name=f'up{i}')(x))
-      x = Dropout(self.dropout if i <= 3 else 0)(x, train=noise)
+      x = linear.Dropout(self.dropout if i <= 3 else 0)(x, train=noise)
       x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, 2 height, 2 width, 2 width]
     return jnp.tanh(_up(self.channels, dtype=self.dtype, name='out')(x).astype(jnp.float32))
 

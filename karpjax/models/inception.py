@@ -18,9 +18,8 @@ from flax import traverse_util
 from jax import lax
 
 from karpjax import errors
-from karpjax.layers.convolution import Conv
+from karpjax.layers.convolution import Conv, max_pool
 from karpjax.layers.normalisation import BatchNorm
-from karpjax.layers.pooling import max_pool
 
 SIZE = 299  # height and width of what the network sees
 FEATURES = 2048

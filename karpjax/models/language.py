@@ -14,11 +14,10 @@ import numpy as np
 
 from karpjax import options
 from karpjax.errors import UsageError
-from karpjax.layers import attention, initialisers, linear, recurrence, rematerialisation
-from karpjax.layers.dropout import Dropout
+from karpjax.layers import attention, initialisers, linear, recurrence
 from karpjax.layers.initialisers import normal
 from karpjax.layers.normalisation import BatchNorm
-from karpjax.layers.transformer import POSITIONS, Block, Tokens
+from karpjax.layers.transformer import POSITIONS, REMATS, Block, Tokens, remat
 from karpjax.options import option
 
 
@@ -42,7 +41,7 @@ class GPT(nn.Module):
     0.02, 'The deviation of kernels at the start; 0.02 suits large widths, 1 / √width small ones.', low=0
   )
   tied: bool = option(True, 'Whether the logits are by the embeddings.')
-  remat: str = option('none', 'What the backward pass computes anew.', choices=rematerialisation.KINDS)
+  remat: str = option('none', 'What the backward pass computes anew.', choices=REMATS)
   implementation: str | None = option(
     None, 'cudnn: its flash attention, on GPUs, in bfloat16.', choices=('cudnn', 'xla')
   )
@@ -50,10 +49,13 @@ class GPT(nn.Module):
 
   def setup(self):
     self.tokens = Tokens(self.vocabulary, self.context, self.width, self.positions, dtype=self.dtype)
-    block = functools.partial(rematerialisation.remat(Block, self.remat), **options.shared(Block, self))
+    block = functools.partial(remat(Block, self.remat), **options.shared(Block, self))
     out_std = self.std * (2 * self.layers) ** -0.5
     self.blocks = [block(rotary=self.positions == 'rotary', out_std=out_std) for _ in range(self.layers)]
-    self.norm, self.drop = nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype), Dropout(self.dropout)
+    self.norm, self.drop = (
+      nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype),
+      linear.Dropout(self.dropout),
+    )
     if not self.tied:
       init = nn.with_partitioning(initialisers.normal(0.02), ('embed', 'vocabulary'))
       self.head = linear.Dense(self.vocabulary, use_bias=False, dtype=self.dtype, kernel_init=init)
@@ -215,7 +217,7 @@ class Recurrent(nn.Module):
     width = self.embedding or self.units[0]
     self.embed = nn.Embed(self.vocabulary, width, dtype=self.dtype, embedding_init=normal(1.0))
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
-    self.drop = Dropout(self.dropout)
+    self.drop = linear.Dropout(self.dropout)
     self.head = linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def read(self, tokens, state=None, *, train: bool = False):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import dropout, initialisers
+from karpjax.layers import initialisers, linear
 from karpjax.models.mlp import Classifier, dimensions
 from karpjax.options import option
 
@@ -85,5 +85,5 @@ class LeNet1989(Classifier):
     x = activation(windows(x.astype(self.dtype)) @ w1.T + b1)  # [batch, 64, 12]
     x = windows(x.reshape(-1, 8, 8, 12))  # [batch, 16, 300]
     x = activation(x @ connect(w2).T + b2).reshape(-1, 192)  # [batch, 16 * 12]
-    x = activation(dropout.Dropout(self.dropout)(x, train=train) @ w3 + b3)  # [batch, 30]
+    x = activation(linear.Dropout(self.dropout)(x, train=train) @ w3 + b3)  # [batch, 30]
     return output((x @ w4 + b4).astype(jnp.float32))

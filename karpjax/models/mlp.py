@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import dropout, initialisers, linear, normalisation
+from karpjax.layers import initialisers, linear, normalisation
 from karpjax.options import option
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
@@ -79,7 +79,7 @@ class MLP(Classifier):
     activation, norm, init = ACTIVATIONS[self.activation], NORMS[self.norm], kernel_init(self.activation)
     rates = per_layer('dropout', self.dropout, len(self.widths))
     x = x.reshape(len(x), -1).astype(self.dtype)  # [batch, inputs]
-    x = dropout.Dropout(self.input_dropout)(x, train=train)
+    x = linear.Dropout(self.input_dropout)(x, train=train)
     for layer, (width, rate) in enumerate(zip(self.widths, rates), start=1):
       # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).
       axes = ('embed', 'hidden') if layer % 2 else ('hidden', 'embed')
@@ -89,5 +89,5 @@ class MLP(Classifier):
       y = activation(norm(dtype=self.dtype, name=f'norm{layer}')(y, train=train) if norm else y)
       if self.residual and layer > 1 and x.shape == y.shape:  # as in mnist1d's MLPBase
         y = x + y
-      x = dropout.Dropout(rate)(y, train=train)
+      x = linear.Dropout(rate)(y, train=train)
     return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))

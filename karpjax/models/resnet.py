@@ -7,8 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import convolution, initialisers, linear, normalisation, pooling
-from karpjax.layers import rematerialisation as remats
+from karpjax.layers import convolution, initialisers, linear, normalisation
+from karpjax.layers.transformer import REMATS, remat
 from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import option
@@ -92,7 +92,7 @@ class ResNet(mlp.Classifier):
   attention: str = option('none', 'Gates in each block: squeeze-and-excitation or CBAM.', choices=ATTENTIONS)
   remat: str = option(
     'none', 'What the backward pass computes anew instead of keeping: none, full (each block), or dots (all of it but '
-    'matrix products; convolutions are none of them).', choices=remats.KINDS,
+    'matrix products; convolutions are none of them).', choices=REMATS,
   )  # fmt: skip
 
   @nn.compact
@@ -108,8 +108,8 @@ class ResNet(mlp.Classifier):
     x = conv(x.astype(self.dtype), self.widths[0], window, stride=stride, dtype=self.dtype, name='stem')
     x = nn.relu(normalisation.BatchNorm(dtype=self.dtype, name='stem_norm')(x, train=train))
     if self.imagenet:
-      x = pooling.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
-    block, kinds = remats.remat(Block, self.remat), (self.bottleneck, self.imagenet, self.attention, self.dtype)
+      x = convolution.max_pool(x, 3, 2, ((1, 1),) * (x.ndim - 2))  # [batch, *spatial / 4, width]
+    block, kinds = remat(Block, self.remat), (self.bottleneck, self.imagenet, self.attention, self.dtype)
     for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths), start=1):
       for i in range(blocks):
         stride, name = 2 if stage > 1 and i == 0 else 1, f'stage{stage}_block{i + 1}'

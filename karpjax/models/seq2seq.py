@@ -12,16 +12,15 @@ import jax.numpy as jnp
 
 from karpjax import generate
 from karpjax.data import tokenisers
-from karpjax.layers import attention, initialisers, linear, recurrence, recurrent_attention
-from karpjax.layers.dropout import Dropout
+from karpjax.layers import attention, initialisers, linear, recurrence
 from karpjax.layers.transformer import Block, Tokens
 from karpjax.models.transformer import Encoder, Sizes
 from karpjax.options import option, shared
 
 ATTENTIONS = {
   'none': None,
-  'additive': recurrent_attention.Additive,
-  'multiplicative': recurrent_attention.Multiplicative,
+  'additive': attention.Additive,
+  'multiplicative': attention.Multiplicative,
 }
 
 
@@ -42,7 +41,7 @@ class Decoder(nn.Module):
   def setup(self):
     self.attend = ATTENTIONS[self.attention](self.units[-1], self.dtype)
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
-    self.drop, self.head = Dropout(self.dropout), linear.Dense(self.vocabulary, dtype=self.dtype)
+    self.drop, self.head = linear.Dropout(self.dropout), linear.Dense(self.vocabulary, dtype=self.dtype)
 
   def __call__(self, state, embedded, memory, *, train: bool = False):
     """One step.
@@ -88,7 +87,7 @@ class RecurrentSeq2Seq(nn.Module):
   def setup(self):
     embed = lambda size: nn.Embed(size, self.embedding, dtype=self.dtype, embedding_init=initialisers.normal(0.1))
     self.source_tokens, self.tokens = embed(self.source_vocabulary), embed(self.vocabulary)
-    self.drop = Dropout(self.dropout)
+    self.drop = linear.Dropout(self.dropout)
     attends = self.attention != 'none'
     options = {'cell': self.cell, 'dropout': self.dropout, 'dtype': self.dtype}
     self.encoder = recurrence.Stack(self.units, bidirectional=attends, **options)
@@ -163,7 +162,7 @@ class Seq2SeqTransformer(Sizes, nn.Module):
     self.tokens = Tokens(**shared(Tokens, self, scaled=True, std=self.width**-0.5))
     block = functools.partial(Block, **shared(Block, self, rotary=self.positions == 'rotary'))
     self.blocks = [block(crossed=True, std=0, out_std=0) for _ in range(self.layers)]
-    self.drop = Dropout(self.dropout)
+    self.drop = linear.Dropout(self.dropout)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if self.pre_norm else None
     if not self.tied:
       init = nn.with_partitioning(initialisers.xavier_uniform, ('embed', 'vocabulary'))

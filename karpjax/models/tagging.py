@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.layers import convolution, crf, initialisers, linear, recurrence
-from karpjax.layers.dropout import Dropout
 from karpjax.losses import language as losses
 from karpjax.options import option
 
@@ -36,7 +35,7 @@ class Spelling(nn.Module):
     table = self.param('table', _uniform, (self.alphabet, self.embedding))
     real = (characters > 0)[..., None]
     x = table[characters.astype(jnp.int32)].astype(self.dtype)  # [words, C, embedding]
-    x = jnp.where(real, Dropout(self.dropout)(x, train=train), 0)
+    x = jnp.where(real, linear.Dropout(self.dropout)(x, train=train), 0)
     x = convolution.Conv(self.filters, (self.window,), dtype=self.dtype, name='filters')(x)  # [words, C, filters]
     return jnp.where(real.any(1), jnp.where(real, x, -jnp.inf).max(1), 0)
 
@@ -76,10 +75,10 @@ class Tagger(nn.Module):
       )
       each = spelling(characters.reshape(-1, characters.shape[-1]), train=train)  # [batch * time, filters]
       x = jnp.concatenate([x, each.reshape(*tokens.shape, -1)], -1)  # [batch, time, embedding + filters]
-    x = Dropout(self.dropout)(x, train=train)
+    x = linear.Dropout(self.dropout)(x, train=train)
     lstm = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
     x, _ = lstm(x, mask=tokens > 0, train=train)  # [batch, time, 2 * units]
-    x = Dropout(self.dropout)(x, train=train)
+    x = linear.Dropout(self.dropout)(x, train=train)
     emissions = linear.Dense(self.tags, dtype=self.dtype, name='emissions')(x).astype(jnp.float32)
     return emissions, crf.ChainScores(self.tags, name='chain')() if self.chain else None
 

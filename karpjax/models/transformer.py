@@ -8,9 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import options
-from karpjax.layers import initialisers, linear, rematerialisation
-from karpjax.layers.dropout import Dropout
-from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, Block, Tokens
+from karpjax.layers import initialisers, linear
+from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, REMATS, Block, Tokens, remat
 from karpjax.options import option
 
 
@@ -42,20 +41,20 @@ class Encoder(Sizes, nn.Module):
   std: float = option(
     0.02, "The deviation of kernels at the start; 0.02 suits large widths, 1 / √width small ones; 0: Xavier's.", low=0
   )
-  remat: str = option('none', 'What of a block the backward pass computes anew.', choices=rematerialisation.KINDS)
+  remat: str = option('none', 'What of a block the backward pass computes anew.', choices=REMATS)
   scaled: bool = False
   embedding_norm: bool = True
   dtype: Any = jnp.float32
 
   def setup(self):
     self.tokens = Tokens(**options.shared(Tokens, self, std=0.02 if self.std else self.width**-0.5))
-    block = functools.partial(rematerialisation.remat(Block, self.remat), **options.shared(Block, self))
+    block = functools.partial(remat(Block, self.remat), **options.shared(Block, self))
     rotary = self.positions == 'rotary'
     self.blocks = [block(causal=False, rotary=rotary, out_std=self.std) for _ in range(self.layers)]
     norm = lambda: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
     self.first_norm = norm() if self.embedding_norm else None
     self.last_norm = norm() if self.pre_norm else None
-    self.drop = Dropout(self.dropout)
+    self.drop = linear.Dropout(self.dropout)
 
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, time] int32 -> [batch, time, width]."""

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import dropout, initialisers, linear
+from karpjax.layers import initialisers, linear
 from karpjax.layers.transformer import Block
 from karpjax.models.mlp import Classifier, check_rank, dimensions
 from karpjax.options import option
@@ -39,7 +39,7 @@ class ViT(Classifier):
       token = self.param('token', nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
       x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)  # [batch, 1 + patches, width]
     positions = self.param('positions', initialisers.normal(0.02), x.shape[1:])
-    x = dropout.Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
+    x = linear.Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
     kinds = dict(hidden=self.hidden, causal=False, dropout=self.dropout, epsilon=1e-6, dtype=self.dtype)
     for i in range(1, self.depth + 1):
       x = Block(self.width, self.heads, std=0, out_std=0, **kinds, name=f'block{i}')(x, train)  # std=0: Xavier's draw

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.rl import drawing
-from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, partly_observed, success_from, time_limit
+from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, success_from, time_limit
 
 NEVER = np.bool_(False)
 
@@ -19,17 +19,18 @@ def _reached(observation, reward, terminated=NEVER):
   return TimeStep(observation, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated), jnp.asarray(NEVER))
 
 
-def cartpole() -> Environment:
+def cartpole(name: str = 'cartpole', seen: slice = slice(None)) -> Environment:
   """A pole on a cart, pushed left or right by 10 N; 1 a step until it falls (Barto, Sutton & Anderson 1983), at most 500.
 
-  State and observation: [4] float32: position (m), velocity, angle of the pole (rad), angular velocity. Over at 2.4 m or 12°.
+  State and, where all of it is seen, observation: [4] float32: position (m), velocity, angle of the pole (rad), angular
+  velocity. Over at 2.4 m or 12°. Without velocities what moves must be remembered (Wierstra et al. 2007).
   """
   gravity, cart, pole, half_length, force, seconds = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
   whole = cart + pole
 
   def reset(key):
     state = jax.random.uniform(key, (4,), jnp.float32, -0.05, 0.05)
-    return state, state
+    return state, state[seen]
 
   def step(key, state, action):
     x, v, angle, spin = state
@@ -41,16 +42,11 @@ def cartpole() -> Environment:
     linear = pushed - pole * half_length * angular * cos / whole
     state = jnp.stack([x + seconds * v, v + seconds * linear, angle + seconds * spin, spin + seconds * angular])
     over = (jnp.abs(state[0]) > 2.4) | (jnp.abs(state[2]) > 12 * np.pi / 180)
-    return state, _reached(state, 1.0, over)
+    return state, _reached(state[seen], 1.0, over)
 
-  high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)
-  box, success = Box((4,), -high, high), success_from(475)
-  return time_limit(Environment('cartpole', reset, step, box, Discrete(2), 500, drawing.cartpole, success))
-
-
-def cartpole_positions() -> Environment:
-  """The cartpole without velocities: [2] float32, position and angle; what moves must be remembered (Wierstra et al. 2007)."""
-  return partly_observed(cartpole(), 'cartpole_positions', (0, 2))
+  high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)[seen]
+  box, success = Box(high.shape, -high, high), success_from(475)
+  return time_limit(Environment(name, reset, step, box, Discrete(2), 500, drawing.cartpole, success))
 
 
 def acrobot() -> Environment:
@@ -156,7 +152,7 @@ def mountain_car(continuous: bool = False) -> Environment:
 
 ENVIRONMENTS = {
   'cartpole': cartpole,
-  'cartpole_positions': cartpole_positions,
+  'cartpole_positions': functools.partial(cartpole, 'cartpole_positions', slice(None, None, 2)),
   'acrobot': acrobot,
   'pendulum': pendulum,
   'mountain_car': mountain_car,

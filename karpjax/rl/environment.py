@@ -92,7 +92,9 @@ def success_from(threshold: float) -> Callable:
   return lambda state, episode_return: {'success': episode_return >= threshold}
 
 
-def wrap(environment: Environment, begin: Callable, step: Callable, inner: Callable, **changes) -> Environment:
+def wrap(
+  environment: Environment, begin: Callable, step: Callable, inner=lambda state: state, **changes
+) -> Environment:
   """An environment around another.
 
   Args:
@@ -136,17 +138,8 @@ def time_limit(environment: Environment, limit: int | None = None) -> Environmen
     return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
 
   begin = lambda inner, observation: (Timed(inner, jnp.zeros((), jnp.int32)), observation)
-  shortest = min(environment.shortest, limit)
-  return wrap(environment, begin, step, lambda state: state.inner, limit=limit, shortest=shortest)
-
-
-def clip_action(environment: Environment) -> Environment:
-  """The same, which takes any action of a Box's shape, and the nearest within its bounds for it."""
-
-  def step(key, state, action):
-    return environment.step(key, state, jnp.clip(action, environment.action.low, environment.action.high))
-
-  return dataclasses.replace(environment, step=step)
+  least = min(environment.shortest, limit)
+  return wrap(environment, begin, step, lambda state: state.inner, limit=limit, shortest=least)
 
 
 def scale_action(environment: Environment) -> Environment:
@@ -158,26 +151,16 @@ def scale_action(environment: Environment) -> Environment:
   box = environment.action
   if isinstance(box, Discrete):
     raise UsageError(
-      f'environment={environment.name}: its actions are discrete, and continuous ones are needed; '
-      'value_learning and policy_gradient act in it'
+      f'environment={environment.name}: its actions are discrete; value_learning and policy_gradient act in it'
     )
   low, high = (np.broadcast_to(np.asarray(bound, np.float32), box.shape) for bound in (box.low, box.high))
   if len(box.shape) != 1 or not np.isfinite([low, high]).all():
-    raise UsageError(
-      f'environment={environment.name}: actions {list(box.shape)} within {box.low} … {box.high}; '
-      'one axis and finite bounds are needed'
-    )
+    raise UsageError(f'environment={environment.name}: its actions are of several axes, or of no finite bounds')
 
   def step(key, state, action):
     return environment.step(key, state, low + (jnp.clip(action, -1, 1) + 1) / 2 * (high - low))
 
   return dataclasses.replace(environment, step=step, action=Box(box.shape, -1.0, 1.0))
-
-
-def _bounds(box: Box, change: Callable) -> Box:
-  """The Box of observations after a change of each."""
-  low, high = (change(np.broadcast_to(bound, box.shape)) for bound in (box.low, box.high))
-  return Box(low.shape, low, high, box.dtype)
 
 
 def frame_stack(environment: Environment, frames: int) -> Environment:
@@ -194,21 +177,9 @@ def frame_stack(environment: Environment, frames: int) -> Environment:
     stacked = jnp.concatenate([stacked[..., size:], reached.observation], -1)
     return (inner, stacked), reached.replace(observation=stacked)
 
-  box = _bounds(environment.observation, lambda bound: np.concatenate([bound] * frames, -1))
-  return wrap(environment, begin, step, lambda state: state[0], observation=box)
-
-
-def partly_observed(environment: Environment, name: str, indices: tuple[int, ...]) -> Environment:
-  """The same, called `name`, of whose observations only the numbers at `indices` of the last axis are seen."""
-  part = lambda observation: observation[..., np.asarray(indices)]
-
-  def step(key, state, action):
-    state, reached = environment.step(key, state, action)
-    return state, reached.replace(observation=part(reached.observation))
-
-  begin = lambda state, observation: (state, part(observation))
-  box = _bounds(environment.observation, part)
-  return wrap(environment, begin, step, lambda state: state, name=name, observation=box)
+  box = environment.observation
+  low, high = (np.concatenate([np.broadcast_to(bound, box.shape)] * frames, -1) for bound in (box.low, box.high))
+  return wrap(environment, begin, step, lambda state: state[0], observation=Box(low.shape, low, high, box.dtype))
 
 
 class WithMemory(NamedTuple):
@@ -240,4 +211,4 @@ def add_memory(environment: Environment, initial_memory) -> Environment:
     return state, reached.replace(observation=WithMemory(reached.observation, action.memory))
 
   begin = lambda state, observation: (state, WithMemory(observation, initial_memory))
-  return wrap(environment, begin, step, lambda state: state)
+  return wrap(environment, begin, step)

@@ -41,13 +41,11 @@ def gymnasium_options(name: str) -> tuple[str, dict]:
   options = dict(OPTIONS)
   for option in given:
     key, _, value = option.partition('=')
-    kind = type(choose(f'option of gymnasium:{name}', key, OPTIONS))
-    try:
-      options[key] = kind(value)
-    except ValueError:
-      raise UsageError(f'gymnasium:{name},{option}: a whole number is needed') from None
-    if kind is int and options[key] < 1:
-      raise UsageError(f'gymnasium:{name},{option}: at least 1 is needed')
+    if isinstance(choose(f'option of gymnasium:{name}', key, OPTIONS), int):
+      if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f'gymnasium:{name},{option}: a whole number, at least 1, is needed')
+      value = int(value)
+    options[key] = value
   choose('value of pixels', options['pixels'], PIXELS)
   return name, options
 
@@ -63,13 +61,12 @@ def _actions(name: str, space, chosen: str) -> tuple[Discrete | Box, Callable]:
         raise UsageError(f'gymnasium:{name},actions={chosen}: some of {numbers[0]} … {numbers[-1]}, as 0+1')
       numbers = given
     return Discrete(len(numbers)), lambda action: numbers[int(action)]
-  if kind == 'Box' and len(space.shape) == 1 and not chosen:
-    clip = lambda action: np.clip(action, space.low, space.high).astype(space.dtype)
-    return Box(tuple(space.shape), space.low, space.high), clip
-  raise UsageError(
-    f'gymnasium:{name}{f",actions={chosen}" if chosen else ""} has actions {space}; discrete ones and boxes of one axis '
-    'are known, and of discrete ones some can be chosen'
-  )
+  if kind != 'Box' or len(space.shape) != 1 or chosen:
+    raise UsageError(
+      f'gymnasium:{name} has actions {space}: boxes of one axis are known, and discrete ones to choose from'
+    )
+  clip = lambda action: np.clip(action, space.low, space.high).astype(space.dtype)
+  return Box(tuple(space.shape), space.low, space.high), clip
 
 
 def _draws(make: Callable, modes) -> bool:
@@ -98,33 +95,30 @@ def _tried(text: str) -> tuple[Callable, int]:
   except UsageError:
     if name.startswith('ALE/'):
       raise
-  choose('environment of gymnasium', name, gymnasium.registry)
-  spec = gymnasium.spec(name)
-  is_atari = str(spec.entry_point).startswith('ale_py')
-  for option in ('pixels', 'skip'):
-    if options[option] != OPTIONS[option] and not is_atari:
-      raise UsageError(f'gymnasium:{name},{option}={options[option]}: for games of Atari only')
-  make = functools.partial(gymnasium.make, name, disable_env_checker=True)
+  spec = choose('environment of gymnasium', name, gymnasium.registry)
+  where = str(spec.entry_point)
+  make, is_atari = functools.partial(gymnasium.make, name, disable_env_checker=True), where.startswith('ale_py')
   if is_atari:
     make = _atari(make, options)
+  elif (options['pixels'], options['skip']) != (OPTIONS['pixels'], OPTIONS['skip']):
+    raise UsageError(f'gymnasium:{text}: pixels and skip are for games of Atari only')
   try:
     tried = make()
     first, _ = tried.reset(seed=0)
     tried.close()
   except Exception as error:  # of whoever wrote it
-    why = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-    within = str(spec.entry_point).partition('gymnasium.envs.')[2].split('.')[0]
+    why, within = (str(error).strip() or type(error).__name__).splitlines()[0], where.partition('gymnasium.envs.')[2]
     if isinstance(error, ImportError) and within:  # such as mujoco, which needs packages of its own
-      why += f"; pip install 'gymnasium[{within}]'"
+      why += f"; pip install 'gymnasium[{within.split('.')[0]}]'"
     raise UsageError(f'environment=gymnasium:{name} cannot be made: {why}') from None
   space = tried.observation_space
-  if type(space).__name__ != 'Box':
-    raise UsageError(f'gymnasium:{name} has observations of kind {type(space).__name__}; boxes are known')
   if is_atari:
     box = Box(first.shape, *((-1, 1) if first.dtype == np.int8 else (0, 255)), str(first.dtype))
-  else:
+  elif type(space).__name__ == 'Box':
     dtype = 'uint8' if space.dtype == np.uint8 else 'float32'
     box = Box(tuple(space.shape), space.low.astype(dtype), space.high.astype(dtype), dtype)
+  else:
+    raise UsageError(f'gymnasium:{name} has observations of kind {type(space).__name__}; boxes are known')
   limit = options['limit'] or spec.max_episode_steps or (ATARI_FRAMES // options['skip'] if is_atari else 0)
   if not limit:
     raise UsageError(f'gymnasium:{name} has no time limit of its own: gymnasium:{name},limit=1000 gives one')
@@ -154,8 +148,6 @@ def from_gymnasium(text: str) -> Environment:
 
 # ---- what an agent sees of Atari's games ----
 
-BACKGROUNDS = (144, 109)  # red of Pong's field, and of what shows beyond it
-
 
 def _atari(make: Callable, options: dict) -> Callable:
   """(**options of gymnasium.make) -> a game, seen as the options say."""
@@ -176,18 +168,22 @@ def field(frame) -> np.ndarray:
   """Where Pong's paddles and ball are, [80, 80, 1] int8 of 0 and 1: a frame [210, 160, 3] uint8, every second pixel of its
   field (Karpathy, "Deep Reinforcement Learning: Pong from Pixels", 2016).
   """
-  red = frame[35:195:2, ::2, 0]
-  return (~np.isin(red, (0, *BACKGROUNDS))).astype(np.int8)[..., None]
+  red = frame[35:195:2, ::2, 0]  # 144 of the field, 109 of what shows beyond it
+  return (~np.isin(red, (0, 144, 109))).astype(np.int8)[..., None]
 
 
-class Grey:
-  """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen, as `small_grey`."""
+class Seen:
+  """A game that is seen otherwise."""
 
-  def __init__(self, game, skip: int):
+  def __init__(self, game, skip: int = 1):
     self.game, self.skip = game, skip
 
   def __getattr__(self, name):
     return getattr(self.game, name)
+
+
+class Grey(Seen):
+  """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen, as `small_grey`."""
 
   def reset(self, seed):
     frame, about = self.game.reset(seed=seed)
@@ -203,14 +199,8 @@ class Grey:
     return small_grey((frames[-1], frames[-2:][0])), total, terminated, truncated, about
 
 
-class Difference:
+class Difference(Seen):
   """What has moved on Pong's field since the step before: [80, 80, 1] int8 of -1, 0 and 1; nothing at first."""
-
-  def __init__(self, game):
-    self.game = game
-
-  def __getattr__(self, name):
-    return getattr(self.game, name)
 
   def reset(self, seed):
     frame, about = self.game.reset(seed=seed)
@@ -235,14 +225,12 @@ def from_gymnax(name: str) -> Environment:
   """'Breakout-MinAtar' and so on, by gymnax's own names and settings; its automatic reset is left out.
 
   Raises:
-    UsageError: where gymnax is not installed, or knows no such environment, or its actions are of a kind of their own.
+    UsageError: where gymnax is not installed, or knows no such environment.
   """
   gymnax = _import('gymnax', f'gymnax:{name}', 'gymnax six; it holds jax below 0.12')
   choose('environment of gymnax', name, dict.fromkeys(gymnax.registered_envs))
   world, params = gymnax.make(name)
   space, shape = world.action_space(params), tuple(world.observation_space(params).shape)
-  if not hasattr(space, 'n') and not hasattr(space, 'low'):
-    raise UsageError(f'gymnax:{name} has actions of kind {type(space).__name__}; discrete ones and boxes are known')
   box = lambda: Box(tuple(space.shape), np.asarray(space.low), np.asarray(space.high))
   action = Discrete(int(space.n)) if hasattr(space, 'n') else box()
 
@@ -258,8 +246,7 @@ def from_gymnax(name: str) -> Environment:
     return _strong(state), reached
 
   render = lambda states: drawing.channels(np.asarray(jax.vmap(world.get_obs)(states), np.float32))
-  picture = len(shape) == 3 and hasattr(world, 'get_obs')
-  limit = int(params.max_steps_in_episode)
+  picture, limit = len(shape) == 3 and hasattr(world, 'get_obs'), int(params.max_steps_in_episode)
   return Environment(f'gymnax:{name}', reset, step, Box(shape), action, limit, render if picture else None)
 
 

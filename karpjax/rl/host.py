@@ -4,6 +4,7 @@ What a program holds of such an environment is the name of an episode and how fa
 one call to the host for all worlds; calls come in the order of the program (`io_callback`, ordered).
 """
 
+import collections
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from flax import struct
 from jax.experimental import io_callback
 
-from karpjax.errors import CallbackError, UsageError
+from karpjax.errors import CallbackError
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep
 
 logging.getLogger('jax._src.callback').setLevel(logging.CRITICAL)  # JAX logs what is reported here in a line
@@ -70,18 +71,14 @@ class Worlds:
   """
 
   def __init__(self, name: str, make: Callable, box: Box, limit: int, act: Callable):
-    self.name, self.make, self.box, self.limit, self.act = name, make, box, limit, act
-    self.worlds: list[World] = []
-
-  def _of(self, number: int) -> World:
-    while number >= len(self.worlds):
-      self.worlds.append(World(self.make()))
-    return self.worlds[number]
+    self.name, self.box, self.limit, self.act = name, box, limit, act
+    self.worlds = collections.defaultdict(lambda: World(make()))
 
   def _ask(self, number: int, question: Callable, *arguments):
     """What a world answers, which is finite; raises CallbackError in one line where it fails or is not."""
+    world = self.worlds[number]
     try:
-      observation, *rest = question(self._of(number), *arguments)
+      observation, *rest = question(world, *arguments)
       observation, fault = np.asarray(observation, self.box.dtype).reshape(self.box.shape), None
       numbers = observation if self.box.dtype == 'float32' else ()
       if not np.isfinite(np.sum(numbers, dtype=np.float64) + sum(rest[:1])):
@@ -89,15 +86,14 @@ class Worlds:
     except Exception as error:  # of whoever wrote it
       fault = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
     if fault:
-      t = len(self.worlds[number].actions) if number < len(self.worlds) else 0
-      raise CallbackError(f'{self.name}: {fault}, in world {number} at step {t} of its episode')
+      raise CallbackError(f'{self.name}: {fault}, in world {number} at step {len(world.actions)} of its episode')
     return observation, *rest
 
-  def reset_done(self, keys, numbers, names, t, done):
+  def reset_done(self, numbers, names, t, keys, done):
     """(observations [n, …], reset_mask [n] bool): new episodes of those done, or not in the worlds that should play them."""
     observations, reset_mask = np.zeros((len(keys), *self.box.shape), self.box.dtype), np.array(done)
     for i, number in enumerate(numbers):
-      reset_mask[i] |= not self._of(number).plays(names[i], t[i])
+      reset_mask[i] |= not self.worlds[number].plays(names[i], t[i])
       if reset_mask[i]:
         observations[i], *_ = self._ask(number, World.reset, keys[i])
     return observations, reset_mask
@@ -108,7 +104,7 @@ class Worlds:
     observations = np.zeros((count, *self.box.shape), self.box.dtype)
     rewards, ends = np.zeros(count, np.float32), np.zeros((2, count), bool)
     for i, number in enumerate(numbers):
-      if self._of(number).plays(names[i], t[i]):
+      if self.worlds[number].plays(names[i], t[i]):
         answer = self._ask(number, World.step, self.act(actions[i]), self.limit)
         observations[i], rewards[i], ends[0, i], ends[1, i] = answer
     return observations, rewards, *ends
@@ -125,27 +121,17 @@ class Worlds:
     return np.stack([np.asarray(frames[t], np.uint8) for t in times])
 
 
-def _of_one(many: Callable, name: str) -> Callable:
+def _of_one(many: Callable) -> Callable:
   """The function of one world of which `many` is the `vmap`: one call to the host."""
 
-  def single(*arguments):
+  @jax.custom_batching.custom_vmap
+  def one(*arguments):
     return jax.tree.map(lambda x: x[0], many(*jax.tree.map(lambda x: x[None], arguments)))
-
-  once = jax.custom_batching.custom_vmap(many)
-
-  @once.def_vmap
-  def refuse(size, mapped, *arguments):
-    raise UsageError(
-      f'{name} lives on the host, outside of what is compiled: seeds, settings or perturbations of one program cannot '
-      'each have their own'
-    )
-
-  one = jax.custom_batching.custom_vmap(single)
 
   @one.def_vmap
   def together(size, mapped, *arguments):
     whole = lambda x, over: x if over else jnp.broadcast_to(x, (size, *x.shape))
-    outputs = once(*jax.tree.map(whole, arguments, tuple(mapped)))
+    outputs = many(*jax.tree.map(whole, arguments, tuple(mapped)))
     return outputs, jax.tree.map(lambda _: True, outputs)
 
   return one
@@ -179,35 +165,26 @@ def environment(
   worlds = Worlds(name, make, observation, limit, act)
 
   def ask(function, state: Episode, dtypes: tuple[str, ...], *arguments):
-    """The host's answer to (*arguments, the episodes): observations, and of each dtype an array [worlds]."""
-    count = len(state.t)
-    shapes = [jax.ShapeDtypeStruct((count, *observation.shape), observation.dtype)]
-    shapes += [jax.ShapeDtypeStruct((count,), dtype) for dtype in dtypes]
-    return io_callback(lambda *given: function(*map(np.asarray, given)), tuple(shapes), *arguments, ordered=True)
+    """The host's answer to (*the episodes, *arguments): observations, and of each dtype an array [worlds]."""
+    shapes = [jax.ShapeDtypeStruct((len(state.t), *observation.shape), observation.dtype)]
+    shapes += [jax.ShapeDtypeStruct(state.t.shape, dtype) for dtype in dtypes]
+    given = state.world, state.key, state.t, *arguments
+    return io_callback(lambda *given: function(*map(np.asarray, given)), tuple(shapes), *given, ordered=True)
 
   def reset_done(keys, state, done):
-    words = jax.random.key_data(keys)
-    observations, reset_mask = ask(worlds.reset_done, state, ('bool',), words, state.world, state.key, state.t, done)
+    words = jax.random.key_data(keys)  # [worlds, 2] uint32
+    observations, reset_mask = ask(worlds.reset_done, state, ('bool',), words, done)
     return Episode(state.world, words, jnp.zeros_like(state.t)), observations, reset_mask
 
-  def reset(words):  # [worlds, 2] uint32
-    numbers = jnp.arange(len(words), dtype=jnp.int32)
-    state, done = Episode(numbers, words, jnp.zeros_like(numbers)), jnp.ones(len(words), bool)
-    return state, ask(worlds.reset_done, state, ('bool',), words, numbers, words, state.t, done)[0]
+  @_of_one
+  def reset(keys):
+    numbers = jnp.arange(len(keys), dtype=jnp.int32)
+    none = Episode(numbers, jax.random.key_data(keys), jnp.zeros_like(numbers))
+    return reset_done(keys, none, jnp.ones(len(keys), bool))[:2]
 
-  def step(state, action):
-    reached = ask(worlds.step, state, ('float32', 'bool', 'bool'), state.world, state.key, state.t, action)
-    return state.replace(t=state.t + 1), TimeStep(*reached)
+  @_of_one
+  def step(keys, state, action):
+    return state.replace(t=state.t + 1), TimeStep(*ask(worlds.step, state, ('float32', 'bool', 'bool'), action))
 
-  reset_one, step_one = _of_one(reset, name), _of_one(step, name)
-  return Environment(
-    name,
-    reset=lambda key: reset_one(jax.random.key_data(key)),
-    step=lambda key, state, action: step_one(state, action),
-    observation=observation,
-    action=action,
-    limit=limit,
-    render=draw and (lambda states: worlds.play_again(draw, int(states.world[0]), [int(t) for t in states.t])),
-    reset_done=reset_done,
-    **others,
-  )
+  render = draw and (lambda states: worlds.play_again(draw, int(states.world[0]), [int(t) for t in states.t]))
+  return Environment(name, reset, step, observation, action, limit, render, reset_done=reset_done, **others)

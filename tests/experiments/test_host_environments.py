@@ -19,13 +19,13 @@ SMALL = dict(
 
 
 class Faulty(gymnasium.Env):
-  """Eight steps, of which one may go wrong in the first episode of every environment."""
+  """Eight steps, of which one may fail in the first episode of every environment."""
 
   observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
   action_space = gymnasium.spaces.Discrete(2)
 
-  def __init__(self, at=None, what=None):
-    self.at, self.what = at, what
+  def __init__(self, at=None):
+    self.at = at
 
   def reset(self, seed=None, options=None):
     super().reset(seed=seed)
@@ -34,20 +34,17 @@ class Faulty(gymnasium.Env):
 
   def step(self, action):
     self.t += 1
-    observation = self.np_random.normal(size=3)
     if self.t == self.at:
-      if self.what == 'raises':
-        raise RuntimeError('the joint is broken')
-      observation[1] = np.nan
-    return observation, float(action), self.t == 8, False, {}
+      raise RuntimeError('the joint is broken')
+    return self.np_random.normal(size=3), float(action), self.t == 8, False, {}
 
 
 @pytest.fixture(scope='module', autouse=True)
 def faulty():
-  for name, options in {'Faulty': {}, 'NaN': dict(at=7), 'Raises': dict(at=7, what='raises')}.items():
+  for name, options in {'Faulty': {}, 'Raises': dict(at=7)}.items():
     gymnasium.register(f'{name}-v0', Faulty, max_episode_steps=10, kwargs=options, disable_env_checker=True)
   yield
-  for name in ('Faulty', 'NaN', 'Raises'):
+  for name in ('Faulty', 'Raises'):
     del gymnasium.registry[f'{name}-v0']
 
 
@@ -73,13 +70,11 @@ def test_reinforce_goes_on_to_the_same_bits(tmp_path):
   assert whole.numbers['train/episode_length'] == 8
 
 
-@pytest.mark.parametrize('name, what', [('Raises', 'RuntimeError: the joint is broken'), ('NaN', 'NaN or infinity')])
-def test_what_fails_in_mid_episode_is_one_line_and_what_was_logged_and_saved_stays(name, what, tmp_path, capfd):
-  argv = flags(tmp_path / 'run', environment=f'gymnasium:{name}-v0', algorithm='a2c', rollout=3, steps='9')
+def test_what_fails_in_mid_episode_is_one_line_and_what_was_logged_and_saved_stays(tmp_path, capfd):
+  argv = flags(tmp_path / 'run', environment='gymnasium:Raises-v0', algorithm='a2c', rollout=3, steps='9')
   assert command_line.main(policy_gradient, argv) == 1
-  (line,) = capfd.readouterr().err.strip().splitlines()
-  assert line.startswith(f'policy_gradient: gymnasium:{name}-v0: {what}') and line.endswith(
-    'in world 0 at step 7 of its episode'
+  assert capfd.readouterr().err.strip() == (
+    'policy_gradient: gymnasium:Raises-v0: RuntimeError: the joint is broken, in world 0 at step 7 of its episode'
   )
   rows = [json.loads(row) for row in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
   assert [row['step'] for row in rows] == [1, 2]

@@ -7,13 +7,10 @@ import pytest
 
 from karpjax.layers import initialisers
 
-MODES, SHAPES = ('fan_in', 'fan_out', 'fan_avg'), ((20, 30), (3, 3, 8, 16), (5, 2, 7))
-DISTRIBUTIONS = ('truncated_normal', 'normal', 'uniform')
 
-
-@pytest.mark.parametrize(  # each pair of two of the three, once
+@pytest.mark.parametrize(
   'mode, shape, distribution',
-  [(MODES[(i + j) % 3], SHAPES[i], DISTRIBUTIONS[j]) for i in range(3) for j in range(3)],
+  [('fan_in', (20, 30), 'normal'), ('fan_out', (3, 3, 4, 8), 'truncated_normal'), ('fan_avg', (5, 2, 7), 'uniform')],
 )
 def test_equal_to_linen(mode, shape, distribution):
   key = jax.random.key(1)

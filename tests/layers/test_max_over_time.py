@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax.layers import max_over_time
+from karpjax.models import text
 
 
 def loop(params, x, windows):
@@ -23,7 +23,7 @@ def made(windows=(2, 3, 5), dtype=jnp.float32, lengths=(7, 1, 4), time=7):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(len(lengths), time, 3)).astype(np.float32)  # padding is no zeros: the mask has to hide it
   mask = np.arange(time) < np.array(lengths)[:, None]
-  module = max_over_time.MaxOverTime(windows, 4, dtype)
+  module = text.MaxOverTime(windows, 4, dtype)
   params = jax.jit(module.init)(jax.random.key(0), x, mask)['params']
   params = jax.tree.map(lambda a: a + rng.normal(size=a.shape).astype(np.float32) * 0.3, params)  # biases too
   return module, params, x, mask

@@ -7,10 +7,10 @@ import pytest
 
 from experiments import policy_gradient as experiment
 from karpjax.rl import environments, rollout
-from karpjax.rl.driving import __main__ as command
-from karpjax.rl.driving import drivers, sensors, traffic, vehicle
+from karpjax.rl.driving import __main__ as drivers
 from karpjax.rl.driving import environment as driving
 from karpjax.rl.driving import road as roads
+from karpjax.rl.driving import sensors, traffic, vehicle
 from karpjax.rl.environment import Timed
 from karpjax.train import loop
 
@@ -34,29 +34,30 @@ def car(s=0.0, d=0.0, heading=0.0, speed=5.0):
 
 
 begin = jax.jit(lambda key: driving.reset(key, 'mixed'))
+advance = jax.jit(vehicle.advance)
 
 
 @jax.jit
-def sensed(road, ego, vehicles, obstacles):
+def sensed(state):
   """(Boxes, rays, the road's right and left edge, which bodies are hit)."""
-  seen = sensors.boxes(road, ego, vehicles, obstacles)
-  edges = sensors.edges(road, ego, jnp.stack([-road.half_width, road.half_width]))
-  return seen, sensors.rays(road, ego, seen), edges, sensors.hit(seen)
+  seen = sensors.boxes(state)
+  return seen, sensors.rays(state, seen), sensors.edges(state), sensors.hit(seen)
 
 
 @pytest.fixture(scope='module')
 def generated():
-  """{kind: roads of 500 keys}, on the host."""
-  draw = lambda kind: jax.jit(jax.vmap(lambda key: roads.generate(key, kind)))(keys_of(500))
-  return {kind: jax.device_get(draw(kind)) for kind in ('closed', 'open')}
+  """{kind: roads}, of 1,000 keys in all, on the host."""
+  mixed = jax.device_get(jax.jit(jax.vmap(roads.generate))(keys_of(1000)))
+  closed = mixed.knots[:, -1, 2] - mixed.knots[:, 0, 2] > 6
+  assert 400 < closed.sum() < 600
+  return {kind: jax.tree.map(lambda x: x[of], mixed) for kind, of in (('closed', closed), ('open', ~closed))}
 
 
 def test_a_bicycle_goes_round_a_circle_of_its_closed_form_radius():
   steering, speed = 0.15, 5.0
   states = [car(speed=speed)]
-  step = jax.jit(lambda state: vehicle.advance(ring(0.0), state, steering, 0.0))
   for _ in range(60):
-    states.append(step(states[-1]))
+    states.append(advance(ring(0.0), states[-1], steering, 0.0))
   points = np.array([[float(state.s), float(state.d)] for state in states])  # the road is straight: the plane itself
   # of the middle: the rear axle's circle of (front + rear) / tan, and the middle is `rear` before it
   radius = np.hypot((vehicle.FRONT + vehicle.REAR) / np.tan(steering), vehicle.REAR)
@@ -73,9 +74,8 @@ def test_wheels_that_follow_a_bend_keep_the_vehicle_in_its_lane():
   slip = np.arcsin(vehicle.REAR * curvature)
   steering = np.arctan((vehicle.FRONT + vehicle.REAR) / vehicle.REAR * np.tan(slip))
   state = car(d=d, heading=-slip, speed=6.0)
-  step = jax.jit(lambda state: vehicle.advance(ring(bend), state, steering, 0.0))
   for _ in range(100):
-    state = step(state)
+    state = advance(ring(bend), state, steering, 0.0)
   np.testing.assert_allclose(state.d, d, atol=0.02)
   np.testing.assert_allclose(state.s, 100 * vehicle.SECONDS * 6.0 / (1 - bend * d), rtol=2e-3)
 
@@ -83,27 +83,27 @@ def test_wheels_that_follow_a_bend_keep_the_vehicle_in_its_lane():
 def test_frenet_coordinates_are_the_same_drive_as_in_the_plane(generated):
   road = jax.tree.map(lambda x: jnp.asarray(x[3]), generated['closed'])
   state, seconds = car(d=1.0, speed=8.0), vehicle.SECONDS / 100
-  origin, heading = jax.device_get(sensors.frame(road, state))
-  step = jax.jit(lambda state, *action: vehicle.advance(road, state, *action))
+  frame = lambda ego: jax.device_get(sensors.frame(traffic.State(road, ego, *[None] * 4)))
+  origin, heading = frame(state)
   speed, point, heading = 8.0, np.array(origin, np.float64), float(heading)
   rng = np.random.default_rng(0)
   for _ in range(25):
     steering, acceleration = rng.uniform(-0.05, 0.08), rng.uniform(-1, 1)
-    state = step(state, steering, acceleration)
+    state = advance(road, state, steering, acceleration)
     slip = np.arctan(0.5 * np.tan(steering))
     for _ in range(100):
       point += seconds * speed * np.array([np.cos(heading + slip), np.sin(heading + slip)])
       heading += seconds * speed * np.sin(slip) / vehicle.REAR
       speed += seconds * acceleration
-  ours, angle = sensors.frame(road, state)
+  ours, angle = frame(state)
   np.testing.assert_allclose(ours, point, atol=0.1)
   assert abs((float(angle) - heading + np.pi) % (2 * np.pi) - np.pi) < 0.005
 
 
 def test_tyres_slide_at_their_grip():
-  state = vehicle.advance(ring(0.0), car(speed=20.0), vehicle.MOST_STEERING, 0.0)
+  state = advance(ring(0.0), car(speed=20.0), vehicle.MOST_STEERING, 0.0)
   np.testing.assert_allclose(20.0 * state.heading / vehicle.SECONDS, vehicle.GRIP, rtol=0.01)
-  assert float(vehicle.advance(ring(0.0), car(speed=0.5), 0.0, -5.0).speed) == 0
+  assert float(advance(ring(0.0), car(speed=0.5), 0.0, -5.0).speed) == 0
 
 
 def test_closed_tracks_close_and_no_road_lies_on_itself(generated):
@@ -160,7 +160,7 @@ def test_traffic_alone_never_collides_and_changes_lanes():
     nobody = state.ego.replace(d=jnp.float32(1e3))
 
     def body(vehicles, key):
-      after = traffic.advance(key, state.road, vehicles, traffic.others(state.road, vehicles, nobody, state.obstacles))
+      after = traffic.advance(key, state.replace(traffic=vehicles, ego=nobody))
       s = jnp.concatenate([after.s, state.obstacles.s])
       d = jnp.concatenate([after.d, state.obstacles.d])
       half = traffic.HALVES
@@ -195,7 +195,7 @@ def test_rays_are_brute_force_geometry():
   for seed in range(6):
     state = begin(jax.random.key(seed))
     ego = state.ego.replace(s=state.traffic.s[0] - 12, d=jnp.float32(0.5), heading=jnp.float32(0.2))
-    seen, found, (right, left), _ = jax.device_get(sensed(state.road, ego, state.traffic, state.obstacles))
+    seen, found, (right, left), _ = jax.device_get(sensed(state.replace(ego=ego)))
     found = found * [sensors.RANGE, sensors.RANGE, vehicle.FASTEST]
     polygon = np.concatenate([right, left[::-1]])
     for ray in range(0, len(sensors.ANGLES), 3):
@@ -217,31 +217,25 @@ def test_a_leader_is_measured_and_hit():
     s = jnp.asarray(others).at[0].set(distance)
     speed = jnp.full(traffic.VEHICLES, 4.0)
     vehicles = traffic.Traffic(s, 0 * s, speed, speed, jnp.ones(traffic.VEHICLES, jnp.int32))
-    return sensed(road, ego, vehicles, still)
+    return sensed(traffic.State(road, ego, vehicles, still, jnp.bool_(False), jnp.bool_(False)))
 
   ahead = int(np.argmin(np.abs(sensors.ANGLES)))
   ray = seen(30.0)[1][ahead]
   np.testing.assert_allclose(ray, [(30 - 4.5 / 2) / 60, 1, (10 - 4) / 20], rtol=1e-4)
   assert not seen(4.6)[3].any() and seen(4.4)[3].any()
   # turned by half a right angle, it is met where its corner is
-  hit = jax.jit(sensors.hit)
-
-  def turned(x, y):
-    boxes = seen(200.0)[0]
-    return bool(
-      hit(
-        boxes.replace(heading=boxes.heading.at[0].set(np.pi / 4), centre=boxes.centre.at[0].set(jnp.array([x, y])))
-      ).any()
-    )
-
-  assert turned(3.6, 1.0) and not turned(4.3, 2.6)
+  boxes, hit = seen(200.0)[0], jax.jit(sensors.hit)
+  for x, y, met in ((3.6, 1.0, True), (4.3, 2.6, False)):
+    heading, centre = boxes.heading.at[0].set(np.pi / 4), boxes.centre.at[0].set(jnp.array([x, y]))
+    assert hit(boxes.replace(heading=heading, centre=centre)).any() == met
 
 
 def test_the_raster_shows_what_is_there():
   state = begin(jax.random.key(1))
   ego = state.ego.replace(s=state.obstacles.s[0] - 20, d=state.obstacles.d[0])
-  seen = sensed(state.road, ego, state.traffic, state.obstacles)[0]
-  picture = np.asarray(jax.jit(sensors.raster)(state.road, ego, seen))
+  state = state.replace(ego=ego)
+  seen = sensed(state)[0]
+  picture = np.asarray(jax.jit(sensors.raster)(state, seen))
   x, y = np.asarray(seen.centre[traffic.VEHICLES])
   row = round(sensors.PIXELS * 0.75 - 0.5 - x / sensors.METRES)
   column = round((sensors.PIXELS - 1) / 2 - y / sensors.METRES)
@@ -253,63 +247,43 @@ def test_the_raster_shows_what_is_there():
   np.testing.assert_allclose(picture[..., -1], ego.speed / vehicle.FASTEST)
 
 
-@pytest.fixture(scope='module')
-def rolled():
-  """A random rollout of 120 steps in 16 worlds, made twice."""
+def test_random_drives_keep_the_protocol():
   world = environments.make('driving')
-  noise = jax.random.uniform(jax.random.key(1), (120, 16, 2), minval=-1.5, maxval=1.5)
-  play = jax.jit(lambda keys: rollout.rollout(world, lambda _, a: a, rollout.start(world, keys), keys, noise, 120))
-  return world, jax.device_get(play(keys_of(16))), jax.device_get(play(keys_of(16)))
-
-
-def test_random_rollouts_keep_the_protocol(rolled):
-  world, (worlds, seen), again = rolled
+  noise = jax.random.uniform(jax.random.key(1), (60, 64, 2), minval=-1.5, maxval=1.5)
+  act, keys = lambda observation, action: action, keys_of(64)
+  play = jax.jit(lambda keys: rollout.rollout(world, act, rollout.start(world, keys), keys, noise, 60, reset=False))
+  worlds, seen = jax.device_get(play(keys))
   assert world.action.shape == (2,) and world.limit == 200
-  assert seen.observation.shape == (120, 16, *world.observation.shape) and seen.observation.dtype == np.float32
-  for leaf, same in zip(jax.tree.leaves((worlds, seen)), jax.tree.leaves(again)):
-    assert np.isfinite(leaf).all()
-    np.testing.assert_array_equal(leaf, same)
+  assert seen.observation.shape == (60, 64, *world.observation.shape) and seen.observation.dtype == np.float32
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((worlds, seen)))
   assert np.abs(seen.next_observation).max() <= 1
   assert seen.terminated.sum() > 20 and seen.episode_length[seen.done].min() >= world.shortest
 
 
-def test_no_reset_serves_twice(rolled):
-  _, (_, seen), _ = rolled
-  for w in range(16):
-    begins = seen.observation[1:, w][seen.done[:-1, w]]
-    assert len(np.unique(begins, axis=0)) == len(begins)
-
-
 @pytest.fixture(scope='module')
 def driven():
-  """(environment, {driver: RolloutState at the ends of 32 roads})."""
-  world = environments.make('driving')
-  play = lambda driver: jax.jit(lambda keys: drivers.drive(world, driver, keys))(keys_of(32, 5))
-  return world, {name: jax.device_get(play(driver)) for name, driver in drivers.DRIVERS.items()}
+  """{driver: RolloutState at the ends of 32 roads}."""
+  play = lambda driver: jax.jit(lambda keys: drivers.drive(driver, keys))(keys_of(32, 5))
+  return {name: jax.device_get(play(driver)) for name, driver in drivers.DRIVERS.items()}
 
 
 @pytest.mark.slow
 def test_outcomes_exclude_each_other(driven):
-  world, ends = driven
-  for episodes in ends.values():
-    found = jax.device_get(jax.vmap(world.outcomes)(episodes.state, episodes.episode_return))
+  for episodes in driven.values():
+    found = jax.device_get(jax.vmap(driving.outcomes)(episodes.state.inner, episodes.episode_return))
     assert (found['collision'].astype(int) + found['off_road'] + found['time_limit'] == 1).all()
     np.testing.assert_array_equal(found['crash'], found['collision'] | found['off_road'])
-    np.testing.assert_array_equal(found['time_limit'], episodes.episode_length == world.limit)
-    np.testing.assert_array_equal(found['success'], episodes.episode_length == world.limit)
+    np.testing.assert_array_equal(found['time_limit'], episodes.episode_length == driving.STEPS)
+    np.testing.assert_array_equal(found['success'], episodes.episode_length == driving.STEPS)
     np.testing.assert_array_equal(found['progress'], episodes.state.inner.ego.s)
 
 
 @pytest.mark.slow
 def test_drivers_crash_in_their_order_and_it_pays_not_to(driven):
-  world, ends = driven
-  numbers = {name: drivers.summarise(world, episodes) for name, episodes in ends.items()}
-  assert (
-    numbers['random']['crash'] >= 0.95 and numbers['pd']['crash'] >= 0.4 and numbers['privileged']['crash'] <= 1 / 32
-  )
-  assert (
-    numbers['random']['off_road'] > 0.5 and numbers['pd']['off_road'] == 0
-  )  # it keeps its lane, and hits what is there
+  numbers = {name: drivers.summarise(episodes) for name, episodes in driven.items()}
+  assert numbers['random']['crash'] >= 0.95 and numbers['random']['off_road'] > 0.5
+  assert numbers['pd']['crash'] >= 0.4 and numbers['pd']['off_road'] == 0  # it keeps its lane, and hits what is there
+  assert numbers['privileged']['crash'] <= 1 / 32
   assert numbers['random']['progress'] < numbers['pd']['progress'] < numbers['privileged']['progress']
   assert numbers['random']['return'] < numbers['pd']['return'] < numbers['privileged']['return']
   assert 0 < numbers['pd']['speed'] < 13
@@ -317,10 +291,10 @@ def test_drivers_crash_in_their_order_and_it_pays_not_to(driven):
 
 @pytest.mark.slow
 def test_the_command_prints_a_line_for_a_driver(capsys):
-  assert command.main(['--driver=random', '--roads=3', '--kind=closed']) == 0
+  assert drivers.main(['--driver=random', '--roads=3', '--kind=closed']) == 0
   assert 'off_road' in capsys.readouterr().out
   with pytest.raises(SystemExit):
-    command.main(['--roads=0'])
+    drivers.main(['--roads=0'])
 
 
 @pytest.mark.parametrize(
@@ -346,10 +320,9 @@ def test_ppo_reports_outcomes_after_three_updates(given, tmp_path):
 
 def test_frames_follow_the_vehicle():
   world, state = environments.make('driving'), begin(jax.random.key(0))
-  step = jax.jit(lambda ego: vehicle.advance(state.road, ego, 0.0, 2.0))
   states = [state]
   for _ in range(8):
-    states.append(states[-1].replace(ego=step(states[-1].ego)))
+    states.append(states[-1].replace(ego=advance(state.road, states[-1].ego, 0.0, 2.0)))
   timed = Timed(jax.tree.map(lambda *x: np.stack(x), *jax.device_get(states)), np.arange(9))
   frames = world.render(timed)
   assert frames.dtype == np.uint8 and frames.shape[0] == 9 and frames.shape[-1] == 3

@@ -32,9 +32,8 @@ class Counting:
 
   def step(self, action):
     self.t += 1
-    if self.faulty:
-      self.faulty(self.t)
-    return self._seen(), float(action), self.t == self.length, False, {}
+    reward = self.faulty(self.t) if self.faulty else float(action)
+    return self._seen(), reward, self.t == self.length, False, {}
 
   def render(self):
     return np.full((2, 2, 3), self.t, np.uint8)
@@ -130,12 +129,14 @@ def test_frames_are_of_the_episode_played_again():
 def boom(t):
   if t == 3:
     raise ValueError('the joint is broken\nand so is the rest')
+  return 0.0
 
 
 @pytest.mark.parametrize(
   'environment, message',
   [
     (counting(faulty=boom), 'counting: ValueError: the joint is broken, in world 0 at step 3 of its episode'),
+    (counting(faulty=lambda t: np.nan if t == 2 else 0.0), 'counting: NaN or infinity .*, in world 0 at step 2 of its'),
     (
       host.environment('other', lambda: Counting(), Box((3,)), Discrete(3), 9),
       'other: ValueError: cannot reshape .*, in world 0 at step 0 of its episode',
@@ -145,11 +146,6 @@ def boom(t):
 def test_what_fails_on_the_host_is_one_line(environment, message):
   with pytest.raises(CallbackError, match=message), unwrap_callback_error():
     jax.block_until_ready(played(environment, jnp.ones((5, 2), jnp.int32)))
-
-
-def test_seeds_cannot_share_the_host():
-  with pytest.raises(UsageError, match='counting lives on the host'):
-    jax.eval_shape(jax.vmap(lambda keys: rollout.start(counting(), keys)), KEYS[None])
 
 
 class Strange(gymnasium.Env):

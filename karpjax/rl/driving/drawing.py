@@ -16,6 +16,7 @@ SCALE, MIDDLE = 5.0, (75, drawing.HEIGHT / 2)  # pixels a metre; where the drive
 CELLS = np.arange(-6, 16) * 1.0  # the part of the road that is shown
 PARTS = 4  # of a cell: points of its lines
 OWN = np.array([[vehicle.LENGTH, vehicle.WIDTH]], np.float32) / 2
+CORNERS = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]], np.float32)
 
 
 @jax.jit
@@ -23,32 +24,25 @@ OWN = np.array([[vehicle.LENGTH, vehicle.WIDTH]], np.float32) / 2
 def scene(state):
   """What is to be drawn, from the road's own direction at the vehicle: lines [2 + marks, points, 2] m, edges first; corners
   [1 + bodies, 4, 2] m of the rectangles, the driven vehicle's first."""
-  place = roads.at(state.road, state.ego.s)
-  view = lambda points: sensors.into(place.position, place.heading, points)
-  # whole cells, so that dashes stay where they are on the road
-  points = np.arange(CELLS[0], CELLS[-1], 1 / PARTS, dtype=np.float32) * roads.CELL
-  line = roads.at(state.road, jnp.floor(state.ego.s / roads.CELL) * roads.CELL + points)
+  ego, half = state.ego, state.road.half_width
+  camera = state.replace(ego=ego.replace(d=jnp.zeros(()), heading=jnp.zeros(())))
   marks = roads.lane_centre(state.road, np.arange(1, roads.MOST_LANES)) - roads.LANE / 2
-  half = state.road.half_width
-  offsets = jnp.concatenate([jnp.stack([-half, half]), marks])
-  lines = jax.vmap(lambda d: view(roads.beside(line, jnp.full(points.shape, d))))(offsets)
-  s = jnp.concatenate([state.ego.s[None], state.ego.s + roads.ahead(state.ego.s, state.traffic.s)])
-  s = jnp.concatenate([s, state.ego.s + roads.ahead(state.ego.s, state.obstacles.s)])
-  d = jnp.concatenate([state.ego.d[None], state.traffic.d, state.obstacles.d])
-  turned = [state.ego.heading[None], others.headings(state.road, state.traffic), jnp.zeros(others.OBSTACLES)]
-  under = roads.at(state.road, s)
-  heading = under.heading - place.heading + jnp.concatenate(turned)
-  corners = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]], np.float32) * np.concatenate([OWN, others.HALVES])[:, None]
-  cos, sin = jnp.cos(heading)[:, None], jnp.sin(heading)[:, None]
-  x, y = corners[..., 0], corners[..., 1]
-  corners = view(roads.beside(under, d))[:, None] + jnp.stack([cos * x - sin * y, sin * x + cos * y], -1)
-  return {'lines': lines, 'corners': corners, 'lanes': state.road.lanes, 'start': jnp.floor(state.ego.s / roads.CELL)}
+  # whole cells, so that dashes stay where they are on the road
+  points = np.arange(CELLS[0], CELLS[-1], 1 / PARTS, dtype=np.float32)
+  lines = sensors.lines(camera, jnp.concatenate([jnp.stack([-half, half]), marks]), points)
+  seen = sensors.boxes(camera)
+  heading = jnp.concatenate([ego.heading[None], seen.heading])
+  middle = jnp.concatenate([jnp.stack([jnp.zeros(()), ego.d])[None], seen.centre])
+  corners = CORNERS * jnp.concatenate([OWN, seen.half])[:, None]
+  corners = middle[:, None] + jax.vmap(lambda a, points: sensors.into(0.0, -a, points))(heading, corners)
+  return {'lines': lines, 'corners': corners}
 
 
 def frames(states) -> np.ndarray:
   """States, each leaf [time, …] -> frames [time, height, width, 3] uint8."""
   scenes = jax.device_get(scene(states))
-  crash = np.asarray(states.collision) | np.asarray(states.off_road)
+  crash, lanes = np.asarray(states.collision) | np.asarray(states.off_road), np.asarray(states.road.lanes)
+  first = (np.asarray(states.ego.s) // roads.CELL + CELLS[0]).astype(int) % 2 * PARTS  # one cell painted, one not
   pixels = lambda points: np.asarray(MIDDLE) + np.asarray(points) * (SCALE, -SCALE)
 
   def paint(i, pen):
@@ -57,9 +51,8 @@ def frames(states) -> np.ndarray:
     pen.polygon(np.concatenate([right, left[::-1]]), ASPHALT)
     for edge in (right, left):
       pen.line(edge, PAINT, 2)
-    first = int(scenes['start'][i] + CELLS[0]) % 2 * PARTS  # one cell painted, one not
-    for mark in marks[: scenes['lanes'][i] - 1]:
-      for begin in range(first, len(mark) - PARTS, 2 * PARTS):
+    for mark in marks[: lanes[i] - 1]:
+      for begin in range(first[i], len(mark) - PARTS, 2 * PARTS):
         pen.line(mark[begin : begin + PARTS + 1], PAINT)
     own, *bodies = pixels(scenes['corners'][i])
     for number, body in enumerate(bodies):

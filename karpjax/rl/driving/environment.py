@@ -8,34 +8,21 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from karpjax.rl.driving import drawing, sensors, vehicle
 from karpjax.rl.driving import road as roads
 from karpjax.rl.driving import traffic as others
-from karpjax.rl.environment import Box, Environment, TimeStep, clip_action, time_limit
+from karpjax.rl.driving.traffic import State
+from karpjax.rl.environment import Box, Environment, TimeStep, time_limit
 
 STEPS = 200  # of an episode: 40 s
 SHORTEST = 3  # steps: half a lane is not to be crossed in two
 LOOKAHEAD = np.array([0, 10, 20, 40], np.float32)  # m
-OBSERVATIONS = ('rays', 'raster')
 LIMIT = 12.0  # m / s: going faster is no more progress
 # The reward of a step: 1 at LIMIT along the road, less these
 CRASH = 300.0  # at the end, for a collision or leaving the road
 OFF_LANE = 0.05  # on the line between two lanes; as the square of the distance to the lane's middle
 JERK, TURNING = 0.05, 0.05  # for a change from no to full acceleration, and steering; as its square
-
-
-@struct.dataclass
-class State:
-  """A world; collision, off_road: [] bool, never both."""
-
-  road: roads.Road
-  ego: vehicle.Vehicle
-  traffic: others.Traffic
-  obstacles: others.Obstacles
-  collision: jax.Array
-  off_road: jax.Array
 
 
 def reset(key, kind: str) -> State:
@@ -75,11 +62,9 @@ def own(state: State):
   return jnp.concatenate([jnp.stack(numbers), bends])
 
 
-def observe(state: State, seen: sensors.Boxes, kind: str):
-  """What `make` says."""
-  if kind == 'raster':
-    return sensors.raster(state.road, state.ego, seen)
-  return jnp.clip(jnp.concatenate([sensors.rays(state.road, state.ego, seen).reshape(-1), own(state)]), -1, 1)
+def see(state: State, seen: sensors.Boxes):
+  """[rays · 3 + 13] float32 within ±1: `sensors.rays` and `own`."""
+  return jnp.clip(jnp.concatenate([sensors.rays(state, seen).reshape(-1), own(state)]), -1, 1)
 
 
 def reward(before: State, after: State):
@@ -96,55 +81,46 @@ def outcomes(state: State, total) -> dict[str, jax.Array]:
   """Of an episode, by its last state: collision, off_road and time_limit, of which one is true; crash, which is one of the
   first two; success, which is none of them; progress, metres along the road."""
   crash = state.collision | state.off_road
-  return {
-    'crash': crash,
-    'collision': state.collision,
-    'off_road': state.off_road,
-    'time_limit': ~crash,
-    'success': ~crash,
-    'progress': state.ego.s,
-  }
+  ends = {'crash': crash, 'collision': state.collision, 'off_road': state.off_road}
+  return {**ends, 'time_limit': ~crash, 'success': ~crash, 'progress': state.ego.s}
+
+
+OBSERVATIONS = {  # the environment's name, how it is observed, and the shape of that
+  'rays': ('driving', see, (len(sensors.ANGLES) * 3 + 9 + len(LOOKAHEAD),)),
+  'raster': ('driving_raster', sensors.raster, (sensors.PIXELS, sensors.PIXELS, len(sensors.CHANNELS))),
+  'state': ('driving_state', lambda state, seen: state, ()),  # for drivers that know everything
+}
 
 
 def make(observation: str = 'rays', kind: str = 'mixed') -> Environment:
   """A drive of at most 40 s, five actions a second.
 
-  Actions: [2] float32 in ±1: steering to the left, in 0.2 rad, and acceleration, in 5 m / s².
-  Observations: 'rays': [rays · 3 + 13] float32, `sensors.rays` and `own`; 'raster': `sensors.raster`; all within ±1.
+  Actions: [2] float32, clipped to ±1: steering to the left, in 0.2 rad, and acceleration, in 5 m / s².
   Over where the vehicle's rectangle meets another (collision) or its middle is off the road (off_road).
 
   Args:
-    observation: one of OBSERVATIONS.
+    observation: a key of OBSERVATIONS; 'rays' and 'raster' give numbers within ±1.
     kind: of the roads, one of road.ROADS.
   """
-  known = lambda state: sensors.boxes(state.road, state.ego, state.traffic, state.obstacles)
+  name, observe, shape = OBSERVATIONS[observation]
 
   def begin(key):
     state = reset(key, kind)
-    return state, observe(state, known(state), observation)
+    return state, observe(state, sensors.boxes(state))
 
   def step(key, state, action):
+    action = jnp.clip(action, -1.0, 1.0)
     steering, acceleration = action[0] * vehicle.MOST_STEERING, action[1] * vehicle.MOST_ACCELERATION
-    bodies = others.others(state.road, state.traffic, state.ego, state.obstacles)
-    after = state.replace(
-      ego=vehicle.advance(state.road, state.ego, steering, acceleration),
-      traffic=others.advance(key, state.road, state.traffic, bodies),
-    )
-    seen = known(after)
+    ego = vehicle.advance(state.road, state.ego, steering, acceleration)
+    after = state.replace(ego=ego, traffic=others.advance(key, state))
+    seen = sensors.boxes(after)
     collision = sensors.hit(seen).any()
-    off_road = (jnp.abs(after.ego.d) > state.road.half_width) & ~collision
+    off_road = (jnp.abs(ego.d) > state.road.half_width) & ~collision
     after = after.replace(collision=collision, off_road=off_road)
-    reached = TimeStep(
-      observe(after, seen, observation), reward(state, after), collision | off_road, jnp.zeros((), bool)
-    )
-    return after, reached
+    return after, TimeStep(observe(after, seen), reward(state, after), collision | off_road, jnp.zeros((), bool))
 
-  size = (len(sensors.ANGLES) * 3 + 9 + len(LOOKAHEAD),)
-  shape = size if observation == 'rays' else (sensors.PIXELS, sensors.PIXELS, len(sensors.CHANNELS))
-  name = 'driving' if observation == 'rays' else f'driving_{observation}'
   box, action = Box(shape, -1.0, 1.0), Box((2,), -1.0, 1.0)
-  pure = Environment(name, begin, step, box, action, STEPS, drawing.frames, outcomes, SHORTEST)
-  return time_limit(clip_action(pure))
+  return time_limit(Environment(name, begin, step, box, action, STEPS, drawing.frames, outcomes, SHORTEST))
 
 
 ENVIRONMENTS = {'driving': make, 'driving_raster': functools.partial(make, 'raster')}

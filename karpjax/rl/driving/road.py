@@ -4,6 +4,8 @@ Where something is on a road is said by Frenet coordinates: s, metres along the 
 roads are LENGTH long; beyond, a closed track begins again, and an open road goes on with the same bends where it had come to.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,9 +22,7 @@ ROADS = {'mixed': 0.5, 'closed': 1.0, 'open': 0.0}  # what share of the roads is
 WAVES = np.array([0.5, 0.3, 0.28, 0.2, 0.12], np.float32)
 _phases = np.arange(CELLS + 1)[:, None] / CELLS * 2 * np.pi * np.arange(1, len(WAVES) + 1)
 BASIS = np.stack([np.sin(_phases), np.cos(_phases)], -1).astype(np.float32)  # [CELLS + 1, waves, 2]
-SUMS = np.tri(
-  CELLS + 1, CELLS, -1, dtype=np.float32
-)  # [CELLS + 1, CELLS]: row i adds up the first i; faster than cumsum
+SUMS = np.tri(CELLS + 1, CELLS, -1, dtype=np.float32)  # row i adds up the first i; faster than cumsum
 
 
 @struct.dataclass
@@ -43,8 +43,7 @@ class Road:
     return self.lanes * (LANE / 2)
 
 
-@struct.dataclass
-class Place:
+class Place(NamedTuple):
   """Points of a centre line: position […, 2] m, heading […] rad, curvature […] 1 / m, positive to the left."""
 
   position: jax.Array
@@ -65,10 +64,8 @@ def generate(key, roads: str = 'mixed') -> Road:
   waves *= jnp.minimum(1, (SHARPEST - turn / LENGTH) / sharpest)
   heading = turn * np.linspace(0, 1, CELLS + 1, dtype=np.float32) + jnp.tensordot(BASIS, waves, 2)
   heading = jnp.where(closed, _close(heading), heading)
-  chords = _chords(heading)
-  position = SUMS @ chords
   lanes = jnp.where(drawn[-2] < 0.5, MOST_LANES - 1, MOST_LANES)
-  return Road(jnp.concatenate([position, heading[:, None]], -1), lanes)
+  return Road(jnp.concatenate([SUMS @ _chords(heading), heading[:, None]], -1), lanes)
 
 
 def _chords(heading):
@@ -82,11 +79,11 @@ def _sinc(x):
   return 1 - x**2 / 6 + x**4 / 120
 
 
-def _close(heading, steps: int = 3):
+def _close(heading):
   """The heading with as much of the first wave as brings the end to the beginning, by Newton's method."""
   wave = BASIS[:, 0]  # [CELLS + 1, 2]
   middle = (wave[1:] + wave[:-1]) / 2
-  for _ in range(steps):
+  for _ in range(3):
     chords = _chords(heading)
     missing = chords.sum(0)
     # turning a chord by an angle moves its end by that angle times its normal

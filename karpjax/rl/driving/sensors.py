@@ -8,6 +8,7 @@ from flax import struct
 from karpjax.rl.driving import road as roads
 from karpjax.rl.driving import traffic as others
 from karpjax.rl.driving import vehicle
+from karpjax.rl.driving.traffic import State
 
 RANGE = 60.0  # m
 _right = np.array([2, 4, 7, 11, 16, 23, 32, 45, 65, 90, 130])
@@ -30,10 +31,10 @@ class Boxes:
   closing: jax.Array
 
 
-def frame(road: roads.Road, ego: vehicle.Vehicle):
+def frame(state: State):
   """(origin [2] m, heading [] rad) of the vehicle in the plane."""
-  place = roads.at(road, ego.s)
-  return roads.beside(place, ego.d), place.heading + ego.heading
+  place = roads.at(state.road, state.ego.s)
+  return roads.beside(place, state.ego.d), place.heading + state.ego.heading
 
 
 def into(origin, heading, points):
@@ -43,24 +44,26 @@ def into(origin, heading, points):
   return jnp.stack([cos * x + sin * y, cos * y - sin * x], -1)
 
 
-def boxes(road: roads.Road, ego: vehicle.Vehicle, traffic: others.Traffic, obstacles: others.Obstacles) -> Boxes:
+def boxes(state: State) -> Boxes:
   """Traffic, then obstacles."""
-  origin, heading = frame(road, ego)
+  (origin, heading), traffic, obstacles = frame(state), state.traffic, state.obstacles
   s, d = jnp.concatenate([traffic.s, obstacles.s]), jnp.concatenate([traffic.d, obstacles.d])
-  place = roads.at(road, ego.s + roads.ahead(ego.s, s))
-  still = jnp.zeros(others.OBSTACLES)
-  turned = place.heading - heading + jnp.concatenate([others.headings(road, traffic), still])
-  speed = jnp.concatenate([traffic.speed, still])
+  standing = lambda moving: jnp.pad(moving, (0, others.OBSTACLES))
+  place = roads.at(state.road, state.ego.s + roads.ahead(state.ego.s, s))
+  turned = place.heading - heading + standing(others.headings(state.road, traffic))
   centre = into(origin, heading, roads.beside(place, d))
-  return Boxes(centre, turned, others.HALVES, ego.speed - speed * jnp.cos(turned))
+  return Boxes(centre, turned, others.HALVES, state.ego.speed - standing(traffic.speed) * jnp.cos(turned))
 
 
-def edges(road: roads.Road, ego: vehicle.Vehicle, offsets):
-  """[offsets, knots, 2]: lines beside the centre line, offsets [offsets] m to its left, along KNOTS."""
-  origin, heading = frame(road, ego)
-  s = (jnp.floor(ego.s / roads.CELL) + KNOTS) * roads.CELL
-  place = roads.at(road, s)
-  return into(origin, heading, jax.vmap(lambda d: roads.beside(place, d[None]))(offsets))
+def lines(state: State, offsets, cells):
+  """[offsets, cells, 2]: lines beside the centre line, offsets [offsets] m to its left, so many cells ahead of the vehicle's."""
+  place = roads.at(state.road, (jnp.floor(state.ego.s / roads.CELL) + cells) * roads.CELL)
+  return into(*frame(state), jax.vmap(lambda d: roads.beside(place, d[None]))(offsets))
+
+
+def edges(state: State):
+  """[2, knots, 2]: the road's right and left edge."""
+  return lines(state, jnp.stack([-state.road.half_width, state.road.half_width]), KNOTS)
 
 
 def hit(boxes: Boxes):
@@ -73,10 +76,10 @@ def hit(boxes: Boxes):
   return (mine & theirs).all(-1)
 
 
-def to_boxes(boxes: Boxes, directions=DIRECTIONS):
-  """[bodies, rays] m, infinite where a ray [rays, 2] from the vehicle's middle misses: by slabs (Kay & Kajiya 1986)."""
+def to_boxes(boxes: Boxes):
+  """[bodies, rays] m, infinite where a ray from the vehicle's middle misses: by slabs (Kay & Kajiya 1986)."""
   cos, sin = jnp.cos(boxes.heading)[:, None], jnp.sin(boxes.heading)[:, None]
-  (x, y), (u, v) = boxes.centre.T[..., None], directions.T
+  (x, y), (u, v) = boxes.centre.T[..., None], DIRECTIONS.T
 
   def slab(origin, ray, half):
     slope = 1 / jnp.where(jnp.abs(ray) < 1e-6, 1e-6, ray)
@@ -89,28 +92,28 @@ def to_boxes(boxes: Boxes, directions=DIRECTIONS):
   return jnp.where((enter <= leave) & (leave >= 0), jnp.maximum(enter, 0), jnp.inf)
 
 
-def to_lines(lines, directions=DIRECTIONS):
+def to_lines(lines):
   """[rays] m to the nearest of broken lines [lines, knots, 2], infinite where there is none."""
   (x, y), (dx, dy) = lines[:, :-1].reshape(-1, 2).T[..., None], jnp.diff(lines, axis=1).reshape(-1, 2).T[..., None]
-  u, v = directions.T
+  u, v = DIRECTIONS.T
   slope = u * dy - v * dx  # [pieces, rays]: the nearest is then a minimum over rows, which XLA vectorises
   slope = 1 / jnp.where(jnp.abs(slope) < 1e-6, 1e-6, slope)
   far, part = (x * dy - y * dx) * slope, (x * v - y * u) * slope
   return jnp.where((part >= 0) & (part <= 1) & (far >= 0), far, jnp.inf).min(0)
 
 
-def rays(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
+def rays(state: State, seen: Boxes):
   """[rays, 3] float32: how far the nearest body is and how far the edge of the road, 1 at RANGE; and how fast that body comes
   nearer, 1 at the vehicle's greatest speed, 0 where there is none."""
   bodies = to_boxes(seen)
   nearest = bodies.min(0)
   closing = jnp.where((bodies == nearest) & (nearest < RANGE), seen.closing[:, None], -jnp.inf).max(0)
   closing = jnp.where(nearest < RANGE, closing, 0.0)
-  edge = to_lines(edges(road, ego, jnp.stack([-road.half_width, road.half_width])))
+  edge = to_lines(edges(state))
   return jnp.stack([jnp.minimum(nearest / RANGE, 1), jnp.minimum(edge / RANGE, 1), closing / vehicle.FASTEST], -1)
 
 
-def raster(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
+def raster(state: State, seen: Boxes):
   """[PIXELS, PIXELS, CHANNELS] float32 in [-1, 1]: a bird's eye view with ahead at the top, the vehicle a quarter up.
 
   Channels: where the road is; how near to the middle of a lane; where vehicles are and how fast they come nearer; where
@@ -119,7 +122,7 @@ def raster(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
   across = (np.arange(PIXELS) - (PIXELS - 1) / 2) * METRES
   x, y = np.meshgrid((PIXELS * 0.75 - 0.5 - np.arange(PIXELS)) * METRES, -across, indexing='ij')
   points = np.stack([x, y], -1).astype(np.float32)  # [PIXELS, PIXELS, 2]
-  (line,) = edges(road, ego, jnp.zeros(1))
+  road, (line,) = state.road, lines(state, jnp.zeros(1), KNOTS)
   a, along = line[:-1], jnp.diff(line, axis=0)
   way = points[..., None, :] - a  # [PIXELS, PIXELS, pieces, 2]
   part = jnp.clip((way * along).sum(-1) / jnp.square(along).sum(-1), 0, 1)
@@ -134,6 +137,6 @@ def raster(road: roads.Road, ego: vehicle.Vehicle, seen: Boxes):
   bodies = inside(seen.centre, seen.heading, seen.half)  # [bodies, PIXELS, PIXELS]
   moving, standing = bodies[: others.VEHICLES], bodies[others.VEHICLES :]
   closing = jnp.where(moving, seen.closing[: others.VEHICLES, None, None], 0).sum(0) / vehicle.FASTEST
-  speed = jnp.broadcast_to(ego.speed / vehicle.FASTEST, there.shape)
+  speed = jnp.broadcast_to(state.ego.speed / vehicle.FASTEST, there.shape)
   planes = [there, jnp.where(there, lane, 0), moving.any(0), closing, standing.any(0), speed]
   return jnp.clip(jnp.stack([plane.astype(jnp.float32) for plane in planes], -1), -1, 1)

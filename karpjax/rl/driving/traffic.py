@@ -4,6 +4,8 @@ Treiber, Hennecke & Helbing 2000, "Congested traffic states in empirical observa
 Treiber & Helbing 2007, "General lane-changing model MOBIL for car-following models". All are at (s, d) of a road.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ ABREAST = 2.4  # m: with less between two middles, one follows the other
 ROOM, SETTLED = 8.0, 0.4  # m: between bumpers; to the middle of the lane
 SLANT, ACROSS = 0.3, 1.2  # changing lanes: metres to the side per metre, and most m / s
 LENGTHS = np.array([LENGTH] * (VEHICLES + 1) + [OBSTACLE_LENGTH] * OBSTACLES, np.float32)
+HALVES = np.array([[LENGTH, WIDTH]] * VEHICLES + [[OBSTACLE_LENGTH, OBSTACLE_WIDTH]] * OBSTACLES, np.float32) / 2
 STANDING = np.array([0.0] * (VEHICLES + 1) + [CLEARANCE] * OBSTACLES, np.float32)
 
 
@@ -46,7 +49,18 @@ class Obstacles:
 
 
 @struct.dataclass
-class Others:
+class State:
+  """A world; collision, off_road: [] bool, never both."""
+
+  road: roads.Road
+  ego: Vehicle
+  traffic: Traffic
+  obstacles: Obstacles
+  collision: jax.Array
+  off_road: jax.Array
+
+
+class Others(NamedTuple):
   """What there is to follow, avoid or cut off: traffic, the vehicle that is driven, obstacles, in this order; each leaf
   [VEHICLES + 1 + OBSTACLES]: s, d, speed, and `aim`, the d that it moves to."""
 
@@ -73,16 +87,16 @@ def spawn(key, road: roads.Road) -> tuple[Traffic, Obstacles]:
   return vehicles, Obstacles(s[standing], d[standing])
 
 
-def others(road: roads.Road, traffic: Traffic, ego: Vehicle, obstacles: Obstacles) -> Others:
+def others(state: State) -> Others:
   """All bodies of a world."""
-  ego_speed = jnp.maximum(ego.speed * jnp.cos(ego.heading), 0)
-  join = lambda a, b, c: jnp.concatenate([a, b[None], c])
-  return Others(
-    join(traffic.s, ego.s, obstacles.s),
-    join(traffic.d, ego.d, obstacles.d),
-    join(traffic.speed, ego_speed, jnp.zeros(OBSTACLES)),
-    join(roads.lane_centre(road, traffic.lane), ego.d, obstacles.d),
-  )
+  traffic, ego, obstacles = state.traffic, state.ego, state.obstacles
+  ego_speed, aim = jnp.maximum(ego.speed * jnp.cos(ego.heading), 0), roads.lane_centre(state.road, traffic.lane)
+  parts = [
+    (traffic.s, traffic.d, traffic.speed, aim),
+    (ego.s[None], ego.d[None], ego_speed[None], ego.d[None]),
+    (obstacles.s, obstacles.d, jnp.zeros(OBSTACLES), obstacles.d),
+  ]
+  return Others(*map(jnp.concatenate, zip(*parts)))
 
 
 def follow(speed, desired, leader, gap):
@@ -99,59 +113,50 @@ def follow(speed, desired, leader, gap):
   return jnp.maximum(ACCELERATION * (free - (wished / jnp.maximum(gap, 0.1)) ** 2), -HARDEST)
 
 
-def accelerations(bodies: Others, s, d, aim, speed, desired):
-  """What drivers do, each for the most hindering of what is ahead in its way: (accelerations [drivers], those that it would
-  ask of each body [drivers, bodies], where it cuts in).
-
-  Args:
-    bodies: Others.
-    s, d, aim, speed, desired: [drivers].
-  """
-  distance = roads.ahead(s[:, None], bodies.s)  # [drivers, bodies]
-  near = lambda x, y, within: jnp.abs(x[:, None] - y) < within
+def accelerations(road: roads.Road, bodies: Others, drivers: Traffic):
+  """What drivers do who keep to their lanes, each for the most hindering of what is ahead in its way, and the hardest braking
+  that they ask of who is behind: two arrays [drivers] m / s²."""
+  s, d, speed, desired = (x[:, None] for x in (drivers.s, drivers.d, drivers.speed, drivers.desired))
+  aim = roads.lane_centre(road, drivers.lane)[:, None]
+  distance = roads.ahead(s, bodies.s)  # [drivers, bodies]
+  near = lambda x, y, within: jnp.abs(x - y) < within
   # An obstacle is no longer in the way of who has begun to drive round it.
   moving = STANDING == 0
   in_way = near(aim, bodies.d, ABREAST) | (near(d, bodies.d, ABREAST) & moving) | near(aim, bodies.aim, ABREAST / 2)
   gap = jnp.abs(distance) - (LENGTH + LENGTHS) / 2
-  free = follow(speed, desired, speed, jnp.inf)
-  held = follow(speed[:, None], desired[:, None], bodies.speed, gap - STANDING)
+  free = follow(drivers.speed, drivers.desired, drivers.speed, jnp.inf)
+  held = follow(speed, desired, bodies.speed, gap - STANDING)
   mine = jnp.minimum(free, jnp.where(in_way & (distance > 0), held, jnp.inf).min(-1))
-  asked = follow(bodies.speed, jnp.inf, speed[:, None], gap)
-  behind = in_way & (distance < 0) & moving
-  return mine, jnp.where(behind, asked, jnp.inf)
+  asked = follow(bodies.speed, jnp.inf, speed, gap)
+  return mine, jnp.where(in_way & (distance < 0) & moving, asked, jnp.inf).min(-1)
 
 
-def change(road, bodies, side, s, d, lane, speed, desired, now):
+def change(road: roads.Road, bodies: Others, drivers: Traffic, side, now):
   """MOBIL (Kesting et al. 2007, eqs. 1 and 2, of followers only the new one): [drivers] bool, whether to move one lane over.
 
   Args:
     side: 1 to the left, -1 to the right.
-    lane: [drivers], where they are; now: [drivers] m / s², what they do if they stay.
-    s, d, speed, desired: [drivers].
+    now: [drivers] m / s², what they do if they stay.
   """
-  there = lane + side
-  aim = roads.lane_centre(road, there)
-  new, asked = accelerations(bodies, s, aim, aim, speed, desired)
-  asked = asked.min(-1)
-  loss = jnp.minimum(asked, 0)
+  lane = drivers.lane + side
+  new, asked = accelerations(road, bodies, drivers.replace(lane=lane, d=roads.lane_centre(road, lane)))
   # From a standstill it takes room to get out behind another vehicle.
-  distance = roads.ahead(s[:, None], bodies.s)
-  close = (distance > 0) & (distance - LENGTH < ROOM) & (jnp.abs(d[:, None] - bodies.d) < ABREAST) & (STANDING == 0)
-  safe = (asked > -SAFE) & (new > -SAFE) & ((speed > 1) | ~close.any(-1))
-  better = new - now + POLITENESS * loss > THRESHOLD
-  return safe & better & (there >= 0) & (there < road.lanes)
+  distance = roads.ahead(drivers.s[:, None], bodies.s)
+  abreast = jnp.abs(drivers.d[:, None] - bodies.d) < ABREAST
+  close = (distance > 0) & (distance - LENGTH < ROOM) & abreast & (STANDING == 0)
+  safe = (asked > -SAFE) & (new > -SAFE) & ((drivers.speed > 1) | ~close.any(-1))
+  better = new - now + POLITENESS * jnp.minimum(asked, 0) > THRESHOLD
+  return safe & better & (lane >= 0) & (lane < road.lanes)
 
 
-def advance(key, road: roads.Road, traffic: Traffic, bodies: Others) -> Traffic:
-  """A step later."""
-  state = traffic.s, traffic.d
-  aim = roads.lane_centre(road, traffic.lane)
-  now, _ = accelerations(bodies, *state, aim, traffic.speed, traffic.desired)
+def advance(key, state: State) -> Traffic:
+  """Traffic a step later."""
+  road, traffic, bodies = state.road, state.traffic, others(state)
+  now, _ = accelerations(road, bodies, traffic)
   # In one step all look to the same side: no two come into one gap from both.
   side = jnp.where(jax.random.bernoulli(key), 1, -1)
-  settled = jnp.abs(traffic.d - aim) < SETTLED
-  moved = settled & change(road, bodies, side, *state, traffic.lane, traffic.speed, traffic.desired, now)
-  lane = traffic.lane + side * moved
+  settled = jnp.abs(traffic.d - roads.lane_centre(road, traffic.lane)) < SETTLED
+  lane = traffic.lane + side * (settled & change(road, bodies, traffic, side, now))
   speed = jnp.maximum(traffic.speed + SECONDS * now, 0)
   most = SECONDS * jnp.minimum(SLANT * speed, ACROSS)
   d = traffic.d + jnp.clip(roads.lane_centre(road, lane) - traffic.d, -most, most)
@@ -163,6 +168,3 @@ def headings(road: roads.Road, traffic: Traffic):
   """[VEHICLES] rad to the left of the road's: where they head."""
   across = roads.lane_centre(road, traffic.lane) - traffic.d
   return jnp.where(jnp.abs(across) > 0.1, jnp.sign(across) * jnp.minimum(SLANT, ACROSS / (traffic.speed + 1)), 0.0)
-
-
-HALVES = np.array([[LENGTH, WIDTH]] * VEHICLES + [[OBSTACLE_LENGTH, OBSTACLE_WIDTH]] * OBSTACLES, np.float32) / 2

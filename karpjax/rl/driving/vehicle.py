@@ -38,31 +38,23 @@ class Vehicle:
   acceleration: jax.Array
 
 
-def slip(steering):
-  """rad, between where the middle moves and where the body points, for wheels at an angle of `steering` rad."""
-  return jnp.arctan(REAR / (FRONT + REAR) * jnp.tan(steering))
-
-
-def gripping(steering, speed):
-  """The angle of the wheels that has an effect: no more than GRIP m / s² across."""
-  most = jnp.arctan((FRONT + REAR) * GRIP / jnp.maximum(speed, 1.0) ** 2)
-  return jnp.clip(steering, -most, most)
-
-
-def advance(road: roads.Road, vehicle: Vehicle, steering, acceleration, parts: int = 2) -> Vehicle:
-  """A step later, by the midpoint rule in so many parts; steering [] rad, acceleration [] m / s²."""
-  seconds = SECONDS / parts
+def advance(road: roads.Road, vehicle: Vehicle, steering, acceleration) -> Vehicle:
+  """A step later, by the midpoint rule in two parts; steering [] rad, acceleration [] m / s²."""
+  seconds = SECONDS / 2
   s, d, heading, speed = vehicle.s, vehicle.d, vehicle.heading, vehicle.speed
-  for _ in range(parts):
+  for _ in range(2):
     faster = jnp.clip(speed + seconds * acceleration, 0, FASTEST)
     mean = (speed + faster) / 2
-    side = slip(gripping(steering, mean))
-    spin = mean * jnp.sin(side) / REAR  # rad / s
+    most = jnp.arctan((FRONT + REAR) * GRIP / jnp.maximum(mean, 1.0) ** 2)  # rad: wheels that turn further slide
+    slip = jnp.arctan(
+      REAR / (FRONT + REAR) * jnp.tan(jnp.clip(steering, -most, most))
+    )  # of the middle's way to the body
+    spin = mean * jnp.sin(slip) / REAR  # rad / s
     here = roads.at(road, s)
 
     def rates(d, heading):
-      along = mean * jnp.cos(heading + side) / (1 - here.curvature * d)
-      return along, mean * jnp.sin(heading + side), spin - here.curvature * along
+      along = mean * jnp.cos(heading + slip) / (1 - here.curvature * d)
+      return along, mean * jnp.sin(heading + slip), spin - here.curvature * along
 
     _, across, turning = rates(d, heading)
     along, across, _ = rates(d + seconds / 2 * across, heading + seconds / 2 * turning)
