@@ -35,10 +35,8 @@ class SqueezeExcitation(nn.Module):
   @nn.compact
   def __call__(self, x):
     """x: [batch, *spatial, channels] -> the same shape."""
-    axes = tuple(range(1, x.ndim - 1))
-    mean = x.mean(axes, keepdims=True, dtype=jnp.float32)  # [batch, 1s, channels]
-    gate = jax.nn.sigmoid(Excitation(self.dtype, name='excitation')(mean))
-    return x * gate.astype(x.dtype)
+    mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True, dtype=jnp.float32)  # [batch, 1s, channels]
+    return x * jax.nn.sigmoid(Excitation(self.dtype, name='excitation')(mean)).astype(x.dtype)
 
 
 class CBAM(nn.Module):
@@ -49,16 +47,15 @@ class CBAM(nn.Module):
   @nn.compact
   def __call__(self, x):
     """x: [batch, *spatial, channels] -> the same shape."""
-    axes = tuple(range(1, x.ndim - 1))
-    mean, highest = x.mean(axes, keepdims=True, dtype=jnp.float32), x.max(axes, keepdims=True)
-    both = jnp.stack([mean, highest.astype(jnp.float32)])  # [2, batch, 1s, channels]
-    gate = jax.nn.sigmoid(Excitation(self.dtype, name='excitation')(both).sum(0))  # [batch, 1s, channels]
-    x = x * gate.astype(x.dtype)
-    mean, highest = x.mean(-1, keepdims=True, dtype=jnp.float32), x.max(-1, keepdims=True)
-    both = jnp.concatenate([mean.astype(x.dtype), highest], axis=-1)  # [batch, *spatial, 2]
-    window = (7,) * len(axes)
-    gate = convolution.Conv(1, window, use_bias=False, dtype=self.dtype, name='place')(both)
-    return x * jax.nn.sigmoid(gate).astype(x.dtype)  # gate: [batch, *spatial, 1]
+    both = lambda axes: (x.mean(axes, keepdims=True, dtype=jnp.float32), x.max(axes, keepdims=True))
+    mean, highest = both(tuple(range(1, x.ndim - 1)))
+    pooled = jnp.stack([mean, highest.astype(jnp.float32)])  # [2, batch, 1s, channels]
+    x = x * jax.nn.sigmoid(Excitation(self.dtype, name='excitation')(pooled).sum(0)).astype(x.dtype)
+    mean, highest = both(-1)
+    pooled = jnp.concatenate([mean.astype(x.dtype), highest], axis=-1)  # [batch, *spatial, 2]
+    window = (7,) * (x.ndim - 2)
+    gate = convolution.Conv(1, window, use_bias=False, dtype=self.dtype, name='place')(pooled)  # [batch, *spatial, 1]
+    return x * jax.nn.sigmoid(gate).astype(x.dtype)
 
 
 ATTENTIONS = {'none': None, 'se': SqueezeExcitation, 'cbam': CBAM}

@@ -36,22 +36,6 @@ class Geometry(NamedTuple):
 UNROLLED = 16  # mapped convolutions; more are a loop, since compile time grows with each
 
 
-def unrolled(f: Callable) -> Callable:
-  """`f` of two arrays, one by one where mapped over: `vmap` would make a grouped convolution, 85 times as slow."""
-  f = jax.custom_batching.custom_vmap(f)
-
-  @f.def_vmap
-  def rule(size, mapped, a, b):
-    def one(i):
-      return f(a[i] if mapped[0] else a, b[i] if mapped[1] else b)
-
-    if size > UNROLLED:
-      return lax.map(one, jnp.arange(size)), True
-    return jnp.stack([one(i) for i in range(size)]), True
-
-  return f
-
-
 def _pad(x, *padding):
   return lax.pad(x, jnp.zeros((), x.dtype), tuple((low, high, 0) for low, high in padding))
 
@@ -89,8 +73,17 @@ def _summed(geometry, fields):
 
 
 def convolution(plain: Callable, geometry: Geometry, x, kernel):
-  """The plain one, one after the other where it is mapped over."""
-  return unrolled(partial(plain, geometry))(x, kernel)
+  """The plain one, one by one where it is mapped over: `vmap` would make a grouped convolution, 85 times as slow."""
+  form = jax.custom_batching.custom_vmap(partial(plain, geometry))
+
+  @form.def_vmap
+  def rule(size, mapped, x, kernel):
+    one = lambda i: form(x[i] if mapped[0] else x, kernel[i] if mapped[1] else kernel)
+    if size > UNROLLED:
+      return lax.map(one, jnp.arange(size)), True
+    return jnp.stack([one(i) for i in range(size)]), True
+
+  return form(x, kernel)
 
 
 def convolution_input_gradient(plain: Callable, geometry: Geometry, g, kernel):

@@ -5,14 +5,14 @@ probability its exponential over that of all sequences. Padding comes after the 
 sequence that is all padding the numbers are finite and mean nothing.
 """
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 
-@struct.dataclass
-class Chain:
+class Chain(NamedTuple):
   """What the tags owe to one another: scores in nats, float32."""
 
   start: jax.Array  # [tags]: of the first
@@ -31,12 +31,8 @@ class ChainScores(nn.Module):
 
   @nn.compact
   def __call__(self) -> Chain:
-    zeros = nn.initializers.zeros
-    return Chain(
-      start=self.param('start', zeros, (self.tags,)),
-      transition=self.param('transition', zeros, (self.tags, self.tags)),
-      end=self.param('end', zeros, (self.tags,)),
-    )
+    zeros = lambda name, *shape: self.param(name, nn.initializers.zeros, shape)
+    return Chain(zeros('start', self.tags), zeros('transition', self.tags, self.tags), zeros('end', self.tags))
 
 
 def score(chain: Chain, emissions, tags, mask):
@@ -65,8 +61,7 @@ def log_partition(chain: Chain, emissions, mask):
   Returns:
     [batch] float32.
   """
-  log_sum = lambda scores: jax.nn.logsumexp(scores, axis=1)  # [batch, tags, tags] -> [batch, tags]
-  alpha, _ = _forward(chain, emissions, mask, lambda scores: (log_sum(scores), None))
+  alpha, _ = _forward(chain, emissions, mask, lambda scores: (jax.nn.logsumexp(scores, axis=1), None))
   return jax.nn.logsumexp(alpha + chain.end, axis=-1)
 
 
@@ -84,10 +79,7 @@ def viterbi(chain: Chain, emissions, mask):
   Returns:
     tags [batch, time] int32, -1 where masked, and their score [batch] float32.
   """
-
-  def best(scores):  # [batch, tags, tags]
-    return scores.max(1), scores.argmax(1).astype(jnp.int32)
-
+  best = lambda scores: (scores.max(1), scores.argmax(1).astype(jnp.int32))  # of [batch, tags, tags]
   alpha, pointers = _forward(chain, emissions, mask, best)  # pointers: [time - 1, batch, tags]
   final = alpha + chain.end
   last = final.argmax(-1).astype(jnp.int32)  # [batch]

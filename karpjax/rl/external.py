@@ -2,6 +2,7 @@
 MuJoCo; gymnax (Lange 2022), with MinAtar (Young & Tian 2019), and brax (Freeman et al. 2021) within the compiled step.
 """
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
@@ -71,16 +72,14 @@ def _actions(name: str, space, chosen: str) -> tuple[Discrete | Box, Callable]:
 
 def _draws(make: Callable, modes) -> bool:
   """Whether frames can be had here: some environments need packages for that which others do without."""
-  if 'rgb_array' not in modes:
-    return False
-  try:
-    tried = make(render_mode='rgb_array')
-    tried.reset(seed=0)
-    drawn = np.ndim(tried.render()) == 3
-    tried.close()
-  except Exception:  # of whoever wrote it
-    return False
-  return drawn
+  with contextlib.suppress(Exception):  # of whoever wrote it
+    if 'rgb_array' in modes:
+      tried = make(render_mode='rgb_array')
+      tried.reset(seed=0)
+      drawn = np.ndim(tried.render()) == 3
+      tried.close()
+      return drawn
+  return False
 
 
 @functools.cache
@@ -172,7 +171,7 @@ def field(frame) -> np.ndarray:
   return (~np.isin(red, (0, 144, 109))).astype(np.int8)[..., None]
 
 
-class Seen:
+class Game:
   """A game that is seen otherwise."""
 
   def __init__(self, game, skip: int = 1):
@@ -182,7 +181,7 @@ class Seen:
     return getattr(self.game, name)
 
 
-class Grey(Seen):
+class Grey(Game):
   """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen, as `small_grey`."""
 
   def reset(self, seed):
@@ -199,7 +198,7 @@ class Grey(Seen):
     return small_grey((frames[-1], frames[-2:][0])), total, terminated, truncated, about
 
 
-class Difference(Seen):
+class Difference(Game):
   """What has moved on Pong's field since the step before: [80, 80, 1] int8 of -1, 0 and 1; nothing at first."""
 
   def reset(self, seed):

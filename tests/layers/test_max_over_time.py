@@ -53,19 +53,6 @@ def test_leading_axes_are_batches():
   np.testing.assert_allclose(folded[1], apply({'params': params}, x, mask), atol=1e-6)
 
 
-def test_gradient_against_finite_differences():
-  module, params, x, mask = made()
-  loss = jax.jit(lambda params, x: jnp.sin(module.apply({'params': params}, x, mask)).sum())
-  gradient = jax.jit(jax.grad(loss, (0, 1)))(params, x)
-  assert not np.asarray(gradient[1])[~mask].any()
-  rng = np.random.default_rng(1)
-  for _ in range(3):
-    direction = jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), (params, x))
-    high, low = (loss(*jax.tree.map(lambda a, d, t=t: a + t * d, (params, x), direction)) for t in (1e-3, -1e-3))
-    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: np.sum(g * d), gradient, direction)))
-    np.testing.assert_allclose(slope, (high - low) / 2e-3, rtol=2e-2, atol=2e-3)
-
-
 def test_equals_pytorchs_convolutions():
   torch = pytest.importorskip('torch')
   module, params, x, mask = made(lengths=(7, 7, 7))

@@ -211,7 +211,7 @@ def test_rays_are_brute_force_geometry():
 def test_a_leader_is_measured_and_hit():
   road, ego = ring(0.0), car(speed=10.0)
   others = np.full(traffic.VEHICLES, 200.0, np.float32)
-  still = traffic.Obstacles(jnp.full(traffic.OBSTACLES, 250.0), jnp.zeros(traffic.OBSTACLES))
+  still = traffic.Bodies(jnp.full(traffic.OBSTACLES, 250.0), *[jnp.zeros(traffic.OBSTACLES)] * 3)
 
   def seen(distance):
     s = jnp.asarray(others).at[0].set(distance)

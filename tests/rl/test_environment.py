@@ -117,11 +117,11 @@ def test_velocities_are_hidden():
   [('cartpole', 475), ('acrobot', -100), ('mountain_car', -110), ('mountain_car_continuous', 90), ('pendulum', None)],
 )
 def test_an_episode_succeeds_at_the_return_of_the_registry(name, threshold):
-  outcomes = environments.make(name).outcomes
+  outcomes, state = environments.make(name).outcomes, protocol.Timed(None, 0)
   if threshold is None:
-    assert outcomes(None, 0.0) == {}
+    assert outcomes(state, 0.0) == {}
   else:
-    assert [outcomes(None, total) for total in (threshold - 0.01, threshold)] == [{'success': False}, {'success': True}]
+    assert [outcomes(state, x) for x in (threshold - 0.01, threshold)] == [{'success': False}, {'success': True}]
 
 
 @pytest.mark.parametrize(

@@ -29,33 +29,28 @@ def random(key, state: State):
   return jax.random.uniform(key, (2,), jnp.float32, -1, 1)
 
 
-def steer(state: State, aim):
-  """The steering [] in ±1 that brings the vehicle to d = `aim` [] m and along the road, by proportional and derivative terms
-  and the road's own curvature."""
+def act(state: State, aim, wanted):
+  """The action that brings the vehicle to d = `aim` [] m and along the road, by proportional and derivative terms and the
+  road's own curvature, at an acceleration of `wanted` [] m / s²."""
   ego = state.ego
   bend = roads.at(state.road, ego.s + ego.speed * vehicle.SECONDS).curvature
   slow = jnp.maximum(ego.speed, 3.0)
   # across: the acceleration of a damped spring, of 0.9 / s and damping 1
   pull = 0.81 * jnp.clip(aim - ego.d, -4, 4) - 1.8 * slow * jnp.sin(ego.heading)
-  curvature = bend / (1 - bend * ego.d) + pull / slow**2
-  return jnp.clip(jnp.arctan((vehicle.FRONT + vehicle.REAR) * curvature) / vehicle.MOST_STEERING, -1, 1)
-
-
-def accelerate(wanted):
-  """[] in ±1, for an acceleration in m / s²."""
-  return jnp.clip(wanted / vehicle.MOST_ACCELERATION, -1, 1)
+  steering = jnp.arctan((vehicle.FRONT + vehicle.REAR) * (bend / (1 - bend * ego.d) + pull / slow**2))
+  return jnp.clip(jnp.stack([steering / vehicle.MOST_STEERING, wanted / vehicle.MOST_ACCELERATION]), -1, 1)
 
 
 def lane_keeper(key, state: State):
   """Keeps to the nearest lane and to CRUISING m / s, and sees nobody."""
   aim = roads.lane_centre(state.road, roads.nearest_lane(state.road, state.ego.d))
-  return jnp.stack([steer(state, aim), accelerate(CRUISING - state.ego.speed)])
+  return act(state, aim, CRUISING - state.ego.speed)
 
 
 def privileged(key, state: State):
   """Knows where all others are, how fast, and what lane they are bound for; follows and changes lanes as they do, but faster,
   and slows down before bends."""
-  road, ego, bodies = state.road, state.ego, others.others(state)
+  road, ego, bodies = state.road, state.ego, others.everyone(state)
   lane = roads.nearest_lane(road, ego.d + jnp.sin(ego.heading) * jnp.maximum(AHEAD * ego.speed, SOON))
   bends = jnp.abs(roads.at(road, ego.s + np.arange(0, 45, 5, dtype=np.float32)).curvature).max()
   desired = jnp.minimum(CRUISING + 2, jnp.sqrt(COMFORT / jnp.maximum(bends, 1e-3)))
@@ -64,7 +59,7 @@ def privileged(key, state: State):
   left, right = (others.change(road, bodies, me, side, now) for side in (1, -1))
   me = me.replace(lane=lane + jnp.where(left, 1, jnp.where(right, -1, 0)))
   wanted, _ = others.accelerations(road, bodies, me)
-  return jnp.stack([steer(state, roads.lane_centre(road, me.lane)[0]), accelerate(wanted[0])])
+  return act(state, roads.lane_centre(road, me.lane)[0], wanted[0])
 
 
 DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}
@@ -72,8 +67,8 @@ DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}
 
 def drive(driver: Callable, keys, kind: str = 'mixed') -> rollout.RolloutState:
   """An episode on each of roads of a kind, keys [roads], to its end."""
-  act = lambda state, keys: jax.vmap(driver)(keys, state)
-  return rollout.episodes(environment.make('state', kind), act, keys, lambda keys: keys)
+  policy = lambda state, keys: jax.vmap(driver)(keys, state)
+  return rollout.episodes(environment.make('state', kind), policy, keys, lambda keys: keys)
 
 
 def summarise(ends: rollout.RolloutState) -> dict[str, float]:

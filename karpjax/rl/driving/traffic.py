@@ -40,29 +40,8 @@ class Traffic:
   lane: jax.Array
 
 
-@struct.dataclass
-class Obstacles:
-  """What stands on the road, in the middle of lanes: s, d [OBSTACLES] m."""
-
-  s: jax.Array
-  d: jax.Array
-
-
-@struct.dataclass
-class State:
-  """A world; collision, off_road: [] bool, never both."""
-
-  road: roads.Road
-  ego: Vehicle
-  traffic: Traffic
-  obstacles: Obstacles
-  collision: jax.Array
-  off_road: jax.Array
-
-
-class Others(NamedTuple):
-  """What there is to follow, avoid or cut off: traffic, the vehicle that is driven, obstacles, in this order; each leaf
-  [VEHICLES + 1 + OBSTACLES]: s, d, speed, and `aim`, the d that it moves to."""
+class Bodies(NamedTuple):
+  """What there is to follow, avoid or cut off, each leaf [bodies]: s, d, speed, and `aim`, the d that it moves to."""
 
   s: jax.Array
   d: jax.Array
@@ -70,7 +49,19 @@ class Others(NamedTuple):
   aim: jax.Array
 
 
-def spawn(key, road: roads.Road) -> tuple[Traffic, Obstacles]:
+@struct.dataclass
+class State:
+  """A world; obstacles: [OBSTACLES], in the middle of lanes; collision, off_road: [] bool, never both."""
+
+  road: roads.Road
+  ego: Vehicle
+  traffic: Traffic
+  obstacles: Bodies
+  collision: jax.Array
+  off_road: jax.Array
+
+
+def spawn(key, road: roads.Road) -> tuple[Traffic, Bodies]:
   """Traffic at its beginning: one body in each of equal stretches of the road, the first of which is empty."""
   bodies, group = VEHICLES + OBSTACLES, (VEHICLES + OBSTACLES) // OBSTACLES
   drawn = jax.random.uniform(key, (2 * bodies + VEHICLES + 1,))
@@ -84,19 +75,15 @@ def spawn(key, road: roads.Road) -> tuple[Traffic, Obstacles]:
   d = roads.lane_centre(road, lane)
   desired = 5 + 6 * drawn[2 * bodies : -1]  # m / s
   vehicles = Traffic(s[moving], d[moving], 0.8 * desired, desired, lane[moving])
-  return vehicles, Obstacles(s[standing], d[standing])
+  return vehicles, Bodies(s[standing], d[standing], jnp.zeros(OBSTACLES), d[standing])
 
 
-def others(state: State) -> Others:
-  """All bodies of a world."""
-  traffic, ego, obstacles = state.traffic, state.ego, state.obstacles
-  ego_speed, aim = jnp.maximum(ego.speed * jnp.cos(ego.heading), 0), roads.lane_centre(state.road, traffic.lane)
-  parts = [
-    (traffic.s, traffic.d, traffic.speed, aim),
-    (ego.s[None], ego.d[None], ego_speed[None], ego.d[None]),
-    (obstacles.s, obstacles.d, jnp.zeros(OBSTACLES), obstacles.d),
-  ]
-  return Others(*map(jnp.concatenate, zip(*parts)))
+def everyone(state: State) -> Bodies:
+  """All bodies of a world: traffic, the vehicle that is driven, obstacles, in this order."""
+  traffic, ego = state.traffic, state.ego
+  driven = ego.s, ego.d, jnp.maximum(ego.speed * jnp.cos(ego.heading), 0), ego.d
+  vehicles = traffic.s, traffic.d, traffic.speed, roads.lane_centre(state.road, traffic.lane)
+  return Bodies(*(jnp.concatenate([a, b[None], c]) for a, b, c in zip(vehicles, driven, state.obstacles)))
 
 
 def follow(speed, desired, leader, gap):
@@ -113,7 +100,7 @@ def follow(speed, desired, leader, gap):
   return jnp.maximum(ACCELERATION * (free - (wished / jnp.maximum(gap, 0.1)) ** 2), -HARDEST)
 
 
-def accelerations(road: roads.Road, bodies: Others, drivers: Traffic):
+def accelerations(road: roads.Road, bodies: Bodies, drivers: Traffic):
   """What drivers do who keep to their lanes, each for the most hindering of what is ahead in its way, and the hardest braking
   that they ask of who is behind: two arrays [drivers] m / s²."""
   s, d, speed, desired = (x[:, None] for x in (drivers.s, drivers.d, drivers.speed, drivers.desired))
@@ -131,7 +118,7 @@ def accelerations(road: roads.Road, bodies: Others, drivers: Traffic):
   return mine, jnp.where(in_way & (distance < 0) & moving, asked, jnp.inf).min(-1)
 
 
-def change(road: roads.Road, bodies: Others, drivers: Traffic, side, now):
+def change(road: roads.Road, bodies: Bodies, drivers: Traffic, side, now):
   """MOBIL (Kesting et al. 2007, eqs. 1 and 2, of followers only the new one): [drivers] bool, whether to move one lane over.
 
   Args:
@@ -151,7 +138,7 @@ def change(road: roads.Road, bodies: Others, drivers: Traffic, side, now):
 
 def advance(key, state: State) -> Traffic:
   """Traffic a step later."""
-  road, traffic, bodies = state.road, state.traffic, others(state)
+  road, traffic, bodies = state.road, state.traffic, everyone(state)
   now, _ = accelerations(road, bodies, traffic)
   # In one step all look to the same side: no two come into one gap from both.
   side = jnp.where(jax.random.bernoulli(key), 1, -1)
