@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from karpjax.errors import UsageError
 from karpjax.layers import convolution, initialisers, linear, normalisation
-from karpjax.layers.transformer import REMATS, remat
 from karpjax.layers.channel_attention import ATTENTIONS, attend
+from karpjax.layers.transformer import REMATS, remat
 from karpjax.models import mlp
 from karpjax.options import option
 
