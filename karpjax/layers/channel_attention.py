@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors
 from karpjax.layers import convolution, initialisers, linear
 
 REDUCTION = 16  # both papers' choice
@@ -62,10 +61,5 @@ ATTENTIONS = {'none': None, 'se': SqueezeExcitation, 'cbam': CBAM}
 
 
 def attend(kind: str, x, *, dtype, name: str):
-  """x: [batch, *spatial, channels] after the attention called `kind`: 'none', 'se' or 'cbam'.
-
-  Raises:
-    UsageError: for an unknown kind.
-  """
-  attention = errors.choose('attention', kind, ATTENTIONS)
-  return x if attention is None else attention(dtype=dtype, name=name)(x)
+  """x: [batch, *spatial, channels] after the attention called `kind`, a key of ATTENTIONS."""
+  return x if kind == 'none' else ATTENTIONS[kind](dtype=dtype, name=name)(x)

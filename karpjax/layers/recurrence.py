@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors
 from karpjax.layers import initialisers, linear
 
 State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
@@ -135,7 +134,7 @@ class Recurrent(nn.Module):
     """
     if fresh is not None and self.bidirectional:
       raise ValueError('sequences after each other, by `fresh`, are read forwards only')
-    cell = errors.choose('cell', self.cell, CELLS)
+    cell = CELLS[self.cell]
     directions, width = 1 + self.bidirectional, cell.gates * self.units
     uniform = initialisers.uniform(self.units**-0.5)
 

@@ -64,13 +64,16 @@ class Block(nn.Module):
     self.down = dense(self.width, self.out_std, 'hidden', 'embed')
     self.mlp_norm, self.drop = norm(), linear.Dropout(self.dropout)
 
-  def _add(self, x, norm, part: Callable, train):
-    if self.pre_norm:
-      return x + self.drop(part(norm(x)), train=train)
-    return norm(x + self.drop(part(x), train=train))
+  def _parts(self, x, attend: Callable, cross: Callable, train: bool):
+    def add(x, norm, part):
+      if self.pre_norm:
+        return x + self.drop(part(norm(x)), train=train)
+      return norm(x + self.drop(part(x), train=train))
 
-  def _mlp(self, x):
-    return self.down(ACTIVATIONS[self.activation](self.up(x)))
+    x = add(x, self.attention_norm, attend)
+    if self.crossed:
+      x = add(x, self.cross_norm, cross)
+    return add(x, self.mlp_norm, lambda x: self.down(ACTIVATIONS[self.activation](self.up(x))))
 
   def __call__(self, x, train: bool, mask=None, memory=None, memory_mask=None):
     """x: [batch, time, width] -> the same.
@@ -82,11 +85,9 @@ class Block(nn.Module):
       memory: [batch, places, width], for a crossed block.
       memory_mask: [batch, 1, 1, places] bool.
     """
-    x = self._add(x, self.attention_norm, lambda x: self.attention(x, mask=mask, causal=self.causal), train)
-    if self.crossed:
-      cross = lambda x: self.cross(x, keys_values=self.cross.keys_values(memory), mask=memory_mask)
-      x = self._add(x, self.cross_norm, cross, train)
-    return self._add(x, self.mlp_norm, self._mlp, train)
+    attend = lambda x: self.attention(x, mask=mask, causal=self.causal)
+    cross = lambda x: self.cross(x, keys_values=self.cross.keys_values(memory), mask=memory_mask)
+    return self._parts(x, attend, cross, train)
 
   def remember(self, memory):
     """Keys and values of a memory, as a cache holds them, for `step`."""
@@ -114,10 +115,7 @@ class Block(nn.Module):
       kept.update(attention.write(store, *self.attention.keys_values(x, positions), length))
       return self.attention.recall(x, kept, mask, positions)
 
-    x = self._add(x, self.attention_norm, cached, False)
-    if self.crossed:
-      x = self._add(x, self.cross_norm, lambda x: self.cross.recall(x, memory, memory_mask), False)
-    return self._add(x, self.mlp_norm, self._mlp, False), kept
+    return self._parts(x, cached, lambda x: self.cross.recall(x, memory, memory_mask), False), kept
 
 
 def remat(block: type[nn.Module], how: str) -> type[nn.Module]:

@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from karpjax import errors
 from karpjax.layers import channel_attention
 
 
@@ -67,8 +66,3 @@ def test_bfloat16_keeps_params_and_shape(kind):
   y = jax.jit(module.apply)(params, x)
   assert (y.shape, y.dtype) == (x.shape, x.dtype)
   assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-
-
-def test_unknown_kind_is_refused():
-  with pytest.raises(errors.UsageError, match='Did you mean cbam'):
-    channel_attention.attend('cbma', jnp.ones((1, 2, 2, 4)), dtype=jnp.float32, name='attention')
