@@ -29,7 +29,7 @@ def random(key, state: State):
   return jax.random.uniform(key, (2,), jnp.float32, -1, 1)
 
 
-def act(state: State, aim, wanted):
+def control(state: State, aim, wanted):
   """The action that brings the vehicle to d = `aim` [] m and along the road, by proportional and derivative terms and the
   road's own curvature, at an acceleration of `wanted` [] m / s²."""
   ego = state.ego
@@ -44,7 +44,7 @@ def act(state: State, aim, wanted):
 def lane_keeper(key, state: State):
   """Keeps to the nearest lane and to CRUISING m / s, and sees nobody."""
   aim = roads.lane_centre(state.road, roads.nearest_lane(state.road, state.ego.d))
-  return act(state, aim, CRUISING - state.ego.speed)
+  return control(state, aim, CRUISING - state.ego.speed)
 
 
 def privileged(key, state: State):
@@ -59,7 +59,7 @@ def privileged(key, state: State):
   left, right = (others.change(road, bodies, me, side, now) for side in (1, -1))
   me = me.replace(lane=lane + jnp.where(left, 1, jnp.where(right, -1, 0)))
   wanted, _ = others.accelerations(road, bodies, me)
-  return act(state, roads.lane_centre(road, me.lane)[0], wanted[0])
+  return control(state, roads.lane_centre(road, me.lane)[0], wanted[0])
 
 
 DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}
@@ -67,8 +67,9 @@ DRIVERS = {'random': random, 'pd': lane_keeper, 'privileged': privileged}
 
 def drive(driver: Callable, keys, kind: str = 'mixed') -> rollout.RolloutState:
   """An episode on each of roads of a kind, keys [roads], to its end."""
-  policy = lambda state, keys: jax.vmap(driver)(keys, state)
-  return rollout.episodes(environment.make('state', kind), policy, keys, lambda keys: keys)
+  act = lambda _, state, keys: jax.vmap(driver)(keys, state)
+  policy = rollout.Policy(environment.make('state', kind), act, noise=lambda key: key)
+  return rollout.episodes(policy, None, keys, greedy=False)
 
 
 def summarise(ends: rollout.RolloutState) -> dict[str, float]:
