@@ -85,11 +85,19 @@ def test_a_policy_that_has_moved_too_far_is_left_alone():
   assert int(after.opt_state[1].count) == 2 and float(metrics['policy_loss'][1]) == 2 * 128
 
 
-def with_memory(**changes):
-  """Config, step, and the state of a second step, whose rollout begins amid episodes."""
-  settings, program, state = prepared(**MEMORY | changes)
-  step = jax.jit(program.step)
-  return settings, step, step(state, BATCH)[0]
+@pytest.fixture(scope='module')
+def remembering():
+  """(the policy, a state amid episodes, the Transition of its step, the state after it), by plain gradient descent on A2C's loss."""
+  given = dict(
+    algorithm='a2c', rollout=24, minibatches=None, epochs=None, optimiser='sgd', epsilon=None, clip=0.0,
+    learning_rate=0.01, entropy=0.1, gae=0.9,
+  )  # fmt: skip
+  settings, program, state = prepared(**MEMORY | given)
+  policy, step = experiment.policy(settings), jax.jit(program.step)
+  state, resolved = step(state, BATCH)[0], experiment.resolved(settings, 500)
+  seen = jax.jit(lambda state: ppo.collect(policy, resolved, state, BATCH)[1])(state)
+  assert np.asarray(seen.done)[:-1].any()
+  return policy, state, seen, step(state, BATCH)[0]
 
 
 def step_by_step(apply, params, seen, memory):
@@ -103,20 +111,12 @@ def step_by_step(apply, params, seen, memory):
   return jax.lax.scan(step, memory, (seen.observation.value, seen.done))[1]
 
 
-def rolled_out(settings, state):
-  """(the policy, the Transition) of a state's next step."""
-  policy = experiment.policy(settings)
-  settings = experiment.resolved(settings, 500)
-  return policy, jax.jit(lambda state: ppo.collect(policy, settings, state, BATCH)[1])(state)
-
-
-def test_an_update_recomputes_the_rollouts_log_probabilities():
-  settings, _, state = with_memory(rollout=40)
-  policy, seen = rolled_out(settings, state)
+def test_an_update_recomputes_the_rollouts_log_probabilities(remembering):
+  policy, state, seen, _ = remembering
   apply, distribution = policy.apply, policy.distribution
   memory = state.carried['worlds'].observation.memory
   outputs, values = jax.jit(lambda p: step_by_step(apply, p, seen, memory))(state.params)
-  assert np.asarray(seen.done)[:-1].any() and np.any(memory['actor'][0])
+  assert np.any(memory['actor'][0])
   # the noise made these actions of these outputs, so they are those that acted
   chosen = distribution.log_prob(outputs, seen.action.value)
   examples = ppo.examples(seen, {'log_prob': chosen, 'value': values})
@@ -129,16 +129,9 @@ def test_an_update_recomputes_the_rollouts_log_probabilities():
   assert np.abs(distribution.log_prob(carried, examples['action']) - recomputed).max() > 1e-4
 
 
-def test_an_update_with_a_memory_is_the_gradient_through_single_steps():
-  given = dict(
-    algorithm='a2c', rollout=24, minibatches=None, epochs=None, optimiser='sgd', epsilon=None, clip=0.0,
-    learning_rate=0.01, entropy=0.1, gae=0.9,
-  )  # fmt: skip
-  settings, step, state = with_memory(**given)
-  after, _ = step(state, BATCH)
-  policy, seen = rolled_out(settings, state)
+def test_an_update_with_a_memory_is_the_gradient_through_single_steps(remembering):
+  policy, state, seen, after = remembering
   apply, memory = policy.apply, state.carried['worlds'].observation.memory
-  assert np.asarray(seen.done)[:-1].any()
 
   def loss(params):
     outputs, values = step_by_step(apply, params, seen, memory)

@@ -30,7 +30,7 @@ def sequences(is_first, **options):
 
 @pytest.mark.parametrize(
   'options',
-  [dict(memory='lstm'), dict(memory='gru', shared=True), dict(memory='lstm', body='cnn', continuous=True, shared=True)],
+  [dict(memory='lstm'), dict(memory='gru', body='cnn', continuous=True, shared=True)],
 )
 def test_a_rollout_across_an_episodes_end_is_its_parts(options):
   is_first = np.zeros((BATCH, TIME), bool)

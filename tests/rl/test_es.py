@@ -7,10 +7,11 @@ import optax
 import pytest
 from scipy import stats
 
+from experiments import evolution
 from experiments.evolution import Config
 from karpjax import collectives
 from karpjax.program import PERTURB, TrainState, example_keys, step_key
-from karpjax.rl import es, rollout
+from karpjax.rl import rollout
 from karpjax.rl.environment import Box, Environment, TimeStep
 
 PAIRS, SIZE = 16, 3
@@ -37,7 +38,7 @@ def begin(**changes):
   """(state, step): the params are the action."""
   optimiser = optax.sgd(0.1)
   act = lambda state, observation, noise: jnp.broadcast_to(state.params['action'], (len(observation), SIZE))
-  step = es.train_step(rollout.Policy(bowl(), act), optimiser, Config(**dict(deviation=0.2, worlds=2) | changes))
+  step = evolution.train_step(rollout.Policy(bowl(), act), optimiser, Config(**dict(deviation=0.2, worlds=2) | changes))
   return TrainState.create(jax.random.key(3), {'params': {'action': jnp.asarray(START)}}, optimiser), step
 
 
@@ -50,10 +51,10 @@ def noise_of(state):
 def test_centred_ranks_are_scipy_s_and_equal_values_share_theirs():
   drawn = np.random.default_rng(0)
   for population in (drawn.normal(size=40), drawn.integers(0, 6, 40).astype(float), np.ones(7)):
-    ranks = es.centred_ranks(jnp.asarray(population), jnp.asarray(population))
+    ranks = evolution.centred_ranks(jnp.asarray(population), jnp.asarray(population))
     expected = (stats.rankdata(population) - 1) / (len(population) - 1) - 0.5
     np.testing.assert_allclose(ranks, expected, atol=1e-6)
-  hand = es.centred_ranks(jnp.array([5.0, 1.0]), jnp.array([1.0, 5.0, 3.0]))
+  hand = evolution.centred_ranks(jnp.array([5.0, 1.0]), jnp.array([1.0, 5.0, 3.0]))
   np.testing.assert_allclose(hand, [0.5, -0.5])
 
 
@@ -65,11 +66,11 @@ def test_the_estimate_points_along_the_gradient_of_a_quadratic():
   value = lambda x: 0.5 * (x @ matrix * x).sum(-1)
   noise, gradient = drawn.normal(size=(20_000, 5)), matrix @ at
   pairs = np.stack([value(at + 0.3 * noise), value(at - 0.3 * noise)], 1)
-  estimate = np.asarray(es.estimate(jnp.asarray(noise), jnp.asarray(pairs), 0.3, len(noise)))
+  estimate = np.asarray(evolution.estimate(jnp.asarray(noise), jnp.asarray(pairs), 0.3, len(noise)))
   np.testing.assert_allclose(estimate, (noise @ gradient) @ noise / len(noise), rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(estimate, gradient, rtol=0.05, atol=0.1 * np.linalg.norm(gradient))
-  ranked = es.centred_ranks(jnp.asarray(pairs[:1000]), jnp.asarray(pairs[:1000].reshape(-1)))
-  direction = np.asarray(es.estimate(jnp.asarray(noise[:1000]), ranked, 0.3, 1000))
+  ranked = evolution.centred_ranks(jnp.asarray(pairs[:1000]), jnp.asarray(pairs[:1000].reshape(-1)))
+  direction = np.asarray(evolution.estimate(jnp.asarray(noise[:1000]), ranked, 0.3, 1000))
   assert direction @ gradient / np.linalg.norm(direction) / np.linalg.norm(gradient) > 0.97
 
 
