@@ -95,13 +95,8 @@ def decode(run, probabilities, files, chosen):
     for at, since, reference, rate in watch.alerts
   ]
   answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': alerts}
-  evidence = {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
-  yield {
-    **answer,
-    **evidence,
-    'table': str(folder / f'{path.stem}.csv'),
-    'plot': str(folder / 'plots' / f'{path.stem}.png'),
-  }
+  answer |= {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
+  yield answer | {'table': f'{folder / path.stem}.csv', 'plot': f'{folder / "plots" / path.stem}.png'}
 
 
 def show(answer) -> str:

@@ -121,9 +121,8 @@ def _read(config) -> tuple[dict[str, Pairs], list[str]]:
   """{split: pairs} of a source, and notes."""
   name, encoding = config.dataset, config.encoding
   if name == 'python_docs':
-    return {'train': sentences()}, [
-      f'{name}: the reference of Python {platform.python_version()}, of the standard library'
-    ]
+    about = f'the reference of Python {platform.python_version()}, of the standard library'
+    return {'train': sentences()}, [f'{name}: {about}']
   if name == 'trec' and text_files.find('TREC.train.all', config.data_dir, needed=False):  # else TFDS may have it
     files = {split: text_files.find(f'TREC.{split}.all', config.data_dir) for split in ('train', 'test')}
     expected = f'a label and a question; labels are 0 to 5, or {", ".join(TREC)}'
@@ -175,9 +174,8 @@ def _tfds(config) -> tuple[dict[str, Pairs], list[str]]:
   from tensorflow_datasets import features as kinds
 
   def reader(features):
-    texts, labels = (
-      [n for n in sorted(features) if isinstance(features[n], k)] for k in (kinds.Text, kinds.ClassLabel)
-    )
+    named = lambda kind: [name for name in sorted(features) if isinstance(features[name], kind)]
+    texts, labels = named(kinds.Text), named(kinds.ClassLabel)
     if not texts or not labels:
       return None
     texts, label = ['text'] if 'text' in texts else texts, 'label' if 'label' in labels else labels[0]

@@ -96,12 +96,8 @@ def gather(arrays, numbers):
   """A Split's `gather`: arrays 'source' [n, S], 'target' [n, T + 1] with <s> and </s>, 'reference' [n]."""
   source, target, reference = (take(arrays[name], numbers) for name in (*SIDES, 'reference'))
   before, after = target[:, :-1], target[:, 1:]
-  return {
-    'source': source,
-    'target_in': before * (before != tokenisers.END),
-    'targets': after - (after == tokenisers.PAD),
-    'reference': reference,
-  }
+  before, after = before * (before != tokenisers.END), after - (after == tokenisers.PAD)
+  return {'source': source, 'target_in': before, 'targets': after, 'reference': reference}
 
 
 def load(config) -> Dataset:
@@ -117,7 +113,6 @@ def load(config) -> Dataset:
   pairs, notes = _cleaned(pairs)
   shares = {'validation': config.validation, 'test': config.test}
   pairs, drawn = text.hold_out(pairs, shares, config.split_seed)
-  notes += drawn
   if len(pairs['train']) < 2:
     raise UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
 
@@ -145,7 +140,7 @@ def load(config) -> Dataset:
     raw[split] = Split.of(**{side: np.array(texts, object) for side, texts in zip(SIDES, zip(*pairs[split]))})
     start += len(source)
   tokens = ', '.join(f'{each.size:,} {each.kind} of the {side}' for side, each in made.items())
-  notes.append(f'{name}: {" -> ".join(languages)}, {text_files.sizes(pairs)}')
+  notes += [*drawn, f'{name}: {" -> ".join(languages)}, {text_files.sizes(pairs)}']
   notes.append(f'{tokens}; lengths up to {lengths["source"]} and {lengths["target"]}')
   held = splits['train'].lengths
   buckets = bucketing.edges(held, BUCKETS) if held is not None else (max(lengths.values()),)

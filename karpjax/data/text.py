@@ -30,9 +30,7 @@ class Flags:
   lower: bool = configs.data_flag(False, 'Lower-case the texts.')
   minimum_frequency: int = configs.data_flag(1, 'Words that are rarer in train become <unk>.', low=1)
   vocabulary: int = configs.data_flag(0, 'The largest number of tokens, of words and bpe; 0: all words.', low=0)
-  test: float = configs.data_flag(
-    0.05, 'Fraction (below 1) or number of examples held out as the test split where the set has none.', low=0
-  )
+  test: float = configs.data_flag(0.05, 'Fraction (below 1) or number of examples of test, if there is none.', low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,9 +288,9 @@ def load(
     if beyond := sum(length >= context for length in lengths):
       notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
   else:
-    encoded = {split: each[0] for split, each in encoded.items()}
-    strides = {split: train_stride if split == 'train' else context - overlap for split in encoded}
-    splits = {split: windowed(each, context, stride=strides[split]) for split, each in encoded.items()}
+    encoded = {split: whole for split, [whole] in encoded.items()}
+    stride = lambda split: train_stride if split == 'train' else context - overlap
+    splits = {split: windowed(each, context, stride=stride(split)) for split, each in encoded.items()}
     notes.append(f'{text_files.sizes(encoded)} tokens, {tokeniser.kind}')
   notes.append(f'{tokeniser.size:,} different tokens; examples of {context}')
   spec = TextSpec(name, splits['train'].size, {'text': tokeniser}, {'text': context}, lines=lines)

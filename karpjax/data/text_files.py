@@ -11,11 +11,8 @@ from typing import Any
 from karpjax.data import tfds
 from karpjax.errors import UsageError
 
-SPLITS = {  # split -> its names in files and in TFDS
-  'train': ('train',),
-  'validation': ('validation', 'valid', 'dev', 'testa'),
-  'test': ('test', 'testb'),
-}
+# split -> its names in files and in TFDS
+SPLITS = {'train': ('train',), 'validation': ('validation', 'valid', 'dev', 'testa'), 'test': ('test', 'testb')}
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 
 

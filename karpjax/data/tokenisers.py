@@ -67,7 +67,8 @@ class Tokeniser:
     """
     table = self.table
     if self.specials <= UNKNOWN and (unknown := sorted(set(pieces) - table.keys())):
-      known = f'of {len(unknown)} characters none is in the training texts: {listed(unknown)}'
+      count = f'{len(unknown)} characters are' if len(unknown) > 1 else '1 character is'
+      known = f'{count} in none of the training texts: {listed(unknown)}'
       raise UsageError(f'{known}; leave them out, or train with tokeniser=bytes')
     return [table.get(piece, UNKNOWN) for piece in pieces]
 
@@ -110,7 +111,12 @@ class Tokeniser:
     if self.kind == 'bytes':
       return np.array([*map(starts, range(256))], np.float32)
     if self.kind == 'bpe':
-      bytes_of = _byte_alphabet()
+      from tokenizers import pre_tokenizers
+
+      # a byte is written as the character of its number if that prints, else as one from 256 on
+      alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+      printable = [ord(c) for c in alphabet if ord(c) < 256]
+      bytes_of = dict(zip(alphabet, [*printable, *sorted(set(range(256)) - set(printable))]))
       counts = np.array([sum(starts(bytes_of.get(c, 0)) for c in symbol) for symbol in self.symbols], np.float32)
     else:
       counts = np.full(self.size, self.kind == 'characters', np.float32)
@@ -157,7 +163,12 @@ def make(
     UsageError: for an unknown kind, or a file that is no such JSON.
   """
   if kind.startswith('bpe:'):
-    return _published(Path(kind.removeprefix('bpe:')))
+    try:
+      return Tokeniser('bpe', model=Path(kind[4:]).read_text(encoding='utf-8'))
+    except OSError as error:
+      raise UsageError(f'tokeniser={kind} cannot be read: {error.strerror}') from None
+    except Exception:
+      raise UsageError(f'tokeniser={kind} is no tokenizer.json of the tokenizers library') from None
   if kind not in KINDS:
     raise UsageError(f'unknown tokeniser {kind!r}.{nearest(kind, [*KINDS, "bpe:FILE"])}')
   if kind == 'bytes':
@@ -194,26 +205,8 @@ def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -
   return model.to_str()
 
 
-def _published(path: Path) -> Tokeniser:
-  try:
-    return Tokeniser('bpe', model=path.read_text(encoding='utf-8'))
-  except OSError as error:
-    raise UsageError(f'tokeniser=bpe:{path} cannot be read: {error.strerror}') from None
-  except Exception:
-    raise UsageError(f'tokeniser=bpe:{path} is no tokenizer.json of the tokenizers library') from None
-
-
 @functools.lru_cache(maxsize=8)
 def _bpe(model: str):
   import tokenizers
 
   return tokenizers.Tokenizer.from_str(model)
-
-
-def _byte_alphabet() -> dict[str, int]:
-  """The printable character by which byte-level BPE writes a byte -> the byte: itself, or, of those without one, from 256 on."""
-  from tokenizers import pre_tokenizers
-
-  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-  printable = [ord(c) for c in alphabet if ord(c) < 256]
-  return dict(zip(alphabet, [*printable, *sorted(set(range(256)) - set(printable))]))

@@ -70,6 +70,6 @@ def entity_report(targets: Sequence[Sequence[str]], predicted: Sequence[Sequence
 
   rows = classification_report(targets, predicted, output_dict=True, zero_division=0)
   for scores in rows.values():
-    scores |= {'f1': scores.pop('f1-score'), 'support': scores.pop('support')}
+    scores |= {'f1': scores.pop('f1-score'), 'support': int(scores.pop('support'))}
   averages = {name: rows.pop(f'{name} avg') for name in ('micro', 'macro', 'weighted')}
   return {'classes': [{'class': name, **scores} for name, scores in rows.items()], **averages}

@@ -12,23 +12,23 @@ from experiments.masked_language_model import Config, data
 from karpjax import errors
 from karpjax.data import batches, masking, tokenisers
 
-VOCABULARY, TIME = 40, 61
+VOCABULARY, TIME, SIZE = 40, 61, 2000  # the tests share sizes, and so what is compiled
 SPECIAL = len(masking.SPECIALS)
 
 
-def example_batch(n, seed=0, lengths=None):
-  """tokens [n, 61]: <s>, ordinary tokens with an <unk> among them, and padding behind `lengths`."""
-  rng = np.random.default_rng(seed)
-  tokens = rng.integers(SPECIAL, VOCABULARY, (n, TIME)).astype(np.int32)
+def example_batch(lengths=None):
+  """tokens [SIZE, 61]: <s>, ordinary tokens with an <unk> among them, and padding behind `lengths`."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(SPECIAL, VOCABULARY, (SIZE, TIME)).astype(np.int32)
   tokens[:, 0], tokens[:, 7] = tokenisers.BEGIN, tokenisers.UNKNOWN
   if lengths is not None:
     tokens = np.where(np.arange(TIME) < np.asarray(lengths)[:, None], tokens, 0)
-  return {'tokens': tokens, 'targets': tokens}
+  return {'tokens': tokens, 'targets': tokens, 'index': np.arange(SIZE)}
 
 
-@functools.partial(jax.jit, static_argnames=('share', 'whole_words'))  # the tests share sizes, and so what is compiled
+@functools.partial(jax.jit, static_argnames=('share', 'whole_words'))
 def masked(key, batch, ends, share, whole_words):
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(batch['tokens'])))
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(batch['index'])
   return masking.mask_tokens(keys, batch, ends, share=share, vocabulary=VOCABULARY, whole_words=whole_words)
 
 
@@ -48,17 +48,17 @@ def chosen(batch, places, targets):
 
 
 def test_the_share_is_exact():
-  batch = example_batch(4000)
+  batch = example_batch()
   _, places, targets = drawn(batch)
   counts = (targets >= 0).sum(1)
   assert set(counts) == {8, 9}  # of 59 ordinary tokens 15 % are 8.85
-  assert abs(counts.mean() - 8.85) < 4 * np.sqrt(0.85 * 0.15 / 4000)
+  assert abs(counts.mean() - 8.85) < 4 * np.sqrt(0.85 * 0.15 / SIZE)
   each = chosen(batch, places, targets).mean(0)[[i for i in range(TIME) if i not in (0, 7)]]
-  assert np.abs(each - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / 4000)  # all places alike
+  assert np.abs(each - 0.15).max() < 5 * np.sqrt(0.15 * 0.85 / SIZE)  # all places alike
 
 
 def test_what_stands_at_the_chosen_places():
-  batch = example_batch(4000)
+  batch = example_batch()
   tokens, places, targets = drawn(batch)
   flags = chosen(batch, places, targets)
   assert (tokens == batch['tokens'])[~flags].all()
@@ -76,9 +76,9 @@ def test_what_stands_at_the_chosen_places():
 
 
 def test_targets_are_what_stood_there_and_elsewhere_minus_one():
-  batch = example_batch(4000)
+  batch = example_batch()
   _, places, targets = drawn(batch)
-  assert targets.shape == places.shape == (4000, 10)  # room for 15 % of 61
+  assert targets.shape == places.shape == (SIZE, 10)  # room for 15 % of 61
   scored = targets >= 0
   np.testing.assert_array_equal(targets[scored], np.take_along_axis(batch['targets'], places, 1)[scored])
   assert (targets[~scored] == -1).all()
@@ -88,8 +88,8 @@ def test_targets_are_what_stood_there_and_elsewhere_minus_one():
   'share, whole_words', [(0.15, False), pytest.param(1.0, False, marks=pytest.mark.slow), (1.0, True)]
 )
 def test_specials_and_padding_are_never_left_out(share, whole_words):
-  lengths = np.arange(4000) % (TIME + 1)
-  batch = example_batch(4000, lengths=lengths)
+  lengths = np.arange(SIZE) % (TIME + 1)
+  batch = example_batch(lengths)
   tokens, _, targets = drawn(batch, share=share, whole_words=whole_words)
   special = batch['tokens'] < SPECIAL
   np.testing.assert_array_equal(tokens[special], batch['tokens'][special])
@@ -100,18 +100,17 @@ def test_specials_and_padding_are_never_left_out(share, whole_words):
 
 def test_a_tokens_place_says_nothing_about_zeroed_inputs():
   """Places are drawn by the targets, so that a model without inputs has the same to guess."""
-  batch = example_batch(8)
+  batch = example_batch()
   blind = {**batch, 'tokens': np.zeros_like(batch['tokens'])}
   for a, b in zip(drawn(batch)[1:], drawn(blind)[1:]):
     np.testing.assert_array_equal(a, b)
 
 
-def test_an_example_is_masked_alike_however_the_batch_is_cut():
-  batch = example_batch(8)
+def test_an_example_is_masked_alike_wherever_it_stands():
+  batch, order = example_batch(), np.random.default_rng(0).permutation(SIZE)
   whole = drawn(batch)
-  part = drawn({name: x[:3] for name, x in batch.items()})
-  for a, b in zip(whole, part):
-    np.testing.assert_array_equal(a[:3], b)
+  for a, b in zip(whole, drawn({name: x[order] for name, x in batch.items()})):
+    np.testing.assert_array_equal(a[order], b)
   assert any((a != b).any() for a, b in zip(whole, drawn(batch, key=1)))
 
 
@@ -120,19 +119,19 @@ def test_whole_words_are_left_out_whole_and_the_share_is_exact():
   first, last = np.zeros((2, VOCABULARY), bool)
   first[5:15] = True
   last[5:] = True
-  batch = example_batch(4000)
+  batch = example_batch()
   _, places, targets = drawn(batch, ends=(first, last), whole_words=True)
   flags = chosen(batch, places, targets)
   goes_on = (batch['tokens'][:, 1:] >= 5) & (batch['tokens'][:, 1:] < 15) & (batch['tokens'][:, :-1] >= 5)
   assert goes_on.mean() > 0.2
   np.testing.assert_array_equal(flags[:, 1:][goes_on], flags[:, :-1][goes_on])
   counts = flags.sum(1)
-  assert abs(counts.mean() - 8.85) < 4 * counts.std() / np.sqrt(4000)
+  assert abs(counts.mean() - 8.85) < 4 * counts.std() / np.sqrt(SIZE)
 
 
 def test_words_that_do_not_fit_are_left_alone():
   every = np.ones(VOCABULARY, bool)  # all tokens in one word of 60
-  batch = example_batch(4000)
+  batch = example_batch()
   batch['tokens'][:, 7] = batch['tokens'][:, 8]
   _, _, targets = drawn(batch, ends=(every, every), whole_words=True)
   assert (targets == -1).all()
