@@ -8,7 +8,6 @@ import functools
 import math
 import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,12 +161,7 @@ def _next(rows):
   return jax.lax.dynamic_slice_in_dim(whole, collectives.offset(len(rows)), len(rows))
 
 
-class Step(NamedTuple):
-  """One augmentation and how much of it, such as ('shift', 4)."""
-
-  name: str
-  amount: float = 0.0
-
+Step = tuple[str, float]  # one augmentation and how much of it, such as ('shift', 4)
 
 # name -> the function; what its amount is, with the highest one (None: it takes no amount)
 IMAGES = {
@@ -200,7 +194,7 @@ def parse(text: str, known: Collection[str] = (*IMAGES, *MIXES)) -> tuple[Step, 
       raise UsageError(f'augmentation {item!r}: {name} takes no amount; write {name}')
     if what and not (0 < number <= highest and (number.is_integer() or what != 'whole pixels')):
       raise UsageError(f'augmentation {item!r}: write {name}:N, N {what} above 0 and at most {highest}')
-    steps.append(Step(name, number))
+    steps.append((name, number))
   return tuple(steps)
 
 

@@ -21,7 +21,6 @@ def write(
   """report.txt, report.json, and the plots: confusion matrix, reliability, worst mistakes, filters, saliency.
 
   Args:
-    folder: the run's folder.
     classes, labels, probabilities: names; [n] int; [n, classes].
     images: example numbers [k] -> images [k, height, width, channels] in [0, 1], or signals [k, length, channels].
     texts: [n]; the worst mistakes are lines of report.txt.

@@ -83,19 +83,25 @@ def headlines(summary: Mapping[str, Any]) -> str:
 
 def pictures(folder: Path) -> dict[str, str]:
   """The curves, then all other pictures of plots/ and its subfolders, with captions from their names."""
-  plots, order = folder / 'plots', ['loss', *METRICS[:-1]]
-  groups: dict[str, list] = {'curves': [], 'plots': []}  # of (place, name, HTML)
-  for path in sorted(path for path in plots.rglob('*') if path.suffix.lower() in PICTURES):
-    curve, name = path.stem.startswith('curve_'), path.stem.removeprefix('curve_')
-    caption = f'{title(name)} over steps' if curve else title(path.relative_to(plots).with_suffix('').as_posix())
+
+  def shown(path, caption):
     link, caption = urllib.parse.quote(path.relative_to(folder).as_posix()), escape(caption)
     kind = 'animation' if path.suffix.lower() == '.gif' else 'plot'
     image = f'<a href="{link}"><img src="{link}" alt="{caption}, {kind}" loading="lazy"></a>'
-    place = (order.index(name) if name in order else len(order), name) if curve else (0, '')
-    figure = f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
-    groups['curves' if curve else 'plots'].append((place, figure))
-  html = {kind: ''.join(x for _, x in sorted(group, key=lambda each: each[0])) for kind, group in groups.items()}
-  return {title(kind): f'<div class="pictures {kind}">{images}</div>' for kind, images in html.items() if images}
+    return f'<figure>{image}<figcaption>{caption}</figcaption></figure>'
+
+  plots = folder / 'plots'
+  paths = sorted(path for path in plots.rglob('*') if path.suffix.lower() in PICTURES)
+  curves = {path.stem.removeprefix('curve_'): path for path in paths if path.stem.startswith('curve_')}
+  ordered = dict.fromkeys([name for name in ('loss', *METRICS) if name in curves] + list(curves))
+  others = [path for path in paths if path not in curves.values()]
+  groups = {
+    'curves': [shown(curves[name], f'{title(name)} over steps') for name in ordered],
+    'plots': [shown(path, title(path.relative_to(plots).with_suffix('').as_posix())) for path in others],
+  }
+  return {
+    title(kind): f'<div class="pictures {kind}">{"".join(group)}</div>' for kind, group in groups.items() if group
+  }
 
 
 def tables(report: Mapping[str, Any]) -> dict[str, str]:

@@ -77,8 +77,6 @@ def beside(columns: Mapping[str, np.ndarray], folder: Path, name: str, note: str
 
   Args:
     columns: {what: [n, height, width, channels] in [0, 1]}.
-    folder: the run's folder.
-    name: of the file.
     note: ends the title, which names the columns.
     examples: in a row.
   """
@@ -105,8 +103,6 @@ def saliency(images, maps, true: Sequence[str], predicted: Sequence[str], folder
     images: [n, height, width, channels] or [n, length, channels].
     maps: [n, height, width] or [n, length], not negative; each is drawn on its own scale.
     true, predicted: names, [n].
-    folder: the run's folder.
-    note: ends the title.
   """
   cells, captions = [], []
   for image, values, t, p in zip(images, maps, true, predicted):
@@ -131,10 +127,6 @@ def grid(
 
   Args:
     cells: [height, width, channels] in [0, 1], or a signal [length, channels] or [length].
-    columns: cells in a row.
-    heading: the title.
-    folder: the run's folder.
-    name: of the file.
     captions: for each cell its lines of (text, colour), written below it.
     width: of a cell, in inches.
     limits: (lowest, highest) value of the signals; None: each fills its cell.

@@ -70,10 +70,6 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
   With several seeds: the mean, in a band of one standard deviation to either side. What was measured at one
   step only has no curve.
-
-  Args:
-    rows: as `writers.read_rows` gives them.
-    folder: the run's folder.
   """
   families: dict[str, dict[str, str]] = {}  # {family: {split, or the metric of none: metric}}
   for name in writers.columns(rows):
@@ -153,8 +149,6 @@ def reliability(calibration: np.ndarray, error: float, folder: Path, note: str =
   Args:
     calibration: [bins, 3] count, sum of confidences and number correct per bin of confidence.
     error: the expected calibration error.
-    folder: the run's folder.
-    note: ends the title.
   """
   count, confidence, correct = np.asarray(calibration, np.float64).T  # [bins, 3] -> three of [bins]
   bins, met = len(count), count > 0
@@ -182,11 +176,8 @@ def heat_maps(
 
   Args:
     maps: (values [rows, columns] in [0, 1], names of the columns, names of the rows) of each.
-    folder: the run's folder.
-    name: of the file.
     columns, width: how many maps beside each other, and how wide they are, in inches.
     titles: one for each map, or none.
-    heading: of the figure.
   """
   columns, lines, font = min(columns, len(maps)), -(-len(maps) // columns), 7 if width > 4 else 5
   size = width * columns, (width - 0.2) * lines

@@ -31,7 +31,6 @@ def typed(chunks: Iterable[np.ndarray], decode: Callable[[list[int]], str], step
   Args:
     chunks: [1, n] int32 each.
     decode: tokens -> their text.
-    steps: the number of tokens.
   """
   tokens, shown, begin, first = [], '', 0.0, 0
   for chunk in chunks:
@@ -54,7 +53,6 @@ def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str
   After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figure 2.
 
   Args:
-    title: of the page.
     about: a sentence below it.
     symbols: the text's pieces.
     rows: {heading: [symbols]}.
@@ -81,8 +79,6 @@ def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: 
 
   Args:
     gates: of each layer, {name: [time, units] in [0, 1]}, of one name at least.
-    heading: of the figure.
-    folder: the run's folder.
     margin: how near 0 or 1 a gate is saturated.
   """
   names, colours = list(gates[0]), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)

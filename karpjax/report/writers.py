@@ -88,7 +88,6 @@ class Rows:
   the rows up to the checkpoint's step stay as they are, to the byte; those beyond it, and torn lines, go.
 
   Args:
-    folder: the run's folder.
     resume_step: the step of the checkpoint the run goes on from; −1 begins anew, with no rows.
   """
 
@@ -190,7 +189,6 @@ class Wandb:
   """The same rows in Weights & Biases. A resumed run goes on in the same W&B run; its id lies in `wandb_id`.
 
   Args:
-    folder: the run's folder.
     mode: 'offline' or 'online'.
     config: what config.json holds.
   """
