@@ -75,14 +75,14 @@ def opened(
   where = f' --data_dir={data_dir}' if data_dir else ''
   prepare = f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
   for root in (place, place / 'tfds') if bare else ():
-    prepared = {path.parent.name: path.parent for path in (root / bare).glob('*/dataset_info.json')}
-    versions = sorted(prepared, key=tfds.core.Version)
-    if versions and version in ('', *versions):
-      return _builder(prepared[version or versions[-1]], prepare)
-    if versions:
-      raise UsageError(f'{name} is not prepared in {root}; prepared there: {bare} {", ".join(versions)}')
-    if configs := sorted({path.parts[-3] for path in (root / bare).glob('*/*/dataset_info.json')}):
-      raise UsageError(f'{name} has configurations: write {" or ".join(f"{bare}/{c}" for c in configs)}')
+    there = sorted(
+      (path.parent for path in (root / bare).rglob('dataset_info.json')), key=lambda path: tfds.core.Version(path.name)
+    )
+    if fitting := [folder for folder in there if folder.parent == root / bare and version in ('', folder.name)]:
+      return _builder(fitting[-1], prepare)
+    if there:
+      names = ', '.join(f'{folder.parent.relative_to(root)}:{folder.name}' for folder in there)
+      raise UsageError(f'{name} is not prepared in {root}; prepared there: {names}')
   known = set(tfds.list_builders(with_community_datasets=False))
   if bare.split('/')[0] in known:
     raise UsageError(f'{name} is not prepared in {place}, and nothing is downloaded; {prepare}')

@@ -55,11 +55,17 @@ def short(text: str, length: int = 16) -> str:
   return text if len(text) <= length else text[: length - 1] + '…'
 
 
-def no_frame(axis) -> None:
-  """An axis of cells: without grid, spines and ticks."""
+def cells(
+  axis, values: np.ndarray, across: Sequence[str], down: Sequence[str], *, font=None, turn=0, every=1, **colours
+):
+  """Draws values [rows, columns] as cells, without grid, frame and ticks, named `across` and `down`; returns the image."""
+  image = axis.imshow(values, interpolation='nearest', **{'cmap': 'Blues', 'vmin': 0, 'vmax': 1, **colours})
+  axis.set_xticks(range(0, len(across), every), [short(x, 14) for x in across[::every]], rotation=turn, fontsize=font)
+  axis.set_yticks(range(0, len(down), every), [short(x, 14) for x in down[::every]], fontsize=font)
   axis.grid(False)
   axis.spines[:].set_visible(False)
   axis.tick_params(length=0)
+  return image
 
 
 # ---- plots ----
@@ -123,18 +129,13 @@ def confusion(counts: np.ndarray, classes: Sequence[str], folder: Path, note: st
   with drawing(folder, 'confusion_matrix', side + 0.7, side) as (figure, axis):
     # many classes: the root lifts the rare confusions out of the white
     shown = fractions if small else np.sqrt(fractions)
-    image = axis.imshow(shown, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    turn, every = 0 if small and max(map(len, classes)) <= 2 else 90, max(1, math.ceil(size / 50))
+    image = cells(axis, shown, classes, classes, font=8 if small else 5.5, turn=turn, every=every)
     bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03)
     bar.outline.set_visible(False)
     bar.set_label('fraction of the true class')
     if not small:
       bar.set_ticks(np.sqrt([0, 0.01, 0.1, 0.25, 0.5, 1]), labels=['0', '1 %', '10 %', '25 %', '50 %', '100 %'])
-    every = max(1, math.ceil(size / 50))
-    names = [short(name, 14) for name in classes[::every]]
-    turn, font = 90 if max(map(len, names)) > 2 or not small else 0, 8 if small else 5.5
-    axis.set_xticks(range(0, size, every), names, rotation=turn, fontsize=font)
-    axis.set_yticks(range(0, size, every), names, fontsize=font)
-    no_frame(axis)
     for true, predicted in np.argwhere(counts) if small else ():
       colour = 'white' if fractions[true, predicted] > 0.5 else INK
       style = {'ha': 'center', 'va': 'center', 'fontsize': 8 if counts.max() < 1000 else 6.5, 'color': colour}
@@ -187,10 +188,7 @@ def heat_maps(
     for axis in axes.flat[len(maps) :]:
       axis.set_axis_off()
     for axis, (values, across, down) in zip(axes.flat, maps):
-      axis.imshow(values, cmap='Blues', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
-      axis.set_xticks(range(len(across)), [short(x, 14) for x in across], rotation=90, fontsize=font)
-      axis.set_yticks(range(len(down)), [short(x, 14) for x in down], fontsize=font)
-      no_frame(axis)
+      cells(axis, values, across, down, font=font, turn=90, aspect='auto')
       axis.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False)
     if heading:
       figure.suptitle(heading, **SUPTITLE)

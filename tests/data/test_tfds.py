@@ -170,7 +170,7 @@ def test_missing_or_foreign_record_files_are_named(folder, tmp_path):
   'name, says',
   [
     ('cifar10', r'cifar10 is not prepared in .*nothing is downloaded.*tfds build cifar10 --file_format=array_record'),
-    ('paints:9.9.9', r'paints:9.9.9 is not prepared in .*prepared there: paints 1.2.0'),
+    ('paints:9.9.9', r'paints:9.9.9 is not prepared in .*prepared there: paints:1.2.0'),
     ('cifra10', 'Did you mean cifar10'),
     ('digit', 'Did you mean digits'),
     ('qqqqqqqq', 'Known: digits, mnist1d'),

@@ -139,17 +139,14 @@ def _heat_map(done: list[Trial], y: np.ndarray, names: list[str], sweep: Sweep, 
   found = {(trial.setting[down], trial.setting[across]): value for trial, value in zip(done, y)}
   grid = np.array([[found.get((row, column), np.nan) for column in columns] for row in rows])
   with plots.drawing(folder, 'response', 2.4 + 0.75 * len(columns), 1.6 + 0.42 * len(rows)) as (figure, axis):
-    good = 'viridis_r' if sweep.sign == 1 else 'viridis'
-    image = axis.imshow(grid, cmap=good, aspect='auto', interpolation='nearest')
+    colours = {'cmap': 'viridis_r' if sweep.sign == 1 else 'viridis', 'vmin': None, 'vmax': None, 'aspect': 'auto'}
+    image = plots.cells(axis, grid, columns, rows, **colours)
     figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03).outline.set_visible(False)
     middle = (y.min() + y.max()) / 2
     for (row, column), value in np.ndenumerate(grid):
       colour = 'white' if sweep.sign * (value - middle) > 0 else plots.INK
       text, colour = ('✕', plots.VERMILION) if np.isnan(value) else (f'{value:.3g}', colour)
       axis.text(column, row, text, ha='center', va='center', fontsize=7, color=colour)
-    axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(rows)), rows)
-    plots.no_frame(axis)
     title = sweep.metric + (f', mean of {sweep.base.seeds} seeds' if sweep.base.seeds > 1 else '')
     axis.set(xlabel=across, ylabel=down, title=title)
 
