@@ -1,5 +1,6 @@
 """Image files and raw image arrays: found, read, resized, and turned from grey to colour or back."""
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,6 @@ SPLITS = {'train': ('train',), 'validation': ('validation', 'val', 'valid'), 'te
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 GREY = ('1', 'L', 'LA')  # Pillow's modes of eight bits and fewer
 COLOUR = ('P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 Headers = Mapping[Path, tuple[tuple[int, int], int]]  # file -> ((height, width), channels)
 
 
@@ -92,22 +92,21 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
     UsageError: it names the file, where that can't be read or has more than eight bits a channel.
   """
   with _opened(path) as image:
-    try:
-      image = image.convert('L' if channels == 1 else 'RGB')
-    except UNREADABLE as error:
-      raise UsageError(f'{path} cannot be decoded: {error}') from error
-    return fit(np.asarray(image).reshape(image.height, image.width, channels), size)
+    pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
+  return fit(pixels.reshape(*pixels.shape[:2], channels), size)
 
 
+@contextlib.contextmanager
 def _opened(path):
   try:
-    image = Image.open(path, formats=('PNG', 'JPEG'))
-  except UNREADABLE as error:
-    raise UsageError(f'{path} is not a readable PNG or JPEG file') from error
-  if image.mode not in GREY + COLOUR:
-    image.close()
-    raise UsageError(f'{path} has pixels of mode {image.mode}; convert it to 8 bits a channel')
-  return image
+    with Image.open(path, formats=('PNG', 'JPEG')) as image:
+      if image.mode not in GREY + COLOUR:
+        raise UsageError(f'{path} has pixels of mode {image.mode}; convert it to 8 bits a channel')
+      yield image
+  except UsageError:
+    raise
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise UsageError(f'{path} is not a readable PNG or JPEG file: {" ".join(str(error).split())}') from error
 
 
 def as_pillow(image: np.ndarray) -> Image.Image:

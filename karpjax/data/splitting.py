@@ -73,15 +73,14 @@ def hold_out(
     labels: of train, [n] int, where every class is to give the same share.
   """
   size = splits['train'].size
-  if amount > 1 and amount != int(amount):
-    raise UsageError(f'{split}={amount}: give a fraction of train below 1, or a count')
   if not amount:
     return splits, ()
   if split in splits:
     return splits, (f"{split}: the set's own split, {splits[split].size:,} examples; none is taken from train",)
   count = round(amount * size) if amount < 1 else int(amount)
-  if not 1 <= count < size:
-    raise UsageError(f'{count:,} of {size:,} train examples for {split}: leave at least one on each side')
+  if not 1 <= count < size or (amount > 1 and amount != count):
+    text = f'{split}={amount:g} of {size:,} train examples: give a fraction below 1 or a count'
+    raise UsageError(f'{text}, and leave at least one on each side')
   order = permutation(seed, purpose, size)
   parts = stratified(labels, count, seed) if labels is not None else (np.sort(order[count:]), np.sort(order[:count]))
   rest, held_out = map(splits['train'].select, parts)
@@ -111,9 +110,8 @@ def settle(
   need = sum(s.size for s in splits.values()) * sum(x.nbytes for x in example) / MEGABYTE
   sizes = ', '.join(f'{s.size:,} {split}' for split, s in splits.items())
   shapes = ' -> '.join('×'.join(map(str, x.shape)) for x in example)
-  megabytes = f'{need:,.0f} MB' if need >= 1 else f'{need:.1f} MB'
   limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of resident_mb'
-  note = f'{name}: {sizes} examples of {shapes} {example[0].dtype}, {megabytes} decoded'
+  note = f'{name}: {sizes} examples of {shapes} {example[0].dtype}, {need:,.1f} MB decoded'
   if need * MEGABYTE > resident_bytes:
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'

@@ -18,10 +18,8 @@ def collect(rows, index, mask, examples: int):
   """
 
   def gather(x):
-    real = mask.reshape(-1, *[1] * (x.ndim - 1))
-    return (
-      jnp.zeros((examples, *x.shape[1:]), jnp.asarray(x).dtype).at[index].add(jnp.where(real, x, jnp.zeros_like(x)))
-    )
+    real = jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))
+    return jnp.zeros((examples, *x.shape[1:]), real.dtype).at[index].add(real)
 
   return jax.tree.map(gather, rows)
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
+from karpjax.report import writers
 from karpjax.report.tables import table
 
 TRAINED = ('train/loss', 'train/error', 'train/episode_return')  # metrics in a line of progress
@@ -63,11 +64,8 @@ def costs(compiled: dict) -> list[str]:
 
 def number(value) -> str:
   """A metric in a line: 4 significant digits; of several seeds, mean ± standard deviation."""
-  values = np.atleast_1d(np.asarray(value, np.float64))
-  if values.size == 1:
-    return f'{values[0]:.4g}'
-  with np.errstate(invalid='ignore'):  # of a seed that has diverged
-    return f'{values.mean():.4g} ± {values.std(ddof=1):.2g}'
+  summary = writers.summarise_seeds(np.atleast_1d(value))
+  return f'{summary["mean"]:.4g}' + (f' ± {summary["std"]:.2g}' if np.size(value) > 1 else '')
 
 
 class Progress:

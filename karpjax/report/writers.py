@@ -59,11 +59,10 @@ def plain(value: Any) -> Any:
 
 def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
   """{'mean', 'std', 'values'} over seeds; std is the sample's (divided by n - 1), NaN for a single seed."""
-  values = [float(value) for value in values]
-  numbers = np.asarray(values, np.float64)
+  values = np.array([float(value) for value in values])
   with np.errstate(invalid='ignore'):  # inf - inf of a diverged seed
-    std = float(numbers.std(ddof=1)) if len(values) > 1 else math.nan
-    return {'mean': float(numbers.mean()), 'std': std, 'values': values}
+    std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return {'mean': float(values.mean()), 'std': std, 'values': values.tolist()}
 
 
 def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def cut(folder):
     (mislabelled, r'train and test must have the same class folders.*eal, eel'),
     (nested, r'cat/more is not a PNG or JPEG file'),
     (emptied, r'train/dog has no images'),
-    (cut, r'dog/1\.png cannot be decoded'),
+    (cut, r'dog/1\.png is not a readable PNG or JPEG file: '),
     (lambda f: (f / 'train/cat/1.png').write_text('x'), r'cat/1\.png is not a readable'),
     (lambda f: (f / 'train/cat/notes.txt').write_text('x'), r'notes\.txt is not a PNG or JPEG'),
     (lambda f: write(f / 'train/stray.png', 0), r'stray\.png lies beside the class folders'),
