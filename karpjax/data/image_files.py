@@ -58,16 +58,20 @@ def headers(files: Iterable[Path]) -> Headers:
   return found
 
 
+def check_alike(kinds: Mapping[Path, str], instead: str) -> None:
+  """Refuses files of several kinds, {file: what it is}, naming the first and one that differs from it."""
+  first = next(iter(kinds))
+  for file, kind in kinds.items():
+    if kind != kinds[first]:
+      raise UsageError(f'{first} {kinds[first]}, {file} {kind}: give {instead} to make all alike')
+
+
 def common_size(headers: Headers, image_size: int) -> tuple[int, int]:
   """(height, width) of all files, or to which `image_size` resizes them; a UsageError names two files that differ."""
   if image_size:
     return image_size, image_size
-  (first, (size, _)), *rest = headers.items()
-  for file, (other, _) in rest:
-    if other != size:
-      shown = [f'{file} has {h}×{w}' for file, (h, w) in ((first, size), (file, other))]
-      raise UsageError(f'{shown[0]} pixels, {shown[1]}: give image_size=N to resize all to N×N')
-  return size
+  check_alike({file: f'has {size[0]}×{size[1]} pixels' for file, (size, _) in headers.items()}, 'image_size=N')
+  return next(iter(headers.values()))[0]
 
 
 def common_channels(headers: Headers) -> tuple[int, tuple[str, ...]]:

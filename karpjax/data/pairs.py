@@ -147,11 +147,8 @@ def _survey(pairs: np.ndarray, image_size: int, channels: int) -> tuple[tuple[in
         raise UsageError(f'{file} has {"×".join(map(str, size))} pixels: an odd width has no two halves')
     width = image_size or width // 2
   depths = [channels or headers[file][1] for file in pairs[0]]
-  for row in pairs if not channels else ():
-    for first, file, depth in zip(pairs[0], row, depths):
-      if headers[file][1] != depth:
-        one, other = ('grey', 'RGB') if depth == 1 else ('RGB', 'grey')
-        raise UsageError(f'{first} is {one}, {file} is {other}: give channels=1 or 3 to make all alike')
+  for side in pairs.T if not channels else ():
+    image_files.check_alike({file: {1: 'is grey', 3: 'is RGB'}[headers[file][1]] for file in side}, 'channels=1 or 3')
   return (height, width), [depths[0], depths[-1]]
 
 

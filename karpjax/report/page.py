@@ -17,6 +17,7 @@ PICTURES = ('.png', '.gif', '.svg')
 METRICS = 'bleu', 'f1', 'fid', 'modes', 'accuracy', 'error', 'episode_return', 'psnr_gain', 'psnr', 'loss'
 PERCENTAGES = 'accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality'
 FILES = 'config.json', 'summary.json', 'metrics.csv', 'metrics.jsonl', 'report.txt', 'report.json', 'cells.html'
+HALVES = 'Final numbers', 'Flags', 'Parameters', 'Where it ran'  # sections side by side, where there is room
 LONGEST_TEXT = 6000  # characters of a text that the page shows
 LONGEST_TABLE = 30  # rows; longer ones are folded up
 
@@ -53,16 +54,20 @@ def write_page(folder: Path) -> Path:
     'Where it ran': table([(what, plain(value)) for what, value in where.items() if value]),
     'Files': ' · '.join(f'<a href="{name}">{name}</a>' for name in FILES if (folder / name).exists()),
   }
-  beside = 'Final numbers', 'Flags', 'Parameters', 'Where it ran'  # in columns, where there is room
+  page = render(name, ' · '.join(about), sections, headlines(summary))
+  writers.write_bytes(folder / 'index.html', page)
+  return folder / 'index.html'
+
+
+def render(name: str, about: str, sections: Mapping[str, str], headlines: str = '') -> bytes:
+  """A page in the house style: its name, what it is about, and sections {heading: HTML}, but for the empty ones."""
   body = ''.join(
-    f'<section{" class=half" if heading in beside else ""}><h2>{escape(heading)}</h2>{content}</section>\n'
+    f'<section{" class=half" if heading in HALVES else ""}><h2>{escape(heading)}</h2>{content}</section>\n'
     for heading, content in sections.items()
     if content
   )
-  titles = {'title': escape(' · '.join([name, *about])), 'name': escape(name), 'about': escape(' · '.join(about))}
   page = string.Template(Path(__file__).with_suffix('.html').read_text())
-  writers.write_bytes(folder / 'index.html', page.substitute(titles, headlines=headlines(summary), body=body).encode())
-  return folder / 'index.html'
+  return page.substitute(name=escape(name), about=escape(about), headlines=headlines, body=body).encode()
 
 
 # ---- parts: {heading: HTML} ----

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.report import plots, writers
-
-STYLE = (
-  'body{font:15px/1.5 system-ui,sans-serif;margin:24px auto;max-width:1000px;padding:0 20px;background:#fff;color:#1d2129}'
-  'pre{white-space:pre-wrap;font:13px/1.6 ui-monospace,monospace}h2{font-size:15px;margin:24px 0 6px}'
-)
+from karpjax.report import page, plots, writers
 
 
 def prepend_step(path: Path, t: int, text: str) -> None:
@@ -57,19 +52,14 @@ def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str
     symbols: the text's pieces.
     rows: {heading: [symbols]}.
   """
-  parts = []
-  for heading, values in rows.items():
-    letters = ''.join(
-      f'<span style="background:rgba({"0,98,163" if x > 0 else "213,94,0"},{0.75 * min(1.0, abs(float(x))):.2f})">'
-      f'{html.escape(symbol)}</span>'
-      for symbol, x in zip(symbols, values)
-    )
-    parts.append(f'<h2>{html.escape(heading)}</h2>\n<pre>{letters}</pre>\n')
-  return (
-    f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    f'<style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(about)}. '
-    f'Blue is +1, orange is −1. The colour of a letter is that after reading it.</p>\n{"".join(parts)}</body></html>\n'
-  ).encode()
+
+  def letter(symbol, value):
+    colour = f'{"0,98,163" if value > 0 else "213,94,0"},{0.75 * min(1.0, abs(float(value))):.2f}'
+    return f'<span style="background:rgba({colour})">{html.escape(symbol)}</span>'
+
+  about += '. Blue is +1, orange is −1. The colour of a letter is that after reading it.'
+  letters = {heading: ''.join(map(letter, symbols, values)) for heading, values in rows.items()}
+  return page.render(title, about, {heading: f'<pre>{text}</pre>' for heading, text in letters.items()})
 
 
 def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path, *, margin: float = 0.1) -> None:

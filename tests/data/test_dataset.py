@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import pickle
 
@@ -9,13 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import regression
-from karpjax import config, errors, options
+from karpjax import errors, options
 from karpjax.data import dataset, images, splitting, tables
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train, images.Flags):
-  """The flags of a data set of images."""
+from karpjax.data.speed import Config
 
 
 def load(name, **flags):

@@ -1,17 +1,12 @@
-import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from karpjax import config, errors
+from karpjax import errors
 from karpjax.data import images
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(config.Train, images.Flags):
-  """The flags of a data set of images."""
+from karpjax.data.speed import Config
 
 
 def write(path, value, *, size=(6, 5), mode='RGB'):
@@ -142,7 +137,7 @@ def cut(folder):
     (lambda f: write(f / 'train/stray.png', 0), r'stray\.png lies beside the class folders'),
     (
       lambda f: write(f / 'train/cat/1.png', 0, size=(9, 9)),
-      r'0\.png has 6×5 pixels, .*cat/1\.png has 9×9: give image_size=N',
+      r'0\.png has 6×5 pixels, .*cat/1\.png has 9×9 pixels: give image_size=N',
     ),
     (lambda f: write(f / 'train/cat/1.png', 0, mode='I;16'), r'cat/1\.png has pixels of mode I;16'),
   ],

@@ -137,7 +137,7 @@ def _no_twins(root):
 @pytest.mark.parametrize(
   'spoil, says',
   [
-    (_mix_sizes, r'16×12 pixels.*003.png has 16×14: give image_size'),
+    (_mix_sizes, r'16×12 pixels.*003.png has 16×14 pixels: give image_size'),
     (_mix_modes, r'target/000.png is RGB, .*target/003.png is grey: give channels'),
     (_orphan, r'test/input/007.png has no twin: there is no .*test/target/007.png'),
     (_no_twins, r'has no folders input and target, nor A and B'),
