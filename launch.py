@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent
 COMMANDS = {
   'check': 'karpjax.commands.check',
   'reproduce': 'karpjax.commands.reproduce',
-  'bench': 'karpjax.bench',
+  'bench': 'karpjax.bench.measure',
   'sweep': 'karpjax.commands.sweep',
   'tpu': 'karpjax.commands.launchers.tpu',
   'slurm': 'karpjax.commands.launchers.slurm',

@@ -23,15 +23,18 @@ import functools
 import importlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from karpjax import command_line, config, errors, options
 from karpjax.bench import setup as setups
+from karpjax.report import tables
 
 TOLERANCE = 1e-4  # relative, of the first losses
 
@@ -57,24 +60,42 @@ class Bench:
   json: str = bench_flag('', 'Write the figures to this file too.')
 
 
+def read(name: str, flags: Sequence[str] = ()) -> setups.Setup:
+  """The set-up called `name`, with other flags behind its own.
+
+  Raises:
+    UsageError: for an unknown name; the nearest is offered.
+  """
+  errors.choose('benchmark', name, dict.fromkeys(setups.NAMES))
+  text = (setups.FOLDER / f'{name}.flags').read_text()
+  about = dict(re.findall(r'^# (\w+): (.*)$', text, re.MULTILINE))
+  experiment = importlib.import_module(f'experiments.{about["experiment"]}')
+  flags = ['--seed=0', f'--steps={2**20}', *(line for line in text.splitlines() if line.startswith('--')), *flags]
+  made = command_line.parse(experiment.Config, flags)
+  return setups.Setup(
+    name,
+    about['experiment'],
+    about['twin'],
+    tuple(map(int, about['shape'].split('x'))),
+    int(about['classes']),
+    config.to_json(made),
+    {name: value for name, value in made.model_options().items() if value is not None},
+    int(about.get('training', 0)),
+    'generation' in about,
+  )
+
+
 class Worker:
   """A process that answers each line of JSON with another."""
 
   def __init__(self, folder: Path, name: str, python: str, module: str, job: dict):
-    self.name, self.times, self.peaks, self.memory = name, [], [], 0
-    job_file, self.errors = folder / f'{name}.json', folder / f'{name}.err'
-    job_file.write_text(json.dumps({**job, 'started': time.time()}))
-    root = str(Path(__file__).parents[2])
+    self.name, self.turns, self.errors = name, [], folder / f'{name}.err'
+    file, root = folder / f'{name}.json', str(Path(__file__).parents[2])
+    file.write_text(json.dumps({**job, 'started': time.time()}))
     path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path})
     with self.errors.open('w') as stderr:
-      self.process = subprocess.Popen(
-        [python, '-m', module, str(job_file)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': path},
-      )
+      self.process = subprocess.Popen([python, '-m', module, str(file)], stderr=stderr, **pipes)
     self.facts = self.answer()
 
   def answer(self) -> dict:
@@ -89,10 +110,7 @@ class Worker:
     steps = max(1, round(seconds / self.facts['step_seconds']))
     self.process.stdin.write(json.dumps({'steps': steps}) + '\n')
     self.process.stdin.flush()
-    measured = self.answer()
-    self.times.append(measured['seconds'])
-    self.peaks.append(measured['peak'])
-    self.memory = measured['memory']
+    self.turns.append(self.answer())
 
   def close(self) -> None:
     self.process.stdin.close()
@@ -101,48 +119,35 @@ class Worker:
 
 
 def has_torch(python: str) -> bool:
-  """Whether an interpreter can import PyTorch.
-
-  Raises:
-    UsageError: where there is no such interpreter.
-  """
-  if python == 'none':
-    return False
+  """Whether an interpreter can import PyTorch; raises UsageError where there is no such interpreter."""
   look = 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'
   try:
-    return subprocess.run([python, '-c', look], capture_output=True, check=False).returncode == 0
+    return python != 'none' and subprocess.run([python, '-c', look], capture_output=True, check=False).returncode == 0
   except OSError:
     raise errors.UsageError(f'torch_python={python} cannot be run; give a Python, or none') from None
 
 
 def measure(setup: setups.Setup, flags: Bench) -> dict:
   """Times everything; the figures as `report` prints them."""
-  with_torch = has_torch(flags.torch_python)
+  with_torch, many = has_torch(flags.torch_python), lambda n, what: f'ours, {n} {what}{"s" if n > 1 else ""}'
+  own = {'seeds': 1, 'parallel': 'none'} | {name: setup.config[name] for name in ('steps_per_call', 'threads')}
+  jobs = [('ours', {'save': True})]
+  jobs += [(many(n, 'seed'), {'seeds': n, 'parallel': flags.parallel}) for n in flags.seeds if n != 1]
+  jobs += [(f'ours, {n} a call', {'steps_per_call': n}) for n in flags.steps_per_call]
+  jobs += [(many(n, 'thread'), {'threads': n}) for n in flags.threads]
+  jobs += [('torch.compile', {'compiled': True})] * (with_torch and flags.torch_compile) + [
+    ('PyTorch', {})
+  ] * with_torch
   with contextlib.ExitStack() as stack:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-
-    def start(name, python, module, **job):
-      worker = Worker(folder, name, python, module, {'setup': dataclasses.asdict(setup), **job})
-      stack.callback(worker.close)
-      return worker
-
-    def ours(name, seeds=1, parallel='none', **job):
-      print(f'compiling {name} …', file=sys.stderr)
-      own = {name: setup.config[name] for name in ('steps_per_call', 'threads')}
-      job = own | {'seeds': seeds, 'parallel': parallel} | job
-      return start(name, sys.executable, 'karpjax.bench.ours', **job)
-
-    weights = str(folder / 'weights.npz')
-    workers = [ours('ours', save=weights)]
-    workers += [ours(f'ours, {n} seeds', seeds=n, parallel=flags.parallel) for n in flags.seeds if n != 1]
-    workers += [ours(f'ours, {n} a call', steps_per_call=n) for n in flags.steps_per_call]
-    workers += [ours(f'ours, {n} thread{"s" if n > 1 else ""}', threads=n) for n in flags.threads]
-    if with_torch and flags.torch_compile:
-      workers.append(
-        start('torch.compile', flags.torch_python, 'karpjax.bench.torch.training', load=weights, compiled=True)
-      )
-    if with_torch:
-      workers.append(start('PyTorch', flags.torch_python, 'karpjax.bench.torch.training', load=weights))
+    workers, shared = [], {'setup': dataclasses.asdict(setup), 'weights': str(folder / 'weights.npz')}
+    for name, job in jobs:
+      python, module = flags.torch_python, 'karpjax.bench.torch.training'
+      if name.startswith('ours'):
+        print(f'compiling {name} …', file=sys.stderr)
+        python, module, job = sys.executable, 'karpjax.bench.ours', own | job
+      workers.append(Worker(folder, name, python, module, shared | job))
+      stack.callback(workers[-1].close)
     for turn in range(flags.rounds):
       for worker in workers if turn % 2 == 0 else workers[::-1]:
         worker.turn(flags.round_seconds)
@@ -151,20 +156,21 @@ def measure(setup: setups.Setup, flags: Bench) -> dict:
 
 def row(worker: Worker, ours: Worker) -> dict:
   """The figures of one worker: seconds, FLOP/s, bytes, and its time as a multiple of ours, turn by turn."""
-  low, middle, high = statistics.quantiles(worker.times, n=4) if len(worker.times) > 1 else worker.times * 3
+  times, own = ([turn['seconds'] for turn in one.turns] for one in (worker, ours))
+  low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
   flops = worker.facts.get('flops') or ours.facts['flops']  # PyTorch is credited with ours
-  peak = statistics.median(worker.peaks)
+  peak = statistics.median(turn['peak'] for turn in worker.turns)
   return {
     **worker.facts,
     'name': worker.name,
     'seconds': middle,
     'quartiles': (low, high),
-    'turns': worker.times,
-    'ratio': statistics.median(theirs / own for theirs, own in zip(worker.times, ours.times)),
+    'turns': times,
+    'ratio': statistics.median(a / b for a, b in zip(times, own)),
     'flops': flops,
     'peak': peak,
     'share_of_peak': flops / middle / peak if flops else None,
-    'memory': worker.memory,
+    'memory': worker.turns[-1]['memory'],
   }
 
 
@@ -179,65 +185,41 @@ def disagreement(rows: list[dict]) -> float:
 
 def report(name: str, result: dict) -> str:
   """The table."""
-  setup, rows = result['setup'], result['rows']
-  shape, flags = 'x'.join(map(str, setup['shape'])), setup['config']
+  setup, rows, flags = result['setup'], result['rows'], result['setup']['config']
   kinds = {'image_classification': 'images', 'gan': 'images', 'policy_gradient': 'observations'}
-  what = kinds.get(setup['experiment'], 'texts')
-  lines = [
-    f'{name}: {flags.get("model", "actor_critic")}, {rows[0]["parameters"]:,} parameters, {what} {shape}, '
-    f'batch {flags["batch_size"]}, {flags["optimiser"]}',
-    f'{rows[0]["flops"] / 1e6:,.3f} MFLOP a step, by our count',
-    '',
-    f'{"":18}{"ms a step":>11}{"quartiles":>21}{"steps/s":>12}{"x ours":>9}{"of peak":>9}{"GFLOP/s peak":>14}'
-    f'{"compile s":>11}{"memory MB":>11}',
-  ]
+  what = f'{kinds.get(setup["experiment"], "texts")} {"x".join(map(str, setup["shape"]))}'
+  model = f'{flags.get("model", "actor_critic")}, {rows[0]["parameters"]:,} parameters'
+  cells = []
   for r in rows:
     low, high = (1e3 * q for q in r['quartiles'])
     share = '' if r['share_of_peak'] is None else f'{r["share_of_peak"]:.1%}'
     compiling = f'{r["compile_seconds"]:.1f}' if 'compile_seconds' in r else ''
-    lines.append(
-      f'{r["name"]:18}{1e3 * r["seconds"]:11.4g}{f"{low:.4g} – {high:.4g}":>21}{1 / r["seconds"]:12,.1f}'
-      f'{r["ratio"]:9.2f}{share:>9}{r["peak"] / 1e9:14.0f}{compiling:>11}{r["memory"] / 2**20:11.0f}'
-    )
-  lines.append('')
-  lines += [f'{r["name"]}: {said(r)}' for r in rows]
-  lines.append('')
-  lines += [f'first losses, {r["name"]}: {losses(r["losses"])}' for r in rows if not isinstance(r['losses'][0], list)]
-  if rows[-1]['name'] == 'PyTorch':
-    ratio = rows[-1]['ratio']
-    lines += ['', f'ours is {ratio:.2f} times as fast as PyTorch', *whole_training(setup['training'], rows)]
-  return '\n'.join(lines)
-
-
-def whole_training(steps: int, rows: list[dict]) -> list[str]:
-  """The line on all steps of a training with what comes before them, where the set-up says how many there are."""
-  if not steps:
-    return []
-  ours, theirs = (row['start_seconds'] + steps * row['seconds'] for row in (rows[0], rows[-1]))
-  return [
-    f'a training of {steps:,} steps, imports and compilation included: {ours:.1f} s against {theirs:.1f} s, '
-    f'{theirs / ours:.1f} times as fast'
+    times = f'{1e3 * r["seconds"]:.4g}', f'{low:.4g} – {high:.4g}', f'{1 / r["seconds"]:,.1f}', f'{r["ratio"]:.2f}'
+    cells.append((r['name'], *times, share, f'{r["peak"] / 1e9:.0f}', compiling, f'{r["memory"] / 2**20:.0f}'))
+  heads = ('', 'ms a step', 'quartiles', 'steps/s', 'x ours', 'of peak', 'GFLOP/s peak', 'compile s', 'memory MB')
+  lines = [
+    f'{name}: {model}, {what}, batch {flags["batch_size"]}, {flags["optimiser"]}',
+    f'{rows[0]["flops"] / 1e6:,.3f} MFLOP a step, by our count',
+    *('', *tables.table(cells, heads)),
+    *('', *(f'{r["name"]}: {said(r)}' for r in rows), ''),
   ]
+  for r in (r for r in rows if not isinstance(r['losses'][0], list)):
+    lines.append(f'first losses, {r["name"]}: {" ".join(f"{x:.7f}" for x in r["losses"])}')
+  if rows[-1]['name'] == 'PyTorch':
+    lines += ['', f'ours is {rows[-1]["ratio"]:.2f} times as fast as PyTorch']
+    if steps := setup['training']:
+      ours, theirs = (row['start_seconds'] + steps * row['seconds'] for row in (rows[0], rows[-1]))
+      whole = f'a training of {steps:,} steps, imports and compilation included: {ours:.1f} s against {theirs:.1f} s'
+      lines.append(f'{whole}, {theirs / ours:.1f} times as fast')
+  return '\n'.join(lines)
 
 
 def said(r: dict) -> str:
   """How a row was run."""
   if 'threads' in r:
-    layout = 'channels last' if r['channels_last'] else 'channels first'
-    return f'{r["versions"]}, {r["threads"]} threads, {layout}, {"fused" if r["fused"] else "plain"} optimiser'
-  calls = r['steps_per_call']
-  return f'{r["versions"]}, {calls} step{"s" if calls > 1 else ""} a call'
-
-
-def losses(values) -> str:
-  return ' '.join(f'{x:.7f}' for x in values)
-
-
-def parse(experiment: str, flags: list[str]) -> tuple[dict, dict]:
-  """The Config that an experiment's flags give, and the model's options among them, as JSON."""
-  made = command_line.parse(importlib.import_module(f'experiments.{experiment}').Config, flags)
-  given = {name: value for name, value in made.model_options().items() if value is not None}
-  return config.to_json(made), json.loads(json.dumps(given))
+    layout, rule = 'last' if r['channels_last'] else 'first', 'fused' if r['fused'] else 'plain'
+    return f'{r["versions"]}, {r["threads"]} threads, channels {layout}, {rule} optimiser'
+  return f'{r["versions"]}, {r["steps_per_call"]} step{"s" if r["steps_per_call"] > 1 else ""} a call'
 
 
 def main(argv) -> int:
@@ -251,9 +233,7 @@ def main(argv) -> int:
     options.check(flags)
     if flags.json and not Path(flags.json).absolute().parent.is_dir():
       raise errors.UsageError(f'json={flags.json}: there is no such folder')
-    setup = setups.read(name, parse)
-    if flags.batch_size:
-      setup = dataclasses.replace(setup, config=setup.config | {'batch_size': flags.batch_size})
+    setup = read(name, [f'--batch_size={flags.batch_size}'] * bool(flags.batch_size))
     result = measure(setup, flags)
   except errors.UsageError as error:
     print(f'bench: {command_line.flagged(error, Bench)}', file=sys.stderr)

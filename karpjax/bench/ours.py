@@ -168,7 +168,7 @@ def prepare():
   facts['losses'] = first_losses()
   facts['start_seconds'] = time.time() - job['started']
   if job.get('save'):
-    save(job['save'], setup, params)
+    save(job['weights'], setup, params)
   facts['versions'] = f'Python {platform.python_version()}, jax {jax.__version__}'
   facts['parameters'] = sum(x.size for x in jax.tree.leaves(params)) // job['seeds']
   a = jnp.ones((worker.MATRIX, worker.MATRIX))

@@ -1,11 +1,8 @@
 """What is timed: a flagfile of setups/, an experiment's flags under a few lines that say what its random data are."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
-
-from karpjax import errors
 
 FOLDER = Path(__file__).parent / 'setups'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.flags'))
@@ -38,32 +35,7 @@ class Setup:
   generation: bool = False
 
 
-def read(name: str, parse) -> Setup:
-  """The set-up called `name`.
-
-  Args:
-    name: a flagfile without its ending.
-    parse: (experiment, flags) -> its Config and the model's options that are given, as JSON.
-
-  Raises:
-    UsageError: for an unknown name; the nearest is offered.
-  """
-  errors.choose('benchmark', name, dict.fromkeys(NAMES))
-  text = (FOLDER / f'{name}.flags').read_text()
-  about = dict(re.findall(r'^# (\w+): (.*)$', text, re.MULTILINE))
-  flags = [line for line in text.splitlines() if line.startswith('--')]
-  return Setup(
-    name,
-    about['experiment'],
-    about['twin'],
-    tuple(map(int, about['shape'].split('x'))),
-    int(about['classes']),
-    *parse(about['experiment'], ['--seed=0', f'--steps={2**20}', *flags]),
-    int(about.get('training', 0)),
-    'generation' in about,
-  )
-
-
 def from_json(values: dict) -> Setup:
   """The inverse of dataclasses.asdict after JSON made lists of its tuples."""
-  return Setup(**{**values, 'shape': tuple(values['shape'])})
+  options = {name: tuple(x) if isinstance(x, list) else x for name, x in values['options'].items()}
+  return Setup(**{**values, 'shape': tuple(values['shape']), 'options': options})

@@ -6,56 +6,37 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from karpjax.bench.torch.vision import Apply, flatten, sequential
+
 PENALTY = 10.0
 
 
-class Generator(nn.Module):
-  def __init__(self, shape, widths, latent=100):
-    super().__init__()
-    self.size, self.first, self.depth = shape[0] // 2 ** len(widths), widths[0], len(widths)
-    self.project = nn.Linear(latent, self.size**2 * widths[0], bias=False)
-    for i, (inputs, outputs) in enumerate(itertools.pairwise((*widths, shape[2]))):
-      setattr(self, f'norm{i}', nn.BatchNorm2d(inputs))
-      last = i == len(widths) - 1
-      setattr(self, 'out' if last else f'conv{i + 1}', nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=last))
-
-  def forward(self, z):
-    x = self.project(z).view(-1, self.size, self.size, self.first).permute(0, 3, 1, 2)
-    for i in range(self.depth):
-      layer = self.out if i == self.depth - 1 else getattr(self, f'conv{i + 1}')
-      x = layer(F.relu(getattr(self, f'norm{i}')(x)))
-    return torch.tanh(x)
+def generator(shape, widths, latent=100):
+  size, layers = shape[0] // 2 ** len(widths), {}
+  project = nn.Linear(latent, size**2 * widths[0], bias=False)
+  image = Apply(lambda x: x.view(-1, size, size, widths[0]).permute(0, 3, 1, 2))
+  for i, (inputs, outputs) in enumerate(itertools.pairwise((*widths, shape[2]))):
+    last = i == len(widths) - 1
+    layers |= {f'norm{i}': nn.BatchNorm2d(inputs), f'relu{i}': nn.ReLU()}
+    layers['out' if last else f'conv{i + 1}'] = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=last)
+  return sequential(project=project, image=image, **layers, tanh=nn.Tanh())
 
 
-class Discriminator(nn.Module):
-  def __init__(self, shape, widths, norm):
-    super().__init__()
-    self.depth = len(widths)
-    for i, (inputs, outputs) in enumerate(itertools.pairwise((shape[2], *widths)), start=1):
-      setattr(self, f'conv{i}', nn.Conv2d(inputs, outputs, 4, 2, 1, bias=i == 1))
-      if i > 1:
-        setattr(self, f'norm{i}', nn.BatchNorm2d(outputs) if norm == 'batch' else nn.GroupNorm(1, outputs, eps=1e-6))
-    self.score = nn.Linear((shape[0] // 2 ** len(widths)) ** 2 * widths[-1], 1)
-
-  def forward(self, x):
-    for i in range(1, self.depth + 1):
-      x = getattr(self, f'conv{i}')(x)
-      x = F.leaky_relu(x if i == 1 else getattr(self, f'norm{i}')(x), 0.2)
-    return self.score(x.permute(0, 2, 3, 1).flatten(1))[:, 0]
-
-
-class Game(nn.Module):
-  def __init__(self, shape, widths, discriminator_widths, penalised):
-    super().__init__()
-    self.generator = Generator(shape, widths)
-    self.discriminator = Discriminator(shape, discriminator_widths, 'layer' if penalised else 'batch')
+def discriminator(shape, widths, norm):
+  layers = {}
+  for i, (inputs, outputs) in enumerate(itertools.pairwise((shape[2], *widths)), start=1):
+    layers[f'conv{i}'] = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=i == 1)
+    if i > 1:
+      layers[f'norm{i}'] = nn.BatchNorm2d(outputs) if norm == 'batch' else nn.GroupNorm(1, outputs, eps=1e-6)
+    layers[f'relu{i}'] = nn.LeakyReLU(0.2)
+  score = nn.Linear((shape[0] // 2 ** len(widths)) ** 2 * widths[-1], 1)
+  return sequential(**layers, flatten=flatten(), score=score, scalar=nn.Flatten(0))
 
 
 def build(setup, options):
-  penalised = setup.config['objective'] == 'wasserstein_gp'
-  if not penalised and setup.config['objective'] != 'non_saturating':
-    raise ValueError(f'objective {setup.config["objective"]} has no twin')
-  return Game(setup.shape, options['widths'], options['discriminator_widths'], penalised)
+  norm = {'wasserstein_gp': 'layer', 'non_saturating': 'batch'}[setup.config['objective']]
+  judge = discriminator(setup.shape, options['discriminator_widths'], norm)
+  return nn.ModuleDict({'generator': generator(setup.shape, options['widths']), 'discriminator': judge})
 
 
 def stepping(setup, game, rule, inputs, *, layout, timed):
@@ -63,7 +44,7 @@ def stepping(setup, game, rule, inputs, *, layout, timed):
   images = torch.from_numpy(inputs['images']).permute(0, 1, 4, 2, 3)
   images = [x.contiguous(memory_format=layout) for x in images]
   cycle = itertools.cycle(zip(images, *(torch.from_numpy(inputs[name]) for name in ('latents', 'between'))))
-  generator, discriminator, rounds = game.generator, game.discriminator, setup.config['discriminator_steps']
+  generator, discriminator, rounds = game['generator'], game['discriminator'], setup.config['discriminator_steps']
   rules = {player: rule(player) for player in (generator, discriminator)}
   penalised = setup.config['objective'] == 'wasserstein_gp'
 

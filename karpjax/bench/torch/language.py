@@ -13,40 +13,32 @@ class Attention(nn.Module):
     super().__init__()
     self.heads, self.width = heads, width
     self.qkv, self.out = nn.Linear(width, 3 * width, bias=bias), nn.Linear(width, width, bias=bias)
-    for layer in (self.qkv, self.out):
-      layer.ours = lambda arrays: {}  # filled by the whole's
 
   def ours(self, arrays):
     kernels = np.concatenate([arrays[n].reshape(self.width, -1) for n in ('query', 'key_value')], 1).T
-    found = {'kernel': kernels, 'out_kernel': arrays['out'].reshape(-1, self.width).T}
+    found = {'qkv.weight': kernels, 'out.weight': arrays['out'].reshape(-1, self.width).T}
     if self.qkv.bias is not None:
-      found['bias'] = np.concatenate([arrays[n].reshape(-1) for n in ('query_bias', 'key_value_bias')])
-      found['out_bias'] = arrays['out_bias']
+      biases = np.concatenate([arrays[n].reshape(-1) for n in ('query_bias', 'key_value_bias')])
+      found |= {'qkv.bias': biases, 'out.bias': arrays['out_bias']}
     return found
 
-  kernel = property(lambda self: self.qkv.weight)
-  bias = property(lambda self: self.qkv.bias)
-  out_kernel = property(lambda self: self.out.weight)
-  out_bias = property(lambda self: self.out.bias)
-
-  def project(self, x):
-    return (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in self.qkv(x).chunk(3, 2))
+  def split(self, parts):
+    """[batch, time, width], each -> [batch, heads, time, head_dim]."""
+    return (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in parts)
 
   def forward(self, x, memory=None, **options):
-    if memory is None:
-      query, key, value = self.project(x)
-    else:
-      kernel, bias = (
-        self.qkv.weight.split((self.width, 2 * self.width)),
-        self.qkv.bias.split((self.width, 2 * self.width)),
-      )
-      parts = F.linear(x, kernel[0], bias[0]), *F.linear(memory, kernel[1], bias[1]).chunk(2, 2)
-      query, key, value = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in parts)
-    return self.out(F.scaled_dot_product_attention(query, key, value, **options).transpose(1, 2).flatten(2))
+    parts = self.qkv(x).chunk(3, 2) if memory is None else self.cross(x, memory)
+    attended = F.scaled_dot_product_attention(*self.split(parts), **options)
+    return self.out(attended.transpose(1, 2).flatten(2))
+
+  def cross(self, x, memory):
+    """Queries of x, keys and values of the memory."""
+    (query, rest), biases = (w.split((self.width, 2 * self.width)) for w in (self.qkv.weight, self.qkv.bias))
+    return F.linear(x, query, biases[0]), *F.linear(memory, rest, biases[1]).chunk(2, 2)
 
   def step(self, x, cache, length):
     """x: [batch, new, width]; cache: keys and values [batch, heads, context, head_dim], written in place."""
-    query, key, value = self.project(x)
+    query, key, value = self.split(self.qkv(x).chunk(3, 2))
     end = length + x.shape[1]
     cache[0][:, :, length:end], cache[1][:, :, length:end] = key, value
     y = F.scaled_dot_product_attention(query, cache[0][:, :, :end], cache[1][:, :, :end], is_causal=x.shape[1] > 1)
@@ -117,29 +109,25 @@ class GPT(nn.Module):
 class LSTMLayer(nn.LSTM):
   def __init__(self, inputs, units):
     super().__init__(inputs, units, batch_first=True)
-    with torch.no_grad():
-      self.bias_hh_l0.zero_()  # ours has one bias
+    nn.init.zeros_(self.bias_hh_l0)  # ours has one bias
     self.bias_hh_l0.requires_grad = False
 
   def ours(self, arrays):
-    return {
-      'weight_ih_l0': arrays['input_kernel'][0].T,
-      'weight_hh_l0': arrays['state_kernel'][0].T,
-      'bias_ih_l0': arrays['input_bias'][0],
-    }
+    theirs = {'weight_ih_l0': 'input_kernel', 'weight_hh_l0': 'state_kernel', 'bias_ih_l0': 'input_bias'}
+    return {name: arrays[own][0].T for name, own in theirs.items()}
 
 
 class LSTM(nn.Module):
   def __init__(self, vocabulary, units=(128,)):
     super().__init__()
-    self.embed, self.stack = nn.Embedding(vocabulary, units[0]), nn.Module()
-    for i, (inputs, n) in enumerate(zip((units[0], *units), units), start=1):
-      setattr(self.stack, f'layer{i}', LSTMLayer(inputs, n))
+    self.embed = nn.Embedding(vocabulary, units[0])
+    layers = enumerate(zip((units[0], *units), units), start=1)
+    self.stack = nn.ModuleDict({f'layer{i}': LSTMLayer(inputs, n) for i, (inputs, n) in layers})
     self.head = nn.Linear(units[-1], vocabulary)
 
   def forward(self, tokens):
     x = self.embed(tokens)
-    for layer in self.stack.children():
+    for layer in self.stack.values():
       x, _ = layer(x)
     return self.head(x)
 
@@ -177,10 +165,8 @@ class Encoder(nn.Module):
 class Translator(nn.Module):
   """With tied logits, as Vaswani et al. 2017."""
 
-  def __init__(self, context, vocabulary, layers, heads, width, hidden, tied=True, dropout=0.0):
+  def __init__(self, context, vocabulary, layers, heads, width, hidden, **_):
     super().__init__()
-    if not tied or dropout:
-      raise ValueError('no twin has dropout, or logits that are not tied')
     self.encoder = Encoder(context, vocabulary, layers, heads, width, hidden)
     self.tokens = Embedded(context, vocabulary, width, width**0.5)
     self.blocks = nn.ModuleList(PostNormBlock(width, heads, hidden, True) for _ in range(layers))

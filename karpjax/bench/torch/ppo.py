@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 DISCOUNT, DECAY, CLIP, ENTROPY, VALUE, NORM = 0.99, 0.95, 0.2, 0.01, 0.5, 0.5  # the defaults of the experiment
-GYMNASIUM = {'cartpole': 'CartPole-v1'}
+ENVIRONMENT = 'CartPole-v1'
 TRIAL_STEPS = 500
 
 
@@ -46,11 +46,9 @@ class OneByOne:
 
   def step(self, actions):
     following, rewards, terminated, truncated, seen = self.environments.step(actions)
-    reached = following
-    if 'final_obs' in seen:
-      reached = following.copy()
-      for i in np.flatnonzero(seen['_final_obs']):
-        reached[i] = seen['final_obs'][i]
+    reached = following.copy()
+    for i in np.flatnonzero(seen.get('_final_obs', ())):
+      reached[i] = seen['final_obs'][i]
     return reached, rewards, terminated, truncated, following
 
 
@@ -104,23 +102,14 @@ def advantages(reward, value, next_value, terminated, truncated):
 def update(model: ActorCritic, rule, config, seen):
   """All updates from one rollout; their mean loss."""
   with torch.no_grad():
-    logits, value = model.logits(seen['observation']), model.values(seen['observation'])
-    advantage = advantages(
-      seen['reward'], value, model.values(seen['next_observation']), seen['terminated'], seen['truncated']
-    )
+    value, next_value = model.values(seen['observation']), model.values(seen['next_observation'])
+    advantage = advantages(seen['reward'], value, next_value, seen['terminated'], seen['truncated'])
     action = seen['action'].long()[..., None]
-    given = {
-      'observation': seen['observation'],
-      'action': action,
-      'log_prob': F.log_softmax(logits, -1).gather(-1, action)[..., 0],
-      'value': value,
-      'advantage': advantage,
-      'target': advantage + value,
-    }
-  flat = {name: x.flatten(0, 1) for name, x in given.items()}
-  parameters, total = list(model.parameters()), 0.0
+    log_prob = F.log_softmax(model.logits(seen['observation']), -1).gather(-1, action)[..., 0]
+    given = [seen['observation'], action, log_prob, value, advantage, advantage + value]
+  flat, parameters, total = [x.flatten(0, 1) for x in given], list(model.parameters()), 0.0
   for rows in itertools.chain(*(order.chunk(config['minibatches']) for order in seen['order'])):
-    loss = loss_of(model, {name: x[rows] for name, x in flat.items()})
+    loss = loss_of(model, *(x[rows] for x in flat))
     rule.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, NORM)
@@ -129,15 +118,14 @@ def update(model: ActorCritic, rule, config, seen):
   return total / (config['epochs'] * config['minibatches'])
 
 
-def loss_of(model, part):
+def loss_of(model, observation, action, log_prob, value, advantage, target):
   """Schulman et al. 2017, eq. 9, the value's loss clipped too."""
-  chances, values = F.log_softmax(model.logits(part['observation']), -1), model.values(part['observation'])
-  advantage = part['advantage']
+  chances, values = F.log_softmax(model.logits(observation), -1), model.values(observation)
   advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-  ratio = (chances.gather(-1, part['action'])[..., 0] - part['log_prob']).exp()
+  ratio = (chances.gather(-1, action)[..., 0] - log_prob).exp()
   objective = torch.min(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
-  near = part['value'] + (values - part['value']).clamp(-CLIP, CLIP)
-  errors = torch.max((values - part['target']).square(), (near - part['target']).square())
+  near = value + (values - value).clamp(-CLIP, CLIP)
+  errors = torch.max((values - target).square(), (near - target).square())
   entropy = -(chances.exp() * chances).sum(-1).mean()
   return VALUE * 0.5 * errors.mean() - objective - ENTROPY * entropy
 
@@ -156,16 +144,13 @@ def quickest(name: str, count: int):
 
 
 def build(setup, options):
-  if setup.config['environment'] not in GYMNASIUM:
-    raise ValueError(f'{setup.config["environment"]} has no twin')
   return ActorCritic(setup.shape[0], setup.classes)
 
 
 def stepping(setup, model, rule, inputs, *, layout, timed):
   """Updates from our first rollouts, then, or from the beginning where it is `timed`, from its own."""
   optimiser, config = rule(model), setup.config
-  name = GYMNASIUM[config['environment']]
   ours = [{n: torch.from_numpy(np.array(x[t])) for n, x in inputs.items()} for t in range(len(inputs['reward']))]
-  environments = quickest(name, config['batch_size'])(name, config['batch_size'])
+  environments = quickest(ENVIRONMENT, config['batch_size'])(ENVIRONMENT, config['batch_size'])
   rollouts = itertools.chain([] if timed else ours, play(model, environments, config))
   return lambda: update(model, optimiser, config, next(rollouts))

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import os
 import platform
-import re
 import time
 
 import numpy as np
@@ -17,13 +16,19 @@ from torch import nn
 from karpjax.bench import setup as setups
 from karpjax.bench import worker
 
+# Our name of the weights of PyTorch's layers; a kernel is [height, width, in, out], a transposed one's […, out, in].
+LAYERS = {
+  'kernel': (nn.Conv2d, nn.ConvTranspose2d, nn.Linear),
+  'embedding': nn.Embedding,
+  'scale': (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm),
+}
 TRIAL_SECONDS = 0.3  # how long each combination of threads, layout and optimiser code is tried
 
 
 def load(model: nn.Module, arrays: dict) -> None:
   """Fills a model from our params {'conv1/kernel': array}; its modules have our names.
 
-  A module with weights of its own kind says by `ours` what they are of our arrays.
+  A module with weights of its own kind says by `ours` what its parameters are of our arrays, {'out.weight': array}.
 
   Raises:
     ValueError: where names or shapes differ.
@@ -36,32 +41,24 @@ def load(model: nn.Module, arrays: dict) -> None:
     with torch.no_grad():
       parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
-  def take(name):
-    used.add(name)
-    return arrays[name]
-
-  for path, module in model.named_modules():
-    path = re.sub(r'\.(\d+)', r'_\1', path).replace('.', '/')
-    prefix = f'{path}/' if path else ''
+  def visit(module, prefix):
     if hasattr(module, 'ours'):
       own = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+      used.update(prefix + name for name in own)
       for name, array in module.ours(own).items():
-        fill(getattr(module, name), prefix + name, array)
-      used |= {prefix + name for name in own}
-      continue
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # ours of a transposed one is [height, width, out, in]
-      fill(module.weight, path, take(f'{prefix}kernel').transpose(3, 2, 0, 1))
-    elif isinstance(module, nn.Linear):
-      fill(module.weight, path, take(f'{prefix}kernel').T)
-    elif isinstance(module, nn.Embedding):
-      fill(module.weight, path, take(f'{prefix}embedding'))
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
-      prefix = prefix if f'{prefix}scale' in arrays else f'{prefix}norm/'
-      fill(module.weight, path, take(f'{prefix}scale'))
-    else:
-      continue
-    if getattr(module, 'bias', None) is not None:
-      fill(module.bias, path, take(f'{prefix}bias'))
+        fill(module.get_parameter(name), prefix + name, array)
+      return
+    for weight in (name for name, kinds in LAYERS.items() if isinstance(module, kinds)):
+      inner = prefix if prefix + weight in arrays else f'{prefix}norm/'
+      for name, parameter in ((weight, module.weight), ('bias', getattr(module, 'bias', None))):
+        if parameter is not None:
+          x = arrays[inner + name]
+          used.add(inner + name)
+          fill(parameter, inner + name, x.transpose(3, 2, 0, 1) if x.ndim == 4 else x if name == 'embedding' else x.T)
+    for name, child in module.named_children():
+      visit(child, f'{prefix[:-1]}_{name}/' if name.isdigit() else f'{prefix}{name}/')
+
+  visit(model, '')
   if set(arrays) != used:
     raise ValueError(f'ours and the twin differ in {sorted(set(arrays) ^ used)}')
 
@@ -73,24 +70,18 @@ def optimiser(config: dict, model: nn.Module, fused: bool) -> torch.optim.Optimi
     {'params': [p for p in params if p.ndim > 1], 'weight_decay': config['weight_decay']},
     {'params': [p for p in params if p.ndim < 2], 'weight_decay': 0.0},
   ]
-  groups, rate = [group for group in groups if group['params']], {'lr': config['learning_rate'], 'fused': fused}
+  groups, options = [group for group in groups if group['params']], {'lr': config['learning_rate'], 'fused': fused}
   given = lambda name, default: default if config[name] is None else config[name]
-  match config['optimiser']:
-    case 'sgd':
-      return torch.optim.SGD(groups, **rate)
-    case 'momentum' | 'nesterov' as name:
-      return torch.optim.SGD(groups, momentum=given('momentum', 0.9), nesterov=name == 'nesterov', **rate)
-    case 'adam' | 'adamw' as name:
-      kind = torch.optim.Adam if name == 'adam' else torch.optim.AdamW
-      betas = given('beta1', 0.9), given('beta2', 0.999)
-      return kind(groups, betas=betas, eps=given('epsilon', 1e-8), **rate)
-  raise ValueError(f'{config["optimiser"]} has no twin')
+  if config['optimiser'] in ('sgd', 'momentum'):
+    return torch.optim.SGD(groups, momentum=given('momentum', 0.9 * (config['optimiser'] == 'momentum')), **options)
+  kind = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW}[config['optimiser']]
+  return kind(groups, betas=(given('beta1', 0.9), given('beta2', 0.999)), eps=given('epsilon', 1e-8), **options)
 
 
 def build(setup: setups.Setup, arrays: dict):
   """(the twin's module, its model with our weights)."""
   twin = importlib.import_module(f'karpjax.bench.torch.{setup.twin}')
-  model = twin.build(setup, {name: tuple(x) if isinstance(x, list) else x for name, x in setup.options.items()})
+  model = twin.build(setup, setup.options)
   load(model, {name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
   return twin, model
 
@@ -157,7 +148,7 @@ def prepare():
   job = worker.job()
   imported = time.time() - job['started']
   setup = setups.from_json(job['setup'])
-  with np.load(job['load'], allow_pickle=False) as file:
+  with np.load(job['weights'], allow_pickle=False) as file:
     arrays = dict(file)
   if setup.generation:
     facts, step, facts['losses'] = generating(setup, arrays)

@@ -91,9 +91,30 @@ def executable(path: Path, text: str) -> None:
   path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
+@pytest.fixture(scope='module')
+def tree(tmp_path_factory):
+  """A checkout in which, since its only commit, a file has changed, one was added and one is gone."""
+  root = tmp_path_factory.mktemp('tree')
+  git = lambda *words: subprocess.run(['git', '-C', root, *words], check=True, capture_output=True)
+  (root / 'experiments').mkdir()
+  for name in ('launch.py', 'gone.py', 'requirements-tpu.txt', 'experiments/regression.py'):
+    (root / name).write_text('as committed')
+  git('init')
+  git('add', '.')
+  git('-c', 'user.name=me', '-c', 'user.email=me@here', 'commit', '-m', 'all')
+  (root / 'launch.py').write_text('changed')
+  (root / 'new.py').write_text('added')
+  git('add', 'new.py')
+  (root / 'gone.py').unlink()
+  (root / 'unknown.py').touch()
+  return root
+
+
 @pytest.fixture
-def cloud(tmp_path, monkeypatch):
+def cloud(tree, tmp_path, monkeypatch):
   """A folder with gcloud, two workers, and what they shall do: fail.json, run.json."""
+  monkeypatch.setattr(launchers, 'ROOT', tree)
+  monkeypatch.setenv('GIT_CONFIG_GLOBAL', os.devnull)  # nobody's name is needed
   folder = tmp_path / 'cloud'
   executable(folder / 'gcloud', GCLOUD)
   for worker in ('worker0', 'worker1'):
@@ -116,8 +137,9 @@ def steps(cloud: Path) -> list[str]:
   return [call[3] for call in calls(cloud)]
 
 
-def fail(cloud: Path, call: int, status: int, said: str) -> None:
-  (cloud / 'fail.json').write_text(json.dumps({call: [status, said]}))
+def fail(cloud: Path, calls: dict[int, list]) -> None:
+  """Has calls, by their number, end with (status, what is said)."""
+  (cloud / 'fail.json').write_text(json.dumps(calls))
 
 
 REGRESSION = ['--', 'regression', '--workdir=runs/one', f'--data_dir={TEXT}', '--steps=7']
@@ -139,8 +161,9 @@ def test_a_run_goes_to_every_worker_and_its_workdir_comes_back(cloud, tmp_path, 
     ['scp', '--recurse', 'pod:karpjax/runs/one', 'runs/tpu/pod', '--worker=0', *common],
   ]
   for name in ('worker0', 'worker1'):
-    tree = cloud / name / 'karpjax' / 'tree'
-    assert (tree / 'launch.py').read_bytes() == (launchers.ROOT / 'launch.py').read_bytes()
+    files = {path.name: path.read_text() for path in (cloud / name / 'karpjax' / 'tree').rglob('*.*')}
+    same = dict.fromkeys(('requirements-tpu.txt', 'regression.py'), 'as committed')
+    assert files == {'launch.py': 'changed', 'new.py': 'added', **same}  # the tree as it is, of what git knows
     asked = [json.loads(line) for line in (cloud / name / 'python.jsonl').read_text().splitlines()]
     assert asked == [
       ['-m', 'pip', 'install', '-q', '--user', 'uv'],
@@ -175,14 +198,14 @@ def test_dry_run_calls_nothing_and_prints_what_a_run_calls(cloud, tmp_path, capf
 
 def test_a_vm_is_made_only_when_asked_for_and_absent(cloud, capfd):
   create = ['--create', '--type=v5litepod-16', '--version=v2-alpha-tpuv5-lite']
-  assert tpu.main([*FLAGS, *create, *REGRESSION]) == 0
-  assert 'create' not in steps(cloud)
+  stop, absent = [3, 'ERROR: enough'], [1, 'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource not found']
+  fail(cloud, {1: stop})
+  assert tpu.main([*FLAGS, *create, *REGRESSION]) == 1
+  assert steps(cloud) == ['describe', 'scp']
   (cloud / 'calls.jsonl').unlink()
-  shutil.rmtree(cloud / 'worker0' / 'karpjax' / 'runs')
-  shutil.rmtree(cloud / 'worker1' / 'karpjax' / 'runs')
-  fail(cloud, 0, 1, 'ERROR: (gcloud.compute.tpus.tpu-vm.describe) NOT_FOUND: Resource not found')
-  assert tpu.main([*FLAGS, *create, *REGRESSION]) == 0
-  assert steps(cloud) == ['describe', 'create', 'scp', 'ssh', 'ssh', 'ssh', 'ssh', 'scp']
+  fail(cloud, {0: absent, 2: stop})
+  assert tpu.main([*FLAGS, *create, *REGRESSION]) == 1
+  assert steps(cloud) == ['describe', 'create', 'scp']
   assert calls(cloud)[1][4:] == [
     *('pod', *WHERE, '--quiet', '--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite')
   ]
@@ -206,7 +229,7 @@ def test_a_vm_is_made_only_when_asked_for_and_absent(cloud, capfd):
   ],
 )
 def test_each_failure_is_one_line_that_names_the_command_and_what_is_left(cloud, call, step, follows, capfd):
-  fail(cloud, call, 3, 'ERROR: (gcloud.x) PERMISSION_DENIED: no')
+  fail(cloud, {call: [3, 'ERROR: (gcloud.x) PERMISSION_DENIED: no']})
   assert tpu.main([*FLAGS, *REGRESSION]) == 1
   err = capfd.readouterr().err.splitlines()
   line = next(line for line in err if 'failed' in line)
@@ -223,13 +246,13 @@ def test_each_failure_is_one_line_that_names_the_command_and_what_is_left(cloud,
 
 
 def test_a_creation_that_fails_says_that_a_vm_may_be_left(cloud, capfd):
-  (cloud / 'fail.json').write_text(json.dumps({0: [1, 'ERROR: NOT_FOUND'], 1: [1, 'ERROR: no more capacity']}))
+  fail(cloud, {0: [1, 'ERROR: NOT_FOUND'], 1: [1, 'ERROR: no more capacity']})
   assert tpu.main([*FLAGS, '--create', '--type=v4-8', '--version=x', *REGRESSION]) == 1
   err = capfd.readouterr().err
   assert 'create failed' in err and 'no more capacity' in err and 'tpu-vm delete pod' in err
 
 
-@pytest.mark.parametrize('worker', ['worker0', 'worker1'])
+@pytest.mark.parametrize('worker', [pytest.param('worker0', marks=pytest.mark.slow), 'worker1'])
 def test_the_exit_status_is_that_of_the_worker_that_failed(cloud, worker, tmp_path, capfd):
   (cloud / 'run.json').write_text(json.dumps({'seconds': 0, 'status': {worker: 5}}))
   assert tpu.main([*FLAGS, *REGRESSION]) == 5
@@ -251,7 +274,9 @@ def test_a_worker_that_does_not_end_is_named(cloud, monkeypatch, capfd):
 
 
 def launch(cloud, *flags) -> subprocess.Popen:
-  code = f'import sys; sys.path.insert(0, {str(launchers.ROOT)!r}); from karpjax.commands.launchers import tpu; '
+  code = (
+    f'import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r}); from karpjax.commands.launchers import tpu; '
+  )
   return subprocess.Popen(
     [sys.executable, '-c', code + 'sys.exit(tpu.main(sys.argv[1:]))', *FLAGS, *flags, *REGRESSION],
     stdout=subprocess.PIPE,
@@ -276,6 +301,7 @@ def test_ctrl_c_stops_the_run_on_every_worker_after_it_has_saved(cloud, tmp_path
   assert (tmp_path / 'runs/tpu/pod/one/saved').read_text() == 'worker0'
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_left(cloud):
   (cloud / 'run.json').write_text(json.dumps({'seconds': 60, 'status': {}}))
   executable(cloud / 'worker0' / 'run', RUN.replace('sys.exit(128 + number)', 'time.sleep(5)'))
