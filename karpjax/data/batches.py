@@ -26,10 +26,6 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.n
   batch straddles two epochs, the end of the one and the beginning of the other are taken from the same drawn quantile of
   lengths, so that this batch is like the others.
 
-  Args:
-    lengths: [size] int, of the examples.
-    batch_size: examples a step, at most `size`.
-
   Returns:
     (seed, epoch) -> [size] int32, a permutation.
   """
@@ -63,20 +59,12 @@ _BATCHES, _QUANTILE = 2**40, 2**41  # added to the epoch: other draws than that 
 def indices(
   seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str | Callable = 'reshuffle'
 ) -> np.ndarray:
-  """The example numbers of steps start … start + steps − 1.
+  """The example numbers of steps start … start + steps − 1 over `size` examples, [steps, batch_size] int32.
 
   Args:
-    seed: of the order.
-    start: the first step.
-    steps: how many.
-    batch_size: examples a step.
-    size: of the train split.
     order: 'reshuffle' each epoch, 'shuffle' once, 'stored', or 'streams': the set is cut into `batch_size` runs of
       neighbours, and each place of a batch goes through one of them; what does not divide is left out. Or a function
       (seed, epoch) -> the order of an epoch.
-
-  Returns:
-    [steps, batch_size] int32.
   """
   if order == 'streams':
     length = size // batch_size
@@ -107,10 +95,7 @@ def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) ->
   """The batches of steps start … stop − 1, decoded ahead by grain's threads, or `workers` processes.
 
   Args:
-    split: what `fetch` reads.
-    numbers: step -> example numbers, any shape.
-    start, stop: the range of steps.
-    workers: processes; 0 decodes in threads of this one.
+    numbers: step -> example numbers, of any shape.
   """
   import grain
 

@@ -26,9 +26,7 @@ def digits(data_dir: Path | None = None) -> Dataset:
 def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
   """4,000 and 1,000 series, [40, 1] float32, as the package mnist1d makes them by default (arXiv:2011.14439).
 
-  Args:
-    data_dir: not needed.
-    shuffled: the paper's control: all series with their positions permuted in one and the same way.
+  `shuffled` is the paper's control: all series with their positions permuted in one and the same way.
   """
   import random
 

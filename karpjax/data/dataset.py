@@ -40,13 +40,11 @@ class Spec:
   dtype: str = 'uint8'
   stored: tuple[int, ...] = ()
 
-  def to_json(self) -> dict[str, Any]:
-    """A dict that json.dumps takes and `from_json` reads back."""
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in dataclasses.asdict(self).items()}
+  to_json = dataclasses.asdict
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'Spec':
-    """The inverse of `to_json`."""
+    """The inverse of `to_json`, also through JSON's text."""
     return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in values.items()})
 
   def scale(self, examples, how: str):

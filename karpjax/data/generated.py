@@ -29,11 +29,7 @@ def _written(day: datetime.date, form: str) -> str:
 
 
 def dates(examples: int, seed: int) -> list[tuple[str, str]]:
-  """Days in one of twelve ways to write them, and in ISO 8601: ('12-Mar-98', '1998-03-12'); no day comes twice.
-
-  Raises:
-    UsageError: where there are not so many days.
-  """
+  """Days in one of twelve ways to write them, and in ISO 8601: ('12-Mar-98', '1998-03-12'); no day comes twice."""
   _refuse_more('dates', examples, DAYS)
   draw = np.random.Generator(np.random.Philox(key=np.array([seed, 0], np.uint64)))
   days = draw.permutation(DAYS)[:examples]
@@ -46,9 +42,6 @@ def addition(examples: int, seed: int) -> list[tuple[str, str]]:
   """Sums of two numbers of one to three digits, ('535+61', '596'); no two numbers are added twice, in any order.
 
   Both numbers have one, two or three digits with equal chance, as in Keras' addition_rnn.
-
-  Raises:
-    UsageError: where there are not so many sums.
   """
   _refuse_more('addition', examples, (LARGEST + 1) * (LARGEST + 2) // 2)
   draw = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))

@@ -88,12 +88,9 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
   """A PNG or JPEG file as [height, width, channels] uint8.
 
   Args:
-    path: of the file, or the open file.
+    path: of the file, or the open file; a UsageError names it where it can't be read or has more than eight bits a channel.
     channels: 1 or 3, to convert to; transparency is dropped.
     size: (height, width) for `fit`; None leaves the file's.
-
-  Raises:
-    UsageError: it names the file, where that can't be read or has more than eight bits a channel.
   """
   with _opened(path) as image:
     pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))

@@ -118,11 +118,7 @@ def augment(steps: Sequence[augmentation.Step], keys, batch: Mapping) -> dict:
 
 
 def _twins(folder: Path) -> list[tuple[Path, Path]]:
-  """Files of the same names in two folders.
-
-  Raises:
-    UsageError: where the folders are missing, or a file has no twin.
-  """
+  """Files of the same names in two folders; a UsageError where the folders are missing, or a file has no twin."""
   names = next((names for names in TWINS if all((folder / name).is_dir() for name in names)), None)
   if names is None:
     raise UsageError(f'{folder} has no folders input and target, nor A and B: pairs are files of the same names')
@@ -134,11 +130,7 @@ def _twins(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _survey(pairs: np.ndarray, image_size: int, channels: int) -> tuple[tuple[int, int], list[int]]:
-  """((height, width), channels of input and target) of files [n, 2], or [n, 1] of halves, from their headers.
-
-  Raises:
-    UsageError: it names two files that differ, or a file of odd width.
-  """
+  """((height, width), channels of input and target) of files [n, 2], or [n, 1] of halves, from their headers."""
   headers = image_files.headers(pairs.reshape(-1))
   height, width = image_files.common_size(headers, image_size)
   if pairs.shape[1] == 1:

@@ -27,15 +27,12 @@ PACKAGES = {'skimage': 'data', 'sklearn': 'datasets/images'}  # which bundle the
 
 
 def read(name: str, channels: int, validation: float, seed: int) -> tuple[dict[str, Pictures], tuple[str, ...]]:
-  """The pictures of each split, and notes.
+  """The pictures of each split, and notes; a UsageError names the folder or file that won't do.
 
   Args:
     name: 'bundled'; or 'folder:PATH', PNG and JPEG files in folders as `divided` finds them.
     channels: 1 (luma) or 3; 0: 3 where any picture has colour.
     validation, seed: see `divided`.
-
-  Raises:
-    UsageError: it names the folder or file that is missing, unreadable, no picture, or the only one.
   """
   kind, _, path = name.partition(':')
   if name == 'bundled':
@@ -58,11 +55,10 @@ def divided(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
   """{split: what `find` finds in its folder}, and notes.
 
-  The folders are PATH/train, PATH/test and PATH/validation (or val). Without PATH/train all is in PATH; without PATH/test a
-  fifth of train is drawn for it.
+  The folders are those of `image_files.split_folders`. Without PATH/train all is in PATH; without PATH/test a fifth of train
+  is drawn for it.
 
   Args:
-    path: the folder of folders.
     find: a folder -> a list of files, or of pairs of files.
     validation: fraction (at least one) or number of train's drawn for validation where there is no such folder; 0: none.
     seed, purposes: of the draws.
@@ -92,14 +88,11 @@ def crops(pictures: Mapping[str, Pictures], size: int, stride: int) -> Split:
   Args:
     pictures: {name: {layer: picture}}, what is cropped alike. Layers may be so many times as large as the first one, and then
       so are their crops.
-    size: height and width of a crop of the first layer.
+    size: height and width of a crop of the first layer; a UsageError names a picture that is smaller.
     stride: from one crop to the next, down and across.
 
   Returns:
     Examples {layer: [size · scale, size · scale, channels] uint8, …, 'picture': [] int32, its number in the order of names}.
-
-  Raises:
-    UsageError: for a crop larger than a picture, which it names.
   """
   corners = []  # of one picture each: [crops, 3], its number, rows and columns
   for number, (name, layers) in enumerate(pictures.items()):

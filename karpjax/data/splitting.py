@@ -19,15 +19,9 @@ def permutation(seed: int, purpose: int, size: int) -> np.ndarray:
 
 
 def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Example numbers of train and test, each shuffled; every class gives the same share, rounded.
+  """Example numbers of train and test, [n - test] and [test], each shuffled; every class gives the same share, rounded.
 
-  Args:
-    labels: [n] int.
-    test: size of the test split; what rounding leaves over goes to the classes with the largest remainders.
-    seed: of the draw.
-
-  Returns:
-    ([n - test], [test]) int64.
+  What rounding leaves over goes to the classes with the largest remainders. `labels` are [n] int.
   """
   order = permutation(seed, 0, len(labels))
   classes, counts = np.unique(labels, return_counts=True)
@@ -66,10 +60,8 @@ def hold_out(
   """The splits with one that is taken from train, where the set has none such; and a note.
 
   Args:
-    splits: 'train' and others.
     amount: a fraction of train below 1, or a count; 0 takes nothing.
     seed, purpose: of the draw.
-    split: its name.
     labels: of train, [n] int, where every class is to give the same share.
   """
   size = splits['train'].size
