@@ -5,7 +5,7 @@ No experiment writes a collective of its own; under a mesh XLA's partitioner fin
 
 import jax
 
-REPLICAS = 'replicas'  # the axis name under which `train.transforms` maps a step over devices
+REPLICAS = 'data'  # the axis of a mesh over which `train.placement` maps a step
 
 
 def replicas() -> int:

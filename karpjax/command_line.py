@@ -5,14 +5,13 @@ import importlib
 import re
 import sys
 import textwrap
-import types
-import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from karpjax import config as configs
+from karpjax import options
 from karpjax.errors import CallbackError, Diverged, UsageError, choose
 from karpjax.train import hosts, loop, run_dir, runtime
 
@@ -20,42 +19,32 @@ from karpjax.train import hosts, loop, run_dir, runtime
 OTHER_NAMES = {'lr': 'learning_rate', 'epochs': 'steps=10epochs', 'batch': 'batch_size', 'optimizer': 'optimiser'}
 
 
-class _Parser(flags.ArgumentParser):
-  """absl's interface to `_parse`: strings to values of a field's type."""
+TYPES = {int: 'int', float: 'number', str: 'text', bool: 'bool', configs.Duration: 'duration'}  # as --help says them
 
-  def __init__(self, annotation, choices):
-    self.annotation, self.choices = annotation, choices
+
+class _Parser(flags.ArgumentParser):
+  """absl's interface: texts, and defaults, to values of a field's type."""
+
+  def __init__(self, field):
+    (self.plain, self.several), self.choices = options.element(field.type), configs.metadata(field)['choices']
 
   def parse(self, argument):
-    return _parse(argument, self.annotation, self.choices)
+    if not self.several:
+      return self._value(argument)
+    items = argument.split(',') if isinstance(argument, str) else argument
+    return tuple(self._value(item) for item in items if item != '')
+
+  def _value(self, text):
+    try:
+      value = self.plain(text)
+    except ValueError:
+      raise ValueError(f'a {"whole " if self.plain is int else ""}number is needed') from None
+    if self.choices and value not in self.choices:
+      raise ValueError(f'one of {", ".join(map(str, self.choices))} is needed')
+    return value
 
   def flag_type(self):
-    return _type_name(self.annotation)
-
-
-def _parse(argument, annotation, choices=None):
-  if typing.get_origin(annotation) is tuple:
-    items = argument.split(',') if isinstance(argument, str) else argument
-    return tuple(_parse(item, typing.get_args(annotation)[0], choices) for item in items if item != '')
-  if isinstance(annotation, types.UnionType):  # `int | None`: None stands for a default that is chosen elsewhere
-    return None if argument is None else _parse(argument, typing.get_args(annotation)[0], choices)
-  if annotation is configs.Duration:
-    return str(argument)
-  try:
-    value = annotation(argument)
-  except ValueError:
-    raise ValueError(f'a {"whole " if annotation is int else ""}number is needed') from None
-  if choices and value not in choices:
-    raise ValueError(f'one of {", ".join(map(str, choices))} is needed')
-  return value
-
-
-def _type_name(annotation) -> str:
-  if typing.get_origin(annotation) is tuple:
-    return f'{_type_name(typing.get_args(annotation)[0])},…'
-  if isinstance(annotation, types.UnionType):
-    return _type_name(typing.get_args(annotation)[0])
-  return {int: 'int', float: 'number', str: 'text', bool: 'bool', configs.Duration: 'duration'}[annotation]
+    return TYPES[self.plain] + ',…' * self.several
 
 
 def flag_values(config_class) -> flags.FlagValues:
@@ -63,11 +52,10 @@ def flag_values(config_class) -> flags.FlagValues:
   values = flags.FlagValues()
   for field in dataclasses.fields(config_class):
     help_text = configs.metadata(field)['help']
-    if field.type in (bool, bool | None):
+    if options.element(field.type) == (bool, False):
       flags.DEFINE_boolean(field.name, field.default, help_text, flag_values=values)
     else:
-      parser = _Parser(field.type, configs.metadata(field)['choices'])
-      flags.DEFINE(parser, field.name, field.default, help_text, flag_values=values)
+      flags.DEFINE(_Parser(field), field.name, field.default, help_text, flag_values=values)
   return values
 
 
@@ -107,12 +95,11 @@ def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
   """Each flag's name, type and default, and under them its help."""
   lines = []
   for field in fields:
-    default = ','.join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    choices = configs.metadata(field)['choices']
-    kind = '|'.join(map(str, choices)) if choices else _type_name(field.type)
-    lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default not in ('', None) else ''))
-    help = configs.metadata(field)['help']
-    lines += textwrap.wrap(help, 110, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
+    default, choices = options.text(field.default), configs.metadata(field)['choices']
+    kind = '|'.join(map(str, choices)) if choices else _Parser(field).flag_type()
+    lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default not in ('', 'None') else ''))
+    wrap = dict(initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
+    lines += textwrap.wrap(configs.metadata(field)['help'], 110, **wrap)
   return lines
 
 
@@ -148,10 +135,6 @@ def main(experiment, argv: Sequence[str]) -> int:
   """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
 
   A workdir that holds a run lends its flags, so `--workdir=DIR` alone goes on with it.
-
-  Args:
-    experiment: the module: `Config`, `data` and `program`.
-    argv: the flags.
   """
   name, config_class = loop.name_of(experiment), configs.Train
   try:
@@ -160,13 +143,12 @@ def main(experiment, argv: Sequence[str]) -> int:
       print(usage(config_class, name, experiment.__doc__ or name))
       return 0
     config = parse(config_class, argv)
-    stored = run_dir.stored_run(config.workdir, name) if config.workdir else None
-    if stored:
+    if config.workdir and configs.saved(config.workdir) is not None:
       # which processes train together is asked anew each time
-      lent = {f.name: stored['flags'].get(f.name, f.default) for f in dataclasses.fields(config_class)}
-      lent |= {f.name: f.default for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}
+      anew = {f.name for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}
+      lent = {n: x for n, x in run_dir.stored(config.workdir, name)['flags'].items() if n not in anew}
       config = parse(config_class, argv, base=configs.from_json(config_class, lent))
-    runtime.set_up(config)
+    runtime.set_up(config.threads, config.parallel, config.compilation_cache, config.deterministic)
     hosts.start(config)
     loop.run(experiment, config)
   except UsageError as error:

@@ -7,7 +7,6 @@ import json
 import math
 import re
 import typing
-from collections.abc import Collection
 from pathlib import Path
 
 from karpjax import optim, options
@@ -24,7 +23,7 @@ def flag(default, help='', *, group='Experiment', **ranges):
 
 
 run_flag = functools.partial(flag, group='Run')
-changeable_flag = functools.partial(flag, group='Run', may_change=True)  # may differ when a run goes on
+free_flag = functools.partial(flag, group='Run', may_change=True)  # may differ when a run goes on
 host_flag = functools.partial(flag, group='Hosts', may_change=True)
 data_flag = functools.partial(flag, group='Data')
 optimiser_flag = functools.partial(flag, group='Optimiser')
@@ -49,10 +48,7 @@ def defaults(**changes):
 
 def metadata(field: dataclasses.Field):
   """What `options.option` says of a field; a plain dataclass field is a flag of the group Experiment too."""
-  return field.metadata or option_defaults
-
-
-option_defaults = flag(None).metadata
+  return field.metadata or flag(None).metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,56 +58,46 @@ class Train:
   steps: Duration = run_flag('10epochs', 'How long to train.')
   seed: int = run_flag(0, 'The seed of parameters, data order, augmentation and dropout.', low=0)
   seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.', low=1)
-  workdir: str = changeable_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.")
+  workdir: str = free_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.")
   init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
-  parallel: str = changeable_flag(
+  parallel: str = free_flag(
     'none',
     'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
     'over a mesh of all of them, of all hosts; seeds: each device (on a CPU: each core) trains some of the seeds.',
     choices=('none', 'pmap', 'seeds', *meshes.AXES),
   )
-  mesh: str = changeable_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.')
+  mesh: str = free_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.')
   steps_per_call: str = run_flag('auto', 'Steps in one call of the compiled program, or auto, which measures.')
   microbatches: int = run_flag(1, 'Gradient-accumulation steps per batch.', low=1)
   dtype: str = run_flag(
-    'float32',
-    'The dtype of the computation; parameters, norm statistics and losses stay float32.',
-    choices=('float32', 'bfloat16'),
+    'float32', 'The dtype of computation; parameters, norms and losses stay float32.', choices=('float32', 'bfloat16')
   )
   threads: int = run_flag(0, 'CPU threads per operation (0: all cores); 1 can be faster for tiny steps.', low=0)
-  compilation_cache: str = changeable_flag(
-    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.'
-  )
-  compile_only: bool = changeable_flag(False, 'Compile the step, say what it costs and what devices hold, and stop.')
-  topology: str = changeable_flag(
-    '', 'Compile only, for TPUs that are not there, as v5e:4x4; needs requirements-tpu.txt.'
-  )
-  profile: str = changeable_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.')
+  compilation_cache: str = free_flag('', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.')
+  compile_only: bool = free_flag(False, 'Compile the step, say what it costs and what devices hold, and stop.')
+  topology: str = free_flag('', 'Compile only, for TPUs that are not there, as v5e:4x4; needs requirements-tpu.txt.')
+  profile: str = free_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.')
   distributed: bool = host_flag(False, 'Train with other processes that JAX finds: TPU pods, Slurm, Kubernetes.')
   coordinator: str = host_flag('', 'HOST:PORT of process 0, where JAX cannot find it.')
   num_processes: int | None = host_flag(None, 'How many processes train together.', low=1)
   process_id: int | None = host_flag(None, 'Which of them this is, from 0.', low=0)
   start_timeout: int = host_flag(120, 'Seconds to wait for the other processes.', low=1)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
-  log_every: Duration = changeable_flag('100', 'A row of training metrics this often.')
-  eval_every: Duration = changeable_flag('1epochs', 'Evaluate this often; 0: at the end only.')
-  checkpoint_every: Duration = changeable_flag('1epochs', 'Save this often; 0: at the end and when stopped.')
-  report_every: Duration = changeable_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
+  log_every: Duration = free_flag('100', 'A row of training metrics this often.')
+  eval_every: Duration = free_flag('1epochs', 'Evaluate this often; 0: at the end only.')
+  checkpoint_every: Duration = free_flag('1epochs', 'Save this often; 0: at the end and when stopped.')
+  report_every: Duration = free_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
   select: str = run_flag('validation/loss', 'The metric whose least value is the best; -NAME for the largest.')
-  keep: int = changeable_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)
-  eval_splits: tuple[str, ...] = changeable_flag(('validation',), 'Splits evaluated while training.', choices=SPLITS)
-  final_splits: tuple[str, ...] = changeable_flag(
-    ('validation', 'test'), 'Splits evaluated once, at the end.', choices=SPLITS
-  )
-  eval_batch_size: int = changeable_flag(500, 'Examples in one call of the evaluation.', low=1)
-  plots: bool = changeable_flag(True, 'Draw plots/ at the end.')
-  tensorboard: bool = changeable_flag(True, 'Write tensorboard/ (scalars, text, plots).')
-  wandb: str = changeable_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'))
+  keep: int = free_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)
+  eval_splits: tuple[str, ...] = free_flag(('validation',), 'Splits evaluated while training.', choices=SPLITS)
+  final_splits: tuple[str, ...] = free_flag(SPLITS[1:], 'Splits evaluated once, at the end.', choices=SPLITS)
+  eval_batch_size: int = free_flag(500, 'Examples in one call of the evaluation.', low=1)
+  plots: bool = free_flag(True, 'Draw plots/ at the end.')
+  tensorboard: bool = free_flag(True, 'Write tensorboard/ (scalars, text, plots).')
+  wandb: str = free_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'))
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.', low=0)
-  data_dir: str = data_flag(
-    '', 'Where TFDS sets, usps.npz and the like are found. Default: ~/tensorflow_datasets.', may_change=True
-  )
+  data_dir: str = data_flag('', 'Folder of TFDS sets, usps.npz, …. Default: ~/tensorflow_datasets.', may_change=True)
   validation: float = data_flag(
     0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0
   )
@@ -130,9 +116,7 @@ class Train:
   schedule: str = optimiser_flag('constant', 'How the learning rate changes.', choices=optim.SCHEDULES)
   warmup: Duration = optimiser_flag('0', 'Linear warm-up; its first step takes 1 / (warmup + 1) of the rate.')
   final_learning_rate: float = optimiser_flag(0.0, 'The last rate of the linear and cosine schedules.', low=0)
-  boundaries: tuple[Duration, ...] = optimiser_flag(
-    (), 'The times at which the step schedule decays, as 100epochs,150epochs.'
-  )
+  boundaries: tuple[Duration, ...] = optimiser_flag((), 'When the step schedule decays, as 100epochs,150epochs.')
   decay: float = optimiser_flag(0.1, 'The factor of the step and exponential schedules.', low=0)
   decay_every: Duration = optimiser_flag('1epochs', 'How often the exponential schedule decays.')
   momentum: float | None = optimiser_flag(None, "Momentum; the optimiser's own if not given.", low=0, below=1)
@@ -164,27 +148,20 @@ def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps') -
   """
   match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?', str(duration).strip())
   if not match:
-    raise UsageError(
-      f'{name}={duration} is no duration: type steps, epochs or examples, as 2000, 10epochs or 50000examples'
-    )
+    raise UsageError(f'{name}={duration} is no duration: type 2000 (steps), 10epochs or 50000examples')
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
   return math.ceil(round(examples_seen / batch_size, 6))
 
 
-def step_range(text: str, name: str) -> tuple[int, int]:
-  """'100:110' -> (100, 110); '' -> (-1, -1).
-
-  Raises:
-    UsageError: for anything else.
-  """
-  if not text:
-    return -1, -1
+def step_range(text: str) -> tuple[int, int]:
+  """A `profile`: '100:110' -> (100, 110); '' -> (-1, -1); UsageError for anything else."""
   match = re.fullmatch(r'(\d+):(\d+)', text)
-  if not match or int(match[1]) >= int(match[2]):
-    raise UsageError(f'{name}={text}: write FIRST:LAST in steps, as 100:110')
-  return int(match[1]), int(match[2])
+  first, last = (int(match[1]), int(match[2])) if match else (-1, -1)
+  if text and first >= last:
+    raise UsageError(f'profile={text}: write FIRST:LAST in steps, as 100:110')
+  return first, last
 
 
 def resolve(config, examples: int):
@@ -204,18 +181,14 @@ def resolve(config, examples: int):
     raise UsageError(f'batch_size={config.batch_size} is larger than the train split of {examples} examples')
   if config.batch_size % config.microbatches:
     raise UsageError(f'microbatches={config.microbatches} does not divide batch_size={config.batch_size}')
-  if config.steps_per_call != 'auto' and not (config.steps_per_call.isdigit() and int(config.steps_per_call) >= 1):
+  if config.steps_per_call != 'auto' and not re.fullmatch('0*[1-9][0-9]*', config.steps_per_call):
     raise UsageError(f'steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
 
-  changes = {}
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if field.type is Duration:
-      changes[field.name] = in_steps(value, batch_size=config.batch_size, examples=examples, name=field.name)
-    elif field.type == tuple[Duration, ...]:
-      changes[field.name] = tuple(
-        in_steps(v, batch_size=config.batch_size, examples=examples, name=field.name) for v in value
-      )
+  step_range(config.profile)
+  steps_of = functools.partial(in_steps, batch_size=config.batch_size, examples=examples)
+  durations = [field.name for field in dataclasses.fields(config) if field.type is Duration]
+  changes = {name: steps_of(getattr(config, name), name=name) for name in durations}
+  changes['boundaries'] = tuple(steps_of(x, name='boundaries') for x in config.boundaries)
   if changes['steps'] < 1:
     raise UsageError(f'steps={config.steps}: at least one step is needed')
   return dataclasses.replace(config, **changes)
@@ -224,15 +197,10 @@ def resolve(config, examples: int):
 # ---- flags and JSON ----
 
 
-def as_flags(config, *, leave_out: Collection[str] = ()) -> list[str]:
-  """The flags that give this config: those that differ from their defaults."""
-  lines = []
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value != field.default and field.name not in leave_out:
-      text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
-      lines.append(f'--{field.name}={text}')
-  return lines
+def as_flags(config) -> list[str]:
+  """The flags that give this config, but for its workdir: those that differ from their defaults."""
+  values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != 'workdir'}
+  return [f'--{name}={options.text(x)}' for name, x in values.items() if x != getattr(type(config), name)]
 
 
 def to_json(config) -> dict:
@@ -241,7 +209,7 @@ def to_json(config) -> dict:
 
 def from_json(config_class, values: dict):
   """The Config that `to_json` gave; fields it does not know are left at their defaults."""
-  known = {field.name: field for field in dataclasses.fields(config_class)}
+  known = {field.name for field in dataclasses.fields(config_class)}
   return config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known})
 
 

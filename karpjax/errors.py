@@ -30,6 +30,11 @@ def unwrap_callback_error() -> Iterator[None]:
     raise CallbackError(message[1]) from None
 
 
+def first_line(error: Exception) -> str:
+  """What another library's exception says first."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
   """' Did you mean …?' for a misspelt name, or the list of known names when none is near."""
   known = sorted(known)

@@ -4,6 +4,7 @@ A number of the config is Python's or, where a sweep runs many values in one pro
 a number is 0 is left out only where Python knows it.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -11,25 +12,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import errors
+from karpjax.errors import UsageError
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'exponential', 'rsqrt')
 # Schedules whose rates are the same whatever the number of steps: a finished run under one may be prolonged.
 INDEPENDENT_OF_STEPS = frozenset({'constant', 'step', 'exponential', 'rsqrt'})
 
-# Each optimiser, and the flags that it takes, with their values where none is given.
-OPTIMISERS = {
-  'sgd': {},
-  'momentum': {'momentum': 0.9},
-  'nesterov': {'momentum': 0.9},
-  'adam': {'beta1': 0.9, 'beta2': 0.999, 'epsilon': 1e-8},
-  'adamw': {'beta1': 0.9, 'beta2': 0.999, 'epsilon': 1e-8},
-  'rmsprop': {'beta2': 0.9, 'epsilon': 1e-8},
-  'adagrad': {'epsilon': 1e-10},
-  'adadelta': {'beta2': 0.95, 'epsilon': 1e-6},
-  'lion': {'beta1': 0.9, 'beta2': 0.99},
-  'muon': {'momentum': 0.95, 'beta1': 0.9, 'beta2': 0.999, 'epsilon': 1e-8},
-}
 DECOUPLED = frozenset({'adamw', 'lion', 'muon'})
 # The flags that may be traced.
 TRACEABLE = (
@@ -67,14 +55,14 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
   """
   peak, final, steps, warmup = config.learning_rate, config.final_learning_rate, config.steps, config.warmup
   if warmup > steps:
-    raise errors.UsageError(f'warmup={warmup} must lie between 0 and the {steps} steps of the run; shorten it.')
+    raise UsageError(f'warmup={warmup} must lie between 0 and the {steps} steps of the run; shorten it.')
   if config.decay_every < 1:
-    raise errors.UsageError(f'decay_every={config.decay_every} must be at least one step.')
+    raise UsageError(f'decay_every={config.decay_every} must be at least one step.')
   if any(b <= a for a, b in zip((0, *config.boundaries), config.boundaries)):
     given = ','.join(map(str, config.boundaries))
-    raise errors.UsageError(f'boundaries={given} must be positive and increase from each to the next.')
+    raise UsageError(f'boundaries={given} must be positive and increase from each to the next.')
   if config.schedule == 'step' and not config.boundaries:
-    raise errors.UsageError('schedule=step needs boundaries=32000,48000 or the like; or give schedule=constant.')
+    raise UsageError('schedule=step needs boundaries=32000,48000 or the like; or give schedule=constant.')
   if config.schedule == 'constant' and not warmup:
     return lambda t: peak
 
@@ -137,50 +125,47 @@ def configured(config) -> optax.GradientTransformation:
   return optax.chain(
     *([] if is_known(limit) and limit == 0 else [optax.clip_by_global_norm(limit)]),
     *([] if name in DECOUPLED else decays),
-    *_rule(name, **_numbers(config)),
+    *_rule(config),
     *(decays if name in DECOUPLED else []),
     optax.scale(-constant) if is_known(constant) else optax.scale_by_learning_rate(rate),
   )
 
 
-def _numbers(config) -> dict[str, float]:
-  """What the optimiser takes, by flag; raises UsageError for a flag that it does not take."""
-  takes = dict(OPTIMISERS[config.optimiser])
-  for key in ('momentum', 'beta1', 'beta2', 'epsilon'):
-    value = getattr(config, key)
-    if value is not None and key not in takes:
-      others = ', '.join(n for n, t in OPTIMISERS.items() if key in t)
-      raise errors.UsageError(f'optimiser={config.optimiser} takes no {key}={value}; these do: {others}.')
-    if value is not None:
-      takes[key] = value
-  return takes
+def _muon(momentum=0.95, beta1=0.9, beta2=0.999, epsilon=1e-8):
+  matrix = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,))
+  numbers = lambda params: jax.tree.map(matrix, params)  # every kernel [..., in, out] as the matrix [... * in, out]
+  matrices = optax.chain(
+    optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=numbers),
+    optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u),
+  )
+  return [optax.partition({True: matrices, False: optax.scale_by_adam(beta1, beta2, epsilon)}, is_matrix)]
 
 
-def _rule(name, momentum=None, beta1=None, beta2=None, epsilon=None) -> list[optax.GradientTransformation]:
-  match name:
-    case 'sgd':
-      return []
-    case 'momentum' | 'nesterov':
-      return [optax.trace(momentum, nesterov=name == 'nesterov')]
-    case 'adam' | 'adamw':
-      return [optax.scale_by_adam(beta1, beta2, epsilon)]
-    case 'rmsprop':
-      return [optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False)]
-    case 'adagrad':
-      return [optax.scale_by_rss(0.0, epsilon)]
-    case 'adadelta':
-      return [optax.scale_by_adadelta(beta2, epsilon)]
-    case 'lion':
-      return [optax.scale_by_lion(beta1, beta2)]
-    case 'muon':  # every kernel [..., in, out] as the matrix [... * in, out]
-      matrix = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,))
-      matrices = optax.chain(
-        optax.contrib.scale_by_muon(
-          beta=momentum, weight_dimension_numbers=lambda params: jax.tree.map(matrix, params)
-        ),
-        optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u),
-      )
-      return [optax.partition({True: matrices, False: optax.scale_by_adam(beta1, beta2, epsilon)}, is_matrix)]
+# The rule of each optimiser: its parameters are the flags that it takes, with their values where none is given.
+OPTIMISERS = {
+  'sgd': lambda: [],
+  'momentum': lambda momentum=0.9: [optax.trace(momentum)],
+  'nesterov': lambda momentum=0.9: [optax.trace(momentum, nesterov=True)],
+  'adam': lambda beta1=0.9, beta2=0.999, epsilon=1e-8: [optax.scale_by_adam(beta1, beta2, epsilon)],
+  'adamw': lambda beta1=0.9, beta2=0.999, epsilon=1e-8: [optax.scale_by_adam(beta1, beta2, epsilon)],
+  'rmsprop': lambda beta2=0.9, epsilon=1e-8: [optax.scale_by_rms(beta2, epsilon, eps_in_sqrt=False)],
+  'adagrad': lambda epsilon=1e-10: [optax.scale_by_rss(0.0, epsilon)],
+  'adadelta': lambda beta2=0.95, epsilon=1e-6: [optax.scale_by_adadelta(beta2, epsilon)],
+  'lion': lambda beta1=0.9, beta2=0.99: [optax.scale_by_lion(beta1, beta2)],
+  'muon': _muon,
+}
+
+
+def _rule(config) -> list[optax.GradientTransformation]:
+  """The rule of a config's optimiser; raises UsageError for a flag that it does not take."""
+  takes = {name: inspect.signature(rule).parameters for name, rule in OPTIMISERS.items()}
+  given = {key: getattr(config, key) for key in ('momentum', 'beta1', 'beta2', 'epsilon')}
+  given = {key: value for key, value in given.items() if value is not None}
+  for key, value in given.items():
+    if key not in takes[config.optimiser]:
+      others = ', '.join(name for name in takes if key in takes[name])
+      raise UsageError(f'optimiser={config.optimiser} takes no {key}={value}; these do: {others}.')
+  return OPTIMISERS[config.optimiser](**given)
 
 
 def is_decayed(params):

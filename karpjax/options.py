@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from flax import linen as nn
 
 from karpjax.errors import UsageError, choose, nearest
 
@@ -52,19 +51,28 @@ def check(instance) -> None:
   """
   for field in dataclasses.fields(instance):
     value, meta = getattr(instance, field.name), field.metadata
+    bounds = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
     for x in value if isinstance(value, tuple) else (value,):
       if meta.get('choices') and x is not None and x not in meta['choices']:
         raise UsageError(f'{field.name}={x}: unknown.{nearest(str(x), map(str, meta["choices"]))}')
-      bounds = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
       if not bounds or isinstance(x, bool) or not isinstance(x, int | float):
         continue
       if not math.isfinite(x) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
         allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-        raise UsageError(f'{field.name}={_text(value)}: {allowed} is needed')
+        raise UsageError(f'{field.name}={text(value)}: {allowed} is needed')
 
 
-def _text(value) -> str:
+def text(value) -> str:
+  """A value as it is typed behind a flag."""
   return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def element(annotation):
+  """(the plain type of a field, whether it takes several values): int | tuple[int, ...] -> (int, True)."""
+  members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+  several = [typing.get_args(m)[0] for m in members if typing.get_origin(m) is tuple]
+  plain = several or [m for m in members if m is not type(None)]
+  return plain[0], bool(several)
 
 
 # ---- models ----
@@ -76,21 +84,9 @@ def shared(constructor: Callable, instance, **others) -> dict[str, Any]:
   return {name: getattr(instance, name) for name in names if hasattr(instance, name)} | others
 
 
-def _module(constructor: Callable) -> type:
-  return constructor.func if isinstance(constructor, functools.partial) else constructor
-
-
 def of_model(constructor: Callable) -> dict[str, dataclasses.Field]:
   """The options of a Linen module, or of a partial of one: its fields made by `option`."""
-  return {f.name: f for f in dataclasses.fields(_module(constructor)) if 'group' in f.metadata}
-
-
-def element(annotation):
-  """(the plain type of a field, whether it takes several values): int | tuple[int, ...] -> (int, True)."""
-  members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-  several = [m for m in members if typing.get_origin(m) is tuple]
-  plain = [m for m in members if typing.get_origin(m) is not tuple and m is not type(None)]
-  return (typing.get_args(several[0])[0] if several else plain[0]), bool(several)
+  return {f.name: f for f in dataclasses.fields(getattr(constructor, 'func', constructor)) if 'group' in f.metadata}
 
 
 def model_flags(models: Mapping[str, Callable]) -> type:
@@ -142,22 +138,16 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
     if value is None:
       continue
     if key not in fields:
-      raise UsageError(f'model {name} has no {key}={_text(value)}. Its options: {", ".join(sorted(fields)) or "none"}')
+      raise UsageError(f'model {name} has no {key}={text(value)}. Its options: {", ".join(sorted(fields)) or "none"}')
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
-    if element(fields[key].type)[1]:
-      taken[key] = values
-    elif len(values) == 1:
-      taken[key] = values[0]
-    else:
-      raise UsageError(f'{key}={_text(values)}: model {name} takes one value')
-  has = {field.name for field in dataclasses.fields(_module(constructor))}
+    several = element(fields[key].type)[1]
+    if not several and len(values) != 1:
+      raise UsageError(f'{key}={text(values)}: model {name} takes one value')
+    taken[key] = values if several else values[0]
+  has = {field.name for field in dataclasses.fields(getattr(constructor, 'func', constructor))}
   model = constructor(**{key: x for key, x in decided.items() if key in has}, **taken)
   check(model)
   if inputs and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(taken)):  # a sweep's, within a step
-    _trace(model, jax.tree.map(lambda x: (x.shape, x.dtype), inputs, is_leaf=lambda x: hasattr(x, 'shape')), call)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
+    jax.eval_shape(functools.partial(model.init, **(call or {})), jax.random.key(0), *shapes)
   return model
-
-
-def _trace(model: nn.Module, shapes, call) -> None:
-  structs = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
-  jax.eval_shape(functools.partial(model.init, **(call or {})), jax.random.key(0), *structs)

@@ -77,9 +77,8 @@ class TrainState:
 
   def variables(self, player: str | None = None) -> dict[str, Any]:
     """What a Linen module's `apply` takes in evaluation: of the one model, or of one player."""
-    if player is None:
-      return {'params': self.eval_params, **self.collections}
-    return {'params': self.eval_params[player], **self.collections[player]}
+    own = (lambda tree: tree) if player is None else (lambda tree: tree[player])
+    return {'params': own(self.eval_params), **own(self.collections)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +136,7 @@ class Program:
 def partitioning(model, *inputs, **options) -> Callable[[], Any]:
   """For `Program.axes`: the names that a Linen module's parameters give to their axes (`nn.with_partitioning`).
 
-  Args:
-    model: the module.
-    inputs, options: of its call; only their shapes matter.
+  Inputs and options are those of its call; only their shapes matter.
   """
 
   def axes():

@@ -20,9 +20,9 @@ from karpjax import config as configs
 from karpjax import options
 from karpjax import population as populations
 from karpjax.data.dataset import Dataset, Spec, Split
-from karpjax.errors import UsageError, nearest
+from karpjax.errors import UsageError, choose
 from karpjax.report import writers
-from karpjax.train import run_dir, weights
+from karpjax.train import checkpoint, run_dir, weights
 from karpjax.train.predict import predict_split
 
 
@@ -79,13 +79,11 @@ class Bound:
     return list(self.answers(inputs, **chosen))
 
   def _options(self, chosen):
-    known = {field.name for field in dataclasses.fields(self.verb.options)}
     for name in chosen:
-      if name not in known:
-        raise UsageError(f'{name}: no such option.{nearest(name, known)}')
-    made = self.verb.options(**chosen)
-    options.check(made)
-    return made
+      choose('option', name, {field.name: field for field in dataclasses.fields(self.verb.options)})
+    checked = self.verb.options(**chosen)
+    options.check(checked)
+    return checked
 
 
 def _listed(inputs) -> list[str]:
@@ -130,8 +128,11 @@ class Run:
 
   @functools.cached_property
   def _loaded(self):
+    arrays, information = weights.load_checkpoint(self.folder, self.checkpoint)
+    if information['seeds'] > 1:
+      arrays = {n: x if x.ndim == 0 else x[self.member or 0] for n, x in arrays.items()}  # the step is of all
     shapes = jax.eval_shape(self.program.init, jax.random.key(0))
-    return weights.load_state(self.folder, shapes, self.checkpoint, self.member or 0)
+    return checkpoint.from_arrays(arrays, {'state': shapes})['state'], information['step']
 
   @property
   def state(self):

@@ -53,13 +53,8 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
   'changes, message',
   [
-    ({'batch_size': 101}, 'larger than the train split of 100'),
     ({'batch_size': -1}, 'batch_size=-1'),
-    ({'steps': '0'}, 'at least one step'),
-    ({'learning_rate': -1.0}, 'learning_rate=-1'),
-    ({'learning_rate': float('nan')}, 'learning_rate=nan'),
     ({'seeds': 0}, 'seeds=0'),
-    ({'microbatches': 3, 'batch_size': 10}, 'does not divide'),
     ({'ema': 1.0}, 'ema'),
     ({'steps_per_call': 'many'}, 'steps_per_call'),
   ],

@@ -160,8 +160,7 @@ def save(path, setup: setups.Setup, params) -> None:
 def prepare():
   job = worker.job()
   setup = setups.from_json(job['setup'])
-  runtime.tune_malloc()
-  runtime.set_cpu(job['threads'], job['parallel'])
+  runtime.set_up(job['threads'], job['parallel'], 'off')
   make = generation if setup.generation else training
   changes = {'seeds': job['seeds'], 'steps_per_call': str(job['steps_per_call']), 'parallel': job['parallel']}
   run, first_losses, facts, params = make(setup, **changes)

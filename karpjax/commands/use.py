@@ -31,7 +31,7 @@ def describe(folder: Path) -> int:
   except errors.UsageError as error:
     print(f'launch.py: {error}', file=sys.stderr)
     return 2
-  experiment, flags = run.stored['experiment'], config.as_flags(run.config, leave_out=('workdir',))
+  experiment, flags = run.stored['experiment'], config.as_flags(run.config)
   state = f'best {run.trial}' if run.trial else 'finished' if run.summary else 'not finished'
   lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {experiment}, {state}']
   lines += ['  ' + ' '.join(['python launch.py', experiment, *flags])]
@@ -62,8 +62,7 @@ def main(name: str, argv: Sequence[str]) -> int:
   try:
     if not folder:
       raise errors.UsageError(f'which run? python launch.py {name} WORKDIR …')
-    runtime.tune_malloc()
-    runtime.enable_compilation_cache('')
+    runtime.set_up()
     verb = verbs.Run(folder).verb(name).verb
     known = dataclasses.make_dataclass('Flags', [], bases=(verb.options, Asking), frozen=True)
     if '--help' in flags:

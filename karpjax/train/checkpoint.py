@@ -15,8 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from karpjax.errors import UsageError
+from karpjax.errors import UsageError, first_line
 from karpjax.train import hosts
 
 SEPARATOR = '/'
@@ -43,10 +44,14 @@ def names(tree) -> list[str]:
   return [jax.tree_util.keystr(path, simple=True, separator=SEPARATOR) for path, _ in paths]
 
 
+def _bits(tree):
+  """The same tree, its keys as their bits."""
+  return jax.tree.map(lambda x: jax.random.key_data(x) if hosts.is_key(x) else x, tree)
+
+
 def to_arrays(tree) -> dict[str, np.ndarray]:
   """A pytree as {path: array}, copied to the host, so that its buffers may be donated at once. Keys become their bits."""
-  leaves = [jax.random.key_data(x) if hosts.is_key(x) else x for x in jax.tree.leaves(tree)]
-  return {name: np.array(x) for name, x in zip(names(tree), jax.device_get(leaves))}
+  return {name: np.array(x) for name, x in zip(names(tree), jax.device_get(jax.tree.leaves(_bits(tree))))}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], shapes) -> Any:
@@ -56,20 +61,18 @@ def from_arrays(arrays: Mapping[str, np.ndarray], shapes) -> Any:
     UsageError: naming the first array that is missing or has another shape.
   """
   leaves = []
-  for name, shape in zip(names(shapes), jax.tree.leaves(shapes)):
+  for name, shape, stored in zip(names(shapes), jax.tree.leaves(shapes), _stored(shapes)):
     if name not in arrays:
       raise UsageError(f'the checkpoint has no {name}: it was written by another program; choose another workdir')
-    key = hosts.is_key(shape)
-    expected = jax.eval_shape(jax.random.key_data, shape).shape if key else shape.shape
-    if arrays[name].shape != expected:
-      raise UsageError(f'the checkpoint has {name} {list(arrays[name].shape)} where {list(expected)} is needed')
-    leaves.append(jax.random.wrap_key_data(arrays[name]) if key else jnp.asarray(arrays[name], shape.dtype))
+    if arrays[name].shape != stored.shape:
+      raise UsageError(f'the checkpoint has {name} {list(arrays[name].shape)} where {list(stored.shape)} is needed')
+    bits = jnp.asarray(arrays[name], stored.dtype)
+    leaves.append(jax.random.wrap_key_data(bits) if hosts.is_key(shape) else bits)
   return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def _zeros(shape):
-  key = jax.eval_shape(jax.random.key_data, shape) if hosts.is_key(shape) else None
-  return jax.random.wrap_key_data(jnp.zeros_like(key)) if key is not None else jnp.zeros_like(shape)
+def _stored(shapes) -> list[jax.ShapeDtypeStruct]:
+  return jax.tree.leaves(jax.eval_shape(_bits, shapes))
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -109,13 +112,6 @@ class Checkpoints:
     """The steps that are kept, newest first; read before orbax looks, which stumbles over an empty folder."""
     return sorted((int(p.name) for p in (self.folder / kind).glob('[0-9]*') if p.name.isdigit()), reverse=True)
 
-  def _set_aside(self, kind: str, step: int, why: str) -> None:
-    aside = self.folder / 'damaged' / f'{kind}-{step}'
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    (self.folder / kind / str(step)).rename(aside)
-    self.say(f'checkpoint of step {step} is damaged ({why}); moved to {aside}')
-
   def save(self, step: int, carry, information: dict, *, kind: str = 'last') -> None:
     """Starts writing the checkpoint of a step.
 
@@ -144,7 +140,7 @@ class Checkpoints:
       self._fail(kind, step, error)
 
   def _fail(self, kind, step, error):
-    self.failed = f'the checkpoint of step {step} could not be written: {str(error).strip().splitlines()[0][:300]}'
+    self.failed = f'the checkpoint of step {step} could not be written: {first_line(error)[:300]}'
     self.say(f'{self.failed}; older ones are intact')
     self.managers.pop(kind, None)  # its background thread keeps raising; the next save starts anew
 
@@ -179,8 +175,7 @@ class Checkpoints:
         target = {name: np.empty(x.shape, x.dtype) for name, x in shapes.items()}
         arrays = reader.restore((path / 'state').absolute(), target)
     except Exception as error:
-      why = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-      raise Damaged(why[:150]) from None
+      raise Damaged(f'{type(error).__name__}: {first_line(error)}'[:150]) from None
     arrays = {name: np.asarray(x) for name, x in arrays.items()}
     sums = checksums(arrays)
     if sums != meta['checksums']:
@@ -188,7 +183,7 @@ class Checkpoints:
       raise Damaged(f'{wrong} has another checksum than when it was saved')
     return arrays, meta
 
-  def restore(self, shapes, *, kind: str = 'last') -> tuple[int, Any, dict] | None:
+  def restore(self, shapes) -> tuple[int, Any, dict] | None:
     """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
 
     Newer ones that do not are moved to `damaged/`, with a line. Host 0 reads and tells the others, whose disks need not
@@ -197,21 +192,26 @@ class Checkpoints:
     arrays = {}
 
     def read_newest():
-      for step in self.steps(kind):
+      for step in self.steps('last'):
         try:
-          whole, information = self.load(kind, step)
+          whole, information = self.load('last', step)
         except Damaged as why:
-          self._set_aside(kind, step, str(why))
+          aside = self.folder / 'damaged' / f'last-{step}'
+          shutil.rmtree(aside, ignore_errors=True)
+          aside.parent.mkdir(parents=True, exist_ok=True)
+          (self.folder / 'last' / str(step)).rename(aside)
+          self.say(f'checkpoint of step {step} is damaged ({why}); moved to {aside}')
           continue
-        arrays.update(whole)
-        return step, {name: x for name, x in information.items() if name != 'checksums'}
-      return None
+        from_arrays(whole, shapes)  # for its errors, which are everyone's
+        arrays.update((name, whole[name]) for name in names(shapes))
+        return step, information
 
     newest = hosts.run_on_host0(read_newest)
     if not newest:
       return None
-    carry = from_arrays(arrays, shapes) if hosts.is_host0() else jax.tree.map(_zeros, shapes)
-    return newest[0], hosts.broadcast_tree(carry), newest[1]
+    if not hosts.is_host0():
+      arrays = {name: np.zeros(x.shape, x.dtype) for name, x in zip(names(shapes), _stored(shapes))}
+    return newest[0], from_arrays(multihost_utils.broadcast_one_to_all(arrays), shapes), newest[1]
 
   def forget_after(self, step: int) -> None:
     """Removes checkpoints beyond a step, which the run goes on to write anew."""

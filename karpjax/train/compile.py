@@ -97,7 +97,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   return totals
 
 
-def measure_steps_per_call(carry, steps: int, run_one: Callable, compile_many: Callable) -> int:
+def measure_steps_per_call(carry, steps: int, run: Callable, compile_many: Callable) -> int:
   """How many steps a call should make: many only where that measures faster than one.
 
   A loop inside the program can be slower than the dispatch it saves (convolutions on CPU).
@@ -105,19 +105,19 @@ def measure_steps_per_call(carry, steps: int, run_one: Callable, compile_many: C
   Args:
     carry: on the devices; it is left as it is.
     steps: of the whole run.
-    run_one: (carry, start, stop) -> carry, a call of one step, compiled already.
-    compile_many: (steps of a call) -> a function as `run_one`, of up to so many.
+    run: (carry, start, stop) -> carry, in one call, which is that of one step at first.
+    compile_many: (steps) makes it one of up to so many.
   """
-  one = hosts.broadcast_float(_seconds(run_one, carry, 1))  # all hosts have to choose alike
+  one = hosts.from_host0(_seconds(run, carry, 1))  # all hosts have to choose alike
   if one > CALL_SECONDS / 4 or steps == 1:
     return 1
   in_a_row = max(1, min(steps, 8, int(CALL_SECONDS / one)))  # the first after a copy is slower
-  one = hosts.broadcast_float(_seconds(run_one, carry, 1, calls=in_a_row))
+  one = hosts.from_host0(_seconds(run, carry, 1, calls=in_a_row))
   many = int(min(LARGEST_CALL, steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
-  run_many = compile_many(many)
-  first = hosts.broadcast_float(_seconds(run_many, carry, 1, times=1))
+  compile_many(many)
+  first = hosts.from_host0(_seconds(run, carry, 1, times=1))
   trial = max(1, min(many, int(CALL_SECONDS / first)))
-  return many if hosts.broadcast_float(_seconds(run_many, carry, trial)) < one else 1
+  return many if hosts.from_host0(_seconds(run, carry, trial)) < one else 1
 
 
 def _seconds(run: Callable, carry, steps: int, times: int = 3, calls: int = 1) -> float:

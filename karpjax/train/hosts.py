@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from karpjax import options
-from karpjax.errors import UsageError
+from karpjax.errors import UsageError, first_line
 
 HEARTBEAT_SECONDS = 30  # a host that is silent for so long counts as lost, and the others stop
 CAUSES = (
@@ -35,8 +35,10 @@ def start(config) -> None:
   Raises:
     UsageError: for flags that do not fit together, or when not all processes came within `start_timeout` seconds.
   """
-  named = {'coordinator': config.coordinator, 'num_processes': config.num_processes, 'process_id': config.process_id}
-  given = [name for name, value in named.items() if value not in ('', None)]
+  coordinator, timeout = config.coordinator or None, config.start_timeout
+  count, process = config.num_processes, config.process_id
+  named = {'coordinator': coordinator, 'num_processes': count, 'process_id': process}
+  given = [name for name, value in named.items() if value is not None]
   if not given and not config.distributed:
     return
   options.check(config)
@@ -44,26 +46,24 @@ def start(config) -> None:
     missing = ' and '.join(name for name in named if name not in given)
     raise UsageError(f'{given[0]} needs {missing} beside it; or give distributed=True alone where JAX finds its peers')
   if given:
-    if config.process_id >= config.num_processes:
-      last = config.num_processes - 1
-      raise UsageError(f'process_id={config.process_id}: process ids run from 0 to {last} (num_processes - 1)')
-    if not config.coordinator.rpartition(':')[2].isdigit():
-      raise UsageError(f'coordinator={config.coordinator}: write HOST:PORT, as 10.0.0.1:8476')
-    if config.num_processes > 1:
-      meet(config.coordinator, config.num_processes, config.process_id, config.start_timeout)
+    if process >= count:
+      raise UsageError(f'process_id={process}: process ids run from 0 to {count - 1} (num_processes - 1)')
+    if not coordinator.rpartition(':')[2].isdigit():
+      raise UsageError(f'coordinator={coordinator}: write HOST:PORT, as 10.0.0.1:8476')
+    if count > 1:
+      meet(coordinator, count, process, timeout)
     named['coordinator_address'] = named.pop('coordinator')
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   # JAX's runtime ends the process when its time is up, without a word that helps.
-  text = f'after {config.start_timeout} s, not all processes have come. {CAUSES}'
-  warning = threading.Timer(config.start_timeout - 0.5, print, (text,), {'file': sys.stderr, 'flush': True})
+  text = f'after {timeout} s, not all processes have come. {CAUSES}'
+  warning = threading.Timer(timeout - 0.5, print, (text,), {'file': sys.stderr, 'flush': True})
   warning.daemon = True
   warning.start()
-  limits = {'initialization_timeout': config.start_timeout, 'heartbeat_timeout_seconds': HEARTBEAT_SECONDS}
+  limits = {'initialization_timeout': timeout, 'heartbeat_timeout_seconds': HEARTBEAT_SECONDS}
   try:
     jax.distributed.initialize(**named if given else {}, **limits)
   except (RuntimeError, ValueError) as error:
-    reason = str(error).strip().splitlines()[0][:200] if str(error) else type(error).__name__
-    raise UsageError(f'the processes did not find each other: {reason}. {CAUSES}') from None
+    raise UsageError(f'the processes did not find each other: {first_line(error)[:200]}. {CAUSES}') from None
   finally:
     warning.cancel()
 
@@ -101,8 +101,8 @@ def _receive(port: int, count: int, deadline: float) -> str:
         break
       try:
         call.settimeout(5)
-        greeting, process, its_count = call.recv(64).decode().split()
-        process, its_count = int(process), int(its_count)
+        greeting, *numbers = call.recv(64).decode().split()
+        process, its_count = map(int, numbers)
       except (OSError, ValueError):
         greeting = ''
       if greeting != 'karpjax':  # a stranger
@@ -141,59 +141,36 @@ def is_host0() -> bool:
 
 def any_host(flag: bool) -> bool:
   """Whether it is true on any host; every host has to ask."""
-  return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if jax.process_count() > 1 else flag
+  return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def barrier(name: str) -> None:
-  """Waits until every host has come here."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def broadcast_float(value: float) -> float:
-  """Host 0's number, on every host."""
-  return float(multihost_utils.broadcast_one_to_all(np.float32(value))) if jax.process_count() > 1 else value
-
-
-def broadcast_str(text: str) -> str:
-  """Host 0's text, on every host."""
+def from_host0(value):
+  """Host 0's value, which JSON can hold, on every host."""
   if jax.process_count() == 1:
-    return text
-  data = np.frombuffer(text.encode(), np.uint8)
+    return value
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
   length = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-  if not is_host0():
-    data = np.zeros(length, np.uint8)
-  return bytes(np.asarray(multihost_utils.broadcast_one_to_all(data))).decode() if length else ''
+  data = multihost_utils.broadcast_one_to_all(data if is_host0() else np.zeros(length, np.uint8))
+  return json.loads(bytes(np.asarray(data)))
 
 
 def run_on_host0(function: Callable):
   """What host 0's `function()` returns, which JSON can hold, on every host; its UsageError is everyone's."""
-  if jax.process_count() == 1:
-    return function()
-  answer, error = {}, None
+  value = error = None
   if is_host0():
     try:
-      answer = {'value': function()}
+      value = function()
     except UsageError as raised:
-      answer, error = {'error': str(raised)}, raised
-  answer = json.loads(broadcast_str(json.dumps(answer)))
-  if 'error' in answer:
-    raise error or UsageError(answer['error'])
-  return answer['value']
+      error = raised
+  value, text = from_host0((value, error and str(error)))
+  if text is not None:
+    raise error or UsageError(text)
+  return value
 
 
 def is_key(x) -> bool:
   """Whether an array, or its shape, is of typed PRNG keys."""
   return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def broadcast_tree(tree):
-  """Host 0's arrays, on every host: NumPy, and keys as local arrays."""
-  if jax.process_count() == 1:
-    return tree
-  bits = jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
-  bits = multihost_utils.broadcast_one_to_all(bits)
-  return jax.tree.map(lambda x, b: jax.random.wrap_key_data(np.asarray(b)) if is_key(x) else np.asarray(b), tree, bits)
 
 
 def gather(x):

@@ -1,7 +1,9 @@
 """The training loop: it opens a run, trains, logs, evaluates, saves and stops, and closes the run."""
 
+import collections
 import dataclasses
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,8 @@ from karpjax.program import Program, divide
 from karpjax.report import progress, writers
 from karpjax.train import hosts, run_dir, runtime, weights
 from karpjax.train.checkpoint import Checkpoints
-from karpjax.train.clock import Clock
 from karpjax.train.runner import Runner
-from karpjax.train.transforms import describe_divergence, first_seed
+from karpjax.train.transforms import first_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
 
 
 def run(experiment, config, *, say: Callable = print) -> Summary:
-  """Trains an experiment as its Config says.
+  """Trains an experiment as its Config says; as `train` does.
 
   Args:
     experiment: a module of experiments/, or of the user's: `Config`; `data(config)` -> Dataset; `program(config, data)` ->
@@ -61,11 +62,9 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   """Trains a Program and leaves a run in its workdir; goes on where an earlier one stopped, to the same bits.
 
   Args:
-    program: what is trained.
     dataset: with a 'train' split and those that the config evaluates.
     config: a resolved `config.Train`.
     experiment: its name, for config.json and the default workdir.
-    say: is given each line for the reader.
 
   Raises:
     UsageError: for what cannot work, before anything is compiled.
@@ -73,16 +72,15 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     Diverged: when every seed has met NaN or infinity.
     SystemExit: 128 + signal, after saving, when stopped by SIGTERM or SIGINT; 1 when the disk does not take any more.
   """
-  profiled = configs.step_range(config.profile, 'profile')
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
   runner = Runner(program, dataset, config)
   say = say if hosts.is_host0() else lambda line: None
+  tell = lambda lines: [say(line) for line in lines]
   if config.compile_only or config.topology:
-    for line in progress.costs(runner.compile_only()):
-      say(line)
+    tell(progress.costs(runner.compile_only()))
     return Summary({}, None, None)
-  folder = Path(hosts.broadcast_str(config.workdir or str(run_dir.default(experiment))))
+  folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
     say(f'workdir: {folder}')
@@ -97,11 +95,11 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     carry = runner.placement.put(carry or first_carry(runner, config, say))
     checkpoints.forget_after(start)
     say('compiling …')
-    description = compile_and_describe(runner, carry, experiment, folder, stored)
-    for line in progress.start_up(description, dataset, config, runner.placement.layout):
-      say(line)
+    compiled = runner.compile(carry, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
+    description = run_dir.describe(folder, experiment, runner, compiled)
+    tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
-    loop = Loop(runner, config, checkpoints, signals, sinks, folder, say, information, profiled)
+    loop = Loop(runner, checkpoints, signals, sinks, folder, say, information)
     try:
       carry = loop.run(carry, start)
       numbers = loop.finish(carry, description)
@@ -111,8 +109,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       checkpoints.close()
       for sink in sinks:
         sink.close()
-    for line in [*progress.final(numbers, folder, loop.information.get('best'), config), *loop.lines]:
-      say(line)
+    tell([*progress.final(numbers, folder, loop.information.get('best'), config), *loop.lines])
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.placement.get(carry).state, folder)
@@ -130,99 +127,84 @@ def first_carry(runner: Runner, config, say):
   return carry
 
 
-def compile_and_describe(runner: Runner, carry, experiment: str, folder: Path, stored: dict) -> dict:
-  """Compiles the step, as it was `stored` where the run goes on, and writes config.json; returns what it holds."""
-  config = runner.config
-  params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
-  description = run_dir.describe(experiment, config, runner.dataset.spec, params)
-  steps_per_call = stored.get('choices', {}).get('steps_per_call', config.steps_per_call)
-  description['compiled'] = runner.compile(carry, steps_per_call)
-  population = runner.program.population
-  description['population'] = dataclasses.asdict(population) if population else None
-  description['choices'] = {'steps_per_call': runner.steps_per_call}
-  if hosts.is_host0():
-    writers.write_json(folder / 'config.json', description)
-  return description
-
-
 def due(t: int, every: int) -> bool:
   return every > 0 and t % every == 0
 
 
-def next_multiple(t: int, every: int) -> int:
-  """The first multiple of `every` beyond t; without end where every is 0."""
-  return (t // every + 1) * every if every > 0 else 2**62
-
-
-@dataclasses.dataclass
 class Loop:
-  """THE loop and its clocks; what is trained is the Program's business."""
+  """THE loop and its clock; what is trained is the Program's business.
 
-  runner: Runner
-  config: Any
-  checkpoints: Checkpoints
-  signals: list[int]
-  sinks: list
-  folder: Path
-  say: Callable[[str], None]
-  information: dict  # of the checkpoint gone on from: 'seconds' of training before it, and the 'best'
-  profiled: tuple[int, int]  # the first and the last step that are traced
-  diverged: tuple[int, ...] = ()  # seeds
-  clock: Clock = dataclasses.field(default_factory=Clock)
-  lines: tuple[str, ...] = ()  # of the last report
+  Attributes:
+    information: of the checkpoint gone on from: 'seconds' of training before it, and the 'best'.
+    spent: seconds, by what took them.
+    lines: of the last report.
+  """
+
+  def __init__(
+    self, runner: Runner, checkpoints: Checkpoints, signals: list[int], sinks: list, folder: Path, say, information
+  ):
+    self.runner, self.config, self.checkpoints, self.signals = runner, runner.config, checkpoints, signals
+    self.sinks, self.folder, self.say, self.information = sinks, folder, say, information
+    self.steps, self.diverged, self.lines, self.spent = 0, (), (), collections.Counter()
+    self.start_time = self.mark = time.perf_counter()
 
   def run(self, carry, t: int):
     """Trains from step t to the last; returns the final carry."""
     config, saved, logged = self.config, t, t
-    self.clock = Clock()
+    first, end = configs.step_range(config.profile)
     while t < config.steps:
-      stop = self.next_stop(t)
-      if t == self.profiled[0]:
+      stop = min(self.next_stop(t), *(edge for edge in (first, end) if edge > t), config.steps)
+      if t == first:
         jax.profiler.start_trace(self.folder / 'profile')
       carry = self.runner.run_steps(carry, t, stop, due(t, config.log_every) or due(t, config.eval_every))
       t = stop
-      if t == self.profiled[1]:
+      if t == end:
         jax.block_until_ready(carry)
         jax.profiler.stop_trace()
-        self.say(f'trace of steps {self.profiled[0]} to {t}: tensorboard --logdir={self.folder / "profile"}')
+        self.say(f'trace of steps {first} to {t}: tensorboard --logdir={self.folder / "profile"}')
       last, stops = t == config.steps, self.must_stop(t)
       evaluates, logs = last or due(t, config.eval_every), due(t, config.log_every)
       saves = last or stops or due(t, config.checkpoint_every)
       if not (evaluates or saves or logs or due(t, config.report_every)):
         continue
       totals, nonfinite = self.runner.to_host((carry.totals, carry.state.nonfinite_step))
-      rate = self.clock.trained(t - logged)
+      self.steps += t - logged
       epoch = t * config.batch_size / self.runner.dataset.spec.examples
-      row = {'step': t, 'epoch': epoch, 'steps_per_second': rate}
+      row = {'step': t, 'epoch': epoch, 'steps_per_second': (t - logged) / self.lap('step')}
       row |= {f'train/{name}': x for name, x in divide(totals).items()}
       if evaluates and (np.asarray(nonfinite) < 0).any():
-        with self.clock.spend('evaluation'):
-          row |= self.evaluate(carry, last)
+        row |= self.evaluate(carry, last)
+        self.lap('evaluation')
       if evaluates or logs:
-        with self.clock.spend('logging'):
-          for sink in self.sinks:
-            sink.append(row)
+        for sink in self.sinks:
+          sink.append(row)
+        self.lap('logging')
       self.stop_if_diverged(np.atleast_1d(nonfinite), totals, saved)
-      with self.clock.spend('saving'):
-        if evaluates:
-          self.keep_best(carry, t, row)
-        if saves:
-          self.checkpoints.save(t, self.runner.placement.get(carry), self.about())
-          saved = t
+      if evaluates:
+        self.keep_best(carry, t, row)
+      if saves:
+        self.checkpoints.save(t, self.runner.placement.get(carry), self.about())
+        saved = t
+      self.lap('saving')
       if due(t, config.report_every) and not last:
         self.report(carry, t)
       if stops and not last:
         self.stop(t)
-      self.clock.resume()
+      self.lap('report')
       logged = t
     return carry
 
+  def lap(self, what: str) -> float:
+    """The seconds since the last lap, which this has taken."""
+    now = time.perf_counter()
+    seconds, self.mark = now - self.mark, now
+    self.spent[what] += seconds
+    return seconds
+
   def next_stop(self, t: int) -> int:
     """The step at which the call that begins at step t has to end."""
-    config = self.config
-    every = config.log_every, config.eval_every, config.checkpoint_every, config.report_every
-    edges = [edge for edge in self.profiled if edge > t]
-    return min(config.steps, self.runner.next_boundary(t), *(next_multiple(t, n) for n in every), *edges)
+    every = (getattr(self.config, f'{what}_every') for what in ('log', 'eval', 'checkpoint', 'report'))
+    return min(self.runner.next_boundary(t), *((t // n + 1) * n for n in every if n > 0))
 
   def must_stop(self, t: int) -> bool:
     """Whether a signal has come; hosts ask each other only where they log, so that the asking costs nothing."""
@@ -243,7 +225,7 @@ class Loop:
 
   def about(self) -> dict:
     """What a checkpoint says beside its arrays."""
-    seconds = self.information.get('seconds', 0.0) + self.clock.seconds()
+    seconds = self.information.get('seconds', 0.0) + time.perf_counter() - self.start_time
     return {'seconds': seconds, 'best': self.information.get('best'), 'seeds': self.config.seeds}
 
   def keep_best(self, carry, t: int, row: dict) -> None:
@@ -261,8 +243,10 @@ class Loop:
     diverged = tuple(np.flatnonzero(nonfinite >= 0).tolist())
     if diverged == self.diverged:
       return
+    bad = [name for name, (total, _) in totals.items() if not np.isfinite(total).all()] or ['the gradient']
+    seeds = ', '.join(f'seed {self.config.seed + i} at step {nonfinite[i]}' for i in diverged)
+    text = f'NaN or infinity in {", ".join(bad)}: {seeds}'
     advice = f'Try a lower learning_rate (now {self.config.learning_rate}), clip=1 or a warmup.'
-    text = describe_divergence(nonfinite, totals, self.config.seed)
     if len(diverged) < len(nonfinite):
       self.say(f'{text}; the other seeds go on. {advice}')
       self.diverged = diverged
@@ -274,12 +258,10 @@ class Loop:
     self.checkpoints.wait()
     if hosts.is_host0():
       writers.write_csv(self.folder)
-    number = self.signals[0] if self.signals else signal.SIGTERM  # which came to another host
-    self.say(
-      self.checkpoints.failed
-      or f'stopped by signal {int(number)}: step {t} is saved; --workdir={self.folder} goes on from it'
-    )
-    hosts.barrier('stopped')
+    number = int(self.signals[0] if self.signals else signal.SIGTERM)  # which came to another host
+    saved = f'stopped by signal {number}: step {t} is saved; --workdir={self.folder} goes on from it'
+    self.say(self.checkpoints.failed or saved)
+    hosts.any_host(False)  # whose answer comes when all hosts have saved
     raise SystemExit(128 + number)
 
   def report(self, carry, t: int) -> None:
@@ -292,8 +274,10 @@ class Loop:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
     if self.config.plots:
       self.report(carry, self.config.steps)
-    clock = self.clock
+    training, waited = self.spent['step'], self.runner.feed.seconds_waited
+    spent = {'input': waited, 'step': max(0.0, training - waited)}
+    spent |= {name: self.spent[name] for name in ('evaluation', 'logging', 'saving')}
     times = {'seconds': self.about()['seconds'], 'compile_seconds': description['compiled']['compile_seconds']}
-    times |= {'steps_per_second': clock.steps / clock.training} if clock.steps else {}
-    times |= clock.shares(self.runner.feed.seconds_waited)
+    times |= {'steps_per_second': self.steps / training} if training else {}
+    times |= {f'{name}_share': seconds / (sum(spent.values()) or 1.0) for name, seconds in spent.items()}
     return hosts.run_on_host0(lambda: run_dir.write_results(self.folder, self.config, description, times, self.sinks))

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from karpjax.errors import UsageError, choose
+from karpjax.errors import UsageError, choose, first_line
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = ('data', 'fsdp')
@@ -31,31 +31,23 @@ RULES = {
 SMALLEST = 1024  # parameters; arrays under it are not worth cutting over fsdp
 
 
-def parse(parallel: str, text: str, devices: int) -> dict[str, int]:
-  """{axis: size}, of all three axes, from `parallel`, or from `mesh` such as data:4,fsdp:2,tensor:1.
+def make(parallel: str, text: str, devices) -> Mesh:
+  """The mesh of the axis `parallel`, or of `mesh` such as data:4,fsdp:2,tensor:1; neighbours are neighbours on the last axes.
 
   Raises:
     UsageError: an unknown axis, or sizes that do not multiply to the devices.
   """
-  if not text:
-    return {axis: devices if axis == parallel else 1 for axis in AXES}
-  sizes = dict.fromkeys(AXES, 1)
-  for part in text.split(','):
+  sizes = {axis: len(devices) if axis == parallel and not text else 1 for axis in AXES}
+  for part in text.split(',') if text else ():
     match = re.fullmatch(r'(\w+):([1-9]\d*)', part)
     if not match:
       raise UsageError(f'mesh={text}: write AXIS:SIZE,…, as data:4,fsdp:2,tensor:1')
     choose('mesh axis', match[1], sizes)
     sizes[match[1]] = int(match[2])
-  if math.prod(sizes.values()) != devices:
+  if math.prod(sizes.values()) != len(devices):
     product = ' × '.join(str(n) for n in sizes.values() if n > 1) or '1'
-    raise UsageError(f'mesh={text}: {product} = {math.prod(sizes.values())}, but there are {devices} devices')
-  return sizes
-
-
-def make(sizes: dict[str, int], devices=None) -> Mesh:
-  """The mesh, over all devices of all hosts or those given; neighbours on the interconnect are neighbours on the last axes."""
-  shape = tuple(sizes[axis] for axis in AXES)
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    raise UsageError(f'mesh={text}: {product} = {math.prod(sizes.values())}, but there are {len(devices)} devices')
+  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def _specification(path: str, shape: tuple[int, ...], names: tuple, sizes: dict[str, int]) -> P:
@@ -81,7 +73,6 @@ def shardings(mesh: Mesh, carry, seeds: int, axes: Callable[[], Any] | None = No
   """A NamedSharding for every array of a carry, in global form.
 
   Args:
-    mesh: as `make` gives it.
     carry: ShapeDtypeStructs.
     seeds: every leaf but the step counter has a leading axis if there are more than one.
     axes: () -> a tree like params of PartitionSpecs of the names in RULES, or None.
@@ -95,12 +86,6 @@ def shardings(mesh: Mesh, carry, seeds: int, axes: Callable[[], Any] | None = No
     leaves = jax.tree_util.tree_leaves_with_path(axes(), is_leaf=lambda x: isinstance(x, P))
     named = {_keys(path): tuple(names) for path, names in leaves}
 
-  def replicated(tree):
-    return jax.tree.map(lambda _: NamedSharding(mesh, P()), tree)
-
-  def per_example(tree):
-    return jax.tree.map(lambda _: NamedSharding(mesh, P(*lead, BATCH)), tree)
-
   def cut(path, leaf):
     keys, shape = _keys(path), leaf.shape[len(lead) :]
     if not shape or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -110,9 +95,10 @@ def shardings(mesh: Mesh, carry, seeds: int, axes: Callable[[], Any] | None = No
     return NamedSharding(mesh, P(*lead, *_specification('/'.join(keys), shape, names, sizes)))
 
   state = carry.state
-  cut_state = jax.tree_util.tree_map_with_path(cut, state.replace(carried={}, buffers={}))
-  state = cut_state.replace(carried=per_example(state.carried), buffers=per_example(state.buffers))
-  return carry.replace(state=state, totals=replicated(carry.totals))
+  laid = jax.tree_util.tree_map_with_path(cut, state.replace(carried={}, buffers={}))
+  carried, buffers = jax.tree.map(lambda _: NamedSharding(mesh, P(*lead, BATCH)), (state.carried, state.buffers))
+  totals = jax.tree.map(lambda _: NamedSharding(mesh, P()), carry.totals)
+  return carry.replace(state=laid.replace(carried=carried, buffers=buffers), totals=totals)
 
 
 def _keys(path) -> tuple[str, ...]:
@@ -135,5 +121,4 @@ def described_devices(topology: str) -> list:
     return list(topologies.get_topology_desc(topology, 'tpu').devices)
   except Exception as error:  # libtpu's own, of several classes
     examples = 'v5e:2x2, v5e:4x4, v6e:2x4, v4:2x2x1 or v5p:2x2x1'
-    why = str(error).splitlines()[0]
-    raise UsageError(f'topology={topology}: {why}; write VERSION:CHIPS, as {examples}') from None
+    raise UsageError(f'topology={topology}: {first_line(error)}; write VERSION:CHIPS, as {examples}') from None

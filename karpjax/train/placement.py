@@ -1,4 +1,4 @@
-"""Device placement: one device, `pmap`, a mesh, or seeds over devices.
+"""Device placement: one device, or a mesh of devices, by `jit` or by `shard_map`.
 
 A placement is made for the shapes of one carry, in global form, which is that of one device and of checkpoints. Each has
 
@@ -9,31 +9,26 @@ A placement is made for the shapes of one carry, in global form, which is that o
   put               a carry in global form -> on the devices
   put_sums          an evaluation's sums -> on the devices
   get               a carry on the devices -> in global form; or what all devices hold alike -> on this host
-  shard             this host's arrays -> cut along the axis of the batch; without an axis whole on every device
+  shard             this host's arrays -> cut along the axis of the batch, or of the seeds before it where they are `seeded`;
+                    without an axis whole on every device
   local_rows        the rows of a batch that this host supplies
-  compile_step      a function of a carry, which is donated -> compiled; as many of the last arguments as are `replicated`
-                    are alike on all devices
+  compile_step      a function of a carry, which is donated -> compiled
   jit_sums          (state, sums, batch, mask) -> sums, compiled when it is called; sums are donated
 
 Wherever it takes arrays it takes their ShapeDtypeStructs as well, and says how they would lie.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import jax_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from karpjax import collectives
 from karpjax.errors import UsageError
 from karpjax.train import hosts, mesh, runtime
-from karpjax.train.transforms import Carry
 
 
-def place(config, shapes: Carry, axes=None, flops: float = 0):
+def place(config, shapes, axes=None, flops: float = 0):
   """The placement that `parallel`, `mesh` and `topology` name.
 
   Args:
@@ -45,26 +40,22 @@ def place(config, shapes: Carry, axes=None, flops: float = 0):
   Raises:
     UsageError: for a mesh that does not fit the devices, or a placement of one host where there are several.
   """
+  layout = config.mesh or config.parallel
   devices = mesh.described_devices(config.topology) if config.topology else jax.devices()
-  if config.topology and not config.mesh:
-    if config.parallel == 'pmap':
-      raise UsageError('topology: parallel=pmap needs devices that are there; give parallel=data')
-    if config.parallel == 'none':
-      devices = devices[:1]
-  if config.parallel == 'seeds' and not config.mesh:
-    return SeedsOverDevices(shapes, devices, config.seeds, flops)
-  if config.mesh or config.parallel in mesh.AXES or config.topology:
-    sizes = mesh.parse(config.parallel, config.mesh, len(devices))
-    return OnMesh(shapes, mesh.make(sizes, devices), config.mesh or config.parallel, config.seeds, axes)
-  if jax.process_count() > 1:
-    text = f'parallel={config.parallel} is for one host, and there are {jax.process_count()}'
-    raise UsageError(f'{text}; give parallel=data or fsdp, or a mesh')
-  return Pmap(jax.local_devices(), config.seeds) if config.parallel == 'pmap' else OneDevice(flops)
-
-
-def structs(tree, **options):
-  """The ShapeDtypeStructs of a tree."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, **options), tree)
+  if config.topology and layout == 'pmap':
+    raise UsageError('topology: parallel=pmap needs devices that are there; give parallel=data')
+  if layout == 'seeds':
+    return Seeds(shapes, devices, config.seeds, flops)
+  if layout in ('none', 'pmap') and not config.topology:
+    if jax.process_count() > 1:
+      text = f'parallel={layout} is for one host, and there are {jax.process_count()}'
+      raise UsageError(f'{text}; give parallel=data or fsdp, or a mesh')
+    if layout == 'none':
+      return OneDevice(flops)
+  if layout == 'none':
+    devices = devices[:1]
+  over = mesh.make('data' if layout == 'pmap' else config.parallel, config.mesh, devices)
+  return (Replicas if layout == 'pmap' else OnMesh)(over, layout, mesh.shardings(over, shapes, config.seeds, axes))
 
 
 def _is_struct(x) -> bool:
@@ -77,84 +68,27 @@ class OneDevice:
   layout, num_batch_shards, num_state_shards, out_shardings = 'none', 1, 1, None
 
   def __init__(self, flops: float):
-    self.flops = flops
+    self.options = runtime.compiler_options(flops)
 
   def put(self, carry):
     return jax.tree.map(lambda x: x if _is_struct(x) else jnp.array(x), carry)  # a copy, for calls donate it
 
+  put_sums = put
+
   def get(self, tree):
     return tree
 
-  def shard(self, tree, axis=None):
+  def shard(self, tree, axis=None, seeded=False):
     return self.put(tree) if axis is None else tree
 
-  put_sums = put
-
   def local_rows(self, batch_size):
     return slice(None)
 
-  def compile_step(self, function, arguments, replicated):
-    return jax.jit(function, donate_argnums=0).lower(*arguments).compile(runtime.compiler_options(self.flops))
+  def compile_step(self, function, arguments):
+    return jax.jit(function, donate_argnums=0).lower(*arguments).compile(self.options)
 
   def jit_sums(self, function):
-    return jax.jit(function, donate_argnums=1, compiler_options=runtime.compiler_options(self.flops))
-
-
-class Pmap:
-  """The devices of one host, by `pmap`: every leaf has a leading axis [devices, …]."""
-
-  layout, num_state_shards, out_shardings = 'pmap', 1, None
-
-  def __init__(self, devices, seeds: int):
-    self.devices, self.num_batch_shards = devices, len(devices)
-    self.batch_axis = 1 if seeds > 1 else 0  # of a per-example leaf [(seeds,) batch, …]
-
-  def _each(self, tree, per_example, rest):
-    """A carry whose per-example leaves, and all others, are mapped."""
-    state = tree.state
-    cut = jax.tree.map(per_example, {'carried': state.carried, 'buffers': state.buffers})
-    carry = rest(tree.replace(state=state.replace(carried={}, buffers={})))
-    return carry.replace(state=carry.state.replace(**cut))
-
-  def _cut(self, x, axis):  # [.., batch, ..] -> [devices, .., batch / devices, ..]
-    if _is_struct(x):
-      return jax.eval_shape(functools.partial(self._reshape, axis=axis, arrays=jnp), x)
-    return self._reshape(np.asarray(x), axis, np)
-
-  def _reshape(self, x, axis, arrays):
-    return arrays.moveaxis(x.reshape(*x.shape[:axis], len(self.devices), -1, *x.shape[axis + 1 :]), axis, 0)
-
-  def _join(self, x):  # the reverse
-    axis = self.batch_axis
-    x = np.moveaxis(np.asarray(x), 0, axis)
-    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
-
-  def put(self, carry):
-    return self._each(carry, lambda x: self._cut(x, self.batch_axis), self.put_sums)
-
-  def get(self, tree):
-    if isinstance(tree, Carry):
-      return self._each(tree, self._join, jax_utils.unreplicate)
-    return jax_utils.unreplicate(tree)
-
-  def put_sums(self, sums):
-    if any(map(_is_struct, jax.tree.leaves(sums))):
-      return jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(self.devices), *x.shape), x.dtype), sums)
-    return jax_utils.replicate(sums, self.devices)
-
-  def shard(self, tree, axis=None):
-    return self.put_sums(tree) if axis is None else jax.tree.map(lambda x: self._cut(x, axis), tree)
-
-  def local_rows(self, batch_size):
-    return slice(None)
-
-  def compile_step(self, function, arguments, replicated):
-    axes = (0,) * (len(arguments) - replicated) + (None,) * replicated
-    mapped = jax.pmap(function, collectives.REPLICAS, in_axes=axes, devices=self.devices, donate_argnums=0)
-    return mapped.lower(*arguments).compile()
-
-  def jit_sums(self, function):
-    return jax.pmap(function, collectives.REPLICAS, devices=self.devices, donate_argnums=1)
+    return jax.jit(function, donate_argnums=1, compiler_options=self.options)
 
 
 def _lay(x, sharding: NamedSharding):
@@ -172,50 +106,66 @@ def _lay(x, sharding: NamedSharding):
 class OnMesh:
   """`jit` over a mesh of all devices of all hosts; in the program, arrays have their global shapes."""
 
-  def __init__(self, shapes: Carry, over: jax.sharding.Mesh, layout: str, seeds: int, axes):
-    self.mesh, self.layout = over, layout
+  out_shardings = property(lambda self: self.shardings)
+
+  def __init__(self, over: jax.sharding.Mesh, layout: str, shardings):
+    self.mesh, self.layout, self.shardings = over, layout, shardings
     self.num_batch_shards = over.shape['data'] * over.shape['fsdp']
     self.num_state_shards = over.shape['fsdp'] * over.shape['tensor']
-    self.out_shardings = mesh.shardings(over, shapes, seeds, axes)
-    self.whole = NamedSharding(over, P())
+    self.sums = NamedSharding(over, P())
+
+  def _along(self, axis, seeded=False):
+    return NamedSharding(self.mesh, P() if axis is None else P(*(None,) * axis, mesh.BATCH))
 
   def put(self, carry):
-    return jax.tree.map(_lay, carry, self.out_shardings)
+    return jax.tree.map(_lay, carry, self.shardings)
+
+  def put_sums(self, sums):
+    return jax.tree.map(lambda x: _lay(x, self.sums), sums)
 
   def get(self, tree):
     return jax.tree.map(hosts.gather, tree)
 
-  def _sharding(self, axis):
-    return NamedSharding(self.mesh, P(*(None,) * axis, mesh.BATCH))
-
-  def shard(self, tree, axis=None):
+  def shard(self, tree, axis=None, seeded=False):
     """Arrays are this host's rows of the batch, structs of the whole batch."""
-    if axis is None:
-      return jax.tree.map(lambda x: _lay(x, self.whole), tree)
-    sharding = self._sharding(axis)
+    sharding = self._along(axis)
     local = lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x))
     return jax.tree.map(lambda x: _lay(x, sharding) if _is_struct(x) else local(x), tree)
 
-  put_sums = shard
-
   def local_rows(self, batch_size):  # which are neighbours
-    indices = self._sharding(0).addressable_devices_indices_map((batch_size,)).values()
+    indices = self._along(0).addressable_devices_indices_map((batch_size,)).values()
     bounds = [index[0].indices(batch_size) for index in indices]
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
-  def compile_step(self, function, arguments, replicated):
-    return jax.jit(function, donate_argnums=0, out_shardings=self.out_shardings).lower(*arguments).compile()
+  def _jit(self, function, arguments, out, donated: int):
+    """Compiled when it is called; arguments and results lie as these shardings, or as structs that have them."""
+    return jax.jit(function, donate_argnums=donated, out_shardings=out)
+
+  def compile_step(self, function, arguments):
+    return self._jit(function, arguments, self.shardings, 0).lower(*arguments).compile()
 
   def jit_sums(self, function):
-    return jax.jit(function, donate_argnums=1, out_shardings=self.whole)
+    return self._jit(function, (self.shardings.state, self.sums, self._along(0), self._along(0)), self.sums, 1)
 
 
-class SeedsOverDevices:
-  """Each device trains some of the seeds, and none speaks to another: by `shard_map` over one axis of devices."""
+class Replicas(OnMesh):
+  """The devices of one host, each with its rows of the batch and all of the state: `shard_map`, as `pmap` has it."""
 
-  num_batch_shards, out_shardings = 1, None
+  out_shardings, options = None, {}
 
-  def __init__(self, shapes: Carry, devices, seeds: int, flops: float):
+  def _jit(self, function, arguments, out, donated):
+    specs = lambda tree: jax.tree.map(lambda x: getattr(getattr(x, 'sharding', x), 'spec', P()), tree)
+    in_specs, out_specs = specs(arguments), specs(out)
+    mapped = jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donated, compiler_options=self.options)
+
+
+class Seeds(Replicas):
+  """Each device trains some of the seeds, and none speaks to another: `shard_map` over one axis of devices."""
+
+  num_batch_shards = 1
+
+  def __init__(self, shapes, devices, seeds: int, flops: float):
     # the largest number of devices that have as many seeds each
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
     if seeds == 1 or (jax.process_count() > 1 and count < len(devices)):
@@ -223,42 +173,16 @@ class SeedsOverDevices:
       raise UsageError(f'{text}; give a multiple, as seeds={len(devices)}')
     self.mesh = jax.make_mesh((count,), ('seeds',), axis_types=(AxisType.Auto,), devices=devices[:count])
     self.layout = f'{seeds // count} seeds on {"each of " if count > 1 else ""}{count}'
-    self.num_state_shards, self.flops = count, flops
-    specs = jax.tree.map(lambda _: P('seeds'), shapes)
-    self.specs = specs.replace(state=specs.state.replace(step=P()))
+    self.num_state_shards = count
+    self.sums = NamedSharding(self.mesh, P('seeds'))
+    shardings = jax.tree.map(lambda _: self.sums, shapes)
+    self.shardings = shardings.replace(state=shardings.state.replace(step=NamedSharding(self.mesh, P())))
+    # each device of a CPU is a core, which has no other to share an operation with
+    alone = {'xla_cpu_multi_thread_eigen': False} if devices[0].platform == 'cpu' else {}
+    self.options = alone | runtime.compiler_options(flops)
 
-  def put(self, carry):
-    return jax.tree.map(lambda x, spec: _lay(x, NamedSharding(self.mesh, spec)), carry, self.specs)
+  def _along(self, axis, seeded=False):
+    return NamedSharding(self.mesh, P(*(None,) * (axis - 1), 'seeds') if seeded else P())
 
-  def get(self, tree):
-    return jax.tree.map(hosts.gather, tree)
-
-  def put_sums(self, sums):
-    return jax.tree.map(lambda x: _lay(x, NamedSharding(self.mesh, P('seeds'))), sums)
-
-  def shard(self, tree, axis=None):
-    """The axis of seeds is the one before the batch's; arrays without it are whole on every device."""
-    spec = P(*(None,) * (axis - 1), 'seeds') if axis else P()
-    return jax.tree.map(lambda x: _lay(x, NamedSharding(self.mesh, spec)), tree)
-
-  def local_rows(self, batch_size):
-    return slice(None)
-
-  def _options(self):  # each device of a CPU is a core, which has no other to share an operation with
-    alone = {'xla_cpu_multi_thread_eigen': False} if self.mesh.devices.flat[0].platform == 'cpu' else {}
-    return alone | runtime.compiler_options(self.flops)
-
-  def _map(self, function, in_specs, out_specs):
-    return jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-
-  def compile_step(self, function, arguments, replicated):
-    in_specs = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)
-    mapped = jax.jit(self._map(function, in_specs, self.specs), donate_argnums=0)
-    return mapped.lower(*arguments).compile(self._options())
-
-  def jit_sums(self, function):
-    def add(state, sums, *batch):
-      in_specs = self.specs.state, P('seeds'), *(P() for _ in batch)
-      return self._map(function, in_specs, P('seeds'))(state, sums, *batch)
-
-    return jax.jit(add, donate_argnums=1, compiler_options=self._options())
+  def shard(self, tree, axis=None, seeded=False):
+    return jax.tree.map(lambda x: _lay(x, self._along(axis, seeded)), tree)

@@ -21,6 +21,7 @@ from karpjax import optim
 from karpjax.errors import UsageError
 from karpjax.report import page, plots, progress, writers
 from karpjax.train import checkpoint, hosts
+from karpjax.train.transforms import first_seed
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -42,36 +43,31 @@ def claim(folder: Path) -> Iterator[Path]:
   Raises:
     UsageError: where it cannot be written, or another process has it.
   """
-  locks, new_folders = [], [p for p in (folder, *folder.parents) if not p.exists()]
-  try:
-    hosts.run_on_host0(lambda: locks.append(_lock(folder)))
-    yield folder
-  except UsageError:
-    if new_folders and hosts.is_host0():  # nothing has begun: nothing is left behind
-      if locks and [p.name for p in folder.iterdir()] == ['.lock']:
-        (folder / '.lock').unlink()
-      for path in new_folders:
-        with contextlib.suppress(OSError):  # where it is not empty
-          path.rmdir()
-    raise
-  finally:
-    for lock in locks:
-      lock.close()
+  new_folders, locks = [p for p in (folder, *folder.parents) if not p.exists()], contextlib.ExitStack()
 
+  def lock():
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      file = locks.enter_context(open(folder / '.lock', 'w'))
+    except OSError as error:
+      raise UsageError(f'workdir={folder} cannot be written: {error.strerror}') from None
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UsageError(f'another process is at work in {folder}; wait for it, or choose another workdir') from None
 
-def _lock(folder: Path):
-  """The open file whose lock is the claim."""
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / '.lock', 'w')
-  except OSError as error:
-    raise UsageError(f'workdir={folder} cannot be written: {error.strerror}') from None
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
-    lock.close()
-    raise UsageError(f'another process is at work in {folder}; wait for it, or choose another workdir') from None
-  return lock
+  with locks:
+    try:
+      hosts.run_on_host0(lock)
+      yield folder
+    except UsageError:
+      if new_folders and hosts.is_host0():  # nothing has begun: nothing is left behind
+        if folder.is_dir() and [*folder.iterdir()] == [folder / '.lock']:
+          (folder / '.lock').unlink()
+        for path in new_folders:
+          with contextlib.suppress(OSError):  # where it is not empty
+            path.rmdir()
+      raise
 
 
 # ---- config.json ----
@@ -85,37 +81,42 @@ def _git_revision() -> str | None:
     return None
 
 
-def describe(experiment: str, config, spec, params) -> dict:
-  """What config.json holds: enough to run it again, and to predict without the data.
+def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
+  """Writes config.json, and gives what it holds: enough to run it again, and to predict without the data.
 
   Args:
-    experiment: its name.
-    config: resolved.
-    spec: of the data set.
-    params: shapes of one seed's.
+    runner: the `runner.Runner`, whose step is compiled.
+    compiled: what its `compile` gave.
   """
-  flags = configs.as_flags(config, leave_out=('workdir',))
+  config, population = runner.config, runner.program.population
+  params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
   shapes = zip(checkpoint.names(params), jax.tree.leaves(params))
-  return {
+  description = {
     'format': FORMAT,
     'experiment': experiment,
     'flags': configs.to_json(config),
-    'command': ' '.join(['python launch.py', experiment, *flags]),
+    'command': ' '.join(['python launch.py', experiment, *configs.as_flags(config)]),
     'command_line': sys.argv,
-    'spec': spec.to_json(),
+    'spec': runner.dataset.spec.to_json(),
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
     'git': _git_revision(),
     'parameters': [{'name': name, 'shape': list(x.shape), 'count': math.prod(x.shape)} for name, x in shapes],
+    'compiled': compiled,
+    'population': population and dataclasses.asdict(population),
+    'choices': {'steps_per_call': runner.steps_per_call},
   }
+  if hosts.is_host0():
+    writers.write_json(folder / 'config.json', description)
+  return description
 
 
-def stored(folder: Path) -> dict:
+def stored(folder: str | Path, experiment: str = '') -> dict:
   """The config.json of a run's folder.
 
   Raises:
-    UsageError: where there is none, or one that this version of karpjax cannot read.
+    UsageError: where there is none, or it is of another experiment than the one given, or of another version of karpjax.
   """
   if not Path(folder).is_dir():
     raise UsageError(f'{folder}: no such folder')
@@ -126,19 +127,7 @@ def stored(folder: Path) -> dict:
   if version != FORMAT:
     age = 'a newer' if version > FORMAT else 'an older'
     raise UsageError(f'{folder} was written by {age} version of karpjax, which this one cannot read')
-  return description
-
-
-def stored_run(folder: Path, experiment: str) -> dict | None:
-  """The config.json of a run that goes on, or None in a fresh folder.
-
-  Raises:
-    UsageError: where it is of another experiment, or of another version of karpjax.
-  """
-  if configs.saved(folder) is None:
-    return None
-  description = stored(folder)
-  if description['experiment'] != experiment:
+  if experiment not in ('', description['experiment']):
     text = f'{folder} holds a run of {description["experiment"]}, not of {experiment}'
     raise UsageError(f'{text}; choose another workdir')
   return description
@@ -150,9 +139,9 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   Raises:
     UsageError: naming the flags that have changed since the run began and may not.
   """
-  before = stored_run(folder, experiment)
-  if before is None:
+  if configs.saved(folder) is None:
     return None
+  before = stored(folder, experiment)
   now, changed = configs.to_json(config), []
   old = configs.to_json(configs.from_json(type(config), before['flags']))  # flags that are newer had their defaults
   for field in dataclasses.fields(config):
@@ -176,7 +165,6 @@ def summary(folder: Path, steps: int) -> dict | None:
   with contextlib.suppress(OSError, ValueError):
     numbers = json.loads((folder / 'summary.json').read_text())
     return numbers if numbers['steps'] == steps else None
-  return None
 
 
 # ---- what a run leaves ----
@@ -187,19 +175,14 @@ def open_sinks(folder: Path, start: int, config, description: dict, environment_
   if not hosts.is_host0():
     return []
   sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say, environment_steps)]
-  if config.tensorboard:
-    sinks.append(writers.TensorBoard(folder))
-  if config.wandb != 'off':
-    sinks.append(writers.Wandb(folder, config.wandb, description))
-  return sinks
+  sinks += [writers.TensorBoard(folder)] if config.tensorboard else []
+  return sinks + ([writers.Wandb(folder, config.wandb, description)] if config.wandb != 'off' else [])
 
 
 def write_results(folder: Path, config, description: dict, times: dict, sinks: list) -> dict[str, Any]:
   """Writes curves, metrics.csv, summary.json and the page from metrics.jsonl; returns the final numbers.
 
   Args:
-    folder: the run's.
-    config: resolved.
     description: what config.json holds.
     times: the rest of the final numbers.
     sinks: those that are told of the end.
@@ -207,8 +190,8 @@ def write_results(folder: Path, config, description: dict, times: dict, sinks: l
   rows = writers.read_rows(folder)
   final = {n: writers.final_of_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
   parameters = sum(p['count'] for p in description['parameters'])
-  numbers = {'steps': config.steps, 'parameters': parameters, **final}
-  numbers |= {'steps_per_second': rows[-1]['steps_per_second'], **times}
+  rate = {'steps_per_second': rows[-1]['steps_per_second']}
+  numbers = {'steps': config.steps, 'parameters': parameters, **final, **rate, **times}
   if config.plots:
     plots.curves(rows, folder)
   writers.write_csv(folder)

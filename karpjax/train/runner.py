@@ -11,7 +11,7 @@ import numpy as np
 
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset, Split
-from karpjax.errors import UsageError
+from karpjax.errors import UsageError, first_line
 from karpjax.program import Population, Program
 from karpjax.train import compile, placement, runtime, transforms
 
@@ -51,12 +51,10 @@ class Feed:
         raise UsageError('order=bucketed: the examples of this set are all of one length; give order=reshuffle')
       order = batches.by_length(split.lengths, config.batch_size)
     self.split, self.examples, self.config, self.order, self.placement = split, examples, config, order, placed
-    self.shared = len(set(seeds)) == 1
+    self.shared, self.resident = len(set(seeds)) == 1, split.arrays is not None
     self.seeds = seeds[:1] if self.shared else seeds
-    self.axis = 0 if self.shared else 1  # of the batch, in an array [(seeds,) batch, …]
-    self.resident = split.arrays is not None
-    self.seconds_waited = 0.0
-    self._stream, self._next_step = None, -1
+    self.lead = () if self.shared else (len(seeds),)  # of a batch, before its rows
+    self.seconds_waited, self._stream, self._next_step = 0.0, None, -1
 
   @functools.cached_property
   def numbers(self):
@@ -64,20 +62,23 @@ class Feed:
     options = dict(batch_size=self.config.batch_size, size=self.split.size, order=self.order)
     return functools.partial(_numbers, self.seeds, self.placement.local_rows(self.config.batch_size), options)
 
+  def _shard(self, tree, axis):
+    return self.placement.shard(tree, axis, seeded=not self.shared)
+
   @functools.cached_property
   def arrays(self):
     """The resident split on every device."""
     return self.placement.shard(self.split.arrays)
 
-  def structs(self, steps: int | None = None):
-    """The shapes of what `take` gives, with an axis of steps where they are given."""
-    shape = (() if self.shared else (len(self.seeds),)) + (self.config.batch_size,)
-    batch = {name: jax.ShapeDtypeStruct(shape + x.shape, x.dtype) for name, x in self.examples.items()}
+  def structs(self, steps: int = 1):
+    """The shapes of what `take` gives for a call of up to so many steps."""
+    shape = (*self.lead, self.config.batch_size)
     if not self.resident:
-      return (self.placement.shard(batch, self.axis),)
-    numbers = jax.ShapeDtypeStruct((() if steps is None else (steps,)) + shape, np.int32)
-    arrays = self.placement.shard(placement.structs(self.split.arrays))
-    return arrays, self.placement.shard(numbers, len(numbers.shape) - 1)
+      batch = {name: jax.ShapeDtypeStruct(shape + x.shape, x.dtype) for name, x in self.examples.items()}
+      return (self._shard(batch, len(self.lead)),)
+    numbers = jax.ShapeDtypeStruct((steps,) * (steps > 1) + shape, np.int32)
+    arrays = jax.eval_shape(lambda x: x, self.split.arrays)
+    return self.placement.shard(arrays), self._shard(numbers, len(numbers.shape) - 1)
 
   def take(self, start: int, stop: int, most: int) -> tuple:
     """The arguments of a call for steps start … stop − 1 between the carry and the rest, of up to `most` steps."""
@@ -85,16 +86,16 @@ class Feed:
     if self.resident:
       numbers = self.numbers(start, stop - start)
       if most > 1:
-        padding = np.zeros((most - len(numbers), *numbers.shape[1:]), np.int32)
-        arguments = self.arrays, self.placement.shard(np.concatenate([numbers, padding]), self.axis + 1)
+        numbers = np.concatenate([numbers, np.zeros((most - len(numbers), *numbers.shape[1:]), np.int32)])
       else:
-        arguments = self.arrays, self.placement.shard(numbers[0], self.axis)
+        numbers = numbers[0]
+      arguments = self.arrays, self._shard(numbers, numbers.ndim - 1)
     else:
       if self._next_step != start:
         numbers = lambda t, numbers=self.numbers: numbers(t, 1)[0]  # worker processes get it without the rest
         self._stream = batches.stream(self.split, numbers, start, self.config.steps, workers=self.config.workers)
       self._next_step = start + 1
-      arguments = (self.placement.shard(next(self._stream), self.axis),)
+      arguments = (self._shard(next(self._stream), len(self.lead)),)
     self.seconds_waited += time.perf_counter() - start_time
     return arguments
 
@@ -123,9 +124,10 @@ class Runner:
 
     state = jax.eval_shape(program.init, jax.random.key(0))
     example = train.fetch(np.zeros(1, np.int32))
-    self.examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
-    self.examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
-    traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, self._batch(config.batch_size))
+    examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
+    examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
+    batch_of = lambda size: {n: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for n, x in examples.items()}
+    traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, batch_of(config.batch_size))
     self.metrics = dict(metrics)
     self.flops = seeds * compile.estimate_flops(traced.jaxpr)
     once = compile.estimate_flops(traced.jaxpr, loops=False)
@@ -137,18 +139,19 @@ class Runner:
       raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
     if not config.topology:  # whose memory the compiler knows
       check_memory(state, seeds, self.placement.num_state_shards)
-    self.feed = Feed(train, self.examples, config, self.population.seeds, self.placement)
+    self.feed = Feed(train, examples, config, self.population.seeds, self.placement)
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards
-    batch = {**self._batch(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
+    batch = {**batch_of(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
     self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
     sequential = not config.topology and runtime.prefer_sequential_seeds(once, convolves)
     options = dict(seeds=seeds, shared=self.feed.shared, sequential=sequential)
-    self.calls = transforms.calls(program, train.gather, self.shapes.state, **options)
-
-  def _batch(self, size: int):
-    return {name: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for name, x in self.examples.items()}
+    one_batch, one_step, self._many_steps, add_sums = transforms.calls(
+      program, train.gather, self.shapes.state, **options
+    )
+    self._one_step = one_step if self.feed.resident else one_batch
+    self._add_sums = self.placement.jit_sums(add_sums)
 
   def _zeros(self, shapes):
     lead = (self.config.seeds,) if self.config.seeds > 1 else ()
@@ -173,13 +176,9 @@ class Runner:
 
   def _compile_step(self, steps: int):
     """A call of up to so many steps, compiled."""
-    reset = np.bool_(False)
-    carry = self.placement.put(self.shapes)
-    if steps > 1:
-      arguments = carry, *self.feed.structs(steps), np.int32(0), reset
-      return self.placement.compile_step(self.calls.many_steps, arguments, replicated=2)
-    function = self.calls.one_step if self.feed.resident else self.calls.one_batch
-    return self.placement.compile_step(function, (carry, *self.feed.structs(), reset), replicated=1)
+    function, count = (self._many_steps, (np.int32(0),)) if steps > 1 else (self._one_step, ())
+    arguments = self.placement.put(self.shapes), *self.feed.structs(steps), *count, np.bool_(False)
+    return self.placement.compile_step(function, arguments)
 
   def compile(self, carry, steps_per_call: str | int = 'auto') -> dict:
     """Compiles the step, and gives its figures.
@@ -189,18 +188,16 @@ class Runner:
       steps_per_call: how many steps a call makes at the most; 'auto' measures. Streamed sets take one.
     """
     start_time = time.perf_counter()
-    self.steps_per_call = 1 if steps_per_call == 'auto' or not self.feed.resident else int(steps_per_call)
+    measures = steps_per_call == 'auto' and self.feed.resident
+    self.steps_per_call = int(steps_per_call) if self.feed.resident and not measures else 1
     one = self.step = self._compile_step(self.steps_per_call)
-    if steps_per_call == 'auto' and self.feed.resident:
-
-      def run_steps(carry, start, stop):
-        return self.run_steps(carry, start, stop, False)
+    if measures:
 
       def compile_many(steps):
         self.step, self.steps_per_call = self._compile_step(steps), steps
-        return run_steps
 
-      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run_steps, compile_many)
+      run = lambda carry, start, stop: self.run_steps(carry, start, stop, False)
+      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run, compile_many)
       self.step = one if self.steps_per_call == 1 else self.step
     figures = {'flops': self.flops, 'seeds': self.config.seeds, 'compile_seconds': time.perf_counter() - start_time}
     return figures | compile.memory_analysis(self.step)
@@ -212,7 +209,7 @@ class Runner:
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
         raise
-      why = str(error).splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')
+      why = first_line(error).removeprefix('RESOURCE_EXHAUSTED: ')
       advice = 'Try a smaller batch_size, microbatches=2, dtype=bfloat16, or more devices with parallel=fsdp'
       raise UsageError(f'this step does not fit: {why} {advice}') from None
     return {'flops': self.flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
@@ -228,10 +225,6 @@ class Runner:
     return self.step(carry, *arguments, *steps, np.bool_(reset_metrics))
 
   # ---- evaluation ----
-
-  @functools.cached_property
-  def _add_sums(self):
-    return self.placement.jit_sums(self.calls.add_sums)
 
   def evaluate(self, carry, name: str):
     """The sums of a split, on the host."""

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # glibc's mallopt parameters (malloc.h)
 LARGE_STEP = 1e8  # FLOPs of one seed's step
 
@@ -30,19 +32,11 @@ def tune_malloc() -> None:
   if simulated and int(simulated[1]) > 1:
     mallopt(M_ARENA_MAX, 1)
     return
-  import jax
-
   jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def enable_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs on disk, so that the second start of a run is a fraction of the first.
-
-  Args:
-    folder: where; '' is ~/.cache/karpjax/compiled, 'off' is nowhere.
-  """
-  import jax
-
+  """Keeps compiled programs in a folder, so that the second start of a run is a fraction of the first; 'off': nowhere."""
   if folder != 'off':
     jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
@@ -52,8 +46,6 @@ def enable_compilation_cache(folder: str) -> None:
 @functools.cache
 def _onednn() -> dict:
   """XLA's options for convolutions and matmuls by oneDNN on the CPU, where this jaxlib takes them and gains by them."""
-  import jax
-
   if jax.default_backend() != 'cpu' or jax.__version_info__ < (0, 11):
     return {}
   options = {
@@ -76,36 +68,30 @@ def compiler_options(flops: float) -> dict:
 
 def prefer_sequential_seeds(flops: float, convolves: bool) -> bool:
   """Whether seeds of a step are faster one after the other: on a CPU, large ones with convolutions, whose images stay in cache."""
-  import jax
-
   return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_STEP
 
 
-def set_cpu(threads: int, parallel: str) -> None:
-  """Decides how XLA uses the cores of a CPU; JAX must not have begun.
+def set_up(threads: int = 0, parallel: str = 'none', compilation_cache: str = '', deterministic: bool = False) -> None:
+  """Decides how the allocator, XLA and the cores of a CPU work, by the flags of a `config.Train`; JAX must not have begun.
 
   Args:
     threads: CPU threads per operation; 0: one for each core, or one with seeds over devices.
     parallel: with 'seeds', each core becomes a device, unless their number is given already.
+    compilation_cache: as for `enable_compilation_cache`.
+    deterministic: on GPUs, only deterministic operations.
   """
-  import jax
-
+  tune_malloc()
+  enable_compilation_cache(compilation_cache)
+  flags = os.environ.get('XLA_FLAGS', '')
   if parallel == 'seeds':
     threads = threads or 1
-    if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+    if 'xla_force_host_platform_device_count' not in flags:
       cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
       jax.config.update('jax_num_cpu_devices', cores)
   if threads:
     os.environ['NPROC'] = str(threads)  # where XLA's CPU client looks for the size of its pool
-
-
-def set_up(config) -> None:
-  """All of it, as a `config.Train` says."""
-  tune_malloc()
-  set_cpu(config.threads, config.parallel)
-  enable_compilation_cache(config.compilation_cache)
-  if config.deterministic:
-    os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+  if deterministic:
+    os.environ['XLA_FLAGS'] = f'{flags} --xla_gpu_deterministic_ops=true'
 
 
 @contextlib.contextmanager

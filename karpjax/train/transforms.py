@@ -5,13 +5,11 @@ one. Many steps in one call are a `fori_loop` with a traced number of steps, so 
 and resumes, which cut a run into calls, never change the compiled program, and so never change a bit.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax.custom_batching import sequential_vmap
 
@@ -34,23 +32,14 @@ class Carry:
 # ---- the finite guard ----
 
 
-def _nan_or_zero(x):
-  """0 · x summed: 0 for finite x, NaN for all others; several times faster than isfinite(x).all() on CPU."""
-  return (0 * x).sum()
-
-
 def all_finite(tree) -> jax.Array:
   """[] bool: whether every floating-point number of a pytree is finite."""
   leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-  sums = jnp.stack([_nan_or_zero(x) for x in leaves])
+  # 0 · x is 0 for finite x, NaN for all others: several times faster than isfinite(x).all() on CPU.
+  sums = jnp.stack([(0 * x).sum() for x in leaves])
   # Their sum is a product because XLA would take a plain one, of all leaves, into what is done with each leaf: minutes of
   # compilation for ResNet-56.
   return jnp.isfinite(jnp.vdot(sums, sums))
-
-
-def _guarded_leaves(state):
-  """The state without optimiser, whose moments are NaN only with params or gradients, and buffers, checked when carried."""
-  return state.replace(opt_state=(), buffers=())
 
 
 def guarded(step: Callable) -> Callable:
@@ -63,7 +52,8 @@ def guarded(step: Callable) -> Callable:
   def guard(carry: Carry, batch) -> Carry:
     old = carry.state
     new, metrics = step(old, batch)
-    finite, alive = all_finite((_guarded_leaves(new), metrics)), old.nonfinite_step < 0
+    # without the optimiser, whose moments are NaN only with params or gradients, and buffers, checked when carried
+    finite, alive = all_finite((new.replace(opt_state=(), buffers=()), metrics)), old.nonfinite_step < 0
     keep = lambda a, b: jnp.where(finite & alive, a, b)
     state = jax.tree.map(keep, new.replace(buffers=()), old.replace(buffers=())).replace(buffers=new.buffers)
     nonfinite_step = jnp.where(alive & ~finite, old.step, old.nonfinite_step)
@@ -71,19 +61,6 @@ def guarded(step: Callable) -> Callable:
     return Carry(state.replace(step=old.step + 1, nonfinite_step=nonfinite_step), totals)
 
   return guard
-
-
-def describe_divergence(nonfinite_step, totals, seed: int) -> str:
-  """Which metrics were not finite, and which seeds from which step on.
-
-  Args:
-    nonfinite_step: [seeds] int, as the states have it, on the host.
-    totals: metric sums, on the host.
-    seed: the first one.
-  """
-  bad = [name for name, (total, _) in totals.items() if not np.isfinite(total).all()] or ['the gradient']
-  seeds = (f'seed {seed + i} at step {nonfinite_step[i]}' for i in np.flatnonzero(nonfinite_step >= 0))
-  return f'NaN or infinity in {", ".join(bad)}: {", ".join(seeds)}'
 
 
 # ---- several seeds ----
@@ -115,33 +92,22 @@ def over_seeds(step: Callable, axes: Carry, batch_axis: int | None, sequential: 
 # ---- what is compiled ----
 
 
-@dataclasses.dataclass(frozen=True)
-class Calls:
-  """The functions that are compiled. With several seeds every leaf but the step counter has a leading axis [seeds, …].
-
-  Attributes:
-    one_batch: (carry, batch, reset_metrics) -> carry; batch: each [(seeds,) batch, …].
-    one_step: (carry, arrays, numbers, reset_metrics) -> carry; arrays [size, …] on the device, numbers [(seeds,) batch].
-    many_steps: (carry, arrays, numbers, steps, reset_metrics) -> carry; numbers [most steps, (seeds,) batch], `steps` traced.
-    add_sums: (state, sums, batch, mask) -> sums; the batch is that of all seeds.
-  """
-
-  one_batch: Callable
-  one_step: Callable
-  many_steps: Callable
-  add_sums: Callable
-
-
-def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool, sequential: bool) -> Calls:
-  """Transforms a Program's step and evaluation.
+def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool, sequential: bool):
+  """The functions that are compiled, of a Program's step and evaluation.
 
   Args:
     program: what is run.
     gather: (arrays, numbers [batch]) -> the examples of these numbers.
-    state: the structure of its states.
+    state: the structure of its states; with several seeds every leaf but the step counter has a leading axis [seeds, …].
     seeds: how many.
     shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
     sequential: whether a step is that of one seed after the other, rather than of all at once.
+
+  Returns:
+    one_batch: (carry, batch, reset_metrics) -> carry; batch: each [(seeds,) batch, …].
+    one_step: (carry, arrays, numbers, reset_metrics) -> carry; arrays [size, …] on the device, numbers [(seeds,) batch].
+    many_steps: (carry, arrays, numbers, steps, reset_metrics) -> carry; numbers [most steps, (seeds,) batch], `steps` traced.
+    add_sums: (state, sums, batch, mask) -> sums; the batch is that of all seeds.
   """
   step, axes = guarded(program.step), Carry(stack_axes(state), 0)
 
@@ -170,4 +136,4 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
       evaluate = jax.vmap(sequential_vmap(evaluate) if sequential else evaluate, (axes.state,))
     return jax.tree.map(jnp.add, sums, evaluate(state))
 
-  return Calls(one_batch, one_step, many_steps, add_sums)
+  return one_batch, one_step, many_steps, add_sums

@@ -38,24 +38,6 @@ def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, 
   raise UsageError(f'{folder} holds no checkpoint yet; give the workdir of a run, or a FILE.safetensors')
 
 
-def load_state(folder: Path, shapes, which: str = 'best', seed: int = 0):
-  """(state, step) of a run's checkpoint.
-
-  Args:
-    folder: the run's.
-    shapes: the state of one seed, as ShapeDtypeStructs.
-    which: 'best' (the last where none is), 'last', or a step that is kept.
-    seed: which of several seeds, from 0.
-
-  Raises:
-    UsageError: where no such checkpoint restores whole.
-  """
-  arrays, information = load_checkpoint(folder, which)
-  if information['seeds'] > 1:
-    arrays = {n: x if x.ndim == 0 else x[seed] for n, x in arrays.items()}  # step has no axis of seeds
-  return checkpoint.from_arrays(arrays, {'state': shapes})['state'], information['step']
-
-
 def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
   """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages for params, first seed), or a safetensors file.
 
@@ -72,12 +54,12 @@ def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
       return rename({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
     except ValueError as error:
       raise UsageError(f'init_from={path} cannot be read: {error}') from None
-  run_dir.stored(Path(path))
+  run_dir.stored(path)
   arrays, information = load_checkpoint(path)
   weights = {}
   for there, here in (('state/params/', 'params/'), ('state/ema/', 'params/'), ('state/collections/', '')):
     weights |= {here + n.removeprefix(there): x for n, x in arrays.items() if n.startswith(there)}
-  return {n: x[0] for n, x in weights.items()} if information.get('seeds', 1) > 1 else weights
+  return {n: x[0] for n, x in weights.items()} if information['seeds'] > 1 else weights
 
 
 def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
@@ -119,24 +101,20 @@ def replace_weights(state, weights: Mapping[str, np.ndarray]) -> tuple[Any, list
     UsageError: when nothing matches.
   """
   own = {'params': state.params, **state.collections}
-  rows, leaves = [], []
-  lead = state.nonfinite_step.ndim  # 1 with several seeds
+  rows, leaves, lead = [], [], state.nonfinite_step.ndim  # 1 with several seeds
   for name, leaf in zip(checkpoint.names(own), jax.tree.leaves(own)):
-    other = weights.get(name)
-    if other is not None and other.shape == leaf.shape[lead:]:
+    other, shape = weights.get(name), leaf.shape[lead:]
+    what = 'new' if other is None else 'matched' if other.shape == shape else f'new (there {list(other.shape)})'
+    if what == 'matched':
       leaf = jnp.broadcast_to(jnp.asarray(other, leaf.dtype), leaf.shape)
-      rows.append((name, str(list(other.shape)), 'matched'))
-    else:
-      why = '' if other is None else f' (there {list(other.shape)})'
-      rows.append((name, str(list(leaf.shape[lead:])), f'new{why}'))
+    rows.append((name, str(list(shape)), what))
     leaves.append(leaf)
-  if not any(row[2] == 'matched' for row in rows):
+  if not any(what == 'matched' for _, _, what in rows):
     raise UsageError(f"init_from: none of its {len(weights)} arrays has the name and shape of one of this model's")
-  names = {row[0] for row in rows}
-  rows += [(name, str(list(x.shape)), 'skipped') for name, x in weights.items() if name not in names]
+  skipped = weights.keys() - {name for name, _, _ in rows}
+  rows += [(name, str(list(x.shape)), 'skipped') for name, x in weights.items() if name in skipped]
   own = jax.tree.unflatten(jax.tree.structure(own), leaves)
-  params = own.pop('params')
-  ema = state.ema  # of all params, or of some of the players'
+  params, ema = own.pop('params'), state.ema  # averages of all params, or of those of some players
   if ema is not None:
     ema = jax.tree.map(jnp.copy, {name: params[name] for name in ema})
   return state.replace(params=params, collections=own, ema=ema), rows

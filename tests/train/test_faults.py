@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,13 +87,30 @@ def test_bad_input_is_one_clear_line_before_anything_is_compiled(argv, empty_fol
   assert not list(empty_folder.iterdir()), 'something was left behind'
 
 
-def test_changed_flags_on_an_old_workdir_are_refused_by_name(empty_folder, capsys):
-  assert main('--workdir=run') == 0
-  before = sorted((p, p.stat().st_mtime_ns) for p in Path('run').rglob('*') if p.name != '.lock')
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A finished run of 30 steps."""
+  folder = tmp_path_factory.mktemp('finished') / 'run'
+  assert main(f'--workdir={folder}', '--checkpoint_every=10', '--keep=3') == 0
+  return folder
+
+
+@pytest.fixture
+def run(finished, empty_folder):
+  """A copy of it, ./run."""
+  return shutil.copytree(finished, 'run')
+
+
+def contents(folder):
+  return sorted((p, p.stat().st_mtime_ns) for p in Path(folder).rglob('*') if p.name != '.lock')
+
+
+def test_changed_flags_on_an_old_workdir_are_refused_by_name(run, capsys):
+  before = contents('run')
   assert main('--workdir=run', '--learning_rate=0.5', '--seed=1') == 2
   error = capsys.readouterr().err
   assert '--learning_rate=0.001, now 0.5' in error and '--seed=0, now 1' in error
-  assert sorted((p, p.stat().st_mtime_ns) for p in Path('run').rglob('*') if p.name != '.lock') == before
+  assert contents('run') == before
   assert main('--workdir=run', '--log_every=3', '--batch_size=16') == 0  # free, and unchanged
 
 
@@ -112,8 +130,7 @@ def test_a_workdir_of_another_version_is_refused_in_one_line(version, age, empty
   assert [p.name for p in empty_folder.rglob('*') if p.is_file()] == ['config.json']
 
 
-def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, capsys):
-  assert main('--workdir=run') == 0
+def test_a_flag_that_is_newer_than_the_workdir_had_its_default(run, capsys):
   stored = json.loads(Path('run/config.json').read_text())
   assert stored['format'] == run_dir.FORMAT
   del stored['flags']['ema'], stored['flags']['warmup']
@@ -123,18 +140,19 @@ def test_a_flag_that_is_newer_than_the_workdir_had_its_default(empty_folder, cap
   assert main('--workdir=run') == 0
 
 
-def test_the_workdir_alone_goes_on_with_its_own_flags(empty_folder, capsys):
-  assert main('--workdir=run') == 0
+def test_the_workdir_alone_goes_on_with_its_own_flags(run, capsys):
   first = json.loads(Path('run/config.json').read_text())['flags']
   flags = ['--workdir=run', '--steps=40', '--compilation_cache=off']
   assert command_line.main(experiment, flags) == 0
   again = json.loads(Path('run/config.json').read_text())['flags']
-  assert again == {**first, 'steps': 40}
+  assert again == {**first, 'steps': 40, 'workdir': 'run'}
   assert 'goes on at step 30 of 40' in capsys.readouterr().out
 
 
-def test_steps_do_not_grow_under_a_schedule_that_ends_with_them(empty_folder, capsys):
-  assert main('--workdir=run', '--schedule=cosine') == 0
+def test_steps_do_not_grow_under_a_schedule_that_ends_with_them(run, capsys):
+  stored = json.loads(Path('run/config.json').read_text())
+  stored['flags']['schedule'] = 'cosine'
+  Path('run/config.json').write_text(json.dumps(stored))
   assert main('--workdir=run', '--steps=60') == 2
   assert '--steps=30, now 60' in capsys.readouterr().err
 
@@ -145,21 +163,29 @@ def test_a_second_process_on_one_workdir_is_refused(empty_folder, capsys):
   assert 'another process is at work in run' in capsys.readouterr().err
 
 
-def test_damaged_checkpoints_of_a_run_change_no_bit_of_its_end(empty_folder, capsys):
-  assert main('--workdir=whole', '--checkpoint_every=10') == 0
-  assert main('--workdir=hurt', '--checkpoint_every=10') == 0
-  for file in Path('hurt/checkpoints/last/30/state').rglob('*'):
+def rows(folder):
+  every = [json.loads(line) for line in (Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+  return [{name: x for name, x in row.items() if name != 'steps_per_second'} for row in every]
+
+
+def test_what_a_kill_leaves_changes_no_bit_of_a_runs_end(finished, run, capsys):
+  """A damaged checkpoint, part of another, rows beyond the one before, the last of which is cut off, and no summary."""
+  for file in Path('run/checkpoints/last/30/state').rglob('*'):
     if file.is_file():
       file.write_bytes(b'')
-  Path('hurt/summary.json').unlink()
-  assert main('--workdir=hurt', '--checkpoint_every=10') == 0
+  shutil.copytree('run/checkpoints/last/20', 'run/checkpoints/last/30.orbax-checkpoint-tmp')
+  with open('run/metrics.jsonl', 'a') as file:
+    file.write('{"step": 3')
+  Path('run/summary.json').unlink()
+  assert main('--workdir=run', '--checkpoint_every=10') == 0
   out = capsys.readouterr().out
   assert 'step 30 is damaged' in out and 'goes on at step 20 of 30' in out
-  same_end('whole', 'hurt')
+  same_end(finished, 'run', 30)
+  assert rows('run') == rows(finished) and rows('run')[-1]['step'] == 30
 
 
-def same_end(a, b):
-  (x, _), (y, _) = (checkpoint.Checkpoints(Path(f) / 'checkpoints').load('last', 30) for f in (a, b))
+def same_end(a, b, step):
+  (x, _), (y, _) = (checkpoint.Checkpoints(Path(f) / 'checkpoints').load('last', step) for f in (a, b))
   assert x.keys() == y.keys() and all(x[n].tobytes() == y[n].tobytes() for n in x)
 
 
@@ -269,21 +295,13 @@ def killed(folder, kills, longest, flags):
   assert left and int(left[1]) <= kills // 2, done.stdout[-2000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(
-  'kills, steps', [(2, 6_000), pytest.param(20, 60_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
-)
+@pytest.mark.parametrize('kills, steps', [(2, 6_000), pytest.param(20, 60_000, marks=pytest.mark.timeout(900))])
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_in_the_same_bits(tmp_path, kills, steps):
   flags = ['--model=mlp', '--widths=8', '--batch_size=16', f'--steps={steps}', '--notensorboard', '--noplots', '--steps_per_call=10',
            '--checkpoint_every=500', '--log_every=250', '--eval_every=1000']  # fmt: skip
   killed(tmp_path / 'killed', kills, 3, flags)
   for folder in ('killed', 'whole'):
     assert command_line.main(experiment, [*flags, f'--workdir={tmp_path / folder}']) == 0
-  (x, _), (y, _) = (
-    checkpoint.Checkpoints(tmp_path / f / 'checkpoints').load('last', steps) for f in ('killed', 'whole')
-  )
-  assert x.keys() == y.keys() and all(x[n].tobytes() == y[n].tobytes() for n in x)
-  timeless = lambda f: [
-    {n: v for n, v in json.loads(line).items() if n != 'steps_per_second'}
-    for line in open(tmp_path / f / 'metrics.jsonl')
-  ]
-  assert timeless('killed') == timeless('whole')
+  same_end(tmp_path / 'killed', tmp_path / 'whole', steps)
+  assert rows(tmp_path / 'killed') == rows(tmp_path / 'whole')

@@ -9,7 +9,7 @@ from karpjax.train import loop
 @pytest.mark.parametrize('text', ['5', '5:5', '6:5', 'a:b', '-1:5'])
 def test_what_is_no_range_of_steps_is_refused(text):
   with pytest.raises(UsageError, match='write FIRST:LAST'):
-    configs.step_range(text, 'profile')
+    configs.step_range(text)
 
 
 def test_the_named_steps_are_traced_and_the_shares_of_time_add_up(tmp_path):

@@ -15,7 +15,7 @@ from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.program import Program, TrainState, example_keys, pair
 from karpjax.train import loop, weights
 from karpjax.train import transforms as transform
-from karpjax.train.step import alternating_step, compute_gradients, mask_after_nonfinite, train_step
+from karpjax.train.step import alternating_step, compute_gradients, train_step
 
 KEY = jax.random.key(0)
 
@@ -54,7 +54,7 @@ def whole(batch):
   return jax.grad(mean)(PARAMS)
 
 
-@pytest.mark.parametrize('microbatches', [1, 2, 4, 8, 24])
+@pytest.mark.parametrize('microbatches', [1, 4, 24])
 def test_microbatches(microbatches):
   batch = batch_of(24)
   grads, metrics, *_ = jax.jit(compute_gradients(loss, microbatches=microbatches))(PARAMS, {}, batch, KEY)
@@ -62,7 +62,7 @@ def test_microbatches(microbatches):
   assert float(metrics['loss'][1]) == int(batch['mask'].sum())
 
 
-@pytest.mark.parametrize('devices, microbatches', [(2, 1), (4, 1), (8, 1), (4, 3), (2, 4)])
+@pytest.mark.parametrize('devices, microbatches', [(8, 1), (4, 3)])
 def test_replicas(devices, microbatches):
   batch = batch_of(24)
   cut = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
@@ -87,7 +87,7 @@ def test_collections_pass_through_the_microbatches_in_order():
     return loss(params, collections, batch, key)[0], {'seen': seen}
 
   batch = batch_of(6) | {'index': jnp.arange(6)}
-  compute = compute_gradients(counting, microbatches=3)
+  compute = jax.jit(compute_gradients(counting, microbatches=3))
   assert (
     int(compute(PARAMS, {'seen': jnp.zeros((), jnp.int32)}, batch, KEY)[2]['seen']) == 12
   )  # 0, 1, 2: every third row
@@ -117,12 +117,12 @@ def test_the_running_average_follows_its_formula():
   state = TrainState.create(KEY, {'params': PARAMS}, optimiser, ema=True)
   step = train_step(loss, optimiser, configs.Train(ema=0.75))
   batch = batch_of(8)
-  after, metrics = step(state, batch)
-  expected = PARAMS['w'] - 0.1 * compute_gradients(loss)(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
+  after, metrics = jax.jit(step)(state, batch)
+  grads = jax.jit(compute_gradients(loss))(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
+  expected = PARAMS['w'] - 0.1 * grads
   np.testing.assert_allclose(after.params['w'], expected, rtol=1e-6)
   np.testing.assert_allclose(after.ema['w'], 0.75 * PARAMS['w'] + 0.25 * expected, rtol=1e-6)
   assert after.eval_params is after.ema and int(after.step) == 1
-  grads = compute_gradients(loss)(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
   np.testing.assert_allclose(metrics['gradient_norm'][0], np.linalg.norm(grads), rtol=1e-6)
 
 
@@ -182,8 +182,7 @@ def by_hand(x, rounds, ema):
   return w, v, ema * first + (1 - ema) * v
 
 
-@pytest.mark.parametrize('rounds', [1, 3])
-@pytest.mark.parametrize('microbatches', [1, 4])
+@pytest.mark.parametrize('rounds, microbatches', [(1, 1), (3, 4)])
 def test_a_step_is_the_update_by_hand(rounds, microbatches):
   step = alternating_step(
     player_losses(), optimisers(), configs.Train(microbatches=microbatches, ema=0.75), rounds=rounds
@@ -240,9 +239,8 @@ def test_eight_devices_are_one(rounds):
       np.testing.assert_allclose(all_numbers[name][0][0], total, rtol=1e-4)
 
 
-@pytest.mark.parametrize('broken, other', [('critic', 'maker'), ('maker', 'critic')])
-@pytest.mark.parametrize('rounds', [1, 3])
-def test_the_first_player_that_is_not_finite_is_mask_after_nonfinite(broken, other, rounds):
+@pytest.mark.parametrize('broken, rounds', [('critic', 3), ('maker', 1)])
+def test_the_first_player_that_is_not_finite_is_the_one_that_is_named(broken, rounds):
   step = alternating_step(player_losses(broken), optimisers(), configs.Train(), rounds=rounds)
   _, metrics = jax.jit(step)(two_players(KEY), points())
   bad = {name for name, (total, _) in metrics.items() if not np.isfinite(total)}
@@ -257,14 +255,6 @@ def test_a_player_whose_weights_overflow_is_blamed_before_its_successor(player, 
   chosen = {player: optax.sgd(1e30), other: optax.sgd(0.1)}
   _, metrics = jax.jit(alternating_step(player_losses(), chosen, configs.Train()))(two_players(KEY), points())
   assert {name for name, (total, _) in metrics.items() if not np.isfinite(total)} == {f'{player}_gradient_norm'}
-
-
-def test_blamed_keeps_what_follows_finite_metrics():
-  good, bad = {'a': (jnp.ones(()), jnp.ones(()))}, {'a': (jnp.array(jnp.inf), jnp.ones(()))}
-  later = {'b': (jnp.array(2.0), jnp.array(3.0))}
-  assert mask_after_nonfinite({}, later) is later
-  assert [float(x) for x in mask_after_nonfinite(good, later)['b']] == [2, 3]
-  assert [float(x) for x in mask_after_nonfinite(bad, later)['b']] == [0, 0]
 
 
 @pytest.mark.parametrize('cut', [dict(rounds=5), dict(rounds=0), dict(rounds=3, microbatches=32)])

@@ -86,7 +86,7 @@ class Sweep:
 
   def flags(self, setting: Setting) -> list[str]:
     """The flags to type for a setting."""
-    return config.as_flags(self.config(setting), leave_out=('workdir',))
+    return config.as_flags(self.config(setting))
 
   @property
   def asks(self) -> dict[str, Any]:
