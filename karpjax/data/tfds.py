@@ -75,9 +75,9 @@ def opened(
   where = f' --data_dir={data_dir}' if data_dir else ''
   prepare = f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
   for root in (place, place / 'tfds') if bare else ():
-    there = sorted(
-      (path.parent for path in (root / bare).rglob('dataset_info.json')), key=lambda path: tfds.core.Version(path.name)
-    )
+    folders = (path.parent for path in (root / bare).rglob('dataset_info.json'))
+    finished = filter(lambda folder: tfds.core.Version.is_valid(folder.name), folders)
+    there = sorted(finished, key=lambda folder: tfds.core.Version(folder.name))
     if fitting := [folder for folder in there if folder.parent == root / bare and version in ('', folder.name)]:
       return _builder(fitting[-1], prepare)
     if there:
