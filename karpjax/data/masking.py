@@ -194,11 +194,7 @@ def show_guesses(tokeniser: tokenisers.Tokeniser, tokens: Sequence[int], guesses
     guesses: position -> (guess, truth).
   """
   space = ' ' if tokeniser.kind == 'words' else ''
-
-  def name(token):
-    special = token < tokeniser.specials
-    return tokeniser.symbols[token] if special else tokeniser.decode([token]).strip() or '␣'
-
+  name = lambda token: tokeniser.name(token).strip('␣') or '␣'
   pieces, run = [], []
   for position, token in enumerate(tokens):
     if position not in guesses:

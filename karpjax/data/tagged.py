@@ -141,14 +141,11 @@ def encode(spec: text.TextSpec, sentences: Sequence[Sequence[str]], length: int 
   words, characters = spec.tokenisers['text'], spec.tokenisers['characters']
   length, width = length or max(map(len, sentences)), spec.lengths['characters']
   rows = [words.numbers([word.lower() if words.lower else word for word in sentence]) for sentence in sentences]
-  spelling = np.zeros((len(sentences), length, width), np.uint8 if characters.size <= 256 else np.uint16)
-  spelt = {}
-  for row, sentence in enumerate(sentences):
-    for column, word in enumerate(sentence):
-      if word not in spelt:
-        kept = word if len(word) <= width else word[: (width + 1) // 2] + word[len(word) - width // 2 :]
-        spelt[word] = np.array(characters.numbers(kept))
-      spelling[row, column, : len(spelt[word])] = spelt[word]
+  spelt = {word: number for number, word in enumerate(dict.fromkeys(word for each in sentences for word in each), 1)}
+  kept = (word if len(word) <= width else word[: (width + 1) // 2] + word[len(word) - width // 2 :] for word in spelt)
+  spellings = bucketing.padded([[], *map(characters.numbers, kept)], width)  # [1 + words, C]
+  places = bucketing.padded([[spelt[word] for word in sentence] for sentence in sentences], length)
+  spelling = spellings.astype(np.uint8 if characters.size <= 256 else np.uint16)[places]
   return {'tokens': bucketing.padded(rows, length), 'characters': spelling}
 
 

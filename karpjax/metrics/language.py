@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax.program import pair
+from karpjax.program import divide, pair
 
 
 def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters: np.ndarray | None = None, right=None):
@@ -37,11 +37,11 @@ def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters: np.
 
 def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
   """'loss' (nats a token), 'perplexity' (a token), and, where known, 'bits_per_character', 'accuracy' and 'error'."""
-  ratios = {name: float(total) / float(count) if count else math.nan for name, (total, count) in sums.items()}
-  nats = ratios['loss']
+  ratios = divide(sums)
+  nats, characters = ratios['loss'], ratios.get('characters', math.nan)
   numbers = {'loss': nats, 'perplexity': math.exp(nats) if nats < 700 else math.inf}
-  if not math.isnan(ratios.get('characters', math.nan)):
-    numbers['bits_per_character'] = ratios['characters'] / math.log(2)
+  if not math.isnan(characters):
+    numbers['bits_per_character'] = characters / math.log(2)
   if 'accuracy' in ratios:
     numbers |= {'accuracy': ratios['accuracy'], 'error': 1 - ratios['accuracy']}
   return numbers

@@ -41,10 +41,10 @@ def summarise(sums: Mapping[str, Any], classes: Sequence[str]) -> dict[str, floa
     'loss' per word, 'accuracy' and 'error' of words; where tags mark chunks, 'precision', 'recall' and 'f1' of entities,
     which are right if both their ends and their type are.
   """
-  loss, words = (np.float64(x) for x in sums['loss'])
+  loss, words = map(float, sums['loss'])
   predicted, targets = np.asarray(sums['predicted']), np.asarray(sums['targets'])
-  accuracy = ((predicted == targets) & (targets > 0)).sum() / words if words else np.nan
-  numbers = {'loss': loss / words if words else np.nan, 'accuracy': accuracy, 'error': 1 - accuracy}
+  accuracy = ((predicted == targets) & (targets > 0)).sum() / words
+  numbers = {'loss': loss / words, 'accuracy': accuracy, 'error': 1 - accuracy}
   if tagged.marks_chunks(classes):
     from seqeval.metrics import sequence_labeling
 

@@ -1,5 +1,6 @@
 """How good translations are: sums over examples on the device; BLEU, chrF and exact matches of their texts on the host."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,11 +45,11 @@ def summarise(sums: Mapping[str, Any], spec, references: Sequence[str]) -> dict[
     spec: of the data.
     references: the texts, by their numbers.
   """
-  loss = np.float64(sums['loss'][0]) / np.float64(sums['loss'][1])
+  loss = float(sums['loss'][0]) / float(sums['loss'][1])
   rows = np.flatnonzero(sums['reference'])
   ours = [text(tokens, spec.tokenisers['target']) for tokens in np.asarray(sums['tokens'])[rows]]
   theirs = [references[number - 1] for number in np.asarray(sums['reference'])[rows]]
-  return {'loss': float(loss), 'perplexity': float(np.exp(loss)), **compare(ours, theirs, spec)}
+  return {'loss': loss, 'perplexity': float(np.exp(loss)), **compare(ours, theirs, spec)}
 
 
 def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float]:
@@ -59,8 +60,7 @@ def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float
 
 def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:
   """The text of tokens [time] up to the end; words are joined to a sentence."""
-  ends = np.flatnonzero(np.asarray(tokens) == tokenisers.END)
-  decoded = tokeniser.decode(tokens[: ends[0]] if len(ends) else tokens)
+  decoded = tokeniser.decode(itertools.takewhile(lambda token: token != tokenisers.END, tokens))
   return joined(decoded) if tokeniser.kind == 'words' else decoded
 
 

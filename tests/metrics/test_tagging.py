@@ -60,9 +60,3 @@ def test_named_leaves_padding_out():
 def test_tags_that_mark_no_chunks_have_no_entities():
   numbers = tagging.summarise(summed((0, 1, 2)), ('DT', 'NN', 'VB', 'PRP', 'CC'))
   assert set(numbers) == {'loss', 'accuracy', 'error'}
-
-
-def test_a_split_without_examples_is_not_a_number():
-  sums = {'loss': (0.0, 0.0), 'predicted': np.zeros((4, 5), int), 'targets': np.zeros((4, 5), int)}
-  numbers = tagging.summarise(sums, CLASSES)
-  assert np.isnan(numbers['loss']) and np.isnan(numbers['accuracy'])
