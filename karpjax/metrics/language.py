@@ -40,7 +40,7 @@ def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
   ratios = divide(sums)
   nats, characters = ratios['loss'], ratios.get('characters', math.nan)
   numbers = {'loss': nats, 'perplexity': math.exp(nats) if nats < 700 else math.inf}
-  if not math.isnan(characters):
+  if math.isfinite(characters):  # where they are not known there are 0
     numbers['bits_per_character'] = characters / math.log(2)
   if 'accuracy' in ratios:
     numbers |= {'accuracy': ratios['accuracy'], 'error': 1 - ratios['accuracy']}

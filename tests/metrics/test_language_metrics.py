@@ -4,9 +4,8 @@ import numpy as np
 from karpjax.metrics import language
 
 
-def numbers(losses, targets, mask, right):
-  sums = jax.jit(lambda *arrays: language.sums(*arrays[:3], right=arrays[3]))
-  return language.summarise(sums(*map(np.array, (losses, targets, mask, right))))
+def numbers(losses, targets, mask, right, characters=(0, 0, 0)):
+  return language.summarise(jax.jit(language.sums)(*map(np.array, (losses, targets, mask, characters, right))))
 
 
 def test_only_scored_tokens_of_real_examples_count():
@@ -16,6 +15,8 @@ def test_only_scored_tokens_of_real_examples_count():
   assert found.keys() == {'loss', 'perplexity', 'accuracy', 'error'}
   np.testing.assert_allclose([found['loss'], found['accuracy']], [2.5, 2 / 3])
   np.testing.assert_allclose(found['perplexity'], np.exp(2.5))
+  spelt = numbers(losses, [[2, 1, -1], [0, -1, -1], [1, 1, 1]], [True, True, False], right, (1, 2, 4))
+  np.testing.assert_allclose(spelt['bits_per_character'], 7.5 / (4 + 2 + 1) / np.log(2), rtol=1e-6)
 
 
 def test_nothing_left_out_is_not_a_number():
