@@ -117,30 +117,40 @@ def load(config) -> Dataset:
     raise UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
 
   options = {'kind': kind, 'kinds': ('characters', 'words', 'bpe'), 'specials': tokenisers.SPECIALS}
-  learnt = zip(SIDES, zip(*pairs['train']))
-  made = {side: text.make_tokeniser(config, texts, **options) for side, texts in learnt}
-  turned = {'source': config.reverse, 'target': False}
-  rows = {  # of each split, [source, target] of each pair
-    split: [encode(texts, made[side], reverse=turned[side]) for side, texts in zip(SIDES, zip(*each))]
-    for split, each in pairs.items()
+  texts = {split: dict(zip(SIDES, zip(*each))) for split, each in pairs.items()}  # {split: {side: texts}}
+  made = {side: text.make_tokeniser(config, texts['train'][side], **options) for side in SIDES}
+  rows = {
+    split: {side: encode(each[side], made[side], reverse=config.reverse and side == 'source') for side in SIDES}
+    for split, each in texts.items()
   }
-  if config.max_length:
-    notes += _shorten(pairs, rows, config.max_length)
-  longest = [max(len(row) for each in rows.values() for row in each[i]) for i in range(2)]
-  lengths = {side: min(length, config.max_length or length) for side, length in zip(SIDES, longest)}
+  sizes = {split: np.array([max(map(len, both)) for both in zip(*each.values())]) for split, each in rows.items()}
+  longest = config.max_length or int(max(each.max() for each in sizes.values()))
+  beyond = {split: each > longest for split, each in sizes.items()}  # of train they are left out
+  fits = np.flatnonzero(~beyond.pop('train'))
+  if not len(fits):
+    raise UsageError(f'max_length={longest} leaves no pair to train on; choose a larger one')
+  left, cut = len(sizes['train']) - len(fits), sum(each.sum() for each in beyond.values())
+  counts = {'train pairs are left out': left, 'pairs of other splits are cut': cut}
+  notes += [f'{n:,} {which}: longer than max_length={longest} tokens' for which, n in counts.items() if n]
+  for each in (texts, rows):
+    each['train'] = {side: [x[i] for i in fits] for side, x in each['train'].items()}
+  sizes['train'] = sizes['train'][fits]
+
+  lengths = {side: min(longest, max(len(row) for each in rows.values() for row in each[side])) for side in SIDES}
   splits, raw, start = {}, {}, 0
-  for split, (source, target) in rows.items():
+  for split, each in rows.items():
+    target = [[tokenisers.BEGIN, *row] for row in each['target']]
     arrays = {
-      'source': bucketing.padded(source, lengths['source'], keep_last=True),
-      'target': bucketing.padded([[tokenisers.BEGIN, *row] for row in target], lengths['target'] + 1, keep_last=True),
-      'reference': np.arange(start, start + len(source), dtype=np.int32),
+      'source': bucketing.padded(each['source'], lengths['source'], keep_last=True),
+      'target': bucketing.padded(target, lengths['target'] + 1, keep_last=True),
+      'reference': np.arange(start, start + len(target), dtype=np.int32),
     }
-    sizes = np.array([max(len(a), len(b)) for a, b in zip(source, target)])
-    splits[split] = Split.lazy(len(source), arrays, gather, sizes if sizes.min() < sizes.max() else None)
-    raw[split] = Split.of(**{side: np.array(texts, object) for side, texts in zip(SIDES, zip(*pairs[split]))})
-    start += len(source)
+    alike = sizes[split].min() == sizes[split].max()
+    splits[split] = Split.lazy(len(target), arrays, gather, None if alike else sizes[split])
+    raw[split] = Split.of(**{side: np.array(x, object) for side, x in texts[split].items()})
+    start += len(target)
   tokens = ', '.join(f'{each.size:,} {each.kind} of the {side}' for side, each in made.items())
-  notes += [*drawn, f'{name}: {" -> ".join(languages)}, {text_files.sizes(pairs)}']
+  notes += [*drawn, f'{name}: {" -> ".join(languages)}, {text_files.sizes(sizes)}']
   notes.append(f'{tokens}; lengths up to {lengths["source"]} and {lengths["target"]}')
   held = splits['train'].lengths
   buckets = bucketing.edges(held, BUCKETS) if held is not None else (max(lengths.values()),)
@@ -156,15 +166,3 @@ def _cleaned(pairs: Mapping[str, Pairs]) -> tuple[dict[str, Pairs], list[str]]:
   counts = {'with an empty side': empty, 'of train that occur again': len(kept['train']) - len(unique)}
   notes = [f'{count:,} pairs {which} are left out' for which, count in counts.items() if count]
   return {**kept, 'train': unique}, notes
-
-
-def _shorten(pairs, rows, max_length: int) -> list[str]:
-  """Leaves pairs of train that are too long out, in place, and says what became of those of the other splits."""
-  fits = {split: [max(map(len, both)) <= max_length for both in zip(*each)] for split, each in rows.items()}
-  for each in (pairs['train'], *rows['train']):
-    each[:] = [x for x, fit in zip(each, fits['train']) if fit]
-  if not pairs['train']:
-    raise UsageError(f'max_length={max_length} leaves no pair to train on; choose a larger one')
-  left, cut = fits.pop('train').count(False), sum(each.count(False) for each in fits.values())
-  counts = {'train pairs are left out': left, 'pairs of other splits are cut': cut}
-  return [f'{n:,} {which}: longer than max_length={max_length} tokens' for which, n in counts.items() if n]
