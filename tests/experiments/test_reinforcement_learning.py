@@ -21,7 +21,7 @@ MOMENTS = dict(scale_rewards=True, normalise_observations=True)
 # with all that the states can hold
 RUNS = {
   'ppo': (policy_gradient, ROLLOUT | MOMENTS, ['carried/worlds', 'moments/observation', 'carried/discounted']),
-  'memory': (policy_gradient, ROLLOUT | MOMENTS | dict(memory='lstm', memory_width=8), ['memory/critic']),
+  'memory': (policy_gradient, ROLLOUT | MOMENTS | dict(memory='lstm', memory_width=8, shared=True), ['memory/body']),
   'dqn': (
     value_learning,
     REPLAY
@@ -34,6 +34,7 @@ RUNS = {
   'sac': (actor_critic_off_policy, REPLAY | dict(tau=0.1, widths=(8, 8)), ['buffers/action', 'target/critics']),
   'es': (evolution, dict(worlds=2, steps='6', final_splits=('test',)), ['params']),
 }  # fmt: skip
+FEW = {name: dict(steps='2') if name in ('ppo', 'memory') else {} for name in RUNS}  # their updates are many
 # with one epoch of one minibatch no shuffle tells layouts apart: the same gradients
 UNSHUFFLED = {'ppo': dict(minibatches=1, epochs=1), 'memory': dict(minibatches=1, epochs=1)}
 
@@ -82,34 +83,34 @@ def slow_but(*fast):
   return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in RUNS]
 
 
-@pytest.mark.parametrize('name', slow_but('dqn', 'es'))
+@pytest.mark.parametrize('name', slow_but('dqn'))
 def test_going_on_gives_the_same_bits(name, whole, tmp_path):
   run(name, tmp_path / 'cut', steps='3' if name == 'es' else '5')
   held = same_bits(whole(name), run(name, tmp_path / 'cut'))
   assert all(any(part in array for array in held) for part in RUNS[name][2])
   memory = [x for array, x in held.items() if 'memory' in array and 'worlds' in array]
-  assert [x.shape for x in memory] == [(8, 8)] * (4 if name == 'memory' else 0) and all(np.any(x) for x in memory)
+  assert [x.shape for x in memory] == [(8, 8)] * (2 if name == 'memory' else 0) and all(np.any(x) for x in memory)
 
 
-@pytest.mark.parametrize('name', slow_but('memory'))
+@pytest.mark.parametrize('name', slow_but('dqn'))
 def test_vmapped_seeds_are_those_seeds_alone(name, whole, tmp_path):
-  few = dict(steps='2') if name in ('ppo', 'memory') else {}  # their updates are many
-  alone, together = whole(name, **few), run(name, tmp_path / 'both', **few, seeds=2, seed=4)
+  alone, together = whole(name, **FEW[name]), run(name, tmp_path / 'both', **FEW[name], seeds=2, seed=4)
   both = arrays(together)
   for array, x in arrays(alone).items():
     if 'params' in array or 'memory' in array:
       np.testing.assert_allclose(both[array][1], x, rtol=1e-3, atol=1e-4, err_msg=array)
 
 
+PMAP = dict(parallel='pmap')
+
+
 @pytest.mark.parametrize(
   'name, layout',
-  [('ppo', dict(parallel='pmap')), ('dqn', dict(parallel='pmap'))]
-  + [
-    pytest.param(name, layout, marks=pytest.mark.slow)
+  [
+    pytest.param(name, layout, marks=() if (name, layout) == ('dqn', PMAP) else pytest.mark.slow)
     for name in RUNS
-    for layout in (dict(parallel='pmap'), dict(mesh='data:4,fsdp:2'), dict(microbatches=4))
-    if (name, layout) not in [('ppo', dict(parallel='pmap')), ('dqn', dict(parallel='pmap'))]
-    and ('microbatches' not in layout or name == 'memory')
+    for layout in (PMAP, dict(mesh='data:4,fsdp:2'), dict(microbatches=4))
+    if 'microbatches' not in layout or name == 'memory'
   ],
 )
 def test_layouts_make_the_same_updates(name, layout, whole, tmp_path):
@@ -132,9 +133,9 @@ def test_the_other_off_policy_algorithms_under_pmap_and_cut(algorithm, tmp_path)
   near(one, run('sac', tmp_path / 'pmap', **given | dict(microbatches=1), parallel='pmap'))
 
 
-@pytest.mark.parametrize('name', slow_but('memory', 'dqn', 'es'))
+@pytest.mark.parametrize('name', slow_but('dqn', 'es'))
 def test_an_episode_is_played(name, whole, tmp_path):
-  opened, output = karpjax.open(whole(name).folder), tmp_path / 'a.gif'
+  opened, output = karpjax.open(whole(name, **FEW[name]).folder), tmp_path / 'a.gif'
   (answer,) = opened.play(seed=3, stochastic=name != 'es', output=str(output))
   assert answer['file'] == str(output)
   steps = 200 if name == 'sac' else int(answer['return'])  # each step of a cartpole is worth 1

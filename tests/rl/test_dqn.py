@@ -70,14 +70,18 @@ def begin(config, optimiser, actions=2, capacity=50):
   return state, value_learning.train_step(policy, optimiser, config)
 
 
+MUCH = dict(double=True, tau=0.3, updates=2, priority=0.6, microbatches=2)
+
+
 @pytest.mark.parametrize(
   'changes, actions',
   [
+    (MUCH | dict(atoms=6, lowest=0.0, highest=1.0), 2),
     pytest.param(dict(), 2, marks=pytest.mark.slow),
-    (dict(double=True, loss='huber', tau=0.3, updates=2, priority=0.6, microbatches=2), 2),
+    pytest.param(MUCH | dict(loss='huber'), 2, marks=pytest.mark.slow),
     # of one policy only: several steps of others are no values of the best
     pytest.param(dict(n_step=3), 1, marks=pytest.mark.slow),
-    (dict(atoms=6, lowest=0.0, highest=1.0), 2),
+    pytest.param(dict(atoms=6, lowest=0.0, highest=1.0), 2, marks=pytest.mark.slow),
   ],
 )
 def test_the_values_of_a_corridor_are_learnt(changes, actions):
@@ -167,13 +171,6 @@ def test_huber_s_gradient_is_the_clipped_error():
   errors, huber = jnp.array([-3.0, -1.0, -0.5, 0.0, 0.2, 4.0]), value_learning.LOSSES['huber']
   np.testing.assert_allclose(huber(errors), [2.5, 0.5, 0.125, 0, 0.02, 3.5], rtol=1e-6)
   np.testing.assert_allclose(jax.grad(lambda x: huber(x).sum())(errors), jnp.clip(errors, -1, 1), rtol=1e-6)
-
-
-def test_the_projection_worked_by_hand():
-  atoms, probabilities = jnp.array([0.0, 1.0, 2.0]), jnp.array([[0.5, 0.25, 0.25]] * 3)
-  # ½ + ½ Z lies at ½, 1, 1½; where nothing follows, all of it at the reward; 7 + Z lies beyond the last atom
-  projected = value_learning.project(probabilities, jnp.array([0.5, 1.25, 7.0]), jnp.array([0.5, 0.0, 1.0]), atoms)
-  np.testing.assert_allclose(projected, [[0.25, 0.625, 0.125], [0, 0.75, 0.25], [0, 0, 1]], atol=1e-6)
 
 
 def test_the_projection_is_that_of_the_paper_s_loop():

@@ -105,6 +105,7 @@ def test_two_devices_and_parts_make_the_update_of_one():
   np.testing.assert_allclose(parted.params['action'], one.params['action'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_action_is_found():
   state, step = begin(worlds=1)
   state = jax.jit(lambda s: jax.lax.fori_loop(0, 300, lambda i, s: step(s, BATCH)[0], s))(state)

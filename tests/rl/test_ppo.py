@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax import collectives
 from karpjax.rl import ppo
 
 
@@ -27,3 +28,11 @@ def test_the_divergence_is_that_of_two_distributions():
   estimated = (p * ppo.approx_kl(jnp.log(q), jnp.log(p))).sum()
   np.testing.assert_allclose(estimated, (p * jnp.log(p / q)).sum(), rtol=1e-5)
   assert (np.asarray(ppo.approx_kl(jnp.log(q), jnp.log(p))) >= 0).all()
+
+
+def test_advantages_are_standardised_over_all_replicas_and_by_what_counts():
+  drawn = np.random.default_rng(0)
+  advantages, mask = drawn.normal(3, 2, (2, 50)).astype(np.float32), drawn.random((2, 50)) < 0.7
+  together = jax.pmap(ppo.standardise_advantages, collectives.REPLICAS)(advantages, mask)
+  expected = (advantages - advantages[mask].mean()) / advantages[mask].std()
+  np.testing.assert_allclose(together, expected, rtol=1e-4, atol=1e-5)

@@ -49,19 +49,6 @@ def test_advantages_are_those_of_a_plain_loop(decay):
       np.testing.assert_allclose(got[t, column], total, rtol=2e-4, atol=2e-5)
 
 
-def test_with_lambda_one_they_are_discounted_returns_less_values():
-  rewards, values, next_values, terminated, _ = drawn()
-  never = np.zeros_like(terminated)
-  next_values[:-1] = np.where(terminated[:-1], next_values[:-1], values[1:])
-  got = returns.advantages(
-    *map(jnp.asarray, (rewards, values, next_values, terminated, never)), discount=0.9, gae_lambda=1.0
-  )
-  whole, future = np.zeros_like(rewards), next_values[-1]
-  for t in reversed(range(len(rewards))):
-    future = whole[t] = rewards[t] + 0.9 * np.where(terminated[t], 0, future)
-  np.testing.assert_allclose(got + values, whole, rtol=1e-4, atol=1e-5)
-
-
 def test_explained_variance():
   targets = jnp.array([1.0, 2, 3, 4])
   assert float(returns.explained_variance(targets, targets)) == 1
