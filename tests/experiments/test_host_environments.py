@@ -58,6 +58,7 @@ def run(experiment, folder, **changes):
   return loop.run(experiment, experiment.Config(**SMALL | changes, workdir=str(folder)), say=said.append), said
 
 
+@pytest.mark.slow
 def test_reinforce_goes_on_to_the_same_bits(tmp_path):
   """Its episodes begin with each step, from the seed and the step."""
   settings = dict(algorithm='reinforce', points=True, steps='4', schedule='constant')

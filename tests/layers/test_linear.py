@@ -31,15 +31,15 @@ def test_second_derivatives_are_those_of_the_plain_matmul():
 
   def penalty(matmul):
     slope = lambda kernel: jax.grad(lambda x: jnp.tanh(matmul(x, kernel)).sum())(x)
-    return jax.grad(lambda kernel: (slope(kernel) ** 2).sum())
+    return jax.jit(jax.grad(lambda kernel: (slope(kernel) ** 2).sum()))
 
   np.testing.assert_allclose(penalty(linear.matmul)(kernel), penalty(jnp.matmul)(kernel), rtol=1e-5, atol=1e-6)
 
 
 def test_seeds_and_microbatches_may_lie_in_front():
   x, kernels = drawn(6, 5, 3), drawn(6, 3, 4)
-  slope = jax.grad(lambda kernel, x: jnp.tanh(linear.matmul(x, kernel)).sum())
-  together = jax.vmap(slope)(kernels, x)
+  slope = jax.jit(jax.grad(lambda kernel, x: jnp.tanh(linear.matmul(x, kernel)).sum()))
+  together = jax.jit(jax.vmap(slope))(kernels, x)
   np.testing.assert_allclose(together, jnp.stack([slope(k, a) for k, a in zip(kernels, x)]), rtol=1e-5, atol=1e-6)
 
 

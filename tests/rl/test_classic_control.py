@@ -69,10 +69,10 @@ def _at_rest(state):
 def test_frames_show_what_moves(name):
   ours = environments.make(name)
   state, _ = ours.reset(jax.random.key(0))
-  states = [state]
+  states, step = [state], jax.jit(ours.step)
   for t in range(20):
     action = np.ones(ours.action.shape, np.float32) if isinstance(ours.action, Box) else 0
-    state, _ = ours.step(jax.random.key(t), state, action)
+    state, _ = step(jax.random.key(t), state, action)
     states.append(state)
   frames = ours.render(jax.tree.map(lambda *x: np.stack(x), *jax.device_get(states)))
   assert frames.dtype == np.uint8 and frames.shape[0] == 21 and frames.shape[-1] == 3
