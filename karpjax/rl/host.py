@@ -52,9 +52,9 @@ class World:
     return not self.done and self.key == tuple(key) and len(self.actions) == t
 
   def reset(self, key):
-    """Begins an episode and gives its first observation, alone in a tuple."""
+    """Begins an episode; as `step`."""
     self.key, self.actions, self.done = tuple(key), [], False
-    return self.environment.reset(seed=seed(key))[:1]
+    return self.environment.reset(seed=seed(key))[0], 0.0, False, False
 
   def step(self, action, limit: int):
     """(observation, reward, terminated, truncated) of one step."""
@@ -74,50 +74,47 @@ class Worlds:
     self.name, self.box, self.limit, self.act = name, box, limit, act
     self.worlds = collections.defaultdict(lambda: World(make()))
 
-  def _ask(self, number: int, question: Callable, *arguments):
-    """What a world answers, which is finite; raises CallbackError in one line where it fails or is not."""
-    world = self.worlds[number]
-    try:
-      observation, *rest = question(world, *arguments)
-      observation, fault = np.asarray(observation, self.box.dtype).reshape(self.box.shape), None
-      numbers = observation if self.box.dtype == 'float32' else ()
-      if not np.isfinite(np.sum(numbers, dtype=np.float64) + sum(rest[:1])):
-        fault = 'NaN or infinity in what it gives'
-    except Exception as error:  # of whoever wrote it
-      fault = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
-    if fault:
-      raise CallbackError(f'{self.name}: {fault}, in world {number} at step {len(world.actions)} of its episode')
-    return observation, *rest
+  def _play(self, numbers, keys, t):
+    return np.array([self.worlds[number].plays(*episode) for number, *episode in zip(numbers, keys, t)], bool)
 
-  def reset_done(self, numbers, names, t, keys, done):
-    """(observations [n, …], reset_mask [n] bool): new episodes of those done, or not in the worlds that should play them."""
-    observations, reset_mask = np.zeros((len(keys), *self.box.shape), self.box.dtype), np.array(done)
-    for i, number in enumerate(numbers):
-      reset_mask[i] |= not self.worlds[number].plays(names[i], t[i])
-      if reset_mask[i]:
-        observations[i], *_ = self._ask(number, World.reset, keys[i])
-    return observations, reset_mask
-
-  def step(self, numbers, names, t, actions):
-    """(observations [n, …], rewards [n], terminated [n], truncated [n])."""
-    count = len(numbers)
-    observations = np.zeros((count, *self.box.shape), self.box.dtype)
-    rewards, ends = np.zeros(count, np.float32), np.zeros((2, count), bool)
-    for i, number in enumerate(numbers):
-      if self.worlds[number].plays(names[i], t[i]):
-        answer = self._ask(number, World.step, self.act(actions[i]), self.limit)
-        observations[i], rewards[i], ends[0, i], ends[1, i] = answer
+  def _ask(self, numbers, asked, question: Callable):
+    """Observations, rewards, terminated, truncated, each [n, …]: what question(world, i) gives where `asked` [n], which is
+    finite, else zeros; raises CallbackError in one line where it fails or is not.
+    """
+    observations = np.zeros((len(numbers), *self.box.shape), self.box.dtype)
+    rewards, ends = np.zeros(len(numbers), np.float32), np.zeros((2, len(numbers)), bool)
+    for i in np.flatnonzero(asked):
+      world, fault = self.worlds[numbers[i]], ''
+      try:
+        observation, rewards[i], ends[0, i], ends[1, i] = question(world, i)
+        observations[i] = np.asarray(observation, self.box.dtype).reshape(self.box.shape)
+        if not np.isfinite(np.sum(observations[i], dtype=np.float64) + rewards[i]):
+          fault = 'NaN or infinity in what it gives'
+      except Exception as error:  # of whoever wrote it
+        fault = ': '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])[:200]
+      if fault:
+        raise CallbackError(f'{self.name}: {fault}, in world {numbers[i]} at step {len(world.actions)} of its episode')
     return observations, rewards, *ends
+
+  def reset_done(self, numbers, keys, t, new_keys, done):
+    """(observations, reset_mask [n]): new episodes of those done, or not in the worlds that should play them."""
+    reset_mask = done | ~self._play(numbers, keys, t)
+    return self._ask(numbers, reset_mask, lambda world, i: world.reset(new_keys[i]))[0], reset_mask
+
+  def step(self, numbers, keys, t, actions):
+    """As `_ask`."""
+    act = lambda world, i: world.step(self.act(actions[i]), self.limit)
+    return self._ask(numbers, self._play(numbers, keys, t), act)
 
   def play_again(self, make: Callable, number: int, times) -> np.ndarray:
     """Frames [times, height, width, 3] uint8 of a world's last episode after so many steps, in an environment that draws."""
-    world, drawing = self.worlds[number], World(make())
-    drawing.reset(world.key)
-    frames = [drawing.environment.render()]
+    world, drawing = self.worlds[number], make()
+    drawing.reset(seed=seed(world.key))
+    frames = [drawing.render()]
     for action in world.actions[: max(times)]:
-      drawing.step(action, self.limit)
-      frames.append(drawing.environment.render())
-    drawing.environment.close()
+      drawing.step(action)
+      frames.append(drawing.render())
+    drawing.close()
     return np.stack([np.asarray(frames[t], np.uint8) for t in times])
 
 
