@@ -37,34 +37,24 @@ def reset(key, kind: str) -> State:
   return State(road, ego, traffic, obstacles, never, never)
 
 
-def lane_offset(road: roads.Road, d):
-  """[] m to the left of the middle of the nearest lane."""
-  return d - roads.lane_centre(road, roads.nearest_lane(road, d))
-
-
-def own(state: State):
-  """[13] float32: what the vehicle knows of itself and of the road, each about within ±1: speed; sine and cosine of the
-  heading; metres off the lane's middle, to the left and the right edge; the curvature here and ahead; its last action."""
-  road, ego = state.road, state.ego
-  bends = roads.at(road, ego.s + LOOKAHEAD).curvature / roads.SHARPEST
-  width = roads.LANE * roads.MOST_LANES
+def see(state: State, seen: sensors.Boxes):
+  """[rays · 3 + 13] float32 within ±1: `sensors.rays`, and what the vehicle knows of itself and of the road: speed; sine and
+  cosine of the heading; metres off the lane's middle, to the left and the right edge; lanes; its last action; the curvature
+  here and ahead."""
+  road, ego, width = state.road, state.ego, roads.LANE * roads.MOST_LANES
   numbers = [
     ego.speed / vehicle.FASTEST,
     jnp.sin(ego.heading),
     jnp.cos(ego.heading),
-    lane_offset(road, ego.d) / (roads.LANE / 2),
+    roads.off_lane(road, ego.d) / (roads.LANE / 2),
     (road.half_width - ego.d) / width,
     (road.half_width + ego.d) / width,
     road.lanes - (roads.MOST_LANES - 1.0),
     ego.steering / vehicle.MOST_STEERING,
     ego.acceleration / vehicle.MOST_ACCELERATION,
   ]
-  return jnp.concatenate([jnp.stack(numbers), bends])
-
-
-def see(state: State, seen: sensors.Boxes):
-  """[rays · 3 + 13] float32 within ±1: `sensors.rays` and `own`."""
-  return jnp.clip(jnp.concatenate([sensors.rays(state, seen).reshape(-1), own(state)]), -1, 1)
+  bends = roads.at(road, ego.s + LOOKAHEAD).curvature / roads.SHARPEST
+  return jnp.clip(jnp.concatenate([sensors.rays(state, seen).reshape(-1), jnp.stack(numbers), bends]), -1, 1)
 
 
 def reward(before: State, after: State):
@@ -72,7 +62,7 @@ def reward(before: State, after: State):
   progress = jnp.minimum((after.ego.s - before.ego.s) / (LIMIT * vehicle.SECONDS), 1)
   jerk = (after.ego.acceleration - before.ego.acceleration) / vehicle.MOST_ACCELERATION
   turning = (after.ego.steering - before.ego.steering) / vehicle.MOST_STEERING
-  off = lane_offset(after.road, after.ego.d) / (roads.LANE / 2)
+  off = roads.off_lane(after.road, after.ego.d) / (roads.LANE / 2)
   comfort = JERK * jnp.square(jerk) + TURNING * jnp.square(turning)
   return progress - comfort - OFF_LANE * jnp.square(off) - CRASH * (after.collision | after.off_road)
 

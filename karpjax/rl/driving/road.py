@@ -126,6 +126,11 @@ def nearest_lane(road: Road, d):
   return jnp.clip(lane, 0, road.lanes - 1)
 
 
+def off_lane(road: Road, d):
+  """[…] m to the left of the middle of the nearest lane."""
+  return d - lane_centre(road, nearest_lane(road, d))
+
+
 def ahead(of, s):
   """[…] m from `of` to s the shorter way round: roads are rings to what drives on them."""
   return (s - of + LENGTH / 2) % LENGTH - LENGTH / 2

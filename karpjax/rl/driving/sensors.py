@@ -132,7 +132,7 @@ def raster(state: State, seen: Boxes):
   distance = jnp.sqrt(jnp.square(off).sum(-1))
   d = jnp.take_along_axis(jnp.where(left, distance, -distance), nearest, -1)[..., 0]
   there = jnp.abs(d) < road.half_width
-  lane = 1 - jnp.abs(d - roads.lane_centre(road, roads.nearest_lane(road, d))) / (roads.LANE / 2)
+  lane = 1 - jnp.abs(roads.off_lane(road, d)) / (roads.LANE / 2)
   inside = jax.vmap(lambda c, a, half: (jnp.abs(into(0.0, a, points - c)) < half + METRES / 4).all(-1))
   bodies = inside(seen.centre, seen.heading, seen.half)  # [bodies, PIXELS, PIXELS]
   moving, standing = bodies[: others.VEHICLES], bodies[others.VEHICLES :]
