@@ -31,27 +31,35 @@ def sinusoids(positions, width: int, *, base: float = 10_000.0):
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
 
 
-def attend(query, key, value, *, mask=None, causal: bool = False, implementation: str | None = None):
+def attend(query, store, *, mask=None, causal: bool = False, implementation: str | None = None):
   """softmax(query keyᵀ / √head_dim) value (Vaswani et al. 2017, eq. 1), in float32 where it is summed.
 
   Args:
     query: [batch, time, heads, head_dim].
-    key, value: [batch, places, kv_heads, head_dim]; kv_heads divides heads (grouped queries, Ainslie et al. 2023).
+    store: keys and values, as `stored`; kv_heads divides heads (grouped queries, Ainslie et al. 2023).
     mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place. One that sees none sees all.
     causal: whether query t sees the places up to t alone.
     implementation: None is ours; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
   """
   if implementation:
+    key, value = store['key'].transpose(0, 3, 1, 2), store['value'].transpose(0, 2, 1, 3)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
-  return attend_stored(query, stored(key, value), _seen(query, key, mask, causal))
+  batch, time, heads, size = query.shape
+  y = (shares(query, store, mask, causal).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
+  return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
-def _seen(query, key, mask, causal):
-  """None, or the mask with what `causal` hides too, broadcast to [batch, heads, time, places]."""
-  if not causal:
-    return mask
-  earlier = jnp.tri(query.shape[1], key.shape[1], dtype=bool)[None, None]
-  return earlier if mask is None else earlier & mask
+def shares(query, store, mask, causal: bool):
+  """What `attend` weighs the values with: [batch, kv_heads, heads / kv_heads * time, places] float32."""
+  (batch, time, heads, size), (_, kv_heads, _, places) = query.shape, store['key'].shape
+  if causal:
+    earlier = jnp.tri(time, places, dtype=bool)[None, None]
+    mask = earlier if mask is None else earlier & mask
+  if mask is not None and heads > kv_heads:  # a group's queries follow each other
+    mask = jnp.broadcast_to(mask, (mask.shape[0], heads, time, places)).reshape(mask.shape[0], kv_heads, -1, places)
+  query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
+  scores = jnp.matmul(query, store['key'], preferred_element_type=jnp.float32) * size**-0.5
+  return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
 
 
 class MultiHeadAttention(nn.Module):
@@ -65,7 +73,7 @@ class MultiHeadAttention(nn.Module):
     rotary: whether positions turn queries and keys.
     bias: whether the projections have one.
     kernel_std, out_std: standard deviations of the kernels at the start; 0: Xavier's uniform draw.
-    implementation: as `attend`'s.
+    implementation: as `attend`'s, of a sequence to itself.
     dtype: of the matmuls and the output.
   """
 
@@ -106,50 +114,32 @@ class MultiHeadAttention(nn.Module):
     y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
     return y + getattr(self, f'{name}_bias').astype(self.dtype) if self.bias else y
 
-  def _queries(self, x, positions):
-    query = self._project(x, 'query')
-    return rotate(query, positions) if self.rotary else query
-
-  def _merge(self, y):
-    """[batch, time, heads, head_dim] -> [batch, time, width]."""
-    y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
-    return y + self.out_bias.astype(self.dtype) if self.bias else y
-
-  def keys_values(self, memory, positions=None):
-    """[batch, places, width] -> key and value, each [batch, places, kv_heads, head_dim], to be given to the call."""
+  def store(self, memory, positions=None):
+    """[batch, places, width] -> its keys and values, as `stored`."""
     both = self._project(memory, 'key_value')
     key, value = both[:, :, 0], both[:, :, 1]
-    return (rotate(key, positions) if self.rotary else key), value
+    return stored(rotate(key, positions) if self.rotary else key, value)
 
-  def __call__(self, x, *, keys_values=None, mask=None, causal: bool = False, positions=None):
+  def __call__(self, x, *, store=None, mask=None, causal: bool = False, positions=None):
     """x: [batch, time, width] -> the same.
 
     Args:
       x: gives the queries.
-      keys_values: of another sequence, from `keys_values`; None: of x.
+      store: of another sequence, from `store`, or what a cache holds; None: of x.
       mask, causal: as `attend`'s.
       positions: [time] or [batch, time] int32, for rotary ones; None: 0, 1, ….
     """
-    if self.rotary and positions is None:
-      positions = jnp.arange(x.shape[1])
-    query = self._queries(x, positions)
-    key, value = self.keys_values(x, positions) if keys_values is None else keys_values
-    if self.is_mutable_collection('intermediates'):
-      shares = _shares(query, key.transpose(0, 2, 3, 1), _seen(query, key, mask, causal))
-      # [batch, heads, time, places] float32, for looking at
-      self.sow('intermediates', 'attention', shares.reshape(len(x), self.heads, -1, key.shape[1]))
-    return self._merge(attend(query, key, value, mask=mask, causal=causal, implementation=self.implementation))
-
-  def recall(self, x, store, mask, positions=None):
-    """As the call, to what a cache holds.
-
-    Args:
-      x: [batch, time, width], gives the queries.
-      store: as `cache`'s.
-      mask: bool, broadcast to [batch, heads, time, length].
-      positions: [batch, time] int32, for rotary ones.
-    """
-    return self._merge(attend_stored(self._queries(x, positions), store, mask))
+    positions = jnp.arange(x.shape[1]) if positions is None else positions
+    query = self._project(x, 'query')
+    query = rotate(query, positions) if self.rotary else query
+    implementation = self.implementation if store is None else None
+    store = self.store(x, positions) if store is None else store
+    if self.is_mutable_collection('intermediates'):  # [batch, heads, time, places] float32, for looking at
+      seen = shares(query, store, mask, causal)
+      self.sow('intermediates', 'attention', seen.reshape(*x.shape[:1], self.heads, -1, seen.shape[-1]))
+    y = attend(query, store, mask=mask, causal=causal, implementation=implementation)
+    y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
+    return y + self.out_bias.astype(self.dtype) if self.bias else y
 
 
 def stored(key, value):
@@ -171,41 +161,15 @@ def enlarge(store, length: int):
   return {'key': more(store['key'], 3), 'value': more(store['value'], 2)}
 
 
-def write(store, key, value, length):
-  """A cache with the keys and values [batch, new, kv_heads, head_dim] of new tokens behind the first `length` [batch]
-  int32 ones.
-  """
+def write(store, new, length):
+  """A cache with the keys and values of new tokens, as `stored`, behind the first `length` [batch] int32 ones."""
 
   def put(name, axis):
     one = lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), at, axis)
     return jax.vmap(one)(store[name], new[name], length)
 
-  new = stored(key, value)
   # else XLA's CPU backend writes once for each use, into copies of the cache
   return jax.lax.optimization_barrier({'key': put('key', 2), 'value': put('value', 1)})
-
-
-def attend_stored(query, store, mask):
-  """`attend` to what a cache holds.
-
-  Args:
-    query: [batch, time, heads, head_dim].
-    store: as `stored`.
-    mask: None, or bool, broadcast to [batch, heads, time, places].
-  """
-  batch, time, heads, size = query.shape
-  y = (_shares(query, store['key'], mask).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
-  return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
-
-
-def _shares(query, key, mask):
-  """How the values of a group are weighed: [batch, kv_heads, heads / kv_heads * time, places] float32; key as `stored`."""
-  (batch, time, heads, size), (_, kv_heads, _, places) = query.shape, key.shape
-  if mask is not None and heads > kv_heads:  # a group's queries follow each other
-    mask = jnp.broadcast_to(mask, (mask.shape[0], heads, time, places)).reshape(mask.shape[0], kv_heads, -1, places)
-  query = query.transpose(0, 2, 1, 3).reshape(batch, kv_heads, -1, size)
-  scores = jnp.matmul(query, key, preferred_element_type=jnp.float32) * size**-0.5
-  return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
 
 
 # ---- of recurrent decoders: one query to the places of a memory ----

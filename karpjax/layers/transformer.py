@@ -86,12 +86,12 @@ class Block(nn.Module):
       memory_mask: [batch, 1, 1, places] bool.
     """
     attend = lambda x: self.attention(x, mask=mask, causal=self.causal)
-    cross = lambda x: self.cross(x, keys_values=self.cross.keys_values(memory), mask=memory_mask)
+    cross = lambda x: self.cross(x, store=self.cross.store(memory), mask=memory_mask)
     return self._parts(x, attend, cross, train)
 
   def remember(self, memory):
     """Keys and values of a memory, as a cache holds them, for `step`."""
-    return attention.stored(*self.cross.keys_values(memory))
+    return self.cross.store(memory)
 
   def step(self, x, store, length, memory=None, memory_mask=None):
     """New tokens behind those of a cache.
@@ -112,10 +112,10 @@ class Block(nn.Module):
     mask = (places <= positions[..., None])[:, None]  # [batch, 1, new, places]
 
     def cached(x):
-      kept.update(attention.write(store, *self.attention.keys_values(x, positions), length))
-      return self.attention.recall(x, kept, mask, positions)
+      kept.update(attention.write(store, self.attention.store(x, positions), length))
+      return self.attention(x, store=kept, mask=mask, positions=positions)
 
-    return self._parts(x, cached, lambda x: self.cross.recall(x, memory, memory_mask), False), kept
+    return self._parts(x, cached, lambda x: self.cross(x, store=memory, mask=memory_mask), False), kept
 
 
 def remat(block: type[nn.Module], how: str) -> type[nn.Module]:
