@@ -19,19 +19,10 @@ from karpjax.report import plots, writers
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(change.Rule):
   label: str = config.flag('negative', 'The class whose share is followed.')
   columns: tuple[str, ...] = config.flag(('time', 'text'), 'The columns of times and of texts.')
   encoding: str = config.flag('utf-8', 'The encoding of the file.')
-  window: int = config.flag(100, 'Rows of the rolling share, and of the binomial test.', low=1)
-  test: str = config.flag('cusum', 'The test for a rise.', choices=change.TESTS)
-  threshold: float = config.flag(
-    8.0, 'Nats of an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or minus the '
-    'logarithm of the level of the binomial test.', above=0,
-  )  # fmt: skip
-  reference: float | None = config.flag(None, 'The usual share. Default: all rows before the window.', above=0, below=1)
-  baseline: int = config.flag(200, 'The fewest rows from which the usual share is estimated.', low=1)
-  factor: float = config.flag(2.0, 'The factor by which the CUSUM takes odds to rise.', above=1)
   output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.')
 
 
@@ -72,8 +63,7 @@ def decode(run, probabilities, files, chosen):
   rows = read(path, chosen)
   best, classes = probabilities.argmax(1), np.asarray(run.spec.classes)
   hits = classes[best] == chosen.label
-  names = ('test', 'threshold', 'window', 'baseline', 'reference', 'factor')
-  watch = change.watch(hits, **{name: getattr(chosen, name) for name in names})
+  watch = change.watch(hits, chosen)
   sums, ends = np.concatenate([[0], np.cumsum(hits)]), np.arange(1, len(hits) + 1)
   starts = np.maximum(ends - chosen.window, 0)
   shares = (sums[ends] - sums[starts]) / (ends - starts)  # among each row and those of the window before it

@@ -30,7 +30,7 @@ class Flags:
   lower: bool = configs.data_flag(False, 'Lower-case the texts.')
   minimum_frequency: int = configs.data_flag(1, 'Words that are rarer in train become <unk>.', low=1)
   vocabulary: int = configs.data_flag(0, 'The largest number of tokens, of words and bpe; 0: all words.', low=0)
-  test: float = configs.data_flag(0.05, 'Fraction (below 1) or number of examples of test, if there is none.', low=0)
+  test: float = configs.data_flag(0.05, 'Fraction (below 1) or number held out as test where the set has none.', low=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,29 @@
 """Whether the rate of hits in a sequence has risen, found online: a CUSUM, or a binomial test of a moving window."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 import numpy as np
 
+from karpjax import config
+
 TESTS = ('cusum', 'binomial')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """When an alert is raised."""
+
+  test: str = config.flag('cusum', 'The test for a rise.', choices=TESTS)
+  threshold: float = config.flag(
+    8.0, 'Nats of an alert: of the CUSUM, whose false alerts are exp(threshold) rows apart at least, in the mean; or minus the '
+    'logarithm of the level of the binomial test.', above=0,
+  )  # fmt: skip
+  window: int = config.flag(100, 'Rows of the rolling share, and of the binomial test.', low=1)
+  baseline: int = config.flag(200, 'The fewest rows, since the last alert, that tell the usual share.', low=1)
+  reference: float | None = config.flag(None, 'The usual share. Default: all rows before the window.', above=0, below=1)
+  factor: float = config.flag(2.0, 'The factor by which the CUSUM takes odds to rise.', above=1)
 
 
 class Alert(NamedTuple):
@@ -45,47 +63,27 @@ def binomial(count: int, size: int, reference: float) -> float:
   return float(-stats.binom.logsf(count - 1, size, reference))
 
 
-def watch(
-  hits: np.ndarray,
-  *,
-  test: str = 'cusum',
-  threshold: float = 8.0,
-  window: int = 100,
-  baseline: int = 200,
-  reference: float | None = None,
-  factor: float = 2.0,
-) -> Watch:
-  """Reads hits one after the other, and raises an alert wherever the evidence for a rise exceeds the threshold.
-
-  Args:
-    hits: [n] bool.
-    test: 'cusum', or 'binomial' on each window.
-    threshold: nats: of the CUSUM, or minus the logarithm of the test's level.
-    window: places of the binomial test.
-    baseline: the fewest places from which the expected rate is estimated: all those before the last `window`, since the
-      last alert.
-    reference: the expected rate, if it is known; then nothing is estimated.
-    factor: by which the odds rise, in the CUSUM's hypothesis.
-  """
+def watch(hits: np.ndarray, rule: Rule) -> Watch:
+  """Reads hits [n] bool one after the other, and raises an alert wherever the evidence for a rise exceeds the threshold."""
   hits = np.asarray(hits, bool)
   counts = np.concatenate([[0], np.cumsum(hits)])  # counts[i]: hits among the first i
   statistics, references, alerts = np.zeros(len(hits)), np.full(len(hits), np.nan), []
   first = start = 0  # after the last alert; of the rise
   statistic = 0.0
   for i, hit in enumerate(hits):
-    size = i + 1 - window - first  # places of the estimate
-    if reference is None and size < baseline:
+    size = i + 1 - rule.window - first  # places of the estimate
+    if rule.reference is None and size < rule.baseline:
       start = i + 1
       continue
-    rate = expected(int(counts[first + size] - counts[first]), size) if reference is None else reference
-    if test == 'cusum':
-      statistic = cusum(statistic, hit, rate, factor)
+    rate = expected(int(counts[first + size] - counts[first]), size) if rule.reference is None else rule.reference
+    if rule.test == 'cusum':
+      statistic = cusum(statistic, hit, rate, rule.factor)
       start = start if statistic else i + 1
     elif size >= 0:
-      start = i + 1 - window
-      statistic = binomial(int(counts[i + 1] - counts[start]), window, rate)
+      start = i + 1 - rule.window
+      statistic = binomial(int(counts[i + 1] - counts[start]), rule.window, rate)
     statistics[i], references[i] = statistic, rate
-    if statistic > threshold:
+    if statistic > rule.threshold:
       alerts.append(Alert(i, start, rate, float(hits[start : i + 1].mean())))
       first, start, statistic = i + 1, i + 1, 0.0
   return Watch(statistics, references, alerts)
