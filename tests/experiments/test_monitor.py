@@ -29,28 +29,13 @@ def texts(seed, moods):
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('monitor')
   moods = np.arange(400) % 2
-  with open(folder / 'mine.csv', 'w', newline='') as file:
-    writer = csv.writer(file)
-    writer.writerows(
-      [('text', 'label'), *((t, ('positive', 'negative')[bad]) for t, bad in zip(texts(0, moods), moods))]
-    )
+  lines = [f'{text},{("positive", "negative")[bad]}' for text, bad in zip(texts(0, moods), moods)]
+  (folder / 'mine.csv').write_text('\n'.join(['text,label', *lines]))
   settings = experiment.Config(
-    dataset=str(folder / 'mine.csv'),
-    embedding=8,
-    channels=4,
-    windows=(1, 2),
-    buckets=1,
-    dropout=0.0,
-    steps='60',
-    learning_rate=0.02,
-    workdir=str(folder / 'run'),
-    baseline=False,
-    plots=False,
-    tensorboard=False,
-    eval_splits=(),
+    dataset=str(folder / 'mine.csv'), workdir=str(folder / 'run'), embedding=8, channels=4, windows=(1, 2), buckets=1, dropout=0.0,
+    steps='60', steps_per_call='60', learning_rate=0.02, baseline=False, plots=False, tensorboard=False, eval_splits=(),
     final_splits=(),
-    steps_per_call='60',
-  )
+  )  # fmt: skip
   loop.run(experiment, settings, say=lambda _: None)
   return folder / 'run'
 
