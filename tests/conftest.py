@@ -6,8 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Most of a test is the compilation of something small, which takes a fifth less at level 1. (At level 0 the losses of
-# tests/bench's case windows leave their twin's at the second step with jax 0.10; at 1 and 2 they agree.)
+# Most of a test is the compilation of something small, which takes a fifth less at level 1, in processes that tests start too.
 os.environ['XLA_FLAGS'] = (
   '--xla_backend_optimization_level=1 ' + os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 )
@@ -44,3 +43,12 @@ def classifier(tmp_path_factory):
   )  # fmt: skip
   loop.run(image_classification, settings, say=lambda _: None)
   return str(folder)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Compiles with few optimisations, as JAX's own tests do, in two thirds of the time; not what is slow or compares roundings."""
+  import jax
+
+  optimised = any(item.get_closest_marker(name) for name in ('slow', 'optimised'))
+  jax.config.update('jax_disable_most_optimizations', not optimised)

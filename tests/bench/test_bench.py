@@ -12,6 +12,8 @@ import pytest
 from karpjax.bench import measure
 from karpjax.bench import setup as setups
 
+pytestmark = pytest.mark.optimised
+
 
 def setup_of(name, shape=None, classes=None, flags=()):
   """A set-up with other flags, shape and classes."""

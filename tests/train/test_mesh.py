@@ -18,6 +18,8 @@ from karpjax.train import compile, loop, mesh
 from karpjax.train.runner import Runner
 from karpjax.train.step import compute_gradients
 
+pytestmark = pytest.mark.optimised
+
 ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
 # Adam would make noise of a bias before batch norm, whose gradient is 0, as large as its rate.
 BATCH_NORM = dict(model='mlp', norm='batch', optimiser='momentum', learning_rate=0.05)
