@@ -38,16 +38,6 @@ def test_resize_is_the_loop(height, width):
     np.testing.assert_allclose(one, reference(image, height, width), atol=1e-3)
 
 
-def test_resize_is_torchs():
-  torch = pytest.importorskip('torch')
-  batch = np.random.default_rng(0).random((4, 28, 20, 3), np.float32)
-  for size in [(16, 16), (35, 64)]:
-    expected = torch.nn.functional.interpolate(
-      torch.tensor(batch).permute(0, 3, 1, 2), size, mode='bilinear', align_corners=False
-    )
-    np.testing.assert_allclose(image_files.resize(batch, *size), expected.permute(0, 2, 3, 1), atol=1e-6)
-
-
 def test_grey_is_pillows_and_back_repeats():
   colour = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
   grey = image_files.recolour(colour, 1)

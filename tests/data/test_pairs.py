@@ -54,17 +54,6 @@ def test_twins_are_files_of_the_same_name(tmp_path, names, resident):
   assert pairs.Spec.from_json(back.spec.to_json()) == back.spec
 
 
-def test_a_folder_without_splits_is_divided_and_no_pair_is_in_two(tmp_path):
-  folders(tmp_path, splits=('',))
-  data = load(f'pairs:{tmp_path}', validation=0.25)
-  seen = [s.fetch(np.arange(s.size))['input'].tobytes() for s in data.splits.values()]
-  rows = [row.tobytes() for s in data.splits.values() for row in s.fetch(np.arange(s.size))['input']]
-  assert {n: s.size for n, s in data.splits.items()} == {'train': 6, 'validation': 2, 'test': 2}
-  assert len(set(rows)) == 10 and len(seen) == 3
-  again = load(f'pairs:{tmp_path}', validation=0.25)
-  assert seen == [s.fetch(np.arange(s.size))['input'].tobytes() for s in again.splits.values()]
-
-
 def test_the_left_half_is_the_input(tmp_path):
   for split, i in (('train', 0), ('train', 1), ('val', 0), ('test', 0)):
     save(tmp_path / split / f'{i}.png', noise(i, 8, 24, 3))

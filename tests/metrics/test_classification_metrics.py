@@ -1,7 +1,6 @@
 """Classification metrics against scikit-learn, plain loops and themselves cut differently."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -129,12 +128,3 @@ def test_no_example_gives_nan_and_no_warning(recwarn):
   numbers = classification.summarise(summed(*example(), np.zeros(97, bool)))
   assert np.isnan(numbers['loss']) and np.isnan(numbers['accuracy']) and np.isnan(numbers['ece'])
   assert not recwarn.list
-
-
-def test_sums_can_be_vmapped_over_seeds():
-  logits, labels, losses = example()
-  many = jax.jit(jax.vmap(classification.sums, (0, None, 0, None)))(
-    jnp.stack([logits, -logits]), labels, jnp.stack([losses, losses]), jnp.ones(97, bool)
-  )
-  one = summed(-logits, labels, losses)
-  np.testing.assert_array_equal(many['confusion'][1], one['confusion'])
