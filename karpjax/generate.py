@@ -45,20 +45,20 @@ def filter_logits(logits, temperature: float = 1.0, top_k: int = 0, top_p: float
   return logits
 
 
-def next_tokens(logits, keys, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0):
+def next_tokens(logits, keys, temperature: float = 1.0, **rules):
   """The next tokens, drawn by `filter_logits`; at temperature 0 the most probable.
 
   Args:
     logits: [batch, vocabulary] float32.
     keys: [batch], one per row, so that a row draws the same in whatever batch it comes.
-    temperature, top_k, top_p: static numbers.
+    temperature, rules: static numbers, as `filter_logits`'s.
 
   Returns:
     [batch] int32.
   """
   if temperature == 0:
     return logits.argmax(-1).astype(jnp.int32)
-  drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, temperature, top_k, top_p))
+  drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, temperature, **rules))
   return drawn.astype(jnp.int32)
 
 
@@ -77,11 +77,7 @@ def greedy(step, state, first, *, steps: int, end: int | None = None):
     [batch, steps] int32: the end is part of it, and 0 is what follows it.
   """
 
-  def unfinished(carry):
-    t, _, _, ended, _ = carry
-    return (t < steps) & ~ended.all()
-
-  def one(carry):
+  def extend(carry):
     t, state, last, ended, tokens = carry
     logits, state = step(last, state)
     chosen = jnp.where(ended, PADDING, logits.argmax(-1).astype(jnp.int32))
@@ -91,7 +87,7 @@ def greedy(step, state, first, *, steps: int, end: int | None = None):
   size = len(first)
   tokens = jnp.full((size, steps), PADDING, jnp.int32)
   carry = jnp.zeros((), jnp.int32), state, first.astype(jnp.int32), jnp.zeros(size, bool), tokens
-  return jax.lax.while_loop(unfinished, one, carry)[-1]
+  return jax.lax.while_loop(lambda carry: (carry[0] < steps) & ~carry[3].all(), extend, carry)[-1]
 
 
 # ---- beam search ----
@@ -226,7 +222,7 @@ def stream(model, variables, prompt: np.ndarray, keys, *, chunk: int = CHUNK, **
     prompt: [batch, n] int32, n at least 1; of one that is longer than the context the last tokens count.
     keys: [batch], one per text; token t is drawn from a key folded with t.
     chunk: tokens in one call.
-    rules: temperature, top_k and top_p, as for `next_tokens`.
+    rules: temperature, top_k and top_p, as for `filter_logits`; a temperature of 0 takes the most probable.
 
   Yields:
     [batch, up to chunk] int32.

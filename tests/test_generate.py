@@ -148,9 +148,13 @@ def test_of_equal_logits_top_k_keeps_the_first():
 
 
 def test_draws_have_the_filtered_distribution():
-  logits, rules, draws = np.array([[2.0, 1.0, 0.5, 0.0, -1.0]], np.float32), (1.5, 4, 0.9), 40_000
-  expected = np.asarray(jax.jit(lambda x: jax.nn.softmax(generate.filter_logits(x, *rules)))(logits))[0]
-  choose = jax.jit(lambda x, key: generate.next_tokens(x, jax.random.split(key, draws), *rules))
+  logits, rules, draws = (
+    np.array([[2.0, 1.0, 0.5, 0.0, -1.0]], np.float32),
+    {'temperature': 1.5, 'top_k': 4, 'top_p': 0.9},
+    40_000,
+  )
+  expected = np.asarray(jax.jit(lambda x: jax.nn.softmax(generate.filter_logits(x, **rules)))(logits))[0]
+  choose = jax.jit(lambda x, key: generate.next_tokens(x, jax.random.split(key, draws), **rules))
   shares = np.bincount(choose(np.repeat(logits, draws, 0), jax.random.key(0)), minlength=5) / draws
   np.testing.assert_allclose(shares, expected, atol=4 * np.sqrt(0.25 / draws))
   assert (shares[expected == 0] == 0).all() and (expected == 0).sum() == 1
