@@ -234,7 +234,7 @@ def test_clipping_is_by_the_norm_of_all_gradients_together_and_comes_first():
   norm = np.sqrt(sum((g.astype('f8') ** 2).sum() for g in jax.tree.leaves(gradient)))
   for clip, factor in ((2.0, 2.0 / norm), (2 * norm, 1.0)):
     optimiser = build('sgd', clip=clip, weight_decay=0.5)
-    updates, _ = optimiser.update(gradient, optimiser.init(params), params)
+    updates, _ = jax.jit(optimiser.update)(gradient, optimiser.init(params), params)
     expected = -RATE * (factor * gradient['hidden']['kernel'] + 0.5 * params['hidden']['kernel'])
     np.testing.assert_allclose(updates['hidden']['kernel'], expected, rtol=1e-5)
 

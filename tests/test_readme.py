@@ -31,9 +31,10 @@ def sine(tmp_path_factory) -> Path:
   (root / 'experiments' / 'sine.py').write_text(re.search(r'<!-- example.*?```python\n(.*?)```', README, re.DOTALL)[1])
   (root / 'karpjax').symlink_to(ROOT / 'karpjax')
   shutil.copy(ROOT / 'launch.py', root)
-  flags = ['--steps=400', '--seeds=2', '--ema=0.5', '--eval_every=0', '--workdir=runs/sine']
-  done = launch('sine', *flags, root=root, cwd=root)
+  flags = ['--steps=400', '--seeds=2', '--parallel=seeds', '--ema=0.5', '--eval_every=0', '--workdir=runs/sine']
+  done = launch('sine', *flags, root=root, cwd=root, env={**os.environ, 'XLA_FLAGS': ''})
   assert done.returncode == 0, done.stderr
+  (root / 'said').write_text(done.stdout)
   return root
 
 
@@ -41,6 +42,12 @@ def test_the_complete_example_trains(sine):
   numbers = json.loads((sine / 'runs' / 'sine' / 'summary.json').read_text())
   assert numbers['test/loss']['mean'] < 0.05  # the noise alone is 0.01, a constant guess 0.5
   assert (sine / 'runs' / 'sine' / 'index.html').exists()
+
+
+def test_each_core_of_a_cpu_is_a_device_for_seeds(sine):
+  cores = len(os.sched_getaffinity(0))
+  used = 'each of 2' if cores > 1 else '1'
+  assert f'devices: {cores} × cpu ({2 // min(cores, 2)} seeds on {used})' in (sine / 'said').read_text()
 
 
 @pytest.mark.slow

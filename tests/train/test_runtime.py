@@ -1,8 +1,3 @@
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,19 +25,3 @@ def test_seeds_take_turns_where_a_large_step_convolves():
   assert not runtime.prefer_sequential_seeds(1e9, convolves=False) and not runtime.prefer_sequential_seeds(
     1e6, convolves=True
   )
-
-
-def test_seeds_over_the_cores_of_a_cpu_from_the_front_door(tmp_path):
-  """A process of its own: how many devices a CPU has is set before JAX begins."""
-  cores = len(os.sched_getaffinity(0))
-  flags = ['--model=logistic', f'--seeds={2 * cores}', '--parallel=seeds', '--steps=20', '--plots=false']
-  ran = subprocess.run(
-    [sys.executable, 'launch.py', 'image_classification', *flags, f'--workdir={tmp_path}', '--eval_every=0'],
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert ran.returncode == 0, ran.stderr
-  assert f'devices: {cores} × cpu (2 seeds on' in ran.stdout
-  assert len(json.loads((tmp_path / 'summary.json').read_text())['test/loss']['values']) == 2 * cores
