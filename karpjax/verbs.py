@@ -154,15 +154,17 @@ class Run:
   def summary(self) -> dict[str, Any]:
     """The final numbers; {} while the run is not finished."""
     path = self.folder / 'summary.json'
-    numbers = json.loads(path.read_text()) if path.exists() else {}
-    mine = lambda x: x['values'][self.member] if isinstance(x, dict) and self.member is not None else x
-    return {name: mine(x) for name, x in numbers.items()}
+    return self._own(json.loads(path.read_text()) if path.exists() else {})
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl."""
-    mine = lambda x: x[self.member] if isinstance(x, list) and self.member is not None else x
-    return [{name: mine(x) for name, x in row.items()} for row in writers.read_rows(self.folder)]
+    return [self._own(row) for row in writers.read_rows(self.folder)]
+
+  def _own(self, numbers):
+    """Of numbers of all members of a sweep's program, this one's."""
+    own = lambda x: own(x['values']) if isinstance(x, dict) else x[self.member] if isinstance(x, list) else x
+    return numbers if self.member is None else {name: own(x) for name, x in numbers.items()}
 
   def verb(self, name: str) -> Bound:
     """One of the run's verbs.

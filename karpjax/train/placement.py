@@ -12,8 +12,7 @@ A placement is made for the shapes of one carry, in global form, which is that o
   shard             this host's arrays -> cut along the axis of the batch, or of the seeds before it where they are `seeded`;
                     without an axis whole on every device
   local_rows        the rows of a batch that this host supplies
-  compile_step      a function of a carry, which is donated -> compiled
-  jit_sums          (state, sums, batch, mask) -> sums, compiled when it is called; sums are donated
+  jit               a function whose result lies as its argument number `donated`, which is donated -> jitted
 
 Wherever it takes arrays it takes their ShapeDtypeStructs as well, and says how they would lie.
 """
@@ -84,11 +83,8 @@ class OneDevice:
   def local_rows(self, batch_size):
     return slice(None)
 
-  def compile_step(self, function, arguments):
-    return jax.jit(function, donate_argnums=0).lower(*arguments).compile(self.options)
-
-  def jit_sums(self, function):
-    return jax.jit(function, donate_argnums=1, compiler_options=self.options)
+  def jit(self, function, arguments, donated):
+    return jax.jit(function, donate_argnums=donated, compiler_options=self.options)
 
 
 def _lay(x, sharding: NamedSharding):
@@ -137,15 +133,10 @@ class OnMesh:
     bounds = [index[0].indices(batch_size) for index in indices]
     return slice(min(b[0] for b in bounds), max(b[1] for b in bounds))
 
-  def _jit(self, function, arguments, out, donated: int):
-    """Compiled when it is called; arguments and results lie as these shardings, or as structs that have them."""
-    return jax.jit(function, donate_argnums=donated, out_shardings=out)
-
-  def compile_step(self, function, arguments):
-    return self._jit(function, arguments, self.shardings, 0).lower(*arguments).compile()
-
-  def jit_sums(self, function):
-    return self._jit(function, (self.shardings.state, self.sums, self._along(0), self._along(0)), self.sums, 1)
+  def jit(self, function, arguments, donated):
+    """Arguments are structs; one that stands for a tree of arrays says how all of them lie."""
+    out_shardings = jax.tree.map(lambda x: x.sharding, arguments[donated])
+    return jax.jit(function, donate_argnums=donated, out_shardings=out_shardings)
 
 
 class Replicas(OnMesh):
@@ -153,10 +144,9 @@ class Replicas(OnMesh):
 
   out_shardings, options = None, {}
 
-  def _jit(self, function, arguments, out, donated):
-    specs = lambda tree: jax.tree.map(lambda x: getattr(getattr(x, 'sharding', x), 'spec', P()), tree)
-    in_specs, out_specs = specs(arguments), specs(out)
-    mapped = jax.shard_map(function, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+  def jit(self, function, arguments, donated):
+    specs = jax.tree.map(lambda x: getattr(getattr(x, 'sharding', None), 'spec', P()), arguments)
+    mapped = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=specs[donated], check_vma=False)
     return jax.jit(mapped, donate_argnums=donated, compiler_options=self.options)
 
 

@@ -151,7 +151,9 @@ class Runner:
       program, train.gather, self.shapes.state, **options
     )
     self._one_step = one_step if self.feed.resident else one_batch
-    self._add_sums = self.placement.jit_sums(add_sums)
+    rows, sums = self.placement.shard(batch['mask'], 0), jax.eval_shape(lambda: self._zeros(self.sums))
+    arguments = self.placement.put(self.shapes).state, self.placement.put_sums(sums), rows, rows
+    self._add_sums = self.placement.jit(add_sums, arguments, donated=1)
 
   def _zeros(self, shapes):
     lead = (self.config.seeds,) if self.config.seeds > 1 else ()
@@ -178,7 +180,7 @@ class Runner:
     """A call of up to so many steps, compiled."""
     function, count = (self._many_steps, (np.int32(0),)) if steps > 1 else (self._one_step, ())
     arguments = self.placement.put(self.shapes), *self.feed.structs(steps), *count, np.bool_(False)
-    return self.placement.compile_step(function, arguments)
+    return self.placement.jit(function, arguments, donated=0).lower(*arguments).compile()
 
   def compile(self, carry, steps_per_call: str | int = 'auto') -> dict:
     """Compiles the step, and gives its figures.

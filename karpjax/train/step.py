@@ -150,7 +150,10 @@ def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, roun
     # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
     norm, count = its['gradient_norm']
     its['gradient_norm'] = norm + 0 * optax.global_norm(own[0]), count
-    its = mask_after_nonfinite(metrics, {f'{player}_{name}': x for name, x in its.items()})
+    its = {f'{player}_{name}': x for name, x in its.items()}
+    if metrics:
+      finite = jnp.isfinite(jnp.stack([x for x, _ in metrics.values()])).all()
+      its = jax.tree.map(lambda x: jnp.where(finite, x, 0), its)
     return tuple({**all_, player: new} for all_, new in zip(players, own)), metrics | its
 
   def round_(players, batch, key):
@@ -177,11 +180,3 @@ def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, roun
     return _advance(state, players, config), metrics
 
   return step
-
-
-def mask_after_nonfinite(earlier, later):
-  """`later` metrics as they are where all the `earlier` ones are finite; else zeros."""
-  if not earlier:
-    return later
-  finite = jnp.isfinite(jnp.stack([s for s, _ in earlier.values()])).all()
-  return jax.tree.map(lambda x: jnp.where(finite, x, 0), later)
