@@ -18,7 +18,7 @@ from karpjax.train import loop
 
 SMALL = dict(
   widths=(16,), latent=2, steps='40', batch_size=100, eval_every='0', checkpoint_every='20', seed=3, tensorboard=False,
-  steps_per_call='20', importance_samples=20,
+  steps_per_call='20', importance_samples=20, final_splits=('test',),
 )  # fmt: skip
 
 
@@ -53,12 +53,12 @@ def test_importance_samples_tighten_the_bound_and_one_is_the_elbo(trained):
   split = data.splits['test']
   batch = {**batches.fetch(split, np.arange(split.size)), 'mask': np.ones(split.size, bool)}
   found = {}
-  for samples in (1, 5, 20):
+  for samples in (1, 20):
     program = experiment.program(dataclasses.replace(run.config, importance_samples=samples), data)
     found[samples] = program.summarise(jax.jit(program.evaluate)(run.state, batch, jax.random.key(0)))
   assert found[1]['loss'] == pytest.approx(found[1]['reconstruction'] + found[1]['kl'], rel=1e-6)
   assert found[1]['nll'] == pytest.approx(found[1]['loss'], rel=0.02)  # the same bound, of other draws
-  assert found[1]['nll'] > found[5]['nll'] > found[20]['nll']
+  assert found[1]['nll'] > found[20]['nll']
   assert found[20]['nll'] == pytest.approx(summary.numbers['test/nll'], rel=0.01)
 
 

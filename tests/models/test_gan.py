@@ -71,7 +71,7 @@ def test_parameter_counts(name, shape, widths, options, generator, discriminator
   assert count(shapes(pair, shape, latent)) == {'generator': generator, 'discriminator': discriminator}
 
 
-@pytest.mark.parametrize('size', [8, 28, 32, 64])
+@pytest.mark.parametrize('size', [8, 28, 64])
 @pytest.mark.parametrize('name', ['mlp', 'dcgan', 'sngan'])
 def test_shapes_and_ranges(name, size):
   shape = (size, size, 3)
@@ -82,10 +82,9 @@ def test_shapes_and_ranges(name, size):
   scores, logits = jax.eval_shape(lambda v: pair[1].apply(v, x, labels, train=False), state['discriminator'])
   assert made.shape == (5, *shape) and scores.shape == (5,) and logits is None
   assert made.dtype == scores.dtype == jnp.float32
-  base = {'dcgan': {8: 2, 28: 7, 32: 4, 64: 4}, 'sngan': {8: 2, 28: 7, 32: 4, 64: 4}}
-  if name in base:
+  if name != 'mlp':
     kernel = state['generator']['params']['project']['kernel']
-    assert kernel.shape[1] == base[name][size] ** 2 * pair[0].widths[0]
+    assert kernel.shape[1] == {8: 2, 28: 7, 64: 4}[size] ** 2 * pair[0].widths[0]
 
 
 def test_a_dcgan_makes_and_sees_every_pixel_of_images_of_odd_size_and_begins_with_small_weights():
@@ -203,7 +202,7 @@ def perturbed(generator, z, labels):
 @pytest.mark.parametrize('name, norm', [('dcgan', 'norm0'), ('sngan', 'block1_norm1')])
 def test_classes_do_not_take_part_in_what_normalises_the_latent(name, norm):
   """Else what tells them apart may grow until nothing of the latent is left: one sample for each class."""
-  generator, _ = build(name, (8, 8, 1), conditional='projection', widths=(8, 4))
+  generator, _ = build(name, (4, 4, 1), conditional='projection', widths=(4,))
   z, labels = jax.random.normal(jax.random.key(1), (6, 100)), jnp.arange(6)
   variables = perturbed(generator, z, labels)
   apply = jax.jit(lambda labels: generator.apply(variables, z, labels, train=True, mutable=['batch_stats']))
@@ -212,7 +211,7 @@ def test_classes_do_not_take_part_in_what_normalises_the_latent(name, norm):
   assert not np.allclose(made, other)
 
 
-@pytest.mark.parametrize('norm', ['batch', 'none'])
+@pytest.mark.parametrize('norm', ['batch', pytest.param('none', marks=pytest.mark.slow)])
 def test_an_sngan_makes_many_samples_of_a_class_and_others_of_another(norm):
   generator, _ = build(
     'sngan', (4, 4, 1), classes=3, latent=5, conditional='projection', widths=(8, 4), generator_norm=norm
