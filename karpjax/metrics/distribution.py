@@ -98,25 +98,25 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
   return float(np.square(real.mean(0) - fake.mean(0)).sum() + traces)
 
 
-def kernel_distance(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> float:
+def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
   """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs."""
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
   kernel = lambda products: (x := products / real.shape[1] + 1) * x * x  # far faster than a power
-  total = lambda a, b: sum(kernel(part @ b.T).sum() for part in _chunks(a, chunk))
+  total = lambda a, b: sum(kernel(part @ b.T).sum() for part in _chunks(a))
   within = lambda a: (total(a, a) - kernel(np.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
   return float(within(real) + within(fake) - 2 * total(real, fake) / (len(real) * len(fake)))
 
 
-def precision_recall(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> tuple[float, float]:
+def precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
   """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
   An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its kind.
   """
 
   def distances(points, others):
-    """Squared, [chunk, len(others)] at a time."""
+    """Squared, [CHUNK, len(others)] at a time."""
     squares = np.square(others).sum(1)
-    for part in _chunks(points, chunk):
+    for part in _chunks(points):
       yield np.maximum(np.square(part).sum(1)[:, None] + squares - 2 * part @ others.T, 0)
 
   def fraction_among(points, others):
@@ -128,8 +128,8 @@ def precision_recall(real: np.ndarray, fake: np.ndarray, chunk: int = CHUNK) -> 
   return fraction_among(fake, real), fraction_among(real, fake)
 
 
-def _chunks(rows: np.ndarray, size: int):
-  return (rows[start : start + size] for start in range(0, len(rows), size))
+def _chunks(rows: np.ndarray):
+  return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
 
 
 def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None = None) -> dict[str, float]:

@@ -110,6 +110,7 @@ class Player(nn.Module):
 
 class Generator(Player):
   widths: tuple[int, ...] = option((), "The generator's units or channels; by default by the image's size.", low=1)
+  generator_norm: str = option('none', "The generator's norm.", choices=('none', 'batch'))
 
   def latent_and_class(self, z, labels):
     """The latent, and beside it the class's embedding."""
@@ -120,8 +121,6 @@ class Generator(Player):
 
 class MLPGenerator(Generator):
   """Dense layers; tanh closes an image, nothing a row of numbers."""
-
-  generator_norm: str = option('none', "The generator's norm.", choices=('none', 'batch'))
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
@@ -139,8 +138,6 @@ class DCGANGenerator(Generator):
   Where the image's size is no multiple of so many doublings, they end in the size that the discriminator's convolutions have
   there: 4 → 7 → 14 → 28. `widths` are the channels of the projection and of every transposed convolution but the last.
   """
-
-  generator_norm: str = option('batch', choices=('none', 'batch'))
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
@@ -166,8 +163,6 @@ class SNGANGenerator(Generator):
   Classes have each a gain and a bias of every batch norm (Miyato & Koyama 2018, section 4): beside a latent that is then
   normalised, what tells them apart may grow until the latent vanishes.
   """
-
-  generator_norm: str = option('batch', choices=('none', 'batch'))
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
@@ -198,6 +193,8 @@ class SNGANGenerator(Generator):
 
 class Discriminator(Player):
   discriminator_widths: tuple[int, ...] = option((), "The discriminator's; by default those in reverse.", low=1)
+  norm: str = option('none', "The discriminator's norm.", choices=('none', *NORMS))
+  spectral_norm: bool = option(False, "Divide the discriminator's weights by their largest singular value.")
 
   def example_and_class(self, x, labels):
     """The example, with 'embedding' the class beside it."""
@@ -228,9 +225,6 @@ class Discriminator(Player):
 class MLPDiscriminator(Discriminator):
   """Dense layers, with a norm before each activation but the first."""
 
-  norm: str = option('none', "The discriminator's norm.", choices=('none', *NORMS))
-  spectral_norm: bool = option(False, "Divide the discriminator's weights by their largest singular value.")
-
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
     x = self.example_and_class(x.reshape(len(x), -1), labels)
@@ -243,9 +237,6 @@ class MLPDiscriminator(Discriminator):
 
 class DCGANDiscriminator(Discriminator):
   """Radford et al. 2016, section 3: convolutions, each of which halves the image, rounding up."""
-
-  norm: str = option('batch', choices=('none', *NORMS))
-  spectral_norm: bool = option(False)
 
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
@@ -263,7 +254,6 @@ class SNGANDiscriminator(Discriminator):
   """Miyato et al. 2018, table 3b: residual blocks, of which all but the last two, and at least the first, halve the image."""
 
   norm: str = option('none', choices=('none',))
-  spectral_norm: bool = option(True)
 
   @nn.compact
   def __call__(self, x, labels, *, train: bool):
@@ -281,5 +271,13 @@ class SNGANDiscriminator(Discriminator):
     return self.scores_and_classes(nn.relu(x).sum((1, 2)), labels, train)
 
 
-GENERATORS = {'mlp': MLPGenerator, 'dcgan': DCGANGenerator, 'sngan': SNGANGenerator}
-DISCRIMINATORS = {'mlp': MLPDiscriminator, 'dcgan': DCGANDiscriminator, 'sngan': SNGANDiscriminator}
+GENERATORS = {
+  'mlp': MLPGenerator,
+  'dcgan': functools.partial(DCGANGenerator, generator_norm='batch'),
+  'sngan': functools.partial(SNGANGenerator, generator_norm='batch'),
+}
+DISCRIMINATORS = {
+  'mlp': MLPDiscriminator,
+  'dcgan': functools.partial(DCGANDiscriminator, norm='batch'),
+  'sngan': functools.partial(SNGANDiscriminator, spectral_norm=True),
+}

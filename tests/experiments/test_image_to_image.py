@@ -1,8 +1,4 @@
-"""Image to image as a user runs it: the losses of its objectives, resumes, seeds, devices, and images translated."""
-
-import json
-import os
-import signal
+"""Image to image as a user runs it: the losses of its objectives, and images translated."""
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +13,13 @@ from karpjax.data import pairs
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.models import image_to_image as models
-from karpjax.report import writers
-from karpjax.train import checkpoint, loop
+from karpjax.train import loop
 
 SMALL = dict(
   width=2, discriminator_width=2, layers=1, augment='', batch_size=8, validation=8, steps='12', log_every='3',
   eval_every='6', checkpoint_every='6', report_every='0', eval_batch_size=8, tensorboard=False, plots=False,
   steps_per_call='1',
 )  # fmt: skip
-TIMES = ('seconds', 'compile_seconds', 'steps_per_second')
 
 
 @pytest.fixture(scope='module')
@@ -46,23 +40,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder):
-  def run(workdir, stop_at=None, **changes):
-    def say(line):
-      if stop_at and line.startswith(f'step {stop_at}/'):
-        os.kill(os.getpid(), signal.SIGTERM)
-
+  def run(workdir, **changes):
     settings = dict(dataset=f'pairs:{folder}', **SMALL) | changes
-    return loop.run(experiment, experiment.Config(**settings, workdir=str(workdir)), say=say)
+    return loop.run(experiment, experiment.Config(**settings, workdir=str(workdir)), say=lambda _: None)
 
   return run
-
-
-def arrays(summary):
-  return checkpoint.to_arrays(summary.state)
-
-
-def rows(workdir):
-  return [{n: x for n, x in row.items() if n not in TIMES} for row in map(json.loads, open(workdir / writers.METRICS))]
 
 
 SPEC = pairs.Spec('none', (12, 12, 1), (12, 12, 3), 100)
@@ -128,39 +110,13 @@ def test_a_step_lowers_for_accelerators(norm, objective):
 
 
 @pytest.mark.slow
-def test_interrupted_and_continued_gives_the_same_bits_and_learns(tmp_path, run):
-  longer = dict(steps='60', learning_rate=0.01, eval_every='30', checkpoint_every='20', log_every='15')
-  whole = run(tmp_path / 'whole', **longer)
-  with pytest.raises(SystemExit):
-    run(tmp_path / 'parts', stop_at=30, **longer)
-  parts = run(tmp_path / 'parts', **longer)
-  assert arrays(whole).keys() == arrays(parts).keys()
-  for name, x in arrays(whole).items():
-    assert x.tobytes() == arrays(parts)[name].tobytes(), name
-  assert rows(tmp_path / 'whole') == rows(tmp_path / 'parts')
+def test_a_mapping_is_learnt(tmp_path, run):
+  numbers = run(
+    tmp_path, steps='60', learning_rate=0.01, eval_every='30', checkpoint_every='20', log_every='15'
+  ).numbers
   # black alone would have an L1 of a third, and a PSNR under 5 dB
-  assert whole.numbers['test/l1'] < 0.25 and whole.numbers['test/psnr'] > 8
-  assert set(whole.numbers) >= {'test/ssim', 'test/sharpness', 'validation/psnr', 'train/discriminator_gradient_norm'}
-
-
-@pytest.mark.slow
-def test_one_of_two_seeds_is_that_seed_alone(tmp_path, run):
-  three = dict(steps='3', optimiser='sgd', learning_rate=0.01, eval_splits=(), final_splits=(), beta1=None)
-  both = arrays(run(tmp_path / 'both', seeds=2, **three))
-  for seed in (0, 1):
-    for name, x in arrays(run(tmp_path / str(seed), seed=seed, **three)).items():
-      there = both[name] if name == 'step' else both[name][seed]
-      np.testing.assert_allclose(there.astype(float), x.astype(float), atol=1e-5, err_msg=name)
-
-
-@pytest.mark.slow
-def test_eight_devices_give_what_one_gives(tmp_path, run):
-  three = dict(steps='3', optimiser='sgd', learning_rate=0.01, beta1=None, dropout=0.0)
-  one, eight = run(tmp_path / 'one', **three), run(tmp_path / 'eight', parallel='pmap', **three)
-  for name, x in arrays(one).items():
-    np.testing.assert_allclose(arrays(eight)[name].astype(float), x.astype(float), atol=1e-5, err_msg=name)
-  for name in ('psnr', 'ssim', 'l1', 'sharpness'):
-    assert eight.numbers[f'test/{name}'] == pytest.approx(one.numbers[f'test/{name}'], rel=1e-4)
+  assert numbers['test/l1'] < 0.25 and numbers['test/psnr'] > 8
+  assert set(numbers) >= {'test/ssim', 'test/sharpness', 'validation/psnr', 'train/discriminator_gradient_norm'}
 
 
 @pytest.mark.slow

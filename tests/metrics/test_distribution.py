@@ -51,8 +51,8 @@ def test_frechet_distance_in_closed_form():
 
 
 @pytest.mark.parametrize('chunk', [1000, 7])
-def test_kernel_distance_is_a_plain_double_loop(chunk):
-  kernel_distance = functools.partial(distribution.kernel_distance, chunk=chunk)
+def test_kernel_distance_is_a_plain_double_loop(monkeypatch, chunk):
+  monkeypatch.setattr(distribution, 'CHUNK', chunk)
   a, b = (x[:20] for x in two(d=4))
   b = b[:15]
   kernel = lambda x, y: (x @ y / 4 + 1) ** 3
@@ -71,8 +71,8 @@ def test_kernel_distance_is_unbiased():
 
 
 @pytest.mark.parametrize('chunk', [1000, 13])
-def test_precision_and_recall_are_a_plain_loop(chunk):
-  precision_recall = functools.partial(distribution.precision_recall, chunk=chunk)
+def test_precision_and_recall_are_a_plain_loop(monkeypatch, chunk):
+  monkeypatch.setattr(distribution, 'CHUNK', chunk)
   a, b = (x[:60, :3] for x in two())
 
   def among(points, others):
