@@ -31,7 +31,7 @@ class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
     'cnn', 'The network; its options, with defaults of its own, are below.', choices=models.MODELS
   )
   scale: str = config.flag('standard', 'Pixels in [0, 1], in [-1, 1], or standardised by channel.', choices=SCALES)
-  augment: str = config.flag('', 'Training images by flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
+  augment: str = config.flag('', 'Augmentation: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
   loss: str = config.flag(
     'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=('cross_entropy', 'squared_error')
   )  # fmt: skip

@@ -45,7 +45,7 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   objective: str = config.flag('both', 'L1 alone, the conditional GAN alone, or both.', choices=('both', 'l1', 'cgan'))
   l1_weight: float = config.flag(100.0, 'λ, the weight of the L1 distance of images in [-1, 1].', low=0)
   adversarial: str = config.flag('non_saturating', 'The objective of the two players.', choices=adversarial.OBJECTIVES)
-  discriminator: str = config.flag('patch', 'It looks at patches, or at all at once.', choices=models.DISCRIMINATORS)
+  discriminator: str = config.flag('patch', 'It scores patches, or an image as a whole.', choices=models.DISCRIMINATORS)
   noise: bool = config.flag(False, 'Keep dropout on after training, as the paper does.')
 
 

@@ -28,7 +28,6 @@ from karpjax.data import augmentation, dataset, image_files, pairs
 from karpjax.losses import adversarial
 from karpjax.metrics import collect, image_quality
 from karpjax.models import super_resolution as models
-from karpjax.models.super_resolution import bicubic
 from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
 from karpjax.report import pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
@@ -170,14 +169,14 @@ def with_chroma(y, low, factor: int):
   """
   if low.shape[-1] == 1:
     return (y - 16 / 255) * (255 / 219)
-  chroma = bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor)
+  chroma = models.bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor)
   return image_quality.ycbcr_to_rgb(jnp.concatenate([y, chroma], -1))
 
 
 def measures(pictures, low, high, factor: int) -> dict:
   """Squared error and SSIM, each [batch], of pictures in [0, 1], and 'bicubic_…' of what interpolation makes of low (uint8)."""
   measured = {}
-  for prefix, made in (('', pictures), ('bicubic_', bicubic(low.astype(jnp.float32) / 255, factor))):
+  for prefix, made in (('', pictures), ('bicubic_', models.bicubic(low.astype(jnp.float32) / 255, factor))):
     each = image_quality.luma_measures(made, high / 255, factor)
     measured |= {prefix + name: x for name, x in each.items()}
   return measured
@@ -191,9 +190,7 @@ def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
 
 def summarise(sums: dict) -> dict[str, float]:
   """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it."""
-  there, numbers = sums['tiles'] > 0, {}
-  if 'loss' in sums:
-    numbers['loss'] = float(sums['loss'][0] / sums['loss'][1])
+  numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['tiles'] > 0
   for prefix in ('', 'bicubic_'):
     error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
     with np.errstate(divide='ignore'):
@@ -235,7 +232,7 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
 def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: str) -> None:
   """plots/before_and_after_NAME.png: the picture, and below it the detail with the strongest edges."""
   factor = len(high) // len(low)
-  plain = np.clip(np.asarray(bicubic(low[None] / np.float32(255), factor))[0], 0, 1)
+  plain = np.clip(np.asarray(models.bicubic(low[None] / np.float32(255), factor))[0], 0, 1)
   whole = low.repeat(factor, 0).repeat(factor, 1) / 255, plain, ours, high / 255
   gains = f'bicubic, {numbers["bicubic_psnr"]:.2f} dB', f'ours, {numbers["psnr"]:.2f} dB'
   captions = f'{low.shape[0]}×{low.shape[1]}', *gains, 'original'

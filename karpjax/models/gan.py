@@ -192,7 +192,7 @@ class SNGANGenerator(Generator):
 
 
 class Discriminator(Player):
-  discriminator_widths: tuple[int, ...] = option((), "The discriminator's; by default those in reverse.", low=1)
+  discriminator_widths: tuple[int, ...] = option((), "The discriminator's; by default the generator's reversed.", low=1)
   norm: str = option('none', "The discriminator's norm.", choices=('none', *NORMS))
   spectral_norm: bool = option(False, "Divide the discriminator's weights by their largest singular value.")
 

@@ -89,7 +89,7 @@ class Discriminator(nn.Module):
 
   dtype: Any = jnp.float32
   discriminator_width: int = option(16, "Channels of the discriminator's first convolution; the paper has 64.", low=1)
-  norm: str = option('instance', 'The norm of both players; of batch running averages evaluate.', choices=NORMS)
+  norm: str = option('instance', 'The norm of both players; batch norm evaluates by running averages.', choices=NORMS)
 
   def blocks(self, x, strides: Sequence[int], left: int):
     """Convolutions of these strides, all but the first with a norm: [batch, height / product, …].
@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
 class Patches(Discriminator):
   """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512."""
 
-  layers: int = option(2, 'Those of stride 2 in the discriminator; of patch 1 to 4 see 16, 34, 70, 142 pixels.', low=1)
+  layers: int = option(2, "The discriminator's strided layers; patches of 1 to 4 have 16, 34, 70, 142 pixels.", low=1)
 
   @nn.compact
   def __call__(self, x):
