@@ -69,9 +69,7 @@ class MLP(Classifier):
   widths: tuple[int, ...] = option((128,), 'Units of each hidden layer.', low=1)
   activation: str = option('relu', 'The activation function.', choices=ACTIVATIONS)
   norm: str = option('none', 'Batch norm before each activation, or none.', choices=NORMS)
-  dropout: float | tuple[float, ...] = option(
-    0.0, 'The dropout rate of hidden units, or one per layer.', low=0, below=1
-  )
+  dropout: float | tuple[float, ...] = option(0.0, 'The dropout rate of hidden units, or one a layer.', low=0, below=1)
   input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
   residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
 

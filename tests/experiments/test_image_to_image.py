@@ -141,9 +141,6 @@ def test_noise_after_training_is_a_flag():
     (dict(augment='jitter:0.4'), r'augmentation jitter: here only'),
     (dict(dataset='edges:/nowhere'), r'is not a folder'),
     (dict(direction='back'), r'Did you mean backward'),
-    (dict(image_size=-1), r'image_size=-1: at least 0'),
-    (dict(channels=2), r'channels=2: unknown'),
-    (dict(even_light=-1.0), r'even_light=-1.0: at least 0'),
     (dict(hidden=4), r'patch has no hidden=4'),
   ],
 )

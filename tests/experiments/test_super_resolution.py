@@ -195,7 +195,6 @@ def test_pictures_of_any_size_are_enlarged_beside_their_files(tmp_path, trained,
   'changes, message',
   [
     (dict(factor=5), 'factor=5: unknown. Known: 2, 3, 4'),
-    (dict(factor=0), 'factor=0'),
     (dict(crop=13), r'a crop of 13×13 pixels is larger than p3\.png, which has 12×20'),
     (dict(crop=7), 'crop=7: at least 8'),
     (dict(batch_size=500), r'batch_size=500 is larger than the train split'),

@@ -201,22 +201,9 @@ def test_what_does_not_fit_is_refused_by_name(name, shape, options, message):
     built(name, shape, options)
 
 
-def test_an_option_left_at_none_is_the_models_own_default():
-  none = dict.fromkeys(('widths', 'hidden', 'depth', 'norm', 'dropout', 'attention', 'activation', 'kernel_size'))
-  assert built('cnn', (8, 8, 1), none) == built('cnn', (8, 8, 1), {})
-  assert built('resnet50', (8, 8, 1), {'hidden': None}).widths == (64, 128, 256, 512)
-
-
-def test_one_value_stands_for_a_tuple_of_one_and_the_other_way_round():
-  assert built('mlp', (4,), {'widths': 7}).widths == (7,)
+def test_a_tuple_of_one_stands_for_one_value():
   assert built('lenet1989', (16, 16, 1), {'dropout': (0.25,)}).dropout == 0.25
   assert built('cnn', (8, 8, 1), {'widths': [4, 5]}).widths == (4, 5)
-
-
-def test_the_options_of_a_model_are_fields_of_its_module():
-  assert options.of_model(models.MODELS['logistic']) == {}
-  assert set(options.of_model(models.MODELS['resnet50'])) == {'widths', 'attention', 'remat'}
-  assert set(options.of_model(models.MODELS['vgg'])) == set(options.of_model(models.MODELS['cnn']))
 
 
 @pytest.mark.parametrize(
@@ -229,8 +216,3 @@ def test_vgg_configurations_a_d_and_e_have_torchvisions_parameter_counts(depth, 
   module = options.build(models.MODELS, 'vgg', chosen, classes=1000)
   params = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 224, 224, 3)))['params']
   assert sum(math.prod(a.shape) for a in jax.tree.leaves(params)) == expected
-
-
-def test_vgg_has_two_convolutions_in_each_of_three_blocks():
-  vgg = built('vgg', (32, 32, 3), {})
-  assert (vgg.depth, vgg.widths, vgg.norm) == (2, (64, 128, 256), 'batch')

@@ -89,11 +89,9 @@ def test_the_discriminator_scores_each_image():
 @pytest.mark.parametrize(
   'name, options_, message',
   [
-    ('espcm', {}, 'Did you mean espcn'),
     ('espcn', {'blocks': 3}, 'model espcn has no blocks=3'),
     ('srcnn', {'widths': (8,)}, 'one odd kernel size more than widths'),
     ('espcn', {'kernel_sizes': (5, 4, 3)}, 'one odd kernel size'),
-    ('srresnet', {'width': 0}, 'width=0: at least 1'),
   ],
 )
 def test_what_makes_no_sense_is_refused(name, options_, message):
