@@ -181,13 +181,11 @@ def program(config: Config, data: Dataset) -> Program:
   train_features = functools.cache(lambda count: scorer.features(data.splits['train'], count))
   losses = game(config, spec, generator, discriminator)
   return Program(
-    init,
-    alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
+    init, alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
     evaluate=lambda state, batch, key: scored(predict(state, batch, key), batch),
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
-    predict=predict,
-    report=functools.partial(report, config, data, scorer, predict),
-  )
+    predict=predict, report=functools.partial(report, config, data, scorer, predict),
+  )  # fmt: skip
 
 
 def modes_of(spec: Spec):

@@ -78,28 +78,18 @@ def program(config: Config, data: Dataset) -> Program:
   def report(state, t, folder):
     name, split = data.reported()
     reports.write(
-      folder,
-      classes=spec.classes,
-      labels=split.column('label'),
+      folder, classes=spec.classes, labels=split.column('label'), heading=f'{name} split, step {t}', seeds=config.seeds,
       probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
       images=lambda numbers: split.fetch(numbers)['image'].astype(np.float32) / spec.maximum,
       kernel=reports.first_kernel(state.eval_params, spec.shape),
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
-      heading=f'{name} split, step {t}',
-      seeds=config.seeds,
-    )
+    )  # fmt: skip
 
   return Program(
-    init,
-    train_step(loss, optimiser, config),
-    evaluate,
-    metrics.summarise,
-    predict=predict,
-    example_losses=example_losses,
-    uninformed_loss=math.log(count) if config.loss == 'cross_entropy' else None,
-    report=report,
-    axes=partitioning(model, inputs, train=False),
-  )
+    init, train_step(loss, optimiser, config), evaluate, metrics.summarise, predict=predict,
+    example_losses=example_losses, uninformed_loss=math.log(count) if config.loss == 'cross_entropy' else None,
+    report=report, axes=partitioning(model, inputs, train=False),
+  )  # fmt: skip
 
 
 verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load)}

@@ -80,12 +80,7 @@ def program(config: Config, data: Dataset) -> Program:
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 
   return Program(
-    init,
-    train_step(loss, optimiser, config),
-    evaluate,
-    (classification if classes else regression).summarise,
-    predict=predict,
+    init, train_step(loss, optimiser, config), evaluate, (classification if classes else regression).summarise,
+    predict=predict, report=report, uninformed_loss=math.log(classes) if classes else None,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
-    uninformed_loss=math.log(classes) if classes else None,
-    report=report,
-  )
+  )  # fmt: skip

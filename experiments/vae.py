@@ -104,15 +104,11 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1).reshape(-1, 2)
       show(plane, 20, 'The latent plane, by quantiles of the prior', 'latent_plane')
 
-  return Program(
-    init,
-    train_step(loss, optimiser, config),
-    evaluate,
-    summarise=lambda sums: {name: float(total / count) for name, (total, count) in sums.items()},
-    predict=predict,
-    example_losses=lambda state, batch, key: terms(state.variables(), batch, key)['loss'],
-    report=report,
-  )
+  def example_losses(state, batch, key):
+    return terms(state.variables(), batch, key)['loss']
+
+  step, summarise = train_step(loss, optimiser, config), lambda sums: {n: float(s / c) for n, (s, c) in sums.items()}
+  return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=report)
 
 
 def prior(run, inputs, chosen):

@@ -57,19 +57,18 @@ class Scorer:
   def _compiled(self) -> Callable:
     return jax.jit(lambda images: self.apply(images)[0])
 
-  def describe(self, images: np.ndarray) -> np.ndarray:
-    """Raw images [n, *shape] -> features [n, d] float32."""
-    rows = []
-    for start in range(0, len(images), self.batch):
-      part = images[start : start + self.batch]
-      filled = np.resize(part, (self.batch, *part.shape[1:]))  # by itself again: one program for all sizes
-      rows.append(np.asarray(self._compiled(filled))[: len(part)])
-    return np.concatenate(rows)
-
   def features(self, split: Split, count: int) -> np.ndarray:
     """[count, d] float32: of a split's first examples, or of all where it has fewer."""
-    parts = np.split(np.arange(min(count, split.size)), range(self.batch, min(count, split.size), self.batch))
-    return np.concatenate([self.describe(split.fetch(numbers)['image']) for numbers in parts])
+    rows, count = [], min(count, split.size)
+    for start in range(0, count, self.batch):
+      numbers = np.arange(start, min(start + self.batch, count))
+      filled = np.resize(numbers, self.batch)  # by themselves again: one program for all sizes
+      rows.append(np.asarray(self._compiled(split.fetch(filled)['image']))[: len(numbers)])
+    return np.concatenate(rows)
+
+  def describe(self, images: np.ndarray) -> np.ndarray:
+    """Raw images [n, *shape] -> features [n, d] float32."""
+    return self.features(Split.of(image=images), len(images))
 
 
 def load(source: str, spec: Spec) -> Scorer:

@@ -40,18 +40,18 @@ def halvings(shape) -> int:
   return max(times, 1)
 
 
-def sizes(shape, times: int) -> list[tuple[int, int]]:
-  """(height, width) of an image halved so many times, rounding up: [times + 1], the smallest first.
+def sizes(shape, times: int, exact: bool = False) -> list[tuple[int, int]]:
+  """(height, width) of an image halved so many times, rounding up or exactly: [times + 1], the smallest first.
 
   Raises:
-    UsageError: where a size is 1 before that.
+    UsageError: where a size is 1 before that, or odd where halves are exact.
   """
   halved = [tuple(shape[:2])]
   for done in range(times):
-    if min(halved[0]) == 1:
+    if min(halved[0]) == 1 or (exact and any(n % 2 for n in halved[0])):
       raise errors.UsageError(
         f'images of {shape[0]}×{shape[1]} cannot be halved {times} times, once for each of widths: give {done} widths '
-        'at most'
+        f'at most, or an image_size that {2**times} divides'
       )
     halved.insert(0, tuple(-(-n // 2) for n in halved[0]))
   return halved
@@ -166,20 +166,13 @@ class SNGANGenerator(Generator):
 
   @nn.compact
   def __call__(self, z, labels, *, train: bool):
-    (height, width), times = self.shape[:2], len(self.widths)
-    factor = 2**times
-    if height % factor or width % factor:
-      raise errors.UsageError(
-        f'images of {height}×{width} cannot be halved {times} times, once for each of widths: give fewer widths, or an '
-        f'image_size that {factor} divides, such as {max(factor, round(height / factor) * factor)}'
-      )
+    start = *sizes(self.shape, len(self.widths), exact=True)[0], self.widths[0]
     by_class = self.conditional != 'none' and self.generator_norm == 'batch'
     labelled = {'labels': labels} if by_class else {}
     conv = functools.partial(Conv, dtype=self.dtype, kernel_init=initialisers.he_normal)
     active = lambda name, x: nn.relu(self.normalised(self.generator_norm, name, x, train, **labelled))
     doubled = lambda x: x.repeat(2, 1).repeat(2, 2)  # by nearest neighbours
     z = z.astype(self.dtype) if by_class else self.latent_and_class(z, labels)
-    start = (height // factor, width // factor, self.widths[0])
     x = linear.Dense(math.prod(start), dtype=self.dtype, name='project')(z).reshape(-1, *start)
     for i, channels in enumerate(self.widths, start=1):
       y = conv(channels, (3, 3), name=f'block{i}_conv1')(doubled(active(f'block{i}_norm1', x)))

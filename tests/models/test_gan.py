@@ -172,8 +172,8 @@ def test_layer_norm_keeps_examples_apart_and_batch_norm_does_not():
 @pytest.mark.parametrize(
   'name, shape, options, message',
   [
-    ('sngan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*such as 28'),
-    ('sngan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*such as 32'),
+    ('sngan', (27, 27, 1), {}, r'images of 27×27 cannot be halved 1 times.*an image_size that 2 divides'),
+    ('sngan', (28, 28, 1), {'widths': (64, 32, 16)}, r'cannot be halved 3 times.*an image_size that 8 divides'),
     ('dcgan', (28, 28, 1), {'widths': (8,) * 6}, r'images of 28×28 cannot be halved 6 times.*give 5 widths at most'),
     ('dcgan', (2,), {}, r'makes images, not rows of 2 numbers: model=mlp is needed'),
     ('dcgan', (8, 8, 1), {'norm': 'batsh'}, r'norm=batsh: unknown. Did you mean batch\?'),
