@@ -97,7 +97,7 @@ def test_a_skip_leads_every_pixel_to_its_own_output(small):
   """With all of the deeper blocks cut off, an output still depends on the inputs about its place, and on no other."""
   model, variables, x = small
   cut = jax.tree.map_with_path(lambda path, p: p * ("'up" not in jax.tree_util.keystr(path)), variables)
-  seen = jax.jit(jax.grad(lambda x: model.apply(cut, x, train=False, noise=False)[0, 4, 4, 0]))(x)[0]
+  seen = np.asarray(jax.jit(jax.grad(lambda x: model.apply(cut, x, train=False, noise=False)[0, 4, 4, 0]))(x)[0])
   assert np.abs(seen[4, 4]).max() > 0 and np.abs(seen[[0, 7]]).max() == np.abs(seen[:, [0, 7]]).max() == 0
 
 
