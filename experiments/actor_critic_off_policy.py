@@ -158,7 +158,8 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
   def sample(replay, written, keys):
     """The transitions of an update with its noise, each leaf [environments · batch_size, …]."""
     drawing, noise = jax.vmap(jax.random.split, out_axes=1)(keys)
-    examples = replays.gather(replay, replays.uniform(replay, written, drawing, batch_size), 1, config.discount)
+    indices, _ = replays.uniform(replay, written, drawing, batch_size)
+    examples = replays.gather(replay, indices, 1, config.discount)
     normal = jax.vmap(lambda key: jax.random.normal(key, (2, batch_size, *shape)), out_axes=1)(noise)
     examples['noise'], examples['next_noise'] = normal.reshape(2, -1, *shape)
     return examples

@@ -98,10 +98,7 @@ def policy(config: Config) -> Policy:
   """The network of the actions' values, and its environment; raises UsageError where these do not fit together."""
   environment = environments.make(config.environment)
   if not isinstance(environment.action, Discrete):
-    raise UsageError(
-      f'environment={config.environment}: its actions are continuous, and values are learnt of discrete ones; '
-      'policy_gradient acts in it'
-    )
+    raise UsageError(f'environment={config.environment}: its actions are continuous; policy_gradient acts in it')
   if config.atoms == 1 or (config.atoms and config.lowest >= config.highest):
     raise UsageError(f'atoms={config.atoms} from {config.lowest} to {config.highest}: two that differ are needed')
   init, apply = agents.network(MODELS, config, environment, actions=environment.action.size)
@@ -153,16 +150,6 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: 
   def noise(key, steps):
     return draw(key, policy.environment.action.size, epsilon(steps))
 
-  def sample(replay, written, keys):
-    """(indices, weights [environments, batch_size] of their losses)."""
-    if not config.priority:
-      indices = replays.uniform(replay, written, keys, batch_size, config.n_step)
-      return indices, jnp.ones(indices.shape)
-    indices, importance = replays.proportional(replay, written, keys, batch_size, config.n_step)
-    part = jnp.clip(written * count / max(config.importance_steps, 1), 0, 1)
-    weights = importance ** (config.importance + (1 - config.importance) * part)
-    return indices, weights / collectives.largest(weights.max())
-
   def targets(params, target_params, batch):
     """What the outputs at the actions taken are to become: [batch], or [batch, n].
 
@@ -191,10 +178,13 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: 
   descend = make_update(td_loss, optimiser, config.microbatches)
 
   def update(state: TrainState, replay: Replay, written, keys, i):
-    indices, weights = sample(replay, written, keys)
+    draw_from = replays.proportional if config.priority else replays.uniform
+    indices, importance = draw_from(replay, written, keys, batch_size, config.n_step)
+    part = jnp.clip(written * count / max(config.importance_steps, 1), 0, 1)
+    weights = importance ** (config.importance + (1 - config.importance) * part)
     examples = replays.gather(replay, indices, config.n_step, config.discount)
     examples['target'] = targets(state.params, state.target, examples)
-    examples['weight'] = weights.reshape(-1)
+    examples['weight'] = (weights / collectives.largest(weights.max())).reshape(-1)
     params, _, opt_state, metrics, errors = descend(state.params, {}, state.opt_state, examples, None)
     if config.priority:
       replay = replays.update_priorities(replay, indices, errors.reshape(indices.shape), config.priority)

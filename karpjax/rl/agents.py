@@ -68,10 +68,9 @@ def data(config: RLConfig) -> Dataset:
   notes, split = [environments.describe(environment)], lambda numbers: Split.of(world=numbers)
   if environment.reset_done:
     for name in ('seeds', 'parallel', 'mesh', 'distributed', 'coordinator', 'topology'):
-      if getattr(config, name) != getattr(RLConfig, name):
+      if (value := getattr(config, name)) != getattr(RLConfig, name):
         raise UsageError(
-          f'{name}={getattr(config, name)}: {environment.name} lives on the host, and can neither be vmapped nor cut '
-          'over devices'
+          f'{name}={value}: {environment.name} lives on the host, which cannot be vmapped or cut over devices'
         )
     # streamed, so that steps are made one a call, and none to find out how many a call should make
     split = lambda numbers: Split(len(numbers), None, lambda indices: {'world': numbers[indices]})
@@ -188,10 +187,8 @@ def _policy(run) -> Policy:
 def _encode(run, inputs, chosen) -> dict:
   environment = _policy(run).environment
   if environment.render is None:
-    raise UsageError(
-      f'{environment.name} draws no frames here; one of gymnasium may lack a package for that, such as pygame, or where '
-      'there is no display MUJOCO_GL=egl'
-    )
+    why = 'one of gymnasium may lack a package for that, such as pygame, or where there is no display MUJOCO_GL=egl'
+    raise UsageError(f'{environment.name} draws no frames here; {why}')
   if chosen.output and Path(chosen.output).suffix.lower() != '.gif':
     raise UsageError(f'output={chosen.output}: a name that ends in .gif is needed')
   return {'seed': np.int32(chosen.seed)}

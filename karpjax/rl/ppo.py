@@ -157,18 +157,6 @@ def standardise_advantages(advantages, mask):
   return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
 
 
-def check_minibatches(config, rows: dict) -> None:
-  """Raises UsageError where the examples of a device cannot be cut into the minibatches."""
-  size = len(rows['mask'])
-  if size % (config.minibatches * config.microbatches):
-    unit = 'environments, and a memory needs whole ones,' if 'is_first' in rows else 'steps of a rollout'
-    micro = f' of {config.microbatches} microbatches' if config.microbatches > 1 else ''
-    raise UsageError(
-      f'{size} {unit} on one device cannot be cut into {config.minibatches} minibatches{micro}: choose another '
-      'rollout, batch_size or minibatches'
-    )
-
-
 def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) -> Callable:
   """The step of a policy gradient method, in the order of the algorithm: its parts share policy, optimiser and config.
 
@@ -239,12 +227,18 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
       rewards, carried, moments = scale_rewards(config, state, transitions)
     learning = learning_signal(state, rewards, transitions)
     rows = examples(transitions, learning)
-    check_minibatches(config, rows)
+    size = len(rows['mask'])
+    if size % (config.minibatches * config.microbatches):
+      unit = 'environments, and a memory needs whole ones,' if 'is_first' in rows else 'steps of a rollout'
+      raise UsageError(
+        f'{size} {unit} on one device cannot be cut into {config.minibatches} minibatches of {config.microbatches} '
+        'microbatches: choose another rollout, batch_size or minibatches'
+      )
 
     def epoch(carry, key):
       parts = rows
       if config.minibatches > 1:
-        order = jax.random.permutation(key, len(rows['mask']))
+        order = jax.random.permutation(key, size)
         parts = jax.tree.map(lambda x: x[order], rows)
       parts = jax.tree.map(lambda x: x.reshape(config.minibatches, -1, *x.shape[1:]), parts)
       if config.normalise:

@@ -71,11 +71,11 @@ def uniform(replay: Replay, written, keys, count: int, n_step: int = 1):
     n_step: how many transitions a draw stands for: the last n_step - 1 written begin none.
 
   Returns:
-    [environments, count] int32.
+    (indices [environments, count] int32, importance [environments, count] float32, which is 1).
   """
   size = jnp.minimum(written, replay.capacity)
   age = jax.vmap(lambda key: jax.random.randint(key, (count,), 0, size - n_step + 1))(keys)
-  return (written - size + age) % replay.capacity
+  return (written - size + age) % replay.capacity, jnp.ones(age.shape)
 
 
 def proportional(replay: Replay, written, keys, count: int, n_step: int = 1):
@@ -83,7 +83,7 @@ def proportional(replay: Replay, written, keys, count: int, n_step: int = 1):
   the sum (appendix B.2.1).
 
   Returns:
-    (indices, importance [environments, count] float32: 1 / (N · P(i)), before any exponent, N those that may be drawn).
+    (indices, importance: 1 / (N · P(i)), before any exponent, N those that may be drawn).
   """
   index = jnp.arange(replay.capacity)
   behind = (written - 1 - index) % replay.capacity  # transitions written after it

@@ -206,7 +206,7 @@ def test_evolved_actions_are_within_their_bounds(tmp_path):
     ('ppo', dict(batch_size=0), 'batch_size=0: at least 1'),
     ('ppo', dict(batch_size=4, parallel='pmap'), 'does not divide over 8 devices'),
     ('ppo', dict(activation='sigmoid'), 'activation=sigmoid: unknown'),
-    ('ppo', dict(minibatches=3), 'cannot be cut into 3 minibatches: choose another rollout, batch_size'),
+    ('ppo', dict(minibatches=3), 'cannot be cut into 3 minibatches of 1 microbatches: choose another rollout, batch_size'),
     ('ppo', dict(algorithm='reinforce', rollout=10), 'rollout=10: reinforce needs whole episodes'),
     ('ppo', dict(epochs=0), 'epochs=0: at least 1'),
     ('memory', dict(minibatches=3), 'a memory needs whole ones, on one device cannot be cut into 3 minibatches'),

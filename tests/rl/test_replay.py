@@ -74,9 +74,9 @@ def test_n_step_transitions_are_those_of_a_loop(n_step):
 
 
 def drawn(kind, rings, steps, keys, count, n_step=1):
-  if kind == 'uniform':
-    return np.asarray(uniform(rings, np.int32(steps), keys, count, n_step))
-  return np.asarray(proportional(rings, np.int32(steps), keys, count, n_step)[0])
+  return np.asarray(
+    {'uniform': uniform, 'proportional': proportional}[kind](rings, np.int32(steps), keys, count, n_step)[0]
+  )
 
 
 @pytest.mark.parametrize('kind', ['uniform', 'proportional'])

@@ -107,7 +107,7 @@ def drawn_examples(state, rings, written):
   def draw(rings, key):
     places, noise = jax.vmap(jax.random.split, out_axes=1)(example_keys(key, BATCH))
     noise = jax.vmap(lambda key: jax.random.normal(key, (2, 8, 1)), out_axes=1)(noise)
-    return replay.uniform(rings, written, places, 8), noise.reshape(2, -1, 1)
+    return replay.uniform(rings, written, places, 8)[0], noise.reshape(2, -1, 1)
 
   places, noise = jax.device_get(draw(rings, key))
   rows = [(world, place) for world in range(WORLDS) for place in places[world]]
