@@ -204,7 +204,7 @@ class Loop:
   def next_stop(self, t: int) -> int:
     """The step at which the call that begins at step t has to end."""
     every = (getattr(self.config, f'{what}_every') for what in ('log', 'eval', 'checkpoint', 'report'))
-    return min(self.runner.next_boundary(t), *((t // n + 1) * n for n in every if n > 0))
+    return min([self.runner.next_boundary(t), *((t // n + 1) * n for n in every if n > 0)])
 
   def must_stop(self, t: int) -> bool:
     """Whether a signal has come; hosts ask each other only where they log, so that the asking costs nothing."""
