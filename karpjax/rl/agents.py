@@ -164,12 +164,12 @@ def parts(policy: Policy) -> dict:
 
 def write_episode(policy: Policy, recorded, path: Path) -> float:
   """Draws what `rollout.record` gives as GIF, long episodes thinned out evenly, and returns the episode's return."""
-  states, seen = jax.device_get(recorded)
-  end = int(np.argmax(seen.done))
+  states, done, returns = jax.device_get(recorded)
+  end = int(np.argmax(done))
   shown = np.unique(np.linspace(0, end + 1, min(end + 2, MOST_FRAMES)).astype(int))
   frames = policy.environment.render(jax.tree.map(lambda x: x[shown], states))
   pictures.write_animation([Image.fromarray(frame) for frame in frames], MILLISECONDS, path)
-  return float(seen.episode_return[end])
+  return float(returns[end])
 
 
 @dataclasses.dataclass(frozen=True)

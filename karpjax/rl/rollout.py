@@ -205,18 +205,15 @@ def episodes(policy: Policy, state, keys, greedy: bool = True) -> RolloutState:
 
 
 def record(policy: Policy, state, key, greedy: bool = True):
-  """One episode with all it went through: (states, Transition), each leaf [environment.limit + 1 | limit, …].
-
-  What follows the first `Transition.done` is to be cut off.
-  """
+  """One episode: (states [limit + 1, …], done [limit], returns so far [limit]); what follows the first `done` is to be cut off."""
 
   def body(worlds, t):
     after, seen = _advance_episodes(policy, state, greedy, worlds, key[None], t)
-    return after, jax.tree.map(lambda x: x[0], (after.state, seen))
+    return after, jax.tree.map(lambda x: x[0], (after.state, seen.done, seen.episode_return))
 
   worlds = start(policy.environment, key[None])
-  _, (states, transitions) = jax.lax.scan(body, worlds, jnp.arange(1, policy.environment.limit + 1))
-  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), worlds.state, states), transitions
+  _, (states, *seen) = jax.lax.scan(body, worlds, jnp.arange(1, policy.environment.limit + 1))
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), worlds.state, states), *seen
 
 
 def world_keys(key, batch):

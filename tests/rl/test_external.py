@@ -119,8 +119,8 @@ def test_wrappers_hold_across_a_renewal():
 def test_frames_are_of_the_episode_played_again():
   environment = frame_stack(counting(), 2)
   policy = rollout.Policy(environment, lambda state, observation, noise: jnp.ones(1, jnp.int32))
-  states, seen = jax.jit(lambda key: rollout.record(policy, None, key))(jax.random.key(3))
-  end = int(np.argmax(seen.done))
+  states, done, _ = jax.jit(lambda key: rollout.record(policy, None, key))(jax.random.key(3))
+  end = int(np.argmax(done))
   frames = environment.render(jax.tree.map(lambda x: np.asarray(x)[: end + 2 : 2], states))
   np.testing.assert_array_equal(frames[:, 0, 0, 0], [0, 2, 4])
   assert frames.shape == (3, 2, 2, 3) and frames.dtype == np.uint8

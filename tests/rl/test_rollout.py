@@ -87,9 +87,10 @@ def test_episodes_stop_each_at_its_own_end():
 
 
 def test_a_recorded_episode_has_all_its_states():
-  states, seen = rollout.record(IDLE, None, jax.random.key(3))
-  end = int(np.argmax(seen.done))
+  states, done, returns = rollout.record(IDLE, None, jax.random.key(3))
+  end = int(np.argmax(done))
   np.testing.assert_array_equal(states[: end + 2], np.arange(int(states[0]), -1, -1))
+  np.testing.assert_array_equal(returns[: end + 1], np.arange(1, end + 2))
 
 
 def worth_the_action():
