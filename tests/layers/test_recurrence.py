@@ -35,28 +35,46 @@ def loop(cell, params, direction, sequence, state):
 
 
 def made(cell, bidirectional=False, units=4, x=None, **options):
-  module = recurrence.Recurrent(units, cell, bidirectional, **options)
-  x = np.random.default_rng(0).normal(size=(3, 8, 2)).astype(np.float32) if x is None else x
-  return module, x, jax.jit(module.init)(jax.random.key(0), x)
+  """A layer, what it reads, and params drawn at random."""
+  rng, module = np.random.default_rng(0), recurrence.Recurrent(units, cell, bidirectional, **options)
+  x = rng.normal(size=(3, 8, 2)).astype(np.float32) if x is None else x
+  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  return module, x, jax.tree.map(lambda a: rng.uniform(-0.5, 0.5, a.shape).astype(np.float32), shapes)
 
 
-@pytest.mark.parametrize(
-  'cell, bidirectional, given', [*((cell, True, True) for cell in CELLS), ('lstm', False, False)]
-)
-def test_against_a_plain_loop(cell, bidirectional, given):
-  rng = np.random.default_rng(1)
-  module, x, params = made(cell, bidirectional)
-  state = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), module.initial(3)) if given else None
-  outputs, final = jax.jit(module.apply)(params, x, state)
-  params = jax.tree.map(np.asarray, params['params'])
-  for b in range(3):
-    for d in range(1 + bidirectional):
-      own = slice(4 * d, 4 * d + 4)
-      begun = [s[b, own] for s in state] if given else [np.zeros(4)] * len(final)
-      read, last = loop(cell, params, d, x[b, ::-1] if d else x[b], begun)
-      np.testing.assert_allclose(outputs[b, :, own], read[::-1] if d else read, atol=1e-5)
+def drawn_states(module):
+  return jax.tree.map(lambda s: np.random.default_rng(1).normal(size=s.shape).astype(np.float32), module.initial(3))
+
+
+@pytest.mark.parametrize('cell', CELLS)
+def test_both_ways_against_a_plain_loop_whatever_stands_in_the_padding(cell):
+  module, x, params = made(cell, True)
+  state, lengths = drawn_states(module), (8, 4, 1)
+  mask = np.arange(8) < np.array(lengths)[:, None]
+  outputs, final = jax.jit(module.apply)(params, np.where(mask[..., None], x, 99), state, mask)
+  for b, n in enumerate(lengths):
+    for d, own in enumerate((slice(0, 4), slice(4, 8))):
+      way = slice(None, None, -1 if d else 1)
+      read, last = loop(cell, params['params'], d, x[b, :n][way], [s[b, own] for s in state])
+      np.testing.assert_allclose(outputs[b, :n, own], read[way], atol=1e-5)
+      assert not np.asarray(outputs[b, n:]).any()
       for ours, theirs in zip(final, last):
         np.testing.assert_allclose(ours[b, own], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize('cell', CELLS)
+def test_sequences_after_each_other_are_each_alone(cell):
+  """What is fresh begins with zeros and hears of nothing earlier."""
+  module, x, params = made(cell)
+  begun, fresh = drawn_states(module), np.zeros((3, 8), bool)
+  fresh[1, 4] = fresh[2, 0] = fresh[2, 5] = True  # the first example has one sequence, the others two
+  outputs, final = jax.jit(module.apply)(params, x, begun, None, fresh)
+  for b, first, last in ((0, 0, 8), (1, 0, 4), (1, 4, 8), (2, 0, 5), (2, 5, 8)):
+    state = [np.zeros(4) if fresh[b, first] else s[b] for s in begun]
+    own, end = loop(cell, params['params'], 0, x[b, first:last], state)
+    np.testing.assert_allclose(outputs[b, first:last], own, atol=1e-5)
+    if last == 8:
+      jax.tree.map(lambda a, c: np.testing.assert_allclose(a[b], c, atol=1e-5), final, end)
 
 
 @pytest.mark.parametrize('cell', CELLS)
@@ -89,56 +107,10 @@ def test_outputs_and_gradients_are_pytorchs(cell):
       np.testing.assert_allclose(gradients[name][d], there.T if there.ndim == 2 else there, atol=1e-4)
 
 
-def test_two_halves_carried_over_equal_the_whole():
-  module, x, params = made('lstm')
-  apply = jax.jit(module.apply)
-  whole, final = apply(params, x)
-  first, carried = apply(params, x[:, :4], module.initial(3))
-  second, last = apply(params, x[:, 4:], carried)
-  np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), last, final)
-
-
-ONE_FAST = [pytest.param(cell, marks=[] if cell == 'lstm' else [pytest.mark.slow]) for cell in CELLS]
-
-
-@pytest.mark.parametrize('cell', ONE_FAST)
-def test_sequences_after_each_other_are_each_alone(cell):
-  """Outputs and final states: what is fresh hears of nothing earlier."""
-  rng = np.random.default_rng(2)
-  module, x, params = made(cell)
-  begun = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), module.initial(3))
-  fresh = np.zeros((3, 8), bool)
-  fresh[1, 4] = fresh[2, 0] = fresh[2, 4] = True  # the first example has one sequence, the others two
-  outputs, final = jax.jit(module.apply)(params, x, begun, None, fresh)
-  alone = jax.jit(lambda x, begun: module.apply(params, x, begun))
-  for b, first, last in ((0, 0, 8), (1, 0, 4), (1, 4, 8), (2, 0, 4), (2, 4, 8)):
-    start = jax.tree.map(lambda s: s[b : b + 1], begun) if first == 0 and b < 2 else module.initial(1)
-    own, end = alone(x[b : b + 1, first:last], start)
-    np.testing.assert_allclose(outputs[b : b + 1, first:last], own, atol=1e-6)
-    if last == 8:
-      jax.tree.map(lambda a, c: np.testing.assert_allclose(a[b], c[0], atol=1e-6), final, end)
-
-
 def test_sequences_after_each_other_are_not_read_backwards():
   module, x, params = made('gru', True)
   with pytest.raises(ValueError, match='forwards only'):
     module.apply(params, x, fresh=np.zeros((3, 8), bool))
-
-
-@pytest.mark.parametrize('cell', ONE_FAST)
-def test_padding_changes_nothing(cell):
-  """Outputs and final state of a short sequence are those it has alone, whatever stands in its padding."""
-  module, x, params = made(cell, True)
-  lengths = np.array([8, 4, 4])
-  mask = np.arange(8) < lengths[:, None]
-  outputs, final = jax.jit(module.apply)(params, np.where(mask[..., None], x, 99), None, mask)
-  alone = jax.jit(lambda x: module.apply(params, x))
-  for b, n in enumerate(lengths):
-    own, last = alone(x[b : b + 1, :n])
-    np.testing.assert_allclose(outputs[b, :n], own[0], atol=1e-6)
-    assert not np.asarray(outputs[b, n:]).any()
-    jax.tree.map(lambda a, c: np.testing.assert_allclose(a[b], c[0], atol=1e-6), final, last)
 
 
 def test_vmapped_over_params_equals_one_after_the_other():
@@ -149,14 +121,6 @@ def test_vmapped_over_params_equals_one_after_the_other():
   for i in range(3):
     one = gradient(jax.tree.map(lambda a, i=i: np.asarray(a)[i], many))
     jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, atol=1e-5), together, one)
-
-
-def test_the_forward_direction_sees_no_later_input():
-  module, x, params = made('gru', True, x=np.random.default_rng(4).normal(size=(1, 6, 2)).astype(np.float32))
-  slope = jax.jit(jax.jacobian(lambda x: module.apply(params, x)[0]))(x)[0, :, :, 0]  # [time, units, time, in]
-  forwards, backwards = (np.abs(slope[:, part]).max((1, 3)) > 0 for part in (slice(0, 4), slice(4, 8)))
-  np.testing.assert_array_equal(forwards, np.tri(6, dtype=bool))
-  np.testing.assert_array_equal(backwards, np.tri(6, dtype=bool).T)
 
 
 def test_bfloat16_keeps_params_and_state_float32():
@@ -193,5 +157,5 @@ def test_rows_of_a_table_are_read_as_what_they_are():
 
   got, expected = gradients(linear.Rows), gradients(lambda t, index: t[index])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
-  again = jax.jit(module.init)(jax.random.key(0), linear.Rows(table, index))
-  jax.tree.map(np.testing.assert_array_equal, again, params)
+  again = jax.eval_shape(module.init, jax.random.key(0), linear.Rows(table, index))
+  assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, params)
