@@ -50,19 +50,11 @@ def test_cbam_against_loops():
         np.testing.assert_allclose(output[i, j], image[i, j] * place, atol=1e-5)
 
 
-def test_squeeze_and_excitation_commutes_with_a_shift_of_the_places():
-  x = np.random.default_rng(2).normal(size=(1, 6, 6, 16)).astype(np.float32)
-  module = channel_attention.SqueezeExcitation()
-  params = jax.jit(module.init)(jax.random.key(0), x)
-  shifted, apply = np.roll(x, (2, 1), (1, 2)), jax.jit(module.apply)
-  np.testing.assert_allclose(apply(params, shifted), np.roll(apply(params, x), (2, 1), (1, 2)), atol=1e-6)
-
-
 @pytest.mark.parametrize('kind', ['se', 'cbam'])
 def test_bfloat16_keeps_params_and_shape(kind):
   module = channel_attention.ATTENTIONS[kind](dtype=jnp.bfloat16)
   x = jnp.ones((2, 9, 32), jnp.bfloat16)
-  params = jax.jit(module.init)(jax.random.key(0), x)
-  y = jax.jit(module.apply)(params, x)
+  params = jax.eval_shape(module.init, jax.random.key(0), x)
+  y = jax.eval_shape(module.apply, params, x)
   assert (y.shape, y.dtype) == (x.shape, x.dtype)
   assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
