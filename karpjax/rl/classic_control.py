@@ -12,12 +12,6 @@ import numpy as np
 from karpjax.rl import drawing
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, success_from, time_limit
 
-NEVER = np.bool_(False)
-
-
-def _reached(observation, reward, terminated=NEVER):
-  return TimeStep(observation, jnp.asarray(reward, jnp.float32), jnp.asarray(terminated), jnp.asarray(NEVER))
-
 
 def cartpole(name: str = 'cartpole', seen: slice = slice(None)) -> Environment:
   """A pole on a cart, pushed left or right by 10 N; 1 a step until it falls (Barto, Sutton & Anderson 1983), at most 500.
@@ -42,7 +36,7 @@ def cartpole(name: str = 'cartpole', seen: slice = slice(None)) -> Environment:
     linear = pushed - pole * half_length * angular * cos / whole
     state = jnp.stack([x + seconds * v, v + seconds * linear, angle + seconds * spin, spin + seconds * angular])
     over = (jnp.abs(state[0]) > 2.4) | (jnp.abs(state[2]) > 12 * np.pi / 180)
-    return state, _reached(state[seen], 1.0, over)
+    return state, TimeStep(state[seen], jnp.float32(1), over)
 
   high = np.array([4.8, np.inf, 24 * np.pi / 180, np.inf], np.float32)[seen]
   box, success = Box(high.shape, -high, high), success_from(475)
@@ -86,7 +80,7 @@ def acrobot() -> Environment:
     angles = (state[:2] + np.pi) % (2 * np.pi) - np.pi
     state = jnp.concatenate([angles, jnp.clip(state[2:], -limits, limits)])
     over = -jnp.cos(state[0]) - jnp.cos(state[1] + state[0]) > 1
-    return state, _reached(observe(state), jnp.where(over, 0.0, -1.0), over)
+    return state, TimeStep(observe(state), jnp.float32(jnp.where(over, 0, -1)), over)
 
   high = np.concatenate([np.ones(4, np.float32), limits])
   box, success = Box((6,), -high, high), success_from(-100)
@@ -114,7 +108,7 @@ def pendulum() -> Environment:
     cost = off**2 + 0.1 * speed**2 + 0.001 * torque**2
     speed = jnp.clip(speed + (1.5 * gravity * jnp.sin(angle) + 3 * torque) * seconds, -fastest, fastest)
     state = jnp.stack([angle + speed * seconds, speed])
-    return state, _reached(observe(state), -cost)
+    return state, TimeStep(observe(state), -cost)
 
   high = np.array([1, 1, fastest], np.float32)
   box, action = Box((3,), -high, high), Box((1,), -strongest, strongest)
@@ -142,7 +136,7 @@ def mountain_car(continuous: bool = False) -> Environment:
     speed = jnp.where((position == low[0]) & (speed < 0), 0, speed)
     state, over = jnp.stack([position, speed]), (position >= goal) & (speed >= 0)
     reward = jnp.where(over, 100.0, 0.0) - 0.1 * jnp.square(action[0]) if continuous else -1.0
-    return state, _reached(state, reward, over)
+    return state, TimeStep(state, jnp.float32(reward), over)
 
   limit, threshold = (999, 90) if continuous else (200, -110)
   name, action = ('mountain_car_continuous', Box((1,), -1.0, 1.0)) if continuous else ('mountain_car', Discrete(3))

@@ -51,8 +51,8 @@ class TimeStep:
 
   observation: Any
   reward: jax.Array
-  terminated: jax.Array
-  truncated: jax.Array
+  terminated: jax.Array = np.bool_(False)
+  truncated: jax.Array = np.bool_(False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -273,9 +273,7 @@ def from_brax(name: str) -> Environment:
     # its own types, which brax's step need not keep
     after = world.step(state, jnp.clip(action, -1, 1))
     after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, state)
-    done = after.done.astype(bool)
-    reached = TimeStep(after.obs.astype(jnp.float32), after.reward.astype(jnp.float32), done, jnp.zeros_like(done))
-    return after, reached
+    return after, TimeStep(*(x.astype(jnp.float32) for x in (after.obs, after.reward)), after.done.astype(bool))
 
   box, action = Box((world.observation_size,)), Box((world.action_size,), -1.0, 1.0)
   return time_limit(Environment(f'brax:{name}', reset, step, box, action, BRAX_LIMITS.get(name, 1000)))

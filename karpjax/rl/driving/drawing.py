@@ -12,6 +12,8 @@ from karpjax.rl.driving import traffic as others
 GRASS, ASPHALT, PAINT, GLASS, FLASH = '#a9c29a', '#5b6068', '#f4f5f7', '#22303f', '#CC79A7'
 EGO, OBSTACLE, STRIPE = '#D55E00', '#E69F00', '#222222'
 BODIES = ('#0072B2', '#56B4E9', '#009E73', '#e8e6df', '#8d99ae')
+WINDOWS = ((0.58, 0.74, 0.78, GLASS), (0.12, 0.22, 0.7, GLASS))  # back, front, side, colour
+STRIPES = tuple((start, start + 0.14, 1.0, STRIPE) for start in (0.15, 0.45, 0.75))
 SCALE, MIDDLE = 5.0, (75, drawing.HEIGHT / 2)  # pixels a metre; where the driven vehicle is
 CELLS = np.arange(-6, 16) * 1.0  # the part of the road that is shown
 PARTS = 4  # of a cell: points of its lines
@@ -56,31 +58,17 @@ def frames(states) -> np.ndarray:
         pen.line(mark[begin : begin + PARTS + 1], PAINT)
     own, *bodies = pixels(scenes['corners'][i])
     for number, body in enumerate(bodies):
-      if number < others.VEHICLES:
-        _car(pen, body, BODIES[number % len(BODIES)])
-      else:
-        _barrier(pen, body)
-    _car(pen, own, FLASH if crash[i] else EGO, outline=PAINT)
+      car = number < others.VEHICLES
+      _body(pen, body, BODIES[number % len(BODIES)] if car else OBSTACLE, WINDOWS if car else STRIPES)
+    _body(pen, own, FLASH if crash[i] else EGO, WINDOWS, outline=PAINT)
 
   return drawing.frames(len(crash), paint)
 
 
-def _part(corners, back, front, side):
-  """The part of a rectangle between shares of its length from the back, and of its width about the middle."""
-  along = lambda share: (corners[3] * (1 - share) + corners[0] * share, corners[2] * (1 - share) + corners[1] * share)
-  (a, b), (c, d) = along(back), along(front)
-  inner = lambda p, q: ((p + q) / 2 + (p - q) / 2 * side, (p + q) / 2 - (p - q) / 2 * side)
-  (a, b), (c, d) = inner(a, b), inner(c, d)
-  return np.stack([a, c, d, b])
-
-
-def _car(pen: drawing.Pen, corners, colour, outline=None):
+def _body(pen: drawing.Pen, corners, colour, parts, outline=None):
+  """A rectangle [4, 2] and parts of it, each between shares of its length from the back, and of its width about the middle."""
   pen.polygon(corners, colour, outline)
-  pen.polygon(_part(corners, 0.58, 0.74, 0.78), GLASS)
-  pen.polygon(_part(corners, 0.12, 0.22, 0.7), GLASS)
-
-
-def _barrier(pen: drawing.Pen, corners):
-  pen.polygon(corners, OBSTACLE)
-  for start in (0.15, 0.45, 0.75):
-    pen.polygon(_part(corners, start, start + 0.14, 1.0), STRIPE)
+  ahead, left = (corners[0] - corners[3]) / 2, (corners[0] - corners[1]) / 2
+  for back, front, side, inner in parts:
+    x, y = np.array([back, front, front, back]) * 2 - 1, np.array([side, side, -side, -side])
+    pen.polygon(corners.mean(0) + np.outer(x, ahead) + np.outer(y, left), inner)

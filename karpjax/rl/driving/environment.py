@@ -107,7 +107,7 @@ def make(observation: str = 'rays', kind: str = 'mixed') -> Environment:
     collision = sensors.hit(seen).any()
     off_road = (jnp.abs(ego.d) > state.road.half_width) & ~collision
     after = after.replace(collision=collision, off_road=off_road)
-    return after, TimeStep(observe(after, seen), reward(state, after), collision | off_road, jnp.zeros((), bool))
+    return after, TimeStep(observe(after, seen), reward(state, after), collision | off_road)
 
   box, action = Box(shape, -1.0, 1.0), Box((2,), -1.0, 1.0)
   return time_limit(Environment(name, begin, step, box, action, STEPS, drawing.frames, outcomes, SHORTEST))

@@ -107,7 +107,7 @@ def rays(state: State, seen: Boxes):
   nearer, 1 at the vehicle's greatest speed, 0 where there is none."""
   bodies = to_boxes(seen)
   nearest = bodies.min(0)
-  closing = jnp.where((bodies == nearest) & (nearest < RANGE), seen.closing[:, None], -jnp.inf).max(0)
+  closing = jnp.where(bodies == nearest, seen.closing[:, None], -jnp.inf).max(0)
   closing = jnp.where(nearest < RANGE, closing, 0.0)
   edge = to_lines(edges(state))
   return jnp.stack([jnp.minimum(nearest / RANGE, 1), jnp.minimum(edge / RANGE, 1), closing / vehicle.FASTEST], -1)
