@@ -70,7 +70,7 @@ WRONG = {
   '--workdir=/dev/null/run': 'Not a directory',
   '--microbatches=3': 'does not divide',
   '--parallel=pmap --batch_size=12': '8 devices',
-  '--model=cnn --pool=2,2,2,2 --widths=8,8,8,8': 'too small for 4 poolings',
+  '--model=cnn --pool=2,2,2,2 --widths=8,8,8,8': 'is left before pooling 4',
   '--wandb=offline': 'pip install wandb',
   '--dataset=usps': 'usps.npz',
 }
