@@ -69,15 +69,13 @@ class Distribution(NamedTuple):
 
   Attributes:
     noise: (key, shape) -> [*shape, …], what `sample` takes.
-    sample: (outputs, noise) -> action.
-    mode: outputs -> the likeliest action.
+    sample: (outputs, noise) -> action; with noise 0 the likeliest.
     log_prob: (outputs, action) -> […].
     entropy: outputs -> […].
   """
 
   noise: Callable
   sample: Callable
-  mode: Callable
   log_prob: Callable
   entropy: Callable
 
@@ -102,7 +100,6 @@ def categorical(size: int) -> Distribution:
   return Distribution(
     noise=_flat(jax.random.gumbel, size),
     sample=lambda logits, noise: (logits + noise).argmax(-1).astype(jnp.int32),
-    mode=lambda logits: logits.argmax(-1).astype(jnp.int32),
     log_prob=log_prob,
     entropy=entropy,
   )
@@ -123,7 +120,6 @@ def gaussian(size: int) -> Distribution:
   return Distribution(
     noise=_flat(jax.random.normal, size),
     sample=sample,
-    mode=lambda outputs: parts(outputs)[0],
     log_prob=log_prob,
     entropy=lambda outputs: (parts(outputs)[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1),
   )

@@ -93,7 +93,7 @@ def policy(environment: Environment, model: ActorCritic) -> Policy:
 
   def act(state, observation, noise):
     outputs, _, *memory = apply(state.params, state.moments, observation)
-    action = distribution.mode(outputs) if noise is None else distribution.sample(outputs, noise)
+    action = distribution.sample(outputs, 0.0 if noise is None else noise)
     return WithMemory(action, *memory) if memory else action
 
   predict = lambda state, observation: apply(state.params, state.moments, observation)[0]

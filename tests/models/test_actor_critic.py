@@ -59,7 +59,7 @@ def test_categorical():
   np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 20_000, chances, atol=0.01)
   np.testing.assert_allclose(policy.log_prob(logits, jnp.arange(3)), np.log(chances), rtol=1e-5)
   np.testing.assert_allclose(policy.entropy(logits), stats.entropy(chances), rtol=1e-5)
-  assert int(policy.mode(logits)) == 2
+  assert int(policy.sample(logits, 0.0)) == 2
 
 
 def test_gaussian():
@@ -73,4 +73,4 @@ def test_gaussian():
     policy.log_prob(outputs, drawn[:5]), stats.norm(mean, deviation).logpdf(drawn[:5]).sum(-1), rtol=1e-4
   )
   np.testing.assert_allclose(policy.entropy(outputs), stats.norm(mean, deviation).entropy().sum(), rtol=1e-5)
-  np.testing.assert_allclose(policy.mode(outputs), mean)
+  np.testing.assert_allclose(policy.sample(outputs, 0.0), mean)
