@@ -157,8 +157,6 @@ def test_a_folder_of_images_is_learnt_and_predicted_without_the_folder(tmp_path,
   assert use.main('predict', [str(tmp_path / 'run'), str(some), '--top=1']) == 0
   line = capsys.readouterr().out.strip()
   assert line.startswith((f'{some}  green 0.9', f'{some}  green 1.0'))
-  (answer,) = karpjax.open(tmp_path / 'run').predict([some])
-  assert answer['input'] == str(some) and next(iter(answer['classes'])) == 'green' and len(answer['classes']) == 3
   assert use.main('predict', [str(tmp_path / 'run'), str(tmp_path / 'nothing.png')]) == 2
   assert use.main('predict', [str(tmp_path / 'norun'), str(some)]) == 2
   assert 'no such folder' in capsys.readouterr().err
@@ -177,8 +175,8 @@ def test_init_from_matches_what_fits_and_says_the_rest(tmp_path, trained):
   assert 'matched' in rows['params/hidden1/kernel'] and 'new' in rows['params/hidden2/kernel']
   arrays = {'params.hidden1.kernel': np.ones((64, 16), np.float32), 'params.other': np.zeros(3, np.float32)}
   safetensors.numpy.save_file(arrays, tmp_path / 'w.safetensors')
-  third = run(tmp_path / 'third', widths=(16,), seeds=2, init_from=str(tmp_path / 'w.safetensors'), **short)
-  np.testing.assert_allclose(third.state.params['hidden1']['kernel'], np.ones((2, 64, 16)), atol=1e-6)
+  third, _ = weights.replace_weights(trained.state, weights.read(str(tmp_path / 'w.safetensors')))
+  np.testing.assert_array_equal(third.params['hidden1']['kernel'], np.ones((2, 64, 16)))
 
 
 @pytest.mark.slow

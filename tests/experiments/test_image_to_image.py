@@ -158,7 +158,7 @@ def test_the_scalar_discriminator_s_default_size_is_128_grey():
 
 
 def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
-  run(tmp_path / 'run', plots=True, steps='2', report_every='1', eval_every='0', eval_splits=(), final_splits=('test',))
+  run(tmp_path / 'run', objective='l1', plots=True, steps='2', report_every='1', eval_every='0', final_splits=('test',))
   assert (tmp_path / 'run' / 'plots' / 'translations.png').exists()
   with Image.open(tmp_path / 'run' / 'plots' / 'translations_over_time.gif') as animation:
     assert animation.n_frames == 2

@@ -116,7 +116,7 @@ def test_images_lie_between_minus_one_and_one_and_rows_of_numbers_anywhere():
     assert (np.abs(made).max() <= 1) == (len(shape) == 3)
 
 
-@pytest.mark.parametrize('conditional', CONDITIONALS)
+@pytest.mark.parametrize('conditional', [pytest.param('none', marks=pytest.mark.slow), *CONDITIONALS[1:]])
 def test_what_a_class_changes(conditional):
   shape = (8, 8, 1)
   name = 'dcgan' if conditional == 'embedding' else 'mlp'  # beside an image it lies as channels

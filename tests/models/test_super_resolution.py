@@ -53,7 +53,7 @@ def test_pixel_shuffle_is_equation_4():
       np.testing.assert_array_equal(y[:, row, column], x[:, row // 3, column // 3, 2 * place : 2 * place + 2])
 
 
-@pytest.mark.parametrize('name', models.MODELS)
+@pytest.mark.parametrize('name', ['srcnn', pytest.param('espcn', marks=pytest.mark.slow), 'srresnet'])
 def test_residual_nets_begin_as_the_bicubic_picture_and_add_to_it(name):
   options = {'blocks': 0, 'width': 2} if name == 'srresnet' else {'widths': (2, 2)}
   plain, residual = (
