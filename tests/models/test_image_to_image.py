@@ -52,7 +52,9 @@ def test_the_generator_is_the_appendix_s():
   assert normed == set(kernels) - {'down1', 'down8', 'out'}
 
 
-@pytest.mark.parametrize('layers, field', [(1, 16), pytest.param(2, 34, marks=pytest.mark.slow), (3, 70)])
+@pytest.mark.parametrize(
+  'layers, field', [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 16), (2, 34))), (3, 70)]
+)
 def test_a_score_sees_a_patch_of_exactly_so_many_pixels(layers, field):
   model = models.Patches(discriminator_width=1, layers=layers, norm='batch')
   x = jax.random.normal(jax.random.key(0), (1, 96, 96, 2))

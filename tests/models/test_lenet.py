@@ -107,16 +107,6 @@ def test_gradient_equals_finite_differences_of_the_plain_loops():
       assert abs((np.asarray(gradients[name][kind]) * direction).sum() - expected) < 1e-4 * max(1, abs(expected))
 
 
-def test_vmapped_seeds_equal_each_alone():
-  params, x = random_variables(2)
-  x = x[:, None]  # [seeds, batch, 16, 16, 1]
-  params = [params, jax.tree.map(lambda p: -0.8 * p, params)]
-  gradient = jax.grad(lambda p, x: (LeNet1989().apply({'params': p}, x) ** 2).sum())
-  together = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *p: np.stack(p), *params), x)
-  alone = jax.tree.map(lambda *g: np.stack(g), *map(jax.jit(gradient), params, x))
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), together, alone)
-
-
 def test_linear_output_is_the_inverse_of_tanh_and_relu_differs():
   params, x = random_variables()
   logits = applied(params, x, output='linear')

@@ -110,7 +110,7 @@ def test_parameter_counts(name, shape, classes, options, expected):
 @pytest.mark.parametrize(
   'name', ['cnn 1-D', *(pytest.param(name, marks=pytest.mark.slow) for name in ('mlp', 'gru', 'lenet1989', 'resnet20'))]
 )
-def test_an_example_in_evaluation_sees_itself_alone_and_gradients_are_finite(name):
+def test_an_example_in_evaluation_sees_itself_alone(name):
   """A permutation of the batch permutes the logits; changing one example leaves the others' as they were."""
   module, variables, x = initialised(name)
   order = np.array([3, 0, 5, 1, 4, 2])
@@ -120,9 +120,6 @@ def test_an_example_in_evaluation_sees_itself_alone_and_gradients_are_finite(nam
   changed = x.copy()
   changed[0] += 1
   np.testing.assert_allclose(apply(changed)[1:], logits[1:], atol=1e-6)
-  labels = np.arange(6, dtype=np.int32) % 5
-  results = jax.jit(functools.partial(training_gradient, module))(variables, x, labels)
-  assert all(np.isfinite(a).all() for a in jax.tree.leaves(results))
 
 
 @every
@@ -174,6 +171,7 @@ def test_mapped_seeds_have_the_weights_and_gradients_of_each_alone():
   mapped = jax.jit(jax.vmap(gradient))(variables, np.stack([x, -x]))
   for s, example in enumerate((x, -x)):
     alone = gradient(jax.tree.map(lambda a, s=s: a[s], variables), example)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(alone))
     jax.tree.map(lambda a, b, s=s: np.testing.assert_allclose(a[s], b, atol=2e-5), mapped, alone)
 
 
