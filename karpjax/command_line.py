@@ -131,6 +131,12 @@ def flagged(text: object, config_class) -> str:
   return re.sub(rf'(?<![\w-])({names})=', r'--\1=', str(text))
 
 
+def refuse(name: str, error: UsageError, config_class=configs.Train) -> int:
+  """Prints bad input as one line, arguments as the flags that they are; the exit code."""
+  print(f'{name}: {flagged(error, config_class)}', file=sys.stderr)
+  return 2
+
+
 def main(experiment, argv: Sequence[str]) -> int:
   """The command line of one experiment: parse, run, and turn errors of use into one line and exit code 2.
 
@@ -152,8 +158,7 @@ def main(experiment, argv: Sequence[str]) -> int:
     hosts.start(config)
     loop.run(experiment, config)
   except UsageError as error:
-    print(f'{name}: {flagged(error, config_class)}', file=sys.stderr)
-    return 2
+    return refuse(name, error, config_class)
   except (Diverged, CallbackError) as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1

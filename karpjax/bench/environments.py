@@ -66,8 +66,7 @@ def main(argv: list[str]) -> int:
     options.check(flags)
     chosen = [environments.make(name) for name in names]
   except UsageError as error:
-    print(f'environments: {command_line.flagged(error, Flags)}', file=sys.stderr)
-    return 2
+    return command_line.refuse('environments', error, Flags)
   print(f'{"steps a second":24}' + ''.join(f'{f"{n:,} worlds":>16}' for n in flags.worlds) + f'{"compile s":>12}')
   for environment in chosen:
     found = [steps_per_second(environment, count, flags.seconds) for count in flags.worlds]

@@ -236,8 +236,7 @@ def main(argv) -> int:
     setup = read(name, [f'--batch_size={flags.batch_size}'] * bool(flags.batch_size))
     result = measure(setup, flags)
   except errors.UsageError as error:
-    print(f'bench: {command_line.flagged(error, Bench)}', file=sys.stderr)
-    return 2
+    return command_line.refuse('bench', error, Bench)
   except RuntimeError as error:
     print(f'bench: {error}', file=sys.stderr)
     return 1

@@ -4,14 +4,13 @@ Each check is a pure function of a Program and a batch, and gives a figure and w
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import command_line, config, errors
+from karpjax import command_line, errors
 from karpjax import program as programs
 from karpjax.data import batches
 from karpjax.report import tables
@@ -205,8 +204,7 @@ def main(argv: list[str]) -> int:
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
     results = check(program, batch, seed=resolved.seed)
   except errors.UsageError as error:
-    print(f'check: {command_line.flagged(error, config.Train)}', file=sys.stderr)
-    return 2
+    return command_line.refuse('check', error)
   word = lambda passed: '-' if passed is None else 'pass' if passed else 'FAIL'
   rows = [(word(passed), name, figure) for name, (passed, figure) in results.items()]
   failures = [f'{name}: {CHECKS[name][1]}.' for mark, name, _ in rows if mark == 'FAIL']

@@ -84,8 +84,7 @@ def main(name: str, argv: Sequence[str]) -> int:
         text = json.dumps(writers.plain(answer)) + '\n' if chosen.json else verb.show(answer)
         print(text, end='', flush=True)
   except errors.UsageError as error:
-    print(f'{name}: {command_line.flagged(error, known)}', file=sys.stderr)
-    return 2
+    return command_line.refuse(name, error, known)
   except errors.CallbackError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1

@@ -13,8 +13,9 @@ import pytest
 
 import karpjax
 from experiments import image_classification as experiment
-from karpjax import command_line, config, population
+from karpjax import command_line, config, errors, population
 from karpjax.commands import sweep, use
+from karpjax.commands.sweep import __main__ as program
 from karpjax.commands.sweep import outcome, processes, settings, study
 from karpjax.train import loop, weights
 
@@ -74,6 +75,15 @@ def test_a_member_alone_is_the_run_with_its_flags(tmp_path, optimiser, members):
     karpjax.open(tmp_path / 'together')
 
 
+def test_what_a_run_says_of_diverged_members_is_what_a_sweep_reads(tmp_path):
+  common = TINY | dict(optimiser='adam', ema=0.7, dropout=(0.4,), seeds=2, workdir=str(tmp_path))
+  varied = population.varied(experiment, MEMBERS['adam'] | dict(learning_rate=(1e30, 1e35)), (7, 3))
+  with pytest.raises(errors.Diverged) as stopped:
+    loop.run(varied, experiment.Config(**common), say=lambda _: None)
+  (tmp_path / processes.OUTPUT).write_text(str(stopped.value))
+  assert processes.diverged(tmp_path).keys() == {0, 1}
+
+
 def asked(*argv) -> settings.Sweep:
   return settings.parse(*sweep.arguments(['image_classification', *FLAGS, *argv]))
 
@@ -104,6 +114,16 @@ def test_a_part_of_one_setting_is_an_ordinary_run_and_settings_alike_are_members
   twice = asked('--trials=2', '--search', 'clip=0,0.5', '--together=2')
   command = processes.command(twice, [{'clip': '0.5'}, {'clip': '0.5'}], Path('x'))
   assert json.loads(command[4]) == {'clip': [0.5, 0.5]}
+
+
+def test_a_program_of_several_settings_has_each_with_each_seed(monkeypatch):
+  ran = []
+  monkeypatch.setattr(population, 'varied', lambda module, hyper, seeds: (module, hyper, seeds))
+  monkeypatch.setattr(command_line, 'main', lambda *called: ran.append(called) or 7)
+  flags = ['--seed=4', '--seeds=2', '--workdir=x']
+  assert program.main('image_classification', '{"learning_rate": [1.0, 0.5], "clip": [0, 2]}', *flags) == 7
+  hyper = {'learning_rate': [1.0, 1.0, 0.5, 0.5], 'clip': [0, 0, 2, 2]}
+  assert ran == [((experiment, hyper, [4, 5, 4, 5]), [*flags, '--seeds=4', '--noplots'])]
 
 
 WRONG = {
@@ -209,6 +229,7 @@ def test_a_sweep_of_which_nothing_succeeds_exits_with_1(tmp_path, monkeypatch, c
   assert use.main('predict', ['sweep', 'x.png']) == 2 and 'no setting' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_member_diverged_is_listed_with_its_step(tmp_path):
   grid = ['--grid', 'learning_rate=1e30,1e35', '--optimiser=sgd']
   assert sweep.main(['image_classification', *FLAGS, *grid, f'--workdir={tmp_path}']) == 1

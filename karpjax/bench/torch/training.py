@@ -3,6 +3,7 @@
 Nothing here imports JAX, so that PyTorch may live in another interpreter.
 """
 
+import functools
 import importlib
 import itertools
 import os
@@ -111,37 +112,19 @@ def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool 
   return step
 
 
-def fastest(setup, arrays) -> dict:
+def fastest(make, generation: bool, images: bool) -> dict:
   """Tries all combinations of threads, layout and optimiser code; the one with the shortest median step."""
   cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-  layouts, found = ((False, True) if len(setup.shape) == 3 else (False,)), []
-  for threads, channels_last, fused in itertools.product({1, max(1, cores // 2), cores}, layouts, (False, True)):
+  layouts, codes, found = (False, True)[: 1 + images], (False, True)[: 2 - generation], []
+  for threads, channels_last, fused in itertools.product({1, max(1, cores // 2), cores}, layouts, codes):
     torch.set_num_threads(threads)
-    step = training(setup, arrays, channels_last=channels_last, fused=fused, timed=True)
-    for _ in range(2):
-      step()
-    seconds, start = [], time.perf_counter()
-    while len(seconds) < 3 or time.perf_counter() - start < TRIAL_SECONDS:
+    step, seconds, start = make(channels_last=channels_last, fused=fused, timed=True), [], time.perf_counter()
+    while len(seconds) < 5 or time.perf_counter() - start < TRIAL_SECONDS:
       last = time.perf_counter()
-      step().item()
+      step()
       seconds.append(time.perf_counter() - last)
-    found.append((float(np.median(seconds)), threads, channels_last, fused))
+    found.append((float(np.median(seconds[2:])), threads, channels_last, fused))
   return dict(zip(('threads', 'channels_last', 'fused'), min(found)[1:]))
-
-
-def generating(setup, arrays):
-  """(what was chosen, step, the losses of the first tokens): a text, by the number of threads that is the fastest."""
-  twin, model = build(setup, arrays)
-  stream, found = twin.text(model, setup.config['batch_size']), []
-  losses = [nn.functional.cross_entropy(x, token).item() for token, x in itertools.islice(stream, worker.LOSSES)]
-  for threads in (1, os.cpu_count()):
-    torch.set_num_threads(threads)
-    start = time.perf_counter()
-    for _ in range(100):
-      next(stream)
-    found.append((time.perf_counter() - start, threads))
-  torch.set_num_threads(min(found)[1])
-  return {'threads': min(found)[1], 'channels_last': False, 'fused': False}, lambda: next(stream), losses
 
 
 def prepare():
@@ -150,16 +133,19 @@ def prepare():
   setup = setups.from_json(job['setup'])
   with np.load(job['weights'], allow_pickle=False) as file:
     arrays = dict(file)
+  make = functools.partial(training, setup, arrays)
   if setup.generation:
-    facts, step, facts['losses'] = generating(setup, arrays)
-  else:
-    facts = fastest(setup, arrays)
-    torch.set_num_threads(facts['threads'])
-    start = time.perf_counter()  # the trials are over
-    layout = {'channels_last': facts['channels_last'], 'fused': facts['fused']}
-    step = training(setup, arrays, **layout, compiled=job.get('compiled', False))
-    facts['losses'] = [step().item() for _ in range(worker.LOSSES)]
-    facts['start_seconds'] = imported + time.perf_counter() - start
+    twin, model = build(setup, arrays)
+    stream = twin.text(model, setup.config['batch_size'])
+    losses = [nn.functional.cross_entropy(x, token).item() for token, x in itertools.islice(stream, worker.LOSSES)]
+    make = lambda **_: lambda: next(stream)
+  facts = fastest(make, setup.generation, len(setup.shape) == 3)
+  torch.set_num_threads(facts['threads'])
+  start = time.perf_counter()  # the trials are over
+  layout = {'channels_last': facts['channels_last'], 'fused': facts['fused']}
+  step = make(**layout, compiled=job.get('compiled', False))
+  facts['losses'] = losses if setup.generation else [step().item() for _ in range(worker.LOSSES)]
+  facts['start_seconds'] = imported + time.perf_counter() - start
   compiled = ', compiled' if job.get('compiled') else ''
   facts['versions'] = f'Python {platform.python_version()}, torch {torch.__version__}{compiled}'
   a = torch.ones(worker.MATRIX, worker.MATRIX)

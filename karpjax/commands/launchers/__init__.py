@@ -1,7 +1,6 @@
 """Runs on other machines: `tpu` on the workers of a TPU VM, `slurm` as a job. The command line that both have."""
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,5 +38,4 @@ def main(argv: list[str], kind: type, about: str, example: str, launch: Callable
       raise errors.UsageError(f'{given[0]}: {error}') from None
     return launch(flags, given[0], given[1:], config)
   except errors.UsageError as error:
-    print(f'{name}: {command_line.flagged(error, kind)}', file=sys.stderr)
-    return 2
+    return command_line.refuse(name, error, kind)

@@ -15,7 +15,6 @@ optimiser's number itself. `launch.py VERB WORKDIR …` asks the best setting's 
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import jax
@@ -75,5 +74,4 @@ def main(argv: list[str]) -> int:
       print('', *outcome.about_best(trials[0], sweep), f'table: {folder / "trials.csv"}, plot: {plot}', sep='\n')
       return 0
   except errors.UsageError as error:
-    print(f'sweep: {command_line.flagged(error, flags)}', file=sys.stderr)
-    return 2
+    return command_line.refuse('sweep', error, flags)

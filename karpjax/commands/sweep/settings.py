@@ -22,15 +22,17 @@ Setting = dict[str, str]  # {flag: value as typed}
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-  """The values of one flag, as typed; of a range that a search draws from, its ends, and its scale: 'log' or 'uniform'."""
+  """The values of one flag.
 
+  Attributes:
+    text: all of them, as typed.
+    values: each as typed; of a range that a search draws from, its ends.
+    scale: 'log' or 'uniform' of such a range, else ''.
+  """
+
+  text: str
   values: tuple
   scale: str = ''
-
-  def __str__(self):
-    if self.scale:
-      return ':'.join([self.scale, *map(str, self.values)])
-    return (';' if ',' in ''.join(self.values) else ',').join(self.values)
 
   def draw(self, name: str, trial) -> None:
     """Has an Optuna trial draw a value."""
@@ -94,7 +96,7 @@ class Sweep:
     flags = {field.name for field in dataclasses.fields(self.base) if not config.metadata(field)['may_change']}
     fixed = {f'--{name}': value for name, value in config.to_json(self.base).items() if name in flags}
     own = {'experiment': self.experiment, 'kind': 'search' if self.trials else 'grid', '--together': self.together}
-    axes = {f'--{name}': str(axis) for name, axis in self.axes.items()}
+    axes = {f'--{name}': axis.text for name, axis in self.axes.items()}
     return {**own, '--storage': without_password(self.storage), **fixed, **axes}
 
 
@@ -133,7 +135,7 @@ def parse_axis(text: str, base, option: str) -> tuple[str, Axis]:
     with contextlib.suppress(ValueError):
       low, high = map(options.element(fields[name].type)[0], drawn.groups()[1:])
       if number and scale in ('log', 'uniform') and (0 if scale == 'log' else -math.inf) < low < high < math.inf:
-        return name, Axis((low, high), scale)
+        return name, Axis(given, (low, high), scale)
     what = f'numbers of --{name}' if number else f'numbers, which --{name} takes not'
     raise wrong(f'type log:LOW:HIGH (positive) or uniform:LOW:HIGH of {what}, LOW < HIGH; or values')
   parsed: dict[Any, str] = {}
@@ -142,7 +144,7 @@ def parse_axis(text: str, base, option: str) -> tuple[str, Axis]:
     if meaning in parsed:
       raise wrong(f'{parsed[meaning]} and {value} are the same value')
     parsed[meaning] = value
-  return name, Axis(tuple(parsed.values()))
+  return name, Axis(given, tuple(parsed.values()))
 
 
 def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
@@ -243,7 +245,7 @@ def lines(sweep: Sweep) -> list[str]:
   if sweep.trials:
     each = [f'{seeds} seeds'] * (seeds > 1) + [f'{together} settings'] * (together > 1)
     shared = f', {" of ".join(each)} in one program' if each else ''
-    drawn = ', '.join(f'{name} from {axis}' for name, axis in sweep.axes.items())
+    drawn = ', '.join(f'{name} from {axis.text}' for name, axis in sweep.axes.items())
     return [f'search: {sweep.trials} settings of {sweep.experiment}{shared}: {drawn}']
   programs, vmapped = parts(sweep), [*sweep.traced, *['seeds'] * (seeds > 1)]
   text = f'sweep: {sum(map(len, programs))} settings × {seeds} seeds of {sweep.experiment}, in {len(programs)} programs'
