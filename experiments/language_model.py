@@ -9,26 +9,27 @@ python launch.py reproduce gpt_shakespeare_cpu                                 #
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import collectives, config, generate, optim, options
+from karpjax import collectives, config, generate, options
 from karpjax.data import text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models
-from karpjax.models import published
-from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
-from karpjax.report import plots, texts, writers
-from karpjax.train.step import train_step
+from karpjax.program import Program, dropout_key, pair
+from karpjax.report import texts
+from karpjax.train.step import ordinary
 from karpjax.verbs import Verb
 
 Spec = text.TextSpec
+NAMES, TEXTS = 20, 2  # samples of the report: lines, running texts
 
 
 @config.defaults(
@@ -59,29 +60,22 @@ def network(config: Config, spec: Spec):
 
 def program(config: Config, data: Dataset) -> Program:
   """The method: the cross-entropy of each next token."""
-  spec, model, optimiser = data.spec, network(config, data.spec), optim.configured(config)
-  if config.order == 'streams' and spec.lines:
+  spec, model, streams = data.spec, network(config, data.spec), config.order == 'streams'
+  if streams and spec.lines:
     raise UsageError('order=streams is for running texts; lines do not go on from one to the next')
-  carries = config.order == 'streams' and config.model in models.RECURRENT
+  carries = streams and isinstance(model, models.Recurrent)
   characters = spec.tokenisers['text'].characters()
-  inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
-
-  def init(key):
-    carried = model.initial(config.batch_size) if carries else {}
-    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0, carried=carried)
 
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']
     training = dict(train=True, rngs={'dropout': dropout_key(key, batch)}, mutable=list(collections))
-    if carries:
-      goes_on = batch['index'] % (spec.examples // config.batch_size) != 0  # the others are at a stream's beginning
-      before = jax.tree.map(lambda x: x * goes_on[:, None], batch['carried'])
-      (logits, after), collections = model.apply(variables, tokens, before, method='read', **training)
-      carried = (jax.lax.stop_gradient(after),)
-    else:
+    if not carries:
       logits, collections = model.apply(variables, tokens, **training)
-      carried = ()
-    return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections, *carried
+      return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections
+    goes_on = batch['index'] % (spec.examples // config.batch_size) != 0  # the others are at a stream's beginning
+    before = jax.tree.map(lambda x: x * goes_on[:, None], batch['carried'])
+    (logits, after), collections = model.apply(variables, tokens, before, method='read', **training)
+    return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections, jax.lax.stop_gradient(after)
 
   def predict(state, batch, key):
     return model.apply(state.variables(), batch['tokens'])
@@ -98,87 +92,56 @@ def program(config: Config, data: Dataset) -> Program:
     state = state.replace(step=state.step + 1, params={'counts': counts + collectives.total(new)})
     return state, collectives.total({'loss': pair(token_losses(state, batch, None), targets >= 0)})
 
-  return Program(
-    init=init,
-    step=count if config.model == 'counts' else train_step(loss, optimiser, config),
+  return ordinary(
+    config,
+    model,
+    [jnp.zeros((1, spec.lengths['text']), jnp.int32)],
+    loss,
+    carried=lambda: model.initial(config.batch_size) if carries else {},
+    change_step=lambda step: count if config.model == 'counts' else step,
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
     example_losses=token_losses,
     causal=True,
     uninformed_loss=math.log(spec.tokenisers['text'].size),
-    axes=partitioning(model, inputs),
     report=report(model, data, config.sample_length),
-    rename_weights=published.renamed,
+    rename_weights=models.renamed,
   )
 
 
-# ---- what a run leaves: texts/samples.txt, and a look inside ----
-
-NAMES, TEXTS = 20, 2  # samples of lines, of a running text
-MAPPED, READ = 32, 600  # tokens of an attention map, and of the text that cells are coloured over
-CELLS = 12  # of each layer: those that swing the most
-
-
 def report(model, data: Dataset, length: int):
-  tokeniser = data.spec.tokenisers['text']
-  known = functools.cache(lambda: {name: lines_of(split) for name, split in data.splits.items()})
+  """Leaves texts/samples.txt, of lines with the split that has the same one, and a look inside of the model."""
+  spec, tokeniser = data.spec, data.spec.tokenisers['text']
+  line_of = lambda tokens: tokens[tokens > 0].astype(np.int32).tobytes()
+
+  @functools.cache
+  def known() -> dict[bytes, str]:
+    splits = reversed(data.splits.items())
+    return {line_of(row): f'in {name}' for name, split in splits for row in split.column('targets')}
+
+  def samples(variables, t):
+    count, first = (NAMES, 0) if spec.lines else (TEXTS, text.line_break(tokeniser))
+    keys, prompt = jax.random.split(jax.random.key(t), count), np.full((count, 1), first, np.int32)
+    rows = generate.texts(model, variables, prompt, keys, steps=length, end=0 if spec.lines else None)
+    if not spec.lines:
+      return '\n\n――――\n\n'.join(map(tokeniser.decode, rows))
+    return '\n'.join(f'{tokeniser.decode(row):24} {known().get(line_of(row), "new")}' for row in rows)
 
   def write(state, t, folder):
-    variables = state.variables()
-    texts.prepend_step(folder / 'texts' / 'samples.txt', t, samples(model, variables, data.spec, known, t, length))
-    name = next(name for name in ('validation', 'test', 'train') if name in data.splits)
-    split, about = data.splits[name], f'{name} split, step {t:,}'
+    variables, (name, split) = state.variables(), data.reported()
+    texts.prepend_step(folder / 'texts' / 'samples.txt', t, samples(variables, t))
+    about, rows = f'{name} split, step {t:,}', split.fetch(np.arange(min(split.size, texts.READ), dtype=np.int32))
     if isinstance(model, models.GPT):
-      tokens = split.fetch(np.zeros(1, np.int32))['tokens'][:, :MAPPED]
-      maps = models.attention_maps(model, variables, tokens)[:8, :8]  # [layers, heads, time, time]
+      tokens = rows['tokens'][:1, : texts.MAPPED]
       names = [tokeniser.name(token) for token in tokens[0]]
-      places = list(np.ndindex(maps.shape[:2]))
-      plots.heat_maps(
-        [(maps[place], names, names) for place in places],
-        folder,
-        'attention_maps',
-        columns=maps.shape[1],
-        width=2.6,
-        titles=[f'layer {layer + 1}, head {head + 1}' for layer, head in places],
-        heading=f'Attention maps · {about}',
-      )
+      texts.attention_maps(models.attention_maps(model, variables, tokens), names, about, folder)
     if isinstance(model, models.Recurrent):
-      rows = split.fetch(np.arange(min(split.size, READ), dtype=np.int32))
-      tokens = rows['tokens'][rows['targets'] >= 0][:READ]
-      cells, gates = models.activations(model, variables, tokens)
-      if gates[0]:
-        texts.saturation(gates, f'Gate saturation · {about}', folder)
-      swinging = {
-        f'layer {layer}, cell {unit}': values[:, unit]
-        for layer, values in enumerate(cells, start=1)
-        for unit in np.argsort(-values.std(0), kind='stable')[:CELLS]
-      }
-      about += f': the {CELLS} cells of each layer whose values differ the most'
-      page = texts.on_colours('Cells over text', about, [tokeniser.decode([token]) for token in tokens], swinging)
-      writers.write_bytes(folder / 'cells.html', page)
+      tokens = rows['tokens'][rows['targets'] >= 0][: texts.READ]
+      cells, gates = models.activations(model, variables, tokens, texts.CELLS)
+      texts.cells([tokeniser.decode([token]) for token in tokens], cells, gates, about, folder)
 
   return write
-
-
-def samples(model, variables, spec: Spec, known, t: int, length: int) -> str:
-  """Some lines, each said to be of train, of another split or new; or texts that begin with a new line."""
-  tokeniser, count = spec.tokenisers['text'], NAMES if spec.lines else TEXTS
-  first = np.full((count, 1), 0 if spec.lines else text.line_break(tokeniser), np.int32)
-  keys = jax.random.split(jax.random.key(t), count)
-  rows = generate.texts(model, variables, first, keys, steps=length, end=0 if spec.lines else None)
-  if not spec.lines:
-    return '\n\n――――\n\n'.join(tokeniser.decode(row) for row in rows)
-  origin = lambda row: next((f'in {name}' for name, lines in known().items() if line_of(row) in lines), 'new')
-  return '\n'.join(f'{tokeniser.decode(row):24} {origin(row)}' for row in rows)
-
-
-def line_of(tokens: np.ndarray) -> bytes:
-  return tokens[tokens > 0].astype(np.int32).tobytes()
-
-
-def lines_of(split) -> set[bytes]:
-  return {line_of(row) for row in split.fetch(np.arange(split.size))['targets']}
 
 
 # ---- what a run can do ----
@@ -204,31 +167,28 @@ def encode(run, inputs, chosen: Sampling):
 
 
 def function(run, chosen: Sampling):
-  model, spec = network(run.config, run.spec), run.spec
+  """Tokens [n] of each line; of a running text a stream of [1, n] for each sample."""
+  model = network(run.config, run.spec)
   rules = {name: getattr(chosen, name) for name in ('temperature', 'top_k', 'top_p')}
 
   def sample(state, arrays):
-    """Tokens [n] of each line; of a running text a stream of [1, n] for each sample."""
-    prompt, keys = arrays['prompt'], arrays['key']
-    if spec.lines:
-      return generate.texts(model, state.variables(), prompt, keys, steps=chosen.tokens, end=0, **rules)
-    return [
-      generate.stream(model, state.variables(), prompt[i : i + 1], keys[i : i + 1], **rules) for i in range(len(keys))
-    ]
+    variables, prompt, keys = state.variables(), arrays['prompt'], arrays['key']
+    if run.spec.lines:
+      return generate.texts(model, variables, prompt, keys, steps=chosen.tokens, end=0, **rules)
+    return [generate.stream(model, variables, prompt[:1], keys[i : i + 1], **rules) for i in range(len(keys))]
 
   return sample
 
 
 def decode(run, outputs, inputs, chosen: Sampling):
   """Pieces of texts, as they come; `end` is what stands behind them on a terminal."""
-  tokeniser = run.spec.tokenisers['text']
+  decoded, lines = run.spec.tokenisers['text'].decode, run.spec.lines
   for i, output in enumerate(outputs):
-    if run.spec.lines:
-      yield {'sample': i, 'text': chosen.prompt + tokeniser.decode(output), 'end': '\n'}
-      continue
-    yield {'sample': i, 'text': ('\n――――\n' if i else '') + chosen.prompt, 'end': ''}
-    for piece in texts.typed(output, tokeniser.decode, chosen.tokens):
-      yield {'sample': i, 'text': piece, 'end': ''}
+    begin = ('\n――――\n' if i and not lines else '') + chosen.prompt
+    pieces = (
+      [begin + decoded(output)] if lines else itertools.chain([begin], texts.typed(output, decoded, chosen.tokens))
+    )
+    yield from ({'sample': i, 'text': piece, 'end': '\n' if lines else ''} for piece in pieces)
 
 
 verbs = {

@@ -17,19 +17,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, optim, options
+from karpjax import config, options
 from karpjax.data import batches, masking, text
 from karpjax.data.dataset import Dataset
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models.transformer import Encoder, MaskedLanguageModel
-from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys, pair, partitioning
-from karpjax.report import writers
-from karpjax.train.step import train_step
-from karpjax.verbs import Verb
+from karpjax.program import AUGMENT, Program, dropout_key, example_keys, pair
+from karpjax.report import tables, writers
+from karpjax.train.step import ordinary
+from karpjax.verbs import Verb, probabilities
 
 Spec = text.TextSpec
 ENCODER = {'encoder': Encoder}
+SHOWN = 20  # texts of the report
 
 
 @config.defaults(
@@ -41,8 +42,7 @@ class Config(config.Train, text.LanguageFlags, config.model_flags(ENCODER)):
   whole_words: bool = config.flag(False, 'Mask whole words, where tokens are characters or bpe.')
 
 
-def data(config: Config) -> Dataset:
-  return masking.load(config)
+data = masking.load
 
 
 def program(config: Config, data: Dataset) -> Program:
@@ -51,82 +51,62 @@ def program(config: Config, data: Dataset) -> Program:
   inputs = jnp.ones((1, length), jnp.int32)
   sizes = {'vocabulary': tokeniser.size, 'context': length, 'dtype': jnp.dtype(config.dtype)}
   model = MaskedLanguageModel(options.build(ENCODER, 'encoder', config, inputs, **sizes))
-  optimiser = optim.configured(config)
-  mask = functools.partial(
-    masking.mask_tokens,
-    ends=masking.ends_of_tokens(tokeniser),
-    share=config.mask,
-    vocabulary=tokeniser.size,
-    whole_words=config.whole_words,
-  )
+  masks = {'ends': masking.ends_of_tokens(tokeniser), 'share': config.mask, 'whole_words': config.whole_words}
 
-  def init(key):
-    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0)
+  def guess(params, keys, batch, **training):
+    """Logits [batch, guesses, vocabulary] at the positions [batch, guesses], and the targets there."""
+    tokens, positions, targets = masking.mask_tokens(keys, batch, vocabulary=tokeniser.size, **masks)
+    return model.apply({'params': params}, tokens, positions, **training), positions, targets
 
   def loss(params, collections, batch, key):
-    tokens, positions, targets = mask(example_keys(jax.random.fold_in(key, AUGMENT), batch), batch)
-    rngs = {'dropout': dropout_key(key, batch)}
-    logits = model.apply({'params': params}, tokens, positions, train=True, rngs=rngs)
+    keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
+    logits, _, targets = guess(params, keys, batch, train=True, rngs={'dropout': dropout_key(key, batch)})
     each, scored = cross_entropy(logits, targets), targets >= 0
     return {'loss': pair(each, scored), 'accuracy': pair(logits.argmax(-1) == targets, scored)}, collections
 
-  def guess(state, batch):
-    """Logits [batch, guesses, vocabulary] at the positions [batch, guesses], and the targets there."""
-    tokens, positions, targets = mask(masking.fixed_keys(batch), batch)
-    return model.apply(state.variables(), tokens, positions), positions, targets
+  def fixed(state, batch):  # of evaluation
+    return guess(state.eval_params, masking.fixed_keys(batch), batch)
 
   def example_losses(state, batch, key):
-    logits, _, targets = guess(state, batch)
+    logits, _, targets = fixed(state, batch)
     return cross_entropy(logits, targets).sum(1) / jnp.maximum((targets >= 0).sum(1), 1)
 
   def evaluate(state, batch, key):
-    logits, _, targets = guess(state, batch)
+    logits, _, targets = fixed(state, batch)
     right = logits.argmax(-1) == targets
     return metrics.sums(cross_entropy(logits, targets), targets, batch['mask'], right=right)
 
-  return Program(
-    init=init,
-    step=train_step(loss, optimiser, config),
+  return ordinary(
+    config,
+    model,
+    [inputs],
+    loss,
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=lambda state, batch, key: model.apply(state.variables(), batch['tokens']),
     example_losses=example_losses,
     uninformed_loss=math.log(tokeniser.size),
-    axes=partitioning(model, inputs),
-    report=report(guess, data, config.seeds),
+    report=functools.partial(report, fixed, data, config.seeds),
   )
 
 
-SHOWN = 20  # texts of the report
-
-
-def report(guess, data: Dataset, seeds: int):
-  """Writes report.txt: texts of the test split (else validation, else train), their masked tokens guessed."""
-
-  @jax.jit
-  def best(state, batch):
-    logits, positions, targets = guess(state, batch)
-    return positions, logits.argmax(-1), targets
-
-  def write(state, t, folder):
-    name = next(name for name in ('test', 'validation', 'train') if name in data.splits)
-    split = data.splits[name]
-    batch = batches.fetch(split, np.unique(np.linspace(0, split.size - 1, SHOWN).astype(np.int32)))
-    found = [list(zip(*row)) for row in zip(*(np.asarray(x) for x in best(state, batch)))]
-    scored = [{position: (guess, true) for position, guess, true in row if true >= 0} for row in found]
-    right = sum(guess == true for row in scored for guess, true in row.values())
-    note = f' · first of {seeds} seeds' if seeds > 1 else ''
-    lines = [
-      f'{name} split, step {t}{note}: {right:,} of {sum(map(len, scored)):,} tokens guessed right',
-      '',
-      '[guess] is right, [guess | truth] is not; a place may show the model <mask>, another token or the true one.',
-      '',
-    ]
-    for tokens, guesses in zip(batch['targets'], scored):
-      lines += [masking.show_guesses(data.spec.tokenisers['text'], tokens, guesses), '']
-    writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
-
-  return write
+def report(fixed, data: Dataset, seeds: int, state, t, folder):
+  """Leaves report.txt: texts of a split, their masked tokens guessed."""
+  name, split = data.reported()
+  batch = batches.fetch(split, np.unique(np.linspace(0, split.size - 1, SHOWN).astype(np.int32)))
+  logits, positions, targets = map(np.asarray, jax.jit(fixed)(state, batch))
+  guesses, scored = logits.argmax(-1), targets >= 0
+  right = ((guesses == targets) & scored).sum()
+  lines = [
+    f'{name} split, step {t}{tables.first_of(seeds)}: {right:,} of {scored.sum():,} tokens guessed right',
+    '',
+    '[guess] is right, [guess | truth] is not; a place may show the model <mask>, another token or the true one.',
+    '',
+  ]
+  for tokens, *row, real in zip(batch['targets'], positions, guesses, targets, scored):
+    found = {position: pair for position, *pair in np.stack(row, 1)[real]}
+    lines += [masking.show_guesses(data.spec.tokenisers['text'], tokens, found), '']
+  writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
 
 
 # ---- what a run can do ----
@@ -137,20 +117,13 @@ class Top:
   top: int = config.flag(5, 'The number of guesses for each <mask>.', low=1)
 
 
-def function(run, chosen: Top):
-  return jax.jit(lambda state, batch: jax.nn.softmax(run.program.predict(state, batch, jax.random.key(0))))
-
-
 def decode(run, outputs, texts, chosen: Top):
   """The most probable tokens of each <mask>, as [[token, probability], …]."""
   tokeniser = run.spec.tokenisers['text']
-  tokens, probabilities = masking.encode(texts, run.spec)['tokens'], np.array(outputs)
-  probabilities[..., : tokeniser.specials] = 0
-  for given, row, chances in zip(texts, tokens, probabilities):
-    masks = []
-    for at in chances[row == masking.MASK]:
-      best = np.argsort(-at)[: chosen.top]
-      masks.append([[tokeniser.decode([token]).strip(), float(at[token])] for token in best])
+  for given, row, chances in zip(texts, masking.encode(texts, run.spec)['tokens'], outputs):
+    chances = chances * (np.arange(tokeniser.size) >= tokeniser.specials)
+    best = [(at, np.argsort(-at)[: chosen.top]) for at in chances[row == masking.MASK]]
+    masks = [[[tokeniser.decode([token]).strip(), float(at[token])] for token in tokens] for at, tokens in best]
     yield {'input': given, 'masks': masks}
 
 
@@ -159,14 +132,9 @@ def show(answer) -> str:
   return '\n'.join([answer['input'], *rows]) + '\n'
 
 
-verbs = {
-  'predict': Verb(
-    'Guesses the tokens of each <mask> in texts.',
-    lambda run, texts, chosen: masking.encode(texts, run.spec),
-    function,
-    decode,
-    'TEXT …',
-    Top,
-    show,
-  )
-}
+def encode(run, texts, chosen):
+  return masking.encode(texts, run.spec)
+
+
+HELP = 'Guesses the tokens of each <mask> in texts.'
+verbs = {'predict': Verb(HELP, encode, probabilities, decode, 'TEXT …', Top, show)}

@@ -10,7 +10,6 @@ python launch.py monitor WORKDIR FILE.csv                                  # ale
 
 import functools
 import math
-import sys
 from pathlib import Path
 
 import jax
@@ -20,17 +19,17 @@ import optax
 
 from karpjax import config, optim
 from karpjax.commands import monitor
-from karpjax.data import bucketing, labelled_text, text, tokenisers
+from karpjax.data import bucketing, labelled_text, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
 from karpjax.models import text as models
-from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
+from karpjax.program import Program, dropout_key, pair
 from karpjax.report import classification, writers
 from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.step import ordinary
 from karpjax.verbs import classes
 
 Spec = text.TextSpec
@@ -76,18 +75,13 @@ def data(config: Config) -> Dataset:
 
 
 def program(config: Config, data: Dataset) -> Program:
-  spec = data.spec
-  model = models.build(config, spec)
+  spec, model = data.spec, models.build(config, data.spec)
   optimiser = optim.configured(config)
   if config.max_norm:
     optimiser = optax.chain(optimiser, optim.limit_norms(config.max_norm))
-  inputs = jnp.zeros((1, spec.lengths['text']), jnp.int32)
 
   def example_loss(logits, labels):
     return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-
-  def init(key):
-    return TrainState.create(key, model.init(key, inputs), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     rngs = {'dropout': dropout_key(key, batch)}
@@ -110,6 +104,7 @@ def program(config: Config, data: Dataset) -> Program:
     return tfidf.baselines(data.raw) if config.baseline else {}
 
   def report(state, t, folder):
+    """Leaves what a classifier's does; gives lines that compare the numbers of step t with those of the baselines."""
     name, split = data.reported()
     classification.write(
       folder,
@@ -121,37 +116,29 @@ def program(config: Config, data: Dataset) -> Program:
       heading=f'{name} split, step {t}',
       seeds=config.seeds,
     )
-    return beside(baselines(), folder, t, config.model)
+    row = {n: x for row in writers.read_rows(folder) if row['step'] == t for n, x in row.items()}
+    row = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in row.items()}
+    return classification.compared(baselines(), row, config.model)
 
-  return Program(
-    init=init,
-    step=bucketing.bucketed(train_step(loss, optimiser, config), spec.buckets, {'tokens': 0}),
+  return ordinary(
+    config,
+    model,
+    [jnp.zeros((1, spec.lengths['text']), jnp.int32)],
+    loss,
+    optimiser=optimiser,
+    change_step=lambda step: bucketing.bucketed(step, spec.buckets, {'tokens': 0}),
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
     report=report,
-    axes=partitioning(model, inputs),
   )
 
 
-def beside(baselines, folder, t, name):
-  """Lines that compare the numbers of step t, where it was evaluated, with those of the baselines."""
-  rows = [row for row in writers.read_rows(folder) if row['step'] == t]
-  numbers = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for row in rows[-1:] for n, x in row.items()}
-  shared = any(metric in numbers for each in baselines.values() for metric in each)
-  return classification.compared(baselines, numbers, name) if shared else []
-
-
 def encode(run, texts):
-  """Texts as a batch; words that training had not are said on standard error."""
-  if unknown := run.spec.tokenisers['text'].unknown(texts):
-    print(f'never seen in training: {tokenisers.listed(unknown)}', file=sys.stderr)
+  run.spec.tokenisers['text'].warn_of_unknown(texts)
   return {'tokens': labelled_text.tokens(texts, run.spec)}
 
 
-verbs = {
-  'predict': classes('The likeliest classes of texts.', 'TEXT …', encode),
-  'monitor': monitor.VERB,
-}
+verbs = {'predict': classes('The likeliest classes of texts.', 'TEXT …', encode), 'monitor': monitor.VERB}

@@ -8,26 +8,26 @@ python launch.py token_classification --dataset=conll2003 --data_dir=DIR   # TFD
 Ma & Hovy 2016, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF"; entity F1 by seqeval.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, optim, options
+from karpjax import config, options
 from karpjax.data import tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
-from karpjax.program import AUGMENT, Program, TrainState, dropout_key, example_keys
+from karpjax.program import AUGMENT, Program, dropout_key, example_keys
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.step import ordinary
 from karpjax.verbs import Verb, predictions
 
 Spec = text.TextSpec
-BATCH = 250  # sentences tagged in one call
 MISTAKES = 30  # sentences of report.txt
 
 
@@ -44,8 +44,7 @@ class Config(config.Train, text.Flags, config.model_flags(models.MODELS)):
   model: str = config.flag('bilstm', 'The model: tags on their own, or in a chain.', choices=models.MODELS)
 
 
-def data(config: Config) -> Dataset:
-  return tagged.load(config)
+data = tagged.load
 
 
 def program(config: Config, data: Dataset) -> Program:
@@ -55,22 +54,17 @@ def program(config: Config, data: Dataset) -> Program:
   inputs = jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32)
   decided = {**sizes, 'tags': len(spec.classes), 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, *inputs, **decided)
-  optimiser = optim.configured(config)
   examples = collect.evaluated(config, data.splits)
 
-  def init(key):
-    return TrainState.create(key, model.init(key, *inputs), optimiser, ema=config.ema > 0)
-
   def loss(params, collections, batch, key):
-    tokens = batch['tokens']
+    tokens, words = batch['tokens'], (batch['targets'] >= 0).sum().astype(jnp.float32)
     if config.word_dropout:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       dropped = jax.vmap(lambda k: jax.random.bernoulli(k, config.word_dropout, tokens.shape[1:]))(keys)
       tokens = jnp.where(dropped & (tokens > 0), tokenisers.UNKNOWN, tokens)
     rngs = {'dropout': dropout_key(key, batch)}
-    emissions, chain = model.apply({'params': params}, tokens, batch['characters'], train=True, rngs=rngs)
-    words = (batch['targets'] >= 0).sum().astype(jnp.float32)
-    return {'loss': (-models.log_likelihood(emissions, chain, batch['targets']).sum(), words)}, collections
+    outputs = model.apply({'params': params}, tokens, batch['characters'], train=True, rngs=rngs)
+    return {'loss': (-models.log_likelihood(*outputs, batch['targets']).sum(), words)}, collections
 
   def scores(state, batch):
     return model.apply(state.variables(), batch['tokens'], batch['characters'])
@@ -87,57 +81,56 @@ def program(config: Config, data: Dataset) -> Program:
     losses, tags = -models.log_likelihood(*outputs, batch['targets']), models.decode(*outputs, batch['tokens'] > 0)
     return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=examples)
 
-  return Program(
-    init=init,
-    step=train_step(loss, optimiser, config),
+  return ordinary(
+    config,
+    model,
+    inputs,
+    loss,
     evaluate=evaluate,
     summarise=lambda sums: metrics.summarise(sums, spec.classes),
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
-    report=lambda state, t, folder: report(predict, config.seeds, data, state, t, folder),
+    report=functools.partial(report, predict, data, config.seeds),
   )
 
 
-def report(predict, seeds, data, state, t, folder):
+def report(predict, data: Dataset, seeds: int, state, t, folder):
   """Leaves the scores by type of entity, the confusion of tags, and the first sentences with mistakes."""
   (name, split), classes = data.reported(), data.spec.classes
-  targets = split.column('targets')
-  predicted = predict_split(predict, state, split, batch_size=BATCH)
+  targets, predicted = split.column('targets'), predict_split(predict, state, split)
   counts = np.zeros((len(classes),) * 2, np.int64)
   np.add.at(counts, (targets[targets >= 0], predicted[targets >= 0]), 1)
-  right, ours = (metrics.named(tags, targets, classes) for tags in (targets, predicted))
+  both = [metrics.named(tags, targets, classes) for tags in (targets, predicted)]
   chunks = tagged.marks_chunks(classes)
-  scores = metrics.entity_report(right, ours) if chunks else classification.per_class_report(counts, classes)
-
-  wrong = []
-  for words, *tags in zip(data.raw[name].column('text'), right, ours):
-    expected, guessed = (tagged.chunks(words.split(' '), each) for each in tags)
-    if expected != guessed:
-      wrong.append((words, expected, guessed))
+  scores = metrics.entity_report(*both) if chunks else classification.per_class_report(counts, classes)
+  sentences = zip(data.raw[name].column('text'), *both)
+  wrong = [lines for sentence, *tags in sentences if (lines := mistake(sentence, *tags))]
   lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
-  lines += [line for each in wrong[:MISTAKES] for line in mistake(*each)]
-
+  lines += [line for each in wrong[:MISTAKES] for line in each]
   reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', seeds, lines)
 
 
-def mistake(sentence, expected, predicted):
-  """A sentence, and its entities where what was expected and what was predicted differ, as lines."""
+def mistake(sentence: str, *tags) -> list[str]:
+  """A sentence and, as lines, the entities in which its true and its predicted tags differ; [] where in none."""
+  expected, predicted = (tagged.chunks(sentence.split(' '), each) for each in tags)
 
   def listed(ones, others):
     return ', '.join(f'{words} ({kind})' for i, words, kind in ones if (i, words, kind) not in others) or '–'
 
+  if expected == predicted:
+    return []
   return [sentence, f'  expected:  {listed(expected, predicted)}', f'  predicted: {listed(predicted, expected)}', '']
 
 
-# ---- verbs ----
+# ---- what a run can do ----
 
 
-def encode(run, texts, options):
+def encode(run, texts, chosen):
   return tagged.encode(run.spec, [tagged.words_of(each) for each in texts])
 
 
-def decode(run, outputs, texts, options):
+def decode(run, outputs, texts, chosen):
   for given, row in zip(texts, outputs):
     words = tagged.words_of(given)
     yield {'input': given, 'words': words, 'tags': [run.spec.classes[tag] for tag in row[: len(words)]]}

@@ -8,26 +8,26 @@ python launch.py translate WORKDIR "Zwei Männer …"                         # 
 """
 
 import dataclasses
+import functools
 import math
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, optim, options
-from karpjax.data import bucketing, parallel, text, tokenisers
-from karpjax.data.dataset import Dataset
+from karpjax import config, options
+from karpjax.data import bucketing, parallel, text
+from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 from karpjax.losses import language as losses
 from karpjax.metrics import collect
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
-from karpjax.program import Program, TrainState, dropout_key, pair, partitioning
+from karpjax.program import Program, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.report.tables import table
-from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.predict import predict_batches, predict_split
+from karpjax.train.step import ordinary
 from karpjax.verbs import Verb
 
 Spec = parallel.Spec
@@ -70,36 +70,36 @@ def data(config: Config) -> Dataset:
 
 
 def network(config: Config, spec: Spec):
-  """The model for the tokens and lengths of a spec."""
+  """The model for the tokens and lengths of a spec, and inputs of its call."""
   inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in parallel.SIDES]
   sizes = {'source_vocabulary': spec.tokenisers['source'].size, 'vocabulary': spec.tokenisers['target'].size}
   contexts = {'source_context': spec.lengths['source'], 'context': spec.lengths['target']}
   dtype = jnp.dtype(config.dtype)
-  return options.build(seq2seq.MODELS, config.model, config, *inputs, dtype=dtype, **sizes, **contexts)
+  return options.build(seq2seq.MODELS, config.model, config, *inputs, dtype=dtype, **sizes, **contexts), inputs
+
+
+def translator(model, spec: Spec, beam: int, length_penalty: float):
+  """(state, batch, key) -> the best translations as tokens [batch, time]."""
+  search = {'steps': spec.lengths['target'], 'beam': beam, 'length_penalty': length_penalty}
+  return lambda state, batch, key: seq2seq.translate(model, state.eval_params, batch['source'], **search)
 
 
 def program(config: Config, data: Dataset) -> Program:
-  spec = data.spec
-  model, optimiser = network(config, spec), optim.configured(config)
-  inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in parallel.SIDES]
+  spec, (model, inputs) = data.spec, network(config, data.spec)
   references = [target for split in data.raw.values() for target in split.column('target')]
   examples = collect.evaluated(config, data.splits)
-  search = {'steps': spec.lengths['target'], 'length_penalty': config.length_penalty}
-
-  def init(key):
-    return TrainState.create(key, model.init(key, *inputs), optimiser, ema=config.ema > 0)
+  translate = translator(model, spec, config.beam, config.length_penalty)
 
   def loss(params, collections, batch, key):
-    rngs = {'dropout': dropout_key(key, batch)}
+    rngs, targets = {'dropout': dropout_key(key, batch)}, batch['targets']
     logits = model.apply({'params': params}, batch['source'], batch['target_in'], train=True, rngs=rngs)
-    targets = batch['targets']
     each = losses.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
     wrong = pair(logits.argmax(-1) != targets, targets >= 0)
     return {'loss': pair(each, targets >= 0), 'token_error': wrong}, collections
 
-  step = train_step(loss, optimiser, config)
-  if config.order == 'bucketed':
-    step = bucketing.bucketed(step, spec.buckets, {'source': 0, 'targets': -1})
+  def shorten(step):
+    lengths = spec.buckets if config.order == 'bucketed' else spec.buckets[-1:]
+    return bucketing.bucketed(step, lengths, {'source': 0, 'targets': -1})
 
   def predict(state, batch, key):
     return model.apply(state.variables(), batch['source'], batch['target_in'])
@@ -107,48 +107,45 @@ def program(config: Config, data: Dataset) -> Program:
   def token_losses(state, batch, key):
     return losses.cross_entropy(predict(state, batch, key), batch['targets'])
 
-  def translate(state, batch, beam):
-    return seq2seq.translate(model, state.eval_params, batch['source'], beam=beam, **search)
-
   def evaluate(state, batch, key):
-    tokens = translate(state, batch, config.beam)
+    tokens = translate(state, batch, key)
     return metrics.sums(token_losses(state, batch, key), batch['targets'], tokens, batch, examples)
 
-  return Program(
-    init=init,
-    step=step,
+  return ordinary(
+    config,
+    model,
+    inputs,
+    loss,
+    change_step=shorten,
     evaluate=evaluate,
     summarise=lambda sums: metrics.summarise(sums, spec, references),
     predict=predict,
     example_losses=token_losses,
     uninformed_loss=math.log(spec.tokenisers['target'].size),
-    report=lambda state, t, folder: report(model, translate, data, state, t, folder),
-    axes=partitioning(model, *inputs),
+    report=functools.partial(report, model, data, config.length_penalty),
   )
 
 
 # ---- report ----
 
 
-def report(model, translate, data, state, t, folder):
+def report(model, data: Dataset, length_penalty: float, state, t, folder):
   """Leaves the scores of each of BEAMS, all translations by the largest, and plots/alignments.png."""
   (name, split), spec = data.reported(), data.spec
   sources, references = (data.raw[name].column(side) for side in parallel.SIDES)
-  scores, ours = {}, {}
+  scores = {}
   for beam in BEAMS:
-    decode = lambda state, batch, key, beam=beam: translate(state, batch, beam)
-    tokens = predict_split(decode, state, split, batch_size=250)
-    ours[beam] = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
-    scores[str(beam)] = metrics.compare(ours[beam], references, spec)
-  heading = f'{name} split, {split.size:,} texts, step {t}'
-  signatures = [] if spec.by_rule else metrics.signatures()
+    tokens = predict_split(translator(model, spec, beam, length_penalty), state, split, batch_size=250)
+    ours = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
+    scores[str(beam)] = metrics.compare(ours, references, spec)
+  heading, signatures = f'{name} split, {split.size:,} texts, step {t}', [] if spec.by_rule else metrics.signatures()
   writers.write_json(folder / 'report.json', {'heading': heading, 'beams': scores, 'signatures': signatures})
   shown = lambda name, x: f'{100 * x:.2f} %' if name == 'accuracy' else f'{x:.2f}'
   rows = [(f'beam {beam}', *(shown(name, x) for name, x in row.items())) for beam, row in scores.items()]
   notes = [f'{row["metric"]}: sacrebleu {row["signature"]}' for row in signatures]
   lines = [heading, '', *table(rows, ('', *scores['1'])), '', *notes, '']
   writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
-  texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours[BEAMS[-1]])]
+  texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours)]
   writers.write_bytes(folder / 'translations.txt', '\n'.join(texts).encode())
   draw_alignments(model, state, split.fetch(np.arange(split.size)), spec, folder)
 
@@ -156,22 +153,20 @@ def report(model, translate, data, state, t, folder):
 def draw_alignments(model, state, batch, spec, folder):
   """Draws, for a few short sentences and their references, the source tokens that each target token attends to."""
   sizes = np.maximum((batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1))
-  few = np.flatnonzero(sizes <= LONGEST)[:PICTURES]
-  inputs = [batch[name][few] for name in ('source', 'target_in')]
-  weights = jax.jit(lambda *inputs: seq2seq.alignment(model, state.eval_params, *inputs))(*inputs) if len(few) else None
+  few = {name: rows[np.flatnonzero(sizes <= LONGEST)[:PICTURES]] for name, rows in batch.items()}
+  align = jax.jit(lambda few: seq2seq.alignment(model, state.eval_params, few['source'], few['target_in']))
+  weights = align(few) if len(few['source']) else None
   if weights is None:
     return
   cells = []
-  for source, target, each in zip(inputs[0], batch['targets'][few], np.asarray(weights)):
-    names = [
-      [spec.tokenisers[side].name(token) for token in tokens]
-      for side, tokens in zip(parallel.SIDES, (source[source != 0], target[target >= 0]))
-    ]
-    cells.append((each[: len(names[1]), : len(names[0])], *names))
+  for source, target, each in zip(few['source'], few['targets'], np.asarray(weights)):
+    tokens = source[source != 0], target[target >= 0]
+    across, down = ([*map(spec.tokenisers[side].name, row)] for side, row in zip(parallel.SIDES, tokens))
+    cells.append((each[: len(down), : len(across)], across, down))
   plots.heat_maps(cells, folder, 'alignments')
 
 
-# ---- verbs ----
+# ---- what a run can do ----
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,14 +175,10 @@ class Search:
   length_penalty: float | None = config.flag(None, "The power of (5 + length) / 6; the run's if not given.", low=0)
 
 
-BATCH = 32  # texts translated together
-
-
 def encode(run, texts, chosen):
   """Sources as tokens; words that training had not are said on standard error."""
   spec, tokeniser = run.spec, run.spec.tokenisers['source']
-  if unknown := tokeniser.unknown(texts):
-    print(f'never seen in training, so translated as unknown: {tokenisers.listed(unknown)}', file=sys.stderr)
+  tokeniser.warn_of_unknown(texts)
   rows = parallel.encode(texts, tokeniser, reverse=spec.reverse)
   length, longest = spec.lengths['source'], max(map(len, rows))
   if longest > length and run.config.model == 'transformer':
@@ -198,21 +189,13 @@ def encode(run, texts, chosen):
 
 
 def function(run, chosen):
-  """Decodes BATCH texts at a time, each batch when its first translation is asked for."""
-  model, steps = network(run.config, run.spec), run.spec.lengths['target']
+  """Translates 32 texts at a time, each batch when its first translation is asked for."""
   penalty = run.config.length_penalty if chosen.length_penalty is None else chosen.length_penalty
-
-  @jax.jit
-  def translate(params, source):
-    return seq2seq.translate(model, params, source, steps=steps, beam=chosen.beam, length_penalty=penalty)
+  translate = translator(network(run.config, run.spec)[0], run.spec, chosen.beam, penalty)
 
   def outputs(state, arrays):
-    source = arrays['source']
-    size = BATCH if len(source) > 1 else 1
-    for start in range(0, len(source), size):
-      batch = source[start : start + size]
-      filled = np.pad(batch, ((0, size - len(batch)), (0, 0)), 'edge')
-      yield from np.asarray(translate(state.eval_params, filled))[: len(batch)]
+    for rows in predict_batches(translate, state, Split.of(**arrays), batch_size=32):
+      yield from rows
 
   return outputs
 
@@ -223,8 +206,8 @@ def decode(run, outputs, texts, chosen):
     yield {'input': given, 'translation': translation}
 
 
-verbs = {
-  'translate': Verb(
-    'Translations of texts.', encode, function, decode, 'TEXT …', Search, lambda answer: answer['translation'] + '\n'
-  )
-}
+def show(answer):
+  return answer['translation'] + '\n'
+
+
+verbs = {'translate': Verb('Translations of texts.', encode, function, decode, 'TEXT …', Search, show)}

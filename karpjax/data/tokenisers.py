@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ class Tokeniser:
     if self.kind in ('bytes', 'bpe'):
       return []
     return [piece for piece in dict.fromkeys(p for text in texts for p in self.split(text)) if piece not in self.table]
+
+  def warn_of_unknown(self, texts: Iterable[str]) -> None:
+    """Says on standard error which pieces of texts are no tokens."""
+    if unknown := self.unknown(texts):
+      print(f'never seen in training, so taken as unknown: {listed(unknown)}', file=sys.stderr)
 
   def encode(self, text: str) -> np.ndarray:
     """[n] int32, without <s> and </s>.

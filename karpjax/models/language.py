@@ -5,6 +5,8 @@ logits [batch, vocabulary] of what follows and the next state: what `karpjax.gen
 """
 
 import functools
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,14 +16,15 @@ import numpy as np
 
 from karpjax import options
 from karpjax.errors import UsageError
-from karpjax.layers import attention, initialisers, linear, recurrence
+from karpjax.layers import attention, linear, recurrence
 from karpjax.layers.initialisers import normal
 from karpjax.layers.normalisation import BatchNorm
 from karpjax.layers.transformer import POSITIONS, REMATS, Block, Tokens, remat
+from karpjax.models.transformer import Decoder
 from karpjax.options import option
 
 
-class GPT(nn.Module):
+class GPT(Decoder):
   """A Transformer that predicts each next token (Radford et al. 2019).
 
   With 50,257 tokens, a context of 1,024, 12 layers, 12 heads and a width of 768: 124,439,808 params, tied. Kernels that end
@@ -57,25 +60,16 @@ class GPT(nn.Module):
       linear.Dropout(self.dropout),
     )
     if not self.tied:
-      init = nn.with_partitioning(initialisers.normal(0.02), ('embed', 'vocabulary'))
+      init = nn.with_partitioning(normal(0.02), ('embed', 'vocabulary'))
       self.head = linear.Dense(self.vocabulary, use_bias=False, dtype=self.dtype, kernel_init=init)
-
-  def _logits(self, x):
-    x = self.norm(x)
-    return self.tokens.logits(x) if self.tied else self.head(x).astype(jnp.float32)
 
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
-    x = self.drop(self.tokens(tokens), train=train)  # [batch, time, width]
-    for block in self.blocks:
-      x = block(x, train)
-    return self._logits(x)
+    return self.read(tokens, train)
 
-  def initial(self, batch: int, room: int = 0):
-    """The state of `step` before the first token: with room for so many tokens, or for `context`."""
-    size, kv = self.width // self.heads, self.kv_heads or self.heads
-    caches = [attention.cache(batch, room or self.context, kv, size, self.dtype) for _ in range(self.layers)]
-    return {'caches': caches, 'length': jnp.zeros((batch,), jnp.int32)}
+  def initial(self, batch: int):
+    """The state of `step` before the first token, with room for `context`."""
+    return self.empty(batch, self.context, self.kv_heads)
 
   def begin(self, tokens, length):
     """The state after a prompt of any length, by one program.
@@ -87,21 +81,16 @@ class GPT(nn.Module):
     Returns:
       logits [batch, vocabulary] float32 of what follows, and the state.
     """
-    x, caches, state = self.tokens(tokens), [], self.initial(*tokens.shape)
-    for block, store in zip(self.blocks, state['caches']):
-      x, store = block.step(x, store, state['length'])  # what is behind the prompt is never seen, and overwritten
-      caches.append(attention.enlarge(store, self.context))
+    # what is behind the prompt is never seen, and overwritten
+    x, state = self.extend(tokens, self.empty(*tokens.shape, self.kv_heads))
     last = jnp.take_along_axis(x, (length - 1)[:, None, None], 1)
-    return self._logits(last)[:, 0], {'caches': caches, 'length': length}
+    caches = [attention.enlarge(store, self.context) for store in state['caches']]
+    return self.logits(last)[:, 0], {'caches': caches, 'length': length}
 
   def step(self, tokens, state):
     """Tokens [batch, new] behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
-    length, caches = state['length'], []
-    x = self.tokens(tokens, length[:, None] + jnp.arange(tokens.shape[1]))
-    for block, store in zip(self.blocks, state['caches']):
-      x, store = block.step(x, store, length)
-      caches.append(store)
-    return self._logits(x[:, -1:])[:, 0], {'caches': caches, 'length': length + tokens.shape[1]}
+    x, state = self.extend(tokens, state)
+    return self.logits(x[:, -1:])[:, 0], state
 
 
 class Bigram(nn.Module):
@@ -138,7 +127,11 @@ class Counts(Bigram):
 
 
 class Windowed(nn.Module):
-  """What models of a window of the last tokens share."""
+  """Embeddings of a window of the last tokens, joined by hidden layers.
+
+  All at once, by one layer: Bengio et al. 2003, without direct connections. In pairs, then pairs of these: van den Oord et
+  al. 2016, without gates and skips; with 27 tokens and what is usual 76,579 params.
+  """
 
   vocabulary: int
   context: int
@@ -146,7 +139,25 @@ class Windowed(nn.Module):
   embedding: int = option(10, "The width of a token's embedding.", low=1)
   hidden: int = option(200, 'Units of each hidden layer.', low=1)
   norm: str = option('none', 'The norm before each tanh.', choices=('none', 'batch'))
+  pairs: bool = False
   dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens, *, train: bool = False):
+    """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
+    joined, levels = (2, self.window.bit_length() - 1) if self.pairs else (self.window, 1)
+    if joined**levels != self.window or not levels:
+      raise UsageError(f'window={self.window}: wavenet joins pairs, and needs a power of 2, as 8')
+    table = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))
+    x = table(jnp.pad(tokens, ((0, 0), (self.window - 1, 0))))  # before the first token stand tokens 0
+    for level in range(levels):  # of places that are so far apart; the first ones of each level have no partner
+      apart = joined**level
+      time = x.shape[1] - (joined - 1) * apart
+      x = jnp.concatenate([x[:, i * apart : i * apart + time] for i in range(joined)], -1)
+      x = linear.Dense(self.hidden, use_bias=self.norm == 'none', dtype=self.dtype)(x)
+      x = jnp.tanh(BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x)
+    init = nn.initializers.lecun_normal() if self.pairs else normal(0.01)
+    return linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)(x).astype(jnp.float32)
 
   def initial(self, batch: int):
     """The last tokens: zeros."""
@@ -156,46 +167,6 @@ class Windowed(nn.Module):
     """As for all; the window is looked at anew."""
     window = jnp.concatenate([state['window'], tokens], 1)[:, -self.window :]
     return self(window)[:, -1], {'window': window}
-
-  def embed(self, tokens):
-    """[batch, time] -> [batch, window - 1 + time, embedding]; before the first token stand tokens 0."""
-    table = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))
-    return table(jnp.pad(tokens, ((0, 0), (self.window - 1, 0))))
-
-  def hide(self, x, train):
-    """A hidden layer."""
-    x = linear.Dense(self.hidden, use_bias=self.norm == 'none', dtype=self.dtype)(x)
-    return jnp.tanh(BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x)
-
-
-class MLP(Windowed):
-  """The embeddings of the last tokens side by side, one hidden layer (Bengio et al. 2003, without direct connections)."""
-
-  @nn.compact
-  def __call__(self, tokens, *, train: bool = False):
-    """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
-    x, time = self.embed(tokens), tokens.shape[1]
-    x = jnp.concatenate([x[:, i : i + time] for i in range(self.window)], -1)  # [batch, time, window · embedding]
-    x = self.hide(x, train)
-    return linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=normal(0.01))(x).astype(jnp.float32)
-
-
-class WaveNet(Windowed):
-  """Neighbours are joined, then pairs, then fours (van den Oord et al. 2016, without gates and skips).
-
-  With 27 tokens and what is usual: 76,579 params.
-  """
-
-  @nn.compact
-  def __call__(self, tokens, *, train: bool = False):
-    """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
-    levels = self.window.bit_length() - 1
-    if 2**levels != self.window or not levels:
-      raise UsageError(f'window={self.window}: wavenet joins pairs, and needs a power of 2, as 8')
-    x = self.embed(tokens)
-    for level in range(levels):  # of places that are so far apart; the first ones of each level have no partner
-      x = self.hide(jnp.concatenate([x[:, : -(2**level)], x[:, 2**level :]], -1), train)
-    return linear.Dense(self.vocabulary, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class Recurrent(nn.Module):
@@ -244,14 +215,11 @@ class Recurrent(nn.Module):
 MODELS = {
   'counts': Counts,
   'bigram': Bigram,
-  'mlp': MLP,
-  'rnn': functools.partial(Recurrent, cell='rnn'),
-  'lstm': functools.partial(Recurrent, cell='lstm'),
-  'gru': functools.partial(Recurrent, cell='gru'),
-  'wavenet': functools.partial(WaveNet, window=8, embedding=24, hidden=128, norm='batch'),
+  'mlp': Windowed,
+  **{cell: functools.partial(Recurrent, cell=cell) for cell in recurrence.CELLS},
+  'wavenet': functools.partial(Windowed, pairs=True, window=8, embedding=24, hidden=128, norm='batch'),
   'gpt': GPT,
 }
-RECURRENT = ('rnn', 'lstm', 'gru')
 
 
 # ---- a look inside ----
@@ -264,21 +232,58 @@ def _look(model):
 
 def attention_maps(model: GPT, variables, tokens: np.ndarray) -> np.ndarray:
   """tokens [1, time] -> [layers, heads, time, time] float32: how much each token looks at each one before it."""
-  inside = _look(model)({'params': variables['params']}, tokens)
+  inside = _look(model)(variables, tokens)
   return np.stack([inside[f'blocks_{i}']['attention']['attention'][0][0] for i in range(model.layers)])
 
 
-def activations(model: Recurrent, variables, tokens: np.ndarray):
+def activations(model: Recurrent, variables, tokens: np.ndarray, most: int):
   """What recurrent layers do over a text [n].
 
   Returns:
-    For each layer: tanh of its cells (of an LSTM), else its state, [n, units] in [-1, 1]; and its gates, {name: [n, units]}.
+    {'layer 1, cell 7': [n] in [-1, 1]} of the `most` cells of each layer whose values differ the most: tanh of an LSTM's
+    cells, else the state; and of each layer its gates, {name: [n, units]}.
   """
-  stack, cells, gates = _look(model)(variables, tokens[None])['stack'], [], []
+  stack, cells, gates = _look(model)(variables, tokens[None])['stack'], {}, []
   for i, units in enumerate(model.units, start=1):
     inside = jax.tree.map(lambda x: np.asarray(x)[:, 0], stack[f'layer{i}']['inside'][0])  # [n, …] each
-    cells.append(np.tanh(inside['states'][-1]) if model.cell == 'lstm' else inside['states'][0])
+    values = np.tanh(inside['states'][-1]) if model.cell == 'lstm' else inside['states'][0]
+    cells |= {f'layer {i}, cell {n}': values[:, n] for n in np.argsort(-values.std(0), kind='stable')[:most]}
     blocks = np.split(1 / (1 + np.exp(-inside['gates'])), max(1, inside['gates'].shape[-1] // units), -1)
     named = {'lstm': {'input': 0, 'forget': 1, 'output': 3}, 'gru': {'reset': 0, 'update': 1}, 'rnn': {}}[model.cell]
     gates.append({name: blocks[place] for name, place in named.items()})
   return cells, gates
+
+
+# ---- published weights ----
+
+GPT2_HEAD = 64  # units of a head in every GPT-2
+GPT2 = {  # Hugging Face's names (of blocks without their numbers) -> ours
+  'wte/weight': 'tokens/embedding', 'wpe/weight': 'tokens/positions', 'ln_f/weight': 'norm/scale', 'ln_f/bias': 'norm/bias',
+  'ln_1/weight': 'attention_norm/scale', 'ln_1/bias': 'attention_norm/bias', 'ln_2/weight': 'mlp_norm/scale',
+  'ln_2/bias': 'mlp_norm/bias', 'attn/c_proj/weight': 'attention/out', 'attn/c_proj/bias': 'attention/out_bias',
+  'mlp/c_fc/weight': 'up/kernel', 'mlp/c_fc/bias': 'up/bias', 'mlp/c_proj/weight': 'down/kernel', 'mlp/c_proj/bias': 'down/bias',
+}  # fmt: skip
+
+
+def renamed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Arrays of a published GPT-2 under our names and in our shapes; of anything else as they are.
+
+  Args:
+    arrays: {name: array}, with / in the names; of GPT-2 (Radford et al. 2019) as Hugging Face keeps it: [in, out] kernels;
+      queries, keys and values side by side.
+  """
+  bare = {name.removeprefix('transformer/'): array for name, array in arrays.items()}
+  if 'h/0/attn/c_attn/weight' not in bare:
+    return dict(arrays)
+  ours = {}
+  for name, array in bare.items():
+    block, part = re.fullmatch(r'(?:h/(\d+)/)?(.+)', name).groups()
+    path = f'params/blocks_{block}/' if block else 'params/'
+    if part in GPT2:
+      shape = (-1, GPT2_HEAD, array.shape[-1]) if part == 'attn/c_proj/weight' else array.shape
+      ours[path + GPT2[part]] = array.reshape(shape)
+    elif part.startswith('attn/c_attn/'):  # [(width,) 3 · width] -> [(width,) 3, heads, head_dim]
+      parts, kind = array.reshape(*array.shape[:-1], 3, -1, GPT2_HEAD), '_bias' if part.endswith('bias') else ''
+      ours[f'{path}attention/query{kind}'] = parts[..., 0, :, :]
+      ours[f'{path}attention/key_value{kind}'] = parts[..., 1:, :, :]
+  return ours  # without the masks that some files hold

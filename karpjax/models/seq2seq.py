@@ -7,14 +7,13 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from karpjax import generate
 from karpjax.data import tokenisers
 from karpjax.layers import attention, initialisers, linear, recurrence
 from karpjax.layers.transformer import Block, Tokens
-from karpjax.models.transformer import Encoder, Sizes
+from karpjax.models.transformer import Decoder, Encoder, Sizes
 from karpjax.options import option, shared
 
 ATTENTIONS = {
@@ -24,7 +23,7 @@ ATTENTIONS = {
 }
 
 
-class Decoder(nn.Module):
+class AttendingDecoder(nn.Module):
   """One step of a decoder that attends: reads the memory by its last state, then predicts the next token.
 
   The context c_t that the last state h_{t−1} chooses enters the cell beside the token, and, with h_t and the token, the
@@ -50,7 +49,6 @@ class Decoder(nn.Module):
       state: of the stack.
       embedded: [batch, embedding], the last token.
       memory: (memory [batch, source, in], its keys, mask [batch, source] bool).
-      train: whether dropout is on.
 
     Returns:
       The next state; the features [batch, units + in + embedding] of the logits, and the weights [batch, source].
@@ -92,13 +90,13 @@ class RecurrentSeq2Seq(nn.Module):
     options = {'cell': self.cell, 'dropout': self.dropout, 'dtype': self.dtype}
     self.encoder = recurrence.Stack(self.units, bidirectional=attends, **options)
     if attends:
-      self.decoder = Decoder(self.vocabulary, units=self.units, attention=self.attention, **options)
+      self.decoder = AttendingDecoder(self.vocabulary, units=self.units, attention=self.attention, **options)
       self.bridges = [linear.Dense(units, dtype=self.dtype) for units in self.units]
     else:
       self.decoder, self.head = recurrence.Stack(self.units, **options), linear.Dense(self.vocabulary, dtype=self.dtype)
 
-  def _read(self, source, train):
-    """The decoder's first state, and the memory that it attends to."""
+  def encode(self, source, steps: int = 0, train: bool = False):
+    """(state before the first token, memory) for `step`, every leaf [batch, …]; `steps`: room that others need."""
     mask = source != 0
     outputs, finals = self.encoder(self.drop(self.source_tokens(source), train=train), mask=mask, train=train)
     if self.attention == 'none':
@@ -108,9 +106,9 @@ class RecurrentSeq2Seq(nn.Module):
     )
     return bridged, (outputs, self.decoder.attend.keys(outputs), mask)
 
-  def _decode(self, source, target_in, train):
-    """Logits of all steps, and the weights [batch, time, source] of the attention."""
-    state, memory = self._read(source, train)
+  def aligned(self, source, target_in, train: bool = False):
+    """Logits of all steps, and the weights [batch, time, source] of the attention, or None."""
+    state, memory = self.encode(source, train=train)
     x = self.drop(self.tokens(target_in), train=train)
     if self.attention == 'none':
       x, _ = self.decoder(x, state, train=train)
@@ -127,14 +125,7 @@ class RecurrentSeq2Seq(nn.Module):
 
   def __call__(self, source, target_in, *, train: bool = False):
     """source [batch, source], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
-    logits, weights = self._decode(source, target_in, train)
-    if weights is not None and self.is_mutable_collection('intermediates'):
-      self.sow('intermediates', 'attention', weights[:, None])  # [batch, one head, time, source]
-    return logits
-
-  def encode(self, source, steps: int = 0):
-    """(state before the first token, memory) for `step`, every leaf [batch, …]; `steps`: room that others need."""
-    return self._read(source, False)
+    return self.aligned(source, target_in, train)[0]
 
   def step(self, tokens, state, memory):
     """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
@@ -146,7 +137,7 @@ class RecurrentSeq2Seq(nn.Module):
     return self.decoder.logits(features, False), state
 
 
-class Seq2SeqTransformer(Sizes, nn.Module):
+class Seq2SeqTransformer(Sizes, Decoder):
   """Encoder and decoder (Vaswani et al. 2017). Token 0 is padding in both."""
 
   source_vocabulary: int
@@ -168,36 +159,21 @@ class Seq2SeqTransformer(Sizes, nn.Module):
       init = nn.with_partitioning(initialisers.xavier_uniform, ('embed', 'vocabulary'))
       self.head = linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)
 
-  def _logits(self, x):
-    x = self.norm(x) if self.pre_norm else x
-    return self.tokens.logits(x) if self.tied else self.head(x).astype(jnp.float32)
-
   def __call__(self, source, target_in, *, train: bool = False):
     """source [batch, source], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
     memory, mask = self.encoder(source, train=train), (source != 0)[:, None, None]
-    x = self.drop(self.tokens(target_in), train=train)
-    for block in self.blocks:
-      x = block(x, train, None, memory, mask)  # causal: no target sees the padding behind it
-    return self._logits(x)
+    return self.read(target_in, train, memory, mask)  # causal: no target sees the padding behind it
 
   def encode(self, source, steps: int):
     """(state with room for `steps` tokens, memory) for `step`, every leaf [batch, …]."""
-    memory, batch = self.encoder(source), source.shape[0]
-    size = self.width // self.heads
-    state = {
-      'caches': [attention.cache(batch, steps, self.heads, size, self.dtype) for _ in self.blocks],
-      'length': jnp.zeros((batch,), jnp.int32),
-    }
-    return state, {'read': [block.remember(memory) for block in self.blocks], 'mask': source != 0}
+    memory = self.encoder(source)
+    read = [block.remember(memory) for block in self.blocks]
+    return self.empty(len(source), steps), {'read': read, 'mask': source != 0}
 
   def step(self, tokens, state, memory):
     """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
-    length, mask, caches = state['length'], memory['mask'][:, None, None], []
-    x = self.tokens(tokens[:, None], length[:, None])
-    for block, read, store in zip(self.blocks, memory['read'], state['caches']):
-      x, store = block.step(x, store, length, read, mask)
-      caches.append(store)
-    return self._logits(x)[:, 0], {'caches': caches, 'length': length + 1}
+    x, state = self.extend(tokens[:, None], state, memory['read'], memory['mask'][:, None, None])
+    return self.logits(x)[:, 0], state
 
 
 MODELS = {
@@ -221,7 +197,6 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
     [batch, steps] int32: 0 follows </s>. Tokens of no text (<pad>, <unk>, <s>) are never chosen.
   """
   silent = jnp.array([tokenisers.PAD, tokenisers.UNKNOWN, tokenisers.BEGIN])
-
   state, memory = model.apply({'params': params}, source, steps, method='encode')
   memory = generate.repeat(memory, beam)
 
@@ -229,18 +204,15 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
     logits, state = model.apply({'params': params}, tokens, state, memory, method='step')
     return logits.at[:, silent].set(-jnp.inf), state
 
-  first = jnp.full(len(source), tokenisers.BEGIN, jnp.int32)
+  first, limits = jnp.full(len(source), tokenisers.BEGIN, jnp.int32), {'steps': steps, 'end': tokenisers.END}
   if beam == 1:
-    return generate.greedy(step, state, first, steps=steps, end=tokenisers.END)
-  tokens, _ = generate.beam_search(
-    step, state, first, beam=beam, steps=steps, end=tokenisers.END, length_penalty=length_penalty
-  )
-  return tokens[:, 0]
+    return generate.greedy(step, state, first, **limits)
+  return generate.beam_search(step, state, first, beam=beam, length_penalty=length_penalty, **limits)[0][:, 0]
 
 
 def alignment(model: nn.Module, params, source, target_in):
   """The decoder's attention [batch, time, source] float32, its last block's heads averaged; None where it has none."""
+  if isinstance(model, RecurrentSeq2Seq):
+    return model.apply({'params': params}, source, target_in, method='aligned')[1]
   _, sown = model.apply({'params': params}, source, target_in, mutable='intermediates')
-  leaves = jax.tree_util.tree_leaves_with_path(sown)
-  chosen = [x for path, x in leaves if 'cross' in jax.tree_util.keystr(path) or len(path) == 3]
-  return chosen[-1].mean(1) if chosen else None
+  return sown['intermediates'][f'blocks_{model.layers - 1}']['cross']['attention'][0].mean(1)

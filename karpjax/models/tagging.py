@@ -70,10 +70,9 @@ class Tagger(nn.Module):
     table = self.param('table', _uniform, (self.words, self.embedding))
     x = table[tokens].astype(self.dtype)  # [batch, time, embedding]
     if self.filters:
-      spelling = Spelling(
-        self.alphabet, self.character_embedding, self.filters, self.window, self.dropout, self.dtype, name='spelling'
-      )
-      each = spelling(characters.reshape(-1, characters.shape[-1]), train=train)  # [batch * time, filters]
+      sizes = self.alphabet, self.character_embedding, self.filters, self.window, self.dropout, self.dtype
+      each = characters.reshape(-1, characters.shape[-1])  # [batch * time, C]
+      each = Spelling(*sizes, name='spelling')(each, train=train)  # [batch * time, filters]
       x = jnp.concatenate([x, each.reshape(*tokens.shape, -1)], -1)  # [batch, time, embedding + filters]
     x = linear.Dropout(self.dropout)(x, train=train)
     lstm = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
@@ -106,7 +105,4 @@ def decode(emissions, chain: crf.Chain | None, mask):
   return jnp.where(mask, emissions.argmax(-1).astype(jnp.int32), -1)
 
 
-MODELS = {
-  'bilstm': functools.partial(Tagger, chain=False),
-  'bilstm_crf': functools.partial(Tagger, chain=True),
-}
+MODELS = {'bilstm': Tagger, 'bilstm_crf': functools.partial(Tagger, chain=True)}

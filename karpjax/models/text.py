@@ -151,16 +151,13 @@ class Transformer(Sizes, nn.Module):
 
 
 MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
-SIZES = tuple(
-  name for name in options.of_model(Transformer) if name != 'dropout'
-)  # an encoder's weights depend on them
 
 
 def pretrained(spec, flags) -> dict[str, Any]:
-  """The sizes and the context of a masked language model's encoder, from its run's spec and flags."""
-  fields = options.of_model(Transformer)
-  chosen = {name: fields[name].default if flags.get(name) is None else flags[name] for name in SIZES}
-  return {'context': spec.lengths['text'], **chosen}
+  """What an encoder's weights depend on: the context and the sizes of a masked language model, from its spec and flags."""
+  fields = {name: field for name, field in options.of_model(Transformer).items() if name != 'dropout'}
+  sizes = {name: field.default if flags.get(name) is None else flags[name] for name, field in fields.items()}
+  return {'context': spec.lengths['text'], **sizes}
 
 
 def build(config, spec) -> nn.Module:
@@ -169,15 +166,14 @@ def build(config, spec) -> nn.Module:
   Raises:
     UsageError: as `options.build`, and for a size that is not the pretrained encoder's.
   """
-  name, chosen = config.model, config.model_options()
-  context = length = spec.lengths['text']
-  if encoder := spec.pretrained:
-    if encoder['positions'] == 'learned':  # the others have no end
-      context = encoder['context']
-    for size in SIZES:
-      if chosen[size] not in (None, encoder[size]):
-        raise UsageError(f'{size}={chosen[size]}: that of the pretrained encoder is {encoder[size]}')
-    name, chosen = 'transformer', {**chosen, **{size: encoder[size] for size in SIZES}}
+  name, chosen, context = config.model, config.model_options(), spec.lengths['text']
+  inputs = jnp.zeros((1, context), jnp.int32)
+  if encoder := dict(spec.pretrained):
+    known = encoder.pop('context')
+    context = known if encoder['positions'] == 'learned' else context  # the others have no end
+    for size, own in encoder.items():
+      if chosen[size] not in (None, own):
+        raise UsageError(f'{size}={chosen[size]}: that of the pretrained encoder is {own}')
+    name, chosen = 'transformer', {**chosen, **encoder}
   decided = {'vocabulary': spec.tokenisers['text'].size, 'classes': len(spec.classes), 'context': context}
-  inputs = jnp.zeros((1, length), jnp.int32)
   return options.build(MODELS, name, chosen, inputs, dtype=jnp.dtype(config.dtype), **decided)

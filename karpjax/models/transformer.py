@@ -1,14 +1,15 @@
-"""A Transformer that reads a whole sequence at once (BERT), and its guesses at masked tokens."""
+"""Transformers: an encoder that reads a whole sequence at once (BERT), guesses at masked tokens, and what decoders share."""
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax import options
-from karpjax.layers import initialisers, linear
+from karpjax.layers import attention, initialisers, linear
 from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, REMATS, Block, Tokens, remat
 from karpjax.options import option
 
@@ -25,6 +26,37 @@ class Sizes:
   pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
   activation: str = option('gelu', "The activation of a block's MLP.", choices=ACTIVATIONS)
   dropout: float = option(0.1, 'Dropout rate on the embeddings and on what each part of a block adds.', low=0, below=1)
+
+
+class Decoder(nn.Module):
+  """Predicts each next token by `tokens`, `drop`, `blocks`, `norm` (or None) and, where it is not `tied`, `head`."""
+
+  def logits(self, x):
+    """[batch, time, width] -> [batch, time, vocabulary] float32."""
+    x = x if self.norm is None else self.norm(x)
+    return self.tokens.logits(x) if self.tied else self.head(x).astype(jnp.float32)
+
+  def read(self, tokens, train: bool, memory=None, memory_mask=None):
+    """tokens [batch, time] int32 -> logits [batch, time, vocabulary] float32; the memory is for crossed blocks."""
+    x = self.drop(self.tokens(tokens), train=train)  # [batch, time, width]
+    for block in self.blocks:
+      x = block(x, train, None, memory, memory_mask)
+    return self.logits(x)
+
+  def empty(self, batch: int, room: int, kv_heads: int | None = None):
+    """The state before the first token, with room for so many."""
+    shape = batch, room, kv_heads or self.heads, self.width // self.heads
+    caches = [attention.cache(*shape, self.dtype) for _ in range(self.layers)]
+    return {'caches': caches, 'length': jnp.zeros((batch,), jnp.int32)}
+
+  def extend(self, tokens, state, memories=(), memory_mask=None):
+    """Tokens [batch, new] int32 behind those of a state -> features [batch, new, width] and the state; memories: by block."""
+    length, caches = state['length'], []
+    x = self.tokens(tokens, length[:, None] + jnp.arange(tokens.shape[1]))
+    for block, store, memory in itertools.zip_longest(self.blocks, state['caches'], memories):
+      x, store = block.step(x, store, length, memory, memory_mask)
+      caches.append(store)
+    return x, {'caches': caches, 'length': length + tokens.shape[1]}
 
 
 class Encoder(Sizes, nn.Module):
@@ -51,23 +83,17 @@ class Encoder(Sizes, nn.Module):
     block = functools.partial(remat(Block, self.remat), **options.shared(Block, self))
     rotary = self.positions == 'rotary'
     self.blocks = [block(causal=False, rotary=rotary, out_std=self.std) for _ in range(self.layers)]
-    norm = lambda: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)
-    self.first_norm = norm() if self.embedding_norm else None
-    self.last_norm = norm() if self.pre_norm else None
+    norm = lambda wanted: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if wanted else lambda x: x
+    self.first_norm, self.last_norm = norm(self.embedding_norm), norm(self.pre_norm)
     self.drop = linear.Dropout(self.dropout)
 
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, time] int32 -> [batch, time, width]."""
-    x = self.tokens(tokens)
-    x = self.drop(self.first_norm(x) if self.embedding_norm else x, train=train)
+    x = self.drop(self.first_norm(self.tokens(tokens)), train=train)
     mask = (tokens != 0)[:, None, None]  # [batch, 1, 1, time]
     for block in self.blocks:
       x = block(x, train, mask)
-    return self.last_norm(x) if self.pre_norm else x
-
-  def logits(self, x):
-    """[batch, time, width] -> [batch, time, vocabulary] float32, by the embeddings."""
-    return self.tokens.logits(x)
+    return self.last_norm(x)
 
 
 class MaskedLanguageModel(nn.Module):
@@ -91,18 +117,9 @@ class MaskedLanguageModel(nn.Module):
     self.bias = self.param('bias', zeros, (encoder.vocabulary,))
 
   def __call__(self, tokens, places=None, *, train: bool = False):
-    """Guesses at the tokens of some places, or of all.
-
-    Args:
-      tokens: [batch, time] int32; 0 is padding.
-      places: [batch, guesses] int32, or None for all.
-      train: whether to drop.
-
-    Returns:
-      logits [batch, guesses, vocabulary] float32; without places [batch, time, vocabulary].
-    """
+    """tokens [batch, time] int32, places [batch, guesses] int32 (None: all) -> logits [batch, guesses, vocabulary] float32."""
     x = self.encoder(tokens, train=train)  # [batch, time, width]
     if places is not None:
       x = jnp.take_along_axis(x, places[..., None], 1)  # [batch, guesses, width]
     x = self.norm(nn.gelu(self.transform(x)))
-    return self.encoder.logits(x) + self.bias
+    return self.encoder.tokens.logits(x) + self.bias

@@ -1,4 +1,4 @@
-"""Texts: samples by step, text as it is typed, letters on colours, and gates over a text."""
+"""Texts: samples by step, text as it is typed, and what models of texts do inside."""
 
 import html
 import re
@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from karpjax.report import page, plots, writers
+
+MAPPED, READ = 32, 600  # tokens of an attention map, and of the text that cells are coloured over
+CELLS = 12  # of each layer
+MARGIN = 0.1  # how near 0 or 1 a gate is saturated
 
 
 def prepend_step(path: Path, t: int, text: str) -> None:
@@ -42,45 +46,65 @@ def typed(chunks: Iterable[np.ndarray], decode: Callable[[list[int]], str], step
   print(f'\n({len(tokens)} tokens{rate})', file=sys.stderr)
 
 
-def on_colours(title: str, about: str, symbols: Sequence[str], rows: Mapping[str, np.ndarray]) -> bytes:
-  """A page: the text once for each row of values in [−1, 1], as the colours of its letters.
+# ---- a look inside ----
 
-  After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figure 2.
+
+def attention_maps(maps: np.ndarray, names: Sequence[str], about: str, folder: Path) -> None:
+  """plots/attention_maps.png: of up to 8 layers and heads.
 
   Args:
-    about: a sentence below it.
+    maps: [layers, heads, time, time], how much each token looks at each other.
+    names: [time], the tokens.
+    about: for the heading.
+  """
+  places = list(np.ndindex(*maps[:8, :8].shape[:2]))
+  plots.heat_maps(
+    [(maps[place], names, names) for place in places],
+    folder,
+    'attention_maps',
+    columns=min(maps.shape[1], 8),
+    width=2.6,
+    titles=[f'layer {layer + 1}, head {head + 1}' for layer, head in places],
+    heading=f'Attention maps · {about}',
+  )
+
+
+def cells(symbols: Sequence[str], rows: Mapping[str, np.ndarray], gates, about: str, folder: Path) -> None:
+  """cells.html, the text once for each cell, whose values are the colours of its letters, and plots/gate_saturation.png.
+
+  After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figures 2 and 3.
+
+  Args:
     symbols: the text's pieces.
-    rows: {heading: [symbols]}.
+    rows: {heading: values [symbols] in [−1, 1]}.
+    gates: of each layer, {name: [symbols, units] in [0, 1]}.
+    about: a sentence.
   """
 
   def letter(symbol, value):
     colour = f'{"0,98,163" if value > 0 else "213,94,0"},{0.75 * min(1.0, abs(float(value))):.2f}'
     return f'<span style="background:rgba({colour})">{html.escape(symbol)}</span>'
 
-  about += '. Blue is +1, orange is −1. The colour of a letter is that after reading it.'
-  letters = {heading: ''.join(map(letter, symbols, values)) for heading, values in rows.items()}
-  return page.render(title, about, {heading: f'<pre>{text}</pre>' for heading, text in letters.items()})
+  what = f'{about}: the {CELLS} cells of each layer whose values differ the most. Blue is +1, orange is −1. '
+  what += 'The colour of a letter is that after reading it.'
+  letters = {heading: f'<pre>{"".join(map(letter, symbols, values))}</pre>' for heading, values in rows.items()}
+  writers.write_bytes(folder / 'cells.html', page.render('Cells over text', what, letters))
+  if gates[0]:
+    _saturation(gates, f'Gate saturation · {about}', folder)
 
 
-def saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path, *, margin: float = 0.1) -> None:
-  """plots/gate_saturation.png: for each unit the share of times its gate is nearly closed, and nearly open.
-
-  After Karpathy, Johnson & Fei-Fei 2015, figure 3.
-
-  Args:
-    gates: of each layer, {name: [time, units] in [0, 1]}, of one name at least.
-    margin: how near 0 or 1 a gate is saturated.
-  """
+def _saturation(gates: Sequence[Mapping[str, np.ndarray]], heading: str, folder: Path) -> None:
+  """For each unit the share of times its gate is nearly closed, and nearly open."""
   names, colours = list(gates[0]), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE)
   size = 3.2 * len(names) + 0.4, 3.6
   with plots.drawing(folder, 'gate_saturation', *size, ncols=len(names), squeeze=False) as (figure, (axes,)):
     for axis, name in zip(axes, names):
       for layer, (values, colour) in enumerate(zip(gates, colours), start=1):
-        closed, opened = (values[name] < margin).mean(0), (values[name] > 1 - margin).mean(0)
+        closed, opened = (values[name] < MARGIN).mean(0), (values[name] > 1 - MARGIN).mean(0)
         axis.scatter(opened, closed, s=9, color=colour, alpha=0.6, linewidths=0, label=f'layer {layer}')
       axis.plot([0, 1], [1, 0], color=plots.FAINT, linewidth=0.8)
-      axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f'share of times open (> {1 - margin:.1f})')
+      axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f'share of times open (> {1 - MARGIN:.1f})')
       axis.set_title(f'{name} gates', fontsize=9)
-    axes[0].set_ylabel(f'share of times closed (< {margin:.1f})')
+    axes[0].set_ylabel(f'share of times closed (< {MARGIN:.1f})')
     axes[-1].legend(loc='upper right')
     figure.suptitle(heading, **plots.SUPTITLE)

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from karpjax import optim
 from karpjax.collectives import total
 from karpjax.errors import UsageError
-from karpjax.program import TrainState
+from karpjax.program import Program, TrainState, partitioning
 
 
 def cut(batch, parts: int):
@@ -105,6 +106,31 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
     return _advance(state, player, config).replace(carried=carried), metrics
 
   return step
+
+
+def ordinary(
+  config, model, inputs, loss: Callable, *, optimiser=None, carried=dict, change_step=None, **others
+) -> Program:
+  """The Program of one model that is trained by `train_step`.
+
+  Args:
+    config: a `config.Train`.
+    model: a Linen module, which is initialised on `inputs`.
+    loss: as for `compute_gradients`.
+    optimiser: None: that of the config.
+    carried: () -> what the state carries per example at first.
+    change_step: the step -> the one to use.
+    others: the Program's other fields.
+  """
+  optimiser = optimiser or optim.configured(config)
+
+  def init(key):
+    variables = model.init(key, *inputs)
+    return TrainState.create(key, variables, optimiser, ema=config.ema > 0, carried=carried())
+
+  step = train_step(loss, optimiser, config)
+  step = change_step(step) if change_step else step
+  return Program(init=init, step=step, axes=partitioning(model, *inputs), **others)
 
 
 def _advance(state: TrainState, player, config) -> TrainState:

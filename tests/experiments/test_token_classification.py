@@ -82,7 +82,7 @@ def test_mistakes_are_listed_by_entity():
     'I-PER',
     'I-PER',
   ]  # of the person nothing is wrong: seqeval lets I- begin one
-  lines = experiment.mistake(' '.join(words), tagged.chunks(words, right), tagged.chunks(words, found))
+  lines = experiment.mistake(' '.join(words), right, found)
   assert lines[:3] == [
     'Die Bank von Bern und Ada Lovelace',
     '  expected:  Bank von Bern (ORG)',

@@ -91,7 +91,7 @@ def test_translate_says_what_the_report_says(whole, capsys, monkeypatch):
   assert use.main('translate', [str(whole[1]), '-', '--beam=5']) == 0
   captured = capsys.readouterr()
   assert captured.out.splitlines()[:2] == [ours[1], ''] and len(captured.out.splitlines()) == 3
-  assert "translated as unknown: '€'" in captured.err
+  assert "taken as unknown: '€'" in captured.err
   assert [answer['translation'] for answer in karpjax.open(whole[1]).translate(sources)] == ours
 
 

@@ -4,7 +4,7 @@ import optax
 import safetensors.numpy
 
 from karpjax import options, program
-from karpjax.models import language, published
+from karpjax.models import language
 from karpjax.train import weights
 
 
@@ -62,7 +62,7 @@ def test_a_published_gpt2_gives_its_logits(tmp_path):
     model = options.build(language.MODELS, 'gpt', sizes, vocabulary=13, context=10)
     tokens = np.array([[3, 1, 4, 1, 5, 9, 2]], np.int32)
     state = program.TrainState.create(jax.random.key(0), jax.jit(model.init)(jax.random.key(0), tokens), optax.sgd(0.1))
-    state, rows = weights.replace_weights(state, weights.read(str(tmp_path / 'model.safetensors'), published.renamed))
+    state, rows = weights.replace_weights(state, weights.read(str(tmp_path / 'model.safetensors'), language.renamed))
     assert {row[2] for row in rows} == {'matched'}
     logits = jax.jit(model.apply)({'params': state.params}, tokens)
     np.testing.assert_allclose(logits[0], forward(arrays, tokens[0]), atol=1e-4)

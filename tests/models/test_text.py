@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from karpjax import errors
+from karpjax import options as model_options
 from karpjax.data.text import TextSpec
 from karpjax.data.tokenisers import Tokeniser
 from karpjax.models import text
@@ -41,7 +42,7 @@ def tokens(length=9):
 
 
 def build(name, spec, dtype='float32', **options):
-  chosen = {**dict.fromkeys(text.SIZES), **options}
+  chosen = {**dict.fromkeys(model_options.of_model(text.Transformer)), **options}
   return text.build(types.SimpleNamespace(model=name, dtype=dtype, model_options=lambda: chosen), spec)
 
 
