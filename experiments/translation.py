@@ -143,7 +143,7 @@ def report(model, data: Dataset, length_penalty: float, state, t, folder):
   shown = lambda name, x: f'{100 * x:.2f} %' if name == 'accuracy' else f'{x:.2f}'
   rows = [(f'beam {beam}', *(shown(name, x) for name, x in row.items())) for beam, row in scores.items()]
   notes = [f'{row["metric"]}: sacrebleu {row["signature"]}' for row in signatures]
-  lines = [heading, '', *table(rows, ('', *scores['1'])), '', *notes, '']
+  lines = [heading, '', *table(rows, ('', *next(iter(scores.values())))), '', *notes, '']
   writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
   texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours)]
   writers.write_bytes(folder / 'translations.txt', '\n'.join(texts).encode())

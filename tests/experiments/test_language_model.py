@@ -277,25 +277,6 @@ def test_a_run_that_goes_on_from_another_reads_its_tokens(recurrent, story, tmp_
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), second.state.params, recurrent.state.params)
 
 
-@pytest.mark.parametrize(
-  'flags, message',
-  [
-    (['--dataset=names'], 'names.txt is needed: name the folder'),
-    (['--dataset=text:nowhere.txt'], 'cannot be read'),
-    (['--dataset=tiny_shakespear'], 'Did you mean tiny_shakespeare'),
-    (['--model=gtp'], 'gpt'),
-    (['--context=500000'], 'longer than the text'),
-    (['--model=lstm', '--layers=3'], 'model lstm has no --layers'),
-    (['--tokeniser=bpe'], 'at least 260'),
-  ],
-)
-def test_bad_input_ends_with_one_line_and_leaves_nothing(flags, message, tmp_path, capsys):
-  assert launch.main(['language_model', *flags, f'--workdir={tmp_path / "run"}']) == 2
-  said = capsys.readouterr().err
-  assert message in said and len(said.strip().splitlines()) == 1
-  assert not (tmp_path / 'run').exists()
-
-
 @slow
 def test_seeds_in_one_program_are_the_seeds_alone(story, tmp_path):
   both = trained(story, seeds=2, seed=5)[0]

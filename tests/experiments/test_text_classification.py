@@ -66,14 +66,13 @@ def abstract(model='textcnn', length=12, **changes):
   return program, jax.eval_shape(program.init, jax.random.key(0)), batch
 
 
-@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
-@pytest.mark.parametrize('model', models.MODELS)
-def test_every_program_lowers_for_accelerators(model, platform):
-  program, state, batch = abstract(model)
-  text = jax.jit(program.step).trace(state, batch).lower(lowering_platforms=(platform,)).as_text()
+@pytest.mark.parametrize('model, options', [('textcnn', {}), ('bilstm', {}), ('transformer', {'layers': 1})])
+def test_every_program_lowers_for_accelerators(model, options):
+  program, state, batch = abstract(model, **options)
+  text = jax.jit(program.step).trace(state, batch).lower(lowering_platforms=('tpu', 'cuda')).as_text()
   assert 'stablehlo.case' in text  # of the lengths
   masked = {**batch, 'mask': jax.ShapeDtypeStruct((8,), jnp.bool_)}
-  jax.jit(program.evaluate).trace(state, masked, jax.random.key(0)).lower(lowering_platforms=(platform,))
+  jax.jit(program.evaluate).trace(state, masked, jax.random.key(0)).lower(lowering_platforms=('tpu', 'cuda'))
 
 
 @pytest.mark.slow
@@ -222,26 +221,6 @@ def test_an_encoder_trained_before_is_fine_tuned_with_its_own_tokens(tmp_path, t
 def test_the_recipe_passes(table, capsys):
   flags = ['--embedding=16', '--channels=8', '--windows=1,2', '--batch_size=32', '--buckets=1', '--learning_rate=0.02']
   assert recipe.main(['text_classification', f'--dataset={table}', *flags]) == 0, capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-  'flags, says',
-  [
-    (['--dataset=nowhere.csv'], 'nowhere.csv cannot be read'),
-    (['--units=5'], 'model textcnn has no --units=5'),
-    (['--max_norm=-1'], '--max_norm=-1.0: at least 0'),
-    (['--tokeniser=bpe', '--vocabulary=10'], '--vocabulary=10'),
-    (['--tokeniser=letters'], '--tokeniser'),
-    (['--order=streams'], '--order=streams is for running texts'),
-    (['--columns=words'], '--columns=words: two names'),
-  ],
-)
-def test_bad_input_is_one_line_before_anything_is_compiled(table, tmp_path, capsys, flags, says):
-  begun = [f'--dataset={table}', f'--workdir={tmp_path / "run"}', *flags]
-  assert command_line.main(experiment, begun) == 2
-  err = capsys.readouterr().err
-  assert says in err and err.count('\n') == 1, err
-  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import pytest
 
 import karpjax
 from experiments import token_classification as experiment
-from karpjax import command_line
 from karpjax.commands import check as recipe
 from karpjax.commands import use
 from karpjax.data import tagged
@@ -106,6 +105,7 @@ def test_plain_texts_become_words():
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(trained, names, tmp_path):
   run(tmp_path, names, model='bilstm_crf', steps='67')
   resumed = run(tmp_path, names, model='bilstm_crf')
@@ -137,21 +137,3 @@ def test_the_recipe_passes(names, capsys):
   flags = ['--embedding=8', '--filters=16', '--units=32', '--dropout=0.1', '--learning_rate=0.02', '--batch_size=8']
   code = recipe.main(['token_classification', f'--dataset={names}', '--model=bilstm_crf', *flags])
   assert code == 0, capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-  'flags, said',
-  [
-    (['--dataset=conll:/nowhere'], '/nowhere is not a folder that holds train.txt'),
-    (['--dataset=entitis'], "unknown data set 'entitis'. Did you mean entities?"),
-    (['--model=bilstm_cfr'], 'bilstm_crf'),
-    (['--word_dropout=1'], '--word_dropout=1.0: at least 0 and less than 1'),
-    (['--encoding=klingon', '--dataset=NAMES'], '--encoding=klingon: there is no such encoding'),
-  ],
-)
-def test_bad_input_is_one_line(flags, said, names, tmp_path, capsys):
-  flags = [flag.replace('NAMES', names) for flag in flags]
-  assert command_line.main(experiment, [*flags, f'--workdir={tmp_path / "run"}']) == 2
-  error = capsys.readouterr().err
-  assert said in error and error.count('\n') == 1 and error.startswith('token_classification: ')
-  assert not (tmp_path / 'run').exists()

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+from drawing import drawn
 
 from karpjax.models import recurrent
 
@@ -8,7 +9,7 @@ def test_a_reversed_sequence_with_the_directions_exchanged_reverses_the_features
   """The head sees each time's outputs in place: exchanging directions and time permutes its inputs, and nothing else."""
   x = np.random.default_rng(0).normal(size=(3, 8, 1)).astype(np.float32)
   module = recurrent.GRUClassifier(4, widths=(5,))
-  params = jax.jit(module.init)(jax.random.key(0), x)['params']
+  params = drawn(module, x)['params']
   turned = {'gru1': jax.tree.map(lambda a: a[::-1], params['gru1']), 'head': params['head']}
   kernel = np.asarray(params['head']['logits']['kernel']).reshape(8, 2, 5, 4)
   turned['head'] = {'logits': {**params['head']['logits'], 'kernel': kernel[::-1, ::-1].reshape(80, 4)}}

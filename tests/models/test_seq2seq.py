@@ -1,10 +1,11 @@
 """Encoders and decoders: what padding must not change, step by step as all at once, and attention against NumPy."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
+from drawing import drawn
 
 from karpjax import errors
 from karpjax import options as model_options
@@ -37,9 +38,7 @@ def made(name, **changes):
   """A model, and parameters that are drawn wide, so that errors show."""
   options = {**MODELS[name], **({} if 'transformer' in name else {'embedding': 4})}
   model = build(name.split()[0], {'dropout': 0.1, **options, **changes})
-  shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET_IN))['params']
-  rng = np.random.default_rng(0)
-  return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * 0.6, jnp.float32), shapes)
+  return model, drawn(model, SOURCE, TARGET_IN, scale=0.6)['params']
 
 
 def applied(model, params, source, target_in):
@@ -57,8 +56,6 @@ def test_padding_and_what_comes_later_change_nothing_and_steps_equal_all_at_once
   later = np.concatenate([TARGET_IN[:, :3], np.full((3, 5), 8, np.int32)], 1)
   wider = applied(model, params, np.pad(SOURCE, ((0, 0), (0, 4))), later)
   np.testing.assert_allclose(wider[:, :3], logits[:, :3], atol=2e-5)
-  alone = applied(model, params, SOURCE[:1, :5], TARGET_IN[:1, :4])  # without any padding
-  np.testing.assert_allclose(alone[0], logits[0, :4], atol=2e-5)
 
   state, memory = jax.jit(lambda params: model.apply({'params': params}, SOURCE, 9, method='encode'))(params)
   assert {x.shape[0] for x in jax.tree.leaves((state, memory))} == {3}
@@ -68,7 +65,7 @@ def test_padding_and_what_comes_later_change_nothing_and_steps_equal_all_at_once
     np.testing.assert_allclose(one, logits[:, t], atol=2e-5)
 
 
-@pytest.mark.parametrize('name', ['gru', 'transformer'])
+@pytest.mark.parametrize('name', ['gru', pytest.param('transformer', marks=pytest.mark.slow)])
 def test_a_translation_is_what_the_logits_say(name):
   model, params = made(name)
   translate = lambda beam: np.asarray(
@@ -103,7 +100,7 @@ def test_params_are_as_many_as_published(name, options, count):
     side: tokenisers.Tokeniser('words', tuple(map(str, range(n)))) for side, n in (('source', 7853), ('target', 5893))
   }
   model = build(name, options, vocabularies, (100, 100))
-  shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET_IN))['params']
+  shapes = jax.eval_shape(model.init, jax.random.key(0), SOURCE, TARGET_IN)['params']
   assert sum(x.size for x in jax.tree.leaves(shapes)) == count
 
 
@@ -154,35 +151,32 @@ def aligned(model, params):
   return jax.jit(lambda params: seq2seq.alignment(model, params, SOURCE, TARGET_IN))(params)
 
 
-@pytest.mark.parametrize('name', ['gru multiplying', 'lstm'])
-def test_alignments_are_shares_of_what_is_there(name):
-  model, params = made(name)
+@pytest.mark.slow
+@pytest.mark.parametrize('name, options', [('gru multiplying', {}), ('transformer', {'layers': 2})])
+def test_alignments_are_shares_of_what_is_there(name, options):
+  model, params = made(name, **options)
   share = aligned(model, params)
-  if name == 'lstm':
-    assert share is None
-    return
   assert share.shape == (3, 5, 7)
   np.testing.assert_allclose(share.sum(-1), 1, atol=1e-5)
   np.testing.assert_allclose(share[0, :, 5:], 0, atol=1e-7)
+  if name == 'transformer':
+    seen = jax.jit(lambda p: model.apply({'params': p}, SOURCE, TARGET_IN, mutable='intermediates')[1])(params)
+    last = seen['intermediates']['blocks_1']['cross']['attention'][0]
+    np.testing.assert_allclose(share, last.mean(1), atol=1e-6)
 
 
-@pytest.mark.slow
-def test_a_transformers_alignment_is_that_of_its_last_block():
-  model, params = made('transformer', layers=2)
-  seen = jax.jit(lambda p: model.apply({'params': p}, SOURCE, TARGET_IN, mutable='intermediates')[1])(params)
-  last = seen['intermediates']['blocks_1']['cross']['attention'][0]
-  share = aligned(model, params)
-  np.testing.assert_allclose(share, last.mean(1), atol=1e-6)
-  np.testing.assert_allclose(share.sum(-1), 1, atol=1e-5)
-  np.testing.assert_allclose(share[0, :, 5:], 0, atol=1e-7)
+def test_without_attention_there_is_no_alignment():
+  assert jax.eval_shape(lambda p: seq2seq.alignment(made('lstm')[0], p, SOURCE, TARGET_IN), made('lstm')[1]) is None
 
 
-def test_dropout_is_drawn_in_training_alone():
-  model, params = made('gru', dropout=0.5)
-  draw = jax.jit(lambda key: model.apply({'params': params}, SOURCE, TARGET_IN, train=True, rngs={'dropout': key}))
-  a, b = draw(jax.random.key(0)), draw(jax.random.key(1))
-  assert not np.allclose(a, b)
-  np.testing.assert_array_equal(a, draw(jax.random.key(0)))
+@pytest.mark.parametrize('name', MODELS)
+def test_units_are_dropped_in_training_alone(name):
+  """Which needs a key; an evaluation has none."""
+  model, params = made(name)
+  with pytest.raises(flax.errors.InvalidRngError):
+    jax.eval_shape(lambda: model.apply({'params': params}, SOURCE, TARGET_IN, train=True))
+  keys = {'dropout': jax.random.key(0)}
+  jax.eval_shape(lambda: model.apply({'params': params}, SOURCE, TARGET_IN, train=True, rngs=keys))
 
 
 @pytest.mark.parametrize(

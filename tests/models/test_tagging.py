@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from drawing import drawn
 
 from karpjax import errors, options
 from karpjax.layers import crf
@@ -33,11 +34,9 @@ def test_the_number_of_params():
 
 
 def test_spelling_against_a_plain_loop():
-  rng = np.random.default_rng(1)
   module = tagging.Spelling(9, 4, 6, 3)
   characters = np.array([[1, 2, 3, 4, 5], [6, 7, 0, 0, 0], [8, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
-  params = jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), characters)['params']
-  params['filters']['bias'] = jnp.asarray(rng.normal(size=6), jnp.float32)
+  params = drawn(module, characters, train=False)['params']
   found = jax.jit(functools.partial(module.apply, train=False))({'params': params}, characters)
   table, kernel, bias = (
     np.asarray(x) for x in (params['table'], params['filters']['kernel'], params['filters']['bias'])
@@ -49,13 +48,12 @@ def test_spelling_against_a_plain_loop():
     np.testing.assert_allclose(row, np.max(places, 0) if places else np.zeros(6), atol=1e-6)
 
 
-@pytest.mark.parametrize('chain', [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.slow
+@pytest.mark.parametrize('chain', [False, True])
 def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
   model = tagging.Tagger(**SIZES, chain=chain)
   tokens, characters = sentences()
-  params = jax.jit(model.init)(jax.random.key(0), tokens, characters)
-  apply = jax.jit(model.apply)
+  params, apply = drawn(model, tokens, characters), jax.jit(model.apply)
   emissions, links = apply(params, tokens, characters)
   assert emissions.shape == (3, 6, 5) and emissions.dtype == jnp.float32 and (links is not None) == chain
   longer = np.pad(tokens, [(0, 0), (0, 3)]), np.pad(characters, [(0, 0), (0, 3), (0, 2)])
@@ -75,8 +73,7 @@ def test_what_is_behind_a_sentence_or_a_word_changes_nothing(chain):
 def test_a_tag_is_told_by_the_words_on_both_sides_and_by_their_letters():
   model = tagging.Tagger(**SIZES)
   tokens, characters = sentences()
-  params = jax.jit(model.init)(jax.random.key(0), tokens, characters)
-  apply = jax.jit(model.apply)
+  params, apply = drawn(model, tokens, characters), jax.jit(model.apply)
   before = apply(params, tokens, characters)[0][0]
   for place in (0, 5):
     changed = tokens.copy()
@@ -91,17 +88,16 @@ def test_tags_on_their_own_are_a_chain_of_zeros():
   emissions = np.random.default_rng(2).normal(size=(3, 6, 5)).astype(np.float32)
   mask = sentences()[0] > 0
   targets = np.where(mask, 3, -1)
+  targets[1] = -1  # an example that is masked has no loss
   zeros = crf.Chain(jnp.zeros(5), jnp.zeros((5, 5)), jnp.zeros(5))
-  on_their_own, chained = (tagging.log_likelihood(emissions, chain, targets) for chain in (None, zeros))
+  both = jax.jit(
+    lambda chain: (tagging.log_likelihood(emissions, chain, targets), tagging.decode(emissions, chain, mask))
+  )
+  (on_their_own, tags), (chained, path) = both(None), both(zeros)
   np.testing.assert_allclose(on_their_own, chained, rtol=1e-5)
-  np.testing.assert_array_equal(tagging.decode(emissions, None, mask), tagging.decode(emissions, zeros, mask))
-  assert (tagging.decode(emissions, None, mask)[~mask] == -1).all()
-
-
-def test_a_masked_example_has_no_loss():
-  chain = crf.Chain(jnp.ones(5), jnp.ones((5, 5)), jnp.ones(5))
-  emissions, targets = np.ones((1, 4, 5), np.float32), np.full((1, 4), -1)
-  assert tagging.log_likelihood(emissions, chain, targets) == tagging.log_likelihood(emissions, None, targets) == 0
+  assert on_their_own[1] == chained[1] == 0
+  np.testing.assert_array_equal(tags, path)
+  assert (tags[~mask] == -1).all()
 
 
 def test_without_filters_there_is_no_spelling():

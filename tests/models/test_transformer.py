@@ -11,7 +11,7 @@ from flax import linen as nn
 from karpjax import errors, options
 from karpjax.models.transformer import Encoder, MaskedLanguageModel
 
-SMALL = dict(vocabulary=50, context=12, layers=2, heads=2, width=16, dropout=0.0)
+SMALL = dict(vocabulary=50, context=12, layers=1, heads=2, width=16, dropout=0.0)
 
 
 @pytest.fixture(scope='module')
