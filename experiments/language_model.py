@@ -36,11 +36,8 @@ NAMES, TEXTS = 20, 2  # samples of the report: lines, running texts
   steps='2000', eval_every='500', checkpoint_every='500', report_every='500', batch_size=32, eval_batch_size=64,
   validation=0.05, optimiser='adamw',
 )  # fmt: skip
-class Config(config.Train, text.LanguageFlags, config.model_flags(models.MODELS)):
+class Config(config.Train, text.LanguageFlags, config.model_flags(models.MODELS, 'gpt')):
   overlap: int = config.flag(0, 'Tokens of context that an evaluated window sees but does not score.', low=0)
-  model: str = config.flag(
-    'gpt', "The model; its options are below, each by default the model's own.", choices=models.MODELS
-  )
   sample_length: int = config.flag(
     256, 'Tokens of each sample of the report; lines end where they end.', low=1, may_change=True
   )

@@ -132,9 +132,9 @@ def show(answer) -> str:
   return '\n'.join([answer['input'], *rows]) + '\n'
 
 
-def encode(run, texts, chosen):
-  return masking.encode(texts, run.spec)
-
-
-HELP = 'Guesses the tokens of each <mask> in texts.'
-verbs = {'predict': Verb(HELP, encode, probabilities, decode, 'TEXT …', Top, show)}
+verbs = {
+  'predict': Verb(
+    'Guesses the tokens of each <mask> in texts.', lambda run, texts, chosen: masking.encode(texts, run.spec),
+    probabilities, decode, 'TEXT …', Top, show,
+  )
+}  # fmt: skip

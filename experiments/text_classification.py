@@ -38,7 +38,7 @@ Spec = text.TextSpec
 @config.defaults(
   tokeniser='words', lower=True, test=0.2, order='bucketed', batch_size=50, steps='10epochs', eval_batch_size=100
 )
-class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS)):
+class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS, 'textcnn')):
   dataset: str = config.flag(
     'python_docs',
     'python_docs, trec, financial_phrasebank, table:DIR (train, validation, test as .csv or .tsv), FILE.csv, FILE.tsv, '
@@ -48,9 +48,6 @@ class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS
   max_length: int = config.data_flag(0, "Tokens kept of a text; 0: as many as train's longest has.", low=0)
   buckets: int = config.data_flag(
     4, 'Lengths to which a batch may be cut, the shortest that holds it being taken.', low=1
-  )
-  model: str = config.flag(
-    'textcnn', "The model; options that are not given have the model's own defaults.", choices=models.MODELS
   )
   label_smoothing: float = config.flag(0.0, 'Fraction of the target spread over all classes.', low=0, high=1)
   max_norm: float = config.flag(0.0, "Largest norm of a class's weights in the last layer (Kim 2014); 0: any.", low=0)

@@ -50,8 +50,7 @@ data = tagged.load
 def program(config: Config, data: Dataset) -> Program:
   spec = data.spec
   sizes = {'words': spec.tokenisers['text'].size, 'alphabet': spec.tokenisers['characters'].size}
-  shape = (1, spec.lengths['text'], spec.lengths['characters'])
-  inputs = jnp.ones(shape[:2], jnp.int32), jnp.ones(shape, jnp.int32)
+  inputs = [jnp.ones((1, spec.lengths['text'], *rest), jnp.int32) for rest in ((), (spec.lengths['characters'],))]
   decided = {**sizes, 'tags': len(spec.classes), 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, *inputs, **decided)
   examples = collect.evaluated(config, data.splits)

@@ -38,7 +38,7 @@ PICTURES, LONGEST = 4, 24  # sentences whose attention is drawn, and their token
 @config.defaults(
   lower=True, validation=0.05, steps='5epochs', batch_size=64, eval_batch_size=250, learning_rate=2e-3, clip=1.0
 )
-class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS)):
+class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')):
   dataset: str = config.flag(
     'dates',
     'dates, addition, multi30k, files:SOURCE,TARGET, or a translation set of TFDS such as wmt16_translate/de-en.',
@@ -53,9 +53,6 @@ class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS)):
   )
   reverse: bool = config.data_flag(False, 'Read sources from their end (Sutskever et al. 2014).')
   examples: int = config.data_flag(0, 'Pairs of a generated set; 0: 10,000 dates, 50,000 sums.', low=0)
-  model: str = config.flag(
-    'gru', "The model; options that are not given have the model's own defaults.", choices=seq2seq.MODELS
-  )
   label_smoothing: float = config.flag(0.0, 'Fraction of the target spread over all tokens.', low=0, high=1)
   beam: int = config.flag(1, 'Sequences kept when evaluation decodes; 1: greedy.', low=1)
   length_penalty: float = config.flag(

@@ -89,17 +89,19 @@ def of_model(constructor: Callable) -> dict[str, dataclasses.Field]:
   return {f.name: f for f in dataclasses.fields(getattr(constructor, 'func', constructor)) if 'group' in f.metadata}
 
 
-def model_flags(models: Mapping[str, Callable]) -> type:
+def model_flags(models: Mapping[str, Callable], usual: str = '') -> type:
   """A dataclass to inherit from: a flag for each option of any of the models; None is the model's own default.
 
   Args:
     models: {name: Linen module or a partial of one}.
+    usual: which is the default of a flag `model`; '': there is no such flag.
   """
   found: dict[str, dict[str, dataclasses.Field]] = {}
   for name, constructor in models.items():
     for field in of_model(constructor).values():
       found.setdefault(field.name, {})[name] = field
-  fields = []
+  help = "The model; its options are below, each by default the model's own."
+  fields = [('model', str, option(usual, help, group='Experiment', choices=models))] if usual else []
   for name, by_model in found.items():
     kinds = [element(field.type) for field in by_model.values()]
     plain = kinds[0][0]

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 from flax import linen as nn
 
 from karpjax import options
 from karpjax.errors import UsageError
 from karpjax.models import language
+from tests.models.drawing import drawn
 
 SMALL = {
   'counts': {},

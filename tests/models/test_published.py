@@ -2,11 +2,11 @@ import jax
 import numpy as np
 import optax
 import safetensors.numpy
-from drawing import drawn
 
 from karpjax import program
 from karpjax.models import language
 from karpjax.train import weights
+from tests.models.drawing import drawn
 
 DENSE = {'attn.c_attn': (1, 3), 'attn.c_proj': (1, 1), 'mlp.c_fc': (1, 4), 'mlp.c_proj': (4, 1)}
 

@@ -1,8 +1,8 @@
 import jax
 import numpy as np
-from drawing import drawn
 
 from karpjax.models import recurrent
+from tests.models.drawing import drawn
 
 
 def test_a_reversed_sequence_with_the_directions_exchanged_reverses_the_features():

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 
 from karpjax import errors
 from karpjax import options as model_options
 from karpjax.data import tokenisers
 from karpjax.models import seq2seq
+from tests.models.drawing import drawn
 
 VOCABULARIES = {
   'source': tokenisers.make('characters', ['abcdefgh'], specials=tokenisers.SPECIALS),

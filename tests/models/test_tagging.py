@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 
 from karpjax import errors, options
 from karpjax.layers import crf
 from karpjax.models import tagging
+from tests.models.drawing import drawn
 
 SIZES = dict(words=20, alphabet=9, tags=5, embedding=7, character_embedding=4, filters=6, units=(8,), dropout=0.0)
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from drawing import drawn
 
 from karpjax import errors
 from karpjax import options as model_options
 from karpjax.data.text import TextSpec
 from karpjax.data.tokenisers import Tokeniser
 from karpjax.models import text
+from tests.models.drawing import drawn
 
 SMALL = {
   'textcnn': dict(embedding=6, windows=(2, 3), channels=4),
