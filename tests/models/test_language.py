@@ -57,8 +57,8 @@ def test_no_token_sees_a_later_one_and_no_example_another_and_steps_equal_all_at
   state, given = model.initial(3), []
   step = jax.jit(lambda tokens, state: model.apply(variables, tokens, state, method='step'))
   for t in range(12):
-    logits, state = step(tokens[:, t : t + 1], state)
-    given.append(logits)
+    one, state = step(tokens[:, t : t + 1], state)
+    given.append(one)
     assert {x.shape[0] for x in jax.tree.leaves(state)} <= {3}  # every leaf is per example
   np.testing.assert_allclose(jnp.stack(given, 1), logits, atol=1e-5)
 
@@ -147,7 +147,7 @@ def test_grouped_queries_are_heads_with_shared_keys():
 
   x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
   grouped = attention.MultiHeadAttention(16, 4, 2)
-  params = drawn(grouped, x)['params']
+  params = drawn(grouped, x, scale=0.1)['params']
   repeated = {n: np.repeat(v, 2, -2) if n.startswith('key_value') else v for n, v in params.items()}
   attend = lambda module, params: jax.jit(lambda p: module.apply({'params': p}, x, causal=True))(params)
   full = attend(attention.MultiHeadAttention(16, 4), repeated)
