@@ -16,7 +16,7 @@ SHORT = dict(
   tensorboard=False, plots=False, ema=0.9, eval_splits=(), final_splits=(),
 )  # fmt: skip
 SGD = dict(
-  steps='3', optimiser='sgd', learning_rate=0.05, beta1=None, steps_per_call='1'
+  steps='3', optimiser='sgd', learning_rate=0.05, beta1=None, beta2=None, steps_per_call='1'
 )  # Adam would magnify roundings
 GAMES = {
   'gan': (gan, dict(model='mlp', widths=(16, 16), latent=8, generator_norm='batch', subset='200/60:0')),
