@@ -66,7 +66,8 @@ def main(argv: list[str]) -> int:
   return 2
 
 
-if __name__ == '__main__':
+def command() -> None:
+  """The process: `python launch.py …`, and `karpjax …` where the package is installed."""
   try:
     code = main(sys.argv[1:])
     sys.stdout.flush()
@@ -74,3 +75,7 @@ if __name__ == '__main__':
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 141  # as a shell says of SIGPIPE
   sys.exit(code)
+
+
+if __name__ == '__main__':
+  command()

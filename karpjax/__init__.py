@@ -1,5 +1,7 @@
 """Models as pure functions; an experiment is one pure step, and everything else transforms it."""
 
+__version__ = '0.1.0'
+
 
 def open(workdir, checkpoint='best'):
   """A run's folder as an object: its config, numbers, rows and state, and what it can do as methods; see `verbs.Run`.
