@@ -7,6 +7,8 @@ python launch.py VERB WORKDIR [INPUT …]       have a run do it: predict, sampl
 python launch.py check NAME [--flag=value …]  what a careful person checks before training
 python launch.py reproduce NAME …|all         run flagfiles of experiments/papers/, ours beside theirs
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
+python launch.py runs [DIR]                   a table of runs
+python launch.py compare WORKDIR …            one page of runs side by side
 python launch.py bench NAME                   our step against PyTorch's
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm
@@ -28,6 +30,7 @@ COMMANDS = {
   'tpu': 'karpjax.commands.launchers.tpu',
   'slurm': 'karpjax.commands.launchers.slurm',
 }
+LISTS = 'runs', 'compare'  # of karpjax.commands.runs
 
 
 def experiments() -> dict[str, tuple[str, list[str]]]:
@@ -54,6 +57,8 @@ def main(argv: list[str]) -> int:
     return module('karpjax.commands.local_cluster').main(argv)
   if name in COMMANDS:
     return module(COMMANDS[name]).main(rest)
+  if name in LISTS:
+    return getattr(module('karpjax.commands.runs'), name)(rest)
   if name in known:
     return module('karpjax.command_line').main(module(f'experiments.{name}'), rest)
   verbs = sorted({verb for _, own in known.values() for verb in own})

@@ -1,0 +1,232 @@
+"""`launch.py runs [DIR]` lists the runs below a folder; `launch.py compare WORKDIR …` sets runs side by side in one page."""
+
+import argparse
+import csv
+import datetime
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from karpjax.errors import UsageError
+from karpjax.report import page, writers
+from karpjax.report.comparison import Entry, differing, shared_metrics, tables, write
+from karpjax.report.tables import table
+
+SHOWN = 2  # metrics of a run in the table
+NARROWEST = 24  # columns of the flags in the table
+BY_TIME = re.compile(r'\d{8}-\d{6}(-\d+)?')  # a folder's name that says nothing of the run
+TELLING = 'model', 'environment', 'dataset', 'optimiser', 'learning_rate', 'batch_size'  # the flags that say most
+
+
+# ---- a run, as it lies on the disk ----
+
+
+def state_of(folder: Path) -> str:
+  """'running', 'finished', 'failed' or 'stopped'."""
+  try:
+    with open(folder / '.lock') as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # held by the process at work, and gone with it
+  except BlockingIOError:
+    return 'running'
+  except OSError:
+    pass
+  for file, state in (('summary.json', 'finished'), ('trials.csv', 'finished'), ('error.txt', 'failed')):
+    if (folder / file).exists():
+      return state
+  return 'stopped'
+
+
+def find(folder: Path) -> Iterator[Path]:
+  """The folders of runs and of sweeps at or below this one; the parts of a sweep are the sweep's."""
+  for place, folders, files in os.walk(folder):
+    folders.sort()
+    if 'sweep.json' in files or ('config.json' in files and is_run(Path(place))):
+      folders.clear()
+      yield Path(place)
+
+
+def is_run(folder: Path) -> bool:
+  """Whether a folder's config.json is a run's: other programs' files have that name too."""
+  try:
+    return 'experiment' in page.read_json(folder / 'config.json')
+  except (OSError, ValueError):
+    return False
+
+
+def describe(folder: Path) -> dict[str, Any]:
+  """What `runs` says of a run: its JSON form.
+
+  Returns:
+    {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number}, 'seconds', 'written', 'flags': {name: value}}.
+  """
+  if (folder / 'sweep.json').exists():
+    return _describe_sweep(folder)
+  config, summary = page.read_json(folder / 'config.json'), page.read_json(folder / 'summary.json')
+  rows, flags = writers.read_rows(folder), config.get('flags', {})
+  last = rows[-1] if rows else {}
+  numbers = summary or {name: value for row in rows for name, value in row.items() if '/' in name}
+  return {
+    'run': str(folder),
+    'experiment': config.get('experiment', '?'),
+    'state': state_of(folder),
+    'step': last.get('step', 0),
+    'steps': flags.get('steps'),
+    'metrics': {name: numbers[name] for name in page.headline_metrics(numbers)[:SHOWN]},
+    'seconds': summary.get('seconds'),
+    'written': (folder / 'config.json').stat().st_mtime,
+    'flags': flags,
+    'changed': config.get('changed', {}),
+  }
+
+
+def _describe_sweep(folder: Path) -> dict[str, Any]:
+  """The same of a sweep: its best setting's."""
+  asks = page.read_json(folder / 'sweep.json')
+  path = folder / 'trials.csv'
+  trials = list(csv.DictReader(path.open())) if path.exists() else []
+  best = trials[0] if trials and trials[0]['status'] == 'done' else {}
+  columns = list(best)
+  axes = columns[1 : columns.index('status')] if best else []
+  metric = columns[columns.index('status') + 1] if best else ''
+  return {
+    'run': str(folder),
+    'experiment': f'sweep of {asks["command"].split("sweep ")[1].split()[0]}',
+    'state': state_of(folder),
+    'step': sum(trial['status'] == 'done' for trial in trials),
+    'steps': len(trials) or None,
+    'metrics': {metric: float(best[metric])} if best else {},
+    'seconds': None,
+    'written': (folder / 'sweep.json').stat().st_mtime,
+    'flags': {},
+    'changed': {name: best[name] for name in axes},
+  }
+
+
+def changed_text(run: dict[str, Any], common: dict[str, Any]) -> str:
+  """The flags of a run that are not at their defaults, but for those that all of these runs have alike."""
+  text = lambda value: ','.join(map(str, value)) if isinstance(value, list) else str(value)
+  return ' '.join(f'--{name}={text(x)}' for name, x in run['changed'].items() if common.get(name, ...) != x)
+
+
+# ---- launch.py runs ----
+
+
+def age(seconds: float) -> str:
+  """'3 min', '2 h' or '5 d'."""
+  for unit, size in (('d', 86400), ('h', 3600), ('min', 60)):
+    if seconds >= size:
+      return f'{seconds / size:.0f} {unit}'
+  return f'{seconds:.0f} s'
+
+
+def listing(runs: list[dict[str, Any]], root: Path, width: int) -> list[str]:
+  """The lines of the table: a block for each experiment, the newest run last."""
+  lines = []
+  for experiment in dict.fromkeys(run['experiment'] for run in runs):
+    own = sorted((run for run in runs if run['experiment'] == experiment), key=lambda run: run['written'])
+    common = {n: x for n, x in own[0]['changed'].items() if all(r['changed'].get(n) == x for r in own)}
+    common = common if len(own) > 1 else {}
+    rows = []
+    for run in own:
+      numbers = ', '.join(f'{name} {page.figure(name, x)}' for name, x in run['metrics'].items())
+      seconds = '' if run['seconds'] is None else str(datetime.timedelta(seconds=round(run['seconds'])))
+      step = f'{run["step"]:,}' + (f'/{run["steps"]:,}' if isinstance(run['steps'], int) else '')
+      name = os.path.relpath(run['run'], root) if Path(run['run']) != root else run['run']
+      rows.append((name, run['state'], step, numbers, seconds, age(time.time() - run['written']), ''))
+    heads = 'run', 'state', 'step', 'numbers', 'time', 'age', 'flags'
+    block = table(rows, heads)
+    room = max(NARROWEST, width - len(block[1]))
+    flags = [changed_text(run, common) for run in own]
+    lines += [experiment, *(f'  {line}' for line in block[:2])]
+    lines += [
+      '  ' + line.ljust(len(block[1])) + (text if len(text) <= room else text[: room - 1] + '…')
+      for line, text in zip(block[2:], flags)
+    ]
+    if common:
+      lines.append('  all with ' + changed_text({'changed': common}, {}))
+    lines.append('')
+  return lines
+
+
+def runs(argv: list[str]) -> int:
+  """The command line of `launch.py runs`; 2 where the folder does not exist."""
+  parser = argparse.ArgumentParser(prog='launch.py runs', description='The runs and sweeps below a folder.')
+  parser.add_argument('folder', nargs='?', default='runs', help='default: runs')
+  parser.add_argument('--json', action='store_true', help='print each run as a line of JSON')
+  given = parser.parse_args(argv)
+  root = Path(given.folder)
+  if not root.is_dir():
+    print(f'runs: {root}: no such folder', file=sys.stderr)
+    return 2
+  described = [describe(folder) for folder in find(root)]
+  if given.json:
+    print(*(json.dumps(run) for run in described), sep='\n')
+    return 0
+  width = shutil.get_terminal_size((160, 24)).columns
+  lines = listing(described, root, width) or [f'no runs below {root}; python launch.py NAME makes one']
+  print(*lines, sep='\n')
+  return 0
+
+
+# ---- launch.py compare ----
+
+
+def names_of(folders: list[Path], flags: list[dict[str, Any]]) -> list[str]:
+  """What tells runs from each other: the last parts of their folders; of one named by its time, flags that differ too."""
+  paths = [folder.resolve().parts for folder in folders]
+  depth = next(n for n in range(1, 99) if len({p[-n:] for p in paths}) == len(paths) or n > max(map(len, paths)))
+  different = differing(flags)
+  told = [*(name for name in TELLING if name in different), *(name for name in different if name not in TELLING)]
+  names = []
+  for path, own in zip(paths, flags):
+    about = [f'{name}={page.plain(own[name])}' for name in told if page.plain(own.get(name))][:3]
+    names.append(' '.join(['/'.join(path[-depth:]), *(about if BY_TIME.fullmatch(path[-1]) else [])]))
+  return names
+
+
+def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
+  """The runs of these folders.
+
+  Raises:
+    UsageError: for a folder that holds no run, one that is given twice, or runs that share no metric.
+  """
+  if len({folder.resolve() for folder in folders}) < len(folders):
+    raise UsageError('a run is given twice')
+  for folder in folders:
+    if not is_run(folder):
+      kind = 'a sweep, whose page compares its settings' if (folder / 'sweep.json').exists() else 'no run'
+      raise UsageError(f'{folder} is {kind}' if folder.is_dir() else f'{folder}: no such folder')
+  flags = [page.read_json(folder / 'config.json').get('flags', {}) for folder in folders]
+  entries = []
+  for folder, name, own in zip(folders, names_of(folders, flags), flags):
+    link = os.path.relpath(folder / 'index.html', page_folder) if (folder / 'index.html').exists() else ''
+    entries.append(Entry(name, own, writers.read_rows(folder), page.read_json(folder / 'summary.json'), link))
+  if len(entries) > 1 and not shared_metrics(entries):
+    raise UsageError(f'{" and ".join(map(str, folders))} share no metric')
+  return entries
+
+
+def compare(argv: list[str]) -> int:
+  """The command line of `launch.py compare`; 2 for bad input."""
+  parser = argparse.ArgumentParser(prog='launch.py compare', description='Runs side by side, in one page.')
+  parser.add_argument('workdir', nargs='+')
+  parser.add_argument('--output', default='', help="the page's folder; default: runs/compare/DATE-TIME")
+  given = parser.parse_args(argv)
+  folders = [Path(folder) for folder in given.workdir]
+  output = Path(given.output or f'runs/compare/{datetime.datetime.now():%Y%m%d-%H%M%S}')
+  try:
+    entries = entries_of(folders, output)
+  except UsageError as error:
+    print(f'compare: {error}', file=sys.stderr)
+    return 2
+  for heading, rows in tables(entries).items():
+    print(*table(rows, (heading, *(entry.name for entry in entries))), '', sep='\n')
+  print(f'page: {write(entries, output, "Comparison of runs")}')
+  return 0
