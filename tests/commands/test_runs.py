@@ -1,0 +1,100 @@
+"""launch.py runs and launch.py compare, on folders as runs leave them."""
+
+import fcntl
+import json
+import re
+
+import pytest
+
+from karpjax.commands import runs
+
+
+def make(folder, *, test=None, steps=20, written=20, seeds=1, experiment='image_classification', **flags):
+  """A run's folder: with final numbers where `test` says a loss, else stopped at step `written`."""
+  folder.mkdir(parents=True)
+  flags = {'model': 'cnn', 'learning_rate': 0.001, 'steps': steps, 'workdir': str(folder), **flags}
+  changed = {name: value for name, value in flags.items() if name not in ('model', 'workdir', 'steps')}
+  (folder / 'config.json').write_text(json.dumps({'experiment': experiment, 'flags': flags, 'changed': changed}))
+  rows = [{'step': t, 'train/loss': [1 / t] * seeds if seeds > 1 else 1 / t} for t in range(10, written + 1, 10)]
+  (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  if test is not None:
+    value = {'mean': test, 'std': 0.5, 'values': [test - 0.5, test + 0.5]} if seeds > 1 else test
+    (folder / 'summary.json').write_text(json.dumps({'steps': steps, 'test/loss': value, 'seconds': 61.2}))
+  (folder / '.lock').touch()
+  return folder
+
+
+def test_the_table_says_what_differs_and_how_each_run_stands(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('COLUMNS', '200')
+  make(tmp_path / 'a', test=0.25, learning_rate=0.1, batch_size=7)
+  make(tmp_path / 'deep' / 'b', written=10, learning_rate=0.2, batch_size=7)
+  make(tmp_path / 'c', experiment='gan', written=0)
+  (tmp_path / 'c' / 'error.txt').write_text('NaN')
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'config.json').write_text('{"model_type": "gpt2"}')  # another program's
+  with open(tmp_path / 'deep' / 'b' / '.lock') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert runs.runs([str(tmp_path)]) == 0
+  lines = [re.split(r'  +', line.strip()) for line in capsys.readouterr().out.splitlines()]
+  first = next(x for x in lines if x[0] == 'a')
+  assert first[1:5] == ['finished', '20/20', 'test/loss 0.25', '0:01:01'] and first[-1] == '--learning_rate=0.1'
+  second = next(x for x in lines if x[0] == 'deep/b')
+  assert second[1:4] == ['running', '10/20', 'train/loss 0.1'] and second[-1] == '--learning_rate=0.2'
+  assert ['all with --batch_size=7'] in lines
+  assert next(x for x in lines if x[0] == 'c')[1] == 'failed'
+  assert not any('other' in x[0] for x in lines)
+
+
+def test_the_list_as_json_and_a_folder_that_is_missing(tmp_path, capsys):
+  make(tmp_path / 'a', test=0.25)
+  assert runs.runs([str(tmp_path), '--json']) == 0
+  told = json.loads(capsys.readouterr().out)
+  assert (told['experiment'], told['state'], told['metrics']) == (
+    'image_classification',
+    'finished',
+    {'test/loss': 0.25},
+  )
+  assert runs.runs([str(tmp_path / 'nowhere')]) == 2
+  assert 'no such folder' in capsys.readouterr().err
+
+
+def test_a_sweep_is_one_line_and_its_parts_are_not_listed(tmp_path, capsys):
+  folder = tmp_path / 's'
+  make(folder / 'part-001', test=1.0)
+  (folder / 'sweep.json').write_text(json.dumps({'command': 'python launch.py sweep gan --grid latent=1,2'}))
+  heads = 'trial,latent,status,validation/loss,validation/loss/std,reason,folder,member'
+  (folder / 'trials.csv').write_text(
+    f'{heads}\n2,2,done,0.5,,,{folder}/part-001,1\n1,1,failed,,,NaN,{folder}/part-001,0\n'
+  )
+  assert runs.runs([str(tmp_path)]) == 0
+  told = capsys.readouterr().out
+  assert 'sweep of gan' in told and 'validation/loss 0.5' in told and '1/2' in told and '--latent=2' in told
+  assert 'part-001' not in told
+
+
+def test_a_page_has_the_numbers_the_flags_that_differ_and_the_curves(tmp_path, capsys):
+  a = make(tmp_path / 'a', test=0.25, learning_rate=0.1)
+  b = make(tmp_path / 'b', test=0.75, seeds=2, learning_rate=0.2)
+  assert runs.compare([str(a), str(b), f'--output={tmp_path / "page"}']) == 0
+  told, page = capsys.readouterr().out, (tmp_path / 'page' / 'index.html').read_text()
+  for text in (told, page):
+    assert '0.75 ± 0.5' in text and '0.25' in text and re.search(r'0\.1\b', text) and re.search(r'0\.2\b', text)
+  assert 'workdir' not in told and 'model' not in told
+  assert 'over_train_loss.png' in page and (tmp_path / 'page' / 'plots' / 'over_train_loss.png').stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (('a', 'a'), 'a run is given twice'),
+    (('a', 'nowhere'), 'no such folder'),
+    (('a', ''), 'is no run'),
+    (('a', 'other'), 'share no metric'),
+  ],
+)
+def test_bad_input_is_one_line(tmp_path, capsys, given, message):
+  make(tmp_path / 'a', test=0.25)
+  make(tmp_path / 'other', written=0)
+  assert runs.compare([*(str(tmp_path / name) for name in given), f'--output={tmp_path / "page"}']) == 2
+  error = capsys.readouterr().err
+  assert message in error and error.count('\n') == 1 and not (tmp_path / 'page').exists()
