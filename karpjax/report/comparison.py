@@ -46,7 +46,7 @@ def shared_metrics(entries: Sequence[Entry]) -> list[str]:
 
 
 def write(entries: Sequence[Entry], folder: Path, heading: str, *, pictures: Sequence[Path] = ()) -> Path:
-  """index.html in a folder, with plots/over_METRIC.png beside it.
+  """index.html in a folder, with plots/curve_METRIC.png beside it.
 
   Args:
     entries: at least one.
@@ -58,16 +58,16 @@ def write(entries: Sequence[Entry], folder: Path, heading: str, *, pictures: Seq
   names = [f'<a href="{escape(e.link)}">{escape(e.name)}</a>' if e.link else escape(e.name) for e in entries]
   seeds = any(page.over_seeds(value) for entry in entries for value in entry.summary.values())
   about = f'{len(entries)} runs' + ('; of several seeds mean ± standard deviation' if seeds else '')
+  about_tables = {
+    what: page.section(what, page.table(rows, ('', *(entry.name for entry in entries))))
+    for what, rows in tables(entries).items()
+  }
   body = [
     f'<header><h1>{escape(heading)}</h1><p class="quiet">{about}</p><p>{" · ".join(names)}</p></header>',
-    *(
-      page.section(
-        what, page.table([(plots.title(row[0]), *row[1:]) for row in rows], ('', *(e.name for e in entries)))
-      )
-      for what, rows in tables(entries).items()
-    ),
+    about_tables.get('Final numbers', ''),
     page.gallery('', 'large', pictures, folder),
     page.gallery('Curves', '', drawn, folder),
+    about_tables.get('Flags that differ', ''),
   ]
   return page.write(folder / 'index.html', heading, body)
 
@@ -85,7 +85,7 @@ def tables(entries: Sequence[Entry]) -> dict[str, list[tuple[str, ...]]]:
 
 @plots.styled
 def overlay(entries: Sequence[Entry], name: str, folder: Path) -> Path | None:
-  """plots/over_METRIC.png: one metric of all runs over steps, of several seeds their mean; None where none has two points."""
+  """plots/curve_METRIC.png: one metric of all runs over steps, of several seeds their mean; None where none has two points."""
   curves = {}
   for entry in entries:
     points = {row['step']: np.mean(row[name]) for row in entry.rows if name in row}
@@ -104,4 +104,4 @@ def overlay(entries: Sequence[Entry], name: str, folder: Path) -> Path | None:
   axis.set_xlabel('step')
   axis.xaxis.set_major_formatter('{x:,.0f}')
   figure.legend(loc='outside lower left', fontsize=8)
-  return plots.save(figure, folder, 'over_' + name.replace('/', '_'))
+  return plots.save(figure, folder, 'curve_' + name.replace('/', '_'))

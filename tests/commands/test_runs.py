@@ -80,7 +80,7 @@ def test_a_page_has_the_numbers_the_flags_that_differ_and_the_curves(tmp_path, c
   for text in (told, page):
     assert '0.75 ± 0.5' in text and '0.25' in text and re.search(r'0\.1\b', text) and re.search(r'0\.2\b', text)
   assert 'workdir' not in told and 'model' not in told
-  assert 'over_train_loss.png' in page and (tmp_path / 'page' / 'plots' / 'over_train_loss.png').stat().st_size > 5000
+  assert 'curve_train_loss.png' in page and (tmp_path / 'page' / 'plots' / 'curve_train_loss.png').stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
