@@ -71,10 +71,10 @@ def main(argv: list[str]) -> int:
   return 2
 
 
-def command() -> None:
+def command(argv: list[str] | None = None) -> None:
   """The process: `python launch.py …`, and `karpjax …` where the package is installed."""
   try:
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()
   except BrokenPipeError:  # the reader has seen enough, as `| head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
