@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(HERE.parent), *(path for path in sys.path if Path(path or '.').resolve() != HERE)]
 del sys.modules['karpjax']
 
-import launch
+import launch  # noqa: E402
 
 script = Path(getattr(sys.modules['__main__'], '__file__', '')).resolve()
 if script.parent == HERE:

@@ -1,0 +1,165 @@
+"""What README and docs say: every link resolves, every flag exists, every command and every block of Python runs."""
+
+import dataclasses
+import functools
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [*DOCUMENTS, ROOT / 'experiments' / 'papers' / 'README.md', ROOT / 'karpjax' / 'bench' / 'README.md']
+EXPERIMENTS = sorted(path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py'))
+# Commands that a fresh machine cannot run, and what they lack there.
+NEEDS = {
+  'pip install': 'a network',
+  'torch.load': 'PyTorch',
+  'inception.safetensors': "Inception's weights",
+  '--data_dir=downloads': 'MNIST',
+  'tfds build': 'TensorFlow',
+  'pytest': 'a suite beside this one',
+}
+
+
+def blocks(path: Path, language: str) -> list[str]:
+  """The fenced blocks of a document that are of this language."""
+  return re.findall(rf'^```{language}\n(.*?)^```$', path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(path: Path) -> list[str]:
+  """The commands in a document's fenced blocks and, of launch.py, between backticks."""
+  fenced = [line.split('  #')[0].strip() for block in blocks(path, '') for line in block.splitlines()]
+  inline = re.findall(r'`(python launch\.py [^`…]+)`', path.read_text())
+  return [line for line in [*fenced, *inline] if line.startswith('python ')]
+
+
+@functools.cache
+def known_flags() -> set[str]:
+  """Every flag of every experiment, verb and command."""
+  from karpjax.commands import use
+
+  names = {field.name for field in dataclasses.fields(use.Asking)}
+  for name in EXPERIMENTS:
+    module = importlib.import_module(f'experiments.{name}')
+    names |= {field.name for field in dataclasses.fields(module.Config)}
+    names |= {f.name for verb in getattr(module, 'verbs', {}).values() for f in dataclasses.fields(verb.options)}
+  for file in [*(ROOT / 'karpjax').rglob('*.py')]:
+    names |= set(re.findall(r"'--(\w+)'", file.read_text()))
+  return names | {'help', 'flagfile', 'devices', 'processes'}
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_resolve_and_flags_exist(path):
+  text = path.read_text()
+  for link in re.findall(r'\]\(([^)#]+)\)', text):
+    assert link.startswith('http') or (path.parent / link).exists(), link
+  own = [
+    line
+    for line in text.splitlines()
+    if not any(other in line for other in ('pip install', 'tfds build', 'tensorboard'))
+  ]
+  for flag in re.findall(r'--(?:no)?([a-z]\w+)', '\n'.join(own)):
+    assert {flag, f'no{flag}'} & known_flags(), f'--{flag}'
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_what_there_is(path):
+  from karpjax import command_line
+  from karpjax.commands import reproduce
+
+  verbs = {
+    verb for name in EXPERIMENTS for verb in getattr(importlib.import_module(f'experiments.{name}'), 'verbs', {})
+  }
+  for line in commands(path):
+    words = [word for word in shlex.split(line)[2:] if not re.match(r'--(devices|processes)=', word)]
+    if not line.startswith('python launch.py') or not words or not re.fullmatch(r'[a-z]\w*', words[0]):
+      continue
+    name, *rest = words
+    if name in EXPERIMENTS and not any(':' in word and '--model=' in word for word in rest):
+      command_line.parse(importlib.import_module(f'experiments.{name}').Config, rest)
+    elif name == 'reproduce':
+      assert all((reproduce.PAPERS / f'{n}.flags').exists() for n in rest if not n.startswith('--')), line
+    else:
+      assert name in {*EXPERIMENTS, *verbs, 'evaluate', 'runs', 'compare', 'sweep', 'check', 'bench', 'tpu', 'slurm'}, (
+        line
+      )
+
+
+def test_readme_is_short():
+  lines = (ROOT / 'README.md').read_text().splitlines()
+  assert len(lines) <= 150 and max(map(len, lines)) <= 100
+
+
+# ---- all of it, one command after the other, as a reader would ----
+
+
+@pytest.fixture(scope='module')
+def desk(tmp_path_factory):
+  """A folder with a checkout's files and with what the documents suppose: pictures, texts, tables."""
+  from PIL import Image
+
+  folder = tmp_path_factory.mktemp('desk')
+  for name in ('karpjax', 'experiments', 'launch.py'):
+    (folder / name).symlink_to(ROOT / name)
+  for kind, shade in (('cat', 40), ('dog', 200)):
+    (folder / 'pets' / kind).mkdir(parents=True)
+    for i in range(12):
+      Image.new('L', (40, 36), shade + i).save(folder / 'pets' / kind / f'{i}.png')
+  Image.new('L', (8, 8), 90).save(folder / 'seven.png')
+  words = [
+    'the',
+    'cat',
+    'sat',
+    'on',
+    'a',
+    'mat',
+    'and',
+    'saw',
+    'the',
+    'dog',
+    'run',
+    'past',
+    'a',
+    'red',
+    'house',
+    'by',
+    'the',
+    'sea',
+  ]
+  (folder / 'book.txt').write_text('\n'.join(' '.join(words[i % 7 :] + words[: i % 5]) for i in range(300)))
+  rows = [f'{words[i % 9]} {words[i % 4]} {words[i % 13]},{"good" if i % 9 < 4 else "bad"}' for i in range(120)]
+  (folder / 'reviews.csv').write_text('\n'.join(['text,label', *rows]) + '\n')
+  (folder / 'mine.de').write_text('\n'.join(f'eins {i} zwei {i % 7}' for i in range(400)) + '\n')
+  (folder / 'mine.en').write_text('\n'.join(f'one {i} two {i % 7}' for i in range(400)) + '\n')
+  (folder / 'tagged').mkdir()
+  for split, size in (('train', 60), ('valid', 20), ('test', 20)):
+    sentences = (f'Anna B-PER\nmet O\n{words[i % 11]} O\n' for i in range(size))
+    (folder / 'tagged' / f'{split}.txt').write_text('\n'.join(sentences) + '\n')
+  model = next(block for block in blocks(ROOT / 'docs' / 'experiment.md', 'python') if 'class Wide' in block)
+  (folder / 'mymodels.py').write_text(model)
+  return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+  'name', ['runs', 'data', 'sweeps', 'devices', 'experiment', 'python']
+)  # in the order of reading
+def test_every_command_and_block_runs(desk, name):
+  path = ROOT / 'docs' / f'{name}.md'
+  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
+  run = functools.partial(subprocess.run, cwd=desk, env=environment, capture_output=True, text=True, check=False)
+  for line in dict.fromkeys(commands(path)):
+    if any(text in line for text in NEEDS) or re.search(r'\b(NAME|WORKDIR|PATH|DIR)\b', line):
+      continue
+    done = run([sys.executable, *shlex.split(line)[1:]])
+    assert done.returncode == 0, f'{line}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}'
+  if name == 'python':
+    done = run([sys.executable, '-c', '\n'.join(blocks(path, 'python'))])
+    assert done.returncode == 0, done.stderr
