@@ -50,8 +50,8 @@ def known_flags() -> set[str]:
     names |= {field.name for field in dataclasses.fields(module.Config)}
     names |= {f.name for verb in getattr(module, 'verbs', {}).values() for f in dataclasses.fields(verb.options)}
   for file in [*(ROOT / 'karpjax').rglob('*.py')]:
-    names |= set(re.findall(r"'--(\w+)'", file.read_text()))
-  return names | {'help', 'flagfile', 'devices', 'processes'}
+    names |= set(re.findall(r'--(\w+)', file.read_text()))
+  return names | {'help', 'flagfile', 'flag'}
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
