@@ -19,7 +19,6 @@ from karpjax.report import page, writers
 from karpjax.report.comparison import Entry, differing, shared_metrics, tables, write
 from karpjax.report.tables import table
 
-SHOWN = 2  # metrics of a run in the table
 NARROWEST = 24  # columns of the flags in the table
 BY_TIME = re.compile(r'\d{8}-\d{6}(-\d+)?')  # a folder's name that says nothing of the run
 TELLING = 'model', 'environment', 'dataset', 'optimiser', 'learning_rate', 'batch_size'  # the flags that say most
@@ -43,6 +42,11 @@ def state_of(folder: Path) -> str:
   return 'stopped'
 
 
+def read_json(path: Path) -> dict[str, Any]:
+  """The content of a file; {} where there is none."""
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
 def find(folder: Path) -> Iterator[Path]:
   """The folders of runs and of sweeps at or below this one; the parts of a sweep are the sweep's."""
   for place, folders, files in os.walk(folder):
@@ -55,7 +59,7 @@ def find(folder: Path) -> Iterator[Path]:
 def is_run(folder: Path) -> bool:
   """Whether a folder's config.json is a run's: other programs' files have that name too."""
   try:
-    return 'experiment' in page.read_json(folder / 'config.json')
+    return 'experiment' in read_json(folder / 'config.json')
   except (OSError, ValueError):
     return False
 
@@ -68,7 +72,7 @@ def describe(folder: Path) -> dict[str, Any]:
   """
   if (folder / 'sweep.json').exists():
     return _describe_sweep(folder)
-  config, summary = page.read_json(folder / 'config.json'), page.read_json(folder / 'summary.json')
+  config, summary = read_json(folder / 'config.json'), read_json(folder / 'summary.json')
   rows, flags = writers.read_rows(folder), config.get('flags', {})
   last = rows[-1] if rows else {}
   numbers = summary or {name: value for row in rows for name, value in row.items() if '/' in name}
@@ -78,7 +82,7 @@ def describe(folder: Path) -> dict[str, Any]:
     'state': state_of(folder),
     'step': last.get('step', 0),
     'steps': flags.get('steps'),
-    'metrics': {name: numbers[name] for name in page.headline_metrics(numbers)[:SHOWN]},
+    'metrics': {name: numbers[name] for name in page.headline_metrics(numbers)},
     'seconds': summary.get('seconds'),
     'written': (folder / 'config.json').stat().st_mtime,
     'flags': flags,
@@ -88,7 +92,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def _describe_sweep(folder: Path) -> dict[str, Any]:
   """The same of a sweep: its best setting's."""
-  asks = page.read_json(folder / 'sweep.json')
+  asks = read_json(folder / 'sweep.json')
   path = folder / 'trials.csv'
   trials = list(csv.DictReader(path.open())) if path.exists() else []
   best = trials[0] if trials and trials[0]['status'] == 'done' else {}
@@ -203,11 +207,11 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
     if not is_run(folder):
       kind = 'a sweep, whose page compares its settings' if (folder / 'sweep.json').exists() else 'no run'
       raise UsageError(f'{folder} is {kind}' if folder.is_dir() else f'{folder}: no such folder')
-  flags = [page.read_json(folder / 'config.json').get('flags', {}) for folder in folders]
+  flags = [read_json(folder / 'config.json').get('flags', {}) for folder in folders]
   entries = []
   for folder, name, own in zip(folders, names_of(folders, flags), flags):
     link = os.path.relpath(folder / 'index.html', page_folder) if (folder / 'index.html').exists() else ''
-    entries.append(Entry(name, own, writers.read_rows(folder), page.read_json(folder / 'summary.json'), link))
+    entries.append(Entry(name, own, writers.read_rows(folder), read_json(folder / 'summary.json'), link))
   if len(entries) > 1 and not shared_metrics(entries):
     raise UsageError(f'{" and ".join(map(str, folders))} share no metric')
   return entries
@@ -226,7 +230,7 @@ def compare(argv: list[str]) -> int:
   except UsageError as error:
     print(f'compare: {error}', file=sys.stderr)
     return 2
-  for heading, rows in tables(entries).items():
+  for heading, rows in zip(('final numbers', 'flags that differ'), tables(entries)):
     print(*table(rows, (heading, *(entry.name for entry in entries))), '', sep='\n')
   print(f'page: {write(entries, output, "Comparison of runs")}')
   return 0

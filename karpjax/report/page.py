@@ -73,13 +73,17 @@ def render(name: str, about: str, sections: Mapping[str, str], headlines: str = 
 # ---- parts: {heading: HTML} ----
 
 
+def headline_metrics(numbers: Mapping[str, Any]) -> list[str]:
+  """The two metrics that a reader looks for first: of each the test split's, else the validation's, else train's."""
+  splits = ('test', 'validation', 'train')
+  found = (next((f'{s}/{metric}' for s in splits if f'{s}/{metric}' in numbers), None) for metric in METRICS)
+  return [name for name in found if name and not (name == 'test/error' and 'test/accuracy' in numbers)][:2]
+
+
 def headlines(summary: Mapping[str, Any]) -> str:
   """The four numbers that a reader looks for first, large."""
-  splits = ('test', 'validation', 'train')
-  found = (next((f'{s}/{metric}' for s in splits if f'{s}/{metric}' in summary), None) for metric in METRICS)
-  names = [name for name in found if name and not (name == 'test/error' and 'test/accuracy' in summary)]
   items = []
-  for name in names[:2] + [name for name in ('parameters', 'seconds') if name in summary]:
+  for name in headline_metrics(summary) + [name for name in ('parameters', 'seconds') if name in summary]:
     mean, *std = escape(figure(name, summary[name])).split(' ± ')
     value = mean + ''.join(f' <small>± {x}</small>' for x in std)
     items.append(f'<li><span class="quiet">{escape(title(name))}</span><b>{value}</b></li>')

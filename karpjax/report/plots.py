@@ -16,6 +16,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = '#0072B2', '#E69F00', '#009E73', '
 SPLITS = {'train': BLUE, 'validation': GREEN, 'test': VERMILION}
 INK, FAINT = '#222222', '#8a8f98'
 SUPTITLE = {'x': 0.01, 'ha': 'left', 'fontweight': 'bold', 'fontsize': 10.5}  # as an axis' title
+RUNS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, INK  # of runs side by side
 LOGARITHMIC = 'loss', 'norm', 'perplexity'  # families whose axis is logarithmic where they span two decades
 
 
@@ -89,14 +90,31 @@ def curves(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
       splits = sorted(names, key=[*SPLITS, *names].index)
       values = [value for split in splits for value in _curve(axis, split, names[split], rows)]
       seeds = max(np.size(row[name]) for row in rows for name in names.values() if name in row)
-      if min(values) > 0 and max(values) > 100 * min(values) and any(word in family for word in LOGARITHMIC):
-        axis.set_yscale('log')
+      _over_steps(axis, family, values)
       axis.set_title(title(family) + (f' · mean ± std of {seeds} seeds' if seeds > 1 else ''))
-      axis.set_xlabel('step')
-      axis.xaxis.set_major_formatter('{x:,.0f}')
-      axis.xaxis.get_major_locator().set_params(nbins=6, integer=True)
-      axis.margins(x=0.02)
       axis.legend(loc='best', handlelength=1.4)
+
+
+def overlaid(curves: Mapping[str, Mapping[int, float]], metric: str, folder: Path) -> None:
+  """plots/curve_METRIC.png: one metric of several runs, {name of a run: {step: value}}."""
+  with drawing(folder, 'curve_' + metric.replace('/', '_'), 5.2, 3.3 + 0.17 * len(curves)) as (figure, axis):
+    for i, (name, points) in enumerate(curves.items()):
+      colour = RUNS[i] if len(curves) <= len(RUNS) else f'C{i % 10}'
+      line = '-' if i < 10 else '--'
+      axis.plot(list(points), list(points.values()), line, color=colour, label=short(name, 60), linewidth=1.2)
+    _over_steps(axis, metric, [x for points in curves.values() for x in points.values() if np.isfinite(x)])
+    axis.set_title(title(metric))
+    figure.legend(loc='outside lower left', fontsize=8)
+
+
+def _over_steps(axis, metric: str, values: Sequence[float]) -> None:
+  """The axes of curves: steps along, and up a logarithm for a loss and the like that spans two decades."""
+  if values and min(values) > 0 and max(values) > 100 * min(values) and any(word in metric for word in LOGARITHMIC):
+    axis.set_yscale('log')
+  axis.set_xlabel('step')
+  axis.xaxis.set_major_formatter('{x:,.0f}')
+  axis.xaxis.get_major_locator().set_params(nbins=6, integer=True)
+  axis.margins(x=0.02)
 
 
 def _curve(axis, split: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
