@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import bundled, image_files, splitting, tfds
+from karpjax.data import bundled, image_files, published, splitting, tfds
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 
@@ -45,7 +45,8 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   elif name.startswith('folder:'):
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
   else:
-    data = tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes)
+    data = published.read(name, data_dir) if data_dir else None
+    data = data or tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes)
 
   splits, subset = splitting.subset(data.splits, config.subset)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)

@@ -1,11 +1,35 @@
-"""scikit-learn's tables for linear and logistic regression."""
+"""Tables: arrays of one's own as a data set, and scikit-learn's for linear and logistic regression."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from karpjax.data import splitting
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.errors import UsageError
 
 TABLES = ('diabetes', 'diabetes_bmi', 'breast_cancer')
+
+
+def of_arrays(
+  config, name: str, train: Mapping, test: Mapping | None = None, *, classes: Sequence[str] = ()
+) -> Dataset:
+  """A data set of arrays, {name: [size, …]} for each split; validation and, where there is none, test are drawn from train.
+
+  The Spec's shape is one example's of the first array.
+
+  Raises:
+    UsageError: where the arrays of a split are not all of one size.
+  """
+  splits = {split: Split.of(**arrays) for split, arrays in (('train', train), ('test', test)) if arrays}
+  for split, arrays in (('train', train), ('test', test or {})):
+    if len({len(x) for x in arrays.values()}) > 1:
+      raise UsageError(f'{name}: {split} has ' + ', '.join(f'{len(x)} rows of {key}' for key, x in arrays.items()))
+  splits, tested = splitting.with_test(splits, round(len(next(iter(train.values()))) / 5), config.split_seed, purpose=0)
+  splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
+  first = next(iter(train.values()))
+  spec = Spec(name, first.shape[1:], tuple(classes), 1.0, examples=splits['train'].size, dtype=str(first.dtype))
+  return Dataset(spec, splits, (*tested, *held_out))
 
 
 def load(config) -> Dataset:

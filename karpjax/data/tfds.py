@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import bundled, image_files, splitting
+from karpjax.data import bundled, image_files, published, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
 
@@ -73,7 +73,10 @@ def opened(
   bare, _, version = name.partition(':')
   place = data_dir or Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
   where = f' --data_dir={data_dir}' if data_dir else ''
-  prepare = f'prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
+  files = (
+    f'put {published.WANTED[name]} into a folder and name it by data_dir=, or ' if name in published.WANTED else ''
+  )
+  prepare = f'{files}prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
   for root in (place, place / 'tfds') if bare else ():
     folders = (path.parent for path in (root / bare).rglob('dataset_info.json'))
     finished = filter(lambda folder: tfds.core.Version.is_valid(folder.name), folders)

@@ -114,3 +114,24 @@ def test_a_torn_or_incomplete_cifar_is_named(tmp_path):
   (folder / 'test_batch.bin').unlink()
   with pytest.raises(UsageError, match=r'lacks .*test_batch.bin'):
     published.read('cifar10', tmp_path)
+
+
+def test_images_by_name_are_read_from_published_files_first(mnist):
+  from karpjax.data import images
+
+  config = images_config(dataset='mnist', data_dir=str(mnist[0]), validation=0.4)
+  data = images.load(config)
+  assert {name: split.size for name, split in data.splits.items()} == {'train': 3, 'validation': 2, 'test': 3}
+
+
+def test_a_set_that_is_not_there_says_which_files_to_bring(tmp_path):
+  from karpjax.data import images
+
+  with pytest.raises(UsageError, match=r'put cifar-10-binary.tar.gz into a folder and name it by data_dir='):
+    images.load(images_config(dataset='cifar10', data_dir=str(tmp_path)))
+
+
+def images_config(**flags):
+  from experiments import image_classification
+
+  return image_classification.Config(**flags)

@@ -1,0 +1,23 @@
+"""Arrays of one's own as a data set."""
+
+import numpy as np
+import pytest
+
+from karpjax import config
+from karpjax.data import tables
+from karpjax.errors import UsageError
+
+
+def test_splits_that_are_not_given_are_drawn_from_train():
+  x, y = np.arange(20.0, dtype=np.float32).reshape(10, 2), np.arange(10)
+  data = tables.of_arrays(config.Train(validation=2), 'mine', {'x': x, 'y': y}, classes=('a', 'b'))
+  rows = np.concatenate([data.splits[split].column('y') for split in ('train', 'validation', 'test')])
+  assert sorted(rows) == list(range(10)) and data.splits['validation'].size == data.splits['test'].size == 2
+  for split in data.splits.values():
+    np.testing.assert_array_equal(split.column('x')[:, 0], 2.0 * split.column('y'))
+  assert (data.spec.shape, data.spec.examples, data.spec.classes) == ((2,), 6, ('a', 'b'))
+
+
+def test_arrays_of_several_sizes_are_refused():
+  with pytest.raises(UsageError, match='mine: test has 3 rows of x, 4 rows of y'):
+    tables.of_arrays(config.Train(), 'mine', {'x': np.ones(9), 'y': np.ones(9)}, {'x': np.ones(3), 'y': np.ones(4)})
