@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 COMMANDS = {
   'check': 'karpjax.commands.check',
   'reproduce': 'karpjax.commands.reproduce',
@@ -36,7 +36,11 @@ LISTS = 'runs', 'compare'  # of karpjax.commands.runs
 def experiments() -> dict[str, tuple[str, list[str]]]:
   """{name: (first line of its docstring, the verbs of its runs)}, read without importing anything."""
   found = {}
-  for file in sorted((ROOT / 'experiments').glob('[a-z]*.py')):
+  folders = {
+    ROOT / 'experiments',
+    Path('experiments').resolve(),
+  }  # the second is one's own, where the package is installed
+  for file in sorted((file for folder in folders for file in folder.glob('[a-z]*.py')), key=lambda file: file.stem):
     tree = ast.parse(file.read_text())
     tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == 'verbs']
     verbs = [key.value for table in tables if isinstance(table, ast.Dict) for key in table.keys]
@@ -51,7 +55,8 @@ def main(argv: list[str]) -> int:
     print(__doc__.strip(), '', 'experiments:', *lines, sep='\n')
     return 0
   name, *rest = argv
-  sys.path.insert(0, str(ROOT))
+  sys.path[:0] = [str(ROOT)]
+  sys.path.append(os.getcwd())  # where experiments and models of one's own may lie
   module = importlib.import_module
   if name.split('=')[0] in ('--processes', '--devices'):
     return module('karpjax.commands.local_cluster').main(argv)
@@ -61,7 +66,7 @@ def main(argv: list[str]) -> int:
     return getattr(module('karpjax.commands.runs'), name)(rest)
   if name in known:
     return module('karpjax.command_line').main(module(f'experiments.{name}'), rest)
-  verbs = sorted({verb for _, own in known.values() for verb in own})
+  verbs = sorted({'evaluate', *(verb for _, own in known.values() for verb in own)})
   if name in verbs or (rest and Path(rest[0]).is_dir()):
     return module('karpjax.commands.use').main(name, rest)
   if Path(name).is_dir() and not rest:

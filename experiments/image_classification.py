@@ -28,7 +28,7 @@ from karpjax.verbs import classes
 @config.defaults(steps='25epochs', batch_size=64)
 class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
   model: str = config.flag(
-    'cnn', 'The network; its options, with defaults of its own, are below.', choices=models.MODELS
+    'cnn', 'The network; its options, with defaults of its own, are below.', choices=models.MODELS, own=True
   )
   scale: str = config.flag('standard', 'Pixels in [0, 1], in [-1, 1], or standardised by channel.', choices=SCALES)
   augment: str = config.flag('', 'Augmentation: flip,shift:4,rotate:10,jitter:0.4,cutout:8,mixup:0.2,cutmix:1.0.')
@@ -92,4 +92,4 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
 
 
-verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load)}
+verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load, image_verbs.files)}

@@ -31,7 +31,7 @@ MODELS = {'linear': mlp.LogisticRegression, 'mlp': mlp.MLP}
 )  # fmt: skip
 class Config(config.Train, config.model_flags(MODELS)):
   dataset: str = config.flag('diabetes', 'A table: breast_cancer has two classes.', choices=tables.TABLES)
-  model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=MODELS)
+  model: str = config.flag('linear', 'linear in the columns, or mlp.', choices=MODELS, own=True)
 
 
 data = tables.load

@@ -126,5 +126,6 @@ verbs = {
     predictions,
     lambda run, codes, paths, _: ({'image': p, 'code': x.tolist()} for p, x in zip(paths, codes)),
     inputs='IMAGE …',
+    expand=image_verbs.files,
   ),
 }

@@ -19,6 +19,23 @@ from karpjax.train import hosts, loop, run_dir, runtime
 OTHER_NAMES = {'lr': 'learning_rate', 'epochs': 'steps=10epochs', 'batch': 'batch_size', 'optimizer': 'optimiser'}
 
 
+# The flags of `config.Train` that a short --help shows.
+COMMON = (
+  *(
+    'steps',
+    'seed',
+    'seeds',
+    'workdir',
+    'init_from',
+    'parallel',
+    'dtype',
+    'eval_every',
+    'select',
+    'batch_size',
+    'data_dir',
+  ),
+  *('validation', 'optimiser', 'learning_rate', 'schedule', 'warmup', 'weight_decay', 'clip'),
+)
 TYPES = {int: 'int', float: 'number', str: 'text', bool: 'bool', configs.Duration: 'duration'}  # as --help says them
 
 
@@ -26,7 +43,8 @@ class _Parser(flags.ArgumentParser):
   """absl's interface: texts, and defaults, to values of a field's type."""
 
   def __init__(self, field):
-    (self.plain, self.several), self.choices = options.element(field.type), configs.metadata(field)['choices']
+    (self.plain, self.several), meta = options.element(field.type), configs.metadata(field)
+    self.choices, self.own = meta['choices'], meta['own']
 
   def parse(self, argument):
     if not self.several:
@@ -39,7 +57,7 @@ class _Parser(flags.ArgumentParser):
       value = self.plain(text)
     except ValueError:
       raise ValueError(f'a {"whole " if self.plain is int else ""}number is needed') from None
-    if self.choices and value not in self.choices:
+    if self.choices and value not in self.choices and not (self.own and options.is_own(value)):
       raise ValueError(f'one of {", ".join(map(str, self.choices))} is needed')
     return value
 
@@ -59,12 +77,21 @@ def flag_values(config_class) -> flags.FlagValues:
   return values
 
 
+def typed(argv: Sequence[str], flag: str) -> str:
+  """What is typed for a flag, which may be one that a model of one's own adds to; '' for none."""
+  values = [x.partition('=')[2] for x in argv if x.lstrip('-').startswith(f'{flag}=')]
+  return values[-1] if values else ''
+
+
 def parse(config_class, argv: Sequence[str], *, base=None):
   """The Config that the flags of `argv` (without the program's name) give; others keep `base`'s values.
+
+  A model of one's own adds flags: the Config then is of a class that inherits from the one given.
 
   Raises:
     UsageError: an unknown flag (the nearest is offered), a value that is not of the flag's type, or a stray argument.
   """
+  config_class = options.with_model(config_class, typed(argv, 'model') or getattr(base, 'model', ''))
   values = flag_values(config_class)
   try:
     rest = values(['', *argv])[1:]
@@ -80,15 +107,27 @@ def parse(config_class, argv: Sequence[str], *, base=None):
   return dataclasses.replace(base or config_class(), **given)
 
 
-def usage(config_class, name: str, description: str) -> str:
-  """The text of `--help`: every flag with type, default and help, grouped; the experiment's own and the model's first."""
+def usage(config_class, name: str, description: str, which: str = '') -> str:
+  """The text of `--help`: the experiment's own flags, its model's and the common ones, with type, default and help.
+
+  Args:
+    which: '' for these, 'all' for every flag, or the name of one.
+
+  Raises:
+    UsageError: for a name that is no flag's.
+  """
+  fields = {field.name: field for field in dataclasses.fields(config_class)}
+  if which not in ('', 'all'):
+    return '\n'.join(flag_lines([choose('flag', which.lstrip('-'), fields)]))
   lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
   groups: dict[str, list] = {'Experiment': [], 'Model': []}
-  for field in dataclasses.fields(config_class):
-    groups.setdefault(configs.metadata(field)['group'], []).append(field)
-  for group, fields in groups.items():
-    lines += ['', f'{group}:', *flag_lines(fields)] if fields else []
-  return '\n'.join(lines)
+  train = {field.name for field in dataclasses.fields(configs.Train)}
+  for field in fields.values():
+    if which or field.name in COMMON or field.name not in train:
+      groups.setdefault(configs.metadata(field)['group'], []).append(field)
+  for group, own in groups.items():
+    lines += ['', f'{group}:', *flag_lines(own)] if own else []
+  return '\n'.join([*lines, *([] if which else ['', '--help=all shows every flag, --help=FLAG one of them.'])])
 
 
 def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
@@ -145,15 +184,19 @@ def main(experiment, argv: Sequence[str]) -> int:
   name, config_class = loop.name_of(experiment), configs.Train
   try:
     config_class = complete(experiment).Config
-    if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv):
-      print(usage(config_class, name, experiment.__doc__ or name))
+    config_class = options.with_model(config_class, typed(argv, 'model'))
+    if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv) or typed(argv, 'help'):
+      which = typed(argv, 'help') or ('all' if '--helpfull' in argv else '')
+      print(usage(config_class, name, experiment.__doc__ or name, which))
       return 0
-    config = parse(config_class, argv)
-    if config.workdir and configs.saved(config.workdir) is not None:
+    workdir, base = typed(argv, 'workdir') or (typed(argv, 'flagfile') and parse(config_class, argv).workdir), None
+    if workdir and configs.saved(workdir) is not None:
       # which processes train together is asked anew each time
       anew = {f.name for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}
-      lent = {n: x for n, x in run_dir.stored(config.workdir, name)['flags'].items() if n not in anew}
-      config = parse(config_class, argv, base=configs.from_json(config_class, lent))
+      lent = {n: x for n, x in run_dir.stored(workdir, name)['flags'].items() if n not in anew}
+      base = configs.from_json(config_class, lent)
+    config = parse(config_class, argv, base=base)
+    config_class = type(config)
     runtime.set_up(config.threads, config.parallel, config.compilation_cache, config.deterministic)
     hosts.start(config)
     loop.run(experiment, config)

@@ -15,6 +15,7 @@ from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
+OFTEN = 20  # times in a run, at the most, that `auto` evaluates and saves
 
 
 def flag(default, help='', *, group='Experiment', **ranges):
@@ -84,8 +85,10 @@ class Train:
   start_timeout: int = host_flag(120, 'Seconds to wait for the other processes.', low=1)
   deterministic: bool = run_flag(False, 'On GPUs: only deterministic operations, so that resumes are exact to the bit.')
   log_every: Duration = free_flag('100', 'A row of training metrics this often.')
-  eval_every: Duration = free_flag('1epochs', 'Evaluate this often; 0: at the end only.')
-  checkpoint_every: Duration = free_flag('1epochs', 'Save this often; 0: at the end and when stopped.')
+  eval_every: Duration = free_flag(
+    'auto', 'Evaluate this often; 0: at the end only; auto: each epoch, 20 times at most.'
+  )
+  checkpoint_every: Duration = free_flag('auto', 'Save this often; 0: at the end and when stopped; auto: as above.')
   report_every: Duration = free_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
   select: str = run_flag('validation/loss', 'The metric whose least value is the best; -NAME for the largest.')
   keep: int = free_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)
@@ -137,15 +140,40 @@ class Train:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if metadata(f)['group'] == 'Model'}
 
 
+def watched(config, examples: int):
+  """(the same config, () -> names of flags that were given for the program and that it has not read).
+
+  A flag that is accepted and does nothing would mislead. Watched are the optimiser's flags, all or none of which are read,
+  and those that only a program can heed.
+  """
+  read, plain = set(), type(config)
+
+  def getattribute(self, name):
+    read.add(name)
+    return plain.__getattribute__(self, name)
+
+  kind = type(plain.__name__, (plain,), {'__getattribute__': getattribute, '__module__': plain.__module__})
+  own = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
+  given = changed(config, examples)
+
+  def unread() -> list[str]:
+    names = {'dtype', 'microbatches', 'ema'} | (set() if 'optimiser' in read else own)
+    return [name for name in given if name in names and name not in read]
+
+  return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}), unread
+
+
 # ---- durations ----
 
 
-def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps') -> int:
-  """'2000', '10epochs' or '50000examples' in steps, rounded up.
+def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps', run: int = 0) -> int:
+  """'2000', '10epochs' or '50000examples' in steps, rounded up; 'auto', in a `run` of so many: each epoch, or more rarely.
 
   Raises:
     UsageError: for anything else, or a negative one.
   """
+  if duration == 'auto' and run:
+    return max(math.ceil(examples / batch_size), math.ceil(run / OFTEN))
   match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?', str(duration).strip())
   if not match:
     raise UsageError(f'{name}={duration} is no duration: type 2000 (steps), 10epochs or 50000examples')
@@ -186,10 +214,11 @@ def resolve(config, examples: int):
 
   step_range(config.profile)
   steps_of = functools.partial(in_steps, batch_size=config.batch_size, examples=examples)
-  durations = [field.name for field in dataclasses.fields(config) if field.type is Duration]
-  changes = {name: steps_of(getattr(config, name), name=name) for name in durations}
+  steps = steps_of(config.steps)
+  durations = [field.name for field in dataclasses.fields(config) if field.type is Duration and field.name != 'steps']
+  changes = {'steps': steps, **{name: steps_of(getattr(config, name), name=name, run=steps) for name in durations}}
   changes['boundaries'] = tuple(steps_of(x, name='boundaries') for x in config.boundaries)
-  if changes['steps'] < 1:
+  if steps < 1:
     raise UsageError(f'steps={config.steps}: at least one step is needed')
   return dataclasses.replace(config, **changes)
 
@@ -197,18 +226,35 @@ def resolve(config, examples: int):
 # ---- flags and JSON ----
 
 
+def changed(config, examples: int = 0) -> dict[str, typing.Any]:
+  """{flag: value} of those that differ from their defaults, but for the workdir.
+
+  Args:
+    examples: size of the train split, where the config is resolved: defaults then are compared in steps as well.
+  """
+  plain, values = type(config)(), {}
+  for field in dataclasses.fields(config):
+    value, default = getattr(config, field.name), getattr(plain, field.name)
+    if examples and field.type is Duration:
+      default = in_steps(default, batch_size=config.batch_size, examples=examples, run=config.steps)
+    if value != default and field.name != 'workdir':
+      values[field.name] = value
+  return values
+
+
 def as_flags(config) -> list[str]:
   """The flags that give this config, but for its workdir: those that differ from their defaults."""
-  values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name != 'workdir'}
-  return [f'--{name}={options.text(x)}' for name, x in values.items() if x != getattr(type(config), name)]
+  return options.as_flags(changed(config))
 
 
 def to_json(config) -> dict:
-  return json.loads(json.dumps(dataclasses.asdict(config)))
+  """The same in what JSON holds: of a Config, or of {flag: value}."""
+  return json.loads(json.dumps(config if isinstance(config, dict) else dataclasses.asdict(config)))
 
 
 def from_json(config_class, values: dict):
   """The Config that `to_json` gave; fields it does not know are left at their defaults."""
+  config_class = options.with_model(config_class, values.get('model'))
   known = {field.name for field in dataclasses.fields(config_class)}
   return config_class(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n in known})
 

@@ -8,10 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import images
+from karpjax.data import image_files, images
 from karpjax.errors import UsageError
 from karpjax.report import pictures
 from karpjax.verbs import Verb
+
+
+def files(given: list[str]) -> list[str]:
+  """A verb's `expand`: a folder stands for the PNG and JPEG files in it and below."""
+  listed = []
+  for path in given:
+    inside = sorted(str(x) for x in Path(path).rglob('*') if x.suffix.lower() in image_files.SUFFIXES)
+    if Path(path).is_dir() and not inside:
+      raise UsageError(f'{path} is a folder without PNG or JPEG files')
+    listed += inside if Path(path).is_dir() else [path]
+  return listed
 
 
 def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
@@ -82,4 +93,4 @@ def of_each(help: str, encode: Callable, function: Callable, ending: Callable, o
       yield {'input': path, 'file': str(place)}
 
   show = lambda answer: f'{answer["input"]} -> {answer["file"]}\n'
-  return Verb(help, checked, function, written, 'IMAGE …', options, show)
+  return Verb(help, checked, function, written, 'IMAGE …', options, show, files)

@@ -5,19 +5,32 @@
 
 import dataclasses
 import functools
+import importlib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from karpjax.errors import UsageError, choose, nearest
 
 
 def option(
-  default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, may_change=False
+  default,
+  help='',
+  *,
+  group='Model',
+  choices=None,
+  low=None,
+  high=None,
+  above=None,
+  below=None,
+  may_change=False,
+  own=False,
 ):
   """A dataclass field that is an option.
 
@@ -28,10 +41,12 @@ def option(
     choices: the values it may take, or None for any.
     low, high: the smallest and the largest value; of a tuple, of each of its numbers.
     above, below: bounds that are not reached.
+    own: whether it may also be a model of the user's own, package.module:Class.
     may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
+  metadata['own'] = own
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 
@@ -53,7 +68,7 @@ def check(instance) -> None:
     value, meta = getattr(instance, field.name), field.metadata
     bounds = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
     for x in value if isinstance(value, tuple) else (value,):
-      if meta.get('choices') and x is not None and x not in meta['choices']:
+      if meta.get('choices') and x is not None and x not in meta['choices'] and not (meta.get('own') and is_own(x)):
         raise UsageError(f'{field.name}={x}: unknown.{nearest(str(x), map(str, meta["choices"]))}')
       if not bounds or isinstance(x, bool) or not isinstance(x, int | float):
         continue
@@ -65,6 +80,11 @@ def check(instance) -> None:
 def text(value) -> str:
   """A value as it is typed behind a flag."""
   return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+  """{option: value} as they are typed."""
+  return [f'--{name}={text(value)}' for name, value in values.items()]
 
 
 def element(annotation):
@@ -84,9 +104,59 @@ def shared(constructor: Callable, instance, **others) -> dict[str, Any]:
   return {name: getattr(instance, name) for name in names if hasattr(instance, name)} | others
 
 
-def of_model(constructor: Callable) -> dict[str, dataclasses.Field]:
-  """The options of a Linen module, or of a partial of one: its fields made by `option`."""
-  return {f.name: f for f in dataclasses.fields(getattr(constructor, 'func', constructor)) if 'group' in f.metadata}
+def of_model(constructor: Callable, own: bool = False) -> dict[str, dataclasses.Field]:
+  """The options of a Linen module, or of a partial of one: its fields made by `option`; of one's own all with plain defaults."""
+  fields = dataclasses.fields(getattr(constructor, 'func', constructor))
+  plain = lambda f: own and f.name != 'name' and isinstance(f.default, bool | int | float | str | tuple)
+  return {f.name: f for f in fields if 'group' in f.metadata or plain(f)}
+
+
+# ---- models of the user's own ----
+
+
+def is_own(name: object) -> bool:
+  """Whether a model's name is that of a user's: 'package.module:Class'."""
+  return isinstance(name, str) and re.fullmatch(r'[\w.]+:\w+', name) is not None
+
+
+def own_model(name: str) -> Callable:
+  """The Linen module of 'package.module:Class'.
+
+  Raises:
+    UsageError: where the module does not import, has no such class, or the class is no Linen module.
+  """
+  module, _, cls = name.partition(':')
+  try:
+    found = importlib.import_module(module)
+  except ImportError as error:
+    raise UsageError(f'model={name}: {module} does not import: {error}') from None
+  if not hasattr(found, cls):
+    raise UsageError(f'model={name}: {module} has no {cls}')
+  if not (isinstance(getattr(found, cls), type) and issubclass(getattr(found, cls), nn.Module)):
+    raise UsageError(f'model={name}: {cls} is no flax.linen.Module')
+  return getattr(found, cls)
+
+
+def with_model(config_class: type, name: object) -> type:
+  """The Config's class, and, where the model is one's own, a flag more for each of its fields.
+
+  Raises:
+    UsageError: where a field has the name of a flag that means something else.
+  """
+  known = {field.name: field for field in dataclasses.fields(config_class)}
+  if not is_own(name) or 'model' not in known:
+    return config_class
+  fields = []
+  for field in of_model(own_model(name), own=True).values():
+    if field.name not in known:
+      plain, several = element(field.type)
+      made = option(None, field.metadata.get('help', ''), choices=field.metadata.get('choices'))
+      fields.append((field.name, (tuple[plain, ...] if several else plain) | None, made))
+    elif known[field.name].metadata.get('group') != 'Model':
+      raise UsageError(f'model={name}: its field {field.name} has the name of a flag; call it otherwise')
+  return dataclasses.make_dataclass(
+    config_class.__name__, fields, bases=(config_class,), frozen=True, namespace={'__module__': config_class.__module__}
+  )
 
 
 def model_flags(models: Mapping[str, Callable], usual: str = '') -> type:
@@ -131,10 +201,10 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
   Raises:
     UsageError: for an unknown model, an option that it has not, or a value that makes no sense.
   """
-  constructor = choose('model', name, models)
-  fields, taken = of_model(constructor), {}
+  constructor = own_model(name) if is_own(name) else choose('model', name, models)
+  fields, taken = {key: field for key, field in of_model(constructor, is_own(name)).items() if key not in decided}, {}
   if not isinstance(chosen, Mapping):  # whose flags may be those of other models beside these
-    known = {key for model in models.values() for key in of_model(model)}
+    known = {key for model in models.values() for key in of_model(model)} | fields.keys()
     chosen = {key: value for key, value in chosen.model_options().items() if key in known}
   for key, value in chosen.items():
     if value is None:

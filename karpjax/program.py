@@ -102,7 +102,7 @@ class Program:
     init: key -> state.
     step: (state, batch) -> (state, metrics).
     evaluate: (state, batch, key) -> sums: any pytree, added up leaf by leaf over batches, replicas and hosts.
-    summarise: sums (NumPy, on the host) -> {name: number}.
+    summarise: sums (NumPy, on the host) -> {name: number}; by default of sums and counts, as `evaluate` gives metrics.
     predict: (state, batch, key) -> outputs [batch, ...], or None.
     example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None; of sequences [batch, time], where
       what is not scored, by a negative batch['targets'], counts nothing.
@@ -115,12 +115,13 @@ class Program:
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     environment_steps: how many steps of environments a step makes, of all of them together, for the line of progress; or 0.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
+    unread: () -> names of flags that were given and that the program has not read; see `config.watched`.
   """
 
   init: Callable[[jax.Array], Any]
   step: Callable[[Any, Batch], tuple[Any, Metrics]]
   evaluate: Callable[[Any, Batch, jax.Array], Any]
-  summarise: Callable[[Any], dict[str, float]]
+  summarise: Callable[[Any], dict[str, float]] = lambda sums: divide(sums)
   predict: Callable[[Any, Batch, jax.Array], Any] | None = None
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   causal: bool = False
@@ -131,6 +132,7 @@ class Program:
   rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   environment_steps: int = 0
   collecting: int = 0
+  unread: Callable[[], Sequence[str]] = tuple
 
 
 def partitioning(model, *inputs, **options) -> Callable[[], Any]:

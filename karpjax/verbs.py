@@ -24,6 +24,7 @@ from karpjax.errors import UsageError, choose
 from karpjax.report import writers
 from karpjax.train import checkpoint, run_dir, weights
 from karpjax.train.predict import predict_split
+from karpjax.train.runner import Runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Verb:
     decode: (run, outputs, inputs, options) -> answers: dicts that JSON can hold; a generator where they come bit by bit.
     options: a frozen dataclass of `config.flag` fields.
     show: answer -> its text for a terminal, with its own line breaks.
+    expand: the inputs given -> those that are meant, such as the files of a folder.
   """
 
   help: str
@@ -52,6 +54,7 @@ class Verb:
   inputs: str = ''
   options: type = NoOptions
   show: Callable[[dict[str, Any]], str] = lambda answer: '  '.join(map(str, answer.values())) + '\n'
+  expand: Callable[[list[str]], list[str]] = list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +65,13 @@ class Bound:
   verb: Verb
 
   def encode(self, inputs: Sequence[str] = (), **chosen):
-    return self.verb.encode(self.run, _listed(inputs), self._options(chosen))
+    return self.verb.encode(self.run, self._listed(inputs), self._options(chosen))
 
   def function(self, state, arrays, **chosen):
     return self.verb.function(self.run, self._options(chosen))(state, arrays)
 
   def decode(self, outputs, inputs: Sequence[str] = (), **chosen):
-    return self.verb.decode(self.run, outputs, _listed(inputs), self._options(chosen))
+    return self.verb.decode(self.run, outputs, self._listed(inputs), self._options(chosen))
 
   def answers(self, inputs: Sequence[str] = (), **chosen) -> Iterable[dict[str, Any]]:
     """The answers, one after the other, as they come."""
@@ -78,6 +81,9 @@ class Bound:
   def __call__(self, inputs: Sequence[str] = (), **chosen) -> list[dict[str, Any]]:
     return list(self.answers(inputs, **chosen))
 
+  def _listed(self, inputs) -> list[str]:
+    return self.verb.expand([str(x) for x in ([inputs] if isinstance(inputs, str | Path) else inputs)])
+
   def _options(self, chosen):
     for name in chosen:
       choose('option', name, {field.name: field for field in dataclasses.fields(self.verb.options)})
@@ -86,33 +92,39 @@ class Bound:
     return checked
 
 
-def _listed(inputs) -> list[str]:
-  return [str(inputs)] if isinstance(inputs, str | Path) else [str(x) for x in inputs]
-
-
 class Run:
   """A run's folder, opened: `config`, `summary`, `metrics` (rows), `spec`, `program`, `state`, and its verbs as methods.
 
-  The state is that of the best checkpoint, or of the last or of a step; of several seeds, the first one's. Of a sweep's
-  folder it is its best setting's at the end of training, by which settings are compared; `trial` names it.
+  Args:
+    folder: the run's, or a sweep's, which stands for one of its settings at the end of training, as these are compared.
+    checkpoint: the weights: 'best', 'last', or the step of a checkpoint that is kept.
+    member: which of several seeds, or of the settings in a part of a sweep, from 0; None: the first seed.
+    trial: which setting of a sweep, by its number in the table; None: the best. `self.trial` names it.
+
+  Raises:
+    UsageError: where the folder holds no run, or not such a member or setting.
   """
 
-  def __init__(self, folder: str | Path, checkpoint: str = 'best'):
-    self.folder, self.trial, self.member = Path(folder), '', None
+  def __init__(self, folder: str | Path, checkpoint: str = 'best', member: int | None = None, trial: int | None = None):
+    self.folder, self.trial, self.member = Path(folder), '', member
     if (self.folder / 'sweep.json').exists():
-      self.folder, self.trial, self.member = _best_of_sweep(self.folder)
+      self.folder, self.trial, first = _setting_of_sweep(self.folder, trial)
+      self.member = member if first is None else first + (member or 0)
       checkpoint = 'last' if checkpoint == 'best' else checkpoint
+    elif trial is not None:
+      raise UsageError(f'trial={trial}: {folder} is no sweep')
     self.checkpoint, self.stored = checkpoint, run_dir.stored(self.folder)
     self.experiment = importlib.import_module(f'experiments.{self.stored["experiment"]}')
     self.config = configs.from_json(self.experiment.Config, self.stored['flags'])
-    self.verbs: dict[str, Verb] = getattr(self.experiment, 'verbs', {})
+    self.verbs: dict[str, Verb] = {**getattr(self.experiment, 'verbs', {}), 'evaluate': EVALUATE}
     population = self.stored.get('population')
+    members = len(population['seeds']) if population else self.config.seeds
+    if self.member is not None and self.member >= members:
+      raise UsageError(f'member={self.member}: {self.folder} has {members}, numbered from 0')
     if population:  # many settings in one program
       if self.member is None:
-        count, sweep = len(population['seeds']), self.folder.parent
-        raise UsageError(
-          f'{folder} holds {count} members of a sweep; ask for its best, as in: launch.py predict {sweep} …'
-        )
+        sweep = self.folder.parent
+        raise UsageError(f'{folder} holds {members} members of a sweep: give member=, or {sweep} for the best')
       own = {name: values[self.member] for name, values in population['hyper'].items()}
       self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)
       hyper = {name: [x] for name, x in own.items()}
@@ -143,7 +155,10 @@ class Run:
     """Of which setting or seed the state is; '' where there is one only."""
     if self.trial:
       return f' of {self.trial}'
-    return f', of the first of {self.config.seeds} seeds' if self.config.seeds > 1 else ''
+    if self.config.seeds > 1:
+      which = 'the first' if self.member is None else f'number {self.member}'
+      return f', of {which} of {self.config.seeds} seeds'
+    return f', of seed {self.config.seed}' if self.member is not None else ''
 
   @property
   def step(self) -> int:
@@ -183,12 +198,15 @@ class Run:
     return self.verb(name)
 
 
-def _best_of_sweep(folder: Path) -> tuple[Path, str, int | None]:
-  """(folder, what it is, which member of its program) of the best setting of a sweep; the table has it first."""
+def _setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | None]:
+  """(folder, what it is, which member of its program) of a setting of a sweep: of the best, which the table has first."""
   path = folder / 'trials.csv'
-  first = next(csv.DictReader(path.open()), None) if path.exists() else None
-  if not first or first['status'] != 'done':
+  done = [row for row in csv.DictReader(path.open()) if row['status'] == 'done'] if path.exists() else []
+  if not done:
     raise UsageError(f'{folder} is a sweep of which no setting has trained to its end yet')
+  first = next((row for row in done if trial is None or row['trial'] == str(trial)), None)
+  if not first:
+    raise UsageError(f'trial={trial}: done are {", ".join(sorted((row["trial"] for row in done), key=int))}')
   axes = list(first)[1 : list(first).index('status')]
   text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={first[name]}' for name in axes)
   place = Path(first['folder'])
@@ -197,6 +215,41 @@ def _best_of_sweep(folder: Path) -> tuple[Path, str, int | None]:
 
 
 # ---- verbs that several experiments have ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  split: str = configs.flag('test', 'The split.', choices=configs.SPLITS)
+
+
+def _evaluated(run: Run, inputs, chosen):
+  data = run.experiment.data(run.config)
+  if chosen.split not in data.splits:
+    raise UsageError(f'split={chosen.split}: the data have {", ".join(data.splits)}')
+  return data
+
+
+def _evaluate(run: Run, chosen):
+  """The function of `evaluate`: (state, data) -> {metric: number}, by the program and the batches of training."""
+
+  def function(state, data):
+    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': ''}
+    config = dataclasses.replace(run.config, **alone)
+    program = run.experiment.program(config, data)
+    runner = Runner(program, data, config)
+    return program.summarise(runner.evaluate(runner.carry(state), chosen.split))
+
+  return function
+
+
+EVALUATE = Verb(
+  "A split's metrics, of the run's weights.",
+  _evaluated,
+  _evaluate,
+  lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}],
+  options=Evaluation,
+  show=lambda numbers: ''.join(f'{name:28} {x:.4f}\n' for name, x in numbers.items()),
+)
 
 
 def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Callable:
@@ -213,11 +266,11 @@ class Top:
   top: int = configs.flag(3, 'How many classes to print of each.', low=1)
 
 
-def classes(help: str, inputs: str, encode: Callable[..., Any]) -> Verb:
+def classes(help: str, inputs: str, encode: Callable[..., Any], expand: Callable = list) -> Verb:
   """The verb of a classifier: the likeliest classes of each input.
 
   Args:
-    help, inputs: as for `Verb`.
+    help, inputs, expand: as for `Verb`.
     encode: (run, inputs) -> a batch, as the program's `predict` takes it.
   """
 
@@ -229,4 +282,4 @@ def classes(help: str, inputs: str, encode: Callable[..., Any]) -> Verb:
   def show(answer):
     return '  '.join([answer['input'], *(f'{name} {p:.4f}' for name, p in answer['classes'].items())]) + '\n'
 
-  return Verb(help, lambda run, inputs, _: encode(run, inputs), probabilities, decode, inputs, Top, show)
+  return Verb(help, lambda run, inputs, _: encode(run, inputs), probabilities, decode, inputs, Top, show, expand)

@@ -55,18 +55,24 @@ def test_the_complete_example_takes_all_commands(sine):
   run = lambda *argv: launch(*argv, root=sine, cwd=sine)
   assert 'The sine of a number' in run().stdout
   assert '--width=int (default 64)' in run('sine', '--help').stdout
-  assert '2 seeds' in run('sine', '--workdir=runs/sine').stdout or 'finished' in run('runs/sine').stdout
+  evaluated = run('evaluate', 'runs/sine', '--json', '--checkpoint=last')
+  summary = json.loads((sine / 'runs' / 'sine' / 'summary.json').read_text())
+  assert json.loads(evaluated.stdout)['test/loss'] == pytest.approx(summary['test/loss']['values'][0], rel=1e-6)
+  assert 'first of 2 seeds' in evaluated.stderr
+  gone_on = run('sine', '--workdir=runs/sine', '--steps=450')
+  assert gone_on.returncode == 0 and 'goes on at step 400 of 450' in gone_on.stdout
   checked = run('check', 'sine')
   assert checked.returncode == 0, checked.stdout + checked.stderr
-  swept = run(
-    'sweep', 'sine', '--grid', 'learning_rate=1e-5,1e-2', '--steps=100', '--validation=0.1', '--workdir=runs/s'
-  )
-  assert swept.returncode == 2 and 'no validation split' in swept.stderr
+  swept = run('sweep', 'sine', '--grid', 'learning_rate=1e-5,1e-2', '--steps=100', '--workdir=runs/s')
+  assert swept.returncode == 0 and 'best: trial 2' in swept.stdout, swept.stderr
+  assert (sine / 'runs' / 's' / 'index.html').exists()
+  of_best = run('evaluate', 'runs/s')
+  assert of_best.returncode == 0 and 'of trial 2: --learning_rate=1e-2' in of_best.stderr
   refused = run('predict', 'runs/sine', 'x')
-  assert (
-    refused.returncode == 2
-    and refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it has no verbs\n'
-  )
+  assert refused.returncode == 2
+  assert refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it can evaluate\n'
+  useless = run('sine', '--dtype=bfloat16')
+  assert useless.returncode == 2 and useless.stderr == 'sine: --dtype=bfloat16: the program makes no use of it\n'
 
 
 def test_launch_alone_lists_every_experiment_without_importing_jax():

@@ -20,6 +20,8 @@ class Asking:
 
   json: bool = config.flag(False, 'Print each answer as a line of JSON.')
   checkpoint: str = config.flag('best', 'The weights to use: best, last, or the step of a checkpoint that is kept.')
+  member: int | None = config.flag(None, "Which of several seeds, or of a sweep's part, from 0.", low=0)
+  trial: int | None = config.flag(None, 'Which setting of a sweep, by its number in the table. Default: the best.')
 
 
 def describe(folder: Path) -> int:
@@ -63,14 +65,14 @@ def main(name: str, argv: Sequence[str]) -> int:
     if not folder:
       raise errors.UsageError(f'which run? python launch.py {name} WORKDIR …')
     runtime.set_up()
-    verb = verbs.Run(folder).verb(name).verb
+    verb = verbs.Run(folder, member=0).verb(name).verb
     known = dataclasses.make_dataclass('Flags', [], bases=(verb.options, Asking), frozen=True)
     if '--help' in flags:
       usage = f'{verb.help}\n\nusage: python launch.py {name} WORKDIR {verb.inputs} [--flag=value …]\n'
       print(usage, *command_line.flag_lines(dataclasses.fields(known)), sep='\n')
       return 0
     chosen = command_line.parse(known, flags)
-    run = verbs.Run(folder, chosen.checkpoint)
+    run = verbs.Run(folder, chosen.checkpoint, chosen.member, chosen.trial)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
     bound, inputs = run.verb(name), [y for x in inputs for y in (sys.stdin.read().splitlines() if x == '-' else [x])]
     if verb.inputs and not inputs:

@@ -47,7 +47,7 @@ def write_page(folder: Path) -> Path:
     **pictures(folder),
     **tables(report),
     **texts(folder),
-    'Final numbers': table([(title(key), figure(key, value)) for key, value in summary.items()]),
+    'Final numbers': final_numbers(summary),
     'Flags': table([(flag, plain(value)) for flag, value in flags.items() if value not in (None, '', [])]),
     'Run it again': f'<pre>{escape(config["command"])}</pre>' if config.get('command') else '',
     'Parameters': table(shapes, ('name', 'shape', 'count'), total),
@@ -68,6 +68,18 @@ def render(name: str, about: str, sections: Mapping[str, str], headlines: str = 
   )
   page = string.Template(Path(__file__).with_suffix('.html').read_text())
   return page.substitute(name=escape(name), about=escape(about), headlines=headlines, body=body).encode()
+
+
+def final_numbers(summary: Mapping[str, Any]) -> str:
+  """A table of summary.json: the numbers of the last weights, and beside them of the best."""
+  names = [name for name in summary if not name.startswith('best/')]
+  rows = [(title(name), figure(name, summary[name])) for name in names]
+  if summary.get('best/step') in (None, summary.get('steps')):
+    return table(rows)
+  best = [figure(name, summary[f'best/{name}']) if f'best/{name}' in summary else '' for name in names]
+  heads = '', f'step {summary.get("steps", 0):,}, the last', f'step {summary["best/step"]:,}, the best'
+  note = '<p class="quiet">predict and the other verbs use the best weights; --checkpoint=last uses the last</p>'
+  return table([(*row, x) for row, x in zip(rows, best)], heads) + note
 
 
 # ---- parts: {heading: HTML} ----

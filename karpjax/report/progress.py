@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
+from karpjax import options
 from karpjax.report import writers
 from karpjax.report.tables import table
 
@@ -35,8 +36,9 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
   )
   return [
-    'config:',
-    *(f'  {name} = {value}' for name, value in description['flags'].items()),
+    'flags: '
+    + (' '.join(options.as_flags(description['changed'])) or 'all at their defaults')
+    + '; all are in config.json',
     f'devices: {len(description["devices"])} × {description["device_kind"]} ({layout}){hosts}',
     *(f'data: {note}' for note in dataset.notes),
     'parameters:',
@@ -105,16 +107,24 @@ def over_seeds(mean, std, interval, **_) -> str:
   return f'{mean:.4f} ± {std:.4f}  [{", ".join(f"{x:.4f}" for x in interval)}]'
 
 
-def final(numbers: dict, folder, best: dict | None, config) -> list[str]:
-  """The lines after the last step; `best` is {'step', 'value'} of the best checkpoint."""
-  metrics = {n: x for n, x in numbers.items() if '/' in n}
-  rows = [(n, over_seeds(**x) if isinstance(x, dict) else f'{x:.4f}') for n, x in metrics.items()]
-  weights = f'these numbers are of step {config.steps}'
-  if best:
-    weights += f'; verbs use the weights of step {best["step"]}, the best by {config.select.removeprefix("-")}'
-  shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and n not in metrics}
+def final(numbers: dict, folder, config) -> list[str]:
+  """The lines after the last step: the metrics of the last weights, and beside them of the best, where these are kept."""
+  shown = lambda x: '' if x is None else over_seeds(**x) if isinstance(x, dict) else f'{x:.4f}'
+  metrics = [n for n in numbers if '/' in n and not n.startswith('best/')]
+  heads, rows = ('metric', f'step {config.steps}, the last'), [(n, shown(numbers[n])) for n in metrics]
+  by, best = config.select.removeprefix('-'), numbers.get('best/step')
+  weights = f'no best weights were kept, as {by} was not measured; verbs use the last'
+  if best == config.steps:
+    heads, weights = ('metric', f'step {best}, the last and the best by {by}'), 'verbs use these weights'
+  elif best:
+    heads += (f'step {best}, the best by {by}',)
+    rows = [(*row, shown(numbers.get(f'best/{row[0]}'))) for row in rows]
+    weights = f'verbs use the best weights, of step {best}; --checkpoint=last the last'
+  if any(isinstance(numbers[n], dict) for n in metrics):
+    weights += '. Over seeds: mean ± standard deviation [95 % interval of the mean]'
+  shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and '/' not in n}
   return [
-    *table(rows, ('metric', 'final')),
+    *table(rows, heads),
     f'{numbers["seconds"]:.1f} s, and {numbers["compile_seconds"]:.1f} s of compilation before; '
     f'{numbers["steps_per_second"]:.4g} steps/s',
     'time: ' + ', '.join(f'{name} {x:.1%}' for name, x in shares.items()),

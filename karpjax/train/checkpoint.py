@@ -183,7 +183,7 @@ class Checkpoints:
       raise Damaged(f'{wrong} has another checksum than when it was saved')
     return arrays, meta
 
-  def restore(self, shapes) -> tuple[int, Any, dict] | None:
+  def restore(self, shapes, kind: str = 'last') -> tuple[int, Any, dict] | None:
     """(step, carry in global form, information) of the newest checkpoint that restores whole; None if there is none.
 
     Newer ones that do not are moved to `damaged/`, with a line. Host 0 reads and tells the others, whose disks need not
@@ -192,14 +192,14 @@ class Checkpoints:
     arrays = {}
 
     def read_newest():
-      for step in self.steps('last'):
+      for step in self.steps(kind):
         try:
-          whole, information = self.load('last', step)
+          whole, information = self.load(kind, step)
         except Damaged as why:
-          aside = self.folder / 'damaged' / f'last-{step}'
+          aside = self.folder / 'damaged' / f'{kind}-{step}'
           shutil.rmtree(aside, ignore_errors=True)
           aside.parent.mkdir(parents=True, exist_ok=True)
-          (self.folder / 'last' / str(step)).rename(aside)
+          (self.folder / kind / str(step)).rename(aside)
           self.say(f'checkpoint of step {step} is damaged ({why}); moved to {aside}')
           continue
         from_arrays(whole, shapes)  # for its errors, which are everyone's

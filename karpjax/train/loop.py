@@ -42,7 +42,8 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   options.check(config)
   data = experiment.data(config)
   config = configs.resolve(config, data.spec.examples)
-  return experiment.program(config, data), data, config
+  watched, unread = configs.watched(config, data.spec.examples)
+  return dataclasses.replace(experiment.program(watched, data), unread=unread), data, config
 
 
 def run(experiment, config, *, say: Callable = print) -> Summary:
@@ -109,7 +110,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       checkpoints.close()
       for sink in sinks:
         sink.close()
-    tell([*progress.final(numbers, folder, loop.information.get('best'), config), *loop.lines])
+    tell([*progress.final(numbers, folder, config), *loop.lines])
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.placement.get(carry).state, folder)
@@ -270,14 +271,30 @@ class Loop:
       if hosts.is_host0():
         self.lines = tuple(self.runner.program.report(state, t, self.folder) or ())
 
+  def evaluate_best(self, carry) -> tuple[int, dict] | None:
+    """(step, metrics) of the best checkpoint, {} where it is the last one; None where there is none, as of a sweep's members."""
+    best = self.information.get('best')
+    if not best or self.runner.program.population:
+      return None
+    if best['step'] == self.config.steps:
+      return best['step'], {}
+    self.checkpoints.wait()
+    restored = self.checkpoints.restore(self.runner.shapes, 'best')
+    return restored and (restored[0], self.evaluate(self.runner.placement.put(restored[1]), True))
+
   def finish(self, carry, description: dict) -> dict[str, Any]:
     """Plots, tables and the page, from what is on the disk: a run that was killed after its last step comes here too."""
     if self.config.plots:
       self.report(carry, self.config.steps)
+      self.lap('report')
+    best = self.evaluate_best(carry)
+    self.lap('evaluation')
     training, waited = self.spent['step'], self.runner.feed.seconds_waited
     spent = {'input': waited, 'step': max(0.0, training - waited)}
     spent |= {name: self.spent[name] for name in ('evaluation', 'logging', 'saving')}
     times = {'seconds': self.about()['seconds'], 'compile_seconds': description['compiled']['compile_seconds']}
     times |= {'steps_per_second': self.steps / training} if training else {}
     times |= {f'{name}_share': seconds / (sum(spent.values()) or 1.0) for name, seconds in spent.items()}
-    return hosts.run_on_host0(lambda: run_dir.write_results(self.folder, self.config, description, times, self.sinks))
+    return hosts.run_on_host0(
+      lambda: run_dir.write_results(self.folder, self.config, description, best, times, self.sinks)
+    )

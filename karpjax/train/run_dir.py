@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from karpjax import config as configs
-from karpjax import optim
+from karpjax import optim, options
 from karpjax.errors import UsageError
 from karpjax.report import page, plots, progress, writers
 from karpjax.train import checkpoint, hosts
@@ -91,11 +91,13 @@ def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
   config, population = runner.config, runner.program.population
   params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
   shapes = zip(checkpoint.names(params), jax.tree.leaves(params))
+  changed = configs.changed(config, runner.dataset.spec.examples)
   description = {
     'format': FORMAT,
     'experiment': experiment,
     'flags': configs.to_json(config),
-    'command': ' '.join(['python launch.py', experiment, *configs.as_flags(config)]),
+    'changed': configs.to_json(changed),
+    'command': ' '.join(['python launch.py', experiment, *options.as_flags(changed)]),
     'command_line': sys.argv,
     'spec': runner.dataset.spec.to_json(),
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
@@ -179,16 +181,23 @@ def open_sinks(folder: Path, start: int, config, description: dict, environment_
   return sinks + ([writers.Wandb(folder, config.wandb, description)] if config.wandb != 'off' else [])
 
 
-def write_results(folder: Path, config, description: dict, times: dict, sinks: list) -> dict[str, Any]:
+def write_results(
+  folder: Path, config, description: dict, best: tuple[int, dict] | None, times: dict, sinks: list
+) -> dict[str, Any]:
   """Writes curves, metrics.csv, summary.json and the page from metrics.jsonl; returns the final numbers.
 
   Args:
     description: what config.json holds.
+    best: the step of the best checkpoint and its metrics, {} where it is the last; None where there is none.
     times: the rest of the final numbers.
     sinks: those that are told of the end.
   """
   rows = writers.read_rows(folder)
-  final = {n: writers.final_of_seeds(x) if isinstance(x, list) else x for n, x in rows[-1].items() if '/' in n}
+  final = {n: x for n, x in rows[-1].items() if '/' in n}
+  if best:
+    evaluated = best[1] or {n: x for n, x in final.items() if not n.startswith('train/')}
+    final |= {'best/step': best[0], **{f'best/{n}': x for n, x in evaluated.items()}}
+  final = {n: writers.final_of_seeds(x) if isinstance(x, list) else x for n, x in final.items()}
   parameters = sum(p['count'] for p in description['parameters'])
   rate = {'steps_per_second': rows[-1]['steps_per_second']}
   numbers = {'steps': config.steps, 'parameters': parameters, **final, **rate, **times}

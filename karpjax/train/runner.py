@@ -128,6 +128,8 @@ class Runner:
     examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
     batch_of = lambda size: {n: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for n, x in examples.items()}
     traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, batch_of(config.batch_size))
+    if unread := program.unread():
+      raise UsageError(f'{unread[0]}={getattr(config, unread[0])}: the program makes no use of it')
     self.metrics = dict(metrics)
     self.flops = seeds * compile.estimate_flops(traced.jaxpr)
     once = compile.estimate_flops(traced.jaxpr, loops=False)
@@ -173,6 +175,10 @@ class Runner:
     """The first carry, in global form."""
     first_carry = jax.jit(self._first_carry, out_shardings=self.placement.out_shardings)
     return first_carry(np.array(self.population.seeds, np.uint32))
+
+  def carry(self, state):
+    """A carry of one seed's state, on the devices."""
+    return self.placement.put(transforms.Carry(state, self._zeros(self.metrics)))
 
   # ---- training ----
 
