@@ -215,11 +215,11 @@ def resolve(config, examples: int):
   step_range(config.profile)
   steps_of = functools.partial(in_steps, batch_size=config.batch_size, examples=examples)
   steps = steps_of(config.steps)
+  if steps < 1:
+    raise UsageError(f'steps={config.steps}: at least one step is needed')
   durations = [field.name for field in dataclasses.fields(config) if field.type is Duration and field.name != 'steps']
   changes = {'steps': steps, **{name: steps_of(getattr(config, name), name=name, run=steps) for name in durations}}
   changes['boundaries'] = tuple(steps_of(x, name='boundaries') for x in config.boundaries)
-  if steps < 1:
-    raise UsageError(f'steps={config.steps}: at least one step is needed')
   return dataclasses.replace(config, **changes)
 
 

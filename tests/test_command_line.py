@@ -57,7 +57,7 @@ def test_two_configs_live_in_one_process():
 
 
 def test_usage_shows_every_flag_with_type_default_and_help():
-  text = command_line.usage(Config, 'name', 'What it is.')
+  text = command_line.usage(Config, 'name', 'What it is.', 'all')
   for field in dataclasses.fields(Config):
     assert f'--{field.name}=' in text and field.metadata['help'] in ' '.join(text.split())
   assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text

@@ -42,9 +42,10 @@ def commands(path: Path) -> list[str]:
 @functools.cache
 def known_flags() -> set[str]:
   """Every flag of every experiment, verb and command."""
+  from karpjax import verbs
   from karpjax.commands import use
 
-  names = {field.name for field in dataclasses.fields(use.Asking)}
+  names = {field.name for cls in (use.Asking, verbs.Evaluation) for field in dataclasses.fields(cls)}
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
     names |= {field.name for field in dataclasses.fields(module.Config)}

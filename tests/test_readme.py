@@ -119,7 +119,7 @@ def test_every_flagfile_parses_and_says_what_it_reproduces(name):
   experiment = importlib.import_module(f'experiments.{paper["experiment"]}')
   settings = command_line.parse(experiment.Config, [f'--flagfile={reproduce.PAPERS / name}.flags'])
   assert settings != experiment.Config()
-  assert f'reproduce {name}' in README
+  assert f'reproduce {name}' in (reproduce.PAPERS / 'README.md').read_text()
 
 
 def test_listing_takes_no_time_to_speak_of():

@@ -108,11 +108,11 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
 
 
 def record(result: dict, known: dict[str, dict]) -> None:
-  """Appends to results.jsonl, and writes the README's table anew between its two marks, from the newest of each name."""
+  """Appends to results.jsonl, and writes the table of README.md beside them anew between its two marks, from the newest of each name."""
   with open(RESULTS, 'a') as file:
     file.write(json.dumps(result) + '\n')
   newest = {line['name']: line for line in map(json.loads, RESULTS.read_text().splitlines())}
-  path = ROOT / 'README.md'
+  path = PAPERS / 'README.md'
   before, rest = path.read_text().split(MARKS[0])
   table = ['| ' + ' | '.join(row) + ' |' for row in (HEADS, ['---'] * len(HEADS), *rows(known, newest))]
   writers.write_bytes(path, '\n'.join([before + MARKS[0], *table, MARKS[1] + rest.split(MARKS[1])[1]]).encode())
@@ -124,7 +124,9 @@ def main(argv: list[str]) -> int:
   parser = argparse.ArgumentParser(prog='launch.py reproduce', description=about)
   parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
   parser.add_argument('--runs', default='runs/papers', help='where the runs are left (default runs/papers)')
-  parser.add_argument('--record', action='store_true', help="write the results to results.jsonl and the README's table")
+  parser.add_argument(
+    '--record', action='store_true', help='write the results to results.jsonl and README.md beside the flagfiles'
+  )
   options, flags = parser.parse_known_args(argv)
   try:
     known = {path.stem: read(path) for path in sorted(PAPERS.glob('*.flags'))}

@@ -10,6 +10,9 @@ import numpy as np
 
 from karpjax.report import page, plots, writers
 
+SIDE_BY_SIDE = 6  # runs that have a column each; more have a row each
+DRAWN = 12  # runs whose curves are drawn
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -44,26 +47,39 @@ def shared_metrics(entries: Sequence[Entry]) -> list[str]:
 
 
 def write(entries: Sequence[Entry], folder: Path, heading: str) -> Path:
-  """index.html in a folder, with a plot of each metric that the runs share, and whatever else is in its plots/."""
+  """index.html in a folder, with a plot of each metric that the runs share, and whatever else is in its plots/.
+
+  Args:
+    entries: the runs; where they are many, the first ones have curves.
+    folder: of the page.
+    heading: of the page.
+  """
   for metric in shared_metrics(entries):
     # of several seeds their mean
-    curves = {e.name: {row['step']: np.mean(row[metric]) for row in e.rows if metric in row} for e in entries}
+    curves = {e.name: {row['step']: np.mean(row[metric]) for row in e.rows if metric in row} for e in entries[:DRAWN]}
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if curves:
       plots.overlaid(curves, metric, folder)
-  links = [f'<a href="{escape(e.link)}">{escape(e.name)}</a>' if e.link else escape(e.name) for e in entries]
-  seeds = any(page.over_seeds(value) for entry in entries for value in entry.summary.values())
-  about = f'{len(entries)} runs' + ('; of several seeds mean ± standard deviation' if seeds else '')
-  heads = ('', *(entry.name for entry in entries))
+  links = [f'<a href="{escape(e.link)}">{escape(e.name)}</a>' for e in entries if e.link]
+  about = [f'{len(entries)} runs']
+  about += ['of several seeds mean ± standard deviation'] if any(map(_over_seeds, entries)) else []
+  about += [f'curves of the first {DRAWN}'] if len(entries) > DRAWN else []
   numbers, flags = tables(entries)
-  sections = {
-    'Runs': f'<p>{" · ".join(links)}</p>',
-    'Numbers side by side': page.table(numbers, heads),
-    **page.pictures(folder),
-    'Flags that differ': page.table(flags, heads),
-  }
-  writers.write_bytes(folder / 'index.html', page.render(heading, about, sections))
+  sections = {'Runs': f'<p>{" · ".join(links)}</p>' if links else '', **page.pictures(folder)}
+  if len(entries) > SIDE_BY_SIDE:  # a row for each
+    heads = ('', *(row[0] for row in flags + numbers))
+    rows = [(entry.name, *(row[1 + i] for row in flags + numbers)) for i, entry in enumerate(entries)]
+    sections = {'Settings and numbers': page.table(rows, heads), **sections}
+  else:
+    heads = ('', *(entry.name for entry in entries))
+    sections = {'Numbers side by side': page.table(numbers, heads), **sections}
+    sections['Flags that differ'] = page.table(flags, heads)
+  writers.write_bytes(folder / 'index.html', page.render(heading, '; '.join(about), sections))
   return folder / 'index.html'
+
+
+def _over_seeds(entry: Entry) -> bool:
+  return any(page.over_seeds(value) for value in entry.summary.values())
 
 
 def tables(entries: Sequence[Entry]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:

@@ -296,5 +296,5 @@ class Loop:
     times |= {'steps_per_second': self.steps / training} if training else {}
     times |= {f'{name}_share': seconds / (sum(spent.values()) or 1.0) for name, seconds in spent.items()}
     return hosts.run_on_host0(
-      lambda: run_dir.write_results(self.folder, self.config, description, best, times, self.sinks)
+      lambda: run_dir.write_results(self.folder, self.config, description, times, self.sinks, best)
     )

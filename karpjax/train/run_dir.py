@@ -182,7 +182,7 @@ def open_sinks(folder: Path, start: int, config, description: dict, environment_
 
 
 def write_results(
-  folder: Path, config, description: dict, best: tuple[int, dict] | None, times: dict, sinks: list
+  folder: Path, config, description: dict, times: dict, sinks: list, best: tuple[int, dict] | None = None
 ) -> dict[str, Any]:
   """Writes curves, metrics.csv, summary.json and the page from metrics.jsonl; returns the final numbers.
 

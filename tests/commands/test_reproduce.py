@@ -19,7 +19,7 @@ def papers(tmp_path, monkeypatch):
   ):
     lines = f'# what: {name}\n# experiment: regression\n# theirs: {theirs}\n# source: here\n{more}--seed=1\n'
     (folder / f'{name}.flags').write_text(lines)
-  (tmp_path / 'README.md').write_text(f'before\n{reproduce.MARKS[0]}\nold\n{reproduce.MARKS[1]}\nafter\n')
+  (folder / 'README.md').write_text(f'before\n{reproduce.MARKS[0]}\nold\n{reproduce.MARKS[1]}\nafter\n')
   monkeypatch.setattr(reproduce, 'ROOT', tmp_path)
   monkeypatch.setattr(reproduce, 'PAPERS', folder)
   monkeypatch.setattr(reproduce, 'RESULTS', folder / 'results.jsonl')
@@ -30,17 +30,17 @@ def papers(tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_down_unless_asked(papers, capsys):
-  before = (papers / 'README.md').read_text()
+  before = (reproduce.PAPERS / 'README.md').read_text()
   assert reproduce.main(['one']) == 0
   out = capsys.readouterr().out
   assert '20.00 %' in out and '25.00 % ± 1.00 %' in out and '+5.00 %' in out and '1.5 min' in out
-  assert (papers / 'README.md').read_text() == before and not reproduce.RESULTS.exists()
+  assert (reproduce.PAPERS / 'README.md').read_text() == before and not reproduce.RESULTS.exists()
 
 
 def test_a_record_goes_to_the_results_and_to_the_table_of_the_readme(papers):
   assert reproduce.main(['all', '--record']) == 0
   assert [json.loads(line)['name'] for line in reproduce.RESULTS.read_text().splitlines()] == ['one_small']
-  lines = (papers / 'README.md').read_text().splitlines()
+  lines = (reproduce.PAPERS / 'README.md').read_text().splitlines()
   assert lines[:2] == ['before', reproduce.MARKS[0]] and lines[-2:] == [reproduce.MARKS[1], 'after']
   assert (
     '| one_small | test/error | 20.00 % | 25.00 % ± 1.00 % | +5.00 % | 2 | 1.5 min | reproduce one_small |' in lines

@@ -70,8 +70,9 @@ def main(argv: list[str]) -> int:
       if trials[0].status != 'done':
         print(f'table: {folder / "trials.csv"}')
         return 1
-      plot = outcome.draw(trials, sweep, folder)
-      print('', *outcome.about_best(trials[0], sweep), f'table: {folder / "trials.csv"}, plot: {plot}', sep='\n')
+      outcome.draw(trials, sweep, folder)
+      page = outcome.write_page(trials, sweep, folder)
+      print('', *outcome.about_best(trials[0], sweep), f'table: {folder / "trials.csv"}', f'page: {page}', sep='\n')
       return 0
   except errors.UsageError as error:
     return command_line.refuse('sweep', error, flags)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax.commands.sweep.settings import Axis, Setting, Sweep
-from karpjax.report import plots, writers
+from karpjax.report import comparison, plots, writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +50,22 @@ def number(values: list[float]) -> str:
   return f'{np.mean(values):.4g}' + (f' ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else '')
 
 
+def _short(text: str) -> str:
+  """A drawn number with four digits; what was typed stays."""
+  try:
+    return f'{float(text):.4g}' if len(text) > 8 else text
+  except ValueError:
+    return text
+
+
 def rows(trials: list[Trial], sweep: Sweep) -> list[tuple]:
   """The printed table of trials, ranked: number, setting, the metric that selects, a note."""
-
-  def short(text):  # a drawn number with four digits; what was typed stays
-    try:
-      return f'{float(text):.4g}' if len(text) > 8 else text
-    except ValueError:
-      return text
-
   lines = []
   for place, trial in enumerate(trials):
     last, note = '', trial.status + (f': {trial.reason}' if trial.reason else '')
     if trial.status == 'done':
       last, note = number(trial.numbers[sweep.metric]), 'best' if place == 0 else ''
-    lines.append((trial.number, *(short(trial.setting.get(name, '')) for name in sweep.axes), last, note))
+    lines.append((trial.number, *(_short(trial.setting.get(name, '')) for name in sweep.axes), last, note))
   return lines
 
 
@@ -98,6 +99,25 @@ def write_csv(trials: list[Trial], sweep: Sweep, folder: Path) -> None:
 
 
 # ---- the plot ----
+
+
+def write_page(trials: list[Trial], sweep: Sweep, folder: Path) -> Path:
+  """index.html: the settings beside each other, best first, their curves, and what is in plots/."""
+  entries = []
+  for trial in trials:
+    first, seeds = trial.member, sweep.base.seeds
+    own = lambda x, first=first, seeds=seeds: (
+      x if first is None or not isinstance(x, list) else x[first : first + seeds]
+    )
+    rows = [{name: own(x) for name, x in row.items()} for row in writers.read_rows(Path(trial.folder))]
+    many = {n: writers.final_of_seeds(x) if len(x) > 1 else x[0] for n, x in trial.numbers.items()}
+    numbers = many if trial.status == 'done' else {}
+    flags = {name: trial.setting.get(name, '') for name in sweep.axes}
+    note = '' if trial.status == 'done' else f' ({trial.status})'
+    text = ' '.join(f'{name}={_short(value)}' for name, value in flags.items())
+    entries.append(comparison.Entry(f'{trial.number}: {text}{note}', flags, rows, numbers))
+  best = 'least' if sweep.sign == 1 else 'largest'
+  return comparison.write(entries, folder, f'Sweep of {sweep.experiment}, by the {best} {sweep.metric}')
 
 
 def draw(trials: list[Trial], sweep: Sweep, folder: Path) -> None:
