@@ -38,7 +38,7 @@ Spec = text.TextSpec
 @config.defaults(
   tokeniser='words', lower=True, test=0.2, order='bucketed', batch_size=50, steps='10epochs', eval_batch_size=100
 )
-class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS, 'textcnn')):
+class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS, 'textcnn', own=True)):
   dataset: str = config.flag(
     'python_docs',
     'python_docs, trec, financial_phrasebank, table:DIR (train, validation, test as .csv or .tsv), FILE.csv, FILE.tsv, '

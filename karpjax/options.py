@@ -159,19 +159,20 @@ def with_model(config_class: type, name: object) -> type:
   )
 
 
-def model_flags(models: Mapping[str, Callable], usual: str = '') -> type:
+def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = False) -> type:
   """A dataclass to inherit from: a flag for each option of any of the models; None is the model's own default.
 
   Args:
     models: {name: Linen module or a partial of one}.
     usual: which is the default of a flag `model`; '': there is no such flag.
+    own: whether that flag takes a model of the user's own too.
   """
   found: dict[str, dict[str, dataclasses.Field]] = {}
   for name, constructor in models.items():
     for field in of_model(constructor).values():
       found.setdefault(field.name, {})[name] = field
   help = "The model; its options are below, each by default the model's own."
-  fields = [('model', str, option(usual, help, group='Experiment', choices=models))] if usual else []
+  fields = [('model', str, option(usual, help, group='Experiment', choices=models, own=own))] if usual else []
   for name, by_model in found.items():
     kinds = [element(field.type) for field in by_model.values()]
     plain = kinds[0][0]
