@@ -56,6 +56,9 @@ class Config(agents.RLConfig, config.model_flags(MODELS)):
   points: bool = config.flag(False, 'Whether a reward other than 0 ends the return, as a point of Pong does.')
   scale_rewards: bool = config.flag(False, 'Whether rewards are divided by the deviation of their discounted sum.')
 
+  def environment_steps(self):
+    return self.batch_size * resolved(self, environments.make(self.environment).limit).rollout
+
 
 data = agents.data
 

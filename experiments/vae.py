@@ -107,8 +107,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def example_losses(state, batch, key):
     return terms(state.variables(), batch, key)['loss']
 
-  step, summarise = train_step(loss, optimiser, config), lambda sums: {n: float(s / c) for n, (s, c) in sums.items()}
-  return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=report)
+  step, more = train_step(loss, optimiser, config), {'example_losses': example_losses, 'loss_floor': True}
+  return Program(init, step, evaluate, predict=predict, report=report, **more)
 
 
 def prior(run, inputs, chosen):

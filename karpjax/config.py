@@ -135,6 +135,10 @@ class Train:
     0.0, 'Decay of a running average of parameters, to be evaluated; 0: none.', low=0, below=1
   )
 
+  def environment_steps(self) -> int:
+    """How many steps of environments a step makes, of all of them together; 0 where there are none, or no fixed number."""
+    return 0
+
   def model_options(self) -> dict[str, typing.Any]:
     """{option: value} of an experiment's flags of the group Model; None leaves the model's own default."""
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if metadata(f)['group'] == 'Model'}
@@ -166,18 +170,29 @@ def watched(config, examples: int):
 # ---- durations ----
 
 
-def in_steps(duration, *, batch_size: int, examples: int, name: str = 'steps', run: int = 0) -> int:
-  """'2000', '10epochs' or '50000examples' in steps, rounded up; 'auto', in a `run` of so many: each epoch, or more rarely.
+def in_steps(
+  duration, *, batch_size: int, examples: int, name: str = 'steps', run: int = 0, environment_steps=lambda: 0
+) -> int:
+  """'2000', '10epochs', '50000examples' or '500000env' in steps, rounded up; 'auto', in a `run` of so many: each epoch or rarer.
+
+  Args:
+    environment_steps: () -> how many steps of environments a step makes.
 
   Raises:
     UsageError: for anything else, or a negative one.
   """
   if duration == 'auto' and run:
     return max(math.ceil(examples / batch_size), math.ceil(run / OFTEN))
-  match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?)?', str(duration).strip())
+  match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?|env)?', str(duration).strip())
   if not match:
-    raise UsageError(f'{name}={duration} is no duration: type 2000 (steps), 10epochs or 50000examples')
+    raise UsageError(
+      f'{name}={duration} is no duration: type 2000 (steps), 10epochs, 50000examples or, of environments, 500000env'
+    )
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
+  if unit == 'env':
+    if not (each := environment_steps()):
+      raise UsageError(f'{name}={duration}: a step makes no fixed number of steps of environments; give steps')
+    return math.ceil(number / each)
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
   return math.ceil(round(examples_seen / batch_size, 6))
@@ -213,7 +228,8 @@ def resolve(config, examples: int):
     raise UsageError(f'steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
 
   step_range(config.profile)
-  steps_of = functools.partial(in_steps, batch_size=config.batch_size, examples=examples)
+  sizes = {'batch_size': config.batch_size, 'examples': examples}
+  steps_of = functools.partial(in_steps, **sizes, environment_steps=config.environment_steps)
   steps = steps_of(config.steps)
   if steps < 1:
     raise UsageError(f'steps={config.steps}: at least one step is needed')

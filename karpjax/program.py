@@ -108,6 +108,7 @@ class Program:
       what is not scored, by a negative batch['targets'], counts nothing.
     causal: whether those of sequences depend on no later one of batch['tokens'].
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
+    loss_floor: whether the loss of a batch has a floor well above 0, which no training reaches, as an ELBO's.
     report: (state, t, folder) -> lines for the reader, or None: samples, grids, episodes; the one hook with effects, called
       every `report_every` steps and at the end, when its lines are printed below the final numbers.
     population: whom --seeds=N stands for in a sweep.
@@ -126,6 +127,7 @@ class Program:
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   causal: bool = False
   uninformed_loss: float | None = None
+  loss_floor: bool = False
   report: Callable[[Any, int, Path], Iterable[str] | None] | None = None
   population: Population | None = None
   axes: Callable[[], Any] | None = None

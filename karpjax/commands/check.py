@@ -112,6 +112,8 @@ def gradients_reach_all(program, state, batch) -> Result:
 @named('one batch can be overfitted', 'try learning_rate times and over ten; look at dropout and labels')
 def overfits_one_batch(program, state, batch) -> Result:
   """The same batch again and again: the training loss falls to under a tenth."""
+  if program.loss_floor:
+    raise NotApplicable('its loss has a floor above 0')
   few = {n: x[: min(16, len(x))] for n, x in batch.items()}
   first, *_, last = _minimise(program, state, few, OVERFIT_STEPS, below=0.05)
   figure = f'loss {first:.4f} -> {last:.4f} in at most {OVERFIT_STEPS} steps of {len(few["index"])} examples'
@@ -123,6 +125,9 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
   if not TARGETS & set(batch):
     raise NotApplicable(f'nothing in the batch is a target by its name: {", ".join(sorted(TARGETS))}')
+  turned = {n: jnp.roll(x, 1, 0) if n in TARGETS else x for n, x in batch.items()}
+  if _minimise(program, state, batch, 1) == _minimise(program, state, turned, 1):
+    raise NotApplicable('the loss looks at no target but at the inputs themselves')
   keep = TARGETS | {'index', 'mask'}
   zeroed = {n: x if n in keep else jnp.zeros_like(x) for n, x in batch.items()}
   real, blind = (_minimise(program, state, inputs, steps)[-1] for inputs in (batch, zeroed))

@@ -36,6 +36,7 @@ class CNN(mlp.Classifier):
   dropout: float | tuple[float, ...] = option(0.0, "Rates on the dense layers' inputs.", low=0, below=1)
   attention: str = option('none', 'Gates after each activation: squeeze-and-excitation or CBAM.', choices=ATTENTIONS)
   activation: str = option('relu', 'The activation function.', choices=mlp.ACTIVATIONS)
+  zero_head: bool = option(True, 'Whether the last layer begins at 0, and so the loss as that of a guess.')
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -75,5 +76,6 @@ class CNN(mlp.Classifier):
     if self.head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)
-    dense = mlp.MLP(self.classes, self.dtype, self.hidden, self.activation, self.norm, tuple(rates), first, name='head')
-    return dense(x, train=train)
+    dense = dict(widths=self.hidden, activation=self.activation, norm=self.norm, dropout=tuple(rates))
+    dense |= dict(input_dropout=first, zero_head=self.zero_head)
+    return mlp.MLP(self.classes, self.dtype, **dense, name='head')(x, train=train)

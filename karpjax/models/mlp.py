@@ -72,6 +72,7 @@ class MLP(Classifier):
   dropout: float | tuple[float, ...] = option(0.0, 'The dropout rate of hidden units, or one a layer.', low=0, below=1)
   input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
   residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
+  zero_head: bool = option(False, 'Whether the last layer begins at 0, and so the loss as that of a guess.')
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -90,4 +91,5 @@ class MLP(Classifier):
       if self.residual and layer > 1 and x.shape == y.shape:  # as in mnist1d's MLPBase
         y = x + y
       x = linear.Dropout(rate)(y, train=train)
-    return linear.Dense(self.classes, name='logits')(x.astype(jnp.float32))
+    first = {'kernel_init': nn.initializers.zeros_init()} if self.zero_head else {}
+    return linear.Dense(self.classes, name='logits', **first)(x.astype(jnp.float32))

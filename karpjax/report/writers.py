@@ -96,6 +96,10 @@ class Rows:
     if not path.exists() or valid != path.read_bytes():
       write_bytes(path, valid)
     self._file = open(path, 'ab', buffering=0)
+    with contextlib.suppress(OSError):  # the file's name is to last as well, where the system syncs folders
+      descriptor = os.open(path.parent, os.O_RDONLY)
+      os.fsync(descriptor)
+      os.close(descriptor)
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Adds one row; `row['step']` is an int, every other value a number or one number per seed."""

@@ -37,6 +37,9 @@ class RLConfig(config.Train):
   batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1)
   order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
 
+  def environment_steps(self):
+    return self.batch_size * getattr(self, 'train_frequency', 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class ReplayFlags:
@@ -139,7 +142,7 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
       buffers=replay.empty(policy.environment, worlds, config.buffer // worlds, config.priority > 0),
     )
 
-  counts = dict(collecting=collecting(config), environment_steps=worlds * config.train_frequency)
+  counts = dict(collecting=collecting(config), environment_steps=config.environment_steps())
   return Program(init=init, step=step, **counts, **parts(policy))
 
 
