@@ -36,7 +36,7 @@ def test_an_averaging_head_ignores_a_shift_of_a_framed_image_and_a_flattening_on
   x[:, 4:8, 4:8] = np.random.default_rng(0).normal(size=(1, 4, 4, 1))
   shifted = np.roll(x, (4, 4), (1, 2))  # by a multiple of both poolings
   for head, alike in (('average', True), ('flatten', False)):
-    module = cnn.CNN(10, widths=(4, 5), hidden=(), head=head)
+    module = cnn.CNN(10, widths=(4, 5), hidden=(), head=head, zero_head=False)
     params = jax.jit(module.init)(jax.random.key(0), x)
     apply = jax.jit(module.apply)
     assert np.allclose(apply(params, x), apply(params, shifted), atol=1e-5) is alike
@@ -49,11 +49,11 @@ def test_an_averaging_head_takes_any_size_with_the_same_params():
 
 def test_dropout_rates_go_to_the_inputs_of_the_dense_layers():
   x = np.ones((2, 8, 8, 1), np.float32)
-  plain = cnn.CNN(3, widths=(2,), hidden=(5,))
+  plain = cnn.CNN(3, widths=(2,), hidden=(5,), zero_head=False)
   params = jax.jit(plain.init)(jax.random.key(0), x)
 
   def apply(rates):
-    module = cnn.CNN(3, widths=(2,), hidden=(5,), dropout=rates)
+    module = cnn.CNN(3, widths=(2,), hidden=(5,), dropout=rates, zero_head=False)
     return jax.jit(lambda: module.apply(params, x, train=True, rngs={'dropout': jax.random.key(1)}))()
 
   bias = params['params']['head']['logits']['bias']
