@@ -221,7 +221,9 @@ def resolve(config, examples: int):
     config = dataclasses.replace(config, batch_size=examples)
   options.check(config)
   if config.batch_size > examples:
-    raise UsageError(f'batch_size={config.batch_size} is larger than the train split of {examples} examples')
+    raise UsageError(
+      f'batch_size={config.batch_size} is larger than the train split of {examples} examples; 0 takes all of it'
+    )
   if config.batch_size % config.microbatches:
     raise UsageError(f'microbatches={config.microbatches} does not divide batch_size={config.batch_size}')
   if config.steps_per_call != 'auto' and not re.fullmatch('0*[1-9][0-9]*', config.steps_per_call):

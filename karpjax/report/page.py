@@ -35,7 +35,7 @@ def write_page(folder: Path) -> Path:
   arrays = config.get('parameters', [])
   shapes = [(p['name'], ' × '.join(map(str, p['shape'])) or 'scalar', f'{p["count"]:,}') for p in arrays]
   total = f'{len(shapes)} arrays, {sum(p["count"] for p in arrays):,} parameters'
-  seconds = summary.get('compile_seconds')
+  seconds, asks = summary.get('compile_seconds'), f'python launch.py {folder}\npython launch.py evaluate {folder}'
   where = {
     'Devices': config.get('devices'),
     'Device kind': config.get('device_kind'),
@@ -43,13 +43,16 @@ def write_page(folder: Path) -> Path:
     'Compilation': None if seconds is None else f'{figure("", seconds)} s',
     **(config.get('versions') or {}),
   }
+  given = config.get('changed', flags)
+  others = '<p class="quiet">all others are at their defaults, which config.json holds</p>' if flags else ''
   sections = {
     **pictures(folder),
     **tables(report),
     **texts(folder),
     'Final numbers': final_numbers(summary),
-    'Flags': table([(flag, plain(value)) for flag, value in flags.items() if value not in (None, '', [])]),
+    'Flags': table([(flag, plain(value)) for flag, value in given.items()]) + others,
     'Run it again': f'<pre>{escape(config["command"])}</pre>' if config.get('command') else '',
+    'Ask it': f'<pre>{escape(asks)}</pre>' if config.get('command') else '',
     'Parameters': table(shapes, ('name', 'shape', 'count'), total),
     'Where it ran': table([(what, plain(value)) for what, value in where.items() if value]),
     'Files': ' · '.join(f'<a href="{name}">{name}</a>' for name in FILES if (folder / name).exists()),
