@@ -1,6 +1,7 @@
 """Image files and raw image arrays: found, read, resized, and turned from grey to colour or back."""
 
 import contextlib
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,12 @@ SPLITS = {'train': ('train',), 'validation': ('validation', 'val', 'valid'), 'te
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 GREY = ('1', 'L', 'LA')  # Pillow's modes of eight bits and fewer
 COLOUR = ('P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
+ORIENTATION = 0x0112  # EXIF's tag
+UPRIGHT = {  # its values -> how the stored pixels are turned
+  2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+LYING = (5, 6, 7, 8)  # those that swap height and width
 Headers = Mapping[Path, tuple[tuple[int, int], int]]  # file -> ((height, width), channels)
 
 
@@ -50,11 +57,12 @@ def files(folder: Path) -> list[Path]:
 
 
 def headers(files: Iterable[Path]) -> Headers:
-  """Sizes and channels of image files, undecoded; a UsageError names a file that can't be used."""
+  """Sizes (of the upright pictures) and channels of image files, undecoded; a UsageError names one that can't be used."""
   found = {}
   for file in tqdm.tqdm(files, desc='reading headers', leave=False, disable=None):
     with _opened(file) as image:
-      found[file] = (image.height, image.width), 1 if image.mode in GREY else 3
+      size = image.size if _orientation(image) in LYING else image.size[::-1]
+      found[file] = size, 1 if image.mode in GREY else 3
   return found
 
 
@@ -85,7 +93,7 @@ def common_channels(headers: Headers) -> tuple[int, tuple[str, ...]]:
 
 
 def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-  """A PNG or JPEG file as [height, width, channels] uint8.
+  """A PNG or JPEG file as [height, width, channels] uint8, upright: turned as its EXIF orientation says.
 
   Args:
     path: of the file, or the open file; a UsageError names it where it can't be read or has more than eight bits a channel.
@@ -93,7 +101,9 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
     size: (height, width) for `fit`; None leaves the file's.
   """
   with _opened(path) as image:
-    pixels = np.asarray(image.convert('L' if channels == 1 else 'RGB'))
+    turn = UPRIGHT.get(_orientation(image))
+    pixels = image.convert('L' if channels == 1 else 'RGB')
+    pixels = np.asarray(pixels if turn is None else pixels.transpose(turn))
   return fit(pixels.reshape(*pixels.shape[:2], channels), size)
 
 
@@ -108,6 +118,31 @@ def _opened(path):
     raise
   except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
     raise UsageError(f'{path} is not a readable PNG or JPEG file: {" ".join(str(error).split())}') from error
+
+
+def _orientation(image) -> int:
+  """How an opened picture lies, 1 to 8; 1, upright, where it does not say, or says it illegibly."""
+  if image.format == 'PNG' and not _png_tells(image.fp):
+    return 1  # without decoding, which Pillow would do to be sure
+  try:
+    return image.getexif().get(ORIENTATION, 1)
+  except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):
+    return 1
+
+
+def _png_tells(file) -> bool:
+  """Whether a PNG file, which stays where it is, has EXIF or XMP in it, before or after the pixels."""
+  at = file.tell()
+  file.seek(8)
+  found = False
+  while not found and len(head := file.read(8)) == 8:
+    length = int.from_bytes(head[:4], 'big')
+    found = head[4:] == b'eXIf' or file.read(min(length, 24)).startswith(
+      (b'Raw profile type exif', b'XML:com.adobe.xmp')
+    )
+    file.seek(4 + length - (0 if found else min(length, 24)), 1)
+  file.seek(at)
+  return found
 
 
 def as_pillow(image: np.ndarray) -> Image.Image:

@@ -135,7 +135,7 @@ def _fetch(title, source, shape, indices):
 def _keep(title, split, shape, files):
   """The split as whole arrays, from a file in the cache, decoded and written there at first."""
   stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-  digest = hashlib.sha256(json.dumps([stats, shape]).encode()).hexdigest()[:16]
+  digest = hashlib.sha256(json.dumps([stats, shape, 'upright']).encode()).hexdigest()[:16]
   cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
   path = cache / f'{title.replace("/", "-")}-{digest}.npz'
   broken = contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile)  # it is not there, or not whole
