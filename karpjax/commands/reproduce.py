@@ -100,7 +100,7 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
       value = 'not run here' if paper.get('needs') == 'accelerator' else 'not run'
       if ours:
         value = shown(metric, ours['mean'], ours['std'] if len(ours['values']) > 1 else None)
-      if ours and theirs is not None:
+      if ours and None not in (theirs, ours['mean']):
         gap = ('+' if ours['mean'] > theirs else '') + shown(metric, ours['mean'] - theirs)
       about = (str(result['seeds']), minutes, f'reproduce {name}')
       lines.append((paper['what'], metric, shown(metric, theirs), value, gap, *about))

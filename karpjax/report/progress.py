@@ -114,7 +114,7 @@ def final(numbers: dict, folder, config) -> list[str]:
   metrics = [n for n in numbers if '/' in n and not n.startswith('best/')]
   heads, rows = ('metric', f'step {config.steps}, the last'), [(n, shown(numbers[n])) for n in metrics]
   by, best = config.select.removeprefix('-'), numbers.get('best/step')
-  weights = f'no best weights were kept, as {by} was not measured; verbs use the last'
+  weights = f'no best weights were kept, as {by} was not measured, or never finite; verbs use the last'
   if best == config.steps:
     heads, weights = ('metric', f'step {best}, the last and the best by {by}'), 'verbs use these weights'
   elif best:

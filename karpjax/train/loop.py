@@ -132,6 +132,22 @@ def due(t: int, every: int) -> bool:
   return every > 0 and t % every == 0
 
 
+def better(values: list[float], best: dict | None) -> bool:
+  """Whether a metric is less than at the best step, in the mean of the seeds that are finite at both; NaN never is.
+
+  Args:
+    values: one per seed; none where it was not measured.
+    best: what a checkpoint says of the best step, or None.
+  """
+  now, both = np.array(values, np.float64), np.isfinite(values)
+  if best and both.any():
+    # older checkpoints have the mean alone
+    before = np.broadcast_to(np.array(best.get('values', best.get('value')), np.float64), now.shape)
+    both &= np.isfinite(before)
+    return not np.isfinite(before).any() or bool(both.any() and now[both].mean() < before[both].mean())
+  return bool(both.any())
+
+
 class Loop:
   """THE loop and its clock; what is trained is the Program's business.
 
@@ -230,13 +246,10 @@ class Loop:
     return {'seconds': seconds, 'best': self.information.get('best'), 'seeds': self.config.seeds}
 
   def keep_best(self, carry, t: int, row: dict) -> None:
-    name = self.config.select.removeprefix('-')
-    if name not in row:
-      return
-    value = float(np.nanmean(row[name])) * (-1 if self.config.select.startswith('-') else 1)
-    best = self.information.get('best')
-    if best is None or value < best['value']:
-      self.information = {**self.information, 'best': {'step': t, 'value': value}}
+    name, sign = self.config.select.removeprefix('-'), -1 if self.config.select.startswith('-') else 1
+    values = [sign * x for x in np.atleast_1d(row[name]).tolist()] if name in row else []
+    if better(values, self.information.get('best')):
+      self.information = {**self.information, 'best': {'step': t, 'values': values}}
       self.checkpoints.save(t, self.runner.placement.get(carry), self.about(), kind='best')
 
   def stop_if_diverged(self, nonfinite: np.ndarray, totals, saved: int) -> None:

@@ -65,3 +65,10 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(papers, monkeypatch, caps
 def test_an_unknown_name_offers_the_nearest(papers, capsys):
   assert reproduce.main(['one_smal']) == 2
   assert 'Did you mean one_small?' in capsys.readouterr().err
+
+
+def test_a_number_that_is_not_finite_has_no_difference(papers, monkeypatch, capsys):
+  ours = {'test/error': {'mean': None, 'std': None, 'values': [None, 0.26]}}
+  result = lambda paper, *_: {'name': paper['name'], 'ours': ours, 'seeds': 2, 'seconds': 90}
+  monkeypatch.setattr(reproduce, 'run', result)
+  assert reproduce.main(['one_small']) == 0 and '–' in capsys.readouterr().out

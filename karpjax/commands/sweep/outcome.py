@@ -36,8 +36,8 @@ class Trial:
 
 
 def ranked(trials: list[Trial], sweep: Sweep) -> list[Trial]:
-  """Those that are done, best first by the mean over seeds; then the others in their order."""
-  worth = lambda trial: sweep.sign * np.mean(trial.numbers[sweep.metric])
+  """Those that are done, best first by the mean over seeds, NaN last; then the others in their order."""
+  worth = lambda trial: np.nan_to_num(sweep.sign * np.mean(trial.numbers[sweep.metric]), nan=np.inf)
   done = sorted((trial for trial in trials if trial.status == 'done'), key=worth)
   return done + [trial for trial in trials if trial.status != 'done']
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -88,7 +89,9 @@ def numbers(folder: Path) -> dict[str, list[float]]:
   """{metric: [one per member]} of the end of training; {} of a run that is not finished."""
   path = folder / 'summary.json'
   summary = json.loads(path.read_text()) if path.exists() else {}
-  return {n: x['values'] if isinstance(x, dict) else [x] for n, x in summary.items() if '/' in n}
+  number = lambda x: math.nan if x is None else x
+  several = lambda x: x['values'] if isinstance(x, dict) else [x]
+  return {n: [*map(number, several(x))] for n, x in summary.items() if '/' in n}
 
 
 def diverged(folder: Path) -> dict[int, int]:
