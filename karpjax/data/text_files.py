@@ -88,7 +88,8 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
     columns: two names, whatever their case.
 
   Raises:
-    UsageError: where the file cannot be read, lacks a column, or has a row without one, by its line.
+    UsageError: where the file cannot be read, lacks a column or names one twice; and for a row that is longer or shorter than
+      the first line, or empty where a text is needed, by its line.
   """
   if len(columns) != 2:
     raise UsageError(f'columns={",".join(columns)}: two names are needed, as text,label or time,text')
@@ -105,13 +106,20 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
     if missing := [column for column in columns if column.lower() not in heads]:
       known = ', '.join(map(repr, heads))
       raise UsageError(f'{path} has no column {missing[0]!r} but {known} in its first line; give columns=NAME,NAME')
+    if twice := [column for column in columns if heads.count(column.lower()) > 1]:
+      raise UsageError(f'{path} has the column {twice[0]!r} twice in its first line; name each once')
     places = [heads.index(column.lower()) for column in columns]
+    end = reader.line_num  # of the row before
     for row in reader:
-      values = tuple(row[place].strip() if place < len(row) else '' for place in places)
-      if all(values):
-        rows.append(values)
-      elif ''.join(row).strip():
-        raise UsageError(f'{path}, line {reader.line_num}: the {columns[values.index("")]} is empty')
+      line, end = end + 1, reader.line_num
+      if not ''.join(row).strip():
+        continue
+      if len(row) != len(heads):
+        advice = 'put a text with commas in quotes' if delimiter == ',' else 'a text may hold no tab'
+        raise UsageError(f'{path}, line {line}: {len(row)} columns, where the first line has {len(heads)}; {advice}')
+      rows.append(tuple(row[place].strip() for place in places))
+      if '' in rows[-1]:
+        raise UsageError(f'{path}, line {line}: the {columns[rows[-1].index("")]} is empty')
   except csv.Error as error:
     raise UsageError(f'{path}, line {reader.line_num}: {error}') from None
   if not rows:

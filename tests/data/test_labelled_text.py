@@ -148,7 +148,11 @@ def write(content, name='train.csv'):
     (write(b'text,label\none,a\n'), r"all texts have the label 'a'"),
     (write(b'text,label\none,a\ntwo,a\n'), r"all texts have the label 'a'"),
     (write(b'text,label\none,a\n  ,b\n'), r'train\.csv, line 3: the text is empty'),
-    (write(b'text,label\none,a\ntwo\n'), r'train\.csv, line 3: the label is empty'),
+    (write(b'text,label\none,a\ntwo,\n'), r'train\.csv, line 3: the label is empty'),
+    (write(b'text,label\none,a\ntwo\n'), r'train\.csv, line 3: 1 columns, where the first line has 2'),
+    (write(b'text,label\n"one\ntwo",a\nwell, no,b\n'), r'line 4: 3 columns, .*; put a text with commas in quotes'),
+    (write(b'text,label\n"one\ntwo",a,\n'), r'train\.csv, line 2: 3 columns'),  # where the row begins
+    (write(b'text,label,Text\none,a,b\n'), r"has the column 'text' twice"),
     (write(b'sentence,label\none,a\n'), r"no column 'text' but 'sentence', 'label'.*columns="),
     (write(b'text,label\n"one,a\ntwo,b\n'), r'train\.csv, line 3: unexpected end of data'),
     (write(b'text,label\nthree,c\nfour,d\n', 'test.csv'), r"labels in test that are not in train: 'c', 'd'"),
