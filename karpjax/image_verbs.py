@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import image_files, images
+from karpjax.data import folders, image_files, images
 from karpjax.errors import UsageError
 from karpjax.report import pictures
 from karpjax.verbs import Verb
@@ -18,7 +18,7 @@ def files(given: list[str]) -> list[str]:
   """A verb's `expand`: a folder stands for the PNG and JPEG files in it and below."""
   listed = []
   for path in given:
-    inside = sorted(str(x) for x in Path(path).rglob('*') if x.suffix.lower() in image_files.SUFFIXES)
+    inside = [*map(str, folders.files(Path(path), image_files.SUFFIXES))]
     if Path(path).is_dir() and not inside:
       raise UsageError(f'{path} is a folder without PNG or JPEG files')
     listed += inside if Path(path).is_dir() else [path]

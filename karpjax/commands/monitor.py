@@ -22,7 +22,7 @@ from karpjax.report import plots, writers
 class Options(change.Rule):
   label: str = config.flag('negative', 'The class whose share is followed.')
   columns: tuple[str, ...] = config.flag(('time', 'text'), 'The columns of times and of texts.')
-  encoding: str = config.flag('utf-8', 'The encoding of the file.')
+  encoding: str = config.flag('', 'The encoding of the file. Default: as its byte-order mark says, or utf-8.')
   output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.')
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from karpjax.data import folders
 from karpjax.errors import UsageError
 
 SPLITS = {'train': ('train',), 'validation': ('validation', 'val', 'valid'), 'test': ('test',)}
@@ -28,26 +29,22 @@ Headers = Mapping[Path, tuple[tuple[int, int], int]]  # file -> ((height, width)
 
 
 def split_folders(path: Path) -> dict[str, Path]:
-  """{split: PATH/train, PATH/validation (or val, or valid), PATH/test}, as far as they are there; without train {}."""
+  """{split: PATH/train, PATH/validation (or val, or valid), PATH/test}, of any case, as far as they are there; without train {}."""
   if not path.is_dir():
     raise UsageError(f'{path} is not a folder')
-  found = {split: path / n for split, names in SPLITS.items() for n in names if (path / n).is_dir()}
+  there = {entry.name.lower(): entry for entry in folders.visible(path) if entry.is_dir()}
+  found = {split: there[name] for split, names in SPLITS.items() for name in names if name in there}
   return found if 'train' in found else {}
-
-
-def visible(folder: Path) -> list[Path]:
-  """What is in a folder, sorted, without what begins with a dot."""
-  return sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
 
 
 def is_image(path: Path) -> bool:
   """Whether it is a file that is called PNG or JPEG."""
-  return path.suffix.lower() in SUFFIXES and path.is_file()
+  return folders.is_file(path, SUFFIXES)
 
 
 def files(folder: Path) -> list[Path]:
   """The images of a folder, sorted; a UsageError where it has none, or has something else."""
-  entries = visible(folder)
+  entries = folders.visible(folder)
   for entry in entries:
     if not is_image(entry):
       raise UsageError(f'{entry} is not a PNG or JPEG file: convert it or move it away')

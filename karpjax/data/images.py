@@ -9,6 +9,7 @@ import numpy as np
 from karpjax import config as configs
 from karpjax.data import bundled, image_files, published, splitting, tfds
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.data.folders import visible
 from karpjax.errors import UsageError
 
 
@@ -111,7 +112,7 @@ def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bo
   path = Path(name.removeprefix('folder:')).expanduser()
   folders = image_files.split_folders(path)
   # a lone folder 'train' of images may be a class
-  if not folders or (len(folders) == 1 and not any(entry.is_dir() for entry in image_files.visible(path / 'train'))):
+  if not folders or (len(folders) == 1 and not any(entry.is_dir() for entry in visible(folders['train']))):
     folders = {'train': path}
   parts = {split: _classes(folder, unlabelled) for split, folder in folders.items()}
   classes = tuple(parts['train'])
@@ -140,7 +141,7 @@ def _fetch(files, labels, channels, size, indices):
 
 def _classes(path: Path, unlabelled: bool) -> dict[str, list[Path]]:
   """Class name -> its image files, both sorted; of a folder of images alone, where no labels are needed, 'all'."""
-  entries = image_files.visible(path)
+  entries = visible(path)
   folders = [entry for entry in entries if entry.is_dir()]
   stray = next(filter(image_files.is_image, entries), None)
   if unlabelled and stray and not folders:

@@ -160,7 +160,7 @@ def sentences() -> Pairs:
 def _labelled_lines(path: Path, encoding: str, pattern: re.Pattern, expected: str) -> Pairs:
   """The pairs of a file's lines that are not empty, which \\n alone ends; the published files are latin-1."""
   pairs = []
-  for number, line in enumerate(text_files.read_file(path, encoding or 'latin-1').split('\n'), 1):
+  for number, line in enumerate(text_files.read_file(path, encoding, 'latin-1').split('\n'), 1):
     if line.strip():
       match = pattern.fullmatch(line.strip())
       if not match:

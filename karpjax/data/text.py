@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import splitting, text_files, tokenisers
+from karpjax.data import folders, splitting, text_files, tokenisers
 from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split, take
 from karpjax.errors import UsageError
@@ -26,7 +26,9 @@ from karpjax.errors import UsageError
 class Flags:
   """The flags of every experiment on texts."""
 
-  encoding: str = configs.data_flag('', 'The encoding of text files. Default: that of the published files, or utf-8.')
+  encoding: str = configs.data_flag(
+    '', 'The encoding of text files. Default: as a byte-order mark says, that of the published files, or utf-8.'
+  )
   lower: bool = configs.data_flag(False, 'Lower-case the texts.')
   minimum_frequency: int = configs.data_flag(1, 'Words that are rarer in train become <unk>.', low=1)
   vocabulary: int = configs.data_flag(0, 'The largest number of tokens, of words and bpe; 0: all words.', low=0)
@@ -172,7 +174,7 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
     texts = {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
   elif name == 'names' or (path and kind in ('text', 'lines')):
     place = Path(path).expanduser() if path else text_files.find('names.txt', config.data_dir)
-    files = sorted(place.rglob('*.txt')) if place.is_dir() else [place]
+    files = folders.files(place, ('.txt',)) if place.is_dir() else [place]
     if not files:
       raise UsageError(f'{place} holds no .txt file')
     texts = {'train': '\n'.join(text_files.read_file(file, config.encoding) for file in files)}

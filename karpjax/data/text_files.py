@@ -1,5 +1,6 @@
 """Rows of strings by split: texts read from files, folders, tables and TensorFlow Datasets."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -8,12 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from karpjax.data import tfds
+from karpjax.data import folders, tfds
 from karpjax.errors import UsageError
 
 # split -> its names in files and in TFDS
 SPLITS = {'train': ('train',), 'validation': ('validation', 'valid', 'dev', 'testa'), 'test': ('test', 'testb')}
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+MARKS = {  # of byte order, at a file's beginning -> the encoding; that of UTF-32 begins as that of UTF-16 does
+  codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
+  codecs.BOM_UTF8: 'utf-8',
+}  # fmt: skip
 
 
 def sizes(rows: Mapping[str, Sequence]) -> str:
@@ -21,19 +26,27 @@ def sizes(rows: Mapping[str, Sequence]) -> str:
   return ', '.join(f'{len(rows[split]):,} {split}' for split in SPLITS if split in rows)
 
 
-def read_file(path: Path, encoding: str = '') -> str:
-  """A file's text, utf-8 if no encoding is given, with \\n for the ends of lines; a .gz is unpacked.
+def read_file(path: Path, encoding: str = '', usual: str = 'utf-8') -> str:
+  """A file's text, with \\n for the ends of lines; a .gz is unpacked.
+
+  Args:
+    encoding: '': the one that a byte-order mark says at the file's beginning; where it has none, the `usual` one.
 
   Raises:
     UsageError: where there is none, it is empty, or its bytes are not of that encoding.
   """
-  encoding = encoding or 'utf-8'
+  marked = ''
   try:
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == '.gz' else data).decode(encoding)
+    data = gzip.decompress(data) if path.suffix.lower() == '.gz' else data
+    marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), '')
+    encoding = encoding or marked or usual
+    text = data.decode(encoding)
   except UnicodeDecodeError as error:
     byte = f'byte {error.start:,} is 0x{error.object[error.start]:02x}'
-    raise UsageError(f'{path} is not {encoding}: {byte}; name its encoding, as encoding=latin-1') from None
+    raise UsageError(
+      f'{path} is not {encoding}: {byte}; name its encoding, as encoding={marked or "latin-1"}'
+    ) from None
   except LookupError:
     raise UsageError(f'encoding={encoding}: there is no such encoding; utf-8, latin-1 and utf-16 are common') from None
   except (OSError, EOFError, zlib.error) as error:
@@ -60,7 +73,7 @@ def find(name: str, data_dir: str, folder: str = '', *, needed: bool = True) -> 
 
 
 def split_files(folder: str | Path, suffixes: Sequence[str]) -> dict[str, Path]:
-  """{split: file} of a folder whose files have the names in SPLITS and one of the suffixes.
+  """{split: file} of a folder whose files have the names in SPLITS and one of the suffixes, of any case.
 
   Raises:
     UsageError: where there is no folder, no file of train, or two files of a split.
@@ -68,8 +81,9 @@ def split_files(folder: str | Path, suffixes: Sequence[str]) -> dict[str, Path]:
   folder, files = Path(folder).expanduser(), {}
   if not folder.is_dir():
     raise UsageError(f'{folder} is not a folder that holds train{suffixes[0]}, and perhaps validation and test')
+  there = [path for path in folders.visible(folder) if folders.is_file(path, suffixes)]
   for split, names in SPLITS.items():
-    found = [path for name in names for suffix in suffixes if (path := folder / f'{name}{suffix}').is_file()]
+    found = [path for name in names for path in there if path.stem.lower() == name]
     if len(found) > 1:
       raise UsageError(f'{folder} has two files of the {split} split, {found[0].name} and {found[1].name}')
     if found:

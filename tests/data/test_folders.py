@@ -1,0 +1,69 @@
+"""A folder's files: hidden ones never count, suffixes are of any case, and a byte-order mark tells the encoding."""
+
+import codecs
+
+import pytest
+
+from karpjax import errors, image_verbs
+from karpjax.data import folders, image_files, text, text_files
+from karpjax.data.text import LanguageFlags
+
+
+@pytest.fixture
+def folder(tmp_path):
+  names = 'b.TXT a.txt sub/c.Txt notes.md ._a.txt .git/secret.txt sub/.x/d.txt ._p.png .cache/q.png p.PNG sub/r.jpeg'
+  for name in names.split():
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(f'{name}\n')
+  (tmp_path / 'folder.txt').mkdir()
+  (tmp_path / 'folder.png').mkdir()
+  return tmp_path
+
+
+def test_a_language_models_folder_is_what_a_person_sees_in_it(folder):
+  class Config(LanguageFlags):
+    data_dir, validation = '', 0
+
+  rows, _, _ = text.read(Config(dataset=f'text:{folder}', test=0))
+  assert rows['train'] == ['a.txt\n\nb.TXT\n\nsub/c.Txt\n']
+
+
+def test_a_verbs_folder_of_images_too(folder):
+  assert image_verbs.files([str(folder)]) == [str(folder / 'p.PNG'), str(folder / 'sub' / 'r.jpeg')]
+
+
+def test_a_folder_may_lie_in_a_hidden_one(folder):
+  assert folders.files(folder / 'sub' / '.x', ('.txt',)) == [folder / 'sub' / '.x' / 'd.txt']
+
+
+def test_splits_are_found_in_names_of_any_case(tmp_path):
+  for name in ('Train.TXT', 'VALID.conll', '.test.txt', 'test.md'):
+    (tmp_path / name).write_text('x')
+  found = text_files.split_files(tmp_path, ('.txt', '.conll'))
+  assert {split: path.name for split, path in found.items()} == {'train': 'Train.TXT', 'validation': 'VALID.conll'}
+  for name in ('pictures/Train', 'pictures/TEST', 'pictures/.val'):
+    (tmp_path / name).mkdir(parents=True)
+  parts = image_files.split_folders(tmp_path / 'pictures')
+  assert {split: path.name for split, path in parts.items()} == {'train': 'Train', 'test': 'TEST'}
+
+
+WORDS = 'naïve café, Ω\n'
+
+
+@pytest.mark.parametrize('mark, codec', [(codecs.BOM_UTF8, 'utf-8'), (codecs.BOM_UTF16_LE, 'utf-16-le'),
+  (codecs.BOM_UTF16_BE, 'utf-16-be'), (codecs.BOM_UTF32_LE, 'utf-32-le'), (codecs.BOM_UTF32_BE, 'utf-32-be')])  # fmt: skip
+def test_a_byte_order_mark_tells_the_encoding_whatever_is_usual(tmp_path, mark, codec):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(mark + WORDS.encode(codec))
+  assert text_files.read_file(path) == text_files.read_file(path, '', 'latin-1') == WORDS
+  assert text_files.read_file(path, codec) == WORDS
+  if codec != 'utf-8':
+    with pytest.raises(errors.UsageError, match=f'name its encoding, as encoding={codec[:6]}$'):
+      text_files.read_file(path, 'ascii')
+
+
+def test_without_a_mark_it_is_the_usual_one(tmp_path):
+  (tmp_path / 'a.txt').write_bytes('café'.encode('latin-1'))
+  assert text_files.read_file(tmp_path / 'a.txt', '', 'latin-1') == 'café'
+  with pytest.raises(errors.UsageError, match='byte 3 is 0xe9; name its encoding, as encoding=latin-1'):
+    text_files.read_file(tmp_path / 'a.txt')
