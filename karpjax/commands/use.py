@@ -74,7 +74,8 @@ def main(name: str, argv: Sequence[str]) -> int:
     chosen = command_line.parse(known, flags)
     run = verbs.Run(folder, chosen.checkpoint, chosen.member, chosen.trial)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
-    bound, inputs = run.verb(name), [y for x in inputs for y in (sys.stdin.read().splitlines() if x == '-' else [x])]
+    ended = lambda line: line.removesuffix('\n')
+    bound, inputs = run.verb(name), [y for x in inputs for y in (map(ended, sys.stdin) if x == '-' else [x])]
     if verb.inputs and not inputs:
       raise errors.UsageError(f'{name} wants {verb.inputs}, or - for the lines of standard input')
     if inputs and not verb.inputs:

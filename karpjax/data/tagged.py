@@ -27,21 +27,26 @@ WORDS = re.compile(r"(?:[A-Z]|Dr|Mrs?|Ms|Prof|St)\.|\w+(?:[-'.,/:]\w+)*|[^\w\s]"
 def parse(content: str, path: Path) -> list[Sentence]:
   """The sentences of a CoNLL file: a word a line, its tag in the last column, an empty line after each sentence.
 
-  Columns are separated by spaces or tabs; lines that begin with -DOCSTART- are skipped.
+  Columns are separated by tabs alone where these give as many as the first line has, else by spaces and tabs, and never by
+  other blanks: a word may hold one that does not break. Lines that begin with -DOCSTART- are skipped.
 
   Raises:
-    UsageError: which names the line that has other columns than the first.
+    UsageError: which names the line that has other columns than the first, or no word.
   """
   sentences, width = [[]], 0
   for number, line in enumerate(content.split('\n'), start=1):
-    columns = line.split()
-    if not columns or columns[0] == '-DOCSTART-':
+    columns = [column.strip(' ') for column in line.rstrip(' \t').split('\t')]
+    if len(columns) == 1 or len(columns) != (width or len(columns)):
+      columns = re.findall(r'[^ \t]+', line)
+    if not line.strip() or columns[0] == '-DOCSTART-':
       sentences.append([])
       continue
     width = width or max(len(columns), 2)
     if len(columns) != width:
       found = f'{path} line {number} has {len(columns)} column(s), not {width}'
       raise UsageError(f'{found}: each needs a word and, last, its tag; an empty line ends a sentence')
+    if not columns[0]:
+      raise UsageError(f'{path} line {number} begins with a tab, where its word should be')
     sentences[-1].append((columns[0], columns[-1]))
   if not width:
     raise UsageError(f'{path} holds no sentence')
@@ -154,7 +159,7 @@ def load(config) -> Dataset:
 
   Returns:
     Splits of 'tokens' [n, L], 'characters' [n, L, C] and 'targets' [n, L] int32, −1 behind a sentence's end; `raw` has their
-    words, 'text' [n], as strings with spaces between.
+    words, 'text' [n], as strings with spaces between, and none that breaks inside of a word.
   """
   name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])
@@ -185,7 +190,9 @@ def load(config) -> Dataset:
     texts, tags = zip(*sentences)
     targets = bucketing.padded([[classes.index(tag) for tag in each] for each in tags], longest, fill=-1)
     splits[split] = Split.of(**encode(spec, texts, longest), targets=targets)
-    raw[split] = Split.of(text=np.array([*map(' '.join, texts)], object))
+    raw[split] = Split.of(
+      text=np.array([' '.join(word.replace(' ', '\xa0') for word in each) for each in texts], object)
+    )
   about = f'{len(classes)} tags, {vocabularies["text"].size:,} words'
   sizes = f'{text_files.sizes(rows)} sentences of at most {longest} words'
   notes.append(f'{name}: {sizes}, {about}{_unseen(words, config.lower)}')

@@ -51,6 +51,21 @@ def test_columns_documents_and_empty_lines(tmp_path):
   ]
 
 
+def test_a_blank_that_does_not_break_is_part_of_a_word(tmp_path):
+  content = 'New York\t_\tB-LOC\n10\xa0000\u2009km\t\tO \n\xa0\n \t \nso _\tO'  # the last has a space for a tab
+  assert tagged.parse(content, tmp_path) == [
+    (['New York', '10\xa0000\u2009km'], ['B-LOC', 'O']),
+    (['so'], ['O']),
+  ]
+  assert tagged.parse('10\xa0000  O\n\u3000a O\n', tmp_path) == [(['10\xa0000', '\u3000a'], ['O', 'O'])]
+
+
+@pytest.mark.parametrize('line, says', [('a\t', r'has 1 column\(s\), not 2'), ('\tO', 'begins with a tab')])
+def test_an_empty_column_is_no_word_and_no_tag(tmp_path, line, says):
+  with pytest.raises(errors.UsageError, match=f'line 2 {says}'):
+    tagged.parse(f'b\tO\t\n{line}\n', tmp_path)
+
+
 @pytest.mark.parametrize(
   'given, expected',
   [
