@@ -122,7 +122,7 @@ def decode(run, outputs, texts, chosen: Top):
   tokeniser = run.spec.tokenisers['text']
   for given, row, chances in zip(texts, masking.encode(texts, run.spec)['tokens'], outputs):
     chances = chances * (np.arange(tokeniser.size) >= tokeniser.specials)
-    best = [(at, np.argsort(-at)[: chosen.top]) for at in chances[row == masking.MASK]]
+    best = [(at, np.argsort(-at, kind='stable')[: chosen.top]) for at in chances[row == masking.MASK]]
     masks = [[[tokeniser.decode([token]).strip(), float(at[token])] for token in tokens] for at, tokens in best]
     yield {'input': given, 'masks': masks}
 

@@ -276,7 +276,7 @@ def classes(help: str, inputs: str, encode: Callable[..., Any], expand: Callable
 
   def decode(run, outputs, inputs, chosen):
     for given, row in zip(inputs, outputs):
-      best = np.argsort(-row)[: chosen.top]
+      best = np.argsort(-row, kind='stable')[: chosen.top]
       yield {'input': given, 'classes': {run.spec.classes[c]: float(row[c]) for c in best}}
 
   def show(answer):

@@ -194,7 +194,7 @@ def _tfds(config) -> tuple[dict[str, Pairs], list[str]]:
 
 
 def _classes(name: str, parts: Mapping[str, Pairs]) -> tuple[str, ...]:
-  """The labels of train, in order: as numbers where all are such.
+  """The labels of train, in order: as numbers where all are such; of equal ones, such as 1 and 01, as texts.
 
   Raises:
     UsageError: for what no training can use.
@@ -207,4 +207,5 @@ def _classes(name: str, parts: Mapping[str, Pairs]) -> tuple[str, ...]:
       raise UsageError(f'{name}: a {split} text is empty')
   if len(known) < 2:
     raise UsageError(f'{name}: all texts have the label {known.pop()!r}; classification needs two or more')
-  return tuple(sorted(known, key=int if all(re.fullmatch(r'-?\d+', label) for label in known) else str))
+  numbers = all(re.fullmatch(r'-?\d+', label) for label in known)
+  return tuple(sorted(known, key=lambda label: (int(label) if numbers else 0, label)))
