@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from karpjax import config, errors, features, image_verbs, optim, options
-from karpjax.data import augmentation, bundled, images
+from karpjax.data import augmentation, bundled, images, splitting
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
@@ -178,7 +178,8 @@ def program(config: Config, data: Dataset) -> Program:
     distribution.sums, scorer, maximum=spec.maximum, examples=collect.evaluated(config, data.splits),
     conditional=config.conditional != 'none', modes=modes_of(spec),
   )  # fmt: skip
-  train_features = functools.cache(lambda count: scorer.features(data.splits['train'], count))
+  train = data.splits.get('train')
+  train_features = functools.cache(lambda count: scorer.features(train, splitting.sample(train.size, count)))
   losses = game(config, spec, generator, discriminator)
   return Program(
     init, alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
@@ -211,7 +212,7 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
     pictures.grid(images / spec.maximum, columns, f'{heading} · {at}', folder, name, row_names=row_names)
 
   if len(spec.shape) == 1:
-    points = train.fetch(np.arange(min(POINTS, train.size)))
+    points = train.fetch(splitting.sample(train.size, POINTS))
     limit = 1.3 * np.abs(points['image']).max()  # the same in all frames
     both, kinds = np.concatenate([points['image'], sample(points['label'])]), np.arange(2).repeat(len(points['label']))
     plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
@@ -222,7 +223,7 @@ def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder
       draw_once(config, spec, scorer, train, sample, grid, folder)
   pictures.over_time(folder, 'samples', t)
 
-  real = train.fetch(np.arange(min(COMPARED, train.size)))
+  real = train.fetch(splitting.sample(train.size, COMPARED))
   classes, fake = () if conditional else spec.classes, sample(real['label'])
   signs = distribution.collapse(
     writers.read_rows(folder), scorer, real['image'], fake, classes=classes, modes=modes_of(spec)
@@ -244,7 +245,7 @@ def draw_once(config: Config, spec: Spec, scorer, train, sample, grid, folder) -
   grid(sample(labels, latent=path), STEPS, 'Between two latents', 'interpolation')
 
   few = sample(np.arange(SIDE) % count)
-  known = train.fetch(np.arange(min(train.size, SEARCHED)))['image']
+  known = train.fetch(splitting.sample(train.size, SEARCHED))['image']
   nearest = distribution.neighbours(*(distribution.describe(scorer, x) for x in (few, known)), 3)  # [SIDE, 3]
   heading = f'Nearest of {len(known):,} training examples by ' + ("the scorer's features" if scorer else 'pixels')
   names = ('sample', 'nearest', 'second', 'third')

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import collectives, config, generate, options
-from karpjax.data import text
+from karpjax.data import splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
@@ -128,7 +128,8 @@ def report(model, data: Dataset, length: int):
   def write(state, t, folder):
     variables, (name, split) = state.variables(), data.reported()
     texts.prepend_step(folder / 'texts' / 'samples.txt', t, samples(variables, t))
-    about, rows = f'{name} split, step {t:,}', split.fetch(np.arange(min(split.size, texts.READ), dtype=np.int32))
+    few = splitting.sample(split.size, texts.READ) if spec.lines else np.arange(min(split.size, texts.READ))
+    about, rows = f'{name} split, step {t:,}', split.fetch(few.astype(np.int32))
     if isinstance(model, models.GPT):
       tokens = rows['tokens'][:1, : texts.MAPPED]
       names = [tokeniser.name(token) for token in tokens[0]]

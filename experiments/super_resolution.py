@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, errors, features, image_verbs, optim, options
-from karpjax.data import augmentation, dataset, image_files, pairs
+from karpjax.data import augmentation, dataset, image_files, pairs, splitting
 from karpjax.losses import adversarial
 from karpjax.metrics import collect, image_quality
 from karpjax.models import super_resolution as models
@@ -210,15 +210,16 @@ def enlarger(config: Config, net: models.Net, predict):
 
 
 def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder: Path) -> None:
-  """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of the first few."""
+  """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of a few."""
   split, _ = data.reported()
   rows, note = {}, f', step {t}{tables.first_of(config.seeds)}'
+  drawn = {list(data.raw[split])[i] for i in splitting.sample(len(data.raw[split]), DRAWN)}
   for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
     ours = enlarge(state, low)
     each = measures(ours[None], low[None], high[None], config.factor)
     numbers = summarise({name: np.asarray(x) for name, x in each.items()} | {'tiles': np.ones(1)})
     rows[name] = {measure: numbers[measure] for measure in MEASURES}
-    if len(rows) <= DRAWN:
+    if name in drawn:
       before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)
   mean = {measure: float(np.mean([row[measure] for row in rows.values()])) for measure in MEASURES}
   heading = f'{split} pictures whole, ×{config.factor}{note}'

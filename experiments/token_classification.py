@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import tagged, text, tokenisers
+from karpjax.data import splitting, tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
@@ -95,7 +95,7 @@ def program(config: Config, data: Dataset) -> Program:
 
 
 def report(predict, data: Dataset, seeds: int, state, t, folder):
-  """Leaves the scores by type of entity, the confusion of tags, and the first sentences with mistakes."""
+  """Leaves the scores by type of entity, the confusion of tags, and some sentences with mistakes."""
   (name, split), classes = data.reported(), data.spec.classes
   targets, predicted = split.column('targets'), predict_split(predict, state, split)
   counts = np.zeros((len(classes),) * 2, np.int64)
@@ -106,7 +106,7 @@ def report(predict, data: Dataset, seeds: int, state, t, folder):
   sentences = zip(data.raw[name].column('text'), *both)
   wrong = [lines for sentence, *tags in sentences if (lines := mistake(sentence, *tags))]
   lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
-  lines += [line for each in wrong[:MISTAKES] for line in each]
+  lines += [line for i in splitting.sample(len(wrong), MISTAKES) for line in wrong[i]]
   reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', seeds, lines)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import bucketing, parallel, text
+from karpjax.data import bucketing, parallel, splitting, text
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 from karpjax.losses import language as losses
@@ -150,7 +150,8 @@ def report(model, data: Dataset, length_penalty: float, state, t, folder):
 def draw_alignments(model, state, batch, spec, folder):
   """Draws, for a few short sentences and their references, the source tokens that each target token attends to."""
   sizes = np.maximum((batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1))
-  few = {name: rows[np.flatnonzero(sizes <= LONGEST)[:PICTURES]] for name, rows in batch.items()}
+  short = np.flatnonzero(sizes <= LONGEST)
+  few = {name: rows[short[splitting.sample(len(short), PICTURES)]] for name, rows in batch.items()}
   align = jax.jit(lambda few: seq2seq.alignment(model, state.eval_params, few['source'], few['target_in']))
   weights = align(few) if len(few['source']) else None
   if weights is None:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from karpjax import config, image_verbs, optim, options
-from karpjax.data import dataset, images
+from karpjax.data import dataset, images, splitting
 from karpjax.models import vae
 from karpjax.program import LATENT, Program, TrainState, example_keys, pair
 from karpjax.report import pictures, plots
@@ -27,6 +27,7 @@ from karpjax.train.step import train_step
 from karpjax.verbs import Verb, predictions
 
 MODELS = {'vae': vae.VAE}
+SHOWN = 16  # images beside their reconstructions
 
 
 @config.defaults(steps='100epochs', eval_every='10epochs', checkpoint_every='10epochs')
@@ -94,8 +95,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     show = lambda z, columns, heading, name: pictures.grid(np.asarray(decode(z)), columns, heading, folder, name)
     show(jax.random.normal(jax.random.key(config.seed), (64, model.latent)), 8, f'Samples, step {t}', 'samples')
     codes = predict_split(predict, state, split)
-    first = np.asarray(spec.scale(split.fetch(np.arange(min(16, split.size)))['image'], 'unit'))
-    pairs = {'image': first, 'reconstruction': np.asarray(decode(codes[: len(first)]))}
+    few = splitting.sample(split.size, SHOWN)
+    originals = np.asarray(spec.scale(split.fetch(few)['image'], 'unit'))
+    pairs = {'image': originals, 'reconstruction': np.asarray(decode(codes[few]))}
     pictures.beside(pairs, folder, 'reconstructions', f' · {name} split', examples=4)
     if model.latent == 2:
       labels = split.fetch(np.arange(split.size)).get('label')

@@ -57,18 +57,18 @@ class Scorer:
   def _compiled(self) -> Callable:
     return jax.jit(lambda images: self.apply(images)[0])
 
-  def features(self, split: Split, count: int) -> np.ndarray:
-    """[count, d] float32: of a split's first examples, or of all where it has fewer."""
-    rows, count = [], min(count, split.size)
-    for start in range(0, count, self.batch):
-      numbers = np.arange(start, min(start + self.batch, count))
-      filled = np.resize(numbers, self.batch)  # by themselves again: one program for all sizes
-      rows.append(np.asarray(self._compiled(split.fetch(filled)['image']))[: len(numbers)])
+  def features(self, split: Split, numbers: np.ndarray) -> np.ndarray:
+    """[n, d] float32: of the examples `numbers` [n] of a split."""
+    rows = []
+    for start in range(0, len(numbers), self.batch):
+      few = numbers[start : start + self.batch]
+      filled = np.resize(few, self.batch)  # by themselves again: one program for all sizes
+      rows.append(np.asarray(self._compiled(split.fetch(filled)['image']))[: len(few)])
     return np.concatenate(rows)
 
   def describe(self, images: np.ndarray) -> np.ndarray:
     """Raw images [n, *shape] -> features [n, d] float32."""
-    return self.features(Split.of(image=images), len(images))
+    return self.features(Split.of(image=images), np.arange(len(images)))
 
 
 def load(source: str, spec: Spec) -> Scorer:

@@ -29,7 +29,7 @@ def test_a_scorer_gives_the_inputs_of_the_last_dense_layer(classifier):
   np.testing.assert_allclose(product, logits, rtol=1e-4, atol=1e-4)
   assert described.shape == (20, 24) and scorer.classes == 10 and scorer.step > 0
   assert str(scorer) == f'{classifier}, step {scorer.step}, 24 features'
-  by_sevens = dataclasses.replace(scorer, batch=7).features(test, 20)
+  by_sevens = dataclasses.replace(scorer, batch=7).features(test, np.arange(20))
   np.testing.assert_allclose(by_sevens, described, rtol=1e-5, atol=1e-5)
 
 

@@ -18,6 +18,14 @@ def permutation(seed: int, purpose: int, size: int) -> np.ndarray:
   return np.argsort(bits, kind='stable')
 
 
+def sample(size: int, count: int) -> np.ndarray:
+  """[count] of the numbers below `size`, or all in a drawn order where there are fewer: always the same draw.
+
+  What stands for a split is drawn: its first examples may all be of one class.
+  """
+  return permutation(0, 5, size)[:count]
+
+
 def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
   """Example numbers of train and test, [n - test] and [test], each shuffled; every class gives the same share, rounded.
 

@@ -138,7 +138,7 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
   Args:
     sums: of 'real' and 'fake', each its `moments`; where they are known also 'real_rows' and 'fake_rows', features [n, d];
       'modes'; 'shares', counts of the classes that the scorer sees; 'hits', of the samples that it takes for their class.
-    train: (n) -> the features [n, d] of train examples, whose FID is the floor.
+    train: (n) -> the features [n, d] of drawn train examples, whose FID is the floor.
   """
   count = int(sums['real']['count'])
   numbers = {'diversity': diversity(sums['fake']), 'real_diversity': diversity(sums['real'])}

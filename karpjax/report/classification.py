@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.data import splitting
 from karpjax.metrics import classification
 from karpjax.report import pictures, plots, tables, writers
 
@@ -55,7 +56,7 @@ def write(
   if kernel is not None:
     pictures.filters(kernel, folder, note)
   if saliency is not None:
-    few = np.arange(min(SALIENCIES, len(labels)))
+    few = splitting.sample(len(labels), SALIENCIES)
     pictures.saliency(images(few), saliency(few), names[labels[few]], names[predicted[few]], folder, note)
   write_scores(folder, report, confusion, classes, heading, seeds, lines)
 

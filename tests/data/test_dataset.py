@@ -236,3 +236,10 @@ def test_tables_are_split_by_seed_and_standardised_by_their_spec():
   assert diabetes.spec.classes == () and diabetes.splits['train'].arrays['target'].dtype == np.float32
   other = table('diabetes', split_seed=1)
   assert not np.array_equal(other.splits['test'].arrays['target'], diabetes.splits['test'].arrays['target'])
+
+
+def test_a_sample_is_drawn_from_all_of_a_split_and_always_the_same():
+  few = splitting.sample(1000, 50)
+  assert len(set(few.tolist())) == 50 and few.tolist() == splitting.sample(1000, 80)[:50].tolist()
+  assert (np.bincount(few // 250, minlength=4) >= 5).all()  # of a set sorted by four classes
+  assert sorted(splitting.sample(7, 50)) == [*range(7)] and len(splitting.sample(0, 50)) == 0

@@ -16,7 +16,8 @@ from experiments import gan as experiment
 from karpjax import config, errors, features, verbs
 from karpjax.commands import check as recipe
 from karpjax.commands import use
-from karpjax.data.dataset import Dataset, Spec
+from karpjax.data import splitting
+from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.metrics import distribution
 from karpjax.models import inception
 from karpjax.train import checkpoint, loop
@@ -195,7 +196,9 @@ def test_scores_are_those_of_all_examples(tmp_path, classifier):
   numbers = run(tmp_path, said.append, **flags).numbers
   data = experiment.data(experiment.Config(**QUICK | flags))
   loaded = features.load(str(classifier), data.spec)
-  real, train = (loaded.features(data.splits[name], 360) for name in ('test', 'train'))
+  real, train = (
+    loaded.features(split, splitting.sample(split.size, 360)) for split in map(data.splits.get, ('test', 'train'))
+  )
   floor = distribution.frechet_distance(real, train)
   assert numbers['test/fid_floor'] == pytest.approx(floor, rel=1e-4)
   assert any(line.startswith(f'data: scorer: {classifier}, step ') for line in said)
@@ -203,6 +206,23 @@ def test_scores_are_those_of_all_examples(tmp_path, classifier):
   assert {'test/kid', 'test/precision', 'test/label_accuracy', 'test/smallest_class_share'} <= set(numbers)
   # every example once: shares of 360
   assert abs(360 * numbers['test/label_accuracy'] - round(360 * numbers['test/label_accuracy'])) < 1e-4
+
+
+def test_the_floor_is_that_of_drawn_examples_where_train_is_sorted_by_class(monkeypatch):
+  """As a folder's is: its first examples are of one class, which no mixture of all is like."""
+  draw = np.random.default_rng(0)
+  labels = np.arange(4).repeat(100).astype(np.int32)
+  points = (10 * labels[:, None] + draw.normal(size=(400, 3))).astype(np.float32)
+  real = (10 * draw.integers(0, 4, 100)[:, None] + draw.normal(size=(100, 3))).astype(np.float32)
+  pixels = features.Scorer('pixels', None, 0, 3, lambda x: (x, None), batch=64)
+  monkeypatch.setattr(features, 'load', lambda *_: pixels)
+  data = Dataset(Spec('made', (3,), tuple('abcd'), 1.0, examples=400), {'train': Split.of(image=points, label=labels)})
+  settings = config.resolve(experiment.Config(**QUICK | {'scorer': 'pixels', 'validation': 0.0}), 400)
+  moments = jax.device_get(distribution.moments(jnp.asarray(real), jnp.ones(100, bool)))
+  sums = {'real': moments, 'fake': moments, 'real_rows': real, 'fake_rows': real}
+  floor = experiment.program(settings, data).summarise(sums)['fid_floor']
+  assert floor == pytest.approx(distribution.frechet_distance(real, points[splitting.sample(400, 100)]), rel=1e-4)
+  assert floor < 10 < 200 < distribution.frechet_distance(real, points[:100])
 
 
 def test_a_scorer_without_classes_gives_distances_alone():
