@@ -97,6 +97,9 @@ def _tried(text: str) -> tuple[Callable, int]:
   spec = choose('environment of gymnasium', name, gymnasium.registry)
   where = str(spec.entry_point)
   make, is_atari = functools.partial(gymnasium.make, name, disable_env_checker=True), where.startswith('ale_py')
+  if options['limit']:  # which gymnasium's own would cut short
+    frames = {'max_num_frames_per_episode': max(options['limit'] * options['skip'], ATARI_FRAMES)}
+    make = functools.partial(make, **(frames if is_atari else {'max_episode_steps': options['limit']}))
   if is_atari:
     make = _atari(make, options)
   elif (options['pixels'], options['skip']) != (OPTIONS['pixels'], OPTIONS['skip']):
