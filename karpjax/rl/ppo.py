@@ -122,7 +122,9 @@ def scale_rewards(config, state: TrainState, transitions: Transition):
     total = config.discount * total + reward
     return jnp.where(done, 0, total), total
 
-  last, sums = jax.lax.scan(add, state.carried['discounted'], (transitions.reward, transitions.done))
+  # a host that has lost an episode, as after a resume, begins another without an end of the first
+  before = jnp.where(transitions.episode_length[0] == 1, 0, state.carried['discounted'])
+  last, sums = jax.lax.scan(add, before, (transitions.reward, transitions.done))
   deviation = jnp.sqrt(state.moments['reward'].variance + 1e-8)
   return transitions.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums)}
 

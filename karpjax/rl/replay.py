@@ -51,10 +51,16 @@ def empty(environment: Environment, environments: int, capacity: int, prioritise
 def write(replay: Replay, written, transitions: Transition) -> Replay:
   """With a rollout behind what is there; the oldest goes.
 
+  Where it begins with an episode's first step, what was written last is its own episode's last step: a host that has lost an
+  episode, as after a resume, begins another without an end of the first. It counts as truncated.
+
   Args:
     written: [] int32, transitions that each ring was given before.
     transitions: [time, environments, …], of no more steps than a ring holds.
   """
+  before = (written - 1) % replay.capacity
+  lost = (written > 0) & (transitions.episode_length[0] == 1) & ~replay.terminated[:, before]
+  replay = replay.replace(truncated=replay.truncated.at[:, before].max(lost))
   indices = (written + jnp.arange(len(transitions.reward))) % replay.capacity
   new = {field.name: getattr(transitions, field.name).swapaxes(0, 1) for field in dataclasses.fields(Experience)}
   if replay.priority is not None:

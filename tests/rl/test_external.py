@@ -1,6 +1,7 @@
 """Environments of other packages: what a rollout sees is what they give; on the host an episode that is lost begins anew."""
 
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from karpjax.errors import CallbackError, UsageError, unwrap_callback_error
-from karpjax.rl import environments, external, host, rollout
+from karpjax.rl import environments, external, host, ppo, replay, returns, rollout
 from karpjax.rl.environment import Box, Discrete, frame_stack, time_limit
 
 gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
@@ -88,6 +89,42 @@ def test_two_rollouts_are_one_and_a_lost_episode_begins_anew():
   np.testing.assert_array_equal(resumed.observation[:, 0, 0], [0, 1, 2])
   np.testing.assert_array_equal(resumed.episode_return[:, 0], [1, 2, 3])
   assert (resumed.observation[0, :, 1] != middle.observation[:, 1]).all()  # by other seeds
+
+
+def test_what_was_learnt_before_a_resume_does_not_join_the_episode_after_it():
+  """Episodes of five steps and rewards of 1: of the first three steps are there, and two of the one that the host begins anew."""
+  ones, discount = jnp.ones((3, 2), jnp.int32), 0.5
+  middle, before = played(counting(), ones)
+  _, after = played(counting(), ones, middle)  # in another process
+  for capacity in (8, 4):  # and where the ring has gone round
+    rings = replay.empty(counting(), 2, capacity)
+    for t, seen in enumerate((before, after)):
+      rings = jax.jit(replay.write)(rings, np.int32(3 * t), seen)
+    two = replay.gather(rings, np.array([[2], [2]]), 3, discount)  # from the last step before the resume
+    np.testing.assert_array_equal(two['reward'], [1, 1])
+    np.testing.assert_array_equal(two['next_observation'][:, 0], [3, 3])
+    np.testing.assert_array_equal(two['discount'], [discount, discount])  # its last state has a value
+  environment, rings = counting(length=9), replay.empty(counting(), 2, 8)
+  middle, before = played(environment, ones)
+  _, after = played(environment, ones, middle)  # the host has it still: three steps are of one episode
+  for t, seen in enumerate((before, after)):
+    rings = jax.jit(replay.write)(rings, np.int32(3 * t), seen)
+  np.testing.assert_array_equal(replay.gather(rings, np.array([[2], [2]]), 3, discount)['reward'], [1.75, 1.75])
+
+
+def test_discounted_sums_of_rewards_do_not_join_two_episodes_either():
+  ones, discount = jnp.ones((3, 2), jnp.int32), 0.5
+  middle, _ = played(counting(), ones)
+  seen = {'lost': played(counting(), ones, middle)[1]}
+  environment = counting(length=9)
+  seen['kept'] = played(environment, ones, played(environment, ones)[0])[1]
+  config = types.SimpleNamespace(discount=discount)
+  carried = {'discounted': jnp.full(2, 1.75)}  # of three rewards of 1
+  last = {}
+  for name, each in seen.items():
+    state = types.SimpleNamespace(carried=carried, moments={'reward': returns.RunningMoments.init(())})
+    last[name] = float(ppo.scale_rewards(config, state, each)[1]['discounted'][0])
+  assert last == {'lost': 1.75, 'kept': 1.75 + 1.75 / 8}
 
 
 def test_what_is_not_to_begin_again_stays_where_it_ended():
@@ -197,6 +234,14 @@ def test_options_are_of_the_environment():
   environment = environments.make('gymnasium:CartPole-v1,limit=7,stack=2,actions=1')
   assert environment.limit == 7 and environment.observation.shape == (8,) and environment.action.size == 1
   assert environments.make('gymnasium:Endless-v0,limit=3').limit == 3
+
+
+@pytest.mark.parametrize('limit', [150, 250])  # gymnasium's own is 200
+def test_a_limit_is_kept_below_and_beyond_gymnasiums_own(limit):
+  environment = environments.make(f'gymnasium:Pendulum-v1,limit={limit}')
+  _, seen = played(environment, jnp.zeros((limit + 3, 2, 1)))
+  np.testing.assert_array_equal(np.flatnonzero(seen.truncated[:, 0]), [limit - 1])
+  np.testing.assert_array_equal(seen.episode_length[limit - 1 :, 0], [limit, 1, 2, 3])
 
 
 @pytest.mark.parametrize('name', ['CartPole-v1', 'CartPole-v1,stack=2', 'Pendulum-v1'])
