@@ -1,6 +1,8 @@
 """The vocabulary: an experiment is a `Program`, and what it trains is a `TrainState`."""
 
+import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,15 @@ def divide(totals: Metrics) -> dict[str, Any]:
   """{name: sum / count}, each a number, or one per seed; NaN where nothing was counted."""
   with np.errstate(divide='ignore', invalid='ignore'):
     return {n: (np.asarray(s, np.float64) / np.asarray(c, np.float64)).tolist() for n, (s, c) in totals.items()}
+
+
+def evaluated_names(program: Program, sums) -> list[str] | None:
+  """What an evaluation gives numbers of, from the shapes of its sums; None where `summarise` can make nothing of ones."""
+  ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums)
+  with contextlib.suppress(Exception), warnings.catch_warnings(), np.errstate(all='ignore'):
+    warnings.simplefilter('ignore')
+    return list(program.summarise(ones))
+  return None
 
 
 def step_key(state, purpose: int) -> jax.Array:

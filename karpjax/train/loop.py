@@ -15,7 +15,7 @@ from karpjax import config as configs
 from karpjax import errors, options
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged
-from karpjax.program import Program, divide
+from karpjax.program import Program, divide, evaluated_names
 from karpjax.report import progress, writers
 from karpjax.train import hosts, run_dir, runtime, weights
 from karpjax.train.checkpoint import Checkpoints
@@ -84,6 +84,8 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
+    if not stored:
+      check_select(runner)
     say(f'workdir: {folder}')
     checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
     start, carry, information = checkpoints.restore(runner.shapes) or (0, None, {})
@@ -114,6 +116,27 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     if checkpoints.failed:
       raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.placement.get(carry).state, folder)
+
+
+def refuse_select(config, names) -> None:
+  """Raises UsageError where `select` is none of the metrics that there are, and offers the nearest."""
+  name = config.select.removeprefix('-')
+  if name not in names:
+    raise errors.UsageError(f'select={config.select}: there is no such metric.{errors.nearest(name, names)}')
+
+
+def check_select(runner: Runner) -> None:
+  """Refuses a `select` that was given and that the run does not measure; a default may be of what it has not.
+
+  What an evaluation gives may be known only when it is made: then the first one refuses.
+  """
+  config = runner.config
+  if config.select in ('', type(config)().select):
+    return
+  names, trained = evaluated_names(runner.program, runner.sums), [f'train/{name}' for name in runner.metrics]
+  names = [config.select.rpartition('/')[2]] if names is None else names
+  splits = [s for s in dict.fromkeys(config.eval_splits + config.final_splits) if s in runner.dataset.splits]
+  refuse_select(config, [*(f'{split}/{name}' for split in splits for name in names), *trained])
 
 
 def first_carry(runner: Runner, config, say):
@@ -247,6 +270,9 @@ class Loop:
 
   def keep_best(self, carry, t: int, row: dict) -> None:
     name, sign = self.config.select.removeprefix('-'), -1 if self.config.select.startswith('-') else 1
+    evaluated = name.partition('/')[0] in ('train', *self.config.eval_splits) and t < self.config.steps
+    if evaluated and not self.information and self.config.select != type(self.config)().select:
+      refuse_select(self.config, [n for n in row if '/' in n])  # what has gone on from a checkpoint is not stopped
     values = [sign * x for x in np.atleast_1d(row[name]).tolist()] if name in row else []
     if better(values, self.information.get('best')):
       self.information = {**self.information, 'best': {'step': t, 'values': values}}

@@ -8,6 +8,7 @@ import pytest
 from experiments import image_classification as experiment
 from karpjax import verbs
 from karpjax.commands.sweep import outcome, processes
+from karpjax.errors import UsageError
 from karpjax.train import loop
 
 NAN = math.nan
@@ -29,12 +30,33 @@ SETTINGS = dict(
 def test_a_metric_that_is_nan_is_never_the_best(select, values, best, told, tmp_path):
   config = experiment.Config(**SETTINGS, select=select, workdir=str(tmp_path))
   (program, data, resolved), given = loop.prepare(experiment, config), iter([*values, told])
-  program = dataclasses.replace(program, summarise=lambda sums: {'loss': next(given)})
+  program = dataclasses.replace(
+    program, summarise=lambda sums: {'loss': sums['loss'][1] > 1 and next(given)}
+  )  # of ones: its names
   said = []
   summary = loop.train(program, data, resolved, experiment='image_classification', say=said.append)
   assert (summary.numbers.get('best/step'), summary.numbers.get('best/validation/loss')) == (best, told)
   assert verbs.Run(tmp_path).step == (best or 40)
   assert any('never finite' in line for line in said) == (best is None)
+
+
+def test_where_summarise_wants_real_sums_the_first_evaluation_refuses_an_unknown_metric(tmp_path):
+  def summarise(sums):
+    if sums['loss'][1] == 1:
+      raise ValueError('not of ones')
+    return {'loss': 1.0, 'accuracy': 0.5}
+
+  def train(select, folder):
+    config = experiment.Config(**SETTINGS, select=select, workdir=str(tmp_path / folder))
+    program, data, resolved = loop.prepare(experiment, config)
+    program = dataclasses.replace(program, summarise=summarise)
+    return loop.train(program, data, resolved, experiment='image_classification', say=lambda _: None).numbers
+
+  with pytest.raises(UsageError, match='no such metric. Did you mean validation/accuracy?'):
+    train('-validation/acuracy', 'first')
+  with pytest.raises(UsageError, match='no such metric. Did you mean validation/accuracy?'):
+    train('-valdation/accuracy', 'second')
+  assert train('-validation/accuracy', 'third')['best/step'] == 10
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,10 @@ WRONG = {
   '--microbatches=3': 'does not divide',
   '--parallel=pmap --batch_size=12': '8 devices',
   '--model=cnn --pool=2,2,2,2 --widths=8,8,8,8': 'is left before pooling 4',
+  '--select=validation/acuracy': 'there is no such metric. Did you mean validation/accuracy?',
+  '--select=-vlidation/accuracy': 'Did you mean validation/accuracy?',
+  '--select=validation/accuracy --validation=0': 'Did you mean test/accuracy?',
+  '--select=train/los': 'Did you mean train/loss?',
   '--wandb=offline': 'pip install wandb',
   '--dataset=usps': 'usps.npz',
 }

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from karpjax import command_line, config, errors, optim, options
+from karpjax.program import evaluated_names
 from karpjax.report import writers
 from karpjax.train import loop
 
@@ -215,11 +216,9 @@ def _check_metric(sweep: Sweep, program, data) -> None:
   state, index = jax.eval_shape(program.init, jax.random.key(0)), np.zeros(1, np.int32)
   batch = {**data.splits['train'].fetch(index), 'index': index, 'mask': np.ones(1, bool)}
   sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
-  with np.errstate(all='ignore'):
-    names = [f'validation/{n}' for n in program.summarise(jax.tree.map(lambda x: np.ones(x.shape, x.dtype), sums))]
-  if sweep.metric not in names:
-    near = errors.nearest(sweep.metric, names)
-    raise errors.UsageError(f'select={sweep.base.select}: there is no such metric.{near}')
+  names = evaluated_names(program, sums)  # None is for the first program to find out
+  if names is not None:
+    loop.refuse_select(sweep.base, [f'validation/{name}' for name in names])
 
 
 # ---- its programs ----
