@@ -44,9 +44,8 @@ class Config(config.Train, text.LanguageFlags, config.model_flags(models.MODELS,
 
 
 def data(config: Config) -> Dataset:
-  stride = config.context if config.order == 'streams' else 1
   tokeniser = text.tokeniser_of_run(config.init_from)
-  return text.load(config, overlap=config.overlap, train_stride=stride, tokeniser=tokeniser)
+  return text.load(config, overlap=config.overlap, streams=config.order == 'streams', tokeniser=tokeniser)
 
 
 def network(config: Config, spec: Spec):

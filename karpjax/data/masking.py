@@ -27,8 +27,11 @@ LONGEST_WORD = 16  # tokens; a longer one is masked where there is room for it
 # ---- examples ----
 
 
-def windows(arrays, numbers, *, length: int, stride: int):
-  """<s> and length − 1 tokens from token number · stride on, as a Split's `gather`; padded behind the text's end."""
+def windows(arrays, numbers, *, length: int, stride: int, overlap: int):
+  """<s> and length − 1 tokens from token number · stride on, as a Split's `gather`; padded behind the text's end.
+
+  The `overlap` is <s> alone, or, in train, nothing that counts: targets are what is drawn in the step.
+  """
   tokens = text.windows(arrays, numbers, length=length - 1, stride=stride)['tokens']
   xp = np if isinstance(tokens, np.ndarray) else jnp
   tokens = xp.pad(tokens, ((0, 0), (1, 0)), constant_values=tokenisers.BEGIN)  # [batch, length]

@@ -209,14 +209,15 @@ def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
 # ---- language models: examples ----
 
 
-def windows(arrays, numbers, *, length: int, stride: int):
+def windows(arrays, numbers, *, length: int, stride: int, overlap: int = 0):
   """Windows of a running text, as a Split's `gather`.
 
   Args:
     arrays: 'text' [n] of any integer dtype.
     numbers: [batch] int32; window i begins at token i · stride.
     length: tokens of a window.
-    stride: below the length, but for 1, a window scores only the tokens that the one before it did not, if it is not the first.
+    stride: from one window to the next.
+    overlap: how many of its targets, its first, a window does not score, if it is not the first one.
 
   Returns:
     'tokens' and 'targets', each [batch, length] int32.
@@ -226,27 +227,32 @@ def windows(arrays, numbers, *, length: int, stride: int):
   inside = at < text.shape[0]
   values = take(text, at * inside).astype(np.int32)
   scored = inside[:, 1:]
-  if 1 < stride < length:
-    scored = scored & ((np.arange(length) >= length - stride) | (numbers[:, None] == 0))
+  if overlap:
+    scored = scored & ((np.arange(length) >= overlap) | (numbers[:, None] == 0))
   return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': (values[:, 1:] + 1) * scored - 1}
 
 
-def windowed(tokens: np.ndarray, length: int, *, stride: int, gather: Callable = windows, begin: int = 0) -> Split:
-  """The windows of one text: with a stride of 1 all whole ones, else as many as score each token but the first once.
+def windowed(
+  tokens: np.ndarray, length: int, *, overlap: int | None, gather: Callable = windows, begin: int = 0
+) -> Split:
+  """The windows of one text: as many as score each token but the first once; or, to train, all whole ones.
 
   Args:
     tokens: [n] int.
     length: tokens of a window.
-    stride: from a window to the next.
+    overlap: tokens that a window shares with the one before it, and does not score again; None: a window begins at every token,
+      and scores all of its own.
     gather: as `windows`.
     begin: 1 where windows begin with <s>, which is not of the text, and score all of it.
   """
   scored, width = len(tokens) - 1 + begin, length - begin
-  size = scored - width + 1 if stride == 1 else max(1, -(-(scored - (width - stride)) // stride))
+  stride = 1 if overlap is None else length - overlap
+  size = scored - width + 1 if overlap is None else max(1, -(-(scored - (width - stride)) // stride))
   if size < 1:
     raise UsageError(f'context={length} is longer than the text of {len(tokens):,} tokens; choose a smaller one')
   smallest = next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max)
-  return Split.lazy(size, {'text': tokens.astype(smallest)}, functools.partial(gather, length=length, stride=stride))
+  gather = functools.partial(gather, length=length, stride=stride, overlap=overlap or 0)
+  return Split.lazy(size, {'text': tokens.astype(smallest)}, gather)
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
@@ -256,14 +262,14 @@ def lined(lines: Sequence[np.ndarray], length: int) -> Split:
 
 
 def load(
-  config, *, overlap: int = 0, train_stride: int = 1, tokeniser=None, windowed=windowed, lined=lined, **options
+  config, *, overlap: int = 0, streams: bool = False, tokeniser=None, windowed=windowed, lined=lined, **options
 ) -> Dataset:
   """A data set for language models.
 
   Args:
     config: with `LanguageFlags`.
     overlap: tokens of context before those that a window of validation or test scores; 0: none.
-    train_stride: from one window of train to the next; 1: a window begins at every token.
+    streams: whether a window of train begins where the one before it ends, and not at every token.
     tokeniser: one to use instead of a new one.
     windowed, lined: what makes examples of a running text and of lines.
     options: of `make_tokeniser`; by default the specials that next tokens are predicted with.
@@ -291,8 +297,8 @@ def load(
       notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
   else:
     encoded = {split: whole for split, [whole] in encoded.items()}
-    stride = lambda split: train_stride if split == 'train' else context - overlap
-    splits = {split: windowed(each, context, stride=stride(split)) for split, each in encoded.items()}
+    overlaps = {split: overlap for split in encoded} | {'train': 0 if streams else None}
+    splits = {split: windowed(each, context, overlap=overlaps[split]) for split, each in encoded.items()}
     notes.append(f'{text_files.sizes(encoded)} tokens, {tokeniser.kind}')
   notes.append(f'{tokeniser.size:,} different tokens; examples of {context}')
   spec = TextSpec(name, splits['train'].size, {'text': tokeniser}, {'text': context}, lines=lines)

@@ -169,7 +169,7 @@ def test_part_of_a_character_goes_on_with_a_word():
 
 def test_windows_for_evaluation_hold_each_token_once():
   text = np.arange(5, 28)
-  split = masking.windowed(text, 6, stride=5)
+  split = masking.windowed(text, 6, overlap=1)
   tokens = batches.fetch(split, np.arange(split.size))['tokens']
   assert tokens.shape == (5, 6) and (tokens[:, 0] == tokenisers.BEGIN).all()
   np.testing.assert_array_equal(tokens[:, 1:].reshape(-1), [*text, 0, 0])
@@ -177,7 +177,7 @@ def test_windows_for_evaluation_hold_each_token_once():
 
 def test_windows_for_training_begin_everywhere_and_are_whole():
   text = np.arange(5, 15)
-  split = masking.windowed(text, 4, stride=1)
+  split = masking.windowed(text, 4, overlap=None)
   batch = batches.fetch(split, np.arange(split.size))
   np.testing.assert_array_equal(batch['tokens'][:, 1:], [[i, i + 1, i + 2] for i in range(5, 13)])
   np.testing.assert_array_equal(batch['tokens'], batch['targets'])

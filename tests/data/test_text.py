@@ -57,8 +57,8 @@ def test_characters_never_seen_are_named():
 
 def test_every_token_but_the_first_is_scored_once():
   tokens = np.arange(1, 101)
-  for length, overlap in ((10, 0), (10, 4), (7, 3), (99, 0), (200, 50)):
-    split = text.windowed(tokens, length, stride=length - overlap)
+  for length, overlap in ((10, 0), (10, 4), (7, 3), (99, 0), (200, 50), (10, 9), (2, 1), (1, 0), (99, 98)):
+    split = text.windowed(tokens, length, overlap=overlap)
     batch = split.fetch(np.arange(split.size, dtype=np.int32))
     scored = batch['targets'] >= 0
     assert np.sort(batch['targets'][scored]).tolist() == list(range(2, 101))
@@ -73,7 +73,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
   import jax.numpy as jnp
 
   tokens = np.random.default_rng(0).integers(0, 300, 50)
-  split = text.windowed(tokens, 8, stride=1)
+  split = text.windowed(tokens, 8, overlap=None)
   assert split.size == 42 and split.arrays['text'].dtype == np.uint16
   numbers = np.array([0, 41, 7], np.int32)
   batch = split.fetch(numbers)
@@ -86,7 +86,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
 
 def test_streams_go_on_from_batch_to_batch():
   tokens = np.arange(1000) % 250
-  split = text.windowed(tokens, 10, stride=10)
+  split = text.windowed(tokens, 10, overlap=0)
   numbers = batches.indices(0, 0, 2 * (split.size // 4) + 1, batch_size=4, size=split.size, order='streams')
   rows = [split.fetch(n) for n in numbers]
   for before, after in itertools.pairwise(rows[: split.size // 4]):
