@@ -54,7 +54,7 @@ class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS),
   augment: str = config.flag('', 'DiffAugment, of real and fake alike: flip,shift:4,cutout:8,jitter:0.5,rotate:10.')
   scorer: str = config.flag(
     '', 'The features for FID and others: WORKDIR of a run of image_classification on the same data, or '
-    'inception:FILE.safetensors with the weights that FID is defined by, pt_inception-2015-12-05-6726825d.',
+    'inception:FILE.safetensors with the weights that FID is defined by, pt_inception-2015-12-05-6726825d.', path=True
   )  # fmt: skip
 
 

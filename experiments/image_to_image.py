@@ -34,7 +34,9 @@ Spec = pairs.Spec
   learning_rate=2e-4, beta1=0.5,
 )  # fmt: skip
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.GENERATORS)):
-  dataset: str = config.flag('edges', 'edges (of bundled pictures), edges:PATH, pairs:PATH or side_by_side:PATH.')
+  dataset: str = config.flag(
+    'edges', 'edges (of bundled pictures), edges:PATH, pairs:PATH or side_by_side:PATH.', path=True
+  )
   direction: str = config.flag('forward', 'backward makes inputs of targets.', choices=pairs.DIRECTIONS)
   image_size: int = config.flag(0, 'Height and width. 0: as stored, edges in crops of 64; 128 for scalar.', low=0)
   channels: int = config.flag(0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for scalar.', choices=(0, 1, 3))

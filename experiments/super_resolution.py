@@ -42,7 +42,7 @@ Spec = pairs.Spec
   schedule='cosine',
 )  # fmt: skip
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.MODELS)):
-  dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.')
+  dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.', path=True)
   channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
   factor: int = config.flag(3, 'The factor by which pictures are enlarged.', choices=(2, 3, 4))
   colour: str = config.flag('y', 'Enlarge the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb'))
@@ -54,7 +54,7 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   adversarial_weight: float = config.flag(1e-3, "The weight of the discriminator's part in the net's loss.", low=0)
   scorer: str = config.flag(
     '', 'Take the loss in the features of: WORKDIR of a run of image_classification with as many channels, or '
-    "FILE.safetensors of torchvision's vgg19. Empty: in pixels.",
+    "FILE.safetensors of torchvision's vgg19. Empty: in pixels.", path=True
   )  # fmt: skip
   scorer_weight: float = config.flag(1.0, "The weight of that loss; the paper's for VGG-19 is 0.006.", low=0)
 

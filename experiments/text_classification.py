@@ -43,6 +43,7 @@ class Config(config.Train, text.TokeniserFlags, config.model_flags(models.MODELS
     'python_docs',
     'python_docs, trec, financial_phrasebank, table:DIR (train, validation, test as .csv or .tsv), FILE.csv, FILE.tsv, '
     'or a TFDS name such as imdb_reviews, glue/sst2, ag_news_subset.',
+    path=True,
   )
   columns: tuple[str, ...] = config.data_flag(('text', 'label'), "A table's columns of texts and of labels.")
   max_length: int = config.data_flag(0, "Tokens kept of a text; 0: as many as train's longest has.", low=0)

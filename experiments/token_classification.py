@@ -35,7 +35,9 @@ MISTAKES = 30  # sentences of report.txt
   lower=True, test=0.2, steps='10epochs', select='-validation/f1', batch_size=32, learning_rate=3e-3, clip=5.0
 )
 class Config(config.Train, text.Flags, config.model_flags(models.MODELS)):
-  dataset: str = config.flag('entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.')
+  dataset: str = config.flag(
+    'entities', 'entities, conll:DIR, or a TFDS name of tokens and tags, such as conll2003.', path=True
+  )
   word_dropout: float = config.flag(
     0.1, 'Fraction of words that are <unk> in training, so that <unk> learns a meaning.', low=0, below=1
   )

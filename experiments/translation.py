@@ -42,11 +42,12 @@ class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')
   dataset: str = config.flag(
     'dates',
     'dates, addition, multi30k, files:SOURCE,TARGET, or a translation set of TFDS such as wmt16_translate/de-en.',
+    path=True,
   )
   source_language: str = config.data_flag('', "The source of multi30k (default de) and TFDS (default the set's first).")
   target_language: str = config.data_flag('', 'The target of multi30k (default en) and TFDS.')
   tokeniser: str = config.data_flag(
-    '', 'characters, words or bpe, learnt of each side. Default: words; characters of generated sets.'
+    '', 'characters, words or bpe, learnt of each side. Default: words; characters of generated sets.', path=True
   )
   max_length: int = config.data_flag(
     100, 'Tokens of a side; longer pairs are not trained on, others cut. 0: any.', low=0

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from karpjax import config as configs
-from karpjax import options
+from karpjax import options, paths
 from karpjax.errors import CallbackError, Diverged, UsageError, choose
 from karpjax.train import hosts, loop, run_dir, runtime
 
@@ -104,7 +104,9 @@ def parse(config_class, argv: Sequence[str], *, base=None):
   if rest:
     raise UsageError(f'stray argument {rest[0]!r}: flags are typed --name=value')
   given = {name: values[name].value for name in values if values[name].present}
-  return dataclasses.replace(base or config_class(), **given)
+  parsed = dataclasses.replace(base or config_class(), **given)
+  options.expand_paths(parsed)
+  return parsed
 
 
 def usage(config_class, name: str, description: str, which: str = '') -> str:
@@ -190,6 +192,7 @@ def main(experiment, argv: Sequence[str]) -> int:
       print(usage(config_class, name, experiment.__doc__ or name, which))
       return 0
     workdir, base = typed(argv, 'workdir') or (typed(argv, 'flagfile') and parse(config_class, argv).workdir), None
+    workdir = paths.expand(workdir)
     if workdir and configs.saved(workdir) is not None:
       # which processes train together is asked anew each time
       anew = {f.name for f in dataclasses.fields(config_class) if configs.metadata(f)['group'] == 'Hosts'}

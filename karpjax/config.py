@@ -59,8 +59,10 @@ class Train:
   steps: Duration = run_flag('10epochs', 'How long to train.')
   seed: int = run_flag(0, 'The seed of parameters, data order, augmentation and dropout.', low=0)
   seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.', low=1)
-  workdir: str = free_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.")
-  init_from: str = run_flag('', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.')
+  workdir: str = free_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.", path=True)
+  init_from: str = run_flag(
+    '', 'Start from the weights of another run (its workdir) or of a FILE.safetensors.', path=True
+  )
   parallel: str = free_flag(
     'none',
     'How a step is spread over devices: pmap over those of this host; data, fsdp (parameters cut as well) or tensor '
@@ -74,7 +76,9 @@ class Train:
     'float32', 'The dtype of computation; parameters, norms and losses stay float32.', choices=('float32', 'bfloat16')
   )
   threads: int = run_flag(0, 'CPU threads per operation (0: all cores); 1 can be faster for tiny steps.', low=0)
-  compilation_cache: str = free_flag('', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.')
+  compilation_cache: str = free_flag(
+    '', 'Folder of compiled programs, or off. Default: ~/.cache/karpjax/compiled.', path=True
+  )
   compile_only: bool = free_flag(False, 'Compile the step, say what it costs and what devices hold, and stop.')
   topology: str = free_flag('', 'Compile only, for TPUs that are not there, as v5e:4x4; needs requirements-tpu.txt.')
   profile: str = free_flag('', 'FIRST:LAST traces these steps, for TensorBoard or Perfetto.')
@@ -100,7 +104,9 @@ class Train:
   wandb: str = free_flag('off', 'Log to Weights & Biases.', choices=('off', 'offline', 'online'))
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.', low=0)
-  data_dir: str = data_flag('', 'Folder of TFDS sets, usps.npz, …. Default: ~/tensorflow_datasets.', may_change=True)
+  data_dir: str = data_flag(
+    '', 'Folder of TFDS sets, usps.npz, …. Default: ~/tensorflow_datasets.', may_change=True, path=True
+  )
   validation: float = data_flag(
     0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0
   )
@@ -134,6 +140,9 @@ class Train:
   ema: float = optimiser_flag(
     0.0, 'Decay of a running average of parameters, to be evaluated; 0: none.', low=0, below=1
   )
+
+  def __post_init__(self):
+    options.expand_paths(self)
 
   def environment_steps(self) -> int:
     """How many steps of environments a step makes, of all of them together; 0 where there are none, or no fixed number."""

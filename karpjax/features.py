@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from karpjax import verbs
+from karpjax import paths, verbs
 from karpjax.data.dataset import Spec, Split
 from karpjax.errors import UsageError
 from karpjax.layers.convolution import Conv, convolution, max_pool
@@ -92,7 +92,7 @@ def load(source: str, spec: Spec) -> Scorer:
   run = _open(source)
   for name in ('name', 'shape', 'maximum'):
     there, here = getattr(run.spec, name), getattr(spec, name)
-    if there != here:
+    if there != here and not (name == 'name' and paths.expand(there) == here):  # older runs have it with a ~
       raise UsageError(
         f'scorer={source} was trained on another {name}, {there}, not {here}; type '
         f'python launch.py image_classification --dataset={spec.name}, and give its workdir'

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
+from karpjax import paths
 from karpjax.data import folders, image_files, images
 from karpjax.errors import UsageError
 from karpjax.report import pictures
@@ -17,7 +18,7 @@ from karpjax.verbs import Verb
 def files(given: list[str]) -> list[str]:
   """A verb's `expand`: a folder stands for the PNG and JPEG files in it and below."""
   listed = []
-  for path in given:
+  for path in map(paths.expand, given):
     inside = [*map(str, folders.files(Path(path), image_files.SUFFIXES))]
     if Path(path).is_dir() and not inside:
       raise UsageError(f'{path} is a folder without PNG or JPEG files')
@@ -34,7 +35,7 @@ def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
 class Sampling:
   count: int = configs.flag(64, 'How many images to draw.', low=1)
   seed: int = configs.flag(0, 'The seed of the draw.', low=0)
-  output: str = configs.flag('samples.png', 'The picture to write.')
+  output: str = configs.flag('samples.png', 'The picture to write.', path=True)
 
 
 def sample(encode: Callable, function: Callable, options: type = Sampling) -> Verb:
@@ -56,7 +57,7 @@ def sample(encode: Callable, function: Callable, options: type = Sampling) -> Ve
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-  output: str = configs.flag('', 'The folder for the new images. Default: beside each.')
+  output: str = configs.flag('', 'The folder for the new images. Default: beside each.', path=True)
 
 
 def of_each(help: str, encode: Callable, function: Callable, ending: Callable, options: type = Output) -> Verb:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from karpjax import paths
 from karpjax.errors import UsageError, choose, nearest
 
 
@@ -31,6 +32,7 @@ def option(
   below=None,
   may_change=False,
   own=False,
+  path=False,
 ):
   """A dataclass field that is an option.
 
@@ -42,11 +44,12 @@ def option(
     low, high: the smallest and the largest value; of a tuple, of each of its numbers.
     above, below: bounds that are not reached.
     own: whether it may also be a model of the user's own, package.module:Class.
+    path: whether it is a path, or has one behind a colon or a comma: see `paths.expand`.
     may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
-  metadata['own'] = own
+  metadata |= {'own': own, 'path': path}
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 
@@ -75,6 +78,14 @@ def check(instance) -> None:
       if not math.isfinite(x) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
         allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
         raise UsageError(f'{field.name}={text(value)}: {allowed} is needed')
+
+
+def expand_paths(instance) -> None:
+  """`paths.expand` for all paths of a dataclass that has just been made, frozen or not."""
+  for field in dataclasses.fields(instance):
+    value = getattr(instance, field.name)
+    if field.metadata.get('path') and isinstance(value, str):
+      object.__setattr__(instance, field.name, paths.expand(value))
 
 
 def text(value) -> str:

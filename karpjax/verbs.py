@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from karpjax import config as configs
-from karpjax import options
+from karpjax import options, paths
 from karpjax import population as populations
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, choose
@@ -88,6 +88,7 @@ class Bound:
     for name in chosen:
       choose('option', name, {field.name: field for field in dataclasses.fields(self.verb.options)})
     checked = self.verb.options(**chosen)
+    options.expand_paths(checked)
     options.check(checked)
     return checked
 
@@ -106,7 +107,7 @@ class Run:
   """
 
   def __init__(self, folder: str | Path, checkpoint: str = 'best', member: int | None = None, trial: int | None = None):
-    self.folder, self.trial, self.member = Path(folder), '', member
+    self.folder, self.trial, self.member = Path(paths.expand(folder)), '', member
     if (self.folder / 'sweep.json').exists():
       self.folder, self.trial, first = _setting_of_sweep(self.folder, trial)
       self.member = member if first is None else first + (member or 0)

@@ -55,9 +55,9 @@ class Bench:
   threads: tuple[int, ...] = bench_flag((), 'Threads of ours to time beside one for each core.', low=1)
   rounds: int = bench_flag(7, 'How many turns each side takes.', low=1)
   round_seconds: float = bench_flag(1.0, 'How long a turn takes, about.', above=0)
-  torch_python: str = bench_flag(sys.executable, 'The interpreter that has PyTorch; none for ours alone.')
+  torch_python: str = bench_flag(sys.executable, 'The interpreter that has PyTorch; none for ours alone.', path=True)
   torch_compile: bool = bench_flag(False, 'Time torch.compile too; it needs a C++ compiler.')
-  json: str = bench_flag('', 'Write the figures to this file too.')
+  json: str = bench_flag('', 'Write the figures to this file too.', path=True)
 
 
 def read(name: str, flags: Sequence[str] = ()) -> setups.Setup:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax import config, verbs
+from karpjax import config, paths, verbs
 from karpjax.data import labelled_text, text_files
 from karpjax.errors import UsageError
 from karpjax.metrics import change
@@ -23,7 +23,7 @@ class Options(change.Rule):
   label: str = config.flag('negative', 'The class whose share is followed.')
   columns: tuple[str, ...] = config.flag(('time', 'text'), 'The columns of times and of texts.')
   encoding: str = config.flag('', 'The encoding of the file. Default: as its byte-order mark says, or utf-8.')
-  output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.')
+  output: str = config.flag('', 'The folder of table and plot. Default: WORKDIR/monitor.', path=True)
 
 
 def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, str, str]]:
@@ -49,7 +49,7 @@ def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, s
 def encode(run, files, chosen):
   if len(files) != 1:
     raise UsageError(f'monitor reads one file; {len(files)} are given')
-  rows, least = read(Path(files[0]).expanduser(), chosen), chosen.baseline + chosen.window
+  rows, least = read(Path(files[0]), chosen), chosen.baseline + chosen.window
   if chosen.reference is None and len(rows) <= least:
     few = f'{files[0]} has {len(rows):,} rows; the first {least:,} (baseline and window) are to tell the usual share'
     raise UsageError(f'{few}: give smaller numbers, or the usual share itself, as reference=0.1')
@@ -59,7 +59,7 @@ def encode(run, files, chosen):
 
 
 def decode(run, probabilities, files, chosen):
-  path = Path(files[0]).expanduser()
+  path = Path(files[0])
   rows = read(path, chosen)
   best, classes = probabilities.argmax(1), np.asarray(run.spec.classes)
   hits = classes[best] == chosen.label
@@ -69,7 +69,7 @@ def decode(run, probabilities, files, chosen):
   shares = (sums[ends] - sums[starts]) / (ends - starts)  # among each row and those of the window before it
   times, stamps, texts = zip(*rows)
 
-  folder = Path(chosen.output).expanduser() if chosen.output else run.folder / 'monitor'
+  folder = Path(chosen.output) if chosen.output else run.folder / 'monitor'
   table, alerted, known = io.StringIO(), {alert.at for alert in watch.alerts}, ~np.isnan(watch.references)
   writer = csv.writer(table, lineterminator='\n')
   writer.writerow(('time', 'text', 'class', 'probability', 'rolling_share', 'reference', 'evidence', 'alert'))
@@ -101,7 +101,8 @@ def show(answer) -> str:
 
 
 HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
-VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show)
+expanded = lambda files: [*map(paths.expand, files)]
+VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, expanded)
 
 
 def draw(times, shares, watch, chosen, folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from karpjax import errors
+from karpjax import errors, paths
 from karpjax.report import tables, writers
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,9 @@ def main(argv: list[str]) -> int:
   about = 'Runs flagfiles of experiments/papers; other flags are passed to the experiment.'
   parser = argparse.ArgumentParser(prog='launch.py reproduce', description=about)
   parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
-  parser.add_argument('--runs', default='runs/papers', help='where the runs are left (default runs/papers)')
+  parser.add_argument(
+    '--runs', type=paths.expand, default='runs/papers', help='where the runs are left (default runs/papers)'
+  )
   parser.add_argument(
     '--record', action='store_true', help='write the results to results.jsonl and README.md beside the flagfiles'
   )

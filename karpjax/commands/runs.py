@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from karpjax import paths
 from karpjax.errors import UsageError
 from karpjax.report import page, writers
 from karpjax.report.comparison import Entry, differing, shared_metrics, tables, write
@@ -162,7 +163,7 @@ def listing(runs: list[dict[str, Any]], root: Path, width: int) -> list[str]:
 def runs(argv: list[str]) -> int:
   """The command line of `launch.py runs`; 2 where the folder does not exist."""
   parser = argparse.ArgumentParser(prog='launch.py runs', description='The runs and sweeps below a folder.')
-  parser.add_argument('folder', nargs='?', default='runs', help='default: runs')
+  parser.add_argument('folder', nargs='?', type=paths.expand, default='runs', help='default: runs')
   parser.add_argument('--json', action='store_true', help='print each run as a line of JSON')
   given = parser.parse_args(argv)
   root = Path(given.folder)
@@ -220,8 +221,10 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
 def compare(argv: list[str]) -> int:
   """The command line of `launch.py compare`; 2 for bad input."""
   parser = argparse.ArgumentParser(prog='launch.py compare', description='Runs side by side, in one page.')
-  parser.add_argument('workdir', nargs='+')
-  parser.add_argument('--output', default='', help="the page's folder; default: runs/compare/DATE-TIME")
+  parser.add_argument('workdir', nargs='+', type=paths.expand)
+  parser.add_argument(
+    '--output', type=paths.expand, default='', help="the page's folder; default: runs/compare/DATE-TIME"
+  )
   given = parser.parse_args(argv)
   folders = [Path(folder) for folder in given.workdir]
   output = Path(given.output or f'runs/compare/{datetime.datetime.now():%Y%m%d-%H%M%S}')

@@ -18,7 +18,7 @@ class Flags:
   """The flags of experiments on images."""
 
   dataset: str = configs.flag(
-    'digits', f'{", ".join(bundled.SOURCES)}, folder:PATH, or a prepared set of TFDS such as mnist.'
+    'digits', f'{", ".join(bundled.SOURCES)}, folder:PATH, or a prepared set of TFDS such as mnist.', path=True
   )
   image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0)
   channels: int = configs.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
@@ -37,7 +37,7 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   Raises:
     UsageError: in one line, for whatever is wrong with the name, the files or the flags. Nothing is downloaded.
   """
-  data_dir = Path(config.data_dir).expanduser() if config.data_dir else None
+  data_dir = Path(config.data_dir) if config.data_dir else None
   if data_dir and not data_dir.is_dir():
     raise UsageError(f'data_dir={data_dir} is not a folder')
   name, size, resident_bytes = config.dataset, config.image_size, config.resident_mb * 2**20
@@ -86,7 +86,7 @@ def load_image(path: str | Path, spec: Spec) -> np.ndarray:
   """
   if len(spec.shape) != 3:
     raise UsageError(f'{path}: the model was trained on {spec.name}, whose examples are not images')
-  path, stored = Path(path).expanduser(), spec.stored or spec.shape
+  path, stored = Path(path), spec.stored or spec.shape
   if not path.is_file():
     raise UsageError(f'{path}: no such file')
   image = image_files.read(path, stored[-1], stored[:2])
@@ -109,7 +109,7 @@ def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bo
   Raises:
     UsageError: it names the folder or file that is empty, unreadable, at the wrong level, of another size or class.
   """
-  path = Path(name.removeprefix('folder:')).expanduser()
+  path = Path(name.removeprefix('folder:'))
   folders = image_files.split_folders(path)
   # a lone folder 'train' of images may be a class
   if not folders or (len(folders) == 1 and not any(entry.is_dir() for entry in visible(folders['train']))):

@@ -135,7 +135,7 @@ def _read(config) -> tuple[dict[str, Pairs], list[str]]:
   if name.startswith('table:'):
     files = text_files.split_files(name.removeprefix('table:'), tuple(text_files.DELIMITERS))
   elif Path(name).suffix.lower() in text_files.DELIMITERS:
-    files = {'train': Path(name).expanduser()}
+    files = {'train': Path(name)}
   else:
     return _tfds(config)
   return {split: text_files.read_table(path, encoding, config.columns) for split, path in files.items()}, []

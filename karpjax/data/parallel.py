@@ -53,7 +53,7 @@ def read(config) -> tuple[dict[str, Pairs], tuple[str, str]]:
     files = {split: [find(split, language) for language in languages] for split in MULTI30K}
     return {split: _zipped(paths) for split, paths in files.items()}, languages
   if name.startswith('files:'):
-    paths = [Path(path).expanduser() for path in name.removeprefix('files:').split(',')]
+    paths = [Path(path) for path in name.removeprefix('files:').split(',')]
     if len(paths) != 2:
       raise UsageError(f'dataset={name}: two files are needed, as files:SOURCE.txt,TARGET.txt')
     return {'train': _zipped(paths, config.encoding)}, (source or paths[0].name, target or paths[1].name)

@@ -63,7 +63,7 @@ def divided(
     validation: fraction (at least one) or number of train's drawn for validation where there is no such folder; 0: none.
     seed, purposes: of the draws.
   """
-  folder, notes = Path(path).expanduser(), ()
+  folder, notes = Path(path), ()
   folders = image_files.split_folders(folder) or {'train': folder}
   splits = {split: Split.of(files=np.array(find(folder))) for split, folder in folders.items()}
   for split, amount in (('test', 0.2), ('validation', validation)):

@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from karpjax import config
+from karpjax import config, paths
 from karpjax.data import batches, dataset, images
 from karpjax.errors import UsageError
 
@@ -66,8 +66,10 @@ def main(argv=None) -> int:
     prog='python -m karpjax.data.speed', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   flag = functools.partial(parser.add_argument, type=int)
-  flag('dataset', nargs='*', default=['digits'], type=str, help='as --dataset of image_classification (digits)')
-  flag('--data_dir', default='', type=str, help='where prepared sets are found')
+  flag(
+    'dataset', nargs='*', default=['digits'], type=paths.expand, help='as --dataset of image_classification (digits)'
+  )
+  flag('--data_dir', default='', type=paths.expand, help='where prepared sets are found')
   flag('--batch_size', default=128, help='images a batch (128)')
   flag('--image_size', default=0, help='to resize to; 0: as stored')
   flag('--resident_mb', default=2048, help='larger sets are only streamed (2048)')

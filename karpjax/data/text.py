@@ -39,7 +39,9 @@ class Flags:
 class TokeniserFlags(Flags):
   """Those of experiments whose texts may be cut into tokens of any kind."""
 
-  tokeniser: str = configs.data_flag('characters', 'characters, bytes, words, bpe, or bpe:FILE (a tokenizer.json).')
+  tokeniser: str = configs.data_flag(
+    'characters', 'characters, bytes, words, bpe, or bpe:FILE (a tokenizer.json).', path=True
+  )
 
 
 SOURCES = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
@@ -53,6 +55,7 @@ class LanguageFlags(TokeniserFlags):
     'python_docs',
     'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name of a set with texts, such as '
     'tiny_shakespeare.',
+    path=True,
   )
   context: int = configs.flag(64, 'Tokens of an example; 0: as many as the longest line has.', low=0)
   distinct: bool = configs.data_flag(False, 'Leave lines that occur again out, so that no split holds one of another.')
@@ -173,7 +176,7 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
 
     texts = {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
   elif name == 'names' or (path and kind in ('text', 'lines')):
-    place = Path(path).expanduser() if path else text_files.find('names.txt', config.data_dir)
+    place = Path(path) if path else text_files.find('names.txt', config.data_dir)
     files = folders.files(place, ('.txt',)) if place.is_dir() else [place]
     if not files:
       raise UsageError(f'{place} holds no .txt file')

@@ -64,7 +64,7 @@ def find(name: str, data_dir: str, folder: str = '', *, needed: bool = True) -> 
   """
   if not data_dir and needed:
     raise UsageError(f'{name} is needed: name the folder that holds it, as data_dir=DIR')
-  root = Path(data_dir).expanduser()
+  root = Path(data_dir)
   places = dict.fromkeys((root, root / 'files', root / folder, root / 'files' / folder)) if data_dir else ()
   found = (path for place in places for path in (place / name, place / f'{name}.gz') if path.exists())
   if not (path := next(found, None)) and needed:
@@ -78,7 +78,7 @@ def split_files(folder: str | Path, suffixes: Sequence[str]) -> dict[str, Path]:
   Raises:
     UsageError: where there is no folder, no file of train, or two files of a split.
   """
-  folder, files = Path(folder).expanduser(), {}
+  folder, files = Path(folder), {}
   if not folder.is_dir():
     raise UsageError(f'{folder} is not a folder that holds train{suffixes[0]}, and perhaps validation and test')
   there = [path for path in folders.visible(folder) if folders.is_file(path, suffixes)]
@@ -157,7 +157,7 @@ def read_tfds(
   Raises:
     UsageError: where the set isn't known, prepared or of such features, or has no rows to train on.
   """
-  name, folder = config.dataset, Path(config.data_dir).expanduser() if config.data_dir else None
+  name, folder = config.dataset, Path(config.data_dir) if config.data_dir else None
   builder, prepared = tfds.opened(name, folder, sources=sources, suiting=f'sets of TFDS of {expected}, such as {such}')
   features, splits = builder.info.features, {}
   row = reader(features)

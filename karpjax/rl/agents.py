@@ -179,7 +179,7 @@ def write_episode(policy: Policy, recorded, path: Path) -> float:
 class PlayOptions:
   seed: int = flag(0, 'The seed of the world and of the draws.', low=0)
   stochastic: bool = flag(False, 'Drawn actions, not the likeliest.')
-  output: str = flag('', 'The GIF. Default: WORKDIR/plots/episode_SEED.gif.')
+  output: str = flag('', 'The GIF. Default: WORKDIR/plots/episode_SEED.gif.', path=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -74,7 +74,7 @@ def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
   """
   import safetensors.numpy
 
-  file = Path(path).expanduser()
+  file = Path(path)
   if file.suffix in PICKLED:
     new = file.with_suffix('.safetensors').name
     raise UsageError(

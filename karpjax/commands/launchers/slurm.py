@@ -45,7 +45,7 @@ class Slurm:
   partition: str = slurm_flag('', 'The partition of the nodes.')
   account: str = slurm_flag('', 'The account that pays.')
   job_name: str = slurm_flag('', "The job's name. Default: the experiment's.")
-  python: str = slurm_flag(sys.executable, 'The interpreter, as the nodes find it.')
+  python: str = slurm_flag(sys.executable, 'The interpreter, as the nodes find it.', path=True)
   sbatch: str = slurm_flag('', "Other options of sbatch, as '--constraint=a100 --exclusive'.")
   wait: bool = slurm_flag(False, "Return when the job ends, with the job's exit status.")
   dry_run: bool = slurm_flag(False, 'Print the script; write and submit nothing.')

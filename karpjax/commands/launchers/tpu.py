@@ -42,7 +42,7 @@ class Tpu:
   type: str = tpu_flag('', 'Accelerator type of a VM to create, as v5litepod-16.')
   version: str = tpu_flag('', 'Runtime of a VM to create, as v2-alpha-tpuv5-lite.')
   timeout: float = tpu_flag(0.0, 'Seconds after which the run is stopped, as by Ctrl-C; 0: never.', low=0)
-  output: str = tpu_flag('', 'The folder that the workdir is copied to. Default: runs/tpu/NAME.')
+  output: str = tpu_flag('', 'The folder that the workdir is copied to. Default: runs/tpu/NAME.', path=True)
   dry_run: bool = tpu_flag(False, 'Print the commands and run none.')
 
 
