@@ -152,7 +152,7 @@ class Sampling:
   temperature: float = config.flag(1.0, 'The divisor of the logits; 0: always the most probable token.', low=0)
   top_k: int = config.flag(0, 'Draw from this many of the most probable tokens; 0: from all.', low=0)
   top_p: float = config.flag(1.0, 'Draw from the most probable that have this probability together.', above=0, high=1)
-  seed: int = config.flag(0, 'The seed of the draws.', low=0)
+  seed: int = config.seed_flag('The seed of the draws.')
 
 
 def encode(run, inputs, chosen: Sampling):

@@ -15,12 +15,19 @@ from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
+LAST_SEED = 2**32 - 1  # of JAX's keys: a larger number would draw as another one does
+MOST_STEPS = 2**31 - 1  # of a state's int32
 OFTEN = 20  # times in a run, at the most, that `auto` evaluates and saves
 
 
 def flag(default, help='', *, group='Experiment', **ranges):
   """A field of a Config, and so a flag: see `options.option`, whose default group is another."""
   return options.option(default, help, group=group, **ranges)
+
+
+def seed_flag(help: str, **others):
+  """A flag that is the seed of JAX's draws."""
+  return flag(0, help, low=0, high=LAST_SEED, **others)
 
 
 run_flag = functools.partial(flag, group='Run')
@@ -57,7 +64,7 @@ class Train:
   """What every experiment has. Durations are in steps, epochs or examples: 2000, 10epochs, 50000examples."""
 
   steps: Duration = run_flag('10epochs', 'How long to train.')
-  seed: int = run_flag(0, 'The seed of parameters, data order, augmentation and dropout.', low=0)
+  seed: int = seed_flag('The seed of parameters, data order, augmentation and dropout.', group='Run')
   seeds: int = run_flag(1, 'Train this many seeds (seed, seed + 1, …) in one program.', low=1)
   workdir: str = free_flag('', "The run's folder, where it goes on. Default: runs/EXPERIMENT/DATE-TIME.", path=True)
   init_from: str = run_flag(
@@ -110,7 +117,9 @@ class Train:
   validation: float = data_flag(
     0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0
   )
-  split_seed: int = data_flag(0, "The seed of the splits that are drawn: validation, and a folder's test.", low=0)
+  split_seed: int = data_flag(
+    0, "The seed of the splits that are drawn: validation, and a folder's test.", low=0, high=2**64 - 1
+  )
   order: str = data_flag(
     'reshuffle',
     'Examples in a new order each epoch, in one shuffled order, as stored, or as streams: each place of a batch goes on '
@@ -198,6 +207,8 @@ def in_steps(
       f'{name}={duration} is no duration: type 2000 (steps), 10epochs, 50000examples or, of environments, 500000env'
     )
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
+  if number == math.inf:
+    raise UsageError(f'{name}={duration}: a smaller number is needed')
   if unit == 'env':
     if not (each := environment_steps()):
       raise UsageError(f'{name}={duration}: a step makes no fixed number of steps of environments; give steps')
@@ -235,8 +246,10 @@ def resolve(config, examples: int):
     )
   if config.batch_size % config.microbatches:
     raise UsageError(f'microbatches={config.microbatches} does not divide batch_size={config.batch_size}')
-  if config.steps_per_call != 'auto' and not re.fullmatch('0*[1-9][0-9]*', config.steps_per_call):
-    raise UsageError(f'steps_per_call={config.steps_per_call}: auto, or a number of at least 1, is needed')
+  if config.steps_per_call != 'auto' and not (
+    re.fullmatch('[0-9]+', config.steps_per_call) and 1 <= int(config.steps_per_call) <= MOST_STEPS
+  ):
+    raise UsageError(f'steps_per_call={config.steps_per_call}: auto, or a number from 1 to {MOST_STEPS}, is needed')
 
   step_range(config.profile)
   sizes = {'batch_size': config.batch_size, 'examples': examples}
@@ -244,6 +257,8 @@ def resolve(config, examples: int):
   steps = steps_of(config.steps)
   if steps < 1:
     raise UsageError(f'steps={config.steps}: at least one step is needed')
+  if steps > MOST_STEPS:
+    raise UsageError(f'steps={config.steps}: at most {MOST_STEPS} steps can be counted')
   durations = [field.name for field in dataclasses.fields(config) if field.type is Duration and field.name != 'steps']
   changes = {'steps': steps, **{name: steps_of(getattr(config, name), name=name, run=steps) for name in durations}}
   changes['boundaries'] = tuple(steps_of(x, name='boundaries') for x in config.boundaries)

@@ -34,7 +34,7 @@ def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
 @dataclasses.dataclass(frozen=True)
 class Sampling:
   count: int = configs.flag(64, 'How many images to draw.', low=1)
-  seed: int = configs.flag(0, 'The seed of the draw.', low=0)
+  seed: int = configs.seed_flag('The seed of the draw.')
   output: str = configs.flag('samples.png', 'The picture to write.', path=True)
 
 

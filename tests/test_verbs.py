@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,8 +13,9 @@ from PIL import Image
 
 import karpjax
 from experiments import image_classification as experiment
-from karpjax import errors
+from karpjax import command_line, errors, options
 from karpjax.commands import use
+from karpjax.rl import agents
 from karpjax.train import loop
 
 
@@ -145,3 +148,19 @@ def test_a_verb_without_inputs_takes_none(folder, monkeypatch, capsys):
   monkeypatch.setitem(experiment.verbs, 'predict', plain)
   assert use.main('predict', [str(folder), 'stray']) == 2
   assert "stray argument 'stray': predict takes flags alone" in capsys.readouterr().err
+
+
+def test_seeds_of_verbs_are_those_that_jax_tells_apart(monkeypatch):
+  """A larger one would wrap round, and draw as another does."""
+  modules = [command_line.experiment(path.stem) for path in Path('experiments').glob('[a-z]*.py')]
+  kinds = [verb.options for module in modules for verb in getattr(module, 'verbs', {}).values()]
+  seeded = [kind for kind in kinds if hasattr(kind, 'seed')]
+  assert len({*seeded}) >= 4
+  for kind in seeded:
+    options.check(kind(seed=2**32 - 1))
+    for seed in (-1, 2**32, 10**30):
+      with pytest.raises(errors.UsageError, match=f'seed={seed}: at least 0 and at most 4294967295 is needed'):
+        options.check(kind(seed=seed))
+  rendered = types.SimpleNamespace(environment=types.SimpleNamespace(render=True))
+  monkeypatch.setattr(agents, '_policy', lambda run: rendered)
+  assert agents._encode(None, [], agents.PlayOptions(seed=2**32 - 1))['seed'] == 2**32 - 1

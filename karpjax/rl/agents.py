@@ -177,7 +177,7 @@ def write_episode(policy: Policy, recorded, path: Path) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class PlayOptions:
-  seed: int = flag(0, 'The seed of the world and of the draws.', low=0)
+  seed: int = config.seed_flag('The seed of the world and of the draws.')
   stochastic: bool = flag(False, 'Drawn actions, not the likeliest.')
   output: str = flag('', 'The GIF. Default: WORKDIR/plots/episode_SEED.gif.', path=True)
 
@@ -194,7 +194,7 @@ def _encode(run, inputs, chosen) -> dict:
     raise UsageError(f'{environment.name} draws no frames here; {why}')
   if chosen.output and Path(chosen.output).suffix.lower() != '.gif':
     raise UsageError(f'output={chosen.output}: a name that ends in .gif is needed')
-  return {'seed': np.int32(chosen.seed)}
+  return {'seed': np.uint32(chosen.seed)}
 
 
 def _function(run, chosen):

@@ -43,7 +43,12 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   data = experiment.data(config)
   config = configs.resolve(config, data.spec.examples)
   watched, unread = configs.watched(config, data.spec.examples)
-  return dataclasses.replace(experiment.program(watched, data), unread=unread), data, config
+  program = dataclasses.replace(experiment.program(watched, data), unread=unread)
+  seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
+  if max(seeds) > configs.LAST_SEED:
+    text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'
+    raise errors.UsageError(f'{text}, and at most {configs.LAST_SEED} is there')
+  return program, data, config
 
 
 def run(experiment, config, *, say: Callable = print) -> Summary:

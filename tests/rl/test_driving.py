@@ -294,8 +294,13 @@ def test_drivers_crash_in_their_order_and_it_pays_not_to(driven):
 def test_the_command_prints_a_line_for_a_driver(capsys):
   assert drivers.main(['--driver=random', '--roads=3', '--kind=closed']) == 0
   assert 'off_road' in capsys.readouterr().out
-  with pytest.raises(SystemExit):
-    drivers.main(['--roads=0'])
+
+
+@pytest.mark.parametrize('flag', ['--roads=0', '--seed=-1', '--seed=4294967296', '--roads=99999999999'])
+def test_numbers_that_no_drive_can_have_are_refused(flag, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    drivers.main([flag])
+  assert stopped.value.code == 2 and flag in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,9 @@ def main(argv=None) -> int:
   parser.add_argument('--kind', choices=roads.ROADS, default='mixed', help='of roads (default mixed)')
   parser.add_argument('--seed', type=int, default=0, help='another is another set of roads (default 0)')
   options = parser.parse_args(argv)
-  if options.roads < 1:
-    parser.error(f'--roads={options.roads}: at least 1 is needed')
+  for name, low, high in (('roads', 1, 2**31 - 1), ('seed', 0, 2**32 - 1)):
+    if not low <= (value := getattr(options, name)) <= high:
+      parser.error(f'--{name}={value}: at least {low} and at most {high} is needed')
   keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(options.seed), jnp.arange(options.roads))
   for name in DRIVERS if options.driver == 'all' else [options.driver]:
     numbers = summarise(jax.jit(lambda keys: drive(DRIVERS[name], keys, options.kind))(keys))
