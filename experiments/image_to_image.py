@@ -10,6 +10,7 @@ https://arxiv.org/abs/1611.07004
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -154,9 +155,13 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
 
 def summarise(sums) -> dict[str, float]:
-  """L1 in [0, 1], PSNR in dB, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp."""
+  """L1 in [0, 1], PSNR in dB, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp.
+
+  Beside targets that are flat nothing is sharp: there it is NaN.
+  """
   means = {name: float(s / c) for name, (s, c) in sums.items()}
-  sharpness = means.pop('gradient') / means.pop('target_gradient')
+  ours, theirs = means.pop('gradient'), means.pop('target_gradient')
+  sharpness = ours / theirs if theirs else math.nan
   return {**means, 'sharpness': sharpness}
 
 

@@ -4,6 +4,7 @@ What is summed over batches is traced (`moments`, `covered_modes`, rows of featu
 once, by NumPy in float64. They are on the scale of their features: those of two classifiers cannot be compared.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -87,9 +88,12 @@ def diversity(sums: Mapping[str, Any]) -> float:
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
   """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
 
-  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric; eigenvalues that rounding made negative are 0.
+  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric; eigenvalues that rounding made negative are 0. One example has no
+  covariance: then NaN.
   """
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  if min(len(real), len(fake)) < 2:
+    return math.nan
   cov, other_cov = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (real, fake))
   values, vectors = np.linalg.eigh(cov)
   root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -101,6 +105,8 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
   """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs."""
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  if min(len(real), len(fake)) < 2:
+    return math.nan
   kernel = lambda products: (x := products / real.shape[1] + 1) * x * x  # far faster than a power
   total = lambda a, b: sum(kernel(part @ b.T).sum() for part in _chunks(a))
   within = lambda a: (total(a, a) - kernel(np.square(a).sum(1)).sum()) / (len(a) * (len(a) - 1))
@@ -110,7 +116,8 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
 def precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
   """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-  An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its kind.
+  An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its kind. NaN
+  where there are no four of a kind.
   """
 
   def distances(points, others):
@@ -125,6 +132,8 @@ def precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
     return float(np.concatenate([(d <= radii).any(1) for d in distances(points, others)]).mean())
 
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+  if min(len(real), len(fake)) <= NEIGHBOURS:
+    return math.nan, math.nan
   return fraction_among(fake, real), fraction_among(real, fake)
 
 

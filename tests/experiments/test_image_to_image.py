@@ -1,5 +1,7 @@
 """Image to image as a user runs it: the losses of its objectives, and images translated."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,3 +190,11 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
     assert says in capsys.readouterr().err.splitlines()[-1]
   opened.translate_image(files[0], edges=True, output=str(tmp_path / 'out'))
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_translated.png']
+
+
+def test_beside_flat_targets_nothing_is_sharp():
+  means = {'l1': 0.25, 'psnr': 12.0, 'ssim': 0.5, 'gradient': 0.1}
+  sums = {name: (3 * x, 3) for name, x in means.items()}
+  flat = experiment.summarise({**sums, 'target_gradient': (0.0, 3)})
+  assert math.isnan(flat.pop('sharpness')) and flat == pytest.approx({n: means[n] for n in ('l1', 'psnr', 'ssim')})
+  assert experiment.summarise({**sums, 'target_gradient': (0.6, 3)})['sharpness'] == pytest.approx(0.5)

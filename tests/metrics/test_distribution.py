@@ -236,3 +236,11 @@ def test_neighbours_are_the_nearest_in_order():
   points, others = draw.normal(size=(5, 3)), draw.normal(size=(40, 3))
   distances = np.linalg.norm(points[:, None] - others, axis=-1)
   np.testing.assert_array_equal(distribution.neighbours(points, others, 4), np.argsort(distances, axis=1)[:, :4])
+
+
+@pytest.mark.parametrize('count', [1, 3, 4])
+def test_of_too_few_examples_distances_are_not_a_number(count):
+  """A covariance needs two, a third nearest neighbour four."""
+  real, fake = np.random.default_rng(0).normal(size=(2, count, 3))
+  numbers = [frechet_distance(real, fake), kernel_distance(real, fake), *distribution.precision_recall(real, fake)]
+  assert np.isfinite(numbers).tolist() == [count > 1] * 2 + [count > 3] * 2
