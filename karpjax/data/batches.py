@@ -100,10 +100,16 @@ def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) ->
   import grain
 
   batches = grain.MapDataset.range(start, stop).map(lambda t: fetch(split, numbers(t)))
-  if not workers:
-    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)))
-  from absl import flags
+  if workers:
+    from absl import flags
 
-  flags.FLAGS.mark_as_parsed()  # grain reads flags of its own there; ours live elsewhere
-  ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-  return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(ahead))
+    flags.FLAGS.mark_as_parsed()  # grain reads flags of its own there; ours live elsewhere
+    ahead = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)).mp_prefetch(ahead)
+  else:
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+  iterator = iter(batches)
+  try:
+    yield from iterator
+  finally:
+    iterator.close()  # ends processes, and gives back what they have decoded ahead, also where a file could not be read

@@ -1,12 +1,14 @@
 """The order of examples is arithmetic on (seed, step)."""
 
 import dataclasses
+import multiprocessing
 
 import numpy as np
 import pytest
 
 from karpjax.data import batches
 from karpjax.data.dataset import Split
+from karpjax.errors import UsageError
 
 
 def test_an_epoch_visits_every_example_once_and_steps_need_no_history():
@@ -91,3 +93,18 @@ def test_lengths_go_with_the_examples_that_are_selected():
   split = Split.of(tokens=np.arange(12).reshape(6, 2))
   split = dataclasses.replace(split, lengths=np.arange(6) * 10)
   np.testing.assert_array_equal(split.select(np.array([4, 1])).lengths, [40, 10])
+
+
+def broken(indices):
+  if 5 in indices:
+    raise UsageError('example 5 is broken')
+  return {'x': indices}
+
+
+@pytest.mark.slow
+def test_processes_that_decode_end_where_an_example_cannot_be_read():
+  """Those that are left until the interpreter ends fill its last lines with tracebacks."""
+  stream = batches.stream(Split(40, None, broken), lambda t: np.arange(2 * t, 2 * t + 2), 0, 20, workers=2)
+  with pytest.raises(UsageError, match='example 5 is broken'):
+    list(stream)
+  assert not multiprocessing.active_children()
