@@ -13,8 +13,9 @@ from PIL import Image
 
 import karpjax
 from experiments import image_classification as experiment
-from karpjax import command_line, errors, options
+from karpjax import command_line, errors, image_verbs, options, verbs
 from karpjax.commands import use
+from karpjax.report import pictures
 from karpjax.rl import agents
 from karpjax.train import loop
 
@@ -164,3 +165,16 @@ def test_seeds_of_verbs_are_those_that_jax_tells_apart(monkeypatch):
   rendered = types.SimpleNamespace(environment=types.SimpleNamespace(render=True))
   monkeypatch.setattr(agents, '_policy', lambda run: rendered)
   assert agents._encode(None, [], agents.PlayOptions(seed=2**32 - 1))['seed'] == 2**32 - 1
+
+
+def test_an_output_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  decode = lambda run, outputs, inputs, chosen: [
+    {'file': str(pictures.write_image(np.zeros((2, 2, 1)), chosen.output))}
+  ]
+  draws = verbs.Verb('', lambda *_: (), lambda *_: lambda *_: (), decode, options=image_verbs.Sampling)
+  monkeypatch.setattr(verbs.Run, 'verb', lambda run, name: verbs.Bound(run, draws))
+  place = tmp_path / 'file' / 'a.png'
+  assert use.main('sample', [str(folder), f'--output={place}']) == 2
+  said = capsys.readouterr().err.splitlines()
+  assert said[-1] == f'sample: {tmp_path / "file"} cannot be read or written: File exists' and len(said) == 2

@@ -88,6 +88,12 @@ def main(name: str, argv: Sequence[str]) -> int:
         print(text, end='', flush=True)
   except errors.UsageError as error:
     return command_line.refuse(name, error, known)
+  except BrokenPipeError:
+    raise
+  except OSError as error:  # such as an output where nothing may be written
+    place = str(error.filename or '').removesuffix('.tmp')  # of `writers.write_bytes`
+    why = f'{place} cannot be read or written: {error.strerror}' if place else str(error)
+    return command_line.refuse(name, errors.UsageError(why), known)
   except errors.CallbackError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1
