@@ -16,6 +16,7 @@ python launch.py --processes=2 NAME [flags]   hosts as processes of this machine
 """
 
 import ast
+import codecs
 import importlib
 import os
 import sys
@@ -31,6 +32,7 @@ COMMANDS = {
   'slurm': 'karpjax.commands.launchers.slurm',
 }
 LISTS = 'runs', 'compare'  # of karpjax.commands.runs
+PLAIN = {'±': '+-', '·': '-', '×': 'x', '–': '-', '—': '-', '−': '-', '…': '...', '→': '->', '«': '"', '»': '"'}
 
 
 def experiments() -> dict[str, tuple[str, list[str]]]:
@@ -41,7 +43,7 @@ def experiments() -> dict[str, tuple[str, list[str]]]:
     Path('experiments').resolve(),
   }  # the second is one's own, where the package is installed
   for file in sorted((file for folder in folders for file in folder.glob('[a-z]*.py')), key=lambda file: file.stem):
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text('utf-8'))
     tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == 'verbs']
     verbs = [key.value for table in tables if isinstance(table, ast.Dict) for key in table.keys]
     found[file.stem] = (ast.get_docstring(tree) or '').split('\n')[0], verbs
@@ -76,8 +78,18 @@ def main(argv: list[str]) -> int:
   return 2
 
 
+def spell(error: UnicodeEncodeError) -> tuple[str, int]:
+  """What stands for signs that a terminal, or what reads in its place, has not: none of them ends a command."""
+  signs = error.object[error.start : error.end]
+  return ''.join(PLAIN.get(sign) or ascii(sign)[1:-1] for sign in signs), error.end
+
+
 def command(argv: list[str] | None = None) -> None:
   """The process: `python launch.py …`, and `karpjax …` where the package is installed."""
+  codecs.register_error('karpjax.spell', spell)
+  for stream in (sys.stdout, sys.stderr):
+    if hasattr(stream, 'reconfigure'):  # a notebook's has not
+      stream.reconfigure(errors='karpjax.spell')
   try:
     code = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()

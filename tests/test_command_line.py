@@ -1,9 +1,14 @@
 """Flags to a Config and back."""
 
+import codecs
 import dataclasses
+import os
+import subprocess
+import sys
 
 import pytest
 
+import launch
 from karpjax import command_line, config
 from karpjax.errors import UsageError
 
@@ -61,3 +66,27 @@ def test_usage_shows_every_flag_with_type_default_and_help():
   for field in dataclasses.fields(Config):
     assert f'--{field.name}=' in text and field.metadata['help'] in ' '.join(text.split())
   assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])
+def test_signs_that_a_terminal_has_not_are_spelt(encoding):
+  """Plus or minus, and letters of other scripts: what is printed can be read, and is all there."""
+  codecs.register_error('karpjax.spell', launch.spell)
+  text = 'accuracy 0.98 ± 0.01 · 8×8 → «ж» \udcff'
+  said = text.encode(encoding, 'karpjax.spell').decode(encoding)
+  assert (
+    said
+    == {
+      'ascii': 'accuracy 0.98 +- 0.01 - 8x8 -> "\\u0436" \\udcff',
+      'latin-1': 'accuracy 0.98 ± 0.01 · 8×8 -> «\\u0436» \\udcff',
+    }[encoding]
+  )
+
+
+@pytest.mark.parametrize(
+  'environment', [{'PYTHONIOENCODING': 'ascii'}, {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'}]
+)
+def test_the_front_door_opens_in_an_ascii_terminal(environment):
+  command = [sys.executable, launch.__file__]
+  done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True)
+  assert done.returncode == 0 and done.stderr == b'' and done.stdout.isascii() and b'--flag=value ...' in done.stdout

@@ -69,7 +69,7 @@ def render(name: str, about: str, sections: Mapping[str, str], headlines: str = 
     for heading, content in sections.items()
     if content
   )
-  page = string.Template(Path(__file__).with_suffix('.html').read_text())
+  page = string.Template(Path(__file__).with_suffix('.html').read_text('utf-8'))
   return page.substitute(name=escape(name), about=escape(about), headlines=headlines, body=body).encode()
 
 
