@@ -179,7 +179,9 @@ def function(run, chosen: Sampling):
 
 def decode(run, outputs, inputs, chosen: Sampling):
   """Pieces of texts, as they come; `end` is what stands behind them on a terminal."""
-  decoded, lines = run.spec.tokenisers['text'].decode, run.spec.lines
+  tokeniser, lines = run.spec.tokenisers['text'], run.spec.lines
+  before = tokeniser.encode(chosen.prompt).tolist()
+  decoded = lambda tokens: tokeniser.decode([*before, *tokens])[len(tokeniser.decode(before)) :]
   for i, output in enumerate(outputs):
     begin = ('\n――――\n' if i and not lines else '') + chosen.prompt
     pieces = (

@@ -16,6 +16,7 @@ from karpjax import program
 from karpjax.data import text, tokenisers
 from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split
+from karpjax.data.spacing import WORD
 from karpjax.errors import UsageError
 
 SPECIALS = (*tokenisers.SPECIALS, tokenisers.MASK)
@@ -71,7 +72,7 @@ def ends_of_tokens(tokeniser: tokenisers.Tokeniser) -> tuple[np.ndarray, np.ndar
   if tokeniser.kind == 'words':
     return np.zeros(tokeniser.size, bool), np.zeros(tokeniser.size, bool)
   texts = [tokeniser.decode([token]) or ' ' for token in range(tokeniser.size)]
-  inner = lambda character: character.isalnum() or character in '_\ufffd'
+  inner = lambda character: bool(WORD.match(character)) or character == '\ufffd'
   return np.array([inner(t[0]) for t in texts]), np.array([inner(t[-1]) for t in texts])
 
 

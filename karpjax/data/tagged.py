@@ -13,12 +13,15 @@ import numpy as np
 from karpjax.data import bucketing, entities, text, text_files, tokenisers
 from karpjax.data.dataset import Dataset, Split
 from karpjax.data.entities import Sentence
+from karpjax.data.spacing import LETTER, MARKS
 from karpjax.errors import UsageError
 
 SOURCES = ('entities', 'conll:DIR')
 SUFFIXES = ('.txt', '.conll')
 CHUNK = re.compile(r'([BIESLU])-(.+)')
-WORDS = re.compile(r"(?:[A-Z]|Dr|Mrs?|Ms|Prof|St)\.|\w+(?:[-'.,/:]\w+)*|[^\w\s]")
+WORDS = re.compile(
+  rf"(?:[A-Z]|Dr|Mrs?|Ms|Prof|St)\.|\w{LETTER}*(?:[-'.,/:]\w{LETTER}*)*|[^\w\s{MARKS}][{MARKS}]*|[{MARKS}]+"
+)
 
 
 # ---- reading ----

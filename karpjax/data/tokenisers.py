@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from karpjax.data import spacing
+from karpjax.data.spacing import LETTER, MARKS
 from karpjax.errors import UsageError, nearest
 
 KINDS = ('characters', 'bytes', 'words', 'bpe')
@@ -21,7 +23,7 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIALS = ('<pad>', '<unk>', '<s>', '</s>')  # of words and bpe, in this order
 MASK = '<mask>'  # follows them where a masked language model asks for it
 LINE_END = '\n'  # symbol 0 of characters and bytes on lines: begins and ends each of them
-WORDS = re.compile(r"\w+(?:'\w+)*|[^\w\s]")
+WORDS = re.compile(rf"\w{LETTER}*(?:'\w{LETTER}*)*|[^\w\s{MARKS}][{MARKS}]*|[{MARKS}]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Tokeniser:
   specials: how many of the first symbols stand for no text.
   lower: whether texts are lower-cased first.
   model: for bpe, the JSON of the `tokenizers` library.
+  places: of words, where spaces stand against the rules; see `spacing.together`.
   """
 
   kind: str
@@ -39,6 +42,7 @@ class Tokeniser:
   specials: int = 0
   lower: bool = False
   model: str = ''
+  places: tuple[tuple[str, ...], ...] = ()
 
   def __post_init__(self):
     if self.kind == 'bpe':
@@ -54,6 +58,10 @@ class Tokeniser:
   def table(self) -> dict[str, int]:
     """The number of each symbol."""
     return {symbol: number for number, symbol in enumerate(self.symbols)}
+
+  @functools.cached_property
+  def _places(self) -> frozenset[tuple[str, ...]]:
+    return frozenset(self.places)
 
   def split(self, text: str) -> list[str]:
     """The pieces of a text that `numbers` takes: characters, or words."""
@@ -94,7 +102,7 @@ class Tokeniser:
     if self.kind == 'bytes':
       return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     if self.kind == 'bpe':
-      return np.array(_bpe(self.model).encode(text, add_special_tokens=False).ids, np.int32)
+      return np.array(_bpe(self.model, self.specials > 0).encode(text, add_special_tokens=False).ids, np.int32)
     return np.array(self.numbers(self.split(text)), np.int32)
 
   def name(self, token: int) -> str:
@@ -103,13 +111,17 @@ class Tokeniser:
     return (text or self.symbols[token]).replace(' ', '␣').replace('\n', '↵')
 
   def decode(self, tokens: Iterable[int]) -> str:
-    """The text of tokens; specials have none, words are set apart by a space."""
+    """The text of tokens; specials have none. The inverse of `encode`; of words as far as `spacing.together` knows the spaces.
+
+    Of more tokens it begins with the text of the first ones, where these are no part of a character.
+    """
     tokens = [int(token) for token in tokens if token >= self.specials]
     if self.kind == 'bytes':
       return bytes(tokens).decode(errors='replace')
     if self.kind == 'bpe':
       return _bpe(self.model).decode(tokens)
-    return (' ' if self.kind == 'words' else '').join(self.symbols[token] for token in tokens)
+    pieces = [self.symbols[token] for token in tokens]
+    return spacing.together(pieces, self._places) if self.kind == 'words' else ''.join(pieces)
 
   def characters(self) -> np.ndarray:
     """[size] float32: how many characters each token adds to a text; of words none are known, so all are 0."""
@@ -141,7 +153,8 @@ def listed(pieces: Sequence[str]) -> str:
 
 def from_json(values: Mapping[str, Any]) -> Tokeniser:
   """The inverse of `Tokeniser.to_json`."""
-  return Tokeniser(**{**values, 'symbols': tuple(values['symbols'])})
+  made = {'symbols': tuple(values['symbols']), 'places': tuple(map(tuple, values.get('places', ())))}
+  return Tokeniser(**{**values, **made})
 
 
 def make(
@@ -179,7 +192,7 @@ def make(
     raise UsageError(f'unknown tokeniser {kind!r}.{nearest(kind, [*KINDS, "bpe:FILE"])}')
   if kind == 'bytes':
     return Tokeniser('bytes', lower=lower)
-  texts = [text.lower() for text in texts] if lower else texts
+  texts = [text.lower() if lower else text for text in texts]
   if kind == 'characters':
     return Tokeniser(kind, (*specials, *sorted(set().union(*texts) - set(specials))), len(specials), lower)
   specials = tuple(specials or SPECIALS)
@@ -187,7 +200,8 @@ def make(
     counts = collections.Counter(word for text in texts for word in (WORDS.findall(text) if split else [text]))
     kept = sorted((w for w, n in counts.items() if n >= minimum_frequency), key=lambda w: (-counts[w], w))
     kept = kept[: max(0, vocabulary - len(specials))] if vocabulary else kept
-    return Tokeniser(kind, (*specials, *kept), len(specials), lower)
+    places = spacing.learn(texts, WORDS) if split else ()
+    return Tokeniser(kind, (*specials, *kept), len(specials), lower, places=places)
   if vocabulary < 256 + len(specials):
     raise UsageError(f'vocabulary={vocabulary}: bpe needs at least {256 + len(specials)}: the bytes, and specials')
   return Tokeniser(kind, (), len(specials), lower, _train_bpe(texts, specials, vocabulary))
@@ -212,7 +226,10 @@ def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -
 
 
 @functools.lru_cache(maxsize=8)
-def _bpe(model: str):
+def _bpe(model: str, plain: bool = False):
+  """The library's tokeniser; `plain`: which reads <s> and the like as the characters that they are in a text."""
   import tokenizers
 
-  return tokenizers.Tokenizer.from_str(model)
+  made = tokenizers.Tokenizer.from_str(model)
+  made.encode_special_tokens = plain
+  return made

@@ -1,7 +1,6 @@
 """How good translations are: sums over examples on the device; BLEU, chrF and exact matches of their texts on the host."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,6 @@ from karpjax.data import tokenisers
 from karpjax.metrics.collect import collect
 
 WORDS = tokenisers.Tokeniser('words', lower=True)
-_BEFORE = re.compile(r' ([,.;:!?)\]}%])')
-_AFTER = re.compile(r'([(\[{]) ')
-_INSIDE = re.compile(r'(?<=\w) ([’-]) (?=\w)')
 
 
 def sums(losses, targets, tokens, batch: Mapping[str, Any], examples: int) -> dict[str, Any]:
@@ -59,18 +55,8 @@ def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float
 
 
 def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:
-  """The text of tokens [time] up to the end; words are joined to a sentence."""
-  decoded = tokeniser.decode(itertools.takewhile(lambda token: token != tokenisers.END, tokens))
-  return joined(decoded) if tokeniser.kind == 'words' else decoded
-
-
-def joined(words: str) -> str:
-  """Words and marks set apart by spaces -> a sentence: 'a man - made dog , too .' -> 'a man-made dog, too.'"""
-  words = _INSIDE.sub(r'\1', _BEFORE.sub(r'\1', _AFTER.sub(r'\1', words)))
-  parts = words.split('"')  # of each pair the first mark opens
-  if len(parts) % 2 == 0:
-    return words
-  return ''.join(f'"{part.strip()}"' if i % 2 else part for i, part in enumerate(parts))
+  """The text of tokens [time] up to the end."""
+  return tokeniser.decode(itertools.takewhile(lambda token: token != tokenisers.END, tokens))
 
 
 def separated(sentence: str) -> str:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from karpjax.data import tokenisers
+from karpjax.data import spacing, tokenisers
 from karpjax.metrics import translation
 
 WORDS = tokenisers.make(
@@ -67,7 +67,7 @@ def test_signatures_say_how():
   ],
 )
 def test_words_are_joined_and_cut_again(words, sentence):
-  assert translation.joined(words) == sentence
+  assert spacing.together(words.split()) == sentence
   assert translation.separated(sentence) == words
 
 
