@@ -59,8 +59,8 @@ def program(config: Config, data: Dataset) -> Program:
   spec, model, streams = data.spec, network(config, data.spec), config.order == 'streams'
   if streams and spec.lines:
     raise UsageError('order=streams is for running texts; lines do not go on from one to the next')
-  carries = streams and isinstance(model, models.Recurrent)
-  characters = spec.tokenisers['text'].characters()
+  carries, tokeniser = streams and isinstance(model, models.Recurrent), spec.tokenisers['text']
+  characters, of_bytes = (count(lines=spec.lines) for count in (tokeniser.characters, tokeniser.bytes))
 
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']
@@ -80,7 +80,8 @@ def program(config: Config, data: Dataset) -> Program:
     return cross_entropy(predict(state, batch, key), batch['targets'])
 
   def evaluate(state, batch, key):
-    return metrics.sums(token_losses(state, batch, key), batch['targets'], batch['mask'], characters)
+    losses, targets = token_losses(state, batch, key), batch['targets']
+    return metrics.sums(losses, targets, batch['mask'], characters, of_bytes=of_bytes)
 
   def count(state, batch):  # the step of Counts, which no gradient has to find
     counts, targets = state.params['counts'], batch['targets']
@@ -100,7 +101,7 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=token_losses,
     causal=True,
-    uninformed_loss=math.log(spec.tokenisers['text'].size),
+    uninformed_loss=math.log(tokeniser.size),
     report=report(model, data, config.sample_length),
     rename_weights=models.renamed,
   )

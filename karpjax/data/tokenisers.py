@@ -6,9 +6,10 @@ A tokeniser is an immutable record, saved with a run as JSON, so that sampling a
 import collections
 import dataclasses
 import functools
+import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +124,32 @@ class Tokeniser:
     pieces = [self.symbols[token] for token in tokens]
     return spacing.together(pieces, self._places) if self.kind == 'words' else ''.join(pieces)
 
-  def characters(self) -> np.ndarray:
-    """[size] float32: how many characters each token adds to a text; of words none are known, so all are 0."""
-    starts = lambda byte: (byte & 0xC0) != 0x80  # the bytes 10xxxxxx go on with a character
-    if self.kind == 'bytes':
-      return np.array([*map(starts, range(256))], np.float32)
-    if self.kind == 'bpe':
-      from tokenizers import pre_tokenizers
+  def characters(self, *, lines: bool = False) -> np.ndarray:
+    """[size] float32: how many characters each token adds to a text; all 0 where that is unknown, as of words.
 
-      # a byte is written as the character of its number if that prints, else as one from 256 on
-      alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-      printable = [ord(c) for c in alphabet if ord(c) < 256]
-      bytes_of = dict(zip(alphabet, [*printable, *sorted(set(range(256)) - set(printable))]))
-      counts = np.array([sum(starts(bytes_of.get(c, 0)) for c in symbol) for symbol in self.symbols], np.float32)
+    Args:
+      lines: whether token 0 ends a line, which is one character of a file, and one byte, by every tokeniser.
+    """
+    starts = lambda byte: (byte & 0xC0) != 0x80  # the bytes 10xxxxxx go on with a character
+    return self._counted(lines, lambda text: 1, lambda values: sum(map(starts, values)))
+
+  def bytes(self, *, lines: bool = False) -> np.ndarray:
+    """[size] float32: how many bytes of UTF-8 each token adds to a text; all 0, and `lines`, as for `characters`."""
+    return self._counted(lines, lambda text: len(text.encode()), len)
+
+  def _counted(self, lines: bool, of_character: Callable[[str], int], of_bytes: Callable[[Sequence[int]], int]):
+    if self.kind == 'words' or (self.kind == 'bpe' and not _is_byte_level(self.model)):
+      return np.zeros(self.size, np.float32)
+    if self.kind == 'characters':
+      counts = [*map(of_character, self.symbols)]
+    elif self.kind == 'bytes':
+      counts = [of_bytes([byte]) for byte in range(256)]
     else:
-      counts = np.full(self.size, self.kind == 'characters', np.float32)
+      table = _bytes_of_letters()
+      counts = [of_bytes([table[each] for each in symbol if each in table]) for symbol in self.symbols]
+    counts = np.array(counts, np.float32)
     counts[: self.specials] = 0
+    counts[:1] = np.where(lines, 1, counts[:1])
     return counts
 
   def to_json(self) -> dict[str, Any]:
@@ -223,6 +234,19 @@ def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -
   }
   model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **options))
   return model.to_str()
+
+
+def _bytes_of_letters() -> dict[str, int]:
+  """How a byte is written: as the character of its number if that prints, else as one from 256 on."""
+  from tokenizers import pre_tokenizers
+
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  printable = [ord(c) for c in alphabet if ord(c) < 256]
+  return dict(zip(alphabet, [*printable, *sorted(set(range(256)) - set(printable))]))
+
+
+def _is_byte_level(model: str) -> bool:
+  return 'ByteLevel' in json.dumps(json.loads(model).get('decoder'))
 
 
 @functools.lru_cache(maxsize=8)

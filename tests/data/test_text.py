@@ -26,6 +26,28 @@ def test_what_is_encoded_decodes_to_the_same_text(kind):
   assert again == made and again.encode(SENTENCES[1]).tolist() == made.encode(SENTENCES[1]).tolist()
 
 
+@pytest.mark.parametrize('kind, specials', [('characters', '\n'), ('bytes', ()), ('bpe', tokenisers.SPECIALS)])
+def test_a_lines_end_is_a_character_and_a_byte_by_every_tokeniser(kind, specials):
+  made = tokenisers.make(kind, SENTENCES, vocabulary=300, specials=specials)
+  targets = text.lined([made.encode(line) for line in SENTENCES], 60).arrays['targets']
+  targets, content = targets[targets >= 0], '\n'.join([*SENTENCES, ''])
+  assert made.characters(lines=True)[targets].sum() == len(content)
+  assert made.bytes(lines=True)[targets].sum() == len(content.encode()) == len(content) + 5  # – twice, and è
+  words = tokenisers.make('words', SENTENCES)
+  assert not words.characters(lines=True).any() and not words.bytes(lines=True).any()  # spaces are of no token
+  whole = made.encode(SENTENCES[1])  # of a running text
+  assert made.characters()[whole].sum() == len(SENTENCES[1]) and made.bytes()[whole].sum() == len(SENTENCES[1].encode())
+
+
+def test_what_a_published_tokeniser_of_word_pieces_spells_is_unknown():
+  from tokenizers import Tokenizer, decoders, models
+
+  library = Tokenizer(models.WordPiece({'[UNK]': 0, 'a': 1, '##b': 2}, unk_token='[UNK]'))
+  library.decoder = decoders.WordPiece()
+  made = tokenisers.Tokeniser('bpe', model=library.to_str())
+  assert not made.characters().any() and not made.bytes().any()
+
+
 def test_bytes_are_utf8():
   assert tokenisers.make('bytes', []).encode('aé').tolist() == [0x61, 0xC3, 0xA9]
 

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+import pytest
 
 from karpjax.metrics import language
 
@@ -17,6 +18,8 @@ def test_only_scored_tokens_of_real_examples_count():
   np.testing.assert_allclose(found['perplexity'], np.exp(2.5))
   spelt = numbers(losses, [[2, 1, -1], [0, -1, -1], [1, 1, 1]], [True, True, False], right, (1, 2, 4))
   np.testing.assert_allclose(spelt['bits_per_character'], 7.5 / (4 + 2 + 1) / np.log(2), rtol=1e-6)
+  sums = language.sums(np.array([[1.0, 2.0]]), np.array([[2, 1]]), np.array([True]), of_bytes=np.array([0, 1, 5]))
+  assert language.summarise(sums)['bits_per_byte'] == pytest.approx(3 / 6 / np.log(2))
 
 
 def test_nothing_left_out_is_not_a_number():
