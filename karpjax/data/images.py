@@ -47,7 +47,7 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
   else:
     data = published.read(name, data_dir) if data_dir else None
-    data = data or tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes)
+    data = data or tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes, unlabelled=unlabelled)
 
   splits, subset = splitting.subset(data.splits, config.subset)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)

@@ -1,7 +1,7 @@
 """Which examples belong to which split, and whether a split is held whole or decoded as it is fetched."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tqdm
@@ -86,6 +86,23 @@ def hold_out(
   rest, held_out = map(splits['train'].select, parts)
   note = f'{split}: {count:,} of the {size:,} train examples, drawn with seed {seed}'
   return {**splits, 'train': rest, split: held_out}, (note,)
+
+
+def labelled(
+  name: str, splits: dict[str, Split], labels: Mapping[str, Sequence[int]], *, needed: bool = True
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+  """The splits without those whose labels are hidden, as of a competition's test split: all −1; and notes that say so.
+
+  Args:
+    labels: some of each split, drawn, or all; none where a split has no labels.
+    needed: whether train has to have labels; a UsageError where it has not.
+  """
+  hidden = [split for split, few in labels.items() if len(few) and (np.asarray(few) == -1).all()]
+  if 'train' in hidden and needed:
+    raise UsageError(f'{name}: train has the label -1, as where labels are hidden; there is nothing to learn from')
+  out = [split for split in hidden if split != 'train']
+  notes = tuple(f'{split}: its labels are hidden (−1), so that it is left out' for split in out)
+  return {split: s for split, s in splits.items() if split not in out}, notes
 
 
 def with_test(splits: dict[str, Split], count: int, seed: int, **draw) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -25,11 +25,13 @@ def of_arrays(
   for split, arrays in (('train', train), ('test', test or {})):
     if len({len(x) for x in arrays.values()}) > 1:
       raise UsageError(f'{name}: {split} has ' + ', '.join(f'{len(x)} rows of {key}' for key, x in arrays.items()))
+  labels = {split: s.arrays['label'] for split, s in splits.items() if classes and 'label' in s.arrays}
+  splits, hidden = splitting.labelled(name, splits, labels)
   splits, tested = splitting.with_test(splits, round(len(next(iter(train.values()))) / 5), config.split_seed, purpose=0)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   first = next(iter(train.values()))
   spec = Spec(name, first.shape[1:], tuple(classes), 1.0, examples=splits['train'].size, dtype=str(first.dtype))
-  return Dataset(spec, splits, (*tested, *held_out))
+  return Dataset(spec, splits, (*hidden, *tested, *held_out))
 
 
 def load(config) -> Dataset:

@@ -23,11 +23,13 @@ from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
 
 
-def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31) -> Dataset:
+def read(
+  name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31, unlabelled: bool = False
+) -> Dataset:
   """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label'.
 
-  A set without a test split has its validation split as 'test'; one with train only gives a fifth of that, by
-  a fixed draw. Images of many sizes need `image_size` and are resized by Pillow's antialiased bilinear
+  A set without a test split, or with one whose labels are hidden, has its validation split as 'test'; one with train only
+  gives a fifth of that, by a fixed draw. With `unlabelled` train needs no labels. Images of many sizes need `image_size` and are resized by Pillow's antialiased bilinear
   filter.
   """
   import tensorflow_datasets as tfds
@@ -40,17 +42,20 @@ def read(name: str, data_dir: Path | None = None, *, image_size: int = 0, reside
     shape = (image_size, image_size, shape[2] or 3)
   if 'train' not in prepared:
     raise UsageError(f'{name} has no train split; it has: {", ".join(prepared) or "none"}')
-  splits = {}
+  splits, labels = {}, {}
   for split in (split for split in ('train', 'validation', 'test') if split in prepared):
     # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
     source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
+    few = source.__getitems__(splitting.sample(len(source), 16).tolist())
+    labels[split] = [record['label'] for record in few]
     splits[split] = Split(len(source), None, functools.partial(_fetch, f'{name}: {split}', source, shape))
+  splits, hidden = splitting.labelled(name, splits, labels, needed=not unlabelled)
   if sum(split.size for split in splits.values()) * math.prod(shape) <= resident_bytes:
     for split, s in splits.items():
       files = [Path(file) for file in builder.info.splits[split].filepaths]
       splits[split] = _keep(f'{builder.info.full_name}/{split}', s, shape, files)
   splits, notes = splitting.with_test(splits, max(splits['train'].size // 5, 1), 0, purpose=3)
-  return Dataset(Spec(name, shape, classes, 255.0), splits, notes)
+  return Dataset(Spec(name, shape, classes, 255.0), splits, (*hidden, *notes))
 
 
 def opened(

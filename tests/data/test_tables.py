@@ -21,3 +21,11 @@ def test_splits_that_are_not_given_are_drawn_from_train():
 def test_arrays_of_several_sizes_are_refused():
   with pytest.raises(UsageError, match='mine: test has 3 rows of x, 4 rows of y'):
     tables.of_arrays(config.Train(), 'mine', {'x': np.ones(9), 'y': np.ones(9)}, {'x': np.ones(3), 'y': np.ones(4)})
+
+
+def test_arrays_whose_test_labels_are_hidden_are_tested_on_a_part_of_train():
+  draw = np.random.default_rng(0)
+  arrays = lambda size, label: {'x': draw.normal(size=(size, 3)), 'label': np.full(size, label, np.int32)}
+  data = tables.of_arrays(config.Train(validation=0.0), 'mine', arrays(20, 1), arrays(5, -1), classes='ab')
+  assert data.notes[0].startswith('test: its labels are hidden') and data.splits['test'].size == 4
+  assert (data.splits['test'].column('label') == 1).all()

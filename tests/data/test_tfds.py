@@ -34,14 +34,17 @@ def folder(tmp_path_factory, make_tfds):
   """TFDS sets of random pictures: example i is `picture(i)` and has label i % 3."""
   folder = tmp_path_factory.mktemp('tfds')
 
-  def prepare(name, splits, shape=(6, 5, 3), sizes=((6, 5),)):
+  def prepare(name, splits, shape=(6, 5, 3), sizes=((6, 5),), label_of=lambda number: number % 3):
     label = features.ClassLabel(names=['red', 'green', 'blue'])
-    row = lambda number: {'image': io.BytesIO(png(number, sizes[number % len(sizes)])), 'label': number % 3}
+    row = lambda number: {'image': io.BytesIO(png(number, sizes[number % len(sizes)])), 'label': label_of(number)}
     records = {split: map(row, numbers) for split, numbers in splits.items()}
     make_tfds(folder, name, {'image': features.Image(shape=shape), 'label': label}, records)
 
   prepare('paints', {'train': range(20), 'test': range(20, 26)})
   prepare('photographs', {'train': range(10)}, shape=(None, None, 3), sizes=((6, 5), (40, 30)))
+  label_of = lambda number: -1 if number >= 24 else number % 3
+  prepare('hidden', {'train': range(20), 'validation': range(20, 24), 'test': range(24, 30)}, label_of=label_of)
+  prepare('nameless', {'train': range(20)}, label_of=lambda number: -1)
   prepare('halves', {'train': range(8), 'validation': range(8, 12)})
   return folder
 
@@ -119,6 +122,22 @@ def test_a_set_without_a_test_split_uses_validation_or_a_fifth_of_train(folder):
   expected = Image.fromarray(picture(1, (40, 30))).resize((8, 8), Image.Resampling.BILINEAR)
   both = np.concatenate([s.arrays['image'] for s in photographs.splits.values()])
   assert any(np.array_equal(image, np.asarray(expected)) for image in both)
+
+
+@pytest.mark.parametrize('resident_mb', [2048, 0])
+def test_a_split_whose_labels_are_hidden_is_left_out_and_said(folder, resident_mb):
+  """As ImageNet's test split: its validation split is what is tested on, whether it is in memory or streamed."""
+  data = load('hidden', data_dir=folder, resident_mb=resident_mb)
+  assert data.notes[0] == 'test: its labels are hidden (−1), so that it is left out'
+  assert {name: s.size for name, s in data.splits.items()} == {'train': 20, 'test': 4}
+  assert sorted(data.splits['test'].fetch(np.arange(4))['label']) == [0, 1, 2, 2]
+
+
+def test_hidden_labels_of_train_are_refused_where_they_are_needed(folder):
+  with pytest.raises(errors.UsageError, match='nameless: train has the label -1'):
+    load('nameless', data_dir=folder, resident_mb=0)
+  settings = Config(dataset='nameless', data_dir=str(folder), validation=0.0, resident_mb=0)
+  assert images.load(settings, unlabelled=True).splits['train'].size == 16  # a fifth is for test
 
 
 def test_images_of_many_sizes_want_image_size(folder):
