@@ -29,7 +29,7 @@ HEADS = ('what', 'metric', 'theirs', 'ours', 'difference', 'seeds', 'time', 'lau
 
 def read(path: Path) -> dict:
   """The comments of a flagfile as {key: value}; 'theirs' as {metric: number}; raises UsageError where one is missing."""
-  paper = dict(re.findall(r'^# (\w+): (.*)$', path.read_text(), re.MULTILINE))
+  paper = dict(re.findall(r'^# (\w+): (.*)$', path.read_text('utf-8'), re.MULTILINE))
   missing = {'what', 'experiment', 'theirs', 'source'} - set(paper)
   if missing:
     raise errors.UsageError(f'{path} lacks the comment «# {min(missing)}: …»')
@@ -54,12 +54,43 @@ def choose(names: list[str], known: dict[str, dict]) -> list[str]:
   return list(dict.fromkeys(chosen))
 
 
+def check(name: str, flags: list[str]) -> None:
+  """Raises UsageError where a run of a flagfile would not measure what its row promises; nothing is compiled."""
+  from karpjax import command_line
+  from karpjax.train import loop
+  from karpjax.train.runner import Runner
+
+  paper = read(PAPERS / f'{name}.flags')
+  experiment = command_line.experiment(paper['experiment'])
+  config = command_line.parse(experiment.Config, [f'--flagfile={PAPERS / name}.flags', *flags])
+  names = loop.measured(Runner(*loop.prepare(experiment, config)), list(paper['theirs']))
+  for metric in paper['theirs']:
+    if metric not in names:
+      raise errors.UsageError(
+        f'{name} promises {metric}, which this run does not measure.{errors.nearest(metric, names)}'
+      )
+
+
+CHECK = """
+import sys
+from karpjax import errors
+from karpjax.commands import reproduce
+try:
+  reproduce.check(sys.argv[1], sys.argv[2:])
+except errors.UsageError as error:
+  sys.exit(f'reproduce: {error}')
+"""
+
+
 def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
   """Runs a flagfile as a user would, and returns its evidence: numbers, command, versions, device, time.
 
   Raises:
-    UsageError: where the run failed; it has said why.
+    UsageError: where the run failed, or would not measure what the row promises; it has said why.
   """
+  # in a process of its own, which gives the devices back
+  if subprocess.run([sys.executable, '-c', CHECK, paper['name'], *flags], cwd=ROOT, check=False).returncode:
+    raise errors.UsageError(f'{paper["name"]} was not begun')
   command = ['launch.py', paper['experiment'], f'--flagfile=experiments/papers/{paper["name"]}.flags', *flags]
   done = subprocess.run([sys.executable, *command, f'--workdir={workdir.absolute()}'], cwd=ROOT, check=False)
   if done.returncode:
@@ -109,11 +140,11 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
 
 def record(result: dict, known: dict[str, dict]) -> None:
   """Appends to results.jsonl, and writes the table of README.md beside them anew between its two marks, from the newest of each name."""
-  with open(RESULTS, 'a') as file:
+  with open(RESULTS, 'a', encoding='utf-8') as file:
     file.write(json.dumps(result) + '\n')
-  newest = {line['name']: line for line in map(json.loads, RESULTS.read_text().splitlines())}
+  newest = {line['name']: line for line in map(json.loads, RESULTS.read_text('utf-8').splitlines())}
   path = PAPERS / 'README.md'
-  before, rest = path.read_text().split(MARKS[0])
+  before, rest = path.read_text('utf-8').split(MARKS[0])
   table = ['| ' + ' | '.join(row) + ' |' for row in (HEADS, ['---'] * len(HEADS), *rows(known, newest))]
   writers.write_bytes(path, '\n'.join([before + MARKS[0], *table, MARKS[1] + rest.split(MARKS[1])[1]]).encode())
 

@@ -138,10 +138,15 @@ def check_select(runner: Runner) -> None:
   config = runner.config
   if config.select in ('', type(config)().select):
     return
-  names, trained = evaluated_names(runner.program, runner.sums), [f'train/{name}' for name in runner.metrics]
-  names = [config.select.rpartition('/')[2]] if names is None else names
+  refuse_select(config, measured(runner, [config.select]))
+
+
+def measured(runner: Runner, else_names) -> list[str]:
+  """The metrics that a run will have; where only an evaluation can tell, those of `else_names` of the splits that there are."""
+  config, names = runner.config, evaluated_names(runner.program, runner.sums)
+  names = [name.rpartition('/')[2] for name in else_names] if names is None else names
   splits = [s for s in dict.fromkeys(config.eval_splits + config.final_splits) if s in runner.dataset.splits]
-  refuse_select(config, [*(f'{split}/{name}' for split in splits for name in names), *trained])
+  return [f'{split}/{name}' for split in splits for name in names] + [f'train/{name}' for name in runner.metrics]
 
 
 def first_carry(runner: Runner, config, say):

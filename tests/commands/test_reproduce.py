@@ -1,6 +1,7 @@
 """reproduce prints ours beside theirs, and writes nothing of it down unless it is asked to."""
 
 import json
+import types
 
 import pytest
 
@@ -72,3 +73,26 @@ def test_a_number_that_is_not_finite_has_no_difference(papers, monkeypatch, caps
   result = lambda paper, *_: {'name': paper['name'], 'ours': ours, 'seeds': 2, 'seconds': 90}
   monkeypatch.setattr(reproduce, 'run', result)
   assert reproduce.main(['one_small']) == 0 and '–' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'theirs, near', [('test/mse = 1', ''), ('test/msee = 1', 'Did you mean test/mse'), ('valid/mse = 1', 'Did you mean')]
+)
+def test_what_a_row_promises_is_measured_or_it_is_not_begun(papers, theirs, near):
+  lines = f'# what: one\n# experiment: regression\n# theirs: {theirs}\n# source: here\n--seed=1\n'
+  (reproduce.PAPERS / 'one_small.flags').write_text(lines)
+  if not near:
+    reproduce.check('one_small', [])
+    return
+  with pytest.raises(errors.UsageError, match=f'one_small promises .*, which this run does not measure.*{near}'):
+    reproduce.check('one_small', [])
+
+
+def test_a_row_that_is_refused_is_not_trained(papers, monkeypatch, tmp_path):
+  monkeypatch.undo()
+  commands = []
+  done = lambda command, **_: commands.append(command) or types.SimpleNamespace(returncode=1)
+  monkeypatch.setattr(reproduce.subprocess, 'run', done)
+  with pytest.raises(errors.UsageError, match='one_small was not begun'):
+    reproduce.run({'name': 'one_small', 'experiment': 'regression'}, tmp_path, ['--seed=2'])
+  assert [command[-2:] for command in commands] == [['one_small', '--seed=2']]
