@@ -37,32 +37,42 @@ def state_of(folder: Path) -> str:
     return 'running'
   except OSError:
     pass
-  for file, state in (('summary.json', 'finished'), ('trials.csv', 'finished'), ('error.txt', 'failed')):
-    if (folder / file).exists():
-      return state
-  return 'stopped'
+  steps = options_of(read_json(folder / 'config.json')).get('steps')
+  if (folder / 'trials.csv').exists() or read_json(folder / 'summary.json').get('steps', ...) == steps:
+    return 'finished'  # a run that went on to more steps has the old summary until it ends
+  return 'failed' if (folder / 'error.txt').exists() else 'stopped'
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The content of a file; {} where there is none."""
-  return json.loads(path.read_text()) if path.exists() else {}
+  """The content of a file; {} where there is none, or it cannot be read, as one that is half written."""
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  return content if isinstance(content, dict) else {}
+
+
+def options_of(config: dict[str, Any], which: str = 'flags') -> dict[str, Any]:
+  """The flags that a config.json tells of; {} of another program's."""
+  return config[which] if isinstance(config.get(which), dict) else {}
 
 
 def find(folder: Path) -> Iterator[Path]:
   """The folders of runs and of sweeps at or below this one; the parts of a sweep are the sweep's."""
-  for place, folders, files in os.walk(folder):
+  for place, folders, _ in os.walk(folder):
     folders.sort()
-    if 'sweep.json' in files or ('config.json' in files and is_run(Path(place))):
+    if is_sweep(Path(place)) or is_run(Path(place)):
       folders.clear()
       yield Path(place)
 
 
 def is_run(folder: Path) -> bool:
   """Whether a folder's config.json is a run's: other programs' files have that name too."""
-  try:
-    return 'experiment' in read_json(folder / 'config.json')
-  except (OSError, ValueError):
-    return False
+  return 'experiment' in read_json(folder / 'config.json')
+
+
+def is_sweep(folder: Path) -> bool:
+  return 'sweep ' in str(read_json(folder / 'sweep.json').get('command'))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -71,23 +81,24 @@ def describe(folder: Path) -> dict[str, Any]:
   Returns:
     {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number}, 'seconds', 'written', 'flags': {name: value}}.
   """
-  if (folder / 'sweep.json').exists():
+  if is_sweep(folder):
     return _describe_sweep(folder)
   config, summary = read_json(folder / 'config.json'), read_json(folder / 'summary.json')
-  rows, flags = writers.read_rows(folder), config.get('flags', {})
+  rows, flags, state = writers.read_rows(folder), options_of(config), state_of(folder)
   last = rows[-1] if rows else {}
-  numbers = summary or {name: value for row in rows for name, value in row.items() if '/' in name}
+  rows_numbers = {name: value for row in rows for name, value in row.items() if '/' in name}
+  numbers = summary if state == 'finished' else rows_numbers
   return {
     'run': str(folder),
     'experiment': config.get('experiment', '?'),
-    'state': state_of(folder),
+    'state': state,
     'step': last.get('step', 0),
     'steps': flags.get('steps'),
     'metrics': {name: numbers[name] for name in page.headline_metrics(numbers)},
-    'seconds': summary.get('seconds'),
+    'seconds': summary.get('seconds') if state == 'finished' else None,
     'written': (folder / 'config.json').stat().st_mtime,
     'flags': flags,
-    'changed': config.get('changed', {}),
+    'changed': options_of(config, 'changed'),
   }
 
 
@@ -95,7 +106,7 @@ def _describe_sweep(folder: Path) -> dict[str, Any]:
   """The same of a sweep: its best setting's."""
   asks = read_json(folder / 'sweep.json')
   path = folder / 'trials.csv'
-  trials = list(csv.DictReader(path.open())) if path.exists() else []
+  trials = [row for row in csv.DictReader(path.open()) if row.get('status')] if path.exists() else []
   best = trials[0] if trials and trials[0]['status'] == 'done' else {}
   columns = list(best)
   axes = columns[1 : columns.index('status')] if best else []
@@ -206,9 +217,11 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
     raise UsageError('a run is given twice')
   for folder in folders:
     if not is_run(folder):
-      kind = 'a sweep, whose page compares its settings' if (folder / 'sweep.json').exists() else 'no run'
+      kind = 'a sweep, whose page compares its settings' if is_sweep(folder) else 'no run'
       raise UsageError(f'{folder} is {kind}' if folder.is_dir() else f'{folder}: no such folder')
-  flags = [read_json(folder / 'config.json').get('flags', {}) for folder in folders]
+    if read_json(folder / 'config.json').get('population'):
+      raise UsageError(f'{folder} is a part of a sweep, whose page compares its settings')
+  flags = [options_of(read_json(folder / 'config.json')) for folder in folders]
   entries = []
   for folder, name, own in zip(folders, names_of(folders, flags), flags):
     link = os.path.relpath(folder / 'index.html', page_folder) if (folder / 'index.html').exists() else ''
@@ -216,6 +229,22 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
   if len(entries) > 1 and not shared_metrics(entries):
     raise UsageError(f'{" and ".join(map(str, folders))} share no metric')
   return entries
+
+
+def make_room(output: Path) -> None:
+  """Removes the curves of an earlier comparison, which need not be of these metrics.
+
+  Raises:
+    UsageError: where the folder is a run's or a sweep's, whose page would be lost, or cannot be written.
+  """
+  if is_run(output) or is_sweep(output):
+    raise UsageError(f'--output={output} holds a run, with a page of its own; choose another folder')
+  try:
+    (output / 'plots').mkdir(parents=True, exist_ok=True)
+    for curve in (output / 'plots').glob('curve_*.png'):
+      curve.unlink()
+  except OSError as error:
+    raise UsageError(f'--output={output} cannot be written: {error.strerror}') from None
 
 
 def compare(argv: list[str]) -> int:
@@ -230,6 +259,7 @@ def compare(argv: list[str]) -> int:
   output = Path(given.output or f'runs/compare/{datetime.datetime.now():%Y%m%d-%H%M%S}')
   try:
     entries = entries_of(folders, output)
+    make_room(output)
   except UsageError as error:
     print(f'compare: {error}', file=sys.stderr)
     return 2

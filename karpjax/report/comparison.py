@@ -34,9 +34,9 @@ class Entry:
 
 
 def differing(flags: Sequence[Mapping[str, Any]]) -> list[str]:
-  """The names of the flags that are not the same in all of these; but for where each is kept."""
+  """The names of the flags that do not read the same in all of these; but for where each is kept."""
   names = dict.fromkeys(name for each in flags for name in each if name != 'workdir')
-  return [name for name in names if any(each.get(name) != flags[0].get(name) for each in flags)]
+  return [name for name in names if len({page.plain(each.get(name)) for each in flags}) > 1]
 
 
 def shared_metrics(entries: Sequence[Entry]) -> list[str]:

@@ -70,6 +70,21 @@ def claim(folder: Path) -> Iterator[Path]:
       raise
 
 
+@contextlib.contextmanager
+def failure_said(folder: Path) -> Iterator[None]:
+  """error.txt says why a run failed, until it goes on."""
+  path = folder / 'error.txt'
+  if hosts.is_host0():
+    path.unlink(missing_ok=True)
+  try:
+    yield
+  except Exception as error:
+    if hosts.is_host0() and not isinstance(error, UsageError):  # a UsageError is no run
+      with contextlib.suppress(OSError):
+        path.write_text(f'{type(error).__name__}: {error}\n')
+    raise
+
+
 # ---- config.json ----
 
 

@@ -98,3 +98,46 @@ def test_bad_input_is_one_line(tmp_path, capsys, given, message):
   assert runs.compare([*(str(tmp_path / name) for name in given), f'--output={tmp_path / "page"}']) == 2
   error = capsys.readouterr().err
   assert message in error and error.count('\n') == 1 and not (tmp_path / 'page').exists()
+
+
+def test_what_is_half_written_or_of_another_program_stops_no_list(tmp_path, capsys):
+  make(tmp_path / 'good', test=0.25)
+  for name, content in {
+    'half': '{"experiment": "x", ',
+    'number': '5',
+    'null': '{"experiment": "x", "flags": null}',
+  }.items():
+    (make(tmp_path / name, test=0.5) / 'config.json').write_text(content)
+  (make(tmp_path / 'summary', test=0.5) / 'summary.json').write_text('{"steps": 20, "test/lo')
+  for name, content in {'sweep': '{"comm', 'other': '{"a": 1}'}.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'sweep.json').write_text(content)
+  assert runs.runs([str(tmp_path), '--json']) == 0
+  told = {run['run'].rpartition('/')[2]: run for run in map(json.loads, capsys.readouterr().out.splitlines())}
+  assert told.keys() == {'good', 'null', 'summary'} and told['good']['state'] == 'finished'
+  assert told['summary']['state'] == 'stopped' and told['summary']['metrics'] == {'train/loss': 0.05}
+
+
+def test_a_run_that_goes_on_to_more_steps_is_not_finished_by_its_old_summary(tmp_path):
+  folder = make(tmp_path / 'a', test=0.25, steps=40, written=30)
+  (folder / 'summary.json').write_text('{"steps": 20, "test/loss": 0.25, "seconds": 1.0}')
+  told = runs.describe(folder)
+  assert told['state'] == 'stopped' and told['metrics'] == {'train/loss': 1 / 30} and told['seconds'] is None
+
+
+def test_a_comparison_takes_no_place_of_a_runs_page_and_keeps_no_old_curves(tmp_path, capsys):
+  a, b = (make(tmp_path / name, test=0.25) for name in 'ab')
+  part = make(tmp_path / 'part-001', test=0.25)
+  (part / 'config.json').write_text('{"experiment": "x", "flags": {}, "population": {"seeds": [0], "hyper": {}}}')
+  (tmp_path / 'file').touch()
+  for folders, output, message in (
+    ((a, b), a, 'holds a run, with a page of its own'),
+    ((a, b), tmp_path / 'file', 'cannot be written'),
+    ((a, part), tmp_path / 'page', 'is a part of a sweep'),
+  ):
+    assert runs.compare([*map(str, folders), f'--output={output}']) == 2
+    assert message in capsys.readouterr().err
+  old = tmp_path / 'page' / 'plots' / 'curve_of_another.png'
+  old.parent.mkdir(parents=True)
+  old.touch()
+  assert runs.compare([str(a), str(b), f'--output={tmp_path / "page"}']) == 0 and not old.exists()
