@@ -7,9 +7,8 @@ It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.op
 import csv
 import dataclasses
 import functools
-import importlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +114,15 @@ class Run:
     elif trial is not None:
       raise UsageError(f'trial={trial}: {folder} is no sweep')
     self.checkpoint, self.stored = checkpoint, run_dir.stored(self.folder)
-    self.experiment = importlib.import_module(f'experiments.{self.stored["experiment"]}')
+    self.experiment = options.imported(f'experiments.{self.stored["experiment"]}', f'{self.folder}: ')
     self.config = configs.from_json(self.experiment.Config, self.stored['flags'])
     self.verbs: dict[str, Verb] = {**getattr(self.experiment, 'verbs', {}), 'evaluate': EVALUATE}
     population = self.stored.get('population')
     members = len(population['seeds']) if population else self.config.seeds
-    if self.member is not None and self.member >= members:
+    if self.member is not None and self.member not in range(members):
       raise UsageError(f'member={self.member}: {self.folder} has {members}, numbered from 0')
+    if self.trial and first is not None and not _same_setting(population['hyper'], first, self.member):
+      raise UsageError(f'member={member}: the seeds of {self.trial} are fewer, numbered from 0')
     if population:  # many settings in one program
       if self.member is None:
         sweep = self.folder.parent
@@ -213,6 +214,11 @@ def _setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int |
   place = Path(first['folder'])
   own = folder / place.name  # a sweep's folder may have been moved
   return own if own.exists() else place, text, int(first['member']) if first['member'] else None
+
+
+def _same_setting(hyper: Mapping[str, Sequence[float]], one: int, other: int) -> bool:
+  """Whether two members of a sweep's program differ by their seeds alone."""
+  return all(values[one] == values[other] for values in hyper.values())
 
 
 # ---- verbs that several experiments have ----

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from karpjax import command_line, config, errors
+from karpjax import command_line, config, errors, options
 from karpjax.report import writers
 from karpjax.train import runtime
 
@@ -21,7 +21,9 @@ class Asking:
   json: bool = config.flag(False, 'Print each answer as a line of JSON.')
   checkpoint: str = config.flag('best', 'The weights to use: best, last, or the step of a checkpoint that is kept.')
   member: int | None = config.flag(None, "Which of several seeds, or of a sweep's part, from 0.", low=0)
-  trial: int | None = config.flag(None, 'Which setting of a sweep, by its number in the table. Default: the best.')
+  trial: int | None = config.flag(
+    None, 'Which setting of a sweep, by its number in the table. Default: the best.', low=1
+  )
 
 
 def describe(folder: Path) -> int:
@@ -72,6 +74,7 @@ def main(name: str, argv: Sequence[str]) -> int:
       print(usage, *command_line.flag_lines(dataclasses.fields(known)), sep='\n')
       return 0
     chosen = command_line.parse(known, flags)
+    options.check(chosen)
     run = verbs.Run(folder, chosen.checkpoint, chosen.member, chosen.trial)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
     ended = lambda line: line.removesuffix('\n')

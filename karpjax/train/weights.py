@@ -25,7 +25,7 @@ def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, 
   places = [(kind, step) for kind in ('best', 'last') for step in store.steps(kind)]
   if which == 'last':
     places.sort(key=lambda place: (-place[1], place[0] == 'best'))
-  elif which != 'best':
+  elif which != 'best' and places:
     steps = ', '.join(map(str, sorted({step for _, step in places})))
     places = [place for place in places if str(place[1]) == which]
     if not places:

@@ -73,6 +73,13 @@ def test_a_member_alone_is_the_run_with_its_flags(tmp_path, optimiser, members):
   assert not (tmp_path / 'together' / 'index.html').exists()
   with pytest.raises(ValueError, match='2 members of a sweep'):
     karpjax.open(tmp_path / 'together')
+  # A setting's members are its seeds, never another setting's.
+  (tmp_path / 'sweep.json').write_text('{}')
+  heads = 'trial,axis,status,validation/loss,validation/loss/std,reason,folder,member'
+  (tmp_path / 'trials.csv').write_text(f'{heads}\n1,x,done,0.5,,,{tmp_path}/together,0\n')
+  assert karpjax.open(tmp_path, trial=1, member=0).member == 0
+  with pytest.raises(errors.UsageError, match='member=1: the seeds of trial 1: --axis=x are fewer'):
+    karpjax.open(tmp_path, trial=1, member=1)
 
 
 def test_what_a_run_says_of_diverged_members_is_what_a_sweep_reads(tmp_path):
