@@ -1,11 +1,11 @@
 """A Config <-> absl flags. Flags exist only here, at the edge: what is traced never reads one."""
 
 import dataclasses
-import importlib
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -154,7 +154,16 @@ def experiment(name: str):
 
   files = [path for folder in experiments.__path__ for path in Path(folder).glob('[a-z]*.py')]
   choose('experiment', name, {path.stem: path for path in files})
-  return complete(importlib.import_module(f'experiments.{name}'))
+  return complete(options.imported(f'experiments.{name}'))
+
+
+def by_name(name: str, argv: Sequence[str]) -> int:
+  """As `main`, of the experiment of this name."""
+  try:
+    found = experiment(name)
+  except UsageError as error:
+    return refuse(name, error)
+  return main(found, argv)
 
 
 def complete(module):
@@ -163,7 +172,30 @@ def complete(module):
     if not hasattr(module, part):
       name = loop.name_of(module)
       raise UsageError(f'{name} has no {part}: an experiment is Config, data(config) and program(config, data)')
+  check_config(module.Config)
+  if not isinstance(getattr(module, 'verbs', {}), Mapping):
+    raise UsageError('verbs is no dict: write verbs = {NAME: Verb, …}')
   return module
+
+
+def check_config(config_class) -> None:
+  """Refuses a Config of which flags cannot be made; annotations that are texts are looked up."""
+  own = isinstance(config_class, type) and issubclass(config_class, configs.Train)
+  if not own or '__dataclass_fields__' not in vars(config_class):
+    raise UsageError(
+      'Config must inherit from config.Train, below @dataclasses.dataclass(frozen=True) or @config.defaults()'
+    )
+  inherited = {field.name: options.element(field.type) for field in dataclasses.fields(configs.Train)}
+  fields = dataclasses.fields(config_class)
+  types = typing.get_type_hints(config_class) if any(isinstance(field.type, str) for field in fields) else {}
+  for field in fields:
+    field.type = types.get(field.name, field.type)
+    kind = options.element(field.type)
+    if kind[0] not in TYPES:
+      kinds = 'bool, int, float, str or config.Duration, tuple[int, …] and the like, or one of these | None'
+      raise UsageError(f'Config.{field.name} is of no kind that a flag has: {kinds}')
+    if inherited.get(field.name, kind) != kind:
+      raise UsageError(f'Config.{field.name} has the name of a flag that every experiment has; call it otherwise')
 
 
 def flagged(text: object, config_class) -> str:

@@ -3,11 +3,14 @@
 `check` refuses values out of range. A model's options are fields of its Linen module; `model_flags` makes flags of them.
 """
 
+import copy
 import dataclasses
 import functools
 import importlib
+import inspect
 import math
 import re
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,7 +20,7 @@ import jax
 from flax import linen as nn
 
 from karpjax import paths
-from karpjax.errors import UsageError, choose, nearest
+from karpjax.errors import UsageError, choose, first_line, nearest
 
 
 def option(
@@ -98,9 +101,13 @@ def as_flags(values: Mapping[str, Any]) -> list[str]:
   return [f'--{name}={text(value)}' for name, value in values.items()]
 
 
+PLAIN = bool, int, float, str
+
+
 def element(annotation):
   """(the plain type of a field, whether it takes several values): int | tuple[int, ...] -> (int, True)."""
-  members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+  union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+  members = typing.get_args(annotation) if union else (annotation,)
   several = [typing.get_args(m)[0] for m in members if typing.get_origin(m) is tuple]
   plain = several or [m for m in members if m is not type(None)]
   return plain[0], bool(several)
@@ -116,10 +123,9 @@ def shared(constructor: Callable, instance, **others) -> dict[str, Any]:
 
 
 def of_model(constructor: Callable, own: bool = False) -> dict[str, dataclasses.Field]:
-  """The options of a Linen module, or of a partial of one: its fields made by `option`; of one's own all with plain defaults."""
+  """The options of a Linen module, or of a partial of one: its fields made by `option`; of one's own see `_own_fields`."""
   fields = dataclasses.fields(getattr(constructor, 'func', constructor))
-  plain = lambda f: own and f.name != 'name' and isinstance(f.default, bool | int | float | str | tuple)
-  return {f.name: f for f in fields if 'group' in f.metadata or plain(f)}
+  return _own_fields(constructor) if own else {f.name: f for f in fields if 'group' in f.metadata}
 
 
 # ---- models of the user's own ----
@@ -130,6 +136,18 @@ def is_own(name: object) -> bool:
   return isinstance(name, str) and re.fullmatch(r'[\w.]+:\w+', name) is not None
 
 
+def imported(module: str, whose: str = ''):
+  """A module of the user's own; raises UsageError, beginning with `whose`, where it does not import."""
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise UsageError(f'{whose}{module} does not import: {error}') from None
+  except Exception as error:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    line = '' if isinstance(error, SyntaxError) else f' ({where.filename}, line {where.lineno})'
+    raise UsageError(f'{whose}{module} does not import: {type(error).__name__}: {first_line(error)}{line}') from None
+
+
 def own_model(name: str) -> Callable:
   """The Linen module of 'package.module:Class'.
 
@@ -137,15 +155,32 @@ def own_model(name: str) -> Callable:
     UsageError: where the module does not import, has no such class, or the class is no Linen module.
   """
   module, _, cls = name.partition(':')
-  try:
-    found = importlib.import_module(module)
-  except ImportError as error:
-    raise UsageError(f'model={name}: {module} does not import: {error}') from None
+  found = imported(module, f'model={name}: ')
   if not hasattr(found, cls):
     raise UsageError(f'model={name}: {module} has no {cls}')
   if not (isinstance(getattr(found, cls), type) and issubclass(getattr(found, cls), nn.Module)):
     raise UsageError(f'model={name}: {cls} is no flax.linen.Module')
   return getattr(found, cls)
+
+
+def _own_fields(cls: type) -> dict[str, dataclasses.Field]:
+  """The fields that have a default and are a bool, a number, a text, or several of these, their annotations as `element` reads them."""
+  try:
+    annotations = typing.get_type_hints(cls)
+  except (NameError, TypeError):  # texts that stand for nothing
+    annotations = {}
+  found = {}
+  for field in dataclasses.fields(cls):
+    plain, several = element(annotations.get(field.name, field.type))
+    if plain not in PLAIN and isinstance(
+      field.default, (*PLAIN, tuple)
+    ):  # `tuple` or `Any`, of which the default says more
+      several = isinstance(field.default, tuple)
+      plain = type(next(iter(field.default), '') if several else field.default)
+    if plain in PLAIN and field.default is not dataclasses.MISSING and field.name not in ('parent', 'name'):
+      found[field.name] = copy.copy(field)
+      found[field.name].type = tuple[plain, ...] if several else plain
+  return found
 
 
 def with_model(config_class: type, name: object) -> type:
@@ -163,7 +198,10 @@ def with_model(config_class: type, name: object) -> type:
       plain, several = element(field.type)
       made = option(None, field.metadata.get('help', ''), choices=field.metadata.get('choices'))
       fields.append((field.name, (tuple[plain, ...] if several else plain) | None, made))
-    elif known[field.name].metadata.get('group') != 'Model':
+    elif (
+      known[field.name].metadata.get('group') != 'Model'
+      or element(known[field.name].type)[0] is not element(field.type)[0]
+    ):
       raise UsageError(f'model={name}: its field {field.name} has the name of a flag; call it otherwise')
   return dataclasses.make_dataclass(
     config_class.__name__, fields, bases=(config_class,), frozen=True, namespace={'__module__': config_class.__module__}
@@ -198,6 +236,19 @@ def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = Fal
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
 
 
+def _check_own(name: str, cls: type, given: Mapping[str, Any], inputs: tuple, call: Mapping[str, Any]) -> None:
+  """Refuses a model of the user's own with a field that nobody gives, or with another call than the experiment's."""
+  none = dataclasses.MISSING
+  for field in dataclasses.fields(cls):
+    if field.init and field.name not in given and field.default is none and field.default_factory is none:
+      raise UsageError(f'model={name}: its field {field.name} has no default, and the data do not decide it')
+  try:
+    inspect.signature(cls.__call__).bind(None, *inputs, **call)
+  except TypeError as error:
+    wanted = ', '.join([*['an input'] * len(inputs), *(f'{key}=' for key in call)])
+    raise UsageError(f'model={name}: it is called with {wanted}: {error}') from None
+
+
 def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapping[str, Any] | None = None, **decided):
   """The model called `name`, its options checked, and traced once (not compiled) for its errors.
 
@@ -228,8 +279,11 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
     if not several and len(values) != 1:
       raise UsageError(f'{key}={text(values)}: model {name} takes one value')
     taken[key] = values if several else values[0]
-  has = {field.name for field in dataclasses.fields(getattr(constructor, 'func', constructor))}
-  model = constructor(**{key: x for key, x in decided.items() if key in has}, **taken)
+  has = {field.name: field for field in dataclasses.fields(getattr(constructor, 'func', constructor))}
+  given = {key: x for key, x in decided.items() if key in has} | taken
+  if is_own(name):
+    _check_own(name, constructor, given, inputs, call or {})
+  model = constructor(**given)
   check(model)
   if inputs and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(taken)):  # a sweep's, within a step
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)

@@ -90,3 +90,41 @@ def test_the_front_door_opens_in_an_ascii_terminal(environment):
   command = [sys.executable, launch.__file__]
   done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True)
   assert done.returncode == 0 and done.stderr == b'' and done.stdout.isascii() and b'--flag=value ...' in done.stdout
+
+
+class Plain(config.Train):
+  width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken(config.Train):
+  momentum: str = 'x'
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlike(config.Train):
+  table: dict | None = None
+
+
+@pytest.mark.parametrize(
+  ('config_class', 'message'),
+  [
+    (Plain, 'Config must inherit from config.Train'),
+    (object, 'Config must inherit from config.Train'),
+    (Taken, 'Config.momentum has the name of a flag'),
+    (Unlike, 'Config.table is of no kind that a flag has'),
+  ],
+)
+def test_a_config_of_which_no_flags_can_be_made_is_said_in_a_line(config_class, message):
+  with pytest.raises(UsageError, match=message):
+    command_line.check_config(config_class)
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(config.Train):
+  width: 'int' = 3  # as below `from __future__ import annotations`
+
+
+def test_annotations_that_are_texts_make_flags_too():
+  command_line.check_config(Later)
+  assert command_line.parse(Later, ['--width=5']).width == 5

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Optional
 
 import jax
 import jax.numpy as jnp
@@ -139,3 +140,39 @@ def test_options_that_a_model_has_not_are_refused(name, chosen, message):
 def test_a_model_is_traced_for_its_errors():
   with pytest.raises(UsageError, match='one row is needed'):
     options.build(MODELS, 'net', {}, jax.ShapeDtypeStruct((2, 4), jnp.float32), classes=3, call={'train': True})
+
+
+class Own(nn.Module):
+  classes: int
+  units: 'int' = 4  # as below `from __future__ import annotations`
+  sizes: tuple = (3, 4)
+  rate: Optional[float] = None  # noqa: UP045
+  dtype: type = None
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.classes)(nn.Dense(self.units)(x))
+
+
+class Lacking(nn.Module):
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(self.hidden)(x)
+
+
+def test_the_fields_of_a_model_of_ones_own_are_flags_however_they_are_annotated():
+  found = options.of_model(Own, own=True)
+  assert {name: field.type for name, field in found.items()} == {'units': int, 'sizes': tuple[int, ...], 'rate': float}
+
+
+def test_a_model_of_ones_own_that_cannot_be_built_is_said_in_a_line(monkeypatch, tmp_path):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'raising_models.py').write_text('raise RuntimeError("boom")')
+  with pytest.raises(UsageError, match=r'does not import: RuntimeError: boom \(.*raising_models.py, line 1\)'):
+    options.own_model('raising_models:X')
+  for cls, call, message in ((Lacking, {}, 'its field hidden has no default'), (Own, {'train': False}, "'train'")):
+    monkeypatch.setattr(options, 'own_model', lambda name, cls=cls: cls)
+    with pytest.raises(UsageError, match=message):
+      options.build(MODELS, 'own:X', {}, jax.ShapeDtypeStruct((1, 4), jnp.float32), classes=3, call=call)
