@@ -41,9 +41,14 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
   options.check(config)
   data = experiment.data(config)
+  if not isinstance(data, Dataset):
+    raise errors.UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
   config = configs.resolve(config, data.spec.examples)
   watched, unread = configs.watched(config, data.spec.examples)
-  program = dataclasses.replace(experiment.program(watched, data), unread=unread)
+  program = experiment.program(watched, data)
+  if not isinstance(program, Program):
+    raise errors.UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
+  program = dataclasses.replace(program, unread=unread)
   seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
   if max(seeds) > configs.LAST_SEED:
     text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'
@@ -109,8 +114,9 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
     loop = Loop(runner, checkpoints, signals, sinks, folder, say, information)
     try:
-      carry = loop.run(carry, start)
-      numbers = loop.finish(carry, description)
+      with run_dir.failure_said(folder):
+        carry = loop.run(carry, start)
+        numbers = loop.finish(carry, description)
     except OSError as error:
       raise SystemExit(f'stopped: {error}. What was saved is intact; the same command goes on from there.') from None
     finally:

@@ -17,6 +17,7 @@ import pytest
 import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
+from karpjax.commands import runs
 from karpjax.errors import Diverged, UsageError
 from karpjax.train import checkpoint, loop, run_dir
 
@@ -245,6 +246,7 @@ def test_the_loop_stops_at_infinity_and_names_step_metric_checkpoint_and_flags(t
   assert 'train/loss' in text or 'in loss' in text
   assert 'at step 17' in text and 'checkpoint is of step 16' in text and 'learning_rate' in text and 'clip=1' in text
   assert [step for step in checkpoint.Checkpoints(tmp_path / 'checkpoints').steps('last')][0] == 16
+  assert (tmp_path / 'error.txt').read_text().startswith('Diverged: ') and runs.state_of(tmp_path) == 'failed'
 
 
 def test_a_seed_that_diverges_is_masked_and_the_others_go_on(tmp_path):
