@@ -130,7 +130,7 @@ def program(config: Config, data: Dataset) -> Program:
   return Program(
     init=lambda key: TrainState.create(key, agent.init(key), optimiser),
     step=train_step(agent, optimiser, config),
-    **agents.parts(agent),
+    **agents.parts(agent, config),
   )
 
 

@@ -180,10 +180,17 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
   train = data.splits.get('train')
   train_features = functools.cache(lambda count: scorer.features(train, splitting.sample(train.size, count)))
+  example = data.splits['train'].fetch(np.zeros(1, np.int32)) if data.splits else {}
+  example |= {'index': np.zeros(1, np.int32)}
+
+  def evaluate(state, batch, key):
+    first = None if scorer else (example['image'][0], predict(state, example, jax.random.key(0))[0])
+    return scored(predict(state, batch, key), batch, first)
+
   losses = game(config, spec, generator, discriminator)
   return Program(
     init, alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
-    evaluate=lambda state, batch, key: scored(predict(state, batch, key), batch),
+    evaluate=evaluate,
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
     predict=predict, report=functools.partial(report, config, data, scorer, predict),
   )  # fmt: skip

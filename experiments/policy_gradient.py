@@ -103,7 +103,7 @@ def program(config: Config, data: Dataset) -> Program:
     init=init,
     step=ppo.train_step(agent, optimiser, config),
     environment_steps=config.batch_size * config.rollout,
-    **agents.parts(agent),
+    **agents.parts(agent, config),
   )
 
 

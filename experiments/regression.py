@@ -14,7 +14,7 @@ from karpjax import config, optim, options
 from karpjax.data import tables
 from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
-from karpjax.metrics import classification, regression
+from karpjax.metrics import classification, collect, regression
 from karpjax.models import mlp
 from karpjax.program import Program, TrainState, apply, dropout_key, pair
 from karpjax.report import plots, writers
@@ -42,6 +42,7 @@ def program(config: Config, data: Dataset) -> Program:
   spec, classes, optimiser = data.spec, len(data.spec.classes), optim.configured(config)
   inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': classes or 1, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(MODELS, config.model, config, inputs, call={'train': False}, **decided)
+  examples = collect.evaluated(config, data.splits)
 
   def example_loss(outputs, targets):
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
@@ -62,7 +63,7 @@ def program(config: Config, data: Dataset) -> Program:
     each = example_loss(outputs, batch['target'])
     if classes:
       return classification.sums(outputs, batch['target'], each, batch['mask'])
-    sums = regression.sums(outputs[:, 0], batch['target'], each, batch['mask'])
+    sums = regression.sums(outputs[:, 0], batch['target'], each, batch, examples)
     if spec.shape == (1,) and config.model == 'linear':  # in the column's own unit, as scikit-learn reports it
       sums['coefficient'] = (state.eval_params['logits']['kernel'][0, 0] / spec.std[0], jnp.ones(()))
     return sums

@@ -240,7 +240,7 @@ def _evaluate(run: Run, chosen):
   """The function of `evaluate`: (state, data) -> {metric: number}, by the program and the batches of training."""
 
   def function(state, data):
-    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': ''}
+    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': '', 'final_splits': (chosen.split,)}
     config = dataclasses.replace(run.config, **alone)
     program = run.experiment.program(config, data)
     runner = Runner(program, data, config)

@@ -162,7 +162,7 @@ def statistics(split: Split, maximum: float, *, sample: int = 4096) -> tuple[tup
   for start in range(0, len(images), 2048):  # [n, ..., channels] -> [n · positions, channels]
     values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, channels) / maximum
     total = total + values.sum(0, dtype=np.float64)
-    squares = squares + np.square(values).sum(0, dtype=np.float64)
+    squares = squares + np.square(values, dtype=np.float64).sum(0)  # or a channel nearly constant has another variance
   mean, mean_square = (x / (images.size // channels) for x in (total, squares))
   std = np.sqrt(np.maximum(mean_square - mean**2, 0))
   return tuple(map(float, mean)), tuple(map(float, std))

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,10 +22,13 @@ LAST, SURE = 5, 0.99  # rows of metrics that show collapse, and when a discrimin
 # ---- sums ----
 
 
-def moments(features, mask) -> dict[str, Any]:
-  """{'count': [], 'sum': [d], 'squares': []} of features [batch, d], the last being the sum of squared norms."""
+def moments(features, mask, about=0.0) -> dict[str, Any]:
+  """{'count': [], 'sum': [d], 'squares': []} of features [batch, d] less `about`, the last being the sum of squared norms.
+
+  About one of them, squares are not much larger than the variance, which would be lost otherwise where it is small.
+  """
   weight = mask.astype(jnp.float32)
-  features = jnp.where(mask[:, None], features.astype(jnp.float32), 0)
+  features = jnp.where(mask[:, None], features.astype(jnp.float32) - about, 0)
   return {'count': weight.sum(), 'sum': features.sum(0), 'squares': jnp.square(features).sum()}
 
 
@@ -46,13 +48,16 @@ def describe(scorer, examples):
   return scorer.describe(examples) if scorer else examples.reshape(len(examples), -1).astype(np.float32)
 
 
-def sums(scorer, fake, batch, *, maximum: float, examples: int, conditional: bool, modes=None) -> dict[str, Any]:
+def sums(
+  scorer, fake, batch, first=None, *, maximum: float, examples: int, conditional: bool, modes=None
+) -> dict[str, Any]:
   """What `summarise` takes, of one batch; traced.
 
   Args:
     scorer: a `features.Scorer`; or None: then raw numbers, on the scale of [0, 1], are the features.
     fake: samples [batch, …] on the raw scale.
     batch: of real examples.
+    first: (an example, a sample), raw, the same for all batches, about which sums are taken; without a scorer.
     maximum: the raw value that stands for 1.
     examples: size of the largest split.
     conditional: whether the samples are of the batch's labels.
@@ -61,7 +66,8 @@ def sums(scorer, fake, batch, *, maximum: float, examples: int, conditional: boo
   mask = batch['mask']
   apply = scorer.apply if scorer else lambda x: (x.reshape(len(x), -1) / maximum, None)
   (real, _), (made, logits) = apply(batch['image']), apply(fake)
-  sums = {'real': moments(real, mask), 'fake': moments(made, mask)}
+  about = [0.0, 0.0] if scorer or first is None else [jnp.ravel(x) / maximum for x in first]
+  sums = {'real': moments(real, mask, about[0]), 'fake': moments(made, mask, about[1])}
   if modes:
     sums['modes'] = covered_modes(fake, *modes, mask)
   if scorer:
@@ -76,6 +82,12 @@ def sums(scorer, fake, batch, *, maximum: float, examples: int, conditional: boo
 
 
 # ---- numbers ----
+
+
+def diversity_of(rows: np.ndarray) -> float:
+  """`diversity` of examples [n, d] themselves."""
+  rows = np.asarray(rows, np.float64)
+  return float(np.sqrt(2 * rows.var(0, ddof=min(len(rows) - 1, 1)).sum()))
 
 
 def diversity(sums: Mapping[str, Any]) -> float:
@@ -160,6 +172,7 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
     numbers['label_accuracy'] = float(sums['hits'] / count)
   if 'real_rows' in sums:
     real, fake = (np.asarray(sums[name][:count]) for name in ('real_rows', 'fake_rows'))
+    numbers |= {'diversity': diversity_of(fake), 'real_diversity': diversity_of(real)}
     numbers |= {'fid': frechet_distance(real, fake), 'kid': kernel_distance(real, fake)}
     numbers['precision'], numbers['recall'] = precision_recall(real, fake)
     if train is not None:
@@ -194,7 +207,7 @@ def collapse(
     )
   spread = {}
   for name, x in (('real', real), ('fake', fake)):
-    spread[name] = diversity(jax.device_get(moments(jnp.asarray(describe(scorer, x)), jnp.ones(len(x), bool))))
+    spread[name] = diversity_of(describe(scorer, x))
   signs = {'warnings': warnings, 'diversity': spread}
   if spread['fake'] < spread['real'] / 3:
     warnings.append(

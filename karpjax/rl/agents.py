@@ -143,13 +143,13 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
     )
 
   counts = dict(collecting=collecting(config), environment_steps=config.environment_steps())
-  return Program(init=init, step=step, **counts, **parts(policy))
+  return Program(init=init, step=step, **counts, **parts(policy, config))
 
 
 # ---- what a policy can show ----
 
 
-def parts(policy: Policy) -> dict:
+def parts(policy: Policy, config: RLConfig) -> dict:
   """The parts of a Program that are alike for all policies: how they are evaluated, what they predict, and an episode as GIF."""
 
   def predict(state, batch, key):
@@ -161,7 +161,8 @@ def parts(policy: Policy) -> dict:
       recorded = jax.jit(lambda state: rollout.record(policy, state, jax.random.key(t)))(state)
       write_episode(policy, recorded, folder / 'plots' / 'episode.gif')
 
-  evaluate = functools.partial(rollout.evaluate, policy)
+  worlds = config.batch_size if 'train' in config.eval_splits + config.final_splits else 1
+  evaluate = functools.partial(rollout.evaluate, policy, max(config.episodes, worlds))
   return dict(evaluate=evaluate, summarise=rollout.summarise, predict=predict, report=report)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from karpjax.metrics.collect import collect
 from karpjax.program import INITIALISE
 from karpjax.rl.environment import Environment
 
@@ -221,26 +222,32 @@ def world_keys(key, batch):
   return jax.vmap(jax.random.fold_in, (None, 0))(key, batch['world'])
 
 
-def evaluate(policy: Policy, state, batch, key):
-  """Sums over one episode in each batch['world'], by the best actions and, where a policy draws some, by drawn ones."""
+RETURNS = 'episode_returns'  # of every episode, among the sums
+
+
+def evaluate(policy: Policy, examples: int, state, batch, key):
+  """Sums over one episode in each batch['world'], by the best actions and, where a policy draws some, by drawn ones.
+
+  Args:
+    examples: size of the largest split: all returns are kept, since sums of squares would lose a small deviation.
+  """
   mask = batch['mask'].astype(jnp.float32)
   sums = {'episodes': mask.sum()}
   for prefix in ('',) if policy.noise is None else ('', 'stochastic_'):
     ends = episodes(policy, state, world_keys(key, batch), greedy=not prefix)
     numbers = {
       'episode_return': ends.episode_return,
-      'episode_return_squared': jnp.square(ends.episode_return),
       'episode_length': ends.episode_length,
       **jax.vmap(policy.environment.outcomes)(ends.state, ends.episode_return),
     }
     sums |= {f'{prefix}{name}': (x * mask).sum() for name, x in numbers.items()}
+    sums[f'{prefix}{RETURNS}'] = collect(ends.episode_return, batch['index'], batch['mask'], examples)
   return sums
 
 
 def summarise(sums) -> dict[str, float]:
   """Mean returns and lengths, the returns' deviation over episodes, and the mean of each of the environment's outcomes."""
-  numbers = {name: float(total) / float(sums['episodes']) for name, total in sums.items() if name != 'episodes'}
-  for name in [name for name in numbers if name.endswith('episode_return_squared')]:
-    mean = name.removesuffix('_squared')
-    numbers[f'{mean}_deviation'] = float(np.sqrt(max(numbers.pop(name) - numbers[mean] ** 2, 0.0)))
-  return numbers
+  count, returns = float(sums['episodes']), [name for name in sums if name.endswith(RETURNS)]
+  numbers = {n: float(total) / count for n, total in sums.items() if n != 'episodes' and n not in returns}
+  deviation = lambda name: float(np.std(sums[name][: int(count)], dtype=np.float64))
+  return numbers | {f'{name.removesuffix("s")}_deviation': deviation(name) for name in returns}

@@ -243,3 +243,10 @@ def test_a_sample_is_drawn_from_all_of_a_split_and_always_the_same():
   assert len(set(few.tolist())) == 50 and few.tolist() == splitting.sample(1000, 80)[:50].tolist()
   assert (np.bincount(few // 250, minlength=4) >= 5).all()  # of a set sorted by four classes
   assert sorted(splitting.sample(7, 50)) == [*range(7)] and len(splitting.sample(0, 50)) == 0
+
+
+@pytest.mark.parametrize('level', [0.9, 0.37])
+def test_a_channel_that_is_constant_has_no_deviation(level):
+  images = np.full((50, 8, 8, 1), level, np.float32)
+  mean, std = splitting.statistics(dataset.Split.of(image=images), 1.0)
+  assert mean[0] == pytest.approx(level) and std[0] < 1e-7

@@ -103,6 +103,18 @@ def test_diversity_is_the_root_mean_square_of_all_pairwise_distances():
   assert float(masked['count']) == 0 and np.isfinite(masked['sum']).all()
 
 
+def test_the_diversity_of_what_is_nearly_alike_is_not_lost_to_rounding():
+  random = np.random.default_rng(0)
+  near = (0.9 + 1e-4 * random.standard_normal((400, 64))).astype(np.float32)
+  expected = np.sqrt((pdist(near.astype(np.float64)) ** 2).mean())
+  mask = np.ones(200, bool)
+  parts = [distribution.moments(jnp.asarray(x), mask, near[0]) for x in (near[:200], near[200:])]
+  sums = {name: np.asarray(parts[0][name] + parts[1][name]) for name in parts[0]}
+  assert distribution.diversity(sums) == pytest.approx(expected, rel=1e-4)
+  assert distribution.diversity_of(near) == pytest.approx(expected, rel=1e-9)
+  assert distribution.diversity_of(near[:1]) == 0
+
+
 def test_modes_count_what_is_within_three_deviations_of_the_nearest():
   std = bundled.GRID_STD
   points = np.concatenate([bundled.GRID[3] + [[2.9 * std, 0], [0, -3.1 * std]], bundled.GRID[[7, 7, 9]], [[1.0, 1.0]]])

@@ -104,10 +104,10 @@ def worth_the_action():
 
 def test_means_are_over_the_worlds_that_are_no_padding():
   key, worlds = jax.random.key(0), np.array([5, 9, 11, 5])
-  batch = {'world': jnp.asarray(worlds), 'mask': jnp.array([True, True, True, False])}
+  batch = {'world': jnp.asarray(worlds), 'index': np.array([0, 1, 2, 0]), 'mask': jnp.array([True, True, True, False])}
   act = lambda state, observation, noise: jnp.full(len(observation), 0 if noise is None else 1, jnp.int32)
   policy = rollout.Policy(worth_the_action(), act, noise=lambda key: 0)
-  sums = jax.jit(lambda batch: rollout.evaluate(policy, None, batch, key))(batch)
+  sums = jax.jit(lambda batch: rollout.evaluate(policy, 5, None, batch, key))(batch)
   numbers = rollout.summarise(jax.device_get(sums))
   lengths = [int(jax.random.randint(jax.random.fold_in(key, w), (), 1, 7)) for w in worlds[:3]]
   assert len(set(lengths)) > 1
@@ -117,3 +117,26 @@ def test_means_are_over_the_worlds_that_are_no_padding():
   assert 0 < numbers['success'] < 1 and numbers['success'] == pytest.approx(np.mean(np.array(lengths) >= 4))
   assert numbers['stochastic_success'] == pytest.approx(np.mean(2 * np.array(lengths) >= 4))
   assert numbers['episode_return_deviation'] == pytest.approx(np.std(lengths), rel=1e-4)
+
+
+def test_the_deviation_of_large_returns_is_not_lost_to_rounding():
+  """Returns of 12345 ± 1: their squares differ by less than the spacing of float32."""
+  count = 64
+  returns = lambda key: 12344.0 + 2 * jax.random.bernoulli(key)
+
+  def step(key, state, action):
+    return state, TimeStep(state[None], state, jnp.ones((), bool), jnp.zeros((), bool))
+
+  def reset(key):
+    state = returns(key)
+    return state, state[None]
+
+  environment = Environment('large', reset, step, Box((1,)), Discrete(2), 1)
+  policy = rollout.Policy(environment, lambda state, observation, noise: jnp.zeros(len(observation), jnp.int32))
+  evaluate = jax.jit(lambda batch: rollout.evaluate(policy, count, None, batch, jax.random.key(0)))
+  batches = [{'world': n, 'index': n, 'mask': np.ones(32, bool)} for n in np.arange(count).reshape(2, 32)]
+  sums = jax.tree.map(lambda *x: sum(map(np.asarray, x)), *map(evaluate, batches))
+  numbers, seen = rollout.summarise(sums), np.asarray(sums[rollout.RETURNS], np.float64)
+  assert set(seen) == {12344.0, 12346.0}
+  assert numbers['episode_return_deviation'] == pytest.approx(np.std(seen), rel=1e-12)
+  assert numbers['episode_return'] == pytest.approx(seen.mean(), rel=1e-6)
