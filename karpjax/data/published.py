@@ -86,7 +86,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
   if head[0] != magic:
     raise UsageError(f'{file} is no idx file of {dimensions} dimensions: magic number {head[0]}, not {magic}')
   shape, values = tuple(map(int, head[1:])), len(content) - 4 - 4 * dimensions
-  if values != np.prod(shape):
+  if values != np.prod(shape) or min(shape) < 0:
     raise UsageError(f'{file} holds {values} values, where its head says {" × ".join(map(str, shape))}')
   return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 

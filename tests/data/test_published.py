@@ -43,6 +43,11 @@ def test_idx_files_plain_and_compressed(mnist):
   [
     ('train-images-idx3-ubyte', idx(np.zeros((5, 28), np.uint8)) + bytes(9), 'magic number 2050, not 2051'),
     ('train-images-idx3-ubyte', idx(np.zeros((5, 28, 28), np.uint8))[:-1], 'holds 3919 values, .* 5 × 28 × 28'),
+    (
+      'train-images-idx3-ubyte',
+      np.array([2051, -5, -28, 28], '>i4').tobytes() + bytes(3920),
+      'holds 3920 values, .* -5 × -28 × 28',
+    ),
     ('train-labels-idx1-ubyte', idx(np.zeros(4, np.uint8)), 'holds 5 images, .* 4 labels'),
     ('train-labels-idx1-ubyte', idx(np.full(5, 10, np.uint8)), 'label 10 is not among 10 classes'),
     ('t10k-labels-idx1-ubyte', None, 'is missing'),
