@@ -66,6 +66,8 @@ def main(argv: list[str]) -> int:
   module = importlib.import_module
   if name.split('=')[0] in ('--processes', '--devices'):
     return module('karpjax.commands.local_cluster').main(argv)
+  if name in known and name in (*COMMANDS, *LISTS):
+    print(f'launch.py: {name} is the command; experiments/{name}.py needs another name', file=sys.stderr)
   if name in COMMANDS:
     return module(COMMANDS[name]).main(rest)
   if name in LISTS:

@@ -128,3 +128,14 @@ class Later(config.Train):
 def test_annotations_that_are_texts_make_flags_too():
   command_line.check_config(Later)
   assert command_line.parse(Later, ['--width=5']).width == 5
+
+
+def test_an_experiment_named_like_a_command_and_one_half_written_stand_in_no_way(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'experiments').mkdir()
+  for name, content in {'runs': '"""Mine."""', 'broken': 'def f(:'}.items():
+    (tmp_path / 'experiments' / f'{name}.py').write_text(content)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  assert launch.main(['runs', 'experiments']) == 0
+  assert 'runs is the command; experiments/runs.py needs another name' in capsys.readouterr().err
+  assert launch.main([]) == 0 and 'does not parse: ' in capsys.readouterr().out
