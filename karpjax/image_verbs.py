@@ -52,7 +52,8 @@ def sample(encode: Callable, function: Callable, options: type = Sampling) -> Ve
       return ({'sample': row.tolist()} for row in samples)
     return [{'file': str(pictures.write_grid(samples, math.ceil(math.sqrt(len(samples))), chosen.output))}]
 
-  return Verb('New samples, in one picture.', encode, function, decode, options=options)
+  writes = lambda run, inputs, chosen: [Path(chosen.output)]
+  return Verb('New samples, in one picture.', encode, function, decode, options=options, writes=writes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,14 +75,9 @@ def of_each(help: str, encode: Callable, function: Callable, ending: Callable, o
     return [Path(chosen.output or path.parent) / f'{path.stem}{ending(run)}.png' for path in paths]
 
   def checked(run, inputs, chosen):
-    targets, sources = places(run, inputs, chosen), {Path(path).resolve() for path in inputs}
-    for path, place in zip(inputs, targets):
+    for path in inputs:
       if not Path(path).is_file():
         raise UsageError(f'{path}: no such file')
-      if place.resolve() in sources:
-        raise UsageError(f'{path} would become {place}, which is given as well; choose another output')
-      if targets.count(place) > 1:
-        raise UsageError(f'{path} and another image would both become {place}; give them one after the other')
     return encode(run, [Path(path) for path in inputs], chosen)
 
   def written(run, outputs, inputs, chosen):
@@ -94,4 +90,4 @@ def of_each(help: str, encode: Callable, function: Callable, ending: Callable, o
       yield {'input': path, 'file': str(place)}
 
   show = lambda answer: f'{answer["input"]} -> {answer["file"]}\n'
-  return Verb(help, checked, function, written, 'IMAGE …', options, show, files)
+  return Verb(help, checked, function, written, 'IMAGE …', options, show, files, places)

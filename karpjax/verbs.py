@@ -44,6 +44,7 @@ class Verb:
     options: a frozen dataclass of `config.flag` fields.
     show: answer -> its text for a terminal, with its own line breaks.
     expand: the inputs given -> those that are meant, such as the files of a folder.
+    writes: (run, inputs, options) -> the files that `decode` writes: none may be an input, or another thing that is read.
   """
 
   help: str
@@ -54,6 +55,7 @@ class Verb:
   options: type = NoOptions
   show: Callable[[dict[str, Any]], str] = lambda answer: '  '.join(map(str, answer.values())) + '\n'
   expand: Callable[[list[str]], list[str]] = list
+  writes: Callable[..., Sequence[Path]] = lambda run, inputs, chosen: ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +66,13 @@ class Bound:
   verb: Verb
 
   def encode(self, inputs: Sequence[str] = (), **chosen):
-    return self.verb.encode(self.run, self._listed(inputs), self._options(chosen))
+    return self.verb.encode(self.run, *self._given(inputs, chosen))
 
   def function(self, state, arrays, **chosen):
     return self.verb.function(self.run, self._options(chosen))(state, arrays)
 
   def decode(self, outputs, inputs: Sequence[str] = (), **chosen):
-    return self.verb.decode(self.run, outputs, self._listed(inputs), self._options(chosen))
+    return self.verb.decode(self.run, outputs, *self._given(inputs, chosen))
 
   def answers(self, inputs: Sequence[str] = (), **chosen) -> Iterable[dict[str, Any]]:
     """The answers, one after the other, as they come."""
@@ -79,6 +81,13 @@ class Bound:
 
   def __call__(self, inputs: Sequence[str] = (), **chosen) -> list[dict[str, Any]]:
     return list(self.answers(inputs, **chosen))
+
+  def _given(self, inputs, chosen) -> tuple[list[str], Any]:
+    """The inputs that are meant and the options; a UsageError where a file that is read would be written over."""
+    listed, checked = self._listed(inputs), self._options(chosen)
+    if places := self.verb.writes(self.run, listed, checked):
+      paths.keep({**self.run.reads, **{Path(path): 'which is given as well' for path in listed}}, places)
+    return listed, checked
 
   def _listed(self, inputs) -> list[str]:
     return self.verb.expand([str(x) for x in ([inputs] if isinstance(inputs, str | Path) else inputs)])
@@ -131,6 +140,15 @@ class Run:
       self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)
       hyper = {name: [x] for name, x in own.items()}
       self.experiment = populations.varied(self.experiment, hyper, [self.config.seed])
+
+  @property
+  def reads(self) -> dict[Path, str]:
+    """{file: what it is} of the run's own and of those that its flags name: no verb writes over them."""
+    own = {
+      self.folder / name: "the run's own" for name in ('config.json', writers.METRICS, 'metrics.csv', 'summary.json')
+    }
+    flags = (x for field, x in vars(self.config).items() if field != 'workdir' and isinstance(x, str))
+    return own | {path: 'which the run was made with' for text in flags for path in paths.files_in(text)}
 
   @functools.cached_property
   def spec(self):

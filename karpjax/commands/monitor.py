@@ -46,6 +46,12 @@ def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, s
     raise UsageError(f'{path}: some times are dates and some numbers, or some have a time zone and some none') from None
 
 
+def writes(run, files, chosen) -> list[Path]:
+  """The table and the plot of each file."""
+  folder, stems = Path(chosen.output or run.folder / 'monitor'), [Path(file).stem for file in files]
+  return [path for stem in stems for path in (folder / f'{stem}.csv', folder / 'plots' / f'{stem}.png')]
+
+
 def encode(run, files, chosen):
   if len(files) != 1:
     raise UsageError(f'monitor reads one file; {len(files)} are given')
@@ -69,7 +75,8 @@ def decode(run, probabilities, files, chosen):
   shares = (sums[ends] - sums[starts]) / (ends - starts)  # among each row and those of the window before it
   times, stamps, texts = zip(*rows)
 
-  folder = Path(chosen.output) if chosen.output else run.folder / 'monitor'
+  place, plot = writes(run, files, chosen)
+  folder = place.parent
   table, alerted, known = io.StringIO(), {alert.at for alert in watch.alerts}, ~np.isnan(watch.references)
   writer = csv.writer(table, lineterminator='\n')
   writer.writerow(('time', 'text', 'class', 'probability', 'rolling_share', 'reference', 'evidence', 'alert'))
@@ -77,7 +84,7 @@ def decode(run, probabilities, files, chosen):
     reference = f'{watch.references[i]:.4f}' if known[i] else ''
     numbers = f'{probabilities[i, best[i]]:.4f}', f'{shares[i]:.4f}', reference, f'{watch.statistics[i]:.3f}'
     writer.writerow((*given, *numbers, 'ALERT' if i in alerted else ''))
-  writers.write_bytes(folder / f'{path.stem}.csv', table.getvalue().encode())
+  writers.write_bytes(place, table.getvalue().encode())
   draw(times, shares, watch, chosen, folder, path.stem)
 
   alerts = [
@@ -86,7 +93,7 @@ def decode(run, probabilities, files, chosen):
   ]
   answer = {'input': files[0], 'rows': len(rows), 'class': chosen.label, 'share': float(hits.mean()), 'alerts': alerts}
   answer |= {'evidence': float(watch.statistics.max()), 'threshold': chosen.threshold}
-  yield answer | {'table': f'{folder / path.stem}.csv', 'plot': f'{folder / "plots" / path.stem}.png'}
+  yield answer | {'table': str(place), 'plot': str(plot)}
 
 
 def show(answer) -> str:
@@ -102,7 +109,7 @@ def show(answer) -> str:
 
 HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
 expanded = lambda files: [*map(paths.expand, files)]
-VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, expanded)
+VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, expanded, writes)
 
 
 def draw(times, shares, watch, chosen, folder: Path, name: str) -> None:

@@ -204,8 +204,12 @@ def _function(run, chosen):
   )
 
 
+def _writes(run, inputs, chosen) -> list[Path]:
+  return [Path(chosen.output or run.folder / 'plots' / f'episode_{chosen.seed}.gif')]
+
+
 def _decode(run, outputs, inputs, chosen):
-  path = Path(chosen.output or run.folder / 'plots' / f'episode_{chosen.seed}.gif')
+  [path] = _writes(run, inputs, chosen)
   yield {'return': write_episode(_policy(run), outputs, path), 'file': str(path)}
 
 
@@ -216,4 +220,5 @@ play = Verb(
   _decode,
   options=PlayOptions,
   show=lambda answer: f'return {answer["return"]:g}: {answer["file"]}\n',
+  writes=_writes,
 )

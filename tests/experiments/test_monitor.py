@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import text_classification as experiment
+from karpjax import verbs
 from karpjax.commands import monitor, use
+from karpjax.errors import UsageError
 from karpjax.metrics import change
 from karpjax.train import loop
 
@@ -140,3 +142,24 @@ def test_predict_tells_the_class_of_texts_given_as_arguments(workdir, tmp_path, 
   assert use.main('predict', [str(workdir), 'up', ' ']) == 2
   assert 'text 2 is empty' in capsys.readouterr().err
   assert use.main('monitor', [str(tmp_path), str(tmp_path / 'x.csv')]) == 2
+
+
+def test_no_file_that_is_read_is_written_over(workdir, tmp_path, capsys):
+  feed = tmp_path / 'feed'
+  feed.mkdir()
+  stream(feed / 'today.csv', moods(0.15))
+  (tmp_path / 'other').symlink_to(feed)
+  before, flags = (feed / 'today.csv').read_bytes(), ['--window=50']
+  for output in (feed, tmp_path / 'other', feed / '..' / 'feed'):
+    assert use.main('monitor', [str(workdir), str(feed / 'today.csv'), *flags, f'--output={output}']) == 2
+    assert f'{feed / "today.csv"} would be written over, which is given as well' in capsys.readouterr().err
+    with pytest.raises(UsageError, match='would be written over'):
+      verbs.Run(workdir).monitor(feed / 'today.csv', window=50, output=str(output))
+  trained = workdir.parent / 'mine.csv'  # what the run was trained on
+  (feed / 'today.csv').rename(feed / 'mine.csv')
+  content = trained.read_bytes()
+  assert use.main('monitor', [str(workdir), str(feed / 'mine.csv'), *flags, f'--output={trained.parent}']) == 2
+  assert f'{trained} would be written over, which the run was made with' in capsys.readouterr().err
+  assert trained.read_bytes() == content and (feed / 'mine.csv').read_bytes() == before
+  assert use.main('monitor', [str(workdir), str(feed / 'mine.csv'), *flags, f'--output={tmp_path / "out"}']) == 0
+  assert use.main('monitor', [str(workdir), str(feed / 'mine.csv'), *flags, f'--output={tmp_path / "out"}']) == 0
