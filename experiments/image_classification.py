@@ -76,7 +76,7 @@ def program(config: Config, data: Dataset) -> Program:
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
   def report(state, t, folder):
-    name, split = data.reported()
+    name, split = data.reported(t == config.steps)
     reports.write(
       folder, classes=spec.classes, labels=split.column('label'), heading=f'{name} split, step {t}', seeds=config.seeds,
       probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),

@@ -102,31 +102,31 @@ def program(config: Config, data: Dataset) -> Program:
     example_losses=token_losses,
     causal=True,
     uninformed_loss=math.log(tokeniser.size),
-    report=report(model, data, config.sample_length),
+    report=report(model, data, config),
     rename_weights=models.renamed,
   )
 
 
-def report(model, data: Dataset, length: int):
+def report(model, data: Dataset, config: Config):
   """Leaves texts/samples.txt, of lines with the split that has the same one, and a look inside of the model."""
   spec, tokeniser = data.spec, data.spec.tokenisers['text']
   line_of = lambda tokens: tokens[tokens > 0].astype(np.int32).tobytes()
 
   @functools.cache
-  def known() -> dict[bytes, str]:
-    splits = reversed(data.splits.items())
+  def known(last: bool) -> dict[bytes, str]:
+    splits = [(name, split) for name, split in reversed(data.splits.items()) if last or name != 'test']
     return {line_of(row): f'in {name}' for name, split in splits for row in split.column('targets')}
 
   def samples(variables, t):
     count, first = (NAMES, 0) if spec.lines else (TEXTS, text.line_break(tokeniser))
     keys, prompt = jax.random.split(jax.random.key(t), count), np.full((count, 1), first, np.int32)
-    rows = generate.texts(model, variables, prompt, keys, steps=length, end=0 if spec.lines else None)
+    rows = generate.texts(model, variables, prompt, keys, steps=config.sample_length, end=0 if spec.lines else None)
     if not spec.lines:
       return '\n\n――――\n\n'.join(map(tokeniser.decode, rows))
-    return '\n'.join(f'{tokeniser.decode(row):24} {known().get(line_of(row), "new")}' for row in rows)
+    return '\n'.join(f'{tokeniser.decode(row):24} {known(t == config.steps).get(line_of(row), "new")}' for row in rows)
 
   def write(state, t, folder):
-    variables, (name, split) = state.variables(), data.reported()
+    variables, (name, split) = state.variables(), data.reported(t == config.steps)
     texts.prepend_step(folder / 'texts' / 'samples.txt', t, samples(variables, t))
     few = splitting.sample(split.size, texts.READ) if spec.lines else np.arange(min(split.size, texts.READ))
     about, rows = f'{name} split, step {t:,}', split.fetch(few.astype(np.int32))

@@ -86,19 +86,19 @@ def program(config: Config, data: Dataset) -> Program:
     predict=lambda state, batch, key: model.apply(state.variables(), batch['tokens']),
     example_losses=example_losses,
     uninformed_loss=math.log(tokeniser.size),
-    report=functools.partial(report, fixed, data, config.seeds),
+    report=functools.partial(report, fixed, data, config),
   )
 
 
-def report(fixed, data: Dataset, seeds: int, state, t, folder):
+def report(fixed, data: Dataset, config: Config, state, t, folder):
   """Leaves report.txt: texts of a split, their masked tokens guessed."""
-  name, split = data.reported()
+  name, split = data.reported(t == config.steps)
   batch = batches.fetch(split, np.unique(np.linspace(0, split.size - 1, SHOWN).astype(np.int32)))
   logits, positions, targets = map(np.asarray, jax.jit(fixed)(state, batch))
   guesses, scored = logits.argmax(-1), targets >= 0
   right = ((guesses == targets) & scored).sum()
   lines = [
-    f'{name} split, step {t}{tables.first_of(seeds)}: {right:,} of {scored.sum():,} tokens guessed right',
+    f'{name} split, step {t}{tables.first_of(config.seeds)}: {right:,} of {scored.sum():,} tokens guessed right',
     '',
     '[guess] is right, [guess | truth] is not; a place may show the model <mask>, another token or the true one.',
     '',

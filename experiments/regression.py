@@ -69,7 +69,7 @@ def program(config: Config, data: Dataset) -> Program:
     return sums
 
   def report(state, t, folder):
-    _, split = data.reported()
+    _, split = data.reported(t == config.steps)
     outputs, target = predict_split(predict, state, split), split.column('target')
     if classes:
       plots.confusion(classification.tally(target, outputs)[0], spec.classes, folder)

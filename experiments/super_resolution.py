@@ -211,7 +211,9 @@ def enlarger(config: Config, net: models.Net, predict):
 
 def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder: Path) -> None:
   """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of a few."""
-  split, _ = data.reported()
+  split, _ = data.reported(t == config.steps)
+  for path in (folder / 'plots').glob('before_and_after_*.png'):  # of another split
+    path.unlink()
   rows, note = {}, f', step {t}{tables.first_of(config.seeds)}'
   drawn = {list(data.raw[split])[i] for i in splitting.sample(len(data.raw[split]), DRAWN)}
   for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):

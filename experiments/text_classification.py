@@ -98,25 +98,26 @@ def program(config: Config, data: Dataset) -> Program:
     return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
 
   @functools.cache
-  def baselines():
-    return tfidf.baselines(data.raw) if config.baseline else {}
+  def baselines(last: bool):
+    splits = {name: split for name, split in data.raw.items() if last or name != 'test'}
+    return tfidf.baselines(splits) if config.baseline else {}
 
   def report(state, t, folder):
     """Leaves what a classifier's does; gives lines that compare the numbers of step t with those of the baselines."""
-    name, split = data.reported()
+    name, split = data.reported(t == config.steps)
     classification.write(
       folder,
       classes=spec.classes,
       labels=split.column('label'),
       probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
       texts=data.raw[name].column('text'),
-      baselines=baselines(),
+      baselines=baselines(t == config.steps),
       heading=f'{name} split, step {t}',
       seeds=config.seeds,
     )
     row = {n: x for row in writers.read_rows(folder) if row['step'] == t for n, x in row.items()}
     row = {n: writers.summarise_seeds(x) if isinstance(x, list) else x for n, x in row.items()}
-    return classification.compared(baselines(), row, config.model)
+    return classification.compared(baselines(t == config.steps), row, config.model)
 
   return ordinary(
     config,

@@ -92,13 +92,13 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=example_losses,
     uninformed_loss=math.log(len(spec.classes)),
-    report=functools.partial(report, predict, data, config.seeds),
+    report=functools.partial(report, predict, data, config),
   )
 
 
-def report(predict, data: Dataset, seeds: int, state, t, folder):
+def report(predict, data: Dataset, config: Config, state, t, folder):
   """Leaves the scores by type of entity, the confusion of tags, and some sentences with mistakes."""
-  (name, split), classes = data.reported(), data.spec.classes
+  (name, split), classes = data.reported(t == config.steps), data.spec.classes
   targets, predicted = split.column('targets'), predict_split(predict, state, split)
   counts = np.zeros((len(classes),) * 2, np.int64)
   np.add.at(counts, (targets[targets >= 0], predicted[targets >= 0]), 1)
@@ -109,7 +109,7 @@ def report(predict, data: Dataset, seeds: int, state, t, folder):
   wrong = [lines for sentence, *tags in sentences if (lines := mistake(sentence, *tags))]
   lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
   lines += [line for i in splitting.sample(len(wrong), MISTAKES) for line in wrong[i]]
-  reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', seeds, lines)
+  reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', config.seeds, lines)
 
 
 def mistake(sentence: str, *tags) -> list[str]:

@@ -120,20 +120,20 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=token_losses,
     uninformed_loss=math.log(spec.tokenisers['target'].size),
-    report=functools.partial(report, model, data, config.length_penalty),
+    report=functools.partial(report, model, data, config),
   )
 
 
 # ---- report ----
 
 
-def report(model, data: Dataset, length_penalty: float, state, t, folder):
+def report(model, data: Dataset, config: Config, state, t, folder):
   """Leaves the scores of each of BEAMS, all translations by the largest, and plots/alignments.png."""
-  (name, split), spec = data.reported(), data.spec
+  (name, split), spec = data.reported(t == config.steps), data.spec
   sources, references = (data.raw[name].column(side) for side in parallel.SIDES)
   scores = {}
   for beam in BEAMS:
-    tokens = predict_split(translator(model, spec, beam, length_penalty), state, split, batch_size=250)
+    tokens = predict_split(translator(model, spec, beam, config.length_penalty), state, split, batch_size=250)
     ours = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
     scores[str(beam)] = metrics.compare(ours, references, spec)
   heading, signatures = f'{name} split, {split.size:,} texts, step {t}', [] if spec.by_rule else metrics.signatures()

@@ -91,7 +91,10 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return model.apply(state.variables(), spec.scale(batch['image'], 'unit'), method='encode')[0]
 
   def report(state, t, folder):
-    (name, split), decode = data.reported(), functools.partial(model.apply, state.variables(), method='decode')
+    (name, split), decode = (
+      data.reported(t == config.steps),
+      functools.partial(model.apply, state.variables(), method='decode'),
+    )
     show = lambda z, columns, heading, name: pictures.grid(np.asarray(decode(z)), columns, heading, folder, name)
     show(jax.random.normal(jax.random.key(config.seed), (64, model.latent)), 8, f'Samples, step {t}', 'samples')
     codes = predict_split(predict, state, split)

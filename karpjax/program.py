@@ -112,7 +112,8 @@ class Program:
     uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
     loss_floor: whether the loss of a batch has a floor well above 0, which no training reaches, as an ELBO's.
     report: (state, t, folder) -> lines for the reader, or None: samples, grids, episodes; the one hook with effects, called
-      every `report_every` steps and at the end, when its lines are printed below the final numbers.
+      every `report_every` steps and at the end, when its lines are printed below the final numbers. Before the last step
+      it reads no test split: see `Dataset.reported`.
     population: whom --seeds=N stands for in a sweep.
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.

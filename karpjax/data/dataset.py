@@ -127,6 +127,7 @@ class Dataset:
   notes: tuple[str, ...] = ()
   raw: dict[str, Split] = dataclasses.field(default_factory=dict)
 
-  def reported(self) -> tuple[str, Split]:
-    """The split that reports show, and its name: test, else validation, else train."""
-    return next((name, self.splits[name]) for name in ('test', 'validation', 'train') if name in self.splits)
+  def reported(self, last: bool = False) -> tuple[str, Split]:
+    """The split that reports show, and its name: validation, else train; the `last` one test, before which none reads that."""
+    names = ('test', 'validation', 'train') if last else ('validation', 'train')
+    return next((name, self.splits[name]) for name in names if name in self.splits)
