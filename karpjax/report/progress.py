@@ -104,7 +104,7 @@ class Progress:
 
 
 def over_seeds(mean, std, interval, **_) -> str:
-  """Mean ± standard deviation, and the bootstrapped 95 % interval of the mean."""
+  """Mean ± standard deviation, and the 95 % interval of the mean."""
   return f'{mean:.4f} ± {std:.4f}  [{", ".join(f"{x:.4f}" for x in interval)}]'
 
 
@@ -122,7 +122,8 @@ def final(numbers: dict, folder, config) -> list[str]:
     rows = [(*row, shown(numbers.get(f'best/{row[0]}'))) for row in rows]
     weights = f'verbs use the best weights, of step {best}; --checkpoint=last the last'
   if any(isinstance(numbers[n], dict) for n in metrics):
-    weights += '. Over seeds: mean ± standard deviation [95 % interval of the mean]'
+    about = f'[95 % interval of the mean, {writers.interval_by(config.seeds)}]'
+    weights += f'. Over seeds: mean ± standard deviation {about}'
   shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and '/' not in n}
   return [
     *table(rows, heads),

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import image_classification
 from karpjax import errors
@@ -130,15 +131,30 @@ def test_seeds_are_summarised_by_the_sample_standard_deviation():
 
 
 def test_the_interval_of_a_mean_over_seeds():
-  # of two seeds a draw is both of one, both of the other or one of each: the means 0, 2 and, twice as often, 1
   interval = lambda values: writers.final_of_seeds(values)['interval']
-  assert interval([0.0, 2.0]) == [0.0, 2.0]
+  for count in (2, 3, 5, 9):
+    values = np.random.default_rng(count).normal(5, 2, count)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    np.testing.assert_allclose(interval(values), list(expected), rtol=1e-10)
+    assert writers.interval_by(count) == "by Student's t"
+  ten = np.random.default_rng(0).normal(5, 2, 10)
+  drawn = stats.bootstrap((ten,), np.mean, n_resamples=2000, method='percentile', random_state=0).confidence_interval
+  assert interval(ten) == list(drawn) and writers.interval_by(10) == 'bootstrapped'
+  assert all(math.isnan(x) for x in interval([1.0]))
   assert interval([3.0, 3.0, 3.0]) == [3.0, 3.0]
   assert all(math.isnan(x) for x in interval([1.0, math.nan]))
   normal = np.random.default_rng(0).normal(5, 2, 400)
   low, high = interval(normal)
   half = 1.96 * normal.std() / 20  # what the normal distribution gives
   np.testing.assert_allclose([low, high], [normal.mean() - half, normal.mean() + half], atol=0.05)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+  random = np.random.default_rng(0)
+  covered = [
+    low <= 5 <= high for low, high in (writers.final_of_seeds(random.normal(5, 2, 3))['interval'] for _ in range(1000))
+  ]
+  assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
 def test_csv_has_a_column_per_metric_and_per_seed(tmp_path):
@@ -246,11 +262,14 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
   again = writers.Wandb(tmp_path, 'offline', {})
   again.append({'step': 3, 'train/loss': [1.0, 3.0]})
   again.close()
+  half = stats.t.ppf(0.975, 1) * 0.125  # of two seeds
   first, second = runs
   assert first.arguments['id'] == second.arguments['id'] and second.arguments['mode'] == 'offline'
   assert [step for run in runs for step, _ in run.rows] == [1, 2, 3]
   assert second.rows[0][1]['train/loss/mean'] == 2.0 and 'step' not in second.rows[0][1]
-  assert first.summary['steps'] == 2 and first.summary['test/error']['interval'] == [0.25, 0.5]  # of two seeds
+  assert first.summary['steps'] == 2 and first.summary['test/error']['interval'] == pytest.approx(
+    [0.375 - half, 0.375 + half]
+  )
   assert all(run.finished for run in runs)
 
 
