@@ -27,6 +27,7 @@ from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
 SHOWN = 8  # held-out pairs
+FLAT = 1e-7  # a mean gradient that is none, to rounding
 Spec = pairs.Spec
 
 
@@ -138,7 +139,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     outputs, targets = predict(state, batch, key), batch['target'] / 255
     each = {name: getattr(image_quality, name)(outputs, targets) for name in ('l1', 'psnr', 'ssim')}
     each['gradient'], each['target_gradient'] = map(image_quality.gradient_magnitude, (outputs, targets))
-    return {name: pair(x, batch['mask']) for name, x in each.items()}
+    # infinite is the PSNR of what is exactly right, such as a black frame
+    return {name: pair(x, batch['mask'] & ~jnp.isposinf(x)) for name, x in each.items()}
 
   def report(state, t, folder):
     """Held-out pairs beside their translations, now and over time."""
@@ -155,13 +157,13 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
 
 def summarise(sums) -> dict[str, float]:
-  """L1 in [0, 1], PSNR in dB, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp.
+  """L1 in [0, 1], PSNR in dB, the mean of those that are finite, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp.
 
   Beside targets that are flat nothing is sharp: there it is NaN.
   """
-  means = {name: float(s / c) for name, (s, c) in sums.items()}
+  means = {name: float(s / c) if c else math.nan for name, (s, c) in sums.items()}
   ours, theirs = means.pop('gradient'), means.pop('target_gradient')
-  sharpness = ours / theirs if theirs else math.nan
+  sharpness = ours / theirs if theirs > FLAT else math.nan
   return {**means, 'sharpness': sharpness}
 
 

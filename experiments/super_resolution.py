@@ -189,14 +189,19 @@ def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
 
 
 def summarise(sums: dict) -> dict[str, float]:
-  """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it."""
+  """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it.
+
+  The means of PSNR leave out pictures that interpolation gives exactly, as those of one colour: theirs is infinite.
+  """
   numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['tiles'] > 0
+  uneven = sums['bicubic_squared_error'][there] > 0
   for prefix in ('', 'bicubic_'):
     error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
     with np.errstate(divide='ignore'):
-      numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error)))
+      numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error[uneven] if uneven.any() else error)))
     numbers[f'{prefix}ssim'] = float(np.mean(ssim))
-  return numbers | {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
+  with np.errstate(invalid='ignore'):
+    return numbers | {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
 
 
 # ---- what a run leaves ----
@@ -223,13 +228,19 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
     rows[name] = {measure: numbers[measure] for measure in MEASURES}
     if name in drawn:
       before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)
-  mean = {measure: float(np.mean([row[measure] for row in rows.values()])) for measure in MEASURES}
+  exact = [name for name, row in rows.items() if math.isinf(row['bicubic_psnr'])]
+  counted = {n: [row for name, row in rows.items() if 'ssim' in n or name not in exact] for n in MEASURES}
+  mean = {n: float(np.mean([row[n] for row in some or rows.values()])) for n, some in counted.items()}
   heading = f'{split} pictures whole, ×{config.factor}{note}'
-  writers.write_json(folder / 'report.json', {'heading': heading, 'pictures': rows, 'mean': mean})
+  writers.write_json(folder / 'report.json', {'heading': heading, 'pictures': rows, 'mean': mean, 'infinite': exact})
   shown = lambda row: [round(row[measure], 4 if 'ssim' in measure else 2) for measure in MEASURES]
   lines = [(n, *shown(row), round(row['psnr'] - row['bicubic_psnr'], 2)) for n, row in {**rows, 'mean': mean}.items()]
+  why = 'interpolation gives exactly, which the means of PSNR leave out'
+  left_out = ['', f'{len(exact)} of {len(rows)} that {why}: {dataset.listed(exact)}'] if exact else []
   text = tables.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
-  writers.write_bytes(folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, '']).encode())
+  writers.write_bytes(
+    folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, *left_out, '']).encode()
+  )
 
 
 def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: str) -> None:

@@ -6,7 +6,7 @@ can) until `Spec.scale` brings them to the model's inside the step.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -131,3 +131,28 @@ class Dataset:
     """The split that reports show, and its name: validation, else train; the `last` one test, before which none reads that."""
     names = ('test', 'validation', 'train') if last else ('validation', 'train')
     return next((name, self.splits[name]) for name in names if name in self.splits)
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+  """'a, b, c', of many the first ones and how many more."""
+  more = f' and {len(names) - most:,} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + more
+
+
+def rare_classes(data: Dataset) -> tuple[str, ...]:
+  """Lines on classes of which train has a single example, or none where another split has some; of splits in memory."""
+  classes, counts = getattr(data.spec, 'classes', ()), {}
+  for split, s in data.splits.items() if classes else ():
+    labels = next((s.arrays[name] for name in ('label', 'target', 'targets') if name in (s.arrays or {})), None)
+    if labels is not None and np.issubdtype(labels.dtype, np.integer):
+      counts[split] = np.bincount(labels[labels >= 0].reshape(-1), minlength=len(classes))[: len(classes)]
+  if 'train' not in counts:
+    return ()
+  named = lambda chosen: [classes[i] for i in np.flatnonzero(chosen)]
+  lines, train = [], counts.pop('train')
+  if single := named(train == 1):
+    lines.append(f'train has one example alone of {len(single):,} of {len(classes):,} classes: {listed(single)}')
+  for split, count in counts.items():
+    if unknown := named((train == 0) & (count > 0)):
+      lines.append(f'{split} has {len(unknown):,} of {len(classes):,} classes that train has not: {listed(unknown)}')
+  return tuple(lines)

@@ -84,6 +84,10 @@ def load_low_resolution(config) -> Dataset:
       to the next, 0: half of a crop.
   """
   parts, notes = pictures.read(config.dataset, config.channels, config.validation, config.split_seed)
+  for split, part in parts.items():
+    if flat := [name for name, picture in part.items() if (picture == picture[:1, :1]).all()]:
+      about = f'{split}: {len(flat)} of {len(part)} pictures are of one colour, whose PSNR is infinite'
+      notes += (f'{about}; its means leave them out: {dataset.listed(flat)}',)
   pair = functools.partial(pictures.shrunk, factor=config.factor)
   stride = config.stride or max(config.crop // 2, 1)
   return _crops(config, parts, notes, ('input', 'target'), pair, config.crop, stride, config.crop - 2 * BORDER)

@@ -250,3 +250,15 @@ def test_a_channel_that_is_constant_has_no_deviation(level):
   images = np.full((50, 8, 8, 1), level, np.float32)
   mean, std = splitting.statistics(dataset.Split.of(image=images), 1.0)
   assert mean[0] == pytest.approx(level) and std[0] < 1e-7
+
+
+def test_classes_that_are_rare_or_missing_are_said_with_their_names():
+  spec = dataset.Spec('made', (1,), tuple('abcdef'), 1.0)
+  splits = {'train': [0, 0, 1, 3, 3, 4, -1], 'validation': [0, 1], 'test': [2, 5, 5, 0]}
+  data = dataset.Dataset(spec, {name: dataset.Split.of(label=np.array(x, np.int32)) for name, x in splits.items()})
+  assert dataset.rare_classes(data) == (
+    'train has one example alone of 2 of 6 classes: b, e',
+    'test has 2 of 6 classes that train has not: c, f',
+  )
+  assert dataset.listed(list('abcde'), 3) == 'a, b, c and 2 more'
+  assert dataset.rare_classes(images.load(Config())) == ()

@@ -195,6 +195,13 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
 def test_beside_flat_targets_nothing_is_sharp():
   means = {'l1': 0.25, 'psnr': 12.0, 'ssim': 0.5, 'gradient': 0.1}
   sums = {name: (3 * x, 3) for name, x in means.items()}
-  flat = experiment.summarise({**sums, 'target_gradient': (0.0, 3)})
+  flat = experiment.summarise({**sums, 'target_gradient': (4e-8, 3)})  # what rounding leaves of 0
   assert math.isnan(flat.pop('sharpness')) and flat == pytest.approx({n: means[n] for n in ('l1', 'psnr', 'ssim')})
   assert experiment.summarise({**sums, 'target_gradient': (0.6, 3)})['sharpness'] == pytest.approx(0.5)
+
+
+def test_the_mean_of_psnr_is_of_what_is_finite(monkeypatch):
+  """A black frame that is exactly right has none; a batch of such has no mean, and no traceback."""
+  assert math.isnan(
+    experiment.summarise({'psnr': (0.0, 0.0), 'gradient': (0.1, 1), 'target_gradient': (0.1, 1)})['psnr']
+  )

@@ -118,6 +118,48 @@ def test_gains_are_over_the_bicubic_picture_of_the_same_input(trained, folder):
   assert left >= {'test_pictures.txt', *(f'before_and_after_{name[:-4]}.png' for name in report['pictures'])}
 
 
+def test_means_of_psnr_leave_out_pictures_that_interpolation_gives_exactly():
+  """Picture 0 is black: its PSNR is infinite whatever the others are."""
+  draw = np.random.default_rng(0)
+  high = draw.integers(0, 256, (3, 30, 30, 1), np.uint8)
+  low = draw.integers(0, 256, (3, 15, 15, 1), np.uint8)
+  high[0], low[0] = 0, 0
+  batch = {'input': low, 'target': high, 'picture': np.arange(3), 'mask': np.ones(3, bool)}
+  ours = np.clip(high / 255 + draw.normal(0, 0.1, high.shape), 0, 1).astype(np.float32)
+  ours[0] = 0
+  found = experiment.summarise(jax.tree.map(np.asarray, experiment.sums_by_picture(ours, batch, 2, 3)))
+  inside = lambda x: np.rint(x[:, 2:-2, 2:-2, 0] * 255) / 255 * 219 / 255
+  expected = [
+    metrics.peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(*map(inside, (high[1:] / 255, ours[1:])))
+  ]
+  assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-3)
+  assert np.isfinite(found['psnr_gain']) and found['ssim'] > 1 / 3
+  alone = experiment.summarise({n: np.asarray(x)[:1] for n, x in experiment.sums_by_picture(ours, batch, 2, 3).items()})
+  assert alone['psnr'] == alone['bicubic_psnr'] == np.inf
+
+
+def test_black_pictures_are_said_at_the_start_and_in_the_report(tmp_path):
+  draw, folder = np.random.default_rng(0), tmp_path / 'pictures'
+  for split in ('train', 'test'):
+    (folder / split).mkdir(parents=True)
+    for i, name in enumerate('abc'):
+      pixels = np.zeros((48, 48, 3), np.uint8) if i == 1 else draw.integers(0, 256, (48, 48, 3), np.uint8)
+      Image.fromarray(pixels).save(folder / split / f'{name}.png')
+  settings = experiment.Config(dataset=f'folder:{folder}', factor=2, crop=12, validation=0.0)
+  data = experiment.data(settings)
+  expected = 'test: 1 of 3 pictures are of one colour, whose PSNR is infinite; its means leave them out: b.png'
+  assert expected in data.notes
+  settings = config.resolve(settings, data.spec.examples)
+  twice = lambda state, low: np.asarray(low.repeat(2, 0).repeat(2, 1) / 255, np.float32)
+  experiment.report(settings, data, twice, None, settings.steps, tmp_path)
+  report = json.loads((tmp_path / 'report.json').read_text())
+  assert report['infinite'] == ['b.png'] and report['pictures']['b.png']['psnr'] is None
+  values = [report['pictures'][f'{name}.png']['psnr'] for name in 'ac']
+  assert report['mean']['psnr'] == pytest.approx(np.mean(values))
+  text = (tmp_path / 'texts' / 'test_pictures.txt').read_text()
+  assert '1 of 3 that interpolation gives exactly, which the means of PSNR leave out: b.png' in text
+
+
 def test_sums_over_tiles_are_those_of_each_picture():
   draw = np.random.default_rng(0)
   high = draw.integers(0, 256, (5, 30, 30, 3), np.uint8)
