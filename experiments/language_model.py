@@ -137,7 +137,7 @@ def report(model, data: Dataset, config: Config):
     if isinstance(model, models.Recurrent):
       tokens = rows['tokens'][rows['targets'] >= 0][: texts.READ]
       cells, gates = models.activations(model, variables, tokens, texts.CELLS)
-      texts.cells([tokeniser.decode([token]) for token in tokens], cells, gates, about, folder)
+      texts.cells(tokeniser.pieces(tokens), cells, gates, about, folder)
 
   return write
 

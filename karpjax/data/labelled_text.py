@@ -51,6 +51,8 @@ def read(config) -> Dataset:
   if 'test' not in splits and config.test:
     whole = splits['train']
     count = max(round(whole.size * config.test), 1) if config.test < 1 else int(config.test)
+    if count != config.test and config.test > 1:
+      raise UsageError(f'test={config.test:g}: give a fraction below 1, or a whole number')
     if count >= whole.size:
       raise UsageError(f'test={config.test:g} is {count:,} of {whole.size:,} texts: leave at least one on each side')
     numbers = splitting.stratified(whole.arrays['label'], count, seed)

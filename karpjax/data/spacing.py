@@ -132,8 +132,8 @@ class Gaps:
     return not (last in '-’–' and _end(first) in 'wd')
 
 
-def together(words: Iterable[str], places: Collection[tuple[str, ...]] = ()) -> str:
-  """The text of words and marks.
+def pieces(words: Iterable[str], places: Collection[tuple[str, ...]] = ()) -> list[str]:
+  """Words and marks, each with the space before it: joined they are their text.
 
   Args:
     words: as a tokeniser cuts them.
@@ -143,8 +143,13 @@ def together(words: Iterable[str], places: Collection[tuple[str, ...]] = ()) -> 
   for word in words:
     space = _corrected(gaps, word, places)
     gaps.follow(word, space)
-    parts += [' '] * space + [word]
-  return ''.join(parts)
+    parts.append(' ' * space + word)
+  return parts
+
+
+def together(words: Iterable[str], places: Collection[tuple[str, ...]] = ()) -> str:
+  """The text of words and marks; the arguments are those of `pieces`."""
+  return ''.join(pieces(words, places))
 
 
 def _corrected(gaps: Gaps, word: str, places: Collection[tuple[str, ...]]) -> bool:

@@ -124,6 +124,14 @@ class Tokeniser:
     pieces = [self.symbols[token] for token in tokens]
     return spacing.together(pieces, self._places) if self.kind == 'words' else ''.join(pieces)
 
+  def pieces(self, tokens: Iterable[int]) -> list[str]:
+    """What each token adds to a text: of words with the space before it."""
+    tokens = [*map(int, tokens)]
+    if self.kind != 'words':
+      return [self.decode([token]) for token in tokens]
+    words = iter(spacing.pieces((self.symbols[x] for x in tokens if x >= self.specials), self._places))
+    return [next(words) if token >= self.specials else '' for token in tokens]
+
   def characters(self, *, lines: bool = False) -> np.ndarray:
     """[size] float32: how many characters each token adds to a text; all 0 where that is unknown, as of words.
 

@@ -40,6 +40,8 @@ def test_every_text_comes_back(kind):
   for text in TEXTS:
     tokens = again.encode(text)
     assert again.decode(tokens) == text
+    if text.isascii():
+      assert ''.join(again.pieces([*range(len(special)), *tokens])) == text
     if kind != 'bytes':  # of which four may be one character
       assert all(text.startswith(again.decode(tokens[:n]).rstrip('\ufffd')) for n in range(len(tokens)))
 
