@@ -95,6 +95,8 @@ class Gaps:
     if not last:
       return False
     left, right, mark = _end(last), _kind(word[0]), word[0]
+    if last == '“' and not self.space and _end(first or '(') not in '(-':
+      left = ')'  # as in German
     if right in 'wd':
       return left in 'wd' or self._after(first, last, left, word)
     if mark in '"\'“' and mark in self.quoted:

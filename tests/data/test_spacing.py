@@ -16,7 +16,7 @@ from karpjax.metrics import translation
 PLAIN = [  # what the rules put together alone
   'It costs 3.5 euros, or 1,000 dollars at 10:30.', 'Version 1.2.3 was released (on 5/6/2020).', "Don't stop: the man's hat!",
   'See https://www.example.com/a/b?x=1&y=2 for more, or www.foo.org.', 'Write to joe@example.com, please.',
-  'He said "no", and she said \'yes\' (twice)!', '„Guten Tag“, sagte er.', '“Quoted text,” he said. It’s fine — really.',
+  'He said "no", and she said \'yes\' (twice)!', '„Guten Tag“, sagte er.', 'Das „Wort“ steht da (“so”).', '“Quoted text,” he said. It’s fine — really.',
   '50% of $5 is $2.50; a man-made dog, too.', 'U.S. troops at 5 p.m. on the 3rd.', '¿Qué tal? ¡Muy bien!', '你好，世界。',
   'Hello 👩‍👩‍👧 and 👍🏽 😀😀!', 'I ❤️ it; a flag 🇩🇪.', 'می‌خواهم بروم.', 'मैं हिन्दी में लिखता हूँ। यह किताब है।',
   unicodedata.normalize('NFD', 'Schöne Grüße aus Köln, müde Männer!'), 'السَّلَامُ عَلَيْكُمْ، كَيْفَ حَالُكَ؟', 'สวัสดีครับ',
