@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from flax import struct
 
+from karpjax.errors import UsageError
+
 Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' int32, in evaluation also 'mask' bool, both [batch]
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
@@ -159,7 +161,13 @@ def apply(model, params, collections, *inputs, **options):
 
 
 def pair(values: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-  """(sum, count) of one value per example, [batch] -> two float32 scalars; masked examples count nothing."""
+  """(sum, count) of one value per example, [batch] -> two float32 scalars; masked examples count nothing.
+
+  Raises:
+    UsageError: for a single number, such as a mean, which would count as one example.
+  """
+  if not jnp.ndim(values):
+    raise UsageError('a metric is one value for each example, [batch], not their mean: pair() sums and counts them')
   values = values.astype(jnp.float32)
   if mask is None:
     return values.sum(), jnp.asarray(values.size, jnp.float32)

@@ -212,6 +212,9 @@ class Run:
       raise UsageError(f'{self.folder} is a run of {self.stored["experiment"]}, which cannot {name}; it {can}')
     return Bound(self, self.verbs[name])
 
+  def __repr__(self):
+    return f'<run of {self.stored["experiment"]} in {self.folder}>'
+
   def __getattr__(self, name: str) -> Bound:
     if name.startswith('_') or name not in self.__dict__.get('verbs', {}):
       raise AttributeError(f'a run of {self.__dict__.get("stored", {}).get("experiment")} has no {name}')

@@ -64,7 +64,10 @@ def _minimise(program, state, batch, steps: int, below: float = 0) -> list[float
   return losses
 
 
-@named('loss at initialisation', "look at the last layer's initialiser and the scale of inputs")
+@named(
+  'loss at initialisation',
+  'The net begins sure of wrong answers: let the last layer begin near 0, inputs have mean 0 and deviation 1',
+)
 def loss_at_initialisation(program, state, batch) -> Result:
   """Within half of that of a guess that knows nothing."""
   if program.uninformed_loss is None:
@@ -74,7 +77,9 @@ def loss_at_initialisation(program, state, batch) -> Result:
   return abs(loss - uninformed) <= 0.5 * uninformed + 0.1, f'{loss:.4f}; uninformed {uninformed:.4f}'
 
 
-@named('examples are independent', 'look for a norm, a mean or a reshape over the batch')
+@named(
+  'examples are independent', "An example changes another's loss: look for a norm, a mean or a reshape over the batch"
+)
 def no_leak_across_the_batch(program, state, batch) -> Result:
   """Replacing example 0 leaves all other examples' losses as they were, to rounding."""
   other = {n: x.at[0].set(x[-1]) if n != 'index' else x for n, x in batch.items()}
@@ -83,7 +88,10 @@ def no_leak_across_the_batch(program, state, batch) -> Result:
   return moved <= 1e-5 * (1 + np.abs(before).max()), f"largest change of another example's loss {moved:.1e}"
 
 
-@named('tokens see none from the future', 'look at the causal mask and the shift of the targets')
+@named(
+  'tokens see none from the future',
+  'A token sees what comes after it: look at the causal mask and the shift of the targets',
+)
 def no_leak_from_the_future(program, state, batch) -> Result:
   """Another token in the middle leaves all earlier losses as they were, to rounding, and changes later ones."""
   if not program.causal:
@@ -97,7 +105,10 @@ def no_leak_from_the_future(program, state, batch) -> Result:
   return earlier <= 1e-5 < later, figure
 
 
-@named('gradients reach every parameter', 'is a part left out of the loss? or try other learning_rates')
+@named(
+  'gradients reach every parameter',
+  'A part learns nothing, or is not finite: is it left out of the loss? Try a lower learning_rate',
+)
 def gradients_reach_all(program, state, batch) -> Result:
   """After three steps every parameter is finite, and none has stayed as it was."""
   before = checkpoint.to_arrays(state.params)
@@ -109,7 +120,10 @@ def gradients_reach_all(program, state, batch) -> Result:
   return True, f'all {len(after)} arrays finite and moving'
 
 
-@named('one batch can be overfitted', 'try learning_rate times and over ten; look at dropout and labels')
+@named(
+  'one batch can be overfitted',
+  'Not even one batch is learnt: try learning_rate ten times lower or higher, no dropout; are labels in order?',
+)
 def overfits_one_batch(program, state, batch) -> Result:
   """The same batch again and again: the training loss falls to under a tenth."""
   if program.loss_floor:
@@ -120,7 +134,10 @@ def overfits_one_batch(program, state, batch) -> Result:
   return last < 0.1 * first, figure
 
 
-@named('real inputs beat zeroed ones', 'look at the preprocessing, learning_rate and dead units')
+@named(
+  'real inputs beat zeroed ones',
+  'It does as well without its inputs: look at the preprocessing and for dead units; try a lower learning_rate',
+)
 def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
   if not TARGETS & set(batch):
@@ -134,7 +151,10 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   return real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps'
 
 
-@named('the same seed gives the same bits', 'what draws from outside the keys? or try --deterministic')
+@named(
+  'the same seed gives the same bits',
+  'Something draws from outside of the keys: look for NumPy or time in the step; on GPUs try --deterministic',
+)
 def same_seed_same_bits(program, state, batch) -> Result:
   """Two runs of three steps from the same state: equal to the bit."""
   a, b = (checkpoint.to_arrays(_train(program, state, batch, 3).params) for _ in range(2))
@@ -142,7 +162,10 @@ def same_seed_same_bits(program, state, batch) -> Result:
   return not different, f'differ: {", ".join(different)}' if different else 'three steps, twice'
 
 
-@named('outputs respond to inputs', 'look at learning_rate, initialisers and activations')
+@named(
+  'outputs respond to inputs',
+  'Some outputs do not depend on the inputs: try a lower learning_rate; look at initialisers and activations',
+)
 def no_dead_units(program, state, batch) -> Result:
   """No output is constant over the batch after three steps."""
   if program.predict is None:
@@ -158,7 +181,7 @@ def no_dead_units(program, state, batch) -> Result:
   return dead == 0, f'{dead} of {outputs.shape[1]} outputs are the same for every example'
 
 
-@named('one compilation only', 'look for what changes the shape or dtype of the state')
+@named('one compilation only', 'The step is compiled again: look for what changes the shape or dtype of the state')
 def one_compilation(program, state, batch) -> Result:
   """Three steps trace the step once: no shape, dtype or weak type changes from step to step."""
   traces = []

@@ -79,7 +79,8 @@ def describe(folder: Path) -> dict[str, Any]:
   """What `runs` says of a run: its JSON form.
 
   Returns:
-    {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number}, 'seconds', 'written', 'flags': {name: value}}.
+    {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number} of the last step, 'best': of the best weights,
+    'seconds', 'written', 'flags': {name: value}}.
   """
   if is_sweep(folder):
     return _describe_sweep(folder)
@@ -95,6 +96,7 @@ def describe(folder: Path) -> dict[str, Any]:
     'step': last.get('step', 0),
     'steps': flags.get('steps'),
     'metrics': {name: numbers[name] for name in page.headline_metrics(numbers)},
+    'best': {name: numbers[f'best/{name}'] for name in page.headline_metrics(numbers) if f'best/{name}' in numbers},
     'seconds': summary.get('seconds') if state == 'finished' else None,
     'written': (folder / 'config.json').stat().st_mtime,
     'flags': flags,
@@ -118,6 +120,7 @@ def _describe_sweep(folder: Path) -> dict[str, Any]:
     'step': sum(trial['status'] == 'done' for trial in trials),
     'steps': len(trials) or None,
     'metrics': {metric: float(best[metric])} if best else {},
+    'best': {},
     'seconds': None,
     'written': (folder / 'sweep.json').stat().st_mtime,
     'flags': {},
@@ -145,13 +148,15 @@ def age(seconds: float) -> str:
 def listing(runs: list[dict[str, Any]], root: Path, width: int) -> list[str]:
   """The lines of the table: a block for each experiment, the newest run last."""
   lines = []
-  for experiment in dict.fromkeys(run['experiment'] for run in runs):
+  for experiment in sorted({run['experiment'] for run in runs}):
     own = sorted((run for run in runs if run['experiment'] == experiment), key=lambda run: run['written'])
     common = {n: x for n, x in own[0]['changed'].items() if all(r['changed'].get(n) == x for r in own)}
     common = common if len(own) > 1 else {}
     rows = []
     for run in own:
-      numbers = ', '.join(f'{name} {page.figure(name, x)}' for name, x in run['metrics'].items())
+      last, best = ({n: page.figure(n, x) for n, x in run[kind].items()} for kind in ('metrics', 'best'))
+      beside = {n: f' (best {x})' for n, x in best.items() if x != last[n]}
+      numbers = ', '.join(f'{name} {x}{beside.get(name, "")}' for name, x in last.items())
       seconds = '' if run['seconds'] is None else str(datetime.timedelta(seconds=round(run['seconds'])))
       step = f'{run["step"]:,}' + (f'/{run["steps"]:,}' if isinstance(run['steps'], int) else '')
       name = os.path.relpath(run['run'], root) if Path(run['run']) != root else run['run']

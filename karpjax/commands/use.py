@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from karpjax import command_line, config, errors, options
-from karpjax.report import writers
+from karpjax.report import page, tables, writers
 from karpjax.train import runtime
 
 
@@ -35,14 +35,16 @@ def describe(folder: Path) -> int:
   except errors.UsageError as error:
     print(f'launch.py: {error}', file=sys.stderr)
     return 2
-  experiment, flags = run.stored['experiment'], config.as_flags(run.config)
-  state = f'best {run.trial}' if run.trial else 'finished' if run.summary else 'not finished'
-  lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {experiment}, {state}']
-  lines += ['  ' + ' '.join(['python launch.py', experiment, *flags])]
-  for metric, value in run.summary.items():
-    if metric.startswith(('test/', 'validation/')):
-      value = value['mean'] if isinstance(value, dict) else value
-      lines.append(f'  {metric:28} {value:.4f}' if isinstance(value, float) else f'  {metric:28} {value}')
+  numbers = run.summary
+  state = f'best {run.trial}' if run.trial else 'finished' if numbers else 'not finished'
+  lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {run.stored["experiment"]}, {state}']
+  lines += ['  ' + run.stored['command'], '']
+  metrics = [name for name in numbers if name.startswith(('test/', 'validation/'))]
+  heads, rows = ('', f'step {numbers.get("steps")}, the last'), [(n, page.figure(n, numbers[n])) for n in metrics]
+  if numbers.get('best/step') not in (None, numbers.get('steps')):
+    heads += (f'step {numbers["best/step"]}, the best',)
+    rows = [(*row, page.figure(row[0], numbers.get(f'best/{row[0]}'))) for row in rows]
+  lines += [f'  {line}' for line in tables.table(rows, heads)] if rows else []
   lines += ['', 'It can:'] if run.verbs else ['', 'It has no verbs.']
   for name, verb in run.verbs.items():
     lines += [f'  python launch.py {name} {folder} {verb.inputs}'.rstrip(), f'      {verb.help}']
@@ -81,8 +83,9 @@ def main(name: str, argv: Sequence[str]) -> int:
     bound, inputs = run.verb(name), [y for x in inputs for y in (map(ended, sys.stdin) if x == '-' else [x])]
     if verb.inputs and not inputs:
       raise errors.UsageError(f'{name} wants {verb.inputs}, or - for the lines of standard input')
+    own_flags = ', '.join(f'--{name}=' for name in own)
     if inputs and not verb.inputs:
-      raise errors.UsageError(f'stray argument {inputs[0]!r}: {name} takes flags alone, typed --name=value')
+      raise errors.UsageError(f'stray argument {inputs[0]!r}: {name} takes flags alone: {own_flags}')
     with errors.unwrap_callback_error():
       arrays = bound.encode(inputs, **own)
       print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)

@@ -101,6 +101,8 @@ def headlines(summary: Mapping[str, Any]) -> str:
   for name in headline_metrics(summary) + [name for name in ('parameters', 'seconds') if name in summary]:
     mean, *std = escape(figure(name, summary[name])).split(' ± ')
     value = mean + ''.join(f' <small>± {x}</small>' for x in std)
+    if (best := figure(name, summary.get(f'best/{name}'))) not in ('–', figure(name, summary[name])):
+      value += f' <small>best weights {escape(best)}</small>'
     items.append(f'<li><span class="quiet">{escape(title(name))}</span><b>{value}</b></li>')
   return ''.join(items)
 

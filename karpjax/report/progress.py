@@ -85,7 +85,7 @@ class Progress:
     text = '  '.join(f'{n} {number(row[n])}' for n in trained + [n for n in evaluated if n.split('/')[1] in EVALUATED])
     if self.environment_steps:
       each = row['steps_per_second'] * self.environment_steps
-      text += f'  {row["step"] * self.environment_steps:,} environment steps, {quantity(each, "")}a second'
+      text += f'  {row["step"] * self.environment_steps:,} environment steps, {quantity(each, "steps")} a second'
     if self.bar:
       self.bar.set_postfix_str('  '.join(f'{n.removeprefix("train/")} {number(row[n])}' for n in trained))
       self.bar.update(row['step'] - self.bar.n)

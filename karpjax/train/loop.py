@@ -28,7 +28,7 @@ class Summary:
   """What a run came to: `numbers` are those of summary.json, `state` the final one in global form, `folder` the workdir."""
 
   numbers: dict[str, Any]
-  state: Any
+  state: Any = dataclasses.field(repr=False)
   folder: Path
 
 
@@ -113,6 +113,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
     loop = Loop(runner, checkpoints, signals, sinks, folder, say, information)
+    loop.again = f'python launch.py {experiment} --workdir={folder}'
     try:
       with run_dir.failure_said(folder):
         carry = loop.run(carry, start)
@@ -315,7 +316,7 @@ class Loop:
     if hosts.is_host0():
       writers.write_csv(self.folder)
     number = int(self.signals[0] if self.signals else signal.SIGTERM)  # which came to another host
-    saved = f'stopped by signal {number}: step {t} is saved; --workdir={self.folder} goes on from it'
+    saved = f'stopped by signal {number}: step {t} is saved; {self.again} goes on from it'
     self.say(self.checkpoints.failed or saved)
     hosts.any_host(False)  # whose answer comes when all hosts have saved
     raise SystemExit(128 + number)
