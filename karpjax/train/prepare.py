@@ -1,0 +1,75 @@
+"""Before the first step: an experiment's Program and data, checked, and the state that training begins with."""
+
+import dataclasses
+from typing import Any
+
+from karpjax import config as configs
+from karpjax import options
+from karpjax.data.dataset import Dataset
+from karpjax.errors import UsageError, nearest
+from karpjax.program import Program, evaluated_names
+from karpjax.report.tables import table
+from karpjax.train import weights
+from karpjax.train.runner import Runner
+
+
+def name_of(experiment) -> str:
+  """An experiment's name: its module's."""
+  return experiment.__name__.rpartition('.')[2]
+
+
+def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
+  """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
+  options.check(config)
+  data = experiment.data(config)
+  if not isinstance(data, Dataset):
+    raise UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
+  config = configs.resolve(config, data.spec.examples)
+  watched, unread = configs.watched(config, data.spec.examples)
+  program = experiment.program(watched, data)
+  if not isinstance(program, Program):
+    raise UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
+  program = dataclasses.replace(program, unread=unread)
+  seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
+  if max(seeds) > configs.LAST_SEED:
+    text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'
+    raise UsageError(f'{text}, and at most {configs.LAST_SEED} is there')
+  return program, data, config
+
+
+def refuse_select(config, names) -> None:
+  """Raises UsageError where `select` is none of the metrics that there are, and offers the nearest."""
+  name = config.select.removeprefix('-')
+  if name not in names:
+    raise UsageError(f'select={config.select}: there is no such metric.{nearest(name, names)}')
+
+
+def check_select(runner: Runner) -> None:
+  """Refuses a `select` that was given and that the run does not measure; a default may be of what it has not.
+
+  What an evaluation gives may be known only when it is made: then the first one refuses.
+  """
+  config = runner.config
+  if config.select in ('', type(config)().select):
+    return
+  refuse_select(config, measured(runner, [config.select]))
+
+
+def measured(runner: Runner, else_names) -> list[str]:
+  """The metrics that a run will have; where only an evaluation can tell, those of `else_names` of the splits that there are."""
+  config, names = runner.config, evaluated_names(runner.program, runner.sums)
+  names = [name.rpartition('/')[2] for name in else_names] if names is None else names
+  splits = [s for s in dict.fromkeys(config.eval_splits + config.final_splits) if s in runner.dataset.splits]
+  return [f'{split}/{name}' for split in splits for name in names] + [f'train/{name}' for name in runner.metrics]
+
+
+def first_carry(runner: Runner, config, say):
+  """The carry before the first step, with the weights that `init_from` lends, in global form."""
+  arrays = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
+  carry = runner.init()
+  if arrays:
+    state, rows = weights.replace_weights(runner.placement.get(carry).state, arrays)
+    carry = carry.replace(state=state)
+    for line in table(rows, ('array', 'shape', config.init_from)):
+      say(line)
+  return carry
