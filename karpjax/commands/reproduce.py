@@ -57,13 +57,13 @@ def choose(names: list[str], known: dict[str, dict]) -> list[str]:
 def check(name: str, flags: list[str]) -> None:
   """Raises UsageError where a run of a flagfile would not measure what its row promises; nothing is compiled."""
   from karpjax import command_line
-  from karpjax.train import loop
+  from karpjax.train import prepare
   from karpjax.train.runner import Runner
 
   paper = read(PAPERS / f'{name}.flags')
   experiment = command_line.experiment(paper['experiment'])
   config = command_line.parse(experiment.Config, [f'--flagfile={PAPERS / name}.flags', *flags])
-  names = loop.measured(Runner(*loop.prepare(experiment, config)), list(paper['theirs']))
+  names = prepare.measured(Runner(*prepare.prepare(experiment, config)), list(paper['theirs']))
   for metric in paper['theirs']:
     if metric not in names:
       raise errors.UsageError(
