@@ -30,6 +30,17 @@ def unwrap_callback_error() -> Iterator[None]:
     raise CallbackError(message[1]) from None
 
 
+@contextlib.contextmanager
+def refuse_too_large() -> Iterator[None]:
+  """A UsageError for what fits neither in memory nor in a machine's integers, of NumPy or of JAX."""
+  try:
+    yield
+  except (MemoryError, OverflowError, RuntimeError) as error:
+    if isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    raise UsageError(f'a number is too large for this machine: {first_line(error)[:200]}') from None
+
+
 def first_line(error: Exception) -> str:
   """What another library's exception says first."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -86,7 +86,7 @@ def main(name: str, argv: Sequence[str]) -> int:
     own_flags = ', '.join(f'--{name}=' for name in own)
     if inputs and not verb.inputs:
       raise errors.UsageError(f'stray argument {inputs[0]!r}: {name} takes flags alone: {own_flags}')
-    with errors.unwrap_callback_error():
+    with errors.unwrap_callback_error(), errors.refuse_too_large():
       arrays = bound.encode(inputs, **own)
       print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
       for answer in bound.decode(bound.function(run.state, arrays, **own), inputs, **own):

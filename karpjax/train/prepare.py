@@ -6,7 +6,7 @@ from typing import Any
 from karpjax import config as configs
 from karpjax import options
 from karpjax.data.dataset import Dataset
-from karpjax.errors import UsageError, nearest
+from karpjax.errors import UsageError, nearest, refuse_too_large
 from karpjax.program import Program, evaluated_names
 from karpjax.report.tables import table
 from karpjax.train import weights
@@ -18,6 +18,7 @@ def name_of(experiment) -> str:
   return experiment.__name__.rpartition('.')[2]
 
 
+@refuse_too_large()
 def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
   options.check(config)

@@ -317,6 +317,9 @@ def test_samples_of_a_trained_run_need_no_data_and_no_scorer(tmp_path, trained, 
   np.testing.assert_allclose(pixels[:8, 9:17], np.asarray(samples)[1, ..., 0] * 255, atol=0.51)
   assert use.main('sample', [str(trained), '--label=3']) == 2
   assert '--label=3: the run is not conditional' in capsys.readouterr().err
+  assert use.main('sample', [str(trained), f'--count={10**15}']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('sample: a number is too large for this machine') and error.count('\n') == 1
 
 
 def test_labels_of_samples_are_chosen_by_name():

@@ -84,6 +84,7 @@ WRONG = {
   '--steps=1e400': '--steps=1e400: a smaller number is needed',
   '--log_every=1e400': '--log_every=1e400: a smaller number is needed',
   '--steps_per_call=99999999999999999999': '--steps_per_call=99999999999999999999: auto, or a number from 1',
+  '--image_size=1000000000000000': 'a number is too large for this machine: Unable to allocate',
   '--wandb=offline': 'pip install wandb',
   '--dataset=usps': 'usps.npz',
 }
