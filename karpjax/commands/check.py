@@ -177,6 +177,8 @@ def no_dead_units(program, state, batch) -> Result:
   if len(outputs) == 1:
     raise NotApplicable('one example is no comparison; --batch_size=8 makes one')
   outputs = outputs.reshape(len(outputs), -1)
+  if not np.isfinite(outputs).all():
+    return False, f'{(~np.isfinite(outputs)).sum()} of {outputs.size} outputs are not finite'
   dead = int((outputs.std(0) == 0).sum())
   return dead == 0, f'{dead} of {outputs.shape[1]} outputs are the same for every example'
 

@@ -209,6 +209,8 @@ def collapse(
   for name, x in (('real', real), ('fake', fake)):
     spread[name] = diversity_of(describe(scorer, x))
   signs = {'warnings': warnings, 'diversity': spread}
+  if not np.isfinite(spread['fake']):
+    return signs | {'warnings': [*warnings, 'samples hold NaN or infinity: nothing else can be said of them']}
   if spread['fake'] < spread['real'] / 3:
     warnings.append(
       f'the samples differ by {spread["fake"]:.3g} from each other, real examples by {spread["real"]:.3g}: the generator '

@@ -56,6 +56,14 @@ def failures(wrong):
   return {name for name, (passed, _) in recipe.check(wrong, batch()).items() if passed is not None and not passed}
 
 
+def test_outputs_that_are_not_finite_are_no_response(monkeypatch):
+  check, sound = 'outputs respond to inputs', program()
+  monkeypatch.setattr(recipe, 'CHECKS', {check: recipe.CHECKS[check]})
+  predict = lambda state, batch, key: sound.predict(state, batch, key).at[3, 1].set(jnp.nan)
+  passed, figure = recipe.check(dataclasses.replace(sound, predict=predict), batch())[check]
+  assert passed is False and figure == '1 of 64 outputs are not finite'
+
+
 def test_all_checks_pass_on_a_sound_program():
   assert failures(program()) == set()
 

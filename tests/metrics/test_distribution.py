@@ -177,6 +177,13 @@ def warnings(real, fake, history=(), modes=None):
   return distribution.collapse(history, None, real, fake, modes=modes)['warnings']
 
 
+@pytest.mark.filterwarnings('ignore:invalid value')
+def test_samples_that_are_not_finite_are_no_good_sign():
+  fake = IMAGES[200:400].astype(np.float32)
+  fake[7] = np.nan
+  assert any('NaN or infinity' in line for line in warnings(IMAGES[:200], fake))
+
+
 def test_nothing_to_warn_of():
   healthy = rows(0.8, 0.7)
   assert warnings(IMAGES[:200], IMAGES[200:400], healthy) == []
