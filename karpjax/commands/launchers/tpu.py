@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from karpjax import config, errors
+from karpjax import command_line, config, errors
 from karpjax.commands import launchers
 from karpjax.train import run_dir
 
@@ -234,8 +234,10 @@ def launch(flags: Tpu, experiment: str, rest: list[str], given) -> int:
   if not (flags.dry_run or shutil.which('gcloud')):
     raise errors.UsageError('gcloud is not installed: https://cloud.google.com/sdk/docs/install, then `gcloud init`')
   workdir = os.path.normpath(given.workdir) if given.workdir else str(run_dir.default(experiment))
-  if workdir.startswith('..') or ':' in workdir:
-    raise errors.UsageError(f'--workdir={workdir}: a path in the home of the workers is needed, or an absolute one')
+  typed = command_line.typed(rest, 'workdir')  # whose ~ is by now the home of this machine
+  if workdir.startswith('..') or ':' in workdir or typed.startswith('~'):
+    text = 'a path below karpjax in the home of the workers is needed, as runs/a, or an absolute one'
+    raise errors.UsageError(f'--workdir={typed or workdir}: {text}')
   output = Path(flags.output or f'runs/tpu/{flags.name}')
   plan = commands(flags, experiment, rest, workdir, output)
   if flags.dry_run:

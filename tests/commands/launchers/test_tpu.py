@@ -342,6 +342,7 @@ WRONG = {
   '--name=n --zone=z --project=p -- regression --seed=x': 'seed',
   '--name=n --zone=z --project=p --output=/dev/null/x -- regression': '--output=/dev/null/x cannot be written',
   '--name=n --zone=z --project=p -- regression --workdir=../x': 'home of the workers',
+  '--name=n --zone=z --project=p -- regression --workdir=~/x': '--workdir=~/x: a path below karpjax in the home of the workers',
 }
 
 
