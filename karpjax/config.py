@@ -182,7 +182,9 @@ def watched(config, examples: int):
     names = {'dtype', 'microbatches', 'ema'} | (set() if 'optimiser' in read else own)
     return [name for name in given if name in names and name not in read]
 
-  return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)}), unread
+  same = kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
+  read.clear()  # of what making it has read
+  return same, unread
 
 
 # ---- durations ----

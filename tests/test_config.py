@@ -67,3 +67,11 @@ def test_values_no_run_can_have(changes, message):
 def test_a_batch_of_0_is_the_whole_train_split():
   assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).batch_size == 100
   assert config.resolve(Config(batch_size=0, steps='3epochs'), examples=100).steps == 3
+
+
+def test_flags_that_were_given_and_are_not_read_are_known():
+  given = config.resolve(config.Train(dtype='bfloat16', ema=0.5, momentum=0.5, steps='5', batch_size=5), 10)
+  watched, unread = config.watched(given, 10)
+  assert unread() == ['dtype', 'momentum', 'ema']
+  assert watched.ema == 0.5 and watched.optimiser == 'adam'
+  assert unread() == ['dtype']

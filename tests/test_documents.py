@@ -110,8 +110,8 @@ def desk(tmp_path_factory):
     (folder / name).symlink_to(ROOT / name)
   for kind, shade in (('cat', 40), ('dog', 200)):
     (folder / 'pets' / kind).mkdir(parents=True)
-    for i in range(12):
-      Image.new('L', (40, 36), shade + i).save(folder / 'pets' / kind / f'{i}.png')
+    for i in range(100):
+      Image.new('L', (40, 36), shade + i % 40).save(folder / 'pets' / kind / f'{i}.png')
   Image.new('L', (8, 8), 90).save(folder / 'seven.png')
   words = [
     'the',
