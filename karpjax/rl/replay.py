@@ -48,19 +48,19 @@ def empty(environment: Environment, environments: int, capacity: int, prioritise
   return Replay(observation, actions, zeros(), *ends, next_observation, *priorities)
 
 
-def write(replay: Replay, written, transitions: Transition) -> Replay:
+def write(replay: Replay, written, transitions: Transition, on_host: bool = False) -> Replay:
   """With a rollout behind what is there; the oldest goes.
-
-  Where it begins with an episode's first step, what was written last is its own episode's last step: a host that has lost an
-  episode, as after a resume, begins another without an end of the first. It counts as truncated.
 
   Args:
     written: [] int32, transitions that each ring was given before.
     transitions: [time, environments, …], of no more steps than a ring holds.
+    on_host: whether the environments live there. A host that has lost an episode, as after a resume, begins another without
+      an end of the first, whose last transition then counts as truncated.
   """
-  before = (written - 1) % replay.capacity
-  lost = (written > 0) & (transitions.episode_length[0] == 1) & ~replay.terminated[:, before]
-  replay = replay.replace(truncated=replay.truncated.at[:, before].max(lost))
+  if on_host:
+    before = (written - 1) % replay.capacity
+    lost = (written > 0) & (transitions.episode_length[0] == 1) & ~replay.terminated[:, before]
+    replay = replay.replace(truncated=replay.truncated.at[:, before].max(lost))
   indices = (written + jnp.arange(len(transitions.reward))) % replay.capacity
   new = {field.name: getattr(transitions, field.name).swapaxes(0, 1) for field in dataclasses.fields(Experience)}
   if replay.priority is not None:
@@ -177,6 +177,7 @@ def train_step(policy: Policy, noise: Callable, update: Callable, config) -> Cal
     is only the environments' numbers. Metrics of updates count nothing before learning starts.
   """
   length, count = config.train_frequency, config.batch_size
+  on_host = policy.environment.reset_done is not None
 
   def step(state: TrainState, batch):
     keys, acting = jax.vmap(jax.random.split, out_axes=1)(example_keys(step_key(state, ROLLOUT), batch))
@@ -184,7 +185,7 @@ def train_step(policy: Policy, noise: Callable, update: Callable, config) -> Cal
     drawn = jax.vmap(lambda key: noise(key, before), out_axes=1)(acting)  # [time, environments, …]
     act = lambda observation, noise: policy.act(state, observation, noise)
     worlds, seen = rollouts.rollout(policy.environment, act, state.carried['worlds'], keys, drawn, length)
-    replay, written = write(state.buffers, state.step * length, seen), (state.step + 1) * length
+    replay, written = write(state.buffers, state.step * length, seen, on_host), (state.step + 1) * length
 
     def one(state, i):
       keys = example_keys(jax.random.fold_in(step_key(state, REPLAY), i), batch)

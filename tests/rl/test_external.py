@@ -1,5 +1,6 @@
 """Environments of other packages: what a rollout sees is what they give; on the host an episode that is lost begins anew."""
 
+import functools
 import sys
 import types
 
@@ -99,7 +100,7 @@ def test_what_was_learnt_before_a_resume_does_not_join_the_episode_after_it():
   for capacity in (8, 4):  # and where the ring has gone round
     rings = replay.empty(counting(), 2, capacity)
     for t, seen in enumerate((before, after)):
-      rings = jax.jit(replay.write)(rings, np.int32(3 * t), seen)
+      rings = jax.jit(functools.partial(replay.write, on_host=True))(rings, np.int32(3 * t), seen)
     two = replay.gather(rings, np.array([[2], [2]]), 3, discount)  # from the last step before the resume
     np.testing.assert_array_equal(two['reward'], [1, 1])
     np.testing.assert_array_equal(two['next_observation'][:, 0], [3, 3])
@@ -108,7 +109,7 @@ def test_what_was_learnt_before_a_resume_does_not_join_the_episode_after_it():
   middle, before = played(environment, ones)
   _, after = played(environment, ones, middle)  # the host has it still: three steps are of one episode
   for t, seen in enumerate((before, after)):
-    rings = jax.jit(replay.write)(rings, np.int32(3 * t), seen)
+    rings = jax.jit(functools.partial(replay.write, on_host=True))(rings, np.int32(3 * t), seen)
   np.testing.assert_array_equal(replay.gather(rings, np.array([[2], [2]]), 3, discount)['reward'], [1.75, 1.75])
 
 
