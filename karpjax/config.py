@@ -4,20 +4,18 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
 import re
 import typing
 from pathlib import Path
 
 from karpjax import optim, options
+from karpjax.durations import Duration, in_steps, step_range
 from karpjax.errors import UsageError, choose
 from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
-Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
 LAST_SEED = 2**32 - 1  # of JAX's keys: a larger number would draw as another one does
 MOST_STEPS = 2**31 - 1  # of a state's int32
-OFTEN = 20  # times in a run, at the most, that `auto` evaluates and saves
 
 
 def flag(default, help='', *, group='Experiment', **ranges):
@@ -187,46 +185,7 @@ def watched(config, examples: int):
   return same, unread
 
 
-# ---- durations ----
-
-
-def in_steps(
-  duration, *, batch_size: int, examples: int, name: str = 'steps', run: int = 0, environment_steps=lambda: 0
-) -> int:
-  """'2000', '10epochs', '50000examples' or '500000env' in steps, rounded up; 'auto', in a `run` of so many: each epoch or rarer.
-
-  Args:
-    environment_steps: () -> how many steps of environments a step makes.
-
-  Raises:
-    UsageError: for anything else, or a negative one.
-  """
-  if duration == 'auto' and run:
-    return max(math.ceil(examples / batch_size), math.ceil(run / OFTEN))
-  match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?|env)?', str(duration).strip())
-  if not match:
-    raise UsageError(
-      f'{name}={duration} is no duration: type 2000 (steps), 10epochs, 50000examples or, of environments, 500000env'
-    )
-  number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
-  if number == math.inf:
-    raise UsageError(f'{name}={duration}: a smaller number is needed')
-  if unit == 'env':
-    if not (each := environment_steps()):
-      raise UsageError(f'{name}={duration}: a step makes no fixed number of steps of environments; give steps')
-    return math.ceil(number / each)
-  examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
-  # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
-  return math.ceil(round(examples_seen / batch_size, 6))
-
-
-def step_range(text: str) -> tuple[int, int]:
-  """A `profile`: '100:110' -> (100, 110); '' -> (-1, -1); UsageError for anything else."""
-  match = re.fullmatch(r'(\d+):(\d+)', text)
-  first, last = (int(match[1]), int(match[2])) if match else (-1, -1)
-  if text and first >= last:
-    raise UsageError(f'profile={text}: write FIRST:LAST in steps, as 100:110')
-  return first, last
+# ---- resolved ----
 
 
 def resolve(config, examples: int):

@@ -4,7 +4,6 @@ A verb is `encode` (texts, files -> arrays), a pure function of the state and th
 It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.open(WORKDIR).predict([FILE])`).
 """
 
-import csv
 import dataclasses
 import functools
 import json
@@ -117,7 +116,7 @@ class Run:
   def __init__(self, folder: str | Path, checkpoint: str = 'best', member: int | None = None, trial: int | None = None):
     self.folder, self.trial, self.member = Path(paths.expand(folder)), '', member
     if (self.folder / 'sweep.json').exists():
-      self.folder, self.trial, first = _setting_of_sweep(self.folder, trial)
+      self.folder, self.trial, first = run_dir.setting_of_sweep(self.folder, trial)
       self.member = member if first is None else first + (member or 0)
       checkpoint = 'last' if checkpoint == 'best' else checkpoint
     elif trial is not None:
@@ -219,22 +218,6 @@ class Run:
     if name.startswith('_') or name not in self.__dict__.get('verbs', {}):
       raise AttributeError(f'a run of {self.__dict__.get("stored", {}).get("experiment")} has no {name}')
     return self.verb(name)
-
-
-def _setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | None]:
-  """(folder, what it is, which member of its program) of a setting of a sweep: of the best, which the table has first."""
-  path = folder / 'trials.csv'
-  done = [row for row in csv.DictReader(path.open()) if row['status'] == 'done'] if path.exists() else []
-  if not done:
-    raise UsageError(f'{folder} is a sweep of which no setting has trained to its end yet')
-  first = next((row for row in done if trial is None or row['trial'] == str(trial)), None)
-  if not first:
-    raise UsageError(f'trial={trial}: done are {", ".join(sorted((row["trial"] for row in done), key=int))}')
-  axes = list(first)[1 : list(first).index('status')]
-  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={first[name]}' for name in axes)
-  place = Path(first['folder'])
-  own = folder / place.name  # a sweep's folder may have been moved
-  return own if own.exists() else place, text, int(first['member']) if first['member'] else None
 
 
 def _same_setting(hyper: Mapping[str, Sequence[float]], one: int, other: int) -> bool:

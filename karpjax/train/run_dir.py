@@ -1,6 +1,7 @@
 """A run's folder: claimed by one process, described by config.json, refused to another run, filled with results."""
 
 import contextlib
+import csv
 import dataclasses
 import datetime
 import fcntl
@@ -182,6 +183,22 @@ def summary(folder: Path, steps: int) -> dict | None:
   with contextlib.suppress(OSError, ValueError):
     numbers = json.loads((folder / 'summary.json').read_text())
     return numbers if numbers['steps'] == steps else None
+
+
+def setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | None]:
+  """(folder, what it is, which member of its program) of a setting of a sweep: of the best, which the table has first."""
+  path = folder / 'trials.csv'
+  done = [row for row in csv.DictReader(path.open()) if row['status'] == 'done'] if path.exists() else []
+  if not done:
+    raise UsageError(f'{folder} is a sweep of which no setting has trained to its end yet')
+  first = next((row for row in done if trial is None or row['trial'] == str(trial)), None)
+  if not first:
+    raise UsageError(f'trial={trial}: done are {", ".join(sorted((row["trial"] for row in done), key=int))}')
+  axes = list(first)[1 : list(first).index('status')]
+  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={first[name]}' for name in axes)
+  place = Path(first['folder'])
+  own = folder / place.name  # a sweep's folder may have been moved
+  return own if own.exists() else place, text, int(first['member']) if first['member'] else None
 
 
 # ---- what a run leaves ----
