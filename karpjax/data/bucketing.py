@@ -81,7 +81,7 @@ def bucketed(function: Callable, lengths: Sequence[int], padding: Mapping[str, i
   Returns:
     (state, batch) -> the same. Replicas, and seeds under `vmap`, take the length that holds all of theirs.
   """
-  if len(lengths) == 1:
+  if len(lengths) < 2:
     return function
 
   def cut(batch, length):

@@ -90,3 +90,9 @@ def test_a_training_step_is_the_same_as_on_the_whole_length():
       jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6), (a.params, metrics), (b.params, others))
     )
   assert transform.all_finite(b.params)
+
+
+def test_without_lengths_nothing_is_cut():
+  step = lambda state, batch: (state, batch)
+  for lengths in ((), (5,)):
+    assert bucketing.bucketed(step, lengths, {'x': 0}) is step
