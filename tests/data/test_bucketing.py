@@ -95,4 +95,4 @@ def test_a_training_step_is_the_same_as_on_the_whole_length():
 def test_without_lengths_nothing_is_cut():
   step = lambda state, batch: (state, batch)
   for lengths in ((), (5,)):
-    assert bucketing.bucketed(step, lengths, {'x': 0}) is step
+    assert buckets.bucketed(step, lengths, {'x': 0}) is step
