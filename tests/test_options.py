@@ -95,7 +95,7 @@ def test_a_plain_field_is_shown_in_help():
 
 @dataclasses.dataclass(frozen=True)
 class Mixin:
-  batch_size: int = config.data_flag(7, 'Of the mixin.')
+  batch_size: int = config.data_flag(7, 'Examples in one step.')
 
 
 @config.defaults(steps='5', batch_size=32)

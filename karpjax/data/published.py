@@ -36,6 +36,8 @@ WANTED = {name: 'train-images-idx3-ubyte.gz and the other three idx files' for n
 def read(name: str, data_dir: Path) -> Dataset | None:
   """A set from its published files in `data_dir` or a folder there, plain or compressed; None where there are none.
 
+  Images are uint8 [n, height, width, 1 or 3], labels int32 [n], which `splitting.settle` checks.
+
   Args:
     name: one of `WANTED`.
     data_dir: for MNIST 28×28 grey images by idx files; for CIFAR 32×32 in colour by the binary version.
@@ -62,7 +64,6 @@ def _read_idx(name: str, data_dir: Path) -> Dataset | None:
     images, labels = _idx(image_file, IMAGES), _idx(label_file, LABELS)
     if len(images) != len(labels):
       raise UsageError(f'{image_file} holds {len(images)} images, {label_file} {len(labels)} labels')
-    _check_labels(labels, len(classes), label_file)
     splits[split] = Split.of(image=images[..., None], label=labels.astype(np.int32))
   return Dataset(Spec(name, (*images.shape[1:], 1), classes, 255.0), splits, (f'{name}: idx files in {folder}',))
 
@@ -117,7 +118,6 @@ def _read_cifar(name: str, data_dir: Path) -> Dataset | None:
     if any(len(part) % size or not part for part in parts):
       raise UsageError(f'{where}: the files of {split} are no whole records of {size} bytes')
     rows = np.frombuffer(b''.join(parts), np.uint8).reshape(-1, size)
-    _check_labels(rows[:, labels - 1], len(classes), where)
     images = rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # stored by channels
     arrays[split] = Split.of(image=np.ascontiguousarray(images), label=rows[:, labels - 1].astype(np.int32))
   return Dataset(Spec(name, (32, 32, 3), classes, 255.0), arrays, (f'{name}: the binary version in {where}',))
@@ -130,8 +130,3 @@ def _unpack(archive: Path) -> dict[str, bytes]:
       return {Path(m.name).name: files.extractfile(m).read() for m in files if m.isfile()}
   except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
     raise UsageError(f'{archive} cannot be read: {error}') from None
-
-
-def _check_labels(labels: np.ndarray, classes: int, where: Path) -> None:
-  if len(labels) == 0 or labels.max() >= classes:
-    raise UsageError(f'{where}: label {max(labels, default="none")} is not among {classes} classes')

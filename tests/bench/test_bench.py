@@ -43,6 +43,15 @@ CASES = {
 SLOW = {name: (name, (32, 32, 3), None, ('--batch_size=8',)) for name in ('resnet20', 'resnet18', 'resnet50', 'vgg')}
 
 
+@pytest.mark.parametrize('name', ['average', 'gpt', 'lstm', 'translation', 'dcgan', 'ppo'])  # one for each kind of data
+def test_our_step_of_a_set_up_is_traced_where_pytorch_is_not(name):
+  from karpjax.bench import ours
+  from karpjax.train.runner import Runner
+
+  _, program, data, config = ours.prepared(setup_of(*CASES[name]))
+  assert Runner(program, data, config).flops > 0
+
+
 @pytest.mark.parametrize(
   'case',
   [pytest.param(case, id=name) for name, case in CASES.items()]
