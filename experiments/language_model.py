@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import collectives, config, generate, options
-from karpjax.data import splitting, text
+from karpjax.data import language, splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
@@ -36,7 +36,7 @@ NAMES, TEXTS = 20, 2  # samples of the report: lines, running texts
   steps='2000', eval_every='500', checkpoint_every='500', report_every='500', batch_size=32, eval_batch_size=64,
   validation=0.05, optimiser='adamw',
 )  # fmt: skip
-class Config(config.Train, text.LanguageFlags, config.model_flags(models.MODELS, 'gpt')):
+class Config(config.Train, language.LanguageFlags, config.model_flags(models.MODELS, 'gpt')):
   overlap: int = config.flag(0, 'Tokens of context that an evaluated window sees but does not score.', low=0)
   sample_length: int = config.flag(
     256, 'Tokens of each sample of the report; lines end where they end.', low=1, may_change=True
@@ -45,7 +45,7 @@ class Config(config.Train, text.LanguageFlags, config.model_flags(models.MODELS,
 
 def data(config: Config) -> Dataset:
   tokeniser = text.tokeniser_of_run(config.init_from)
-  return text.load(config, overlap=config.overlap, streams=config.order == 'streams', tokeniser=tokeniser)
+  return language.load(config, overlap=config.overlap, streams=config.order == 'streams', tokeniser=tokeniser)
 
 
 def network(config: Config, spec: Spec):
@@ -118,7 +118,7 @@ def report(model, data: Dataset, config: Config):
     return {line_of(row): f'in {name}' for name, split in splits for row in split.column('targets')}
 
   def samples(variables, t):
-    count, first = (NAMES, 0) if spec.lines else (TEXTS, text.line_break(tokeniser))
+    count, first = (NAMES, 0) if spec.lines else (TEXTS, language.line_break(tokeniser))
     keys, prompt = jax.random.split(jax.random.key(t), count), np.full((count, 1), first, np.int32)
     rows = generate.texts(model, variables, prompt, keys, steps=config.sample_length, end=0 if spec.lines else None)
     if not spec.lines:
@@ -159,7 +159,7 @@ class Sampling:
 def encode(run, inputs, chosen: Sampling):
   """The prompt's tokens [samples, n], behind token 0 where texts are lines; a new line where there is none."""
   tokeniser, lines = run.spec.tokenisers['text'], run.spec.lines
-  tokens = [0] * lines + tokeniser.encode(chosen.prompt).tolist() or [text.line_break(tokeniser)]
+  tokens = [0] * lines + tokeniser.encode(chosen.prompt).tolist() or [language.line_break(tokeniser)]
   count = chosen.samples or (NAMES if lines else 1)
   return {'prompt': np.array([tokens] * count, np.int32), 'key': jax.random.split(jax.random.key(chosen.seed), count)}
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import batches, masking, text
+from karpjax.data import batches, language, masking, text
 from karpjax.data.dataset import Dataset
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
@@ -37,7 +37,7 @@ SHOWN = 20  # texts of the report
   steps='2000', eval_every='500', checkpoint_every='500', batch_size=32, eval_batch_size=128, validation=0.05, optimiser='adamw',
   warmup='20', weight_decay=0.01, tokeniser='bpe', vocabulary=2000, lower=True, std=0.088,
 )  # fmt: skip
-class Config(config.Train, text.LanguageFlags, config.model_flags(ENCODER)):
+class Config(config.Train, language.LanguageFlags, config.model_flags(ENCODER)):
   mask: float = config.flag(0.15, 'Share of the tokens that are to be guessed.', above=0, high=1)
   whole_words: bool = config.flag(False, 'Mask whole words, where tokens are characters or bpe.')
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from karpjax.bench.setup import Setup
-from karpjax.data import dataset, text, tokenisers
+from karpjax.data import dataset, language, text, tokenisers
 from karpjax.rl import agents
 
 
@@ -28,7 +28,7 @@ def _vocabulary(setup: Setup) -> tokenisers.Tokeniser:
 def tokens(setup: Setup, config) -> dataset.Dataset:
   """A running text."""
   drawn = np.random.default_rng(0).integers(0, setup.classes, 200_000)
-  split = text.windowed(drawn, setup.shape[0], overlap=None)
+  split = language.windowed(drawn, setup.shape[0], overlap=None)
   spec = text.TextSpec('random', split.size, {'text': _vocabulary(setup)}, {'text': setup.shape[0]})
   return dataset.Dataset(spec, {'train': split})
 

@@ -54,7 +54,7 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   spec = conversion(data.spec, size, config.channels)
   if spec.shape != spec.stored:
     splits = {split: _converted(s, spec.shape) for split, s in splits.items()}
-  splits, residency = splitting.settle(name, splits, resident_bytes, spec.classes)
+  splits, residency = splitting.settle(name, splits, resident_bytes, () if unlabelled else spec.classes)
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))

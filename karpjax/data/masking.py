@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import program
-from karpjax.data import text, tokenisers
+from karpjax.data import language, text, tokenisers
 from karpjax.data.bucketing import padded
 from karpjax.data.dataset import Dataset, Split
 from karpjax.data.spacing import WORD
@@ -33,13 +33,13 @@ def windows(arrays, numbers, *, length: int, stride: int, overlap: int):
 
   The `overlap` is <s> alone, or, in train, nothing that counts: targets are what is drawn in the step.
   """
-  tokens = text.windows(arrays, numbers, length=length - 1, stride=stride)['tokens']
+  tokens = language.windows(arrays, numbers, length=length - 1, stride=stride)['tokens']
   xp = np if isinstance(tokens, np.ndarray) else jnp
   tokens = xp.pad(tokens, ((0, 0), (1, 0)), constant_values=tokenisers.BEGIN)  # [batch, length]
   return {'tokens': tokens, 'targets': tokens}
 
 
-windowed = functools.partial(text.windowed, gather=windows, begin=1)
+windowed = functools.partial(language.windowed, gather=windows, begin=1)
 
 
 def lined(lines: Sequence[np.ndarray], length: int) -> Split:
@@ -49,15 +49,15 @@ def lined(lines: Sequence[np.ndarray], length: int) -> Split:
 
 
 def load(config) -> Dataset:
-  """A data set for masked language models, by the flags of a `text.LanguageFlags`.
+  """A data set for masked language models, by the flags of a `language.LanguageFlags`.
 
   Raises:
-    UsageError: as `text.load`, and for a tokeniser that has no <mask>.
+    UsageError: as `language.load`, and for a tokeniser that has no <mask>.
   """
   if config.context == 1:
     raise UsageError('context=1 has room for <s> alone; choose one of at least 2')
   own = {'kinds': TOKENISERS, 'specials': SPECIALS, 'windowed': windowed, 'lined': lined}
-  return text.load(config, overlap=min(config.context, 1), **own)  # of windows: <s>
+  return language.load(config, overlap=min(config.context, 1), **own)  # of windows: <s>
 
 
 # ---- words ----

@@ -51,7 +51,7 @@ def read(config) -> tuple[dict[str, Pairs], tuple[str, str]]:
     languages = source or 'de', target or 'en'
     find = lambda split, language: text_files.find(f'{MULTI30K[split]}.{language}', config.data_dir, name)
     files = {split: [find(split, language) for language in languages] for split in MULTI30K}
-    return {split: _zipped(paths) for split, paths in files.items()}, languages
+    return {split: _zipped(paths, config.encoding) for split, paths in files.items()}, languages
   if name.startswith('files:'):
     paths = [Path(path) for path in name.removeprefix('files:').split(',')]
     if len(paths) != 2:

@@ -36,7 +36,7 @@ WANTED = {name: 'train-images-idx3-ubyte.gz and the other three idx files' for n
 def read(name: str, data_dir: Path) -> Dataset | None:
   """A set from its published files in `data_dir` or a folder there, plain or compressed; None where there are none.
 
-  Images are uint8 [n, height, width, 1 or 3], labels int32 [n], which `splitting.settle` checks.
+  Images are uint8 [n, height, width, 1 or 3], labels int32 [n], which `splitting.check_labels` looks at.
 
   Args:
     name: one of `WANTED`.
@@ -87,7 +87,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
   if head[0] != magic:
     raise UsageError(f'{file} is no idx file of {dimensions} dimensions: magic number {head[0]}, not {magic}')
   shape, values = tuple(map(int, head[1:])), len(content) - 4 - 4 * dimensions
-  if values != np.prod(shape) or min(shape) < 0:
+  if values != np.prod(shape) or min(shape) < 1:
     raise UsageError(f'{file} holds {values} values, where its head says {" × ".join(map(str, shape))}')
   return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 

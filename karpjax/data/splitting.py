@@ -121,7 +121,7 @@ def settle(
   """Whole arrays for all splits where they need at most `resident_bytes`, else none; and which, in words.
 
   Raises:
-    UsageError: where a label isn't the number of one of the classes.
+    UsageError: as `check_labels`, of splits that are in memory.
   """
   example = [x[0] for _, x in sorted(splits['train'].fetch(np.zeros(1, int)).items()) if x.ndim > 1]
   need = sum(s.size for s in splits.values()) * sum(x.nbytes for x in example) / MEGABYTE
@@ -130,13 +130,20 @@ def settle(
   limit = f'the {resident_bytes / MEGABYTE:,.0f} MB of resident_mb'
   note = f'{name}: {sizes} examples of {shapes} {example[0].dtype}, {need:,.1f} MB decoded'
   if need * MEGABYTE > resident_bytes:
+    check_labels(name, splits, classes)
     streamed = {split: Split(s.size, None, s.fetch) for split, s in splits.items()}
     return streamed, f'{note}, streamed from the host (over {limit})'
   whole = {split: materialise(s, f'{name} {split}') for split, s in splits.items()}
-  for split, labels in ((split, s.arrays['label']) for split, s in whole.items() if classes):
+  check_labels(name, whole, classes)
+  return whole, f'{note}, kept on the device (under {limit})'
+
+
+def check_labels(name: str, splits: dict[str, Split], classes: Sequence[str]) -> None:
+  """Raises UsageError where a 'label' in memory is not the number of one of the classes; () are none to look for."""
+  for split, s in splits.items():
+    labels = s.arrays['label'] if classes and s.arrays and 'label' in s.arrays else np.zeros(0, int)
     for wrong in labels[(labels < 0) | (labels >= len(classes))][:1]:
       raise UsageError(f'{name}: {split} has the label {wrong}; there are {len(classes)} classes, from 0')
-  return whole, f'{note}, kept on the device (under {limit})'
 
 
 def materialise(split: Split, title: str, *, chunk: int = 512) -> Split:

@@ -19,7 +19,7 @@ def of_arrays(
   The Spec's shape is one example's of the first array.
 
   Raises:
-    UsageError: where the arrays of a split are not all of one size.
+    UsageError: where the arrays of a split are not all of one size, or a 'label' is not the number of a class.
   """
   splits = {split: Split.of(**arrays) for split, arrays in (('train', train), ('test', test)) if arrays}
   for split, arrays in (('train', train), ('test', test or {})):
@@ -27,6 +27,7 @@ def of_arrays(
       raise UsageError(f'{name}: {split} has ' + ', '.join(f'{len(x)} rows of {key}' for key, x in arrays.items()))
   labels = {split: s.arrays['label'] for split, s in splits.items() if classes and 'label' in s.arrays}
   splits, hidden = splitting.labelled(name, splits, labels)
+  splitting.check_labels(name, splits, classes)
   splits, tested = splitting.with_test(splits, round(len(next(iter(train.values()))) / 5), config.split_seed, purpose=0)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   first = next(iter(train.values()))
@@ -59,10 +60,11 @@ def load(config) -> Dataset:
   else:
     order = splitting.permutation(seed, 0, size)
     train, test = order[fifth:], order[:fifth]
-  mean, std = (tuple(map(float, moment(features[train], axis=0, dtype=float))) for moment in (np.mean, np.std))
   whole = Split.of(features=features, target=target)
   splits = {'train': whole.select(train), 'test': whole.select(test)}
   splits, held_out = splitting.hold_out(splits, config.validation, seed)
+  seen = splits['train'].column('features')
+  mean, std = (tuple(map(float, moment(seen, axis=0, dtype=float))) for moment in (np.mean, np.std))
   spec = Spec(name, features.shape[1:], classes, 1.0, mean, std, splits['train'].size, 'float32')
-  note = f'{name}: {len(train)} train, {len(test)} test rows of {features.shape[1]} columns'
+  note = f'{name}: {splits["train"].size} train, {len(test)} test rows of {features.shape[1]} columns'
   return Dataset(spec, splits, (note, *held_out))

@@ -5,8 +5,8 @@ import codecs
 import pytest
 
 from karpjax import errors, image_verbs
-from karpjax.data import folders, image_files, text, text_files
-from karpjax.data.text import LanguageFlags
+from karpjax.data import folders, image_files, language, text_files
+from karpjax.data.language import LanguageFlags
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_a_language_models_folder_is_what_a_person_sees_in_it(folder):
   class Config(LanguageFlags):
     data_dir, validation = '', 0
 
-  rows, _, _ = text.read(Config(dataset=f'text:{folder}', test=0))
+  rows, _, _ = language.read(Config(dataset=f'text:{folder}', test=0))
   assert rows['train'] == ['a.txt\n\nb.TXT\n\nsub/c.Txt\n']
 
 

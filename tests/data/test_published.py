@@ -50,6 +50,7 @@ def test_idx_files_plain_and_compressed(mnist):
     ),
     ('train-labels-idx1-ubyte', idx(np.zeros(4, np.uint8)), 'holds 5 images, .* 4 labels'),
     ('t10k-labels-idx1-ubyte', None, 'is missing'),
+    ('t10k-labels-idx1-ubyte', idx(np.zeros(0, np.uint8)), 'holds 0 values'),
     ('t10k-labels-idx1-ubyte', b'', 'magic number 0'),
   ],
 )

@@ -29,3 +29,17 @@ def test_arrays_whose_test_labels_are_hidden_are_tested_on_a_part_of_train():
   data = tables.of_arrays(config.Train(validation=0.0), 'mine', arrays(20, 1), arrays(5, -1), classes='ab')
   assert data.notes[0].startswith('test: its labels are hidden') and data.splits['test'].size == 4
   assert (data.splits['test'].column('label') == 1).all()
+
+
+def test_a_label_that_is_no_class_is_refused():
+  with pytest.raises(UsageError, match='mine: train has the label 2; there are 2 classes, from 0'):
+    tables.of_arrays(config.Train(), 'mine', {'x': np.ones(9), 'label': np.full(9, 2)}, classes=('a', 'b'))
+
+
+def test_columns_are_standardised_by_those_that_are_trained_on():
+  from experiments import regression
+
+  data = tables.load(regression.Config(dataset='diabetes', validation=0.3))
+  train = data.splits['train'].column('features').astype(float)
+  np.testing.assert_allclose(data.spec.mean, train.mean(0), rtol=1e-6)
+  np.testing.assert_allclose(data.spec.std, train.std(0), rtol=1e-6)

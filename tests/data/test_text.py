@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.language_model import Config, data
-from karpjax.data import batches, text, tokenisers
+from karpjax.data import batches, language, text, tokenisers
 from karpjax.errors import UsageError
 
 
@@ -29,7 +29,7 @@ def test_what_is_encoded_decodes_to_the_same_text(kind):
 @pytest.mark.parametrize('kind, specials', [('characters', '\n'), ('bytes', ()), ('bpe', tokenisers.SPECIALS)])
 def test_a_lines_end_is_a_character_and_a_byte_by_every_tokeniser(kind, specials):
   made = tokenisers.make(kind, SENTENCES, vocabulary=300, specials=specials)
-  targets = text.lined([made.encode(line) for line in SENTENCES], 60).arrays['targets']
+  targets = language.lined([made.encode(line) for line in SENTENCES], 60).arrays['targets']
   targets, content = targets[targets >= 0], '\n'.join([*SENTENCES, ''])
   assert made.characters(lines=True)[targets].sum() == len(content)
   assert made.bytes(lines=True)[targets].sum() == len(content.encode()) == len(content) + 5  # – twice, and è
@@ -80,7 +80,7 @@ def test_characters_never_seen_are_named():
 def test_every_token_but_the_first_is_scored_once():
   tokens = np.arange(1, 101)
   for length, overlap in ((10, 0), (10, 4), (7, 3), (99, 0), (200, 50), (10, 9), (2, 1), (1, 0), (99, 98)):
-    split = text.windowed(tokens, length, overlap=overlap)
+    split = language.windowed(tokens, length, overlap=overlap)
     batch = split.fetch(np.arange(split.size, dtype=np.int32))
     scored = batch['targets'] >= 0
     assert np.sort(batch['targets'][scored]).tolist() == list(range(2, 101))
@@ -95,7 +95,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
   import jax.numpy as jnp
 
   tokens = np.random.default_rng(0).integers(0, 300, 50)
-  split = text.windowed(tokens, 8, overlap=None)
+  split = language.windowed(tokens, 8, overlap=None)
   assert split.size == 42 and split.arrays['text'].dtype == np.uint16
   numbers = np.array([0, 41, 7], np.int32)
   batch = split.fetch(numbers)
@@ -108,7 +108,7 @@ def test_training_windows_begin_everywhere_and_are_gathered_alike_on_the_device(
 
 def test_streams_go_on_from_batch_to_batch():
   tokens = np.arange(1000) % 250
-  split = text.windowed(tokens, 10, overlap=0)
+  split = language.windowed(tokens, 10, overlap=0)
   numbers = batches.indices(0, 0, 2 * (split.size // 4) + 1, batch_size=4, size=split.size, order='streams')
   rows = [split.fetch(n) for n in numbers]
   for before, after in itertools.pairwise(rows[: split.size // 4]):

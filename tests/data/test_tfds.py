@@ -133,10 +133,11 @@ def test_a_split_whose_labels_are_hidden_is_left_out_and_said(folder, resident_m
   assert sorted(data.splits['test'].fetch(np.arange(4))['label']) == [0, 1, 2, 2]
 
 
-def test_hidden_labels_of_train_are_refused_where_they_are_needed(folder):
+@pytest.mark.parametrize('resident_mb', [0, 2048])
+def test_hidden_labels_of_train_are_refused_where_they_are_needed(folder, resident_mb):
   with pytest.raises(errors.UsageError, match='nameless: train has the label -1'):
-    load('nameless', data_dir=folder, resident_mb=0)
-  settings = Config(dataset='nameless', data_dir=str(folder), validation=0.0, resident_mb=0)
+    load('nameless', data_dir=folder, resident_mb=resident_mb)
+  settings = Config(dataset='nameless', data_dir=str(folder), validation=0.0, resident_mb=resident_mb)
   assert images.load(settings, unlabelled=True).splits['train'].size == 16  # a fifth is for test
 
 

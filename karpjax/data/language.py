@@ -1,0 +1,175 @@
+"""Examples of a language model: of a running text windows of `context` tokens, of lines an example each.
+
+An example is {'tokens', 'targets'}, each [context] int32: the targets are the tokens that follow; −1 is not scored. Windows
+are gathered from the text inside the step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from karpjax import config as configs
+from karpjax.data import folders, text, text_files, tokenisers
+from karpjax.data.bucketing import padded
+from karpjax.data.dataset import Dataset, Split, take
+from karpjax.errors import UsageError
+
+SOURCES = ('python_docs', 'tiny_shakespeare', 'names', 'text:PATH', 'lines:PATH')
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageFlags(text.TokeniserFlags):
+  """Those of language models."""
+
+  dataset: str = configs.flag(
+    'python_docs',
+    'python_docs, names, text:PATH, lines:PATH (files, or folders of .txt), or a TFDS name of a set with texts, such as '
+    'tiny_shakespeare.',
+    path=True,
+  )
+  context: int = configs.flag(64, 'Tokens of an example; 0: as many as the longest line has.', low=0)
+  distinct: bool = configs.data_flag(False, 'Leave lines that occur again out, so that no split holds one of another.')
+
+
+def line_break(tokeniser: tokenisers.Tokeniser) -> int:
+  """The token of a new line, or the first that stands for a text."""
+  known = tokeniser.kind != 'words' and not tokeniser.unknown('\n')
+  return int(tokeniser.encode('\n')[-1]) if known else tokeniser.specials
+
+
+# ---- reading ----
+
+
+def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
+  """{split: rows}, a data set's lines, or one row that is the whole running text; whether rows are lines; and notes."""
+  name, (kind, _, path) = config.dataset, config.dataset.partition(':')
+  if name == 'python_docs':
+    from pydoc_data import topics
+
+    texts = {'train': '\n'.join(topics.topics[topic] for topic in sorted(topics.topics))}
+  elif name == 'names' or (path and kind in ('text', 'lines')):
+    place = Path(path) if path else text_files.find('names.txt', config.data_dir)
+    files = folders.files(place, ('.txt',)) if place.is_dir() else [place]
+    if not files:
+      raise UsageError(f'{place} holds no .txt file')
+    texts = {'train': '\n'.join(text_files.read_file(file, config.encoding) for file in files)}
+  else:
+    reader = lambda features: (lambda record: record['text'].decode()) if 'text' in features else None
+    texts = text_files.read_tfds(config, reader, sources=SOURCES, expected='one called text', such='tiny_shakespeare')
+    texts = {split: '\n'.join(rows) for split, rows in texts.items()}
+    if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
+      texts = {'train': ''.join(texts[split] for split in text_files.SPLITS)}
+
+  shares = {'validation': config.validation, 'test': config.test}
+  if name != 'names' and kind != 'lines':
+    texts = texts if len(texts) > 1 else text.cut(texts['train'], shares)
+    sizes = text_files.sizes(texts)
+    return {split: [text] for split, text in texts.items()}, False, [f'{name}: running text, {sizes} characters']
+  lines = [line.strip() for line in texts['train'].split('\n') if line.strip()]
+  lines = list(dict.fromkeys(lines)) if config.distinct else lines
+  if len(lines) < 2:
+    raise UsageError(f'{name} has {len(lines)} line; at least two are needed')
+  rows, notes = text.hold_out({'train': lines}, shares, config.split_seed)
+  return rows, True, [*notes, f'{name}: lines, {text_files.sizes(rows)}']
+
+
+# ---- examples ----
+
+
+def windows(arrays, numbers, *, length: int, stride: int, overlap: int = 0):
+  """Windows of a running text, as a Split's `gather`.
+
+  Args:
+    arrays: 'text' [n] of any integer dtype.
+    numbers: [batch] int32; window i begins at token i · stride.
+    length: tokens of a window.
+    stride: from one window to the next.
+    overlap: how many of its targets, its first, a window does not score, if it is not the first one.
+
+  Returns:
+    'tokens' and 'targets', each [batch, length] int32.
+  """
+  text = arrays['text']
+  at = numbers[:, None] * stride + np.arange(length + 1, dtype=np.int32)  # [batch, length + 1]
+  inside = at < text.shape[0]
+  values = take(text, at * inside).astype(np.int32)
+  scored = inside[:, 1:]
+  if overlap:
+    scored = scored & ((np.arange(length) >= overlap) | (numbers[:, None] == 0))
+  return {'tokens': values[:, :-1] * inside[:, :-1], 'targets': (values[:, 1:] + 1) * scored - 1}
+
+
+def windowed(
+  tokens: np.ndarray, length: int, *, overlap: int | None, gather: Callable = windows, begin: int = 0
+) -> Split:
+  """The windows of one text: as many as score each token but the first once; or, to train, all whole ones.
+
+  Args:
+    tokens: [n] int.
+    length: tokens of a window.
+    overlap: tokens that a window shares with the one before it, and does not score again; None: a window begins at every token,
+      and scores all of its own.
+    gather: as `windows`.
+    begin: 1 where windows begin with <s>, which is not of the text, and score all of it.
+  """
+  scored, width = len(tokens) - 1 + begin, length - begin
+  stride = 1 if overlap is None else length - overlap
+  size = scored - width + 1 if overlap is None else max(1, -(-(scored - (width - stride)) // stride))
+  if size < 1:
+    raise UsageError(f'context={length} is longer than the text of {len(tokens):,} tokens; choose a smaller one')
+  smallest = next(d for d in (np.uint8, np.uint16, np.int32) if tokens.max(initial=0) <= np.iinfo(d).max)
+  gather = functools.partial(gather, length=length, stride=stride, overlap=overlap or 0)
+  return Split.lazy(size, {'text': tokens.astype(smallest)}, gather)
+
+
+def lined(lines: Sequence[np.ndarray], length: int) -> Split:
+  """A line an example: token 0, then its tokens, predict these and, at last, 0."""
+  tokens = padded([[0, *line] for line in lines], length)
+  return Split.of(tokens=tokens, targets=padded([[*line, 0] for line in lines], length, fill=-1, keep_last=True))
+
+
+def load(
+  config, *, overlap: int = 0, streams: bool = False, tokeniser=None, windowed=windowed, lined=lined, **options
+) -> Dataset:
+  """A data set for language models.
+
+  Args:
+    config: with `LanguageFlags`.
+    overlap: tokens of context before those that a window of validation or test scores; 0: none.
+    streams: whether a window of train begins where the one before it ends, and not at every token.
+    tokeniser: one to use instead of a new one.
+    windowed, lined: what makes examples of a running text and of lines.
+    options: of `text.make_tokeniser`; by default the specials that next tokens are predicted with.
+
+  Raises:
+    UsageError: in one line, for whatever is wrong.
+  """
+  name, context = config.dataset, config.context
+  if not overlap < max(context, 1):
+    raise UsageError(f'context={context}, overlap={overlap}: the overlap must be the smaller')
+  rows, lines, notes = read(config)
+  if not lines and not context:
+    raise UsageError('context=0 is for lines; a running text needs a number of tokens, as context=64')
+  if tokeniser is None:
+    by_characters = config.tokeniser == 'characters'  # of which none may be unknown
+    options = options or {'specials': (tokenisers.LINE_END,) if lines and by_characters else ()}
+    learnt = [row for each in rows.values() for row in each] if by_characters else rows['train']
+    tokeniser = text.make_tokeniser(config, learnt, **options)
+  encoded = {split: [tokeniser.encode(row) for row in each] for split, each in rows.items()}
+  if lines:
+    lengths = [len(row) for each in encoded.values() for row in each]
+    context = context or max(lengths) + 1
+    splits = {split: lined(each, context) for split, each in encoded.items()}
+    if beyond := sum(length >= context for length in lengths):
+      notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
+  else:
+    encoded = {split: whole for split, [whole] in encoded.items()}
+    overlaps = {split: overlap for split in encoded} | {'train': 0 if streams else None}
+    splits = {split: windowed(each, context, overlap=overlaps[split]) for split, each in encoded.items()}
+    notes.append(f'{text_files.sizes(encoded)} tokens, {tokeniser.kind}')
+  notes.append(f'{tokeniser.size:,} different tokens; examples of {context}')
+  spec = text.TextSpec(name, splits['train'].size, {'text': tokeniser}, {'text': context}, lines=lines)
+  return Dataset(spec, splits, tuple(notes))
