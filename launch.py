@@ -38,10 +38,8 @@ PLAIN = {'±': '+-', '·': '-', '×': 'x', '–': '-', '—': '-', '−': '-', '
 def experiments() -> dict[str, tuple[str, list[str]]]:
   """{name: (first line of its docstring, the verbs of its runs)}, read without importing anything."""
   found = {}
-  folders = {
-    ROOT / 'experiments',
-    Path('experiments').resolve(),
-  }  # the second is one's own, where the package is installed
+  # the second is one's own, where the package is installed
+  folders = dict.fromkeys([ROOT / 'experiments', Path('experiments').resolve()])
   for file in sorted((file for folder in folders for file in folder.glob('[a-z]*.py')), key=lambda file: file.stem):
     try:
       tree = ast.parse(file.read_text('utf-8'))

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, image_verbs, models, optim, options
+from karpjax import config, image_verbs, models, options
 from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
-from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, partitioning
+from karpjax.program import AUGMENT, Program, apply, dropout_key, example_keys, pair
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.step import ordinary
 from karpjax.verbs import classes
 
 
@@ -42,7 +42,8 @@ data = images.load
 
 
 def program(config: Config, data: Dataset) -> Program:
-  spec, count, optimiser = data.spec, len(data.spec.classes), optim.configured(config)
+  """The method: cross-entropy, or LeCun 1989's squared error, of augmented images."""
+  spec, count = data.spec, len(data.spec.classes)
   inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
   augmentations = augmentation.parse(config.augment)
@@ -51,9 +52,6 @@ def program(config: Config, data: Dataset) -> Program:
     if config.loss == 'squared_error':
       return losses.squared_error_to_targets(logits, labels)
     return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-
-  def init(key):
-    return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     x, labels = batch['image'], batch['label']
@@ -85,10 +83,9 @@ def program(config: Config, data: Dataset) -> Program:
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
     )  # fmt: skip
 
-  return Program(
-    init, train_step(loss, optimiser, config), evaluate, metrics.summarise, predict=predict,
+  return ordinary(
+    config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
     example_losses=example_losses, uninformed_loss=math.log(count) if config.loss == 'cross_entropy' else None,
-    report=report, axes=partitioning(model, inputs, train=False),
   )  # fmt: skip
 
 

@@ -10,16 +10,16 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, optim, options
+from karpjax import config, options
 from karpjax.data import tables
 from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, collect, regression
 from karpjax.models import mlp
-from karpjax.program import Program, TrainState, apply, dropout_key, pair
+from karpjax.program import Program, apply, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.step import ordinary
 
 MODELS = {'linear': mlp.LogisticRegression, 'mlp': mlp.MLP}
 
@@ -39,16 +39,13 @@ data = tables.load
 
 def program(config: Config, data: Dataset) -> Program:
   """Least squares for numbers, cross-entropy for classes; columns are standardised."""
-  spec, classes, optimiser = data.spec, len(data.spec.classes), optim.configured(config)
+  spec, classes = data.spec, len(data.spec.classes)
   inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': classes or 1, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(MODELS, config.model, config, inputs, call={'train': False}, **decided)
   examples = collect.evaluated(config, data.splits)
 
   def example_loss(outputs, targets):
     return losses.cross_entropy(outputs, targets) if classes else losses.squared_error(outputs, targets)
-
-  def init(key):
-    return TrainState.create(key, model.init(key, inputs, train=False), optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     x, rngs = spec.scale(batch['features'], 'standard'), {'dropout': dropout_key(key, batch)}
@@ -80,8 +77,8 @@ def program(config: Config, data: Dataset) -> Program:
       writers.write_json(folder / 'report.json', {'coefficients': slope, 'intercept': intercept})
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 
-  return Program(
-    init, train_step(loss, optimiser, config), evaluate, (classification if classes else regression).summarise,
+  return ordinary(
+    config, model, [inputs], loss, evaluate=evaluate, summarise=(classification if classes else regression).summarise,
     predict=predict, report=report, uninformed_loss=math.log(classes) if classes else None,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
   )  # fmt: skip

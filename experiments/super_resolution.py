@@ -49,7 +49,7 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.', low=1)
   stride: int = config.flag(0, 'Pixels from one crop to the next, in train; 0: half of a crop.', low=0)
   symmetries: bool = config.flag(True, 'Turn and mirror training crops.')
-  model: str = config.flag('espcn', 'The net; its options are below.', choices=models.MODELS, own=True)
+  model: str = config.flag('espcn', 'The net; its options are below.', choices=models.MODELS)
   adversarial: bool = config.flag(False, 'Train against a discriminator: SRGAN.')
   adversarial_weight: float = config.flag(1e-3, "The weight of the discriminator's part in the net's loss.", low=0)
   scorer: str = config.flag(

@@ -26,7 +26,7 @@ from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
 from karpjax.models import text as models
-from karpjax.program import Program, dropout_key, pair
+from karpjax.program import Program, apply, dropout_key, pair
 from karpjax.report import classification, writers
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -73,6 +73,7 @@ def data(config: Config) -> Dataset:
 
 
 def program(config: Config, data: Dataset) -> Program:
+  """The method: the cross-entropy of classes; weights of the last layer limited by their norm, if asked (Kim 2014)."""
   spec, model = data.spec, models.build(config, data.spec)
   optimiser = optim.configured(config)
   if config.max_norm:
@@ -83,7 +84,7 @@ def program(config: Config, data: Dataset) -> Program:
 
   def loss(params, collections, batch, key):
     rngs = {'dropout': dropout_key(key, batch)}
-    logits = model.apply({'params': params}, batch['tokens'], train=True, rngs=rngs)
+    logits, collections = apply(model, params, collections, batch['tokens'], train=True, rngs=rngs)
     wrong = logits.argmax(-1) != batch['label']
     return {'loss': pair(example_loss(logits, batch['label'])), 'error': pair(wrong)}, collections
 

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from karpjax import config, image_verbs, optim, options
+from karpjax import config, image_verbs, options
 from karpjax.data import dataset, images, splitting
 from karpjax.models import vae
-from karpjax.program import LATENT, Program, TrainState, example_keys, pair
+from karpjax.program import LATENT, Program, example_keys, pair
 from karpjax.report import pictures, plots
 from karpjax.train.predict import predict_split
-from karpjax.train.step import train_step
+from karpjax.train.step import ordinary
 from karpjax.verbs import Verb, predictions
 
 MODELS = {'vae': vae.VAE}
@@ -46,7 +46,7 @@ def network(config: Config, spec: dataset.Spec) -> vae.VAE:
 
 def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: a code z is drawn for each image x, and log p(x | z) - KL(q(z | x) ‖ p(z)) is maximised."""
-  spec, model, optimiser = data.spec, network(config, data.spec), optim.configured(config)
+  spec, model = data.spec, network(config, data.spec)
 
   def draws(key, batch, *samples):
     """The images as the model sees them, [batch, *shape], and the noise of their codes, [batch, *samples, latent]."""
@@ -74,10 +74,6 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
     weights = jax.lax.map(log_weights, noise.swapaxes(0, 1))  # [samples, batch]
     return math.log(config.importance_samples) - jax.nn.logsumexp(weights, 0)
-
-  def init(key):
-    variables = model.init(key, jnp.zeros((1, *spec.shape)), jnp.zeros((1, model.latent)))
-    return TrainState.create(key, variables, optimiser, ema=config.ema > 0)
 
   def loss(params, collections, batch, key):
     return {name: pair(x) for name, x in terms({'params': params}, batch, key).items()}, collections
@@ -112,8 +108,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def example_losses(state, batch, key):
     return terms(state.variables(), batch, key)['loss']
 
-  step, more = train_step(loss, optimiser, config), {'example_losses': example_losses, 'loss_floor': True}
-  return Program(init, step, evaluate, predict=predict, report=report, **more)
+  inputs = jnp.zeros((1, *spec.shape)), jnp.zeros((1, model.latent))
+  more = {'example_losses': example_losses, 'loss_floor': True}
+  return ordinary(config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, **more)
 
 
 def prior(run, inputs, chosen):

@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from karpjax import paths, verbs
 from karpjax.data.dataset import Spec, Split
-from karpjax.errors import UsageError
+from karpjax.errors import UsageError, first_line
 from karpjax.layers.convolution import Conv, convolution, max_pool
 from karpjax.models import inception
 from karpjax.train import weights
@@ -169,7 +169,7 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
     raise
   except (TypeError, ValueError, flax.errors.ScopeParamShapeError) as error:
     size = '×'.join(map(str, shape))
-    raise UsageError(f'scorer={source} does not take images of {size}: {str(error).splitlines()[0]}') from None
+    raise UsageError(f'scorer={source} does not take images of {size}: {first_line(error)}') from None
   return features
 
 

@@ -93,7 +93,7 @@ def expand_paths(instance) -> None:
 
 def text(value) -> str:
   """A value as it is typed behind a flag."""
-  return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
+  return ','.join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def as_flags(values: Mapping[str, Any]) -> list[str]:

@@ -176,3 +176,7 @@ def test_a_model_of_ones_own_that_cannot_be_built_is_said_in_a_line(monkeypatch,
     monkeypatch.setattr(options, 'own_model', lambda name, cls=cls: cls)
     with pytest.raises(UsageError, match=message):
       options.build(MODELS, 'own:X', {}, jax.ShapeDtypeStruct((1, 4), jnp.float32), classes=3, call=call)
+
+
+def test_values_read_from_json_are_typed_as_they_were():
+  assert options.as_flags({'widths': [64, 32], 'rate': 0.5}) == ['--widths=64,32', '--rate=0.5']

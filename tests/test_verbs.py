@@ -55,7 +55,7 @@ def test_a_run_opens_as_in_a_notebook(folder, image):
 
 
 def test_the_parts_of_a_verb_are_usable_apart(folder, image):
-  run = karpjax.open(folder, 'last')
+  run = karpjax.open(folder, 20)  # the number of a step, as 'last' would be
   arrays = run.predict.encode([image])
   assert arrays['image'].shape == (1, 8, 8, 1) and run.step == 20
   probabilities = run.predict.function(run.state, arrays)

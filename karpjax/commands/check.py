@@ -18,7 +18,7 @@ from karpjax.train import checkpoint, loop
 from karpjax.train.runner import Runner
 
 OVERFIT_STEPS = 400
-TARGETS = {'label', 'target', 'targets', 'high'}  # the names of what is to be predicted, in the batches of experiments
+TARGETS = {'label', 'target', 'targets'}  # the names of what is to be predicted, in the batches of experiments
 
 
 Result = tuple[bool, str]  # (whether it passes, a figure)

@@ -80,7 +80,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
   Returns:
     {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number} of the last step, 'best': of the best weights,
-    'seconds', 'written', 'flags': {name: value}}.
+    'seconds', 'written', 'flags': {name: value}, 'changed': those that are not at their defaults}.
   """
   if is_sweep(folder):
     return _describe_sweep(folder)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from karpjax.errors import UsageError, choose
+from karpjax.errors import UsageError, choose, first_line
 from karpjax.rl import drawing, host
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, frame_stack, success_from, time_limit
 
@@ -109,7 +109,7 @@ def _tried(text: str) -> tuple[Callable, int]:
     first, _ = tried.reset(seed=0)
     tried.close()
   except Exception as error:  # of whoever wrote it
-    why, within = (str(error).strip() or type(error).__name__).splitlines()[0], where.partition('gymnasium.envs.')[2]
+    why, within = first_line(error), where.partition('gymnasium.envs.')[2]
     if isinstance(error, ImportError) and within:  # such as mujoco, which needs packages of its own
       why += f"; pip install 'gymnasium[{within.split('.')[0]}]'"
     raise UsageError(f'environment=gymnasium:{name} cannot be made: {why}') from None

@@ -89,8 +89,8 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     description = run_dir.describe(folder, experiment, runner, compiled)
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
-    loop = Loop(runner, checkpoints, signals, sinks, folder, say, information)
-    loop.again = f'python launch.py {experiment} --workdir={folder}'
+    again = f'python launch.py {experiment} --workdir={folder}'
+    loop = Loop(runner, checkpoints, signals, sinks, folder, say, information, again)
     try:
       with run_dir.failure_said(folder):
         carry = loop.run(carry, start)
@@ -131,16 +131,25 @@ class Loop:
   """THE loop and its clock; what is trained is the Program's business.
 
   Attributes:
+    again: the command that goes on with the run.
     information: of the checkpoint gone on from: 'seconds' of training before it, and the 'best'.
     spent: seconds, by what took them.
     lines: of the last report.
   """
 
   def __init__(
-    self, runner: Runner, checkpoints: Checkpoints, signals: list[int], sinks: list, folder: Path, say, information
+    self,
+    runner: Runner,
+    checkpoints: Checkpoints,
+    signals: list[int],
+    sinks: list,
+    folder: Path,
+    say,
+    information,
+    again,
   ):
     self.runner, self.config, self.checkpoints, self.signals = runner, runner.config, checkpoints, signals
-    self.sinks, self.folder, self.say, self.information = sinks, folder, say, information
+    self.sinks, self.folder, self.say, self.information, self.again = sinks, folder, say, information, again
     self.steps, self.diverged, self.lines, self.spent = 0, (), (), collections.Counter()
     self.start_time = self.mark = time.perf_counter()
 

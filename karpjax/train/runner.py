@@ -32,8 +32,9 @@ def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
   available = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
   if needed > available:
     text = f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB'
-    most = max(1, int(seeds * available / needed))
-    raise UsageError(f'{text} and there are {available / 1e9:.1f} GB; at most seeds={most} could fit')
+    most = int(seeds * available / needed)
+    advice = f'at most seeds={most} could fit' if most else 'a smaller model is needed'
+    raise UsageError(f'{text} and there are {available / 1e9:.1f} GB; {advice}')
 
 
 class Feed:

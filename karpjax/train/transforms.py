@@ -100,7 +100,7 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
     gather: (arrays, numbers [batch]) -> the examples of these numbers.
     state: the structure of its states; with several seeds every leaf but the step counter has a leading axis [seeds, …].
     seeds: how many.
-    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep do.
+    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep with one seed do.
     sequential: whether a step is that of one seed after the other, rather than of all at once.
 
   Returns:

@@ -15,7 +15,7 @@ from karpjax.train import checkpoint, run_dir
 PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
 
 
-def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, np.ndarray], dict]:
+def load_checkpoint(folder: str | Path, which: str | int = 'best') -> tuple[dict[str, np.ndarray], dict]:
   """(arrays, information) of a run's checkpoint: 'best' (the last where no best was kept), 'last', or a step.
 
   Raises:
@@ -27,7 +27,7 @@ def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, 
     places.sort(key=lambda place: (-place[1], place[0] == 'best'))
   elif which != 'best' and places:
     steps = ', '.join(map(str, sorted({step for _, step in places})))
-    places = [place for place in places if str(place[1]) == which]
+    places = [place for place in places if str(place[1]) == str(which)]
     if not places:
       raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {steps}')
   for kind, step in places:
@@ -35,7 +35,7 @@ def load_checkpoint(folder: str | Path, which: str = 'best') -> tuple[dict[str, 
       return store.load(kind, step)
     except checkpoint.Damaged as why:
       print(f'checkpoint of step {step} in {folder} is damaged ({why}); looking for another', file=sys.stderr)
-  raise UsageError(f'{folder} holds no checkpoint yet; give the workdir of a run, or a FILE.safetensors')
+  raise UsageError(f'{folder} holds no checkpoint' + (' that is whole' if places else ' yet'))
 
 
 def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:

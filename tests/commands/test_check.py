@@ -14,14 +14,14 @@ from karpjax.program import Program, TrainState, pair
 from karpjax.train.step import train_step
 
 
-def program(*, leak=False, dead=False, blind=False, frozen=False, confident=False, noisy=False):
+def program(*, leak=False, dead=False, blind=False, frozen=False, confident=False):
   """Softmax regression on two classes, with one thing wrong."""
 
   def logits(params, batch):
     x = jnp.zeros_like(batch['x']) if blind else batch['x']
     x = x - x.mean(0) if leak else x
     out = x @ params['w'] + params['b']
-    return out * jnp.array([1.0, 0.0]) * 0 + out[:, :1] * 0 if dead else out
+    return out * 0 if dead else out
 
   def losses(params, batch):
     return optax.softmax_cross_entropy_with_integer_labels(logits(params, batch), batch['label'])

@@ -242,3 +242,26 @@ def test_a_text_without_known_words_and_an_empty_one():
   assert labelled_text.tokens(['moon and stars shine'], spec).tolist() == [[tokenisers.UNKNOWN] * 3]
   with pytest.raises(errors.UsageError, match='text 2 is empty'):
     labelled_text.tokens(['sun', ' \n'], spec)
+
+
+class Normed(nn.Module):
+  """A model of a user's own, with a collection."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, tokens, *, train: bool = False):
+    x = nn.BatchNorm(use_running_average=not train)(nn.Embed(50, 4)(tokens % 50).mean(1))
+    return nn.Dense(self.classes)(x)
+
+
+def test_a_model_of_one_s_own_may_have_collections(monkeypatch):
+  from karpjax import options
+
+  monkeypatch.setattr(options, 'own_model', lambda name: Normed)
+  given = experiment.Config(model='mine:Normed', baseline=False, steps='2', batch_size=8)
+  program, data, _ = loop.prepare(experiment, given)
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  batch = {**data.splits['train'].fetch(np.arange(8)), 'index': np.arange(8, dtype=np.int32)}
+  after, _ = jax.eval_shape(program.step, state, batch)
+  assert jax.tree.structure(after) == jax.tree.structure(state) and 'batch_stats' in after.collections

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax.commands.sweep.settings import Axis, Setting, Sweep
-from karpjax.report import comparison, plots, writers
+from karpjax.report import comparison, plots, progress, writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,6 @@ def ranked(trials: list[Trial], sweep: Sweep) -> list[Trial]:
 # ---- tables ----
 
 
-def number(values: list[float]) -> str:
-  """Mean ± sample standard deviation over seeds: '0.1234 ± 0.0021'."""
-  return f'{np.mean(values):.4g}' + (f' ± {np.std(values, ddof=1):.2g}' if len(values) > 1 else '')
-
-
 def _short(text: str) -> str:
   """A drawn number with four digits; what was typed stays."""
   try:
@@ -64,7 +59,7 @@ def rows(trials: list[Trial], sweep: Sweep) -> list[tuple]:
   for place, trial in enumerate(trials):
     last, note = '', trial.status + (f': {trial.reason}' if trial.reason else '')
     if trial.status == 'done':
-      last, note = number(trial.numbers[sweep.metric]), 'best' if place == 0 else ''
+      last, note = progress.number(trial.numbers[sweep.metric]), 'best' if place == 0 else ''
     lines.append((trial.number, *(_short(trial.setting.get(name, '')) for name in sweep.axes), last, note))
   return lines
 
@@ -72,7 +67,7 @@ def rows(trials: list[Trial], sweep: Sweep) -> list[tuple]:
 def about_best(trial: Trial, sweep: Sweep) -> list[str]:
   """The best setting's numbers, and how to run it."""
   shown = {sweep.metric, 'validation/accuracy', 'test/loss', 'test/accuracy'}
-  numbers = ', '.join(f'{name} {number(values)}' for name, values in trial.numbers.items() if name in shown)
+  numbers = ', '.join(f'{name} {progress.number(values)}' for name, values in trial.numbers.items() if name in shown)
   flags = ' '.join(map(shlex.quote, sweep.flags(trial.setting)))
   return [f'best: trial {trial.number}: {numbers}', f'python launch.py {sweep.experiment} {flags}']
 

@@ -21,8 +21,9 @@ from optuna.trial import TrialState
 
 from karpjax import errors
 from karpjax.commands.sweep import processes, settings
-from karpjax.commands.sweep.outcome import Trial, number
+from karpjax.commands.sweep.outcome import Trial
 from karpjax.commands.sweep.settings import Sweep
+from karpjax.report import progress
 
 SPEAK = 5  # seconds between two lines about a program at work
 
@@ -108,7 +109,7 @@ def _run(study, trials: list, sweep: Sweep, folder: Path, say: Callable[[str], N
       status, reason = 'failed', f'{sweep.metric} is not finite'
     outcome = Trial(trial.number + 1, setting, status, reason, own, str(place), member)
     trial.set_user_attr('outcome', dataclasses.asdict(outcome))
-    said = reason or f'{sweep.metric} {number(own[sweep.metric])}'
+    said = reason or f'{sweep.metric} {progress.number(own[sweep.metric])}'
     say(f'  trial {outcome.number}: {status}: {said}')
     if status == 'done':
       study.tell(trial.number, float(np.mean(own[sweep.metric])), skip_if_finished=True)
@@ -158,5 +159,4 @@ def database(url: str):
     with contextlib.redirect_stderr(None):
       return optuna.storages.RDBStorage(url)
   except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-    line = str(error).strip().splitlines()[0]
-    raise errors.UsageError(f'the database of --storage does not open: {line}') from None
+    raise errors.UsageError(f'the database of --storage does not open: {errors.first_line(error)}') from None
