@@ -24,7 +24,8 @@ import numpy as np
 from karpjax import config, errors, features, image_verbs, optim, options
 from karpjax.data import augmentation, dataset, image_files, pairs, splitting
 from karpjax.losses import adversarial
-from karpjax.metrics import collect, image_quality
+from karpjax.metrics import image_quality
+from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
 from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
 from karpjax.report import pictures, plots, tables, writers
@@ -142,66 +143,19 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def predict(state, batch, key):
     """batch['input'] uint8 -> pictures [batch, height · factor, width · factor, channels], black 0 and white 1, not clipped."""
     ours = evaluated(state, batch['input'])
-    return with_chroma(ours, batch['input'] / 255, config.factor) if config.colour == 'y' else ours
+    return measured.with_chroma(ours, batch['input'] / 255, config.factor) if config.colour == 'y' else ours
 
   def example_losses(state, batch, key):
     return content(evaluated(state, batch['input']), scaled(batch['target']))
 
   def evaluate(state, batch, key):
-    sums = sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
+    sums = measured.sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
     return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
 
   draw = functools.partial(report, config, data, enlarger(config, net, predict))
   # a small net that begins at the bicubic picture cannot come to a tenth of its loss
   others = {'predict': predict, 'example_losses': example_losses, 'loss_floor': getattr(net, 'residual', False)}
-  return Program(init, step, evaluate, summarise, report=draw, **others)
-
-
-# ---- what is measured ----
-
-
-def with_chroma(y, low, factor: int):
-  """Pictures of an enlarged luma, not clipped, their chroma being bicubic.
-
-  Args:
-    y: [batch, height · factor, width · factor, 1], on the scale of `image_quality.luma`.
-    low: [batch, height, width, 1 or 3] in [0, 1].
-  """
-  if low.shape[-1] == 1:
-    return (y - 16 / 255) * (255 / 219)
-  chroma = models.bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor)
-  return image_quality.ycbcr_to_rgb(jnp.concatenate([y, chroma], -1))
-
-
-def measures(pictures, low, high, factor: int) -> dict:
-  """Squared error and SSIM, each [batch], of pictures in [0, 1], and 'bicubic_…' of what interpolation makes of low (uint8)."""
-  measured = {}
-  for prefix, made in (('', pictures), ('bicubic_', models.bicubic(low.astype(jnp.float32) / 255, factor))):
-    each = image_quality.luma_measures(made, high / 255, factor)
-    measured |= {prefix + name: x for name, x in each.items()}
-  return measured
-
-
-def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
-  """{measure: [count], …, 'tiles': [count]} float32: those of crops, added up by the picture they are of."""
-  values = {**measures(pictures, batch['input'], batch['target'], factor), 'tiles': jnp.ones(len(pictures))}
-  return collect.collect(values, batch['picture'], batch['mask'], count)
-
-
-def summarise(sums: dict) -> dict[str, float]:
-  """MEASURES and their gains over bicubic interpolation, means over pictures; and the loss, where `sums` have it.
-
-  The means of PSNR leave out pictures that interpolation gives exactly, as those of one colour: theirs is infinite.
-  """
-  numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['tiles'] > 0
-  uneven = sums['bicubic_squared_error'][there] > 0
-  for prefix in ('', 'bicubic_'):
-    error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
-    with np.errstate(divide='ignore'):
-      numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error[uneven] if uneven.any() else error)))
-    numbers[f'{prefix}ssim'] = float(np.mean(ssim))
-  with np.errstate(invalid='ignore'):
-    return numbers | {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
+  return Program(init, step, evaluate, measured.summarise, report=draw, **others)
 
 
 # ---- what a run leaves ----
@@ -223,8 +177,8 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
   drawn = {list(data.raw[split])[i] for i in splitting.sample(len(data.raw[split]), DRAWN)}
   for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
     ours = enlarge(state, low)
-    each = measures(ours[None], low[None], high[None], config.factor)
-    numbers = summarise({name: np.asarray(x) for name, x in each.items()} | {'tiles': np.ones(1)})
+    each = measured.measures(ours[None], low[None], high[None], config.factor)
+    numbers = measured.summarise({name: np.asarray(x) for name, x in each.items()} | {'tiles': np.ones(1)})
     rows[name] = {measure: numbers[measure] for measure in MEASURES}
     if name in drawn:
       before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)

@@ -137,17 +137,7 @@ class Loop:
     lines: of the last report.
   """
 
-  def __init__(
-    self,
-    runner: Runner,
-    checkpoints: Checkpoints,
-    signals: list[int],
-    sinks: list,
-    folder: Path,
-    say,
-    information,
-    again,
-  ):
+  def __init__(self, runner: Runner, checkpoints: Checkpoints, signals, sinks, folder: Path, say, information, again):
     self.runner, self.config, self.checkpoints, self.signals = runner, runner.config, checkpoints, signals
     self.sinks, self.folder, self.say, self.information, self.again = sinks, folder, say, information, again
     self.steps, self.diverged, self.lines, self.spent = 0, (), (), collections.Counter()

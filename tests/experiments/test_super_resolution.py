@@ -17,6 +17,7 @@ from karpjax.commands import use
 from karpjax.data import augmentation, batches, pictures
 from karpjax.errors import UsageError
 from karpjax.metrics import image_quality
+from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
 from karpjax.train import checkpoint, loop
 
@@ -127,14 +128,14 @@ def test_means_of_psnr_leave_out_pictures_that_interpolation_gives_exactly():
   batch = {'input': low, 'target': high, 'picture': np.arange(3), 'mask': np.ones(3, bool)}
   ours = np.clip(high / 255 + draw.normal(0, 0.1, high.shape), 0, 1).astype(np.float32)
   ours[0] = 0
-  found = experiment.summarise(jax.tree.map(np.asarray, experiment.sums_by_picture(ours, batch, 2, 3)))
+  found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(ours, batch, 2, 3)))
   inside = lambda x: np.rint(x[:, 2:-2, 2:-2, 0] * 255) / 255 * 219 / 255
   expected = [
     metrics.peak_signal_noise_ratio(a, b, data_range=1) for a, b in zip(*map(inside, (high[1:] / 255, ours[1:])))
   ]
   assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-3)
   assert np.isfinite(found['psnr_gain']) and found['ssim'] > 1 / 3
-  alone = experiment.summarise({n: np.asarray(x)[:1] for n, x in experiment.sums_by_picture(ours, batch, 2, 3).items()})
+  alone = measured.summarise({n: np.asarray(x)[:1] for n, x in measured.sums_by_picture(ours, batch, 2, 3).items()})
   assert alone['psnr'] == alone['bicubic_psnr'] == np.inf
 
 
@@ -166,27 +167,27 @@ def test_sums_over_tiles_are_those_of_each_picture():
   batch = {'input': draw.integers(0, 256, (5, 15, 15, 3), np.uint8), 'target': high}
   batch |= {'picture': np.array([0, 2, 2, 0, 1]), 'mask': np.array([True, True, True, True, False])}
   ours = np.clip(high / 255 + draw.normal(0, 0.1, high.shape), 0, 1).astype(np.float32)
-  found = experiment.summarise(jax.tree.map(np.asarray, experiment.sums_by_picture(ours, batch, 2, 4)))
+  found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(ours, batch, 2, 4)))
   luma = lambda x: color.rgb2ycbcr(np.rint(x * 255) / 255)[:, 2:-2, 2:-2, 0] / 255
   errors = np.square(luma(ours) - luma(high / 255)).mean((1, 2))
   expected = [-10 * np.log10(errors[rows].mean()) for rows in ([0, 3], [1, 2])]  # picture 1 is masked, 3 has no tile
   assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-4)
   assert found['psnr_gain'] == pytest.approx(found['psnr'] - found['bicubic_psnr'])
   plain = models.bicubic(batch['input'].astype(np.float32) / 255, 2)  # which gains nothing over itself
-  found = experiment.summarise(jax.tree.map(np.asarray, experiment.sums_by_picture(plain, batch, 2, 4)))
+  found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(plain, batch, 2, 4)))
   assert found['psnr_gain'] == pytest.approx(0, abs=1e-5) and found['ssim_gain'] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_luma_alone_is_enlarged_and_chroma_is_bicubic():
   low = np.random.default_rng(0).uniform(0.2, 0.8, (1, 6, 7, 3)).astype(np.float32)
   plain = models.bicubic(low, 3)
-  again = experiment.with_chroma(models.bicubic(image_quality.luma(low), 3), low, 3)
+  again = measured.with_chroma(models.bicubic(image_quality.luma(low), 3), low, 3)
   np.testing.assert_allclose(again, plain, atol=2e-6)
   y = np.random.default_rng(1).uniform(0.3, 0.6, (1, 18, 21, 1)).astype(np.float32)
-  made = image_quality.rgb_to_ycbcr(experiment.with_chroma(y, low, 3))
+  made = image_quality.rgb_to_ycbcr(measured.with_chroma(y, low, 3))
   np.testing.assert_allclose(made[..., :1], y, atol=2e-6)
   np.testing.assert_allclose(made[..., 1:], image_quality.rgb_to_ycbcr(plain)[..., 1:], atol=2e-6)
-  grey = experiment.with_chroma(image_quality.luma(low[..., :1]), low[..., :1], 1)
+  grey = measured.with_chroma(image_quality.luma(low[..., :1]), low[..., :1], 1)
   np.testing.assert_allclose(grey, low[..., :1], atol=1e-6)
 
 
