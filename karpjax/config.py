@@ -160,29 +160,32 @@ class Train:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if metadata(f)['group'] == 'Model'}
 
 
-def watched(config, examples: int):
-  """(the same config, () -> names of flags that were given for the program and that it has not read).
-
-  A flag that is accepted and does nothing would mislead. Watched are the optimiser's flags, all or none of which are read,
-  and those that only a program can heed.
-  """
-  read, plain = set(), type(config)
+def watched(config, read: set[str]):
+  """The same config, which notes in `read` the names of the flags that it is asked for."""
+  plain = type(config)
 
   def getattribute(self, name):
     read.add(name)
     return plain.__getattribute__(self, name)
 
   kind = type(plain.__name__, (plain,), {'__getattribute__': getattribute, '__module__': plain.__module__})
-  own = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
-  given = changed(config, examples)
-
-  def unread() -> list[str]:
-    names = {'dtype', 'microbatches', 'ema'} | (set() if 'optimiser' in read else own)
-    return [name for name in given if name in names and name not in read]
-
+  before = set(read)
   same = kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
-  read.clear()  # of what making it has read
-  return same, unread
+  read.intersection_update(before)  # without what making it has read
+  return same
+
+
+def unread(config, examples: int, read: set[str]) -> list[str]:
+  """The flags that were given and that nothing has read: accepted, they would mislead.
+
+  Looked at are the experiment's own, the optimiser's (all or none of which are read), and those of every experiment that only
+  a program can heed; not those of logging and reports, which may change.
+  """
+  own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
+  own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
+  rule = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
+  names = {'dtype', 'microbatches', 'ema'} | own | (set() if 'optimiser' in read else rule)
+  return [name for name in changed(config, examples) if name in names and name not in read]
 
 
 # ---- resolved ----

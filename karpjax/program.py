@@ -121,7 +121,7 @@ class Program:
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     environment_steps: how many steps of environments a step makes, of all of them together, for the line of progress; or 0.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
-    unread: () -> names of flags that were given and that the program has not read; see `config.watched`.
+    unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
   """
 
   init: Callable[[jax.Array], Any]

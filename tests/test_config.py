@@ -71,7 +71,8 @@ def test_a_batch_of_0_is_the_whole_train_split():
 
 def test_flags_that_were_given_and_are_not_read_are_known():
   given = config.resolve(config.Train(dtype='bfloat16', ema=0.5, momentum=0.5, steps='5', batch_size=5), 10)
-  watched, unread = config.watched(given, 10)
-  assert unread() == ['dtype', 'momentum', 'ema']
+  read = set()
+  watched = config.watched(given, read)
+  assert config.unread(given, 10, read) == ['dtype', 'momentum', 'ema']
   assert watched.ema == 0.5 and watched.optimiser == 'adam'
-  assert unread() == ['dtype']
+  assert config.unread(given, 10, read) == ['dtype'] and read == {'ema', 'optimiser'}

@@ -1,4 +1,4 @@
-"""What README and docs say: links resolve, flags exist, the commands of docs/ and the Python of docs/python.md run."""
+"""What README and docs say: links resolve, flags exist, all commands run, and the Python of docs/python.md."""
 
 import dataclasses
 import functools
@@ -16,8 +16,14 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 PAGES = [*DOCUMENTS, ROOT / 'experiments' / 'papers' / 'README.md', ROOT / 'karpjax' / 'bench' / 'README.md']
 EXPERIMENTS = sorted(path.stem for path in (ROOT / 'experiments').glob('[a-z]*.py'))
+# As a reader goes through them: later documents ask runs of earlier ones.
+ORDER = [
+  ROOT / 'README.md',
+  *(ROOT / 'docs' / f'{name}.md' for name in ('data', 'runs', 'sweeps', 'devices', 'experiment', 'python')),
+]
 # Commands that a fresh machine cannot run, and what they lack there.
 NEEDS = {
+  '-m pytest': 'a suite beside this one',
   'torch.load': 'PyTorch',
   'inception.safetensors': "Inception's weights",
   '--data_dir=downloads': 'MNIST',
@@ -149,20 +155,12 @@ def desk(tmp_path_factory):
 def test_every_command_and_block_runs(desk):
   environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
   run = functools.partial(subprocess.run, cwd=desk, env=environment, capture_output=True, text=True, check=False)
-  for name in (
-    'data',
-    'runs',
-    'sweeps',
-    'devices',
-    'experiment',
-    'python',
-  ):  # one after the other: later ones ask runs of earlier ones
-    path = ROOT / 'docs' / f'{name}.md'
+  for path in ORDER:
     for line in dict.fromkeys(commands(path)):
       if any(text in line for text in NEEDS) or re.search(r'\b(NAME|WORKDIR|PATH|DIR)\b', line):
         continue
       done = run([sys.executable, *shlex.split(line)[1:]])
       assert done.returncode == 0, f'{line}\n{done.stdout[-500:]}\n{done.stderr[-2000:]}'
-    if name == 'python':
+    if path.stem == 'python':
       done = run([sys.executable, '-c', '\n'.join(blocks(path, 'python'))])
       assert done.returncode == 0, done.stderr

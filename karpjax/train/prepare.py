@@ -22,15 +22,15 @@ def name_of(experiment) -> str:
 def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
   options.check(config)
-  data = experiment.data(config)
+  read = set()
+  data = experiment.data(configs.watched(config, read))
   if not isinstance(data, Dataset):
     raise UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
   config = configs.resolve(config, data.spec.examples)
-  watched, unread = configs.watched(config, data.spec.examples)
-  program = experiment.program(watched, data)
+  program = experiment.program(configs.watched(config, read), data)
   if not isinstance(program, Program):
     raise UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
-  program = dataclasses.replace(program, unread=unread)
+  program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
   seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
   if max(seeds) > configs.LAST_SEED:
     text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'

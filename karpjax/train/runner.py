@@ -129,8 +129,6 @@ class Runner:
     examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
     batch_of = lambda size: {n: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for n, x in examples.items()}
     traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, batch_of(config.batch_size))
-    if unread := program.unread():
-      raise UsageError(f'{unread[0]}={getattr(config, unread[0])}: the program makes no use of it')
     self.metrics = dict(metrics)
     self.flops = seeds * compile.estimate_flops(traced.jaxpr)
     once = compile.estimate_flops(traced.jaxpr, loops=False)
@@ -147,6 +145,8 @@ class Runner:
     self.eval_batch_size = -(-size // shards) * shards
     batch = {**batch_of(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
     self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
+    if unread := program.unread():
+      raise UsageError(f'{unread[0]}={getattr(config, unread[0])}: the program makes no use of it')
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
     sequential = not config.topology and runtime.prefer_sequential_seeds(once, convolves)
     options = dict(seeds=seeds, shared=self.feed.shared, sequential=sequential)
