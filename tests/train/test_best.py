@@ -9,6 +9,7 @@ from experiments import image_classification as experiment
 from karpjax import verbs
 from karpjax.commands.sweep import outcome, processes
 from karpjax.errors import UsageError
+from karpjax.report import progress
 from karpjax.train import loop
 
 NAN = math.nan
@@ -82,7 +83,7 @@ def test_what_an_older_checkpoint_says_of_the_best_is_understood():
 def test_a_sweep_reads_null_as_nan_and_ranks_it_last(tmp_path):
   (tmp_path / 'summary.json').write_text('{"test/loss": null, "validation/loss": {"values": [1.0, null]}}')
   numbers = processes.numbers(tmp_path)
-  assert outcome.number(numbers['test/loss']) == 'nan' and math.isnan(numbers['validation/loss'][1])
+  assert progress.number(numbers['test/loss']) == 'nan' and math.isnan(numbers['validation/loss'][1])
   trials = [outcome.Trial(i, {}, 'done', numbers={'loss': [x]}) for i, x in enumerate((NAN, 2.0, 1.0), start=1)]
   for sign, order in ((1, [3, 2, 1]), (-1, [2, 3, 1])):
 
