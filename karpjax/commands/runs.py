@@ -268,7 +268,7 @@ def compare(argv: list[str]) -> int:
   except UsageError as error:
     print(f'compare: {error}', file=sys.stderr)
     return 2
-  for heading, rows in zip(('final numbers', 'flags that differ'), tables(entries)):
-    print(*table(rows, (heading, *(entry.name for entry in entries))), '', sep='\n')
+  for name, (rows, heads, note) in tables(entries).items():
+    print(*table(rows, (name.lower(), *heads[1:])), *([note] if note else []), '', sep='\n')
   print(f'page: {write(entries, output, "Comparison of runs")}')
   return 0

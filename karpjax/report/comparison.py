@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from karpjax.report import page, plots, writers
+from karpjax.report.tables import narrowed
 
 SIDE_BY_SIDE = 6  # runs that have a column each; more have a row each
 DRAWN = 12  # runs whose curves are drawn
@@ -24,6 +25,7 @@ class Entry:
     rows: of its metrics.jsonl.
     summary: its final numbers; {} while it is not finished.
     link: where its own page is, or ''.
+    number: its name where its flags stand beside it; '': `name`.
   """
 
   name: str
@@ -31,6 +33,7 @@ class Entry:
   rows: Sequence[Mapping[str, Any]]
   summary: Mapping[str, Any]
   link: str = ''
+  number: str = ''
 
 
 def differing(flags: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -64,16 +67,12 @@ def write(entries: Sequence[Entry], folder: Path, heading: str) -> Path:
   about = [f'{len(entries)} runs']
   about += ['of several seeds mean ± standard deviation'] if any(map(_over_seeds, entries)) else []
   about += [f'curves of the first {DRAWN}'] if len(entries) > DRAWN else []
-  numbers, flags = tables(entries)
-  sections = {'Runs': f'<p>{" · ".join(links)}</p>' if links else '', **page.pictures(folder)}
-  if len(entries) > SIDE_BY_SIDE:  # a row for each
-    heads = ('', *(row[0] for row in flags + numbers))
-    rows = [(entry.name, *(row[1 + i] for row in flags + numbers)) for i, entry in enumerate(entries)]
-    sections = {'Settings and numbers': page.table(rows, heads), **sections}
-  else:
-    heads = ('', *(entry.name for entry in entries))
-    sections = {'Numbers side by side': page.table(numbers, heads), **sections}
-    sections['Flags that differ'] = page.table(flags, heads)
+  (first, numbers), *others = (
+    (name, page.table(rows, heads) + (f'<p class="quiet">{escape(note)}</p>' if note else ''))
+    for name, (rows, heads, note) in tables(entries).items()
+  )
+  runs = f'<p>{" · ".join(links)}</p>' if links else ''
+  sections = {first: numbers, 'Runs': runs, **page.pictures(folder), **dict(others), 'Files': page.file_links(folder)}
   writers.write_bytes(folder / 'index.html', page.render(heading, '; '.join(about), sections))
   return folder / 'index.html'
 
@@ -82,9 +81,18 @@ def _over_seeds(entry: Entry) -> bool:
   return any(page.over_seeds(value) for value in entry.summary.values())
 
 
-def tables(entries: Sequence[Entry]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-  """Rows of the final numbers, but for those of train, and of the flags that differ; a column for each run."""
+def tables(entries: Sequence[Entry]) -> dict[str, tuple[list[tuple[str, ...]], tuple[str, ...], str]]:
+  """{heading: (rows, heads, a note or '')} of the final numbers, but for those of train, and of the flags that differ.
+
+  A few runs have a column each, in two tables; many a row each, in one.
+  """
   final = [n for n in shared_metrics(entries) if any(n in e.summary for e in entries) and not n.startswith('train/')]
   flags = differing([entry.flags for entry in entries])
   numbers = [(name, *(page.figure(name, entry.summary.get(name)) for entry in entries)) for name in final]
-  return numbers, [(name, *(page.plain(entry.flags.get(name)) or '–' for entry in entries)) for name in flags]
+  given = [(name, *(page.plain(entry.flags.get(name)) or '–' for entry in entries)) for name in flags]
+  if len(entries) <= SIDE_BY_SIDE:
+    heads = ('', *(entry.name for entry in entries))
+    return {'Numbers side by side': (numbers, heads, ''), 'Flags that differ': (given, heads, '')}
+  names = ('', *(entry.number or entry.name for entry in entries))
+  heads, *rows = zip(names, *given, *numbers)
+  return {'Settings and numbers': narrowed(rows, heads, [''])}

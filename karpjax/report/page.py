@@ -16,7 +16,16 @@ PICTURES = ('.png', '.gif', '.svg')
 # Shown large are the first two that there are; their curves come first, that of the loss before them.
 METRICS = 'bleu', 'f1', 'fid', 'modes', 'accuracy', 'error', 'episode_return', 'psnr_gain', 'psnr', 'loss'
 PERCENTAGES = 'accuracy', 'error', 'top5_accuracy', 'label_accuracy', 'high_quality'
-FILES = 'config.json', 'summary.json', 'metrics.csv', 'metrics.jsonl', 'report.txt', 'report.json', 'cells.html'
+FILES = (
+  'config.json',
+  'summary.json',
+  'metrics.csv',
+  'metrics.jsonl',
+  'report.txt',
+  'report.json',
+  'cells.html',
+  'trials.csv',
+)
 HALVES = 'Final numbers', 'Flags', 'Parameters', 'Where it ran'  # sections side by side, where there is room
 LONGEST_TEXT = 6000  # characters of a text that the page shows
 LONGEST_TABLE = 30  # rows; longer ones are folded up
@@ -55,7 +64,7 @@ def write_page(folder: Path) -> Path:
     'Ask it': f'<pre>{escape(asks)}</pre>' if config.get('command') else '',
     'Parameters': table(shapes, ('name', 'shape', 'count'), total),
     'Where it ran': table([(what, plain(value)) for what, value in where.items() if value]),
-    'Files': ' · '.join(f'<a href="{name}">{name}</a>' for name in FILES if (folder / name).exists()),
+    'Files': file_links(folder),
   }
   page = render(name, ' · '.join(about), sections, headlines(summary))
   writers.write_bytes(folder / 'index.html', page)
@@ -148,6 +157,11 @@ def tables(report: Mapping[str, Any]) -> dict[str, str]:
     caption = f'<p class="quiet">{escape(about)}</p>' if about and not sections else ''
     sections[title(name)] = caption + table(cells, tuple(map(title, rows[0])), f'{len(rows)} {title(name).lower()}')
   return sections
+
+
+def file_links(folder: Path) -> str:
+  """Links to those of FILES that are there."""
+  return ' · '.join(f'<a href="{name}">{name}</a>' for name in FILES if (folder / name).exists())
 
 
 def texts(folder: Path) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """Aligned tables of plain text, and what stands behind their headings."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+LONGEST = 24  # characters of a cell in a table of many settings
 
 
 def is_number(cell) -> bool:
@@ -18,6 +20,33 @@ def table(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
   return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
+
+
+def shortened(text: str, room: int = LONGEST) -> str:
+  """A text of at most `room` characters, without its middle: the ends of paths tell them apart."""
+  return text if len(text) <= room else f'{text[: room // 2]}…{text[len(text) - (room - 1) // 2 :]}'
+
+
+def narrowed(
+  rows: Sequence[tuple[str, ...]], heads: tuple[str, ...], keep: Collection[str]
+) -> tuple[list[tuple[str, ...]], tuple[str, ...], str]:
+  """The rows and heads of a table of many settings, its long cells shortened, and what is left out of it.
+
+  Args:
+    keep: the heads of columns that stay as they are; others stay where they do not read the same in all of several rows, and are
+      shortened where this leaves different cells different.
+
+  Returns:
+    (rows, heads, 'alike in all: HEAD CELL, …', or '' where all columns stay).
+  """
+  columns, alike = {}, []
+  for head, *cells in zip(heads, *rows):
+    short = [*map(shortened, cells)]
+    if head not in keep and len(rows) > 1 and len(set(cells)) == 1:
+      alike.append(f'{head} {cells[0]}')
+    else:
+      columns[head] = short if head not in keep and len(set(short)) == len(set(cells)) else cells
+  return [*zip(*columns.values())], tuple(columns), f'alike in all: {", ".join(alike)}' if alike else ''
 
 
 def first_of(seeds: int) -> str:

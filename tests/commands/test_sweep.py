@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -380,3 +381,25 @@ def test_a_password_is_not_written_down():
 )
 def test_log_spaced_values_get_a_logarithmic_axis(values, log):
   assert outcome.log_spaced(values) == log
+
+
+def test_many_settings_have_a_narrow_table_and_what_is_left_out_is_said(tmp_path):
+  long = '/data/of/mine/and/yours/weights_{}.sa'
+  axes = {'learning_rate': settings.Axis('1,2', ('1', '2')), 'model': settings.Axis('mlp', ('mlp',))}
+  axes['init_from'] = settings.Axis('a,b', tuple(map(long.format, 'ab')))
+  asked = settings.Sweep('image_classification', experiment.Config(), axes, 0, '', 0)
+  choices = [(rate, text) for rate in '1234' for text in axes['init_from'].values]
+  numbers = lambda i: {'validation/loss': [i + 0.5], 'validation/error': [0.25]}
+  trials = [
+    outcome.Trial(i, {'learning_rate': rate, 'model': 'mlp', 'init_from': text}, 'done', numbers=numbers(i))
+    for i, (rate, text) in enumerate(choices, start=1)
+  ]
+  lines = outcome.lines(trials, asked)
+  assert lines[0].split() == ['trial', 'learning_rate', 'init_from', 'validation/loss']
+  assert lines[3].split() == ['2', '1', '/data/of/min…eights_b.sa', '2.5']
+  assert lines[-1] == 'alike in all: model mlp'
+  page = outcome.write_page(trials, asked, tmp_path).read_text()
+  table = page[page.index('Settings and numbers') :].partition('</section>')[0]
+  heads = re.findall('<th scope=col[^>]*>([^<]*)', table)
+  assert heads == ['', 'learning_rate', 'init_from', 'validation/loss'] and long.format('a') not in table
+  assert 'alike in all: validation/error 25.00 %' in table and re.findall('<th scope=row[^>]*>([^<]*)', table)[1] == '2'

@@ -21,7 +21,7 @@ import jax
 
 from karpjax import command_line, config, errors
 from karpjax.commands.sweep import outcome, settings, study
-from karpjax.report import tables, writers
+from karpjax.report import writers
 from karpjax.train import run_dir
 
 
@@ -65,8 +65,7 @@ def main(argv: list[str]) -> int:
       writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': sweep.asks})
       trials = outcome.ranked(study.run(sweep, folder, print), sweep)
       outcome.write_csv(trials, sweep, folder)
-      rows = outcome.rows(trials, sweep)
-      print('', *tables.table(rows, ('trial', *sweep.axes, sweep.metric, '')), sep='\n')
+      print('', *outcome.lines(trials, sweep), sep='\n')
       if trials[0].status != 'done':
         print(f'table: {folder / "trials.csv"}')
         return 1

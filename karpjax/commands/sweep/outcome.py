@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from karpjax.commands.sweep.settings import Axis, Setting, Sweep
-from karpjax.report import comparison, plots, progress, writers
+from karpjax.report import comparison, plots, progress, tables, writers
+
+LONGEST_NOTE = 48  # characters in the printed table; a failure is said in full when it happens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +55,18 @@ def _short(text: str) -> str:
     return text
 
 
-def rows(trials: list[Trial], sweep: Sweep) -> list[tuple]:
+def lines(trials: list[Trial], sweep: Sweep) -> list[str]:
   """The printed table of trials, ranked: number, setting, the metric that selects, a note."""
-  lines = []
+  rows = []
   for place, trial in enumerate(trials):
     last, note = '', trial.status + (f': {trial.reason}' if trial.reason else '')
     if trial.status == 'done':
       last, note = progress.number(trial.numbers[sweep.metric]), 'best' if place == 0 else ''
-    lines.append((trial.number, *(_short(trial.setting.get(name, '')) for name in sweep.axes), last, note))
-  return lines
+    setting = (_short(trial.setting.get(name, '')) for name in sweep.axes)
+    rows.append((str(trial.number), *setting, last, tables.shortened(note, LONGEST_NOTE)))
+  kept = 'trial', sweep.metric, ''
+  *table, alike = tables.narrowed(rows, ('trial', *sweep.axes, sweep.metric, ''), kept)
+  return [*tables.table(*table), *([alike] if alike else [])]
 
 
 def about_best(trial: Trial, sweep: Sweep) -> list[str]:
@@ -110,7 +115,9 @@ def write_page(trials: list[Trial], sweep: Sweep, folder: Path) -> Path:
     flags = {name: trial.setting.get(name, '') for name in sweep.axes}
     note = '' if trial.status == 'done' else f' ({trial.status})'
     text = ' '.join(f'{name}={_short(value)}' for name, value in flags.items())
-    entries.append(comparison.Entry(f'{trial.number}: {text}{note}', flags, rows, numbers))
+    entries.append(
+      comparison.Entry(f'{trial.number}: {text}{note}', flags, rows, numbers, number=f'{trial.number}{note}')
+    )
   best = 'least' if sweep.sign == 1 else 'largest'
   return comparison.write(entries, folder, f'Sweep of {sweep.experiment}, by the {best} {sweep.metric}')
 
