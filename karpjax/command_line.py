@@ -136,11 +136,12 @@ def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
   """Each flag's name, type and default, and under them its help."""
   lines = []
   for field in fields:
-    default, choices = options.text(field.default), configs.metadata(field)['choices']
+    meta = configs.metadata(field)
+    default, choices = meta['means'] if field.default is None else options.text(field.default), meta['choices']
     kind = '|'.join(map(str, choices)) if choices else _Parser(field).flag_type()
-    lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default not in ('', 'None') else ''))
+    lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default else ''))
     wrap = dict(initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)
-    lines += textwrap.wrap(configs.metadata(field)['help'], 110, **wrap)
+    lines += textwrap.wrap(meta['help'], 110, **wrap)
   return lines
 
 

@@ -13,7 +13,7 @@ import re
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -36,6 +36,7 @@ def option(
   may_change=False,
   own=False,
   path=False,
+  means='',
 ):
   """A dataclass field that is an option.
 
@@ -48,11 +49,12 @@ def option(
     above, below: bounds that are not reached.
     own: whether it may also be a model of the user's own, package.module:Class.
     path: whether it is a path, or has one behind a colon or a comma: see `paths.expand`.
+    means: what a default of None stands for, as `--help` says it.
     may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
-  metadata |= {'own': own, 'path': path}
+  metadata |= {'own': own, 'path': path, 'means': means}
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 
@@ -196,7 +198,8 @@ def with_model(config_class: type, name: object) -> type:
   for field in of_model(own_model(name), own=True).values():
     if field.name not in known:
       plain, several = element(field.type)
-      made = option(None, field.metadata.get('help', ''), choices=field.metadata.get('choices'))
+      about = {'choices': field.metadata.get('choices'), 'means': text(field.default)}
+      made = option(None, field.metadata.get('help', ''), **about)
       fields.append((field.name, (tuple[plain, ...] if several else plain) | None, made))
     elif (
       known[field.name].metadata.get('group') != 'Model'
@@ -228,12 +231,23 @@ def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = Fal
     annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
     every = [field.metadata['choices'] for field in by_model.values()]
     choices = dict.fromkeys(c for each in every for c in each) if all(every) else None
-    helps: dict[str, list[str]] = {}  # what is said of the option, and by which models; a model may leave it to another
-    for model, field in by_model.items():
-      helps.setdefault(field.metadata['help'].removesuffix('.') or next(iter(helps), ''), []).append(model)
-    texts = (f'{text}.' if len(of) == len(models) else f'{text} ({", ".join(of)}).' for text, of in helps.items())
-    fields.append((name, annotation, option(None, ' '.join(texts), choices=choices)))
+    first = next(
+      filter(None, (field.metadata['help'] for field in by_model.values())), ''
+    )  # which others may leave it to
+    helps = _by_text({model: field.metadata['help'] or first for model, field in by_model.items()}, models, '.')
+    own_default = lambda model, field: getattr(models[model], 'keywords', {}).get(field.name, field.default)
+    usual_values = {model: text(own_default(model, field)) for model, field in by_model.items()}
+    means = '; '.join(_by_text({model: x for model, x in usual_values.items() if x not in ('', 'None')}, by_model))
+    fields.append((name, annotation, option(None, ' '.join(helps), choices=choices, means=means)))
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
+
+
+def _by_text(texts: Mapping[str, str], models: Collection[str], end: str = '') -> list[str]:
+  """{model: text} -> each text once, behind it the models that it is of where these are not all."""
+  groups: dict[str, list[str]] = {}
+  for model, said in texts.items():
+    groups.setdefault(said.removesuffix('.') if end else said, []).append(model)
+  return [said + (f' ({", ".join(of)})' if len(of) < len(models) else '') + end for said, of in groups.items()]
 
 
 def _check_own(name: str, cls: type, given: Mapping[str, Any], inputs: tuple, call: Mapping[str, Any]) -> None:

@@ -180,3 +180,14 @@ def test_a_model_of_ones_own_that_cannot_be_built_is_said_in_a_line(monkeypatch,
 
 def test_values_read_from_json_are_typed_as_they_were():
   assert options.as_flags({'widths': [64, 32], 'rate': 0.5}) == ['--widths=64,32', '--rate=0.5']
+
+
+def test_help_shows_the_defaults_of_models_and_by_whom_where_they_differ():
+  shown = {
+    line.split('=')[0].strip(): line for line in command_line.usage(Config, 'x', '').splitlines() if ' --' in line
+  }
+  assert shown['--widths'].endswith('(default 8 (net); 64,64 (wide))')
+  assert shown['--activation'].endswith('(default relu (net, wide); gelu (linear))')
+  assert shown['--rate'].endswith('(default 0.0)') and shown['--scale'].endswith('(default 1.0)')
+  changed = config.defaults(rate=0.25)(type('Own', (Config,), {}))
+  assert '--rate=number (default 0.25)' in command_line.usage(changed, 'x', '')
