@@ -12,7 +12,6 @@ from PIL import Image
 from karpjax.data import folders
 from karpjax.errors import UsageError
 
-SPLITS = {'train': ('train',), 'validation': ('validation', 'val', 'valid'), 'test': ('test',)}
 SUFFIXES = ('.png', '.jpg', '.jpeg')
 GREY = ('1', 'L', 'LA')  # Pillow's modes of eight bits and fewer
 COLOUR = ('P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
@@ -29,11 +28,10 @@ Headers = Mapping[Path, tuple[tuple[int, int], int]]  # file -> ((height, width)
 
 
 def split_folders(path: Path) -> dict[str, Path]:
-  """{split: PATH/train, PATH/validation (or val, or valid), PATH/test}, of any case, as far as they are there; without train {}."""
+  """`folders.by_split` of the folders PATH/train, PATH/val, PATH/test, as far as they are there; without train {}."""
   if not path.is_dir():
     raise UsageError(f'{path} is not a folder')
-  there = {entry.name.lower(): entry for entry in folders.visible(path) if entry.is_dir()}
-  found = {split: there[name] for split, names in SPLITS.items() for name in names if name in there}
+  found = folders.by_split(entry for entry in folders.visible(path) if entry.is_dir())
   return found if 'train' in found else {}
 
 

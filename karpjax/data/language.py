@@ -61,7 +61,7 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
     texts = text_files.read_tfds(config, reader, sources=SOURCES, expected='one called text', such='tiny_shakespeare')
     texts = {split: '\n'.join(rows) for split, rows in texts.items()}
     if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
-      texts = {'train': ''.join(texts[split] for split in text_files.SPLITS)}
+      texts = {'train': ''.join(texts[split] for split in folders.SPLITS)}
 
   shares = {'validation': config.validation, 'test': config.test}
   if name != 'names' and kind != 'lines':

@@ -13,7 +13,6 @@ from karpjax.errors import UsageError
 
 DIGITS = tuple('0123456789')
 CLOTHES = 'T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot'
-OBJECTS = 'airplane automobile bird cat deer dog frog horse ship truck'
 KANA = 'o ki su tsu na ha ma ya re wo'
 # set -> (folders in which its files are looked for, classes); the last folder is data_dir itself
 IDX = {
@@ -21,15 +20,20 @@ IDX = {
   'fashion_mnist': (('fashion_mnist', 'fashion-mnist', 'FashionMNIST/raw'), tuple(CLOTHES.split())),
   'kmnist': (('kmnist', 'KMNIST/raw'), tuple(KANA.split())),
 }
-# set -> (folder or archive, files of train, file of test, labels in a record, file of the classes' names)
+# set -> (folder, or archive, files of train, file of test, labels in a record, file of the classes' names)
 CIFAR = {
-  'cifar10': ('cifar-10', tuple(f'data_batch_{i}.bin' for i in range(1, 6)), 'test_batch.bin', 1, 'batches.meta.txt'),
-  'cifar100': ('cifar-100', ('train.bin',), 'test.bin', 2, 'fine_label_names.txt'),
+  'cifar10': (
+    *('cifar-10-batches-bin', 'cifar-10-binary.tar.gz'),
+    *(tuple(f'data_batch_{i}.bin' for i in range(1, 6)), 'test_batch.bin', 1, 'batches.meta.txt'),
+  ),
+  'cifar100': (
+    *('cifar-100-binary', 'cifar-100-binary.tar.gz'),
+    *(('train.bin',), 'test.bin', 2, 'fine_label_names.txt'),
+  ),
 }
-FOLDERS = {'cifar10': 'cifar-10-batches-bin', 'cifar100': 'cifar-100-binary'}
 IMAGES, LABELS = 0x803, 0x801  # the magic numbers of idx files of bytes in three dimensions, and in one
 WANTED = {name: 'train-images-idx3-ubyte.gz and the other three idx files' for name in IDX} | {
-  name: f'{stem}-binary.tar.gz' for name, (stem, *_) in CIFAR.items()
+  name: archive for name, (_, archive, *_) in CIFAR.items()
 }
 
 
@@ -96,8 +100,8 @@ def _idx(path: Path, magic: int) -> np.ndarray:
 
 
 def _read_cifar(name: str, data_dir: Path) -> Dataset | None:
-  stem, train, test, labels, names = CIFAR[name]
-  folder, archive = data_dir / FOLDERS[name], data_dir / f'{stem}-binary.tar.gz'
+  folder, archive, train, test, labels, names = CIFAR[name]
+  folder, archive = data_dir / folder, data_dir / archive
   if folder.is_dir():
     contents = lambda file: (folder / file).read_bytes()
     where = folder

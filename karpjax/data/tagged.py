@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import bucketing, entities, text, text_files, tokenisers
+from karpjax.data import bucketing, entities, folders, text, text_files, tokenisers
 from karpjax.data.dataset import Dataset, Split
 from karpjax.data.entities import Sentence
 from karpjax.data.spacing import LETTER, MARKS
@@ -71,7 +71,7 @@ def read(config) -> tuple[dict[str, list[Sentence]], list[str]]:
   for share in ({'test': test}, {'validation': config.validation}):
     rows, drawn = text.hold_out(rows, share, config.split_seed)
     notes += drawn
-  return {split: rows[split] for split in text_files.SPLITS if split in rows}, notes
+  return {split: rows[split] for split in folders.SPLITS if split in rows}, notes
 
 
 def _tfds_reader(features):

@@ -12,8 +12,6 @@ from typing import Any
 from karpjax.data import folders, tfds
 from karpjax.errors import UsageError
 
-# split -> its names in files and in TFDS
-SPLITS = {'train': ('train',), 'validation': ('validation', 'valid', 'dev', 'testa'), 'test': ('test', 'testb')}
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 MARKS = {  # of byte order, at a file's beginning -> the encoding; that of UTF-32 begins as that of UTF-16 does
   codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16',
@@ -23,7 +21,7 @@ MARKS = {  # of byte order, at a file's beginning -> the encoding; that of UTF-3
 
 def sizes(rows: Mapping[str, Sequence]) -> str:
   """The sizes of splits in words: '90 train, 10 test'."""
-  return ', '.join(f'{len(rows[split]):,} {split}' for split in SPLITS if split in rows)
+  return ', '.join(f'{len(rows[split]):,} {split}' for split in folders.SPLITS if split in rows)
 
 
 def read_file(path: Path, encoding: str = '', usual: str = 'utf-8') -> str:
@@ -73,21 +71,15 @@ def find(name: str, data_dir: str, folder: str = '', *, needed: bool = True) -> 
 
 
 def split_files(folder: str | Path, suffixes: Sequence[str]) -> dict[str, Path]:
-  """{split: file} of a folder whose files have the names in SPLITS and one of the suffixes, of any case.
+  """{split: file} of a folder whose files have the names in `folders.SPLITS` and one of the suffixes, of any case.
 
   Raises:
-    UsageError: where there is no folder, no file of train, or two files of a split.
+    UsageError: where there is no folder, no file of train, or two of a split.
   """
-  folder, files = Path(folder), {}
+  folder = Path(folder)
   if not folder.is_dir():
     raise UsageError(f'{folder} is not a folder that holds train{suffixes[0]}, and perhaps validation and test')
-  there = [path for path in folders.visible(folder) if folders.is_file(path, suffixes)]
-  for split, names in SPLITS.items():
-    found = [path for name in names for path in there if path.stem.lower() == name]
-    if len(found) > 1:
-      raise UsageError(f'{folder} has two files of the {split} split, {found[0].name} and {found[1].name}')
-    if found:
-      files[split] = found[0]
+  files = folders.by_split(path for path in folders.visible(folder) if folders.is_file(path, suffixes))
   if 'train' not in files:
     raise UsageError(f'{folder} has neither {" nor ".join(f"train{suffix}" for suffix in suffixes)}')
   return files
@@ -163,7 +155,7 @@ def read_tfds(
   row = reader(features)
   if not row:
     raise UsageError(f'{name} has features {", ".join(features)}; expected {expected}')
-  for split, names in SPLITS.items():
+  for split, names in folders.SPLITS.items():
     if there := next((each for each in names if each in prepared), None):
       source = builder.as_data_source(split=there)
       rows = (row(record) for record in source.__getitems__(list(range(len(source)))))

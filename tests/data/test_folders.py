@@ -47,6 +47,21 @@ def test_splits_are_found_in_names_of_any_case(tmp_path):
   assert {split: path.name for split, path in parts.items()} == {'train': 'Train', 'test': 'TEST'}
 
 
+@pytest.mark.parametrize('name', ['validation', 'val', 'valid', 'dev', 'testa'])
+def test_pictures_and_texts_call_a_validation_split_by_the_same_names(tmp_path, name):
+  (tmp_path / 'train').mkdir()
+  (tmp_path / name).mkdir()
+  for stem in ('train', name):
+    (tmp_path / f'{stem}.txt').write_text('x')
+  assert image_files.split_folders(tmp_path)['validation'] == tmp_path / name
+  assert text_files.split_files(tmp_path, ('.txt',))['validation'] == tmp_path / f'{name}.txt'
+  (tmp_path / 'Validation.old').mkdir()
+  assert image_files.split_folders(tmp_path)['validation'] == tmp_path / name
+  (tmp_path / ('dev' if name != 'dev' else 'val')).mkdir()
+  with pytest.raises(errors.UsageError, match='has two of the validation split, '):
+    image_files.split_folders(tmp_path)
+
+
 WORDS = 'naïve café, Ω\n'
 
 

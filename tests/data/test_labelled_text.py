@@ -158,7 +158,7 @@ def write(content, name='train.csv'):
     (write(b'sentence,label\none,a\n'), r"no column 'text' but 'sentence', 'label'.*columns="),
     (write(b'text,label\n"one,a\ntwo,b\n'), r'train\.csv, line 3: unexpected end of data'),
     (write(b'text,label\nthree,c\nfour,d\n', 'test.csv'), r"labels in test that are not in train: 'c', 'd'"),
-    (write(b'text\tlabel\none\ta\n', 'train.tsv'), r'has two files of the train split, train\.csv and train\.tsv'),
+    (write(b'text\tlabel\none\ta\n', 'train.tsv'), r'has two of the train split, train\.csv and train\.tsv'),
     (lambda folder: (folder / 'train.csv').rename(folder / 'training.csv'), r'neither train\.csv nor train\.tsv'),
   ],
 )  # fmt: skip

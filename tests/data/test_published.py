@@ -75,7 +75,7 @@ def cifar_files(name):
   draw = np.random.default_rng(1)
   labels = {'cifar10': 1, 'cifar100': 2}[name]
   records = lambda n: np.concatenate([draw.integers(0, 10, (n, labels)), draw.integers(0, 256, (n, 3072))], 1)
-  _, train, test, _, names = published.CIFAR[name]
+  _, _, train, test, _, names = published.CIFAR[name]
   rows = {file: records(2).astype(np.uint8) for file in (*train, test)}
   text = '\n'.join(f'class{i}' for i in range({'cifar10': 10, 'cifar100': 100}[name])).encode()
   return rows, {names: text, **{file: x.tobytes() for file, x in rows.items()}}, train, test, labels
@@ -86,15 +86,15 @@ def cifar_files(name):
 def test_the_binary_version_of_cifar(tmp_path, name, packed):
   rows, files, train, test, labels = cifar_files(name)
   if packed:
-    with tarfile.open(tmp_path / f'{published.CIFAR[name][0]}-binary.tar.gz', 'w:gz') as archive:
+    with tarfile.open(tmp_path / published.CIFAR[name][1], 'w:gz') as archive:
       for file, content in files.items():
         member = tarfile.TarInfo(f'folder/{file}')
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
   else:
-    (tmp_path / published.FOLDERS[name]).mkdir()
+    (tmp_path / published.CIFAR[name][0]).mkdir()
     for file, content in files.items():
-      (tmp_path / published.FOLDERS[name] / file).write_bytes(content)
+      (tmp_path / published.CIFAR[name][0] / file).write_bytes(content)
   read = published.read(name, tmp_path)
   whole = np.concatenate([rows[file] for file in train])
   assert (
@@ -109,7 +109,7 @@ def test_the_binary_version_of_cifar(tmp_path, name, packed):
 
 def test_a_torn_or_incomplete_cifar_is_named(tmp_path):
   _, files, *_ = cifar_files('cifar10')
-  folder = tmp_path / published.FOLDERS['cifar10']
+  folder = tmp_path / published.CIFAR['cifar10'][0]
   folder.mkdir()
   for file, content in files.items():
     (folder / file).write_bytes(content)

@@ -156,7 +156,7 @@ def test_rare_words_are_unknown(tmp_path):
     (dict(train='a PER\n\nb B-PER\n', test='a O\n'), 'tag PER of the train split is none of .*: O, B-PER, I-PER'),
     (dict(train='a O\n', test='\n -DOCSTART- O\n'), 'test.txt holds no sentence'),
     (dict(test='a O\n'), 'has neither train.txt nor train.conll'),
-    (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two files of the validation split, valid.txt and dev.txt'),
+    (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two of the validation split, dev.txt and valid.txt'),
     (dict(train='a O\n'), 'leave none of 1 examples'),
   ],
 )
