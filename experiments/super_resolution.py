@@ -8,7 +8,7 @@ python launch.py upscale WORKDIR small.png
 
 Pictures are made small once, on the host, by Pillow's bicubic filter in 8 bits (`pictures.shrunk`). All that is measured is
 measured on the luma of 8-bit pictures, without `factor` pixels at the edges, and beside it what bicubic interpolation reaches.
-PSNR is that of a whole picture, averaged over pictures.
+PSNR and SSIM are those of whole pictures, averaged over pictures.
 
 https://arxiv.org/abs/1501.00092, https://arxiv.org/abs/1609.05158, https://arxiv.org/abs/1609.04802
 """
@@ -39,7 +39,7 @@ Spec = pairs.Spec
 
 
 @config.defaults(
-  steps='1000', eval_every='250', checkpoint_every='250', eval_batch_size=32, select='-validation/psnr', batch_size=16,
+  steps='1000', eval_every='250', checkpoint_every='250', eval_batch_size=4, select='-validation/psnr', batch_size=16,
   schedule='cosine',
 )  # fmt: skip
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.MODELS)):
@@ -47,7 +47,7 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
   channels: int = config.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
   factor: int = config.flag(3, 'The factor by which pictures are enlarged.', choices=(2, 3, 4))
   colour: str = config.flag('y', 'Enlarge the luma alone, chroma being bicubic, or all channels.', choices=('y', 'rgb'))
-  crop: int = config.flag(32, 'Height and width of an example, in pixels of the small picture, in all splits.', low=1)
+  crop: int = config.flag(32, 'Height and width of a training example, in pixels of the small picture.', low=1)
   stride: int = config.flag(0, 'Pixels from one crop to the next, in train; 0: half of a crop.', low=0)
   symmetries: bool = config.flag(True, 'Turn and mirror training crops.')
   model: str = config.flag('espcn', 'The net; its options are below.', choices=models.MODELS)
@@ -61,21 +61,26 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
 
 
 def data(config: Config) -> dataset.Dataset:
-  least = math.ceil(image_quality.WINDOW / config.factor) + 2 * pairs.BORDER
+  least = math.ceil(image_quality.WINDOW / config.factor) + 2  # and a border
   if config.crop < least:
     raise errors.UsageError(f'crop={config.crop}: at least {least} pixels are needed, for SSIM')
-  return pairs.load_low_resolution(config)
+  return pairs.load_low_resolution(config, least=least, margin=margin(config, network(config, 1)), most=TILE)
 
 
-def network(config: Config, spec: Spec) -> models.Net:
-  channels = 1 if config.colour == 'y' else spec.input[-1]
+def margin(config: Config, net: models.Net) -> int:
+  """What a tile sees beyond its part, in pixels of the small picture: as far as the net looks, and SSIM's window."""
+  return net.reach + math.ceil(image_quality.WINDOW // 2 / config.factor)
+
+
+def network(config: Config, channels: int) -> models.Net:
+  channels = 1 if config.colour == 'y' else channels
   decided = {'factor': config.factor, 'channels': channels, 'dtype': jnp.dtype(config.dtype)}
   return options.build(models.MODELS, config.model, config, jnp.zeros((1, 8, 8, channels)), **decided)
 
 
 def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: one player or two; config with durations in steps."""
-  spec, net = data.spec, network(config, data.spec)
+  spec, net = data.spec, network(config, data.spec.input[-1])
   low, high = (jnp.zeros((1, *shape[:2], net.channels)) for shape in (spec.input, spec.target))
   decided = {'call': {'train': False}, 'dtype': jnp.dtype(config.dtype)}
   discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, **decided)
@@ -137,20 +142,35 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       return state, {name.removeprefix('generator_'): x for name, x in metrics.items()}
     return state, {'loss': metrics.pop('generator_content'), **metrics}
 
-  def evaluated(state, images):
-    return net.apply(state.variables('generator'), scaled(images))
+  def evaluated(state, batch):
+    return net.apply(state.variables('generator'), scaled(batch['input']), present=measured.present(batch))
 
   def predict(state, batch, key):
     """batch['input'] uint8 -> pictures [batch, height · factor, width · factor, channels], black 0 and white 1, not clipped."""
-    ours = evaluated(state, batch['input'])
-    return measured.with_chroma(ours, batch['input'] / 255, config.factor) if config.colour == 'y' else ours
+    ours = evaluated(state, batch)
+    if config.colour == 'rgb':
+      return ours
+    return measured.with_chroma(ours, batch['input'] / 255, config.factor, measured.present(batch))
 
   def example_losses(state, batch, key):
-    return content(evaluated(state, batch['input']), scaled(batch['target']))
+    return content(evaluated(state, batch), scaled(batch['target']))
 
   def evaluate(state, batch, key):
     sums = measured.sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
-    return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
+    if 'part' not in batch:
+      return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
+    counted = measured.between(batch['part'] * config.factor, *batch['target'].shape[1:3])[..., None]
+    ours, high = (
+      pieces(x * counted) for x in (evaluated(state, batch), scaled(batch['target']))
+    )  # of a crop's size each
+    loss = content(ours, high).reshape(len(counted), -1).sum(1) * high[0, ..., 0].size
+    return {**sums, 'loss': (pair(loss, batch['mask'])[0], pair(counted.sum((1, 2, 3)), batch['mask'])[0])}
+
+  def pieces(x):  # tiles -> their parts, cut into crops
+    side, around = spec.target[0], margin(config, net) * config.factor
+    x = x[:, around : x.shape[1] - around, around : x.shape[2] - around]
+    across = x.shape[1] // side
+    return x.reshape(-1, across, side, across, side, x.shape[-1]).swapaxes(2, 3).reshape(-1, side, side, x.shape[-1])
 
   draw = functools.partial(report, config, data, enlarger(config, net, predict))
   # a small net that begins at the bicubic picture cannot come to a tenth of its loss
@@ -177,8 +197,8 @@ def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder
   drawn = {list(data.raw[split])[i] for i in splitting.sample(len(data.raw[split]), DRAWN)}
   for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
     ours = enlarge(state, low)
-    each = measured.measures(ours[None], low[None], high[None], config.factor)
-    numbers = measured.summarise({name: np.asarray(x) for name, x in each.items()} | {'tiles': np.ones(1)})
+    each = measured.measures(ours[None], {'input': low[None], 'target': high[None]}, config.factor)
+    numbers = measured.summarise({name: np.asarray(x) for name, x in each.items()})
     rows[name] = {measure: numbers[measure] for measure in MEASURES}
     if name in drawn:
       before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)
@@ -230,7 +250,7 @@ def encode(run, paths, chosen) -> list[np.ndarray]:
 
 
 def function(run, chosen):
-  enlarge = enlarger(run.config, network(run.config, run.spec), run.program.predict)
+  enlarge = enlarger(run.config, network(run.config, run.spec.input[-1]), run.program.predict)
   return lambda state, pictures: (enlarge(state, low) for low in pictures)
 
 

@@ -19,7 +19,6 @@ DIRECTIONS = 'forward', 'backward'
 SIDES = 'input', 'target'
 TWINS = SIDES, ('A', 'B')  # folders of files of the same names
 SIZE, CHANNELS = 64, 1  # of the crops of `edges`, unless asked for otherwise
-BORDER = 1  # pixels at each edge of a small crop, which stand for those of the large one that no metric counts
 
 MOVES = 'flip', 'enlarge', 'shift', 'shift_edge', 'roll', 'rotate'  # augmentations that suit two images alike
 
@@ -75,13 +74,18 @@ def load(config) -> Dataset:
   return _dataset(config, splits, notes)
 
 
-def load_low_resolution(config) -> Dataset:
-  """Crops of pictures made small, and of the pictures; `raw` holds them whole.
+def load_low_resolution(config, *, least: int, margin: int, most: int) -> Dataset:
+  """Pictures made small, and the pictures: train in crops, other splits whole, in tiles; `raw` holds all whole.
 
   Args:
     config: a `config.Train` with `dataset` and `channels`, see `pictures.read`; `factor`; `crop`, in pixels of the small
-      picture, of all splits (held-out crops overlap by twice BORDER, which metrics leave out); `stride`, from one train crop
-      to the next, 0: half of a crop.
+      picture, of train; `stride`, from one train crop to the next, 0: half of a crop.
+    least: height and width at the least of a small picture that is held out.
+    margin: of a tile, see `pictures.tiles`; its part is a few crops across.
+    most: pixels of a small picture beyond which that gets no more.
+
+  Raises:
+    UsageError: which names a picture that is too small.
   """
   parts, notes = pictures.read(config.dataset, config.channels, config.validation, config.split_seed)
   for split, part in parts.items():
@@ -89,8 +93,21 @@ def load_low_resolution(config) -> Dataset:
       about = f'{split}: {len(flat)} of {len(part)} pictures are of one colour, whose PSNR is infinite'
       notes += (f'{about}; its means leave them out: {dataset.listed(flat)}',)
   pair = functools.partial(pictures.shrunk, factor=config.factor)
-  stride = config.stride or max(config.crop // 2, 1)
-  return _crops(config, parts, notes, ('input', 'target'), pair, config.crop, stride, config.crop - 2 * BORDER)
+  raw = {split: {name: dict(zip(SIDES, pair(x))) for name, x in part.items()} for split, part in parts.items()}
+  train, stride, held_out = raw['train'], config.stride or max(config.crop // 2, 1), {**raw}
+  del held_out['train']
+  sizes = {name: x['input'].shape[:2] for part in held_out.values() for name, x in part.items()}
+  for name, size in sizes.items():
+    if min(size) < least:
+      raise UsageError(
+        f'{name} made small has {"×".join(map(str, size))} pixels: at least {least} are needed, for SSIM'
+      )
+  across = -(-min(max(map(max, sizes.values()), default=1), most) // config.crop)
+  tiles = {split: pictures.tiles(part, across * config.crop, margin) for split, part in held_out.items()}
+  notes += tuple(f'{split}: {len(raw[split])} pictures whole, in {x.size} tiles' for split, x in tiles.items())
+  if 'train' in config.eval_splits + config.final_splits:
+    notes += (f'train/psnr and the like are of crops of {config.crop}×{config.crop} pixels, not of whole pictures',)
+  return _dataset(config, {'train': pictures.crops(train, config.crop, stride)}, notes, raw, tiles)
 
 
 def _crops(config, parts, notes, sides, pair: Callable, size: int, stride: int, held_out_stride: int) -> Dataset:
@@ -101,11 +118,13 @@ def _crops(config, parts, notes, sides, pair: Callable, size: int, stride: int, 
   return _dataset(config, splits, notes, raw)
 
 
-def _dataset(config, splits: dict[str, Split], notes: Iterable[str], raw: Mapping | None = None) -> Dataset:
+def _dataset(
+  config, splits: dict[str, Split], notes: Iterable[str], raw: Mapping | None = None, streamed=()
+) -> Dataset:
   splits, note = splitting.settle(config.dataset, splits, config.resident_mb * 2**20)
   shapes = [splits['train'].fetch(np.zeros(1, int))[side].shape[1:] for side in SIDES]
   spec = Spec(config.dataset, *shapes, splits['train'].size, max(map(len, (raw or {}).values()), default=0))
-  return Dataset(spec, splits, (*notes, note), raw or {})
+  return Dataset(spec, splits | dict(streamed), (*notes, note), raw or {})
 
 
 # ---- in the step ----

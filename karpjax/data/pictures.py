@@ -116,6 +116,45 @@ def _cut(pictures: Sequence[Pictures], corners: np.ndarray, size: int, indices):
   return {'picture': corners[indices, 0], **{layer: np.stack(each) for layer, each in crops.items()}}
 
 
+def tiles(pictures: Mapping[str, Pictures], size: int, margin: int) -> Split:
+  """Whole pictures of any sizes as examples of one, cut when asked for: each pixel is in the part of one tile.
+
+  Args:
+    pictures: as of `crops`.
+    size: height and width of a tile's part of the first layer.
+    margin: how much of the picture is around it, in pixels of that layer; beyond the picture's edges is 0.
+
+  Returns:
+    Examples {layer: [(size + 2 margin) · scale, …, channels] uint8, …, 'picture': [] int32, 'whole', 'part': [2, 2] int32:
+    from which to which row, and column, of the first layer the picture lies, and the tile's part of it}.
+  """
+  corners = []
+  for number, layers in enumerate(pictures.values()):
+    grid = np.meshgrid(number, *(np.arange(0, n, size) for n in next(iter(layers.values())).shape[:2]), indexing='ij')
+    corners.append(np.stack(grid, -1).reshape(-1, 3))
+  corners = np.concatenate(corners).astype(np.int32)
+  return Split(len(corners), None, functools.partial(_tiled, list(pictures.values()), corners, size, margin))
+
+
+def _tiled(pictures: Sequence[Pictures], corners: np.ndarray, size: int, margin: int, indices):
+  rows = {layer: [] for layer in pictures[0]} | {'whole': [], 'part': []}
+  for number, *corner in corners[indices].tolist():
+    layers = pictures[number]
+    extent = np.array(next(iter(layers.values())).shape[:2])
+    start = np.array(corner) - margin
+    whole = np.stack([-start, extent - start], -1).astype(np.int32)
+    for layer, x in layers.items():
+      scale, side = len(x) // extent[0], size + 2 * margin
+      to, end = np.clip(whole, 0, side).T * scale
+      first, last = to + start * scale, end + start * scale
+      tile = np.zeros((side * scale, side * scale, x.shape[-1]), x.dtype)
+      tile[to[0] : end[0], to[1] : end[1]] = x[first[0] : last[0], first[1] : last[1]]
+      rows[layer].append(tile)
+    rows['whole'].append(whole)
+    rows['part'].append(np.clip(whole, margin, margin + size))
+  return {'picture': corners[indices, 0], **{name: np.stack(each) for name, each in rows.items()}}
+
+
 # ---- pictures of pictures ----
 
 EDGES = 12  # how much darker than the paper a stroke is, for a difference of Gaussians of 1

@@ -30,12 +30,6 @@ def luma(images):
   return images * (219 / 255) + 16 / 255 if images.shape[-1] == 1 else rgb_to_ycbcr(images)[..., :1]
 
 
-def without_border(images, border: int):
-  """[batch, height, width, channels] -> [batch, height - 2 border, width - 2 border, channels]."""
-  height, width = images.shape[1:3]
-  return images[:, border : height - border, border : width - border]
-
-
 def psnr(images, targets):
   """Peak signal-to-noise ratio of each image in dB, [batch], for a peak of 1; infinite where they are equal."""
   return -10 * jnp.log10(jnp.square(images - targets).mean((1, 2, 3)))
@@ -44,9 +38,16 @@ def psnr(images, targets):
 def ssim(images, targets):
   """Structural similarity of each image, [batch], the mean over channels and over all places where the window fits.
 
+  As `ssim_map`; the same number as scikit-image's with gaussian_weights=True, use_sample_covariance=False, data_range=1.
+  """
+  return ssim_map(images, targets).mean((1, 2, 3))
+
+
+def ssim_map(images, targets):
+  """Structural similarity at each place where the window fits: [batch, height - 10, width - 10, channels].
+
   Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: a Gaussian window of
-  11×11, σ 1.5, K 0.01 and 0.03, a dynamic range of 1; the same number as scikit-image's with gaussian_weights=True,
-  use_sample_covariance=False, data_range=1.
+  11×11, σ 1.5, K 0.01 and 0.03, a dynamic range of 1.
 
   Raises:
     ValueError: for images smaller than the window.
@@ -59,14 +60,7 @@ def ssim(images, targets):
   covariance = _blurred(x * y) - mean_x * mean_y
   c1, c2 = 0.01**2, 0.03**2
   upper, lower = (2 * mean_x * mean_y + c1) * (2 * covariance + c2), (mean_x**2 + mean_y**2 + c1) * (variances + c2)
-  return (upper / lower).mean((1, 2, 3))
-
-
-def luma_measures(images, targets, border: int) -> dict:
-  """Mean squared error and SSIM, each [batch], of the luma of 8-bit images without a border: as super-resolution's papers do."""
-  eight_bits = lambda images: jnp.round(jnp.clip(images, 0, 1) * 255) / 255
-  x, y = (without_border(luma(eight_bits(x)), border) for x in (images, targets))
-  return {'squared_error': jnp.square(x - y).mean((1, 2, 3)), 'ssim': ssim(x, y)}
+  return upper / lower
 
 
 def l1(images, targets):

@@ -1,4 +1,9 @@
-"""What super-resolution is measured by, on the luma of 8-bit pictures, beside bicubic interpolation of the same input."""
+"""What super-resolution is measured by, on the luma of 8-bit pictures, beside bicubic interpolation of the same input.
+
+All is of whole pictures, but for a border of `factor` pixels, as the papers leave it out. A batch holds whole pictures, or tiles
+of them, as `data.pictures.tiles` cuts them: 'whole' and 'part', [batch, 2, 2] int32, are then between which rows and which
+columns of 'input' the picture lies, and between which those that a tile stands for.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,32 +12,69 @@ from karpjax.metrics import collect, image_quality
 from karpjax.models.super_resolution import bicubic
 
 
-def with_chroma(y, low, factor: int):
+def present(batch):
+  """Where the pictures of tiles lie, [batch, height, width, 1] float32, as the nets take it; None of whole pictures."""
+  if 'whole' not in batch:
+    return None
+  return between(batch['whole'], *batch['input'].shape[1:3])[..., None].astype(jnp.float32)
+
+
+def between(edges, height: int, width: int):
+  """Edges [batch, 2, 2], (first, end) of rows and of columns -> what lies between them, [batch, height, width] bool."""
+  rows, columns = (
+    (np.arange(n) >= edges[:, i, :1]) & (np.arange(n) < edges[:, i, 1:]) for i, n in enumerate((height, width))
+  )
+  return rows[:, :, None] & columns[:, None]
+
+
+def with_chroma(y, low, factor: int, present=None):
   """Pictures of an enlarged luma, not clipped, their chroma being bicubic.
 
   Args:
     y: [batch, height · factor, width · factor, 1], on the scale of `image_quality.luma`.
     low: [batch, height, width, 1 or 3] in [0, 1].
+    present: as `present` gives it.
   """
   if low.shape[-1] == 1:
     return (y - 16 / 255) * (255 / 219)
-  chroma = bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor)
+  chroma = bicubic(image_quality.rgb_to_ycbcr(low)[..., 1:], factor, present)
   return image_quality.ycbcr_to_rgb(jnp.concatenate([y, chroma], -1))
 
 
-def measures(pictures, low, high, factor: int) -> dict:
-  """Squared error and SSIM, each [batch], of pictures in [0, 1], and 'bicubic_…' of what interpolation makes of low (uint8)."""
-  measured = {}
-  for prefix, made in (('', pictures), ('bicubic_', bicubic(low.astype(jnp.float32) / 255, factor))):
-    each = image_quality.luma_measures(made, high / 255, factor)
-    measured |= {prefix + name: x for name, x in each.items()}
-  return measured
+def measures(pictures, batch, factor: int) -> dict:
+  """Sums over the places of each picture or tile, each [batch] float32.
+
+  Args:
+    pictures: [batch, height · factor, width · factor, channels] in [0, 1].
+    batch: 'input' and 'target' uint8; of tiles also 'whole' and 'part'.
+
+  Returns:
+    'squared_error' and 'ssim', 'bicubic_…' of what interpolation makes of the input; 'pixels' and 'windows', how many.
+  """
+  height, width = batch['target'].shape[1:3]
+  all_of_it = np.array([[[0, n // factor] for n in (height, width)]])
+  whole, part = (jnp.asarray(batch.get(name, all_of_it)) * factor for name in ('whole', 'part'))
+  counted, half = between(part, height, width), image_quality.WINDOW // 2
+  inside = lambda less: counted & between(whole + less * np.array([1, -1]), height, width)
+  pixels, windows = inside(factor), inside(factor + half)[:, half : height - half, half : width - half]
+  eight_bits = lambda images: image_quality.luma(jnp.round(jnp.clip(images, 0, 1) * 255) / 255)
+  total = lambda values, where: jnp.where(where, values[..., 0], 0).sum((1, 2))
+  ones, low, high = (
+    np.ones((1, 1, 1, 1), np.float32),
+    batch['input'] / np.float32(255),
+    eight_bits(batch['target'] / 255),
+  )
+  sums = {'pixels': total(ones, pixels), 'windows': total(ones, windows)}
+  for prefix, made in (('', pictures), ('bicubic_', bicubic(low, factor, present(batch)))):
+    ours = eight_bits(made)
+    sums[f'{prefix}squared_error'] = total(jnp.square(ours - high), pixels)
+    sums[f'{prefix}ssim'] = total(image_quality.ssim_map(ours, high), windows)
+  return sums
 
 
 def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
-  """{measure: [count], …, 'tiles': [count]} float32: those of crops, added up by the picture they are of."""
-  values = {**measures(pictures, batch['input'], batch['target'], factor), 'tiles': jnp.ones(len(pictures))}
-  return collect.collect(values, batch['picture'], batch['mask'], count)
+  """{name: [count]} float32: those of `measures`, added up by the picture, batch['picture'], that tiles are of."""
+  return collect.collect(measures(pictures, batch, factor), batch['picture'], batch['mask'], count)
 
 
 def summarise(sums: dict) -> dict[str, float]:
@@ -40,10 +82,11 @@ def summarise(sums: dict) -> dict[str, float]:
 
   The means of PSNR leave out pictures that interpolation gives exactly, as those of one colour: theirs is infinite.
   """
-  numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['tiles'] > 0
+  numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['pixels'] > 0
   uneven = sums['bicubic_squared_error'][there] > 0
   for prefix in ('', 'bicubic_'):
-    error, ssim = (sums[prefix + name][there] / sums['tiles'][there] for name in ('squared_error', 'ssim'))
+    places = (('squared_error', 'pixels'), ('ssim', 'windows'))
+    error, ssim = (sums[prefix + name][there] / sums[of][there] for name, of in places)
     with np.errstate(divide='ignore'):
       numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error[uneven] if uneven.any() else error)))
     numbers[f'{prefix}ssim'] = float(np.mean(ssim))

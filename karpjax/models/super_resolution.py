@@ -2,7 +2,8 @@
 
 A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [batch, height · factor, width · factor, channels],
 on the same scale, not clipped. Its `reach` says how far it looks, in pixels of the small picture: an output depends on no input
-pixel farther away. With `residual` what its layers give is added to the bicubic picture (Kim et al. 2016, "Accurate Image
+pixel farther away. `present` [batch, height, width, 1], 1 or 0, says where the picture lies in low: what it gives there is what it
+gives of the picture alone. With `residual` what its layers give is added to the bicubic picture (Kim et al. 2016, "Accurate Image
 Super-Resolution Using Very Deep Convolutional Networks"), at which training then begins. `dtype` is that of the computation.
 """
 
@@ -26,13 +27,14 @@ from karpjax.options import option
 BICUBIC_REACH = 2  # pixels of the small picture
 
 
-def bicubic(low, factor: int):
+def bicubic(low, factor: int, present=None):
   """[batch, height, width, channels] -> `factor` times as large, by cubic convolution (Keys 1981, a = -½).
 
   As Pillow does it: at the edges the weights inside of the picture are made to add up to one.
   """
-  batch, height, width, channels = low.shape
-  return jax.image.resize(low, (batch, height * factor, width * factor, channels), 'cubic')
+  larger = lambda x: jax.image.resize(x, (len(x), *(n * factor for n in x.shape[1:3]), x.shape[-1]), 'cubic')
+  # inside of the picture the weights that are there add up to more than a quarter
+  return larger(low) if present is None else larger(low * present) / jnp.maximum(larger(present), 0.2)
 
 
 def pixel_shuffle(x, factor: int):
@@ -53,23 +55,28 @@ class Net(nn.Module):
   dtype: Any = jnp.float32
   residual: bool = option(True, "Add the layers' output to the bicubic picture; the papers' nets do not.")
 
-  def conv(self, width: int, window: int, name: str, init=initialisers.lecun_normal):
-    return Conv(width, (window, window), dtype=self.dtype, kernel_init=init, name=name)
+  def conv(self, x, present, width: int, window: int, name: str, init=initialisers.lecun_normal):
+    """A convolution of x, which may be larger than `present`; what lies beyond the picture is 0, as what it pads with."""
+    if present is not None:
+      scale = x.shape[1] // present.shape[1]
+      x = x * present.repeat(scale, 1).repeat(scale, 2).astype(x.dtype)
+    return Conv(width, (window, window), dtype=self.dtype, kernel_init=init, name=name)(x)
 
-  def output(self, x, low, window: int, shuffle: int = 1):
+  def output(self, x, low, present, window: int, shuffle: int = 1):
     """The last convolution, which in a residual net gives 0 at first, and what is added to it."""
     init = nn.initializers.zeros_init() if self.residual else initialisers.lecun_normal
-    x = pixel_shuffle(self.conv(shuffle**2 * self.channels, window, 'output', init)(x), shuffle).astype(jnp.float32)
-    return x + bicubic(low, self.factor) if self.residual else x
+    x = self.conv(x, present, shuffle**2 * self.channels, window, 'output', init)
+    x = pixel_shuffle(x, shuffle).astype(jnp.float32)
+    return x + bicubic(low, self.factor, present) if self.residual else x
 
-  def hidden(self, x, activation: Callable, init):
+  def hidden(self, x, present, activation: Callable, init):
     """All layers but the last of a SRCNN or ESPCN."""
     widths, windows = self.widths, self.kernel_sizes
     if len(windows) != len(widths) + 1 or not all(k % 2 for k in windows):
       given = f'widths={",".join(map(str, widths))}, kernel_sizes={",".join(map(str, windows))}'
       raise errors.UsageError(f'{given}: one odd kernel size more than widths is needed, as 64,32 and 5,3,3')
     for i, (width, window) in enumerate(zip(widths, windows), start=1):
-      x = activation(self.conv(width, window, f'conv{i}', init)(x))
+      x = activation(self.conv(x, present, width, window, f'conv{i}', init))
     return x
 
 
@@ -87,9 +94,9 @@ class SRCNN(Net):
     return BICUBIC_REACH + math.ceil(sum(k // 2 for k in self.kernel_sizes) / self.factor)
 
   @nn.compact
-  def __call__(self, low, *, train: bool = False):
-    x = self.hidden(bicubic(low, self.factor), nn.relu, initialisers.he_normal)
-    return self.output(x, low, self.kernel_sizes[-1])
+  def __call__(self, low, *, train: bool = False, present=None):
+    x = self.hidden(bicubic(low, self.factor, present), present, nn.relu, initialisers.he_normal)
+    return self.output(x, low, present, self.kernel_sizes[-1])
 
 
 class ESPCN(Net):
@@ -105,9 +112,9 @@ class ESPCN(Net):
     return max(BICUBIC_REACH, sum(k // 2 for k in self.kernel_sizes))
 
   @nn.compact
-  def __call__(self, low, *, train: bool = False):
-    x = self.hidden(low, jnp.tanh, initialisers.lecun_normal)
-    return self.output(x, low, self.kernel_sizes[-1], self.factor)
+  def __call__(self, low, *, train: bool = False, present=None):
+    x = self.hidden(low, present, jnp.tanh, initialisers.lecun_normal)
+    return self.output(x, low, present, self.kernel_sizes[-1], self.factor)
 
 
 class SRResNet(Net):
@@ -127,8 +134,8 @@ class SRResNet(Net):
     return max(BICUBIC_REACH, math.ceil(4 + 2 * self.blocks + 1 + larger + 4 / self.factor))
 
   @nn.compact
-  def __call__(self, low, *, train: bool = False):
-    conv = lambda name, x, width=self.width, window=3: self.conv(width, window, name)(x)
+  def __call__(self, low, *, train: bool = False, present=None):
+    conv = lambda name, x, width=self.width, window=3: self.conv(x, present, width, window, name)
     norm = lambda name, x: BatchNorm(dtype=self.dtype, name=name)(x, train=train)
     prelu = lambda name, x: nn.PReLU(negative_slope_init=0.25, name=name)(x)  # He et al. 2015
     first = x = prelu('prelu', conv('conv', low, window=9))
@@ -139,7 +146,7 @@ class SRResNet(Net):
     for i, stage in enumerate(self.stages, start=1):
       x = pixel_shuffle(conv(f'larger{i}', x, stage**2 * self.width), stage)
       x = prelu(f'larger{i}_prelu', x)  # [batch, height · stage, width · stage, width]
-    return self.output(x, low, 9)
+    return self.output(x, low, present, 9)
 
 
 class Discriminator(nn.Module):

@@ -81,6 +81,32 @@ def test_crops_are_the_squares_of_the_grid_in_every_layer():
     np.testing.assert_array_equal(x, rows[name][[4, 1]])
 
 
+def test_each_pixel_is_in_the_part_of_one_tile_and_has_its_neighbours_around_it():
+  draw = np.random.default_rng(0)
+  low = {'a': draw.integers(1, 256, (7, 9, 3), np.uint8), 'b': draw.integers(1, 256, (3, 4, 3), np.uint8)}
+  both = {name: {'low': x, 'high': x.repeat(2, 0).repeat(2, 1)} for name, x in low.items()}
+  split = pictures.tiles(both, 4, 2)
+  assert split.size == 2 * 3 + 1
+  rows = split.fetch(np.arange(split.size))
+  assert rows['low'].shape == (7, 8, 8, 3) and rows['high'].shape == (7, 16, 16, 3)
+  seen = {name: np.zeros(x.shape[:2], int) for name, x in low.items()}
+  for i, number in enumerate(rows['picture']):
+    name = list(low)[number]
+    (top, bottom), (left, right) = rows['whole'][i]
+    assert (bottom - top, right - left) == low[name].shape[:2]
+    for row in range(8):
+      for column in range(8):
+        inside = top <= row < bottom and left <= column < right
+        expected = low[name][row - top, column - left] if inside else np.zeros(3)
+        np.testing.assert_array_equal(rows['low'][i, row, column], expected)
+        counted = all(first <= n < end for n, (first, end) in zip((row, column), rows['part'][i]))
+        assert not counted or (inside and 2 <= row < 6 and 2 <= column < 6)
+        if counted:
+          seen[name][row - top, column - left] += 1
+    np.testing.assert_array_equal(rows['high'][i], rows['low'][i].repeat(2, 0).repeat(2, 1))
+  assert all((each == 1).all() for each in seen.values())
+
+
 def test_a_crop_larger_than_a_picture_is_refused_by_name():
   image = {name: {'image': np.zeros((40, width, 1), np.uint8)} for name, width in (('fits.png', 40), ('small.png', 32))}
   with pytest.raises(UsageError, match=r'33×33 pixels is larger than small\.png, which has 40×32'):

@@ -115,6 +115,8 @@ def test_gains_are_over_the_bicubic_picture_of_the_same_input(trained, folder):
     options = dict(gaussian_weights=True, use_sample_covariance=False, data_range=1)
     assert row['bicubic_ssim'] == pytest.approx(metrics.structural_similarity(theirs, ours, **options), abs=1e-3)
   assert report['mean']['psnr'] - report['mean']['bicubic_psnr'] > 0.3
+  for name, value in report['mean'].items():
+    assert trained.numbers[f'test/{name}'] == pytest.approx(value, abs=1e-4)
   left = {path.name for path in trained.folder.rglob('*')}
   assert left >= {'test_pictures.txt', *(f'before_and_after_{name[:-4]}.png' for name in report['pictures'])}
 
@@ -161,7 +163,57 @@ def test_black_pictures_are_said_at_the_start_and_in_the_report(tmp_path):
   assert '1 of 3 that interpolation gives exactly, which the means of PSNR leave out: b.png' in text
 
 
-def test_sums_over_tiles_are_those_of_each_picture():
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('srcnn', 'srresnet')]
+
+
+@pytest.mark.parametrize('model', ['espcn', *SLOW])
+def test_psnr_and_ssim_are_scikit_images_of_whole_pictures(tmp_path, model):
+  """Of pictures that are no multiple of a tile, or smaller than what the net sees, and of nets that were never trained."""
+  draw, folder = np.random.default_rng(1), tmp_path / 'pictures'
+  for split, sizes in {'train': [(70, 70)], 'test': [(70, 101), (47, 38)]}.items():
+    (folder / split).mkdir(parents=True)
+    for i, size in enumerate(sizes):
+      pixels = np.clip(draw.normal(128, 60, (*size, 3)), 0, 255).astype(np.uint8)
+      Image.fromarray(pixels).resize(size[::-1]).save(folder / split / f'{i}.png')
+  options = dict(blocks=1, width=2) if model == 'srresnet' else dict(widths=(2,), kernel_sizes=(3, 3))
+  settings = experiment.Config(
+    dataset=f'folder:{folder}',
+    factor=3,
+    crop=8,
+    model=model,
+    residual=False,
+    validation=0.0,
+    eval_batch_size=3,
+    batch_size=4,
+    **options,
+  )
+  data = experiment.data(settings)
+  program = experiment.program(config.resolve(settings, data.spec.examples), data)
+  state = jax.jit(program.init)(jax.random.key(0))
+  state = state.replace(params=jax.tree.map(lambda x: x + 0.05, state.params))
+  evaluate, total = jax.jit(program.evaluate), None
+  for numbers, mask in batches.exact(data.splits['test'].size, 3):
+    sums = evaluate(state, {**batches.fetch(data.splits['test'], numbers), 'mask': mask}, jax.random.key(0))
+    total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+  found, predict = program.summarise(jax.tree.map(np.asarray, total)), jax.jit(program.predict)
+  luma = lambda x: color.rgb2ycbcr(np.rint(x * 255) / 255)[3:-3, 3:-3, 0] / 255
+  expected, errors = [], []
+  for layers in data.raw['test'].values():
+    made = np.asarray(predict(state, {'input': layers['input'][None]}, None))[0].clip(0, 1)
+    ours, theirs = luma(made), luma(layers['target'] / 255)
+    same = dict(gaussian_weights=True, use_sample_covariance=False, data_range=1)
+    expected.append(
+      [metrics.peak_signal_noise_ratio(theirs, ours, data_range=1), metrics.structural_similarity(theirs, ours, **same)]
+    )
+    net = program.example_losses(state, {name: x[None] for name, x in layers.items()}, None)
+    errors.append((float(net[0]), made[..., 0].size))
+  assert [found['psnr'], found['ssim']] == pytest.approx(np.mean(expected, 0), abs=1e-4)
+  values, sizes = zip(*errors)
+  assert found['loss'] == pytest.approx(np.average(values, weights=sizes), rel=1e-5)
+  assert found['psnr_gain'] == pytest.approx(found['psnr'] - found['bicubic_psnr'])
+
+
+def test_sums_are_those_of_each_picture():
   draw = np.random.default_rng(0)
   high = draw.integers(0, 256, (5, 30, 30, 3), np.uint8)
   batch = {'input': draw.integers(0, 256, (5, 15, 15, 3), np.uint8), 'target': high}
@@ -170,9 +222,8 @@ def test_sums_over_tiles_are_those_of_each_picture():
   found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(ours, batch, 2, 4)))
   luma = lambda x: color.rgb2ycbcr(np.rint(x * 255) / 255)[:, 2:-2, 2:-2, 0] / 255
   errors = np.square(luma(ours) - luma(high / 255)).mean((1, 2))
-  expected = [-10 * np.log10(errors[rows].mean()) for rows in ([0, 3], [1, 2])]  # picture 1 is masked, 3 has no tile
+  expected = [-10 * np.log10(errors[rows].mean()) for rows in ([0, 3], [1, 2])]  # picture 1 is masked, 3 has none
   assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-4)
-  assert found['psnr_gain'] == pytest.approx(found['psnr'] - found['bicubic_psnr'])
   plain = models.bicubic(batch['input'].astype(np.float32) / 255, 2)  # which gains nothing over itself
   found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(plain, batch, 2, 4)))
   assert found['psnr_gain'] == pytest.approx(0, abs=1e-5) and found['ssim_gain'] == pytest.approx(0, abs=1e-6)

@@ -52,12 +52,3 @@ def test_the_luma_is_on_the_papers_scale(pair):
   np.testing.assert_allclose(ends, [16, 235, 81.481], atol=1e-4)  # MATLAB: rgb2ycbcr([1 0 0]) = 0.3195…
   grey = pair[0][..., :1]
   np.testing.assert_allclose(image_quality.luma(grey), image_quality.luma(np.repeat(grey, 3, -1)), atol=1e-6)
-
-
-def test_a_border_is_left_out_on_every_side(pair):
-  noisy = pair[0].copy()
-  noisy[:, :4], noisy[:, -4:], noisy[:, :, :4], noisy[:, :, -4:] = 1, 0, 0, 1
-  inner = image_quality.without_border(noisy, 4)
-  assert inner.shape == (2, 52, 63, 3)
-  np.testing.assert_array_equal(inner, image_quality.without_border(pair[0], 4))
-  assert image_quality.without_border(noisy, 0).shape == noisy.shape

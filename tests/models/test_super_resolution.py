@@ -139,6 +139,22 @@ def test_tiled_equals_whole_and_a_smaller_margin_does_not(name):
   assert np.abs(tiled(net.reach - 1) - whole).max() > 1e-4
 
 
+@pytest.mark.parametrize('name', NETS)
+def test_what_lies_around_a_picture_changes_nothing(name):
+  net, draw = NETS[name], np.random.default_rng(0)
+  variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 2, 2, net.channels)))
+  variables = jax.tree.map(lambda x: x + np.float32(0.02), variables)
+  canvas, present = (
+    draw.uniform(size=(1, 15, 14, net.channels)).astype(np.float32),
+    np.zeros((1, 15, 14, 1), np.float32),
+  )
+  present[:, 4:11, 0:9] = 1
+  alone = jax.jit(lambda x: net.apply(variables, x))(canvas[:, 4:11, :9])
+  among = jax.jit(lambda x: net.apply(variables, x, present=present))(canvas)
+  scale = net.factor
+  np.testing.assert_allclose(among[:, 4 * scale : 11 * scale, : 9 * scale], alone, atol=1e-5)
+
+
 def test_a_picture_smaller_than_a_tile_is_one_tile():
   picture = np.random.default_rng(0).uniform(size=(7, 30, 2))
   seen = []
