@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / 'experiments' / 'papers'
 RESULTS = PAPERS / 'results.jsonl'
 MARKS = '<!-- results: written by launch.py reproduce -->', '<!-- end of results -->'
-HEADS = ('what', 'metric', 'theirs', 'ours', 'difference', 'seeds', 'time', 'launch.py')
+HEADS = ('what', 'metric', 'theirs', 'ours', 'difference', 'seeds', 'time', 'commit', 'launch.py')
 
 
 def read(path: Path) -> dict:
@@ -65,7 +65,7 @@ def check(name: str, flags: list[str]) -> None:
   config = command_line.parse(experiment.Config, [f'--flagfile={PAPERS / name}.flags', *flags])
   names = prepare.measured(Runner(*prepare.prepare(experiment, config)), list(paper['theirs']))
   for metric in paper['theirs']:
-    if metric not in names:
+    if metric.removeprefix('best/') not in names:
       raise errors.UsageError(
         f'{name} promises {metric}, which this run does not measure.{errors.nearest(metric, names)}'
       )
@@ -111,11 +111,34 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
   }
 
 
+def refuse_dirty() -> None:
+  """Raises UsageError where no commit holds the code from which a row would be recorded."""
+  from karpjax.train import run_dir
+
+  revision = run_dir.git_revision(ROOT)
+  if revision is None or revision.endswith('-dirty'):
+    why = 'is not under git' if revision is None else f'differs from its commit {revision.removesuffix("-dirty")}'
+    raise errors.UsageError(f'nothing is recorded: the checkout {why}; commit its code and flagfiles, or give --dirty')
+
+
+def refuse_older(name: str, workdir: Path) -> None:
+  """Raises UsageError where a workdir holds a run that another commit began: what goes on there is no evidence of this one."""
+  from karpjax import config
+  from karpjax.train import run_dir
+
+  before, now = config.saved(workdir), run_dir.git_revision(ROOT)
+  if before and before.get('git') != now:
+    text = (
+      f'{name} is not recorded: the run in {workdir} is of {before.get("git") or "an unknown commit"}, not of {now}'
+    )
+    raise errors.UsageError(f'{text}; remove it, or give other --runs, or --dirty')
+
+
 def shown(metric: str, value: float | None, std: float | None = None) -> str:
   """A metric for a reader: fractions as per cent; with the standard deviation over seeds where there is one."""
   if value is None:
     return '–'
-  fraction = metric.split('/')[1] in ('error', 'accuracy')
+  fraction = metric.rpartition('/')[2] in ('error', 'accuracy')
   number = lambda x: f'{100 * x:.2f} %' if fraction else f'{x:.2f}' if abs(x) >= 10 else f'{x:.4f}'
   return number(value) + (f' ± {number(std)}' if std is not None else '')
 
@@ -133,20 +156,36 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
         value = shown(metric, ours['mean'], ours['std'] if len(ours['values']) > 1 else None)
       if ours and None not in (theirs, ours['mean']):
         gap = ('+' if ours['mean'] > theirs else '') + shown(metric, ours['mean'] - theirs)
-      about = (str(result['seeds']), minutes, f'reproduce {name}')
+      commit = result.get('git') or ('–' if ours else '')
+      about = (str(result['seeds']), minutes, commit, f'reproduce {name}')
       lines.append((paper['what'], metric, shown(metric, theirs), value, gap, *about))
   return lines
 
 
-def record(result: dict, known: dict[str, dict]) -> None:
-  """Appends to results.jsonl, and writes the table of README.md beside them anew between its two marks, from the newest of each name."""
-  with open(RESULTS, 'a', encoding='utf-8') as file:
-    file.write(json.dumps(result) + '\n')
-  newest = {line['name']: line for line in map(json.loads, RESULTS.read_text('utf-8').splitlines())}
+def table(known: dict[str, dict]) -> list[str]:
+  """The lines of README.md's table, from the newest result of each name; the first row of a name says what differs."""
+  stored = RESULTS.read_text('utf-8').splitlines() if RESULTS.exists() else ()
+  lines = [(*HEADS, 'differs'), ('---',) * (len(HEADS) + 1)]
+  for row in rows(known, {line['name']: line for line in map(json.loads, stored)}):
+    name = row[-1].removeprefix('reproduce ')
+    again = lines[-1][-2] == row[-1]
+    lines.append((*row, '″' if again else known[name].get('differs', '')))
+  return ['| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines]
+
+
+def write_table(known: dict[str, dict]) -> None:
+  """Writes the table of the README.md beside the flagfiles anew, between its two marks."""
   path = PAPERS / 'README.md'
   before, rest = path.read_text('utf-8').split(MARKS[0])
-  table = ['| ' + ' | '.join(row) + ' |' for row in (HEADS, ['---'] * len(HEADS), *rows(known, newest))]
-  writers.write_bytes(path, '\n'.join([before + MARKS[0], *table, MARKS[1] + rest.split(MARKS[1])[1]]).encode())
+  text = '\n'.join([before + MARKS[0], *table(known), MARKS[1] + rest.split(MARKS[1])[1]])
+  writers.write_bytes(path, text.encode())
+
+
+def record(result: dict, known: dict[str, dict]) -> None:
+  """Appends to results.jsonl, and writes the table anew."""
+  with open(RESULTS, 'a', encoding='utf-8') as file:
+    file.write(json.dumps(result) + '\n')
+  write_table(known)
 
 
 def main(argv: list[str]) -> int:
@@ -158,15 +197,24 @@ def main(argv: list[str]) -> int:
     '--runs', type=paths.expand, default='runs/papers', help='where the runs are left (default runs/papers)'
   )
   parser.add_argument(
-    '--record', action='store_true', help='write the results to results.jsonl and README.md beside the flagfiles'
+    '--record',
+    action='store_true',
+    help='write the results to results.jsonl and README.md beside the flagfiles; '
+    'without names only write the table anew',
   )
+  parser.add_argument('--dirty', action='store_true', help='record also where no commit holds the code that ran')
   options, flags = parser.parse_known_args(argv)
   try:
     known = {path.stem: read(path) for path in sorted(PAPERS.glob('*.flags'))}
     chosen = choose(options.names, known)
+    if chosen and options.record and not options.dirty:
+      refuse_dirty()
   except errors.UsageError as error:
     print(f'reproduce: {error}', file=sys.stderr)
     return 2
+  if not chosen and options.record:
+    write_table(known)
+    return 0
   if not chosen:
     listed = [(name, paper['what'], paper.get('needs', '')) for name, paper in known.items()]
     print(*tables.table(listed, ('name', 'what', 'needs')), sep='\n')
@@ -174,7 +222,11 @@ def main(argv: list[str]) -> int:
   results: dict[str, dict] = {}
   for name in chosen:
     try:
-      results[name] = run(known[name], Path(options.runs) / name, flags)
+      workdir = Path(options.runs) / name
+      if options.record and not options.dirty:
+        refuse_dirty()
+        refuse_older(name, workdir)
+      results[name] = run(known[name], workdir, flags)
       if options.record:
         record(results[name], known)
     except errors.UsageError as error:

@@ -89,10 +89,13 @@ def failure_said(folder: Path) -> Iterator[None]:
 # ---- config.json ----
 
 
-def _git_revision() -> str | None:
+def git_revision(folder: Path = Path(__file__).parent) -> str | None:
+  """The commit of the checkout that a folder is in, with -dirty where code or flagfiles differ from it; None outside of git."""
+  ask = lambda *words: subprocess.run(['git', '-C', str(folder), *words], **options).stdout.strip()
+  options = {'capture_output': True, 'text': True, 'timeout': 5, 'check': True}
   try:
-    command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty']
-    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    changed = ask('status', '--porcelain', '--', ':(top)*.py', ':(top)*.flags')
+    return ask('describe', '--always') + ('-dirty' if changed else '')
   except (OSError, subprocess.SubprocessError):
     return None
 
@@ -119,7 +122,7 @@ def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
-    'git': _git_revision(),
+    'git': git_revision(),
     'parameters': [{'name': name, 'shape': list(x.shape), 'count': math.prod(x.shape)} for name, x in shapes],
     'compiled': compiled,
     'population': population and dataclasses.asdict(population),

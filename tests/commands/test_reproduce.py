@@ -1,12 +1,14 @@
 """reproduce prints ours beside theirs, and writes nothing of it down unless it is asked to."""
 
 import json
+import subprocess
 import types
 
 import pytest
 
 from karpjax import errors
 from karpjax.commands import reproduce
+from karpjax.train import run_dir
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def papers(tmp_path, monkeypatch):
   folder = tmp_path / 'experiments' / 'papers'
   folder.mkdir(parents=True)
   for name, theirs, more in (
-    ('one_small', 'test/error = 0.2', ''),
+    ('one_small', 'test/error = 0.2, best/test/error = none', '# differs: a | b\n'),
     ('one_large', 'test/error = none', '# needs: accelerator\n'),
   ):
     lines = f'# what: {name}\n# experiment: regression\n# theirs: {theirs}\n# source: here\n{more}--seed=1\n'
@@ -25,8 +27,9 @@ def papers(tmp_path, monkeypatch):
   monkeypatch.setattr(reproduce, 'PAPERS', folder)
   monkeypatch.setattr(reproduce, 'RESULTS', folder / 'results.jsonl')
   ours = {'test/error': {'mean': 0.25, 'std': 0.01, 'values': [0.24, 0.26]}}
-  result = lambda paper, *_: {'name': paper['name'], 'ours': ours, 'seeds': 2, 'seconds': 90}
+  result = lambda paper, *_: {'name': paper['name'], 'ours': ours, 'seeds': 2, 'seconds': 90, 'git': 'abc1234'}
   monkeypatch.setattr(reproduce, 'run', result)
+  monkeypatch.setattr(run_dir, 'git_revision', lambda *_: 'abc1234')
   return tmp_path
 
 
@@ -43,10 +46,12 @@ def test_a_record_goes_to_the_results_and_to_the_table_of_the_readme(papers):
   assert [json.loads(line)['name'] for line in reproduce.RESULTS.read_text().splitlines()] == ['one_small']
   lines = (reproduce.PAPERS / 'README.md').read_text().splitlines()
   assert lines[:2] == ['before', reproduce.MARKS[0]] and lines[-2:] == [reproduce.MARKS[1], 'after']
-  assert (
-    '| one_small | test/error | 20.00 % | 25.00 % ± 1.00 % | +5.00 % | 2 | 1.5 min | reproduce one_small |' in lines
+  ours = '25.00 % ± 1.00 % | +5.00 % | 2 | 1.5 min | abc1234'
+  assert f'| one_small | test/error | 20.00 % | {ours} | reproduce one_small | a \\| b |' in lines
+  assert '| one_large | test/error | – | not run here |  |  |  |  | reproduce one_large |  |' in lines
+  assert any(
+    line.startswith('| one_small | best/test/error | – | not run |') and line.endswith('| ″ |') for line in lines
   )
-  assert any('| one_large | test/error | – | not run here |' in line for line in lines)
 
 
 def test_a_run_that_fails_is_said_and_the_others_go_on(papers, monkeypatch, capsys):
@@ -76,7 +81,13 @@ def test_a_number_that_is_not_finite_has_no_difference(papers, monkeypatch, caps
 
 
 @pytest.mark.parametrize(
-  'theirs, near', [('test/mse = 1', ''), ('test/msee = 1', 'Did you mean test/mse'), ('valid/mse = 1', 'Did you mean')]
+  'theirs, near',
+  [
+    ('test/mse = 1', ''),
+    ('best/test/mse = 1', ''),
+    ('test/msee = 1', 'Did you mean test/mse'),
+    ('valid/mse = 1', 'Did you mean'),
+  ],
 )
 def test_what_a_row_promises_is_measured_or_it_is_not_begun(papers, theirs, near):
   lines = f'# what: one\n# experiment: regression\n# theirs: {theirs}\n# source: here\n--seed=1\n'
@@ -96,3 +107,61 @@ def test_a_row_that_is_refused_is_not_trained(papers, monkeypatch, tmp_path):
   with pytest.raises(errors.UsageError, match='one_small was not begun'):
     reproduce.run({'name': 'one_small', 'experiment': 'regression'}, tmp_path, ['--seed=2'])
   assert [command[-2:] for command in commands] == [['one_small', '--seed=2']]
+
+
+# ---- evidence ----
+
+
+def test_a_dirty_checkout_records_nothing_unless_told(papers, monkeypatch, capsys):
+  for revision, why in (('abc1234-dirty', 'differs from its commit abc1234;'), (None, 'is not under git;')):
+    monkeypatch.setattr(run_dir, 'git_revision', lambda *_: revision)
+    assert reproduce.main(['one', '--record']) == 2 and not reproduce.RESULTS.exists()
+    out, err = capsys.readouterr()
+    assert not out and err.count('\n') == 1 and why in err and '--dirty' in err
+  assert reproduce.main(['one', '--record', '--dirty']) == 0 and len(reproduce.RESULTS.read_text().splitlines()) == 2
+
+
+def test_a_run_that_another_commit_began_is_no_evidence_of_this_one(papers, capsys):
+  runs = papers / 'runs'
+  for name, revision in (('one_small', 'abc1234'), ('one_large', 'def5678')):
+    (runs / name).mkdir(parents=True)
+    (runs / name / 'config.json').write_text(json.dumps({'git': revision}))
+  assert reproduce.main(['one', '--record', f'--runs={runs}']) == 1
+  assert 'one_large is not recorded' in capsys.readouterr().err
+  assert [json.loads(line)['name'] for line in reproduce.RESULTS.read_text().splitlines()] == ['one_small']
+  assert reproduce.main(['one', f'--runs={runs}']) == 0  # nothing is recorded, nothing refused
+
+
+def test_a_revision_is_that_of_code_and_flagfiles(tmp_path):
+  git = lambda *words: subprocess.run(['git', '-C', tmp_path, *words], check=True, capture_output=True)
+  assert run_dir.git_revision(tmp_path) is None
+  git('init')
+  for name in ('papers/a.flags', 'papers/README.md', 'karpjax/b.py'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('1')
+  git('add', '.')
+  git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'one')
+  clean = run_dir.git_revision(tmp_path / 'karpjax')
+  assert len(clean) >= 7 and 'dirty' not in clean
+  (tmp_path / 'papers' / 'README.md').write_text('2')  # what recording writes
+  (tmp_path / 'papers' / 'results.jsonl').write_text('2')
+  assert run_dir.git_revision(tmp_path) == clean
+  for name in ('papers/a.flags', 'karpjax/b.py', 'karpjax/new.py'):
+    before = (tmp_path / name).read_text() if (tmp_path / name).exists() else None
+    (tmp_path / name).write_text('2')
+    assert run_dir.git_revision(tmp_path) == f'{clean}-dirty', name
+    (tmp_path / name).write_text(before) if before else (tmp_path / name).unlink()
+  assert run_dir.git_revision(tmp_path) == clean
+
+
+def test_a_result_without_a_commit_says_so(papers):
+  reproduce.RESULTS.write_text(json.dumps({'name': 'one_large', 'ours': {'test/error': {'mean': 0.1, 'std': None, 'values': [0.1]}}, 'seeds': 1}) + '\n')  # fmt: skip
+  assert reproduce.main(['--record']) == 0
+  table = (reproduce.PAPERS / 'README.md').read_text()
+  assert '| one_large | test/error | – | 10.00 % |  | 1 |  | – | reproduce one_large |  |' in table
+
+
+def test_the_table_is_what_flagfiles_and_results_say():
+  known = {path.stem: reproduce.read(path) for path in sorted(reproduce.PAPERS.glob('*.flags'))}
+  table = '\n'.join(reproduce.table(known))
+  assert table in (reproduce.PAPERS / 'README.md').read_text(), 'write it anew: launch.py reproduce --record'
