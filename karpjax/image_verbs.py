@@ -35,7 +35,7 @@ def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
 class Sampling:
   count: int = configs.flag(64, 'How many images to draw.', low=1)
   seed: int = configs.seed_flag('The seed of the draw.')
-  output: str = configs.flag('samples.png', 'The picture to write.', path=True)
+  output: str = configs.flag('', 'The picture to write. Default: samples.png.', path=True)
 
 
 def sample(encode: Callable, function: Callable, options: type = Sampling) -> Verb:
@@ -47,12 +47,12 @@ def sample(encode: Callable, function: Callable, options: type = Sampling) -> Ve
   """
 
   def decode(run, outputs, inputs, chosen):
-    samples = np.asarray(outputs)
+    samples, (place,) = np.asarray(outputs), writes(run, inputs, chosen)
     if samples.ndim == 2:
       return ({'sample': row.tolist()} for row in samples)
-    return [{'file': str(pictures.write_grid(samples, math.ceil(math.sqrt(len(samples))), chosen.output))}]
+    return [{'file': str(pictures.write_grid(samples, math.ceil(math.sqrt(len(samples))), place))}]
 
-  writes = lambda run, inputs, chosen: [Path(chosen.output)]
+  writes = lambda run, inputs, chosen: [Path(chosen.output or run.own_path(Path('samples.png')))]
   return Verb('New samples, in one picture.', encode, function, decode, options=options, writes=writes)
 
 
@@ -72,7 +72,7 @@ def of_each(help: str, encode: Callable, function: Callable, ending: Callable, o
 
   def places(run, inputs, chosen):
     paths = map(Path, inputs)
-    return [Path(chosen.output or path.parent) / f'{path.stem}{ending(run)}.png' for path in paths]
+    return [run.own_path(Path(chosen.output or path.parent) / f'{path.stem}{ending(run)}.png') for path in paths]
 
   def checked(run, inputs, chosen):
     for path in inputs:

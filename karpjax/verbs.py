@@ -43,7 +43,8 @@ class Verb:
     options: a frozen dataclass of `config.flag` fields.
     show: answer -> its text for a terminal, with its own line breaks.
     expand: the inputs given -> those that are meant, such as the files of a folder.
-    writes: (run, inputs, options) -> the files that `decode` writes: none may be an input, or another thing that is read.
+    writes: (run, inputs, options) -> the files that `decode` writes, by `Run.own_path` where the user does not name them:
+      none may be an input, or another thing that is read.
   """
 
   help: str
@@ -115,8 +116,10 @@ class Run:
 
   def __init__(self, folder: str | Path, checkpoint: str = 'best', member: int | None = None, trial: int | None = None):
     self.folder, self.trial, self.member = Path(paths.expand(folder)), '', member
+    self._ending = '' if member is None else f'_member_{member}'
     if (self.folder / 'sweep.json').exists():
       self.folder, self.trial, first = run_dir.setting_of_sweep(self.folder, trial)
+      self._ending = f'_{self.trial.partition(":")[0].replace(" ", "_")}{self._ending}'
       self.member = member if first is None else first + (member or 0)
       checkpoint = 'last' if checkpoint == 'best' else checkpoint
     elif trial is not None:
@@ -139,6 +142,10 @@ class Run:
       self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)
       hyper = {name: [x] for name, x in own.items()}
       self.experiment = populations.varied(self.experiment, hyper, [self.config.seed])
+
+  def own_path(self, path: Path) -> Path:
+    """A file's name with the setting and the member asked for in it: what others of the run have written stays."""
+    return path.with_name(f'{path.stem}{self._ending}{path.suffix}')
 
   @property
   def reads(self) -> dict[Path, str]:

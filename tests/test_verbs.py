@@ -14,7 +14,7 @@ from PIL import Image
 import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, errors, image_verbs, options, verbs
-from karpjax.commands import use
+from karpjax.commands import monitor, use
 from karpjax.report import pictures
 from karpjax.rl import agents
 from karpjax.train import loop
@@ -179,3 +179,21 @@ def test_an_output_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
   assert use.main('sample', [str(folder), f'--output={place}']) == 2
   said = capsys.readouterr().err.splitlines()
   assert said[-1] == f'sample: {tmp_path / "file"} cannot be read or written: File exists' and len(said) == 2
+
+
+def test_what_a_member_writes_is_named_by_it_and_other_members_keep_theirs(folder, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  play, sample = agents.play, image_verbs.sample(None, None)
+  enlarge = image_verbs.of_each('', None, None, lambda run: '_x2')
+  written = lambda verb, run, inputs=(), **chosen: [str(p) for p in verb.writes(run, inputs, verb.options(**chosen))]
+  for member, own in ((None, ''), (0, '_member_0'), (1, '_member_1')):
+    run = karpjax.open(folder, member=member)
+    assert written(play, run) == [str(folder / 'plots' / f'episode_0{own}.gif')]
+    assert written(sample, run) == [f'samples{own}.png'] and written(sample, run, output='a.png') == ['a.png']
+    assert written(enlarge, run, ['b/c.jpg']) == [f'b/c_x2{own}.png']
+    assert written(monitor.VERB, run, ['d.csv'])[0] == str(folder / 'monitor' / f'd{own}.csv')
+  Path('sweep').mkdir()
+  Path('sweep/sweep.json').write_text('{}')
+  Path('sweep/trials.csv').write_text(f'trial,lr,status,folder,member\n2,1,done,{folder},\n1,2,done,{folder},\n')
+  for asked, own in (({}, '_trial_2'), ({'trial': 1, 'member': 1}, '_trial_1_member_1')):
+    assert written(play, karpjax.open('sweep', **asked)) == [str(folder / 'plots' / f'episode_0{own}.gif')]

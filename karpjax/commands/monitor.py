@@ -49,7 +49,8 @@ def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, s
 def writes(run, files, chosen) -> list[Path]:
   """The table and the plot of each file."""
   folder, stems = Path(chosen.output or run.folder / 'monitor'), [Path(file).stem for file in files]
-  return [path for stem in stems for path in (folder / f'{stem}.csv', folder / 'plots' / f'{stem}.png')]
+  places = (place for stem in stems for place in (folder / f'{stem}.csv', folder / 'plots' / f'{stem}.png'))
+  return [*map(run.own_path, places)]
 
 
 def encode(run, files, chosen):
@@ -85,7 +86,7 @@ def decode(run, probabilities, files, chosen):
     numbers = f'{probabilities[i, best[i]]:.4f}', f'{shares[i]:.4f}', reference, f'{watch.statistics[i]:.3f}'
     writer.writerow((*given, *numbers, 'ALERT' if i in alerted else ''))
   writers.write_bytes(place, table.getvalue().encode())
-  draw(times, shares, watch, chosen, folder, path.stem)
+  draw(times, shares, watch, chosen, folder, plot.stem)
 
   alerts = [
     {'time': stamps[at], 'since': stamps[since], 'rows': at - since + 1, 'share': rate, 'expected': reference}

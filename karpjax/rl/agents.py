@@ -205,7 +205,7 @@ def _function(run, chosen):
 
 
 def _writes(run, inputs, chosen) -> list[Path]:
-  return [Path(chosen.output or run.folder / 'plots' / f'episode_{chosen.seed}.gif')]
+  return [Path(chosen.output or run.own_path(run.folder / 'plots' / f'episode_{chosen.seed}.gif'))]
 
 
 def _decode(run, outputs, inputs, chosen):

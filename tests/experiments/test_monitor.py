@@ -59,7 +59,8 @@ def moods(jump, size=700, at=500, seed=2):
 
 def told(folder, path, bad, **options):
   """The answer for a series whose classes are known."""
-  run = types.SimpleNamespace(folder=folder, spec=types.SimpleNamespace(classes=('negative', 'positive')))
+  spec = types.SimpleNamespace(classes=('negative', 'positive'))
+  run = types.SimpleNamespace(folder=folder, spec=spec, own_path=lambda path: path)
   [answer] = monitor.decode(
     run, np.where(bad[:, None], [0.9, 0.1], [0.2, 0.8]), [str(path)], monitor.Options(**options)
   )
