@@ -160,13 +160,11 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     if 'part' not in batch:
       return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
     counted = measured.between(batch['part'] * config.factor, *batch['target'].shape[1:3])[..., None]
-    ours, high = (
-      pieces(x * counted) for x in (evaluated(state, batch), scaled(batch['target']))
-    )  # of a crop's size each
+    ours, high = (pieces(x * counted) for x in (evaluated(state, batch), scaled(batch['target'])))
     loss = content(ours, high).reshape(len(counted), -1).sum(1) * high[0, ..., 0].size
     return {**sums, 'loss': (pair(loss, batch['mask'])[0], pair(counted.sum((1, 2, 3)), batch['mask'])[0])}
 
-  def pieces(x):  # tiles -> their parts, cut into crops
+  def pieces(x):  # tiles -> their parts, cut into images of a crop's size, for which features are
     side, around = spec.target[0], margin(config, net) * config.factor
     x = x[:, around : x.shape[1] - around, around : x.shape[2] - around]
     across = x.shape[1] // side

@@ -41,7 +41,9 @@ class Config(config.Train, text.Flags, config.model_flags(models.MODELS)):
   word_dropout: float = config.flag(
     0.1, 'Fraction of words that are <unk> in training, so that <unk> learns a meaning.', low=0, below=1
   )
-  length: int = config.data_flag(0, 'Longer sentences are cut into pieces of so many words; 0: none is.', low=0)
+  length: int = config.data_flag(
+    0, 'Longer sentences are read in pieces of so many words, and scored whole; 0: none is.', low=0
+  )
   word_length: int = config.data_flag(20, 'Characters of a word; of a longer one the first and the last.', low=2)
   model: str = config.flag('bilstm', 'The model: tags on their own, or in a chain.', choices=models.MODELS)
 
@@ -80,7 +82,8 @@ def program(config: Config, data: Dataset) -> Program:
   def evaluate(state, batch, key):
     outputs = scores(state, batch)
     losses, tags = -models.log_likelihood(*outputs, batch['targets']), models.decode(*outputs, batch['tokens'] > 0)
-    return metrics.sums(tags, batch['targets'], losses, batch['index'], batch['mask'], examples=examples)
+    whose = batch['begins'], batch['index'], batch['mask']
+    return metrics.sums(tags, batch['targets'], losses, *whose, examples=examples)
 
   return ordinary(
     config,
@@ -99,15 +102,15 @@ def program(config: Config, data: Dataset) -> Program:
 def report(predict, data: Dataset, config: Config, state, t, folder):
   """Leaves the scores by type of entity, the confusion of tags, and some sentences with mistakes."""
   (name, split), classes = data.reported(t == config.steps), data.spec.classes
-  targets, predicted = split.column('targets'), predict_split(predict, state, split)
+  targets, begins, predicted = split.column('targets'), split.column('begins'), predict_split(predict, state, split)
   counts = np.zeros((len(classes),) * 2, np.int64)
   np.add.at(counts, (targets[targets >= 0], predicted[targets >= 0]), 1)
-  both = [metrics.named(tags, targets, classes) for tags in (targets, predicted)]
+  both = [metrics.named(tags, targets, begins, classes) for tags in (targets, predicted)]
   chunks = tagged.marks_chunks(classes)
   scores = metrics.entity_report(*both) if chunks else classification.per_class_report(counts, classes)
   sentences = zip(data.raw[name].column('text'), *both)
   wrong = [lines for sentence, *tags in sentences if (lines := mistake(sentence, *tags))]
-  lines = [f'{len(wrong):,} of {split.size:,} sentences with a mistake' + (':' if wrong else ''), '']
+  lines = [f'{len(wrong):,} of {len(both[0]):,} sentences with a mistake' + (':' if wrong else ''), '']
   lines += [line for i in splitting.sample(len(wrong), MISTAKES) for line in wrong[i]]
   reports.write_scores(folder, scores, counts, classes, f'{name} split, step {t}', config.seeds, lines)
 

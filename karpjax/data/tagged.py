@@ -161,8 +161,9 @@ def load(config) -> Dataset:
   """A data set of tagged sentences.
 
   Returns:
-    Splits of 'tokens' [n, L], 'characters' [n, L, C] and 'targets' [n, L] int32, −1 behind a sentence's end; `raw` has their
-    words, 'text' [n], as strings with spaces between, and none that breaks inside of a word.
+    Splits of 'tokens' [n, L], 'characters' [n, L, C], 'targets' [n, L] int32, −1 behind a sentence's end, and 'begins' [n]
+    bool: whether a sentence begins, or that before goes on, which was cut; `raw` has the words of whole sentences, 'text', as
+    strings with spaces between, and none that breaks inside of a word.
   """
   name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])
@@ -171,16 +172,20 @@ def load(config) -> Dataset:
     if unknown := sorted({tag for _, tags in rows[split] for tag in tags} - set(classes)):
       known = ', '.join(classes)
       raise UsageError(f'{name}: tag {unknown[0]} of the {split} split is none of those expected by train: {known}')
-  sizes = [len(words) for sentences in rows.values() for words, _ in sentences]
+  sizes, counts = [len(words) for sentences in rows.values() for words, _ in sentences], text_files.sizes(rows)
   longest = min(max(sizes), config.length or max(sizes))
+  raw = {
+    split: Split.of(text=np.array([_spaced(w) for w, _ in sentences], object)) for split, sentences in rows.items()
+  }
   if longest < max(sizes):
     beyond = sum(size > longest for size in sizes)
-    notes.append(f'{beyond:,} sentence(s) of more than {longest} words, at most {max(sizes)}: cut into pieces')
-    rows = {
-      split: [(w[i : i + longest], t[i : i + longest]) for w, t in sentences for i in range(0, len(w), longest)]
-      for split, sentences in rows.items()
-    }
-  words = {split: [word for words, _ in sentences for word in words] for split, sentences in rows.items()}
+    about = 'cut into pieces, and scored as whole sentences'
+    notes.append(f'{beyond:,} sentence(s) of more than {longest} words, at most {max(sizes)}: {about}')
+  cut = lambda words, tags: (
+    (words[i : i + longest], tags[i : i + longest], i == 0) for i in range(0, len(words), longest)
+  )
+  rows = {split: [piece for each in sentences for piece in cut(*each)] for split, sentences in rows.items()}
+  words = {split: [word for words, *_ in sentences for word in words] for split, sentences in rows.items()}
   vocabularies = {
     'text': text.make_tokeniser(config, words['train'], kind='words', split=False),
     'characters': tokenisers.make('characters', words['train'], specials=tokenisers.SPECIALS[:2]),
@@ -188,18 +193,19 @@ def load(config) -> Dataset:
   widest = max(len(word) for each in words.values() for word in each)
   lengths = {'text': longest, 'characters': min(config.word_length, widest)}
   spec = text.TextSpec(name, len(rows['train']), vocabularies, lengths, classes)
-  splits, raw = {}, {}
+  splits = {}
   for split, sentences in rows.items():
-    texts, tags = zip(*sentences)
+    texts, tags, begins = zip(*sentences)
     targets = bucketing.padded([[classes.index(tag) for tag in each] for each in tags], longest, fill=-1)
-    splits[split] = Split.of(**encode(spec, texts, longest), targets=targets)
-    raw[split] = Split.of(
-      text=np.array([' '.join(word.replace(' ', '\xa0') for word in each) for each in texts], object)
-    )
+    splits[split] = Split.of(**encode(spec, texts, longest), targets=targets, begins=np.array(begins))
   about = f'{len(classes)} tags, {vocabularies["text"].size:,} words'
-  sizes = f'{text_files.sizes(rows)} sentences of at most {longest} words'
+  sizes = f'{counts} sentences of at most {max(sizes)} words'
   notes.append(f'{name}: {sizes}, {about}{_unseen(words, config.lower)}')
   return Dataset(spec, splits, tuple(notes), raw)
+
+
+def _spaced(words: Sequence[str]) -> str:
+  return ' '.join(word.replace(' ', '\xa0') for word in words)
 
 
 def _unseen(words: Mapping[str, list[str]], lower: bool) -> str:

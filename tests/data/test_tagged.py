@@ -130,6 +130,8 @@ def test_long_sentences_are_cut_and_none_of_their_words_is_lost(tmp_path):
   data = load(folder(tmp_path, train=train, test='a O\n'), validation=0, length=3)
   assert [len(words) for words, _ in sentences(data, 'train')] == [3, 3, 1, 1]
   assert any('cut into pieces' in note for note in data.notes)
+  assert data.splits['train'].column('begins').tolist() == [True, False, False, True]
+  assert data.raw['train'].column('text').tolist() == ['w0 w1 w2 w3 w4 w5 w6', 'v']
 
 
 def test_long_words_keep_both_ends(tmp_path):

@@ -26,7 +26,8 @@ def summed(order):
   for rows in np.array([*order, 0]).reshape(2, 2):
     real = np.array([True, len(added) < 1])
     losses = np.where(real, LOSSES[rows], np.nan)
-    added.append(jax.device_get(sums(PREDICTED[rows], TARGETS[rows], losses, rows.astype(np.int32), real)))
+    whose = np.ones(2, bool), rows.astype(np.int32), real
+    added.append(jax.device_get(sums(PREDICTED[rows], TARGETS[rows], losses, *whose)))
   return jax.tree.map(lambda a, b: a + b, *added)
 
 
@@ -43,7 +44,7 @@ def test_against_entities_counted_by_hand(order):
 
 
 def test_the_report_by_type():
-  named = lambda tags: tagging.named(tags, TARGETS, CLASSES)
+  named = lambda tags: tagging.named(tags, TARGETS, np.ones(3, bool), CLASSES)
   report = tagging.entity_report(named(TARGETS), named(PREDICTED))
   place, person = report['classes']
   assert place == {'class': 'LOC', 'precision': 1 / 3, 'recall': 1 / 3, 'f1': 1 / 3, 'support': 3}
@@ -54,7 +55,24 @@ def test_the_report_by_type():
 
 
 def test_named_leaves_padding_out():
-  assert tagging.named(PREDICTED, TARGETS, CLASSES)[1] == ['O', 'B-LOC']
+  assert tagging.named(PREDICTED, TARGETS, np.ones(3, bool), CLASSES)[1] == ['O', 'B-LOC']
+
+
+@pytest.mark.parametrize('length', [2, 3])
+def test_pieces_of_a_sentence_are_scored_as_the_sentence(length):
+  """An entity that is cut is one entity, as seqeval says of the whole sentences."""
+  from seqeval.metrics import f1_score, precision_score
+
+  whole = [tagging.named(tags, TARGETS, np.ones(3, bool), CLASSES) for tags in (TARGETS, PREDICTED)]
+  pieces = [(s, i) for s in range(3) for i in range(0, (TARGETS[s] >= 0).sum(), length)]
+  padded = np.pad(np.stack([TARGETS, PREDICTED]), ((0, 0), (0, 0), (0, length)), constant_values=-1)
+  targets, predicted = (np.stack([rows[s, i : i + length] for s, i in pieces]) for rows in padded)
+  begins, index, mask = np.array([i == 0 for _, i in pieces]), np.arange(len(pieces)), np.ones(len(pieces), bool)
+  found = tagging.sums(predicted, targets, np.zeros(len(pieces)), begins, index, mask, examples=len(pieces) + 2)
+  numbers = tagging.summarise(jax.device_get(found), CLASSES)
+  np.testing.assert_allclose(numbers['f1'], f1_score(*whole), rtol=1e-6)
+  np.testing.assert_allclose(numbers['precision'], precision_score(*whole), rtol=1e-6)
+  np.testing.assert_allclose(numbers['accuracy'], 7 / 11, rtol=1e-6)
 
 
 def test_tags_that_mark_no_chunks_have_no_entities():
