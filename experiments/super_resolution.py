@@ -8,7 +8,7 @@ python launch.py upscale WORKDIR small.png
 
 Pictures are made small once, on the host, by Pillow's bicubic filter in 8 bits (`pictures.shrunk`). All that is measured is
 measured on the luma of 8-bit pictures, without `factor` pixels at the edges, and beside it what bicubic interpolation reaches.
-PSNR and SSIM are those of whole pictures, averaged over pictures.
+PSNR and SSIM are those of whole pictures, averaged over pictures; of train, where it is evaluated, of crops: `crop_psnr`.
 
 https://arxiv.org/abs/1501.00092, https://arxiv.org/abs/1609.05158, https://arxiv.org/abs/1609.04802
 """
@@ -157,11 +157,12 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def evaluate(state, batch, key):
     sums = measured.sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
-    if 'part' not in batch:
-      return {**sums, 'loss': pair(example_losses(state, batch, key), batch['mask'])}
+    if 'part' not in batch:  # crops, of train
+      return {**sums, 'tiles': jnp.zeros(()), 'loss': pair(example_losses(state, batch, key), batch['mask'])}
     counted = measured.between(batch['part'] * config.factor, *batch['target'].shape[1:3])[..., None]
     ours, high = (pieces(x * counted) for x in (evaluated(state, batch), scaled(batch['target'])))
     loss = content(ours, high).reshape(len(counted), -1).sum(1) * high[0, ..., 0].size
+    sums['tiles'] = batch['mask'].sum().astype(jnp.float32)
     return {**sums, 'loss': (pair(loss, batch['mask'])[0], pair(counted.sum((1, 2, 3)), batch['mask'])[0])}
 
   def pieces(x):  # tiles -> their parts, cut into images of a crop's size, for which features are

@@ -125,10 +125,18 @@ def windowed(
   return Split.lazy(size, {'text': tokens.astype(smallest)}, gather)
 
 
-def lined(lines: Sequence[np.ndarray], length: int) -> Split:
-  """A line an example: token 0, then its tokens, predict these and, at last, 0."""
-  tokens = padded([[0, *line] for line in lines], length)
-  return Split.of(tokens=tokens, targets=padded([[*line, 0] for line in lines], length, fill=-1, keep_last=True))
+def lined(lines: Sequence[np.ndarray], length: int, overlap: int = 0) -> Split:
+  """A line an example: token 0, then its tokens, predict these and, at last, 0.
+
+  A longer line is several, as a running text is: each shares `overlap` tokens with that before it, and does not score them.
+  """
+  tokens, targets = [], []
+  for line in lines:
+    for start in range(0, max(len(line) + 1 - overlap, 1), length - overlap):
+      seen = overlap if start else 0
+      tokens.append([0, *line][start : start + length])
+      targets.append([-1] * seen + [*line, 0][start + seen : start + length])
+  return Split.of(tokens=padded(tokens, length), targets=padded(targets, length, fill=-1))
 
 
 def load(
@@ -141,7 +149,7 @@ def load(
     overlap: tokens of context before those that a window of validation or test scores; 0: none.
     streams: whether a window of train begins where the one before it ends, and not at every token.
     tokeniser: one to use instead of a new one.
-    windowed, lined: what makes examples of a running text and of lines.
+    windowed, lined: what makes examples of a running text and of lines: all of them, in pieces of `context` tokens.
     options: of `text.make_tokeniser`; by default the specials that next tokens are predicted with.
 
   Raises:
@@ -162,9 +170,9 @@ def load(
   if lines:
     lengths = [len(row) for each in encoded.values() for row in each]
     context = context or max(lengths) + 1
-    splits = {split: lined(each, context) for split, each in encoded.items()}
+    splits = {split: lined(each, context, 0 if split == 'train' else overlap) for split, each in encoded.items()}
     if beyond := sum(length >= context for length in lengths):
-      notes.append(f'{beyond:,} lines are cut to context={context} tokens; the longest has {max(lengths)}')
+      notes.append(f'{beyond:,} lines are read in pieces of context={context} tokens; the longest has {max(lengths)}')
   else:
     encoded = {split: whole for split, [whole] in encoded.items()}
     overlaps = {split: overlap for split in encoded} | {'train': 0 if streams else None}

@@ -42,9 +42,10 @@ def windows(arrays, numbers, *, length: int, stride: int, overlap: int):
 windowed = functools.partial(language.windowed, gather=windows, begin=1)
 
 
-def lined(lines: Sequence[np.ndarray], length: int) -> Split:
-  """A line an example."""
-  tokens = padded([[tokenisers.BEGIN, *line] for line in lines], length)
+def lined(lines: Sequence[np.ndarray], length: int, overlap: int) -> Split:
+  """A line an example; a longer one several, each behind a <s> of its own, which is the `overlap`."""
+  pieces = [line[i : i + length - 1] for line in lines for i in range(0, max(len(line), 1), length - 1)]
+  tokens = padded([[tokenisers.BEGIN, *piece] for piece in pieces], length)
   return Split.of(tokens=tokens, targets=tokens)
 
 

@@ -105,8 +105,6 @@ def load_low_resolution(config, *, least: int, margin: int, most: int) -> Datase
   across = -(-min(max(map(max, sizes.values()), default=1), most) // config.crop)
   tiles = {split: pictures.tiles(part, across * config.crop, margin) for split, part in held_out.items()}
   notes += tuple(f'{split}: {len(raw[split])} pictures whole, in {x.size} tiles' for split, x in tiles.items())
-  if 'train' in config.eval_splits + config.final_splits:
-    notes += (f'train/psnr and the like are of crops of {config.crop}×{config.crop} pixels, not of whole pictures',)
   return _dataset(config, {'train': pictures.crops(train, config.crop, stride)}, notes, raw, tiles)
 
 
@@ -114,6 +112,10 @@ def _crops(config, parts, notes, sides, pair: Callable, size: int, stride: int, 
   """Crops of pairs of whole pictures, which `pair` makes of a picture each."""
   raw = {split: {name: dict(zip(sides, pair(x))) for name, x in part.items()} for split, part in parts.items()}
   strides = {split: stride if split == 'train' else held_out_stride for split in raw}
+  for split in [split for split in raw if split != 'train']:
+    shapes = np.array([next(iter(x.values())).shape[:2] for x in raw[split].values()])
+    covered = ((shapes - size) // held_out_stride * held_out_stride + size).prod(1).sum() / shapes.prod(1).sum()
+    notes += (f'{split}: what is measured are crops of {size}×{size}, which are {covered:.1%} of its pictures',)
   splits = {split: pictures.crops(part, size, strides[split]) for split, part in raw.items()}
   return _dataset(config, splits, notes, raw)
 

@@ -19,6 +19,7 @@ SOURCES = ('dates', 'addition', 'multi30k', 'files:SOURCE,TARGET')
 MULTI30K = {'train': 'train', 'validation': 'val', 'test': 'test_2016_flickr'}  # our splits -> the names of its files
 SIDES = ('source', 'target')
 BUCKETS = 4  # static lengths, to the shortest of which a batch is cut
+CUT = 'loss and perplexity are of their beginnings, BLEU and the like of translations of these against whole references'
 
 Pairs = list[tuple[str, str]]
 
@@ -130,8 +131,9 @@ def load(config) -> Dataset:
   if not len(fits):
     raise UsageError(f'max_length={longest} leaves no pair to train on; choose a larger one')
   left, cut = len(sizes['train']) - len(fits), sum(each.sum() for each in beyond.values())
-  counts = {'train pairs are left out': left, 'pairs of other splits are cut': cut}
-  notes += [f'{n:,} {which}: longer than max_length={longest} tokens' for which, n in counts.items() if n]
+  counts = {'train pairs are left out': (left, ''), 'pairs of other splits are cut': (cut, f'; {CUT}')}
+  why = f': longer than max_length={longest} tokens'
+  notes += [f'{n:,} {which}{why}{more}' for which, (n, more) in counts.items() if n]
   for each in (texts, rows):
     each['train'] = {side: [x[i] for i in fits] for side, x in each['train'].items()}
   sizes['train'] = sizes['train'][fits]
@@ -142,7 +144,7 @@ def load(config) -> Dataset:
     target = [[tokenisers.BEGIN, *row] for row in each['target']]
     arrays = {
       'source': bucketing.padded(each['source'], lengths['source'], keep_last=True),
-      'target': bucketing.padded(target, lengths['target'] + 1, keep_last=True),
+      'target': bucketing.padded(target, lengths['target'] + 1),
       'reference': np.arange(start, start + len(target), dtype=np.int32),
     }
     alike = sizes[split].min() == sizes[split].max()

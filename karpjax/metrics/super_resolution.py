@@ -80,6 +80,7 @@ def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
 def summarise(sums: dict) -> dict[str, float]:
   """PSNR and SSIM, ours and bicubic interpolation's, and the gains, means over pictures; and the loss, where `sums` have it.
 
+  Where `sums` have 'tiles', and there are none, they are of crops, and called 'crop_psnr' and so on.
   The means of PSNR leave out pictures that interpolation gives exactly, as those of one colour: theirs is infinite.
   """
   numbers, there = {'loss': float(np.divide(*sums['loss']))} if 'loss' in sums else {}, sums['pixels'] > 0
@@ -91,4 +92,5 @@ def summarise(sums: dict) -> dict[str, float]:
       numbers[f'{prefix}psnr'] = float(np.mean(-10 * np.log10(error[uneven] if uneven.any() else error)))
     numbers[f'{prefix}ssim'] = float(np.mean(ssim))
   with np.errstate(invalid='ignore'):
-    return numbers | {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
+    numbers |= {f'{name}_gain': numbers[name] - numbers[f'bicubic_{name}'] for name in ('psnr', 'ssim')}
+  return {n if n == 'loss' or sums.get('tiles', 1) else f'crop_{n}': x for n, x in numbers.items()}

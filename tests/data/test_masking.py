@@ -185,9 +185,10 @@ def test_windows_for_training_begin_everywhere_and_are_whole():
   np.testing.assert_array_equal(traced['tokens'], batch['tokens'])
 
 
-def test_lines_are_cut_and_padded():
-  split = masking.lined([np.array([5, 6]), np.arange(5, 15)], 4)
-  np.testing.assert_array_equal(split.fetch(np.array([1, 0]))['tokens'], [[2, 5, 6, 7], [2, 5, 6, 0]])
+def test_lines_are_padded_and_long_ones_are_several_examples():
+  split = masking.lined([np.array([5, 6]), np.arange(5, 13)], 4, 1)
+  expected = [[2, 5, 6, 0], [2, 5, 6, 7], [2, 8, 9, 10], [2, 11, 12, 0]]
+  np.testing.assert_array_equal(split.column('tokens'), expected)
 
 
 def read(dataset, **options):

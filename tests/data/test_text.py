@@ -125,6 +125,21 @@ def test_lines_begin_and_end_with_token_0(tmp_path):
   assert batch['targets'].tolist() == [[1, 2, 0, -1], [3, 0, -1, -1], [1, 2, 3, 0]]
 
 
+def test_of_a_long_line_every_token_is_scored_once(tmp_path):
+  (tmp_path / 'names.txt').write_text('ab\nabcdefghij\n')
+  made = read('names', context=4, data_dir=str(tmp_path), validation=0, test=0)
+  assert '1 lines are read in pieces of context=4 tokens; the longest has 10' in made.notes
+  lines = [np.array([1, 2]), np.arange(1, 11), np.arange(1, 4), np.array([], int)]
+  for overlap in range(4):
+    batch = language.lined(lines, 4, overlap).arrays
+    scored = batch['targets'] >= 0
+    assert batch['targets'][scored].tolist() == [1, 2, 0, *range(1, 11), 0, 1, 2, 3, 0, 0]
+    before = np.where(batch['targets'] > 0, batch['targets'] - 1, batch['tokens'])  # of numbers that rise by one
+    assert (batch['tokens'] == before)[scored].all()
+    goes_on = batch['tokens'][:, 0] > 0
+    assert goes_on.any() and (scored[goes_on].argmax(1) == overlap).all()
+
+
 def test_splits_have_nothing_in_common_and_distinct_lines_do_not_return(tmp_path):
   (tmp_path / 'names.txt').write_text('\n'.join(f'n{i % 70}' for i in range(100)))
   made = read('names', context=0, data_dir=str(tmp_path), validation=0.1, test=7, distinct=True)

@@ -225,8 +225,11 @@ def test_sums_are_those_of_each_picture():
   expected = [-10 * np.log10(errors[rows].mean()) for rows in ([0, 3], [1, 2])]  # picture 1 is masked, 3 has none
   assert found['psnr'] == pytest.approx(np.mean(expected), abs=1e-4)
   plain = models.bicubic(batch['input'].astype(np.float32) / 255, 2)  # which gains nothing over itself
-  found = measured.summarise(jax.tree.map(np.asarray, measured.sums_by_picture(plain, batch, 2, 4)))
+  sums = jax.tree.map(np.asarray, measured.sums_by_picture(plain, batch, 2, 4))
+  found = measured.summarise(sums)
   assert found['psnr_gain'] == pytest.approx(0, abs=1e-5) and found['ssim_gain'] == pytest.approx(0, abs=1e-6)
+  of_crops = measured.summarise({**sums, 'tiles': np.zeros(())})  # of train: their names say so
+  assert of_crops == {f'crop_{name}': value for name, value in found.items()}
 
 
 def test_the_luma_alone_is_enlarged_and_chroma_is_bicubic():
