@@ -1,5 +1,6 @@
 """Attention of many heads, within a sequence or to another one, with a cache; and that of recurrent decoders."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -31,7 +32,7 @@ def sinusoids(positions, width: int, *, base: float = 10_000.0):
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
 
 
-def attend(query, store, *, mask=None, causal: bool = False, implementation: str | None = None):
+def attend(query, store, *, mask=None, causal: bool = False, implementation: str | None = None, drop=lambda x: x):
   """softmax(query keyᵀ / √head_dim) value (Vaswani et al. 2017, eq. 1), in float32 where it is summed.
 
   Args:
@@ -40,12 +41,13 @@ def attend(query, store, *, mask=None, causal: bool = False, implementation: str
     mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place. One that sees none sees all.
     causal: whether query t sees the places up to t alone.
     implementation: None is ours; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
+    drop: what is done to the weights, which are `shares`; not with another implementation.
   """
   if implementation:
     key, value = store['key'].transpose(0, 3, 1, 2), store['value'].transpose(0, 2, 1, 3)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
   batch, time, heads, size = query.shape
-  y = (shares(query, store, mask, causal).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
+  y = (drop(shares(query, store, mask, causal)).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
@@ -74,6 +76,7 @@ class MultiHeadAttention(nn.Module):
     bias: whether the projections have one.
     kernel_std, out_std: standard deviations of the kernels at the start; 0: Xavier's uniform draw.
     implementation: as `attend`'s, of a sequence to itself.
+    dropout: rate on the weights; a key of the collection 'dropout' draws.
     dtype: of the matmuls and the output.
   """
 
@@ -86,8 +89,11 @@ class MultiHeadAttention(nn.Module):
   out_std: float = 0.02
   implementation: str | None = None
   dtype: Any = jnp.float32
+  dropout: Any = 0.0
 
   def setup(self):
+    if self.implementation and self.dropout:
+      raise errors.UsageError(f'implementation={self.implementation} takes no attention_dropout={self.dropout}')
     kv, size = self.kv_heads or self.heads, self.width // self.heads
     if self.width % self.heads or self.heads % kv or (self.rotary and size % 2):
       raise errors.UsageError(
@@ -99,6 +105,7 @@ class MultiHeadAttention(nn.Module):
     init = lambda std: initialisers.normal(std) if std else initialisers.uniform(xavier)
     named = lambda init, *names: nn.with_partitioning(init, names)
     into, zeros = init(self.kernel_std), nn.initializers.zeros_init()
+    self.drop = linear.Dropout(self.dropout)
     self.query = self.param('query', named(into, 'embed', 'heads', None), (self.width, self.heads, size))
     self.key_value = self.param('key_value', named(into, 'embed', None, 'heads', None), (self.width, 2, kv, size))
     out = named(init(self.out_std), 'heads', None, 'embed')
@@ -120,7 +127,7 @@ class MultiHeadAttention(nn.Module):
     key, value = both[:, :, 0], both[:, :, 1]
     return stored(rotate(key, positions) if self.rotary else key, value)
 
-  def __call__(self, x, *, store=None, mask=None, causal: bool = False, positions=None):
+  def __call__(self, x, *, store=None, mask=None, causal: bool = False, positions=None, train: bool = False):
     """x: [batch, time, width] -> the same.
 
     Args:
@@ -128,6 +135,7 @@ class MultiHeadAttention(nn.Module):
       store: of another sequence, from `store`, or what a cache holds; None: of x.
       mask, causal: as `attend`'s.
       positions: [time] or [batch, time] int32, for rotary ones; None: 0, 1, ….
+      train: whether weights are dropped.
     """
     positions = jnp.arange(x.shape[1]) if positions is None else positions
     query = self._project(x, 'query')
@@ -137,7 +145,8 @@ class MultiHeadAttention(nn.Module):
     if self.is_mutable_collection('intermediates'):  # [batch, heads, time, places] float32, for looking at
       seen = shares(query, store, mask, causal)
       self.sow('intermediates', 'attention', seen.reshape(*x.shape[:1], self.heads, -1, seen.shape[-1]))
-    y = attend(query, store, mask=mask, causal=causal, implementation=implementation)
+    drop = functools.partial(self.drop, train=train)
+    y = attend(query, store, mask=mask, causal=causal, implementation=implementation, drop=drop)
     y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
     return y + self.out_bias.astype(self.dtype) if self.bias else y
 

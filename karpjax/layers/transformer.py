@@ -27,6 +27,7 @@ class Block(nn.Module):
     pre_norm: norms before each part (Radford et al. 2019), or after its sum (2017).
     activation: a key of ACTIVATIONS.
     dropout: rate on what each part adds.
+    attention_dropout, hidden_dropout: rates on the attention's weights and on the units of the MLP.
     std, out_std: of the kernels at the start, and of those that end a part; 0: Xavier's draw.
     dtype: of the matmuls and the output.
   """
@@ -42,6 +43,8 @@ class Block(nn.Module):
   bias: bool = True
   activation: str = 'gelu'
   dropout: Any = 0.0
+  attention_dropout: Any = 0.0
+  hidden_dropout: Any = 0.0
   std: float = 0.02
   out_std: float = 0.02
   epsilon: float = 1e-5
@@ -50,7 +53,18 @@ class Block(nn.Module):
 
   def setup(self):
     attends = lambda rotary: attention.MultiHeadAttention(
-      self.width, self.heads, self.kv_heads, rotary, self.bias, self.std, self.out_std, self.implementation, self.dtype
+      *(
+        self.width,
+        self.heads,
+        self.kv_heads,
+        rotary,
+        self.bias,
+        self.std,
+        self.out_std,
+        self.implementation,
+        self.dtype,
+      ),
+      dropout=self.attention_dropout,
     )
     norm = lambda: nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=self.dtype)
     self.attention, self.attention_norm = attends(self.rotary), norm()
@@ -63,6 +77,7 @@ class Block(nn.Module):
     self.up = dense(self.hidden or 4 * self.width, self.std, 'embed', 'hidden')
     self.down = dense(self.width, self.out_std, 'hidden', 'embed')
     self.mlp_norm, self.drop = norm(), linear.Dropout(self.dropout)
+    self.hidden_drop = linear.Dropout(self.hidden_dropout)
 
   def _parts(self, x, attend: Callable, cross: Callable, train: bool):
     def add(x, norm, part):
@@ -73,7 +88,8 @@ class Block(nn.Module):
     x = add(x, self.attention_norm, attend)
     if self.crossed:
       x = add(x, self.cross_norm, cross)
-    return add(x, self.mlp_norm, lambda x: self.down(ACTIVATIONS[self.activation](self.up(x))))
+    activate = lambda x: self.hidden_drop(ACTIVATIONS[self.activation](self.up(x)), train=train)
+    return add(x, self.mlp_norm, lambda x: self.down(activate(x)))
 
   def __call__(self, x, train: bool, mask=None, memory=None, memory_mask=None):
     """x: [batch, time, width] -> the same.
@@ -85,8 +101,8 @@ class Block(nn.Module):
       memory: [batch, places, width], for a crossed block.
       memory_mask: [batch, 1, 1, places] bool.
     """
-    attend = lambda x: self.attention(x, mask=mask, causal=self.causal)
-    cross = lambda x: self.cross(x, store=self.cross.store(memory), mask=memory_mask)
+    attend = lambda x: self.attention(x, mask=mask, causal=self.causal, train=train)
+    cross = lambda x: self.cross(x, store=self.cross.store(memory), mask=memory_mask, train=train)
     return self._parts(x, attend, cross, train)
 
   def remember(self, memory):

@@ -40,6 +40,8 @@ class GPT(Decoder):
   positions: str = option('learned', 'The kind of positions; rotary is quicker to learn.', choices=POSITIONS)
   bias: bool = option(True, 'Whether linear layers and norms have biases.')
   dropout: float = option(0.0, 'Dropout rate.', low=0, below=1)
+  attention_dropout: float = option(0.0, 'Dropout rate on the weights of the attention.', low=0, below=1)
+  hidden_dropout: float = option(0.0, "Dropout rate on the units of a block's MLP.", low=0, below=1)
   std: float = option(
     0.02, 'The deviation of kernels at the start; 0.02 suits large widths, 1 / √width small ones.', low=0
   )

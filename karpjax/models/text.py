@@ -155,7 +155,7 @@ MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
 
 def pretrained(spec, flags) -> dict[str, Any]:
   """What an encoder's weights depend on: the context and the sizes of a masked language model, from its spec and flags."""
-  fields = {name: field for name, field in options.of_model(Transformer).items() if name != 'dropout'}
+  fields = {name: field for name, field in options.of_model(Transformer).items() if 'dropout' not in name}
   sizes = {name: field.default if flags.get(name) is None else flags[name] for name, field in fields.items()}
   return {'context': spec.lengths['text'], **sizes}
 

@@ -26,6 +26,8 @@ class Sizes:
   pre_norm: bool = option(False, 'Norms before each part of a block, not after it.')
   activation: str = option('gelu', "The activation of a block's MLP.", choices=ACTIVATIONS)
   dropout: float = option(0.1, 'Dropout rate on the embeddings and on what each part of a block adds.', low=0, below=1)
+  attention_dropout: float = option(0.0, 'Dropout rate on the weights of the attention.', low=0, below=1)
+  hidden_dropout: float = option(0.0, "Dropout rate on the units of a block's MLP.", low=0, below=1)
 
 
 class Decoder(nn.Module):

@@ -7,7 +7,7 @@ from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
 from karpjax.layers.transformer import Block
 from karpjax.models.mlp import Classifier, check_rank, dimensions
-from karpjax.options import option
+from karpjax.options import option, shared
 
 
 class ViT(Classifier):
@@ -23,6 +23,8 @@ class ViT(Classifier):
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
   head: str = option('token', 'What the last layer sees: a class token, or all averaged.', choices=('token', 'average'))
   dropout: float = option(0.0, 'The rate of dropout of the embeddings and of what each block adds.', low=0, below=1)
+  attention_dropout: float = option(0.0, 'The rate of dropout of the weights of the attention.', low=0, below=1)
+  hidden_dropout: float = option(0.0, "The rate of dropout of the units of a block's MLP.", low=0, below=1)
 
   @nn.compact
   def __call__(self, x, *, train: bool = False):
@@ -40,9 +42,9 @@ class ViT(Classifier):
       x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)  # [batch, 1 + patches, width]
     positions = self.param('positions', initialisers.normal(0.02), x.shape[1:])
     x = linear.Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
-    kinds = dict(hidden=self.hidden, causal=False, dropout=self.dropout, epsilon=1e-6, dtype=self.dtype)
+    kinds = shared(Block, self, causal=False, epsilon=1e-6, std=0, out_std=0)  # std=0: Xavier's draw
     for i in range(1, self.depth + 1):
-      x = Block(self.width, self.heads, std=0, out_std=0, **kinds, name=f'block{i}')(x, train)  # std=0: Xavier's draw
+      x = Block(**kinds, name=f'block{i}')(x, train)
     x = nn.LayerNorm(epsilon=1e-6, name='norm')(x.astype(jnp.float32))
     x = x[:, 0] if self.head == 'token' else x.mean(1)  # [batch, width]
     return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
