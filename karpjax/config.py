@@ -144,6 +144,7 @@ class Train:
   )
   decay_all: bool = optimiser_flag(False, "Weight decay takes biases and norms too, as PyTorch's optimisers do.")
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.', low=0)
+  clip_values: float = optimiser_flag(0.0, 'Largest absolute value of a number of the gradient; 0: no clipping.', low=0)
   ema: float = optimiser_flag(
     0.0, 'Decay of a running average of parameters, to be evaluated; 0: none.', low=0, below=1
   )

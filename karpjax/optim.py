@@ -91,7 +91,7 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
 
 
 def configured(config) -> optax.GradientTransformation:
-  """The optimiser of a config: clipping by global norm, decay and update rule, then the learning rate.
+  """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning rate.
 
     sgd       params - rate * gradient
     momentum  v = momentum * v + gradient, params - rate * v (Polyak 1964; Sutskever et al. 2013)
@@ -124,6 +124,7 @@ def configured(config) -> optax.GradientTransformation:
   constant = rate(0)
   return optax.chain(
     *([] if is_known(limit) and limit == 0 else [optax.clip_by_global_norm(limit)]),
+    *([optax.clip(config.clip_values)] if config.clip_values else []),
     *([] if name in DECOUPLED else decays),
     *_rule(config),
     *(decays if name in DECOUPLED else []),

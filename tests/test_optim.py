@@ -239,6 +239,18 @@ def test_clipping_is_by_the_norm_of_all_gradients_together_and_comes_first():
     np.testing.assert_allclose(updates['hidden']['kernel'], expected, rtol=1e-5)
 
 
+def test_values_are_clipped_each_by_itself_behind_the_norm_and_before_the_rule():
+  params, (gradient, _) = params_and_gradients()
+  norm = np.sqrt(sum((g.astype('f8') ** 2).sum() for g in jax.tree.leaves(gradient)))
+  for clip, factor in ((0.0, 1.0), (norm / 2, 0.5)):
+    optimiser = build('sgd', clip=clip, clip_values=0.3, weight_decay=0.5)
+    updates, _ = jax.jit(optimiser.update)(gradient, optimiser.init(params), params)
+    clipped = np.clip(factor * gradient['hidden']['kernel'], -0.3, 0.3)
+    expected = -RATE * (clipped + 0.5 * params['hidden']['kernel'])
+    np.testing.assert_allclose(updates['hidden']['kernel'], expected, rtol=1e-5)
+    assert (np.abs(clipped) == np.float32(0.3)).any() and (np.abs(clipped) < 0.3).any()
+
+
 @pytest.mark.parametrize(
   'name',
   [name if name in ('adam', 'muon') else pytest.param(name, marks=pytest.mark.slow) for name in optim.OPTIMISERS],
