@@ -73,7 +73,12 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
   if len(lines) < 2:
     raise UsageError(f'{name} has {len(lines)} line; at least two are needed')
   rows, notes = text.hold_out({'train': lines}, shares, config.split_seed)
-  return rows, True, [*notes, f'{name}: lines, {text_files.sizes(rows)}']
+  seen, notes = set(rows['train']), [*notes, f'{name}: lines, {text_files.sizes(rows)}']
+  for split in [split for split in rows if split != 'train']:
+    if again := sum(line in seen for line in rows[split]):
+      share = f'{again:,} of its {len(rows[split]):,} lines ({again / len(rows[split]):.1%})'
+      notes.append(f'{split}: {share} are in train too; distinct leaves lines out that occur again')
+  return rows, True, notes
 
 
 # ---- examples ----

@@ -148,6 +148,16 @@ def test_splits_have_nothing_in_common_and_distinct_lines_do_not_return(tmp_path
   assert len(set.union(*lines.values())) == 70
   again = read('names', context=0, data_dir=str(tmp_path), validation=0.1, test=7, distinct=True, split_seed=1)
   assert {bytes(r) for r in again.splits['test'].arrays['tokens']} != lines['test']
+  assert not any('are in train too' in note for note in made.notes)
+
+
+def test_lines_that_train_has_too_are_counted(tmp_path):
+  (tmp_path / 'names.txt').write_text('\n'.join(['a', 'b'] * 30 + ['c']))
+  made = read('names', context=0, data_dir=str(tmp_path), validation=0, test=11)
+  train = {bytes(row) for row in made.splits['train'].arrays['tokens']}
+  again = sum(bytes(r) in train for r in made.splits['test'].arrays['tokens'])
+  share = f'test: {again} of its 11 lines ({again / 11:.1%}) are in train too; distinct leaves'
+  assert 10 <= again <= 11 and any(note.startswith(share) for note in made.notes)
 
 
 def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
