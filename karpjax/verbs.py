@@ -17,10 +17,11 @@ import numpy as np
 from karpjax import config as configs
 from karpjax import options, paths
 from karpjax import population as populations
+from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, choose
 from karpjax.report import writers
-from karpjax.train import checkpoint, run_dir, weights
+from karpjax.train import checkpoint, prepare, run_dir, weights
 from karpjax.train.predict import predict_split
 from karpjax.train.runner import Runner
 
@@ -150,9 +151,8 @@ class Run:
   @property
   def reads(self) -> dict[Path, str]:
     """{file: what it is} of the run's own and of those that its flags name: no verb writes over them."""
-    own = {
-      self.folder / name: "the run's own" for name in ('config.json', writers.METRICS, 'metrics.csv', 'summary.json')
-    }
+    names = 'config.json', run_dir.DATA, writers.METRICS, 'metrics.csv', 'summary.json'
+    own = {self.folder / name: "the run's own" for name in names}
     flags = (x for field, x in vars(self.config).items() if field != 'workdir' and isinstance(x, str))
     return own | {path: 'which the run was made with' for text in flags for path in paths.files_in(text)}
 
@@ -241,7 +241,8 @@ class Evaluation:
 
 
 def _evaluated(run: Run, inputs, chosen):
-  data = run.experiment.data(run.config)
+  data = prepare.read_data(run.experiment, run.config)
+  run_dir.refuse_other_data(run.folder, fingerprint.of(data), run.stored, data.spec)
   if chosen.split not in data.splits:
     raise UsageError(f'split={chosen.split}: the data have {", ".join(data.splits)}')
   return data

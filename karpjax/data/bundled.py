@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import splitting
+from karpjax.data import fingerprint, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 
@@ -56,6 +56,7 @@ def usps(data_dir: Path | None = None) -> Dataset:
   if path is None:
     raise UsageError(f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER')
   try:
+    fingerprint.note([path])
     with np.load(path, allow_pickle=False) as file:
       arrays = {split: (file[f'x_{split}'], file[f'y_{split}']) for split in ('train', 'test')}
   except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

@@ -7,6 +7,7 @@ can) until `Spec.scale` brings them to the model's inside the step.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -120,12 +121,14 @@ class Dataset:
   splits: 'train', 'test' and, where there is one, 'validation'.
   notes: lines for start-up to print: what was chosen, and why.
   raw: the same splits as people read them, where `splits` hold them encoded; {} elsewhere.
+  files: {file: the folder from which it is named} of those that were read, as far as is known.
   """
 
   spec: Spec
   splits: dict[str, Split]
   notes: tuple[str, ...] = ()
   raw: dict[str, Split] = dataclasses.field(default_factory=dict)
+  files: Mapping[Path, Path] = dataclasses.field(default_factory=dict)
 
   def reported(self, last: bool = False) -> tuple[str, Split]:
     """The split that reports show, and its name: validation, else train; the `last` one test, before which none reads that."""

@@ -9,7 +9,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from karpjax.data import folders
+from karpjax.data import fingerprint, folders
 from karpjax.errors import UsageError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg')
@@ -58,6 +58,7 @@ def headers(files: Iterable[Path]) -> Headers:
     with _opened(file) as image:
       size = image.size if _orientation(image) in LYING else image.size[::-1]
       found[file] = size, 1 if image.mode in GREY else 3
+  fingerprint.note(found)
   return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
 
@@ -82,6 +83,7 @@ def _idx(path: Path, magic: int) -> np.ndarray:
   file = _either(path)
   if file is None:
     raise UsageError(f'{path} is missing, plain or as .gz')
+  fingerprint.note([file])
   try:
     content = gzip.decompress(file.read_bytes()) if file.suffix == '.gz' else file.read_bytes()
   except (OSError, EOFError, zlib.error) as error:
@@ -110,6 +112,7 @@ def _read_cifar(name: str, data_dir: Path) -> Dataset | None:
     contents, where = unpacked.__getitem__, archive
   else:
     return None
+  fingerprint.note([folder / file for file in (*train, test, names)] if where == folder else [archive])
   try:
     classes = tuple(contents(names).decode().split())
     splits = {'train': [contents(file) for file in train], 'test': [contents(test)]}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from karpjax.data import folders, tfds
+from karpjax.data import fingerprint, folders, tfds
 from karpjax.errors import UsageError
 
 DELIMITERS = {'.csv': ',', '.tsv': '\t'}
@@ -36,6 +36,7 @@ def read_file(path: Path, encoding: str = '', usual: str = 'utf-8') -> str:
   marked = ''
   try:
     data = path.read_bytes()
+    fingerprint.note([path])
     data = gzip.decompress(data) if path.suffix.lower() == '.gz' else data
     marked = next((name for mark, name in MARKS.items() if data.startswith(mark)), '')
     encoding = encoding or marked or usual

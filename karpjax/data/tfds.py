@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import bundled, image_files, published, splitting
+from karpjax.data import bundled, fingerprint, image_files, published, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
 
@@ -87,7 +87,7 @@ def opened(
     finished = filter(lambda folder: tfds.core.Version.is_valid(folder.name), folders)
     there = sorted(finished, key=lambda folder: tfds.core.Version(folder.name))
     if fitting := [folder for folder in there if folder.parent == root / bare and version in ('', folder.name)]:
-      return _builder(fitting[-1], prepare)
+      return _builder(fitting[-1], root, prepare)
     if there:
       names = ', '.join(f'{folder.parent.relative_to(root)}:{folder.name}' for folder in there)
       raise UsageError(f'{name} is not prepared in {root}; prepared there: {names}')
@@ -100,16 +100,18 @@ def opened(
   raise UsageError(f'unknown data set {name!r}.{near}')
 
 
-def _builder(folder: Path, prepare: str):
+def _builder(folder: Path, root: Path, prepare: str):
   import tensorflow_datasets as tfds
 
   builder = tfds.builder_from_directory(folder)
   if builder.info.file_format.value != 'array_record':
     raise UsageError(f'{folder} holds {builder.info.file_format.value} files; {prepare}')
   splits = [split for split, info in builder.info.splits.items() if info.num_examples]
-  for file in (file for split in splits for file in builder.info.splits[split].filepaths):
-    if not Path(file).is_file():
+  files = [Path(file) for split in splits for file in builder.info.splits[split].filepaths]
+  for file in files:
+    if not file.is_file():
       raise UsageError(f'{file} is missing; {prepare}')
+  fingerprint.note(files, root)  # named with the set's version
   return builder, splits
 
 

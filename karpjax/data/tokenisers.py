@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from karpjax.data import spacing
+from karpjax.data import fingerprint, spacing
 from karpjax.data.spacing import LETTER, MARKS
 from karpjax.errors import UsageError, nearest
 
@@ -202,6 +202,7 @@ def make(
   """
   if kind.startswith('bpe:'):
     try:
+      fingerprint.note([kind[4:]])
       return Tokeniser('bpe', model=Path(kind[4:]).read_text(encoding='utf-8'))
     except OSError as error:
       raise UsageError(f'tokeniser={kind} cannot be read: {error.strerror}') from None

@@ -45,6 +45,15 @@ def write_json(path: Path, value: Any) -> None:
   write_bytes(path, (json.dumps(plain(value), indent=2, allow_nan=False) + '\n').encode())
 
 
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a file; {} where there is none, or it cannot be read, as one that is half written."""
+  try:
+    content = json.loads(Path(path).read_text())
+  except (OSError, ValueError):
+    return {}
+  return content if isinstance(content, dict) else {}
+
+
 def plain(value: Any) -> Any:
   """The same value in JSON's own types: arrays and tuples as lists, NaN and infinity as None."""
   if hasattr(value, '__array__'):

@@ -13,6 +13,7 @@ import numpy as np
 
 from karpjax import config as configs
 from karpjax import errors
+from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged
 from karpjax.program import Program, divide
@@ -71,7 +72,10 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
-    if not stored:
+    data = fingerprint.of(dataset)
+    if stored:
+      hosts.run_on_host0(lambda: run_dir.refuse_other_data(folder, data, stored, dataset.spec))
+    else:
       check_select(runner)
     say(f'workdir: {folder}')
     checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
@@ -86,7 +90,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     checkpoints.forget_after(start)
     say('compiling …')
     compiled = runner.compile(carry, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
-    description = run_dir.describe(folder, experiment, runner, compiled)
+    description = run_dir.describe(folder, experiment, runner, compiled, stored, data)
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, program.environment_steps, say)
     again = f'python launch.py {experiment} --workdir={folder}'

@@ -5,6 +5,7 @@ from typing import Any
 
 from karpjax import config as configs
 from karpjax import options
+from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
 from karpjax.program import Program, evaluated_names
@@ -18,14 +19,21 @@ def name_of(experiment) -> str:
   return experiment.__name__.rpartition('.')[2]
 
 
+def read_data(experiment, config) -> Dataset:
+  """The data of an experiment, and the files that they were read from."""
+  with fingerprint.noted() as files:
+    data = experiment.data(config)
+  if not isinstance(data, Dataset):
+    raise UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
+  return dataclasses.replace(data, files=files)
+
+
 @refuse_too_large()
 def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
   options.check(config)
   read = set()
-  data = experiment.data(configs.watched(config, read))
-  if not isinstance(data, Dataset):
-    raise UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
+  data = read_data(experiment, configs.watched(config, read))
   config = configs.resolve(config, data.spec.examples)
   program = experiment.program(configs.watched(config, read), data)
   if not isinstance(program, Program):

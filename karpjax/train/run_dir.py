@@ -19,12 +19,15 @@ import jax
 
 from karpjax import config as configs
 from karpjax import optim, options
+from karpjax.data import fingerprint
+from karpjax.data.dataset import listed
 from karpjax.errors import UsageError
 from karpjax.report import page, plots, progress, writers
 from karpjax.train import checkpoint, hosts
 from karpjax.train.transforms import first_seed
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
+DATA = 'data.json'  # the fingerprint of the data
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -100,12 +103,14 @@ def git_revision(folder: Path = Path(__file__).parent) -> str | None:
     return None
 
 
-def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
+def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict, data: dict) -> dict:
   """Writes config.json, and gives what it holds: enough to run it again, and to predict without the data.
 
   Args:
     runner: the `runner.Runner`, whose step is compiled.
     compiled: what its `compile` gave.
+    before: what config.json held, {} in a fresh folder: a run's spec stays as it began.
+    data: the `fingerprint.of` its data, written where there is none.
   """
   config, population = runner.config, runner.program.population
   params = jax.eval_shape(lambda carry: first_seed(carry.state, config.seeds).params, runner.shapes)
@@ -118,7 +123,7 @@ def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
     'changed': configs.to_json(changed),
     'command': ' '.join(['python launch.py', experiment, *options.as_flags(changed)]),
     'command_line': sys.argv,
-    'spec': runner.dataset.spec.to_json(),
+    'spec': before.get('spec') or runner.dataset.spec.to_json(),
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
@@ -129,6 +134,8 @@ def describe(folder: Path, experiment: str, runner, compiled: dict) -> dict:
     'choices': {'steps_per_call': runner.steps_per_call},
   }
   if hosts.is_host0():
+    if not before or not (folder / DATA).exists():
+      writers.write_json(folder / DATA, data)
     writers.write_json(folder / 'config.json', description)
   return description
 
@@ -179,6 +186,23 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
     text = f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}'
     raise UsageError(f'{text}. Give the old ones, or another workdir')
   return before
+
+
+def refuse_other_data(folder: Path, now: dict, before: dict | None = None, spec=None) -> None:
+  """Raises UsageError, naming what has changed, where data are not those that a run or a sweep began with.
+
+  Args:
+    now: the `fingerprint.of` the data.
+    before: of a run the stored config.json, with whose spec `spec`, that of the data, is compared.
+  """
+  kept = writers.read_json(folder / DATA)
+  changed = fingerprint.differences(kept, now) if kept else []
+  if before and not changed:
+    old, new = (writers.plain(x.to_json()) for x in (type(spec).from_json(before['spec']), spec))
+    changed = fingerprint.other_spec(old, new)
+  if changed:
+    text = f'{folder}: the data are not those that it began with: {listed(changed)}'
+    raise UsageError(f'{text}. Put them back, or train on these in another workdir')
 
 
 def summary(folder: Path, steps: int) -> dict | None:

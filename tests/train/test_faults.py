@@ -18,6 +18,7 @@ import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
 from karpjax.commands import runs
+from karpjax.data import bundled
 from karpjax.errors import Diverged, UsageError
 from karpjax.train import checkpoint, loop, run_dir
 
@@ -153,6 +154,38 @@ def test_a_flag_that_is_newer_than_the_workdir_had_its_default(run, capsys):
   assert main('--workdir=run', '--ema=0.9') == 2
   assert '--ema=0.0, now 0.9' in capsys.readouterr().err
   assert main('--workdir=run') == 0
+
+
+def test_other_data_on_an_old_workdir_are_refused_by_name(run, capsys, monkeypatch):
+  before, read = contents('run'), bundled.SOURCES['digits']
+
+  def other(folder):
+    data = read(folder)
+    data.splits['test'].arrays['image'][0, 0, 0] += 1
+    return data
+
+  monkeypatch.setitem(bundled.SOURCES, 'digits', other)
+  line = 'run: the data are not those that it began with: image of test has changed. Put them back, or train on these in another workdir'
+  assert main('--workdir=run', '--steps=40') == 2
+  assert capsys.readouterr().err == f'image_classification: {line}\n'
+  with pytest.raises(UsageError, match=line):
+    karpjax.open('run').evaluate()
+  assert contents('run') == before
+  monkeypatch.setitem(bundled.SOURCES, 'digits', read)
+  assert karpjax.open('run').evaluate() and main('--workdir=run', '--steps=40') == 0
+
+
+def test_a_run_keeps_its_spec_and_an_older_one_gets_a_fingerprint(run):
+  stored, data = json.loads(Path('run/config.json').read_text()), Path('run/data.json')
+  kept = data.read_text()
+  data.unlink()
+  stored['spec']['mean'] = [0.25]  # as another machine may have summed up
+  Path('run/config.json').write_text(json.dumps(stored))
+  assert main('--workdir=run', '--steps=40') == 0
+  assert data.read_text() == kept and json.loads(Path('run/config.json').read_text())['spec'] == stored['spec']
+  stored['spec']['classes'][0] = 'zero'
+  Path('run/config.json').write_text(json.dumps(stored))
+  assert main('--workdir=run', '--steps=50') == 2
 
 
 def test_the_workdir_alone_goes_on_with_its_own_flags(run, capsys):

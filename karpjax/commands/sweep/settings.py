@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from karpjax import command_line, config, errors, optim, options
+from karpjax.data import fingerprint
 from karpjax.program import evaluated_names
 from karpjax.report import writers
 from karpjax.train import loop
@@ -173,8 +174,11 @@ def parse(given: argparse.Namespace, flags: list[str]) -> Sweep:
   return Sweep(given.name, base, axes, given.trials or 0, given.storage, given.together)
 
 
-def check(sweep: Sweep) -> None:
+def check(sweep: Sweep) -> dict[str, Any]:
   """Looks at every program that a grid needs, at the ends of each range, and at every value; compiles nothing.
+
+  Returns:
+    The `fingerprint.of` the data of the first.
 
   Raises:
     UsageError: for a value that no run can have, a metric that there is not, or --together of what cannot be traced.
@@ -192,11 +196,13 @@ def check(sweep: Sweep) -> None:
       program, data, resolved = loop.prepare(module, sweep.config(first | look))
     if number == 0:
       _check_metric(sweep, program, data)
+      read = fingerprint.of(data)
     for one in ({name: text} for name in sweep.traced for text in sweep.axes[name].values[1:]):
       with _named(look | one):
         changed = dataclasses.replace(resolved, **{name: getattr(sweep.config(one), name) for name in one})
         options.check(changed)
         module.program(changed, data)
+  return read
 
 
 @contextlib.contextmanager
