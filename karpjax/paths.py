@@ -1,5 +1,6 @@
 """Where paths of the user's are read: `--workdir=~/runs`, which a shell leaves as it is, means a folder at home."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,13 @@ def files_in(text: str) -> list[Path]:
   """The files that are there among the paths of a flag: FILE.csv, text:FILE, files:FILE,FILE."""
   parts = [text, *text.partition(':')[2].split(',')]
   return [Path(part) for part in parts if part and os.path.isfile(part)]
+
+
+def in_package(package: str, file: str) -> Path | None:
+  """A file that a package brings along, found without importing the package; None where either is missing."""
+  spec = importlib.util.find_spec(package)
+  path = Path(spec.origin).parent / file if spec else None
+  return path if path and path.is_file() else None
 
 
 def keep(sources: Mapping[Path, str], places: Sequence[Path]) -> None:

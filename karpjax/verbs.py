@@ -138,7 +138,9 @@ class Run:
     if population:  # many settings in one program
       if self.member is None:
         sweep = self.folder.parent
-        raise UsageError(f'{folder} holds {members} members of a sweep: give member=, or {sweep} for the best')
+        raise UsageError(
+          f'{folder} holds {members} members of a sweep: give member=, or the folder of the sweep, {sweep}, for its best'
+        )
       own = {name: values[self.member] for name, values in population['hyper'].items()}
       self.config = dataclasses.replace(self.config, seeds=1, seed=population['seeds'][self.member], **own)
       hyper = {name: [x] for name, x in own.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from karpjax import paths
 from karpjax.data import fingerprint, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError
@@ -15,10 +16,12 @@ DIGITS = tuple('0123456789')
 
 def digits(data_dir: Path | None = None) -> Dataset:
   """1,797 handwritten digits, [8, 8, 1] uint8 of 0 … 16; a fixed stratified split, 1,437 and 360."""
-  from sklearn import datasets
-
-  images, labels = datasets.load_digits(return_X_y=True)
-  whole = Split.of(image=images.reshape(-1, 8, 8, 1).astype(np.uint8), label=labels.astype(np.int32))
+  path = paths.in_package('sklearn', 'datasets/data/digits.csv.gz')  # to import scikit-learn takes seconds
+  if path is None:
+    raise UsageError('the digits of scikit-learn are missing: pip install -r requirements.txt')
+  table = np.loadtxt(path, np.uint8, delimiter=',')
+  labels = table[:, -1].astype(np.int32)
+  whole = Split.of(image=table[:, :-1].reshape(-1, 8, 8, 1), label=labels)
   train, test = map(whole.select, splitting.stratified(labels, 360, seed=0))
   return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), {'train': train, 'test': test})
 

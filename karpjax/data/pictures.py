@@ -4,13 +4,13 @@ Pictures are divided into splits whole, before anything is cut: no crop of a tes
 """
 
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from karpjax import paths
 from karpjax.data import image_files, splitting
 from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
@@ -76,8 +76,7 @@ def divided(
 
 def _bundled(file: str) -> Path:
   for package, place in PACKAGES.items():
-    spec = importlib.util.find_spec(package)
-    if spec and (path := Path(spec.origin).parent / place / file).is_file():
+    if path := paths.in_package(package, f'{place}/{file}'):
       return path
   raise UsageError(f'the bundled picture {file} is missing: pip install -r requirements.txt')
 

@@ -215,7 +215,8 @@ def test_a_grid_with_failures_goes_on_and_is_not_run_twice(tmp_path, monkeypatch
   best = karpjax.open('sweep')
   assert best.config.learning_rate == float(found[0]['learning_rate'])
   assert best.summary['validation/loss'] == float(found[0]['validation/loss'])
-  assert use.main('predict', ['sweep/part-001', 'x.png']) == 2 and 'launch.py predict sweep' in capsys.readouterr().err
+  assert use.main('predict', ['sweep/part-001', 'x.png']) == 2
+  assert 'give --member=, or the folder of the sweep, sweep, for its best' in capsys.readouterr().err
   assert use.describe(Path('sweep')) == 0
   assert f'trial {found[0]["trial"]}: --learning_rate={found[0]["learning_rate"]}' in capsys.readouterr().out
   # What has trained does so once; what failed is tried again.
