@@ -174,13 +174,13 @@ def test_only_a_policy_with_a_memory_remembers_the_cue(monkeypatch):
   monkeypatch.setitem(environments.ENVIRONMENTS, 'cue', cue)
 
   def learnt(memory):
-    given = dict(environment='cue', batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8)
+    given = dict(environment='cue', episodes=400, batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8)
     settings = config.resolve(experiment.Config(**SMALL | given), 32)
     program = experiment.program(settings, experiment.data(settings))
     batch = {'world': np.arange(32, dtype=np.int32), 'index': np.arange(32, dtype=np.int32)}
     train = lambda state: jax.lax.scan(lambda s, _: (program.step(s, batch)[0], None), state, None, length=60)[0]
     state = jax.jit(lambda key: train(program.init(key)))(jax.random.key(0))
-    worlds = {'world': np.arange(1000, 1400, dtype=np.int32), 'mask': np.ones(400, bool)}
+    worlds = {'world': np.arange(1000, 1400, dtype=np.int32), 'index': np.arange(400), 'mask': np.ones(400, bool)}
     return program.summarise(jax.device_get(jax.jit(program.evaluate)(state, worlds, jax.random.key(1))))
 
   assert learnt('lstm')['episode_return'] > 0.95
