@@ -174,7 +174,9 @@ def test_only_a_policy_with_a_memory_remembers_the_cue(monkeypatch):
   monkeypatch.setitem(environments.ENVIRONMENTS, 'cue', cue)
 
   def learnt(memory):
-    given = dict(environment='cue', episodes=400, batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8)
+    given = dict(
+      environment='cue', episodes=400, batch_size=32, rollout=12, learning_rate=0.01, memory=memory, memory_width=8
+    )
     settings = config.resolve(experiment.Config(**SMALL | given), 32)
     program = experiment.program(settings, experiment.data(settings))
     batch = {'world': np.arange(32, dtype=np.int32), 'index': np.arange(32, dtype=np.int32)}
