@@ -73,9 +73,9 @@ def main(argv: list[str]) -> int:
   if name in known:
     return module('karpjax.command_line').by_name(name, rest)
   verbs = sorted({'evaluate', *(verb for _, own in known.values() for verb in own)})
-  if name in verbs or (rest and Path(rest[0]).is_dir()):
+  if name in verbs or (rest and os.path.isdir(rest[0])):  # False of a text too long for a name
     return module('karpjax.commands.use').main(name, rest)
-  if Path(name).is_dir() and not rest:
+  if os.path.isdir(name) and not rest:
     return module('karpjax.commands.use').describe(Path(name))
   near = module('karpjax.errors').nearest(name, [*known, *COMMANDS, *verbs])
   print(f'launch.py: unknown experiment {name!r}.{near}', file=sys.stderr)
@@ -100,6 +100,9 @@ def command(argv: list[str] | None = None) -> None:
   except BrokenPipeError:  # the reader has seen enough, as `| head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 141  # as a shell says of SIGPIPE
+  except OSError as error:  # of what was named; a run that writes has words of its own
+    print(f'launch.py: {importlib.import_module("karpjax.errors").unusable(error)}', file=sys.stderr)
+    code = 2
   sys.exit(code)
 
 

@@ -41,6 +41,20 @@ def refuse_too_large() -> Iterator[None]:
     raise UsageError(f'a number is too large for this machine: {first_line(error)[:200]}') from None
 
 
+def unusable(error: OSError) -> str:
+  """One line on a file that cannot be read or written."""
+  place = str(error.filename or '').removesuffix('.tmp')  # of `writers.write_bytes`
+  return f'{place} cannot be read or written: {error.strerror}' if place else str(error)
+
+
+def check_text(what: str, text: str) -> None:
+  """Refuses a text with bytes that are not of the encoding it was read in, which Python keeps as lone surrogates."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    raise UsageError(f'{what}{ascii(text)[1:-1]}: it has bytes that are no text; give UTF-8') from None
+
+
 def first_line(error: Exception) -> str:
   """What another library's exception says first."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,7 +20,7 @@ import jax
 from flax import linen as nn
 
 from karpjax import paths
-from karpjax.errors import UsageError, choose, first_line, nearest
+from karpjax.errors import UsageError, check_text, choose, first_line, nearest
 
 
 def option(
@@ -66,6 +66,9 @@ BOUNDS = {
 }
 
 
+WHOLE = {'low': -(2**31), 'high': 2**31 - 1}  # what a whole number is where its option says nothing else: an int32
+
+
 def check(instance) -> None:
   """Refuses values of a dataclass that lie outside their fields' ranges or choices; traced numbers pass.
 
@@ -74,15 +77,19 @@ def check(instance) -> None:
   """
   for field in dataclasses.fields(instance):
     value, meta = getattr(instance, field.name), field.metadata
-    bounds = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
+    own = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
     for x in value if isinstance(value, tuple) else (value,):
       if meta.get('choices') and x is not None and x not in meta['choices'] and not (meta.get('own') and is_own(x)):
         raise UsageError(f'{field.name}={x}: unknown.{nearest(str(x), map(str, meta["choices"]))}')
-      if not bounds or isinstance(x, bool) or not isinstance(x, int | float):
+      if isinstance(x, str) and not meta.get('path'):
+        check_text(f'{field.name}=', x)
+      if isinstance(x, bool) or not isinstance(x, int | float):
         continue
-      if not math.isfinite(x) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
-        allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-        raise UsageError(f'{field.name}={text(value)}: {allowed} is needed')
+      whole = isinstance(x, int)
+      for bounds in (own, {name: bound for name, bound in WHOLE.items() if whole and name not in own}):
+        if not (whole or math.isfinite(x)) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
+          allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
+          raise UsageError(f'{field.name}={text(value)}: {allowed or "a finite number"} is needed')
 
 
 def expand_paths(instance) -> None:

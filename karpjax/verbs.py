@@ -7,6 +7,7 @@ It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.op
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from karpjax import options, paths
 from karpjax import population as populations
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec, Split
-from karpjax.errors import UsageError, choose
+from karpjax.errors import UsageError, check_text, choose
 from karpjax.report import writers
 from karpjax.train import checkpoint, prepare, run_dir, weights
 from karpjax.train.predict import predict_split
@@ -91,7 +92,11 @@ class Bound:
     return listed, checked
 
   def _listed(self, inputs) -> list[str]:
-    return self.verb.expand([str(x) for x in ([inputs] if isinstance(inputs, str | Path) else inputs)])
+    given = [str(x) for x in ([inputs] if isinstance(inputs, str | Path) else inputs)]
+    for number, each in enumerate(given, 1):
+      if not os.path.exists(each):  # the name of a file may be of any bytes
+        check_text(f'input {number}, ', each)
+    return self.verb.expand(given)
 
   def _options(self, chosen):
     for name in chosen:

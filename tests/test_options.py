@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Optional
 
 import jax
@@ -46,6 +47,8 @@ class Config(config.model_flags(MODELS), config.Train):
   plain: int = 8
   factor: float = config.flag(1.0, 'A factor.', low=0.5, high=2)
   many: tuple[int, ...] = config.flag((), 'Some.', above=0)
+  free: float = 1.0
+  word: str = ''
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,10 @@ class Config(config.model_flags(MODELS), config.Train):
     ({'many': (3, 0)}, 'many=3,0: more than 0 is needed'),
     ({'beta1': 1.0}, 'beta1=1.0: at least 0 and less than 1 is needed'),
     ({'optimiser': 'adamm'}, 'optimiser=adamm: unknown. Did you mean adam?'),
+    ({'plain': 2**31}, 'plain=2147483648: at least -2147483648 and at most 2147483647 is needed'),
+    ({'many': (10**400,)}, 'many=1000'),
+    ({'free': math.inf}, 'free=inf: a finite number is needed'),
+    ({'word': 'a\udcffb'}, r'word=a\udcffb: it has bytes that are no text'),
   ],
 )
 def test_ranges_are_refused_by_name(changes, message):

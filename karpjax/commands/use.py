@@ -80,6 +80,8 @@ def main(name: str, argv: Sequence[str]) -> int:
     run = verbs.Run(folder, chosen.checkpoint, chosen.member, chosen.trial)
     own = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(verb.options)}
     ended = lambda line: line.removesuffix('\n')
+    if hasattr(sys.stdin, 'reconfigure'):
+      sys.stdin.reconfigure(errors='surrogateescape')  # as of arguments: the verb refuses what is no text
     bound, inputs = run.verb(name), [y for x in inputs for y in (map(ended, sys.stdin) if x == '-' else [x])]
     if verb.inputs and not inputs:
       raise errors.UsageError(f'{name} wants {verb.inputs}, or - for the lines of standard input')
@@ -97,9 +99,7 @@ def main(name: str, argv: Sequence[str]) -> int:
   except BrokenPipeError:
     raise
   except OSError as error:  # such as an output where nothing may be written
-    place = str(error.filename or '').removesuffix('.tmp')  # of `writers.write_bytes`
-    why = f'{place} cannot be read or written: {error.strerror}' if place else str(error)
-    return command_line.refuse(name, errors.UsageError(why), known)
+    return command_line.refuse(name, errors.UsageError(errors.unusable(error)), known)
   except errors.CallbackError as error:
     print(f'{name}: {error}', file=sys.stderr)
     return 1

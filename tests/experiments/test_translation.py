@@ -97,6 +97,15 @@ def test_translate_says_what_the_report_says(whole, capsys, monkeypatch):
   assert [answer['translation'] for answer in karpjax.open(whole[1]).translate(sources)] == ours
 
 
+def test_bytes_that_are_no_text_are_refused_in_one_line(whole, capsys, monkeypatch):
+  """As an argument, which Python then gives lone surrogates for, and on standard input."""
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'1 May 2020\n\xff\xfe1\n'), encoding='utf-8'))
+  for given, said in (('\udcff1', r'input 1, \udcff1: it has bytes'), ('-', r'input 2, \udcff\udcfe1: it has bytes')):
+    assert use.main('translate', [str(whole[1]), given]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and captured.err.count('\n') == 1 and not captured.out
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
