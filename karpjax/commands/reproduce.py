@@ -5,7 +5,7 @@ A flagfile's comments say what it reproduces, one `# key: value` a line:
   experiment  which experiment runs it
   theirs      metric = value, …: the published numbers, under the names of our metrics
   source      where they stand
-  differs     what is not as in the source, if anything
+  differs     what is not as in the source: needed where it has a number
   needs       accelerator, where two CPU cores would take too long
 """
 
@@ -28,13 +28,19 @@ HEADS = ('what', 'metric', 'theirs', 'ours', 'difference', 'seeds', 'time', 'com
 
 
 def read(path: Path) -> dict:
-  """The comments of a flagfile as {key: value}; 'theirs' as {metric: number}; raises UsageError where one is missing."""
-  paper = dict(re.findall(r'^# (\w+): (.*)$', path.read_text('utf-8'), re.MULTILINE))
-  missing = {'what', 'experiment', 'theirs', 'source'} - set(paper)
-  if missing:
+  """The comments of a flagfile as {key: value}; 'theirs' as {metric: number}, 'flags' as a list.
+
+  Raises:
+    UsageError: where a comment is missing.
+  """
+  text = path.read_text('utf-8')
+  paper = dict(re.findall(r'^# (\w+): (.*)$', text, re.MULTILINE))
+  pairs = re.findall(r'([\w/]+) = (none|[-\d.]+)', paper.get('theirs', ''))
+  theirs = {metric: None if value == 'none' else float(value) for metric, value in pairs}
+  compared = {'differs'} if any(value is not None for value in theirs.values()) else set()
+  if missing := {'what', 'experiment', 'theirs', 'source', *compared} - set(paper):
     raise errors.UsageError(f'{path} lacks the comment «# {min(missing)}: …»')
-  pairs = re.findall(r'([\w/]+) = (none|[-\d.]+)', paper['theirs'])
-  return {'name': path.stem, **paper, 'theirs': {m: None if v == 'none' else float(v) for m, v in pairs}}
+  return {'name': path.stem, **paper, 'theirs': theirs, 'flags': re.findall(r'^--.*$', text, re.MULTILINE)}
 
 
 def choose(names: list[str], known: dict[str, dict]) -> list[str]:
@@ -101,7 +107,7 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
     'name': paper['name'],
     'date': datetime.date.today().isoformat(),
     'ours': {metric: several(numbers[metric]) for metric in paper['theirs']},
-    'theirs': paper['theirs'],
+    **{name: paper[name] for name in ('theirs', 'flags')},
     **{name: numbers[name] for name in ('seconds', 'compile_seconds')},
     'command': 'python ' + ' '.join(part for part in command if not part.startswith('--data_dir')),
     'seeds': config['flags']['seeds'],
@@ -147,11 +153,14 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
   """A row of `HEADS` for each published number; results by name."""
   lines = []
   for name, paper in known.items():
-    result = results.get(name, {'ours': {}, 'seeds': ''})
+    none, other = {'ours': {}, 'seeds': ''}, 'not run here' if paper.get('needs') == 'accelerator' else 'not run'
+    result = results.get(name, none)
+    if result.get('flags', paper['flags']) != paper['flags']:
+      result, other = none, 'not run with these flags'
     minutes = f'{result["seconds"] / 60:.1f} min' if 'seconds' in result else ''
     for metric, theirs in paper['theirs'].items():
       ours, gap = result['ours'].get(metric), ''
-      value = 'not run here' if paper.get('needs') == 'accelerator' else 'not run'
+      value = other
       if ours:
         value = shown(metric, ours['mean'], ours['std'] if len(ours['values']) > 1 else None)
       if ours and None not in (theirs, ours['mean']):

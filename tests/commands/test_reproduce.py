@@ -90,7 +90,7 @@ def test_a_number_that_is_not_finite_has_no_difference(papers, monkeypatch, caps
   ],
 )
 def test_what_a_row_promises_is_measured_or_it_is_not_begun(papers, theirs, near):
-  lines = f'# what: one\n# experiment: regression\n# theirs: {theirs}\n# source: here\n--seed=1\n'
+  lines = f'# what: one\n# experiment: regression\n# theirs: {theirs}\n# source: here\n# differs: nothing\n--seed=1\n'
   (reproduce.PAPERS / 'one_small.flags').write_text(lines)
   if not near:
     reproduce.check('one_small', [])
@@ -165,3 +165,23 @@ def test_the_table_is_what_flagfiles_and_results_say():
   known = {path.stem: reproduce.read(path) for path in sorted(reproduce.PAPERS.glob('*.flags'))}
   table = '\n'.join(reproduce.table(known))
   assert table in (reproduce.PAPERS / 'README.md').read_text(), 'write it anew: launch.py reproduce --record'
+
+
+def test_what_differs_is_said_of_every_published_number(tmp_path):
+  path = tmp_path / 'a.flags'
+  lines = '# what: a\n# experiment: regression\n# theirs: test/mse = {}\n# source: here\n'
+  path.write_text(lines.format('none'))
+  assert reproduce.read(path)['theirs'] == {'test/mse': None}
+  path.write_text(lines.format('1.5'))
+  with pytest.raises(errors.UsageError, match='a.flags lacks the comment «# differs: …»'):
+    reproduce.read(path)
+  path.write_text(lines.format('1.5') + '# differs: nothing\n')
+  assert reproduce.read(path)['theirs'] == {'test/mse': 1.5}
+
+
+def test_a_result_of_other_flags_is_not_the_rows(papers):
+  ours = {'test/error': {'mean': 0.1, 'std': None, 'values': [0.1]}}
+  for flags, cell in ((['--seed=1'], '10.00 %'), (['--seed=2'], 'not run with these flags')):
+    reproduce.RESULTS.write_text(json.dumps({'name': 'one_large', 'ours': ours, 'seeds': 1, 'flags': flags}) + '\n')
+    assert reproduce.main(['--record']) == 0
+    assert f'| one_large | test/error | – | {cell} |' in (reproduce.PAPERS / 'README.md').read_text()
