@@ -114,19 +114,32 @@ def collect(policy: Policy, config, state: TrainState, batch) -> tuple[RolloutSt
   return rollouts.rollout(environment, act, worlds, world, noise, config.rollout, reset=not whole)
 
 
-def scale_rewards(config, state: TrainState, transitions: Transition):
+def learnt_from(config, transitions: Transition):
+  """[time, environments] bool: REINFORCE learns from a first episode, up to its end and with it; the others from all."""
+  if config.algorithm != 'reinforce':
+    return jnp.ones(transitions.done.shape, bool)
+  return jnp.cumsum(transitions.done, 0) - transitions.done == 0
+
+
+def return_ends(config, ends, transitions: Transition):
+  """[time, environments] bool: where no return goes on: at `ends`, and at points, where these are what is played for."""
+  return ends | (transitions.reward != 0) if config.points else ends
+
+
+def scale_rewards(config, state: TrainState, transitions: Transition, mask):
   """(rewards over the running deviation of their discounted sums, what is carried for that, moments with that of rewards)."""
 
   def add(total, x):
-    reward, done = x
+    reward, end = x
     total = config.discount * total + reward
-    return jnp.where(done, 0, total), total
+    return jnp.where(end, 0, total), total
 
   # a host that has lost an episode, as after a resume, begins another without an end of the first
   before = jnp.where(transitions.episode_length[0] == 1, 0, state.carried['discounted'])
-  last, sums = jax.lax.scan(add, before, (transitions.reward, transitions.done))
+  ends = return_ends(config, transitions.done, transitions)
+  last, sums = jax.lax.scan(add, before, (transitions.reward, ends))
   deviation = jnp.sqrt(state.moments['reward'].variance + 1e-8)
-  return transitions.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums)}
+  return transitions.reward / deviation, {'discounted': last}, {'reward': state.moments['reward'].update(sums, mask)}
 
 
 def examples(transitions: Transition, learning: dict) -> dict:
@@ -153,9 +166,7 @@ def examples(transitions: Transition, learning: dict) -> dict:
 
 def standardise_advantages(advantages, mask):
   """Those of a minibatch, [size] or [environments, time], over all replicas, with mean 0 and deviation 1."""
-  count = jnp.maximum(collectives.total(mask.sum()), 1)
-  mean = collectives.total(jnp.where(mask, advantages, 0).sum()) / count
-  variance = collectives.total(jnp.where(mask, jnp.square(advantages - mean), 0).sum()) / count
+  mean, variance, _ = returns.moments(advantages, mask)
   return (advantages - mean) / (jnp.sqrt(variance) + 1e-8)
 
 
@@ -184,18 +195,16 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     outputs, values, *_ = policy.apply(state.params, state.moments, flat)
     return outputs.reshape(*lead, -1), values.reshape(lead)
 
-  def learning_signal(state, rewards, transitions):
+  def learning_signal(state, rewards, transitions, mask):
     """What the examples of a rollout are learnt by, each [time, environments]; targets and values for the metrics."""
     # In one pass over all steps, so that the rollout's loop computes nothing but actions.
     outputs, values = apply_all(state, transitions.observation)
     next_values = apply_all(state, transitions.next_observation)[1]
-    final = transitions.terminated | (transitions.reward != 0) if config.points else transitions.terminated
+    final = return_ends(config, transitions.terminated, transitions)
     advantages = returns.advantages(
       rewards, values, next_values, final, transitions.truncated, discount=config.discount, gae_lambda=config.gae
     )
-    targets, mask = advantages + values, jnp.ones(rewards.shape, bool)
-    if config.algorithm == 'reinforce':
-      mask = jnp.cumsum(transitions.done, 0) - transitions.done == 0  # up to the first end, and with it
+    targets = advantages + values
     log_probs = distribution.log_prob(outputs, value_of(transitions.action))
     advantages = advantages if config.baseline else targets
     return {'log_prob': log_probs, 'value': values, 'advantage': advantages, 'target': targets, 'mask': mask}
@@ -224,10 +233,10 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
 
   def step(state: TrainState, batch):
     worlds, transitions = collect(policy, config, state, batch)
-    rewards, carried, moments = transitions.reward, {}, {}
+    rewards, carried, moments, mask = transitions.reward, {}, {}, learnt_from(config, transitions)
     if config.scale_rewards:
-      rewards, carried, moments = scale_rewards(config, state, transitions)
-    learning = learning_signal(state, rewards, transitions)
+      rewards, carried, moments = scale_rewards(config, state, transitions, mask)
+    learning = learning_signal(state, rewards, transitions, mask)
     rows = examples(transitions, learning)
     size = len(rows['mask'])
     if size % (config.minibatches * config.microbatches):
@@ -251,10 +260,10 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     (params, opt_state, _), metrics = jax.lax.scan(epoch, first, shuffle_keys(state, config.epochs))
     metrics = jax.tree.map(lambda x: x.sum((0, 1)), metrics)
     del metrics['loss']
-    explained = collectives.mean(returns.explained_variance(learning['value'], learning['target']))
+    explained = returns.explained_variance(learning['value'], learning['target'], mask)
     metrics |= {'explained_variance': (explained, jnp.ones(()))} | collectives.total(rollouts.finished(transitions))
     if 'observation' in state.moments:
-      moments['observation'] = state.moments['observation'].update(value_of(transitions.observation))
+      moments['observation'] = state.moments['observation'].update(value_of(transitions.observation), mask)
     state = state.replace(step=state.step + 1, params=params, opt_state=opt_state, moments=moments)
     return state.replace(carried={**carried, 'worlds': worlds}), metrics
 

@@ -1,4 +1,4 @@
-"""Advantages of what a rollout saw, and running moments; all arrays [time, …], one scan from the last step to the first.
+"""Advantages of what a rollout saw, one scan from the last step to the first, and moments; all arrays [time, …].
 
 Two values belong to a step: V(s_t), and V of the state that it led to, before any reset. So an episode that was cut by a
 time limit has a value beyond its end (`next_values`), one that terminated has none, and no advantage crosses an end.
@@ -27,10 +27,20 @@ def advantages(rewards, values, next_values, terminated, truncated, *, discount,
   return jax.lax.scan(backwards, jnp.zeros_like(errors[0]), (errors, weights), reverse=True)[1]
 
 
-def explained_variance(values, targets):
-  """1 - Var(targets - values) / Var(targets), [] float32: 1 is perfect, 0 no better than a constant."""
-  variance = targets.var()
-  return jnp.where(variance > 0, 1 - (targets - values).var() / jnp.maximum(variance, 1e-12), 0)
+def moments(x, mask):
+  """Mean [*shape], biased variance [*shape] and count [] of x [*lead, *shape] where mask [*lead] lets it, over all replicas."""
+  lead, x = tuple(range(mask.ndim)), x.astype(jnp.float32)
+  counts = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
+  total = lambda x: collectives.total(jnp.where(counts, x, 0).sum(lead))
+  count = jnp.maximum(collectives.total(mask.sum()), 1).astype(jnp.float32)
+  mean = total(x) / count
+  return mean, total(jnp.square(x - mean)) / count, count
+
+
+def explained_variance(values, targets, mask):
+  """1 - Var(targets - values) / Var(targets), [] float32, as `moments`: 1 is perfect, 0 no better than a constant."""
+  (_, variance, _), (_, residual, _) = moments(targets, mask), moments(targets - values, mask)
+  return jnp.where(variance > 0, 1 - residual / jnp.maximum(variance, 1e-12), 0)
 
 
 @struct.dataclass
@@ -46,16 +56,13 @@ class RunningMoments:
     """Nothing seen: mean 0 and variance 1, as if from a thousandth of an example."""
     return cls(jnp.full((), 1e-3), jnp.zeros(shape), jnp.ones(shape))
 
-  def update(self, x) -> 'RunningMoments':
-    """With x [..., *shape] as well, of all replicas (Chan, Golub & LeVeque 1983, eq. 2.1)."""
-    axes = tuple(range(x.ndim - self.mean.ndim))
-    mean = collectives.mean(x.mean(axes))
-    variance = collectives.mean(jnp.square(x - mean).mean(axes))
-    count = jnp.asarray(x.size / max(self.mean.size, 1), jnp.float32) * collectives.replicas()
+  def update(self, x, mask) -> 'RunningMoments':
+    """With x [*lead, *shape] as well, as `moments` (Chan, Golub & LeVeque 1983, eq. 2.1)."""
+    mean, variance, count = moments(x, mask)
     whole, delta = self.count + count, mean - self.mean
     squares = self.count * self.variance + count * variance + jnp.square(delta) * self.count * count / whole
     return RunningMoments(whole, self.mean + delta * count / whole, squares / whole)
 
-  def standardise(self, x, limit: float = 10.0):
-    """(x - mean) / deviation, clipped to ± `limit`."""
-    return jnp.clip((x - self.mean) * jax.lax.rsqrt(self.variance + 1e-8), -limit, limit)
+  def standardise(self, x):
+    """(x - mean) / deviation, clipped to ± 10."""
+    return jnp.clip((x - self.mean) * jax.lax.rsqrt(self.variance + 1e-8), -10, 10)

@@ -36,6 +36,26 @@ def test_reinforce_counts_each_episode_to_its_end_and_a_point_ends_the_return():
   np.testing.assert_allclose(total / count, np.log(2), rtol=0.02)  # whole returns: about ten times as much
 
 
+def test_reinforce_has_the_moments_of_what_it_learns_from():
+  """Neither of the steps behind an episode's end, nor of sums that go on beyond it."""
+  given = dict(algorithm='reinforce', minibatches=None, epochs=None, rollout=None)
+  settings, program, state = prepared(**given, normalise_observations=True, scale_rewards=True, discount=0.9)
+  resolved, policy = experiment.resolved(settings, 500), experiment.policy(settings)
+  observations, sums = [], []
+  for _ in range(2):
+    seen = jax.jit(lambda state: ppo.collect(policy, resolved, state, BATCH)[1])(state)
+    lengths = np.asarray(seen.done).argmax(0) + 1
+    observations += [np.asarray(seen.observation)[:n, world] for world, n in enumerate(lengths)]
+    sums += [(1 - 0.9 ** np.arange(1, n + 1)) / (1 - 0.9) for n in lengths]
+    state, _ = jax.jit(program.step)(state, BATCH)
+  assert max(map(len, sums)) < 200
+  for name, each in (('observation', observations), ('reward', sums)):
+    every = np.concatenate(each).astype(np.float64)
+    np.testing.assert_allclose(state.moments[name].count, len(every), rtol=1e-4)
+    np.testing.assert_allclose(state.moments[name].mean, every.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(state.moments[name].variance, every.var(0), rtol=1e-3, atol=1e-4)
+
+
 def test_an_update_of_a2c_is_the_policy_gradient_written_out():
   """On a continuous task, with plain gradient descent: returns by a loop, the loss by the Gaussian's own formula."""
   given = dict(

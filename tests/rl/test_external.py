@@ -119,13 +119,13 @@ def test_discounted_sums_of_rewards_do_not_join_two_episodes_either():
   seen = {'lost': played(counting(), ones, middle)[1]}
   environment = counting(length=9)
   seen['kept'] = played(environment, ones, played(environment, ones)[0])[1]
-  config = types.SimpleNamespace(discount=discount)
   carried = {'discounted': jnp.full(2, 1.75)}  # of three rewards of 1
   last = {}
-  for name, each in seen.items():
+  for name, each in (seen | {'points': seen['kept']}).items():
+    config = types.SimpleNamespace(discount=discount, points=name == 'points')
     state = types.SimpleNamespace(carried=carried, moments={'reward': returns.RunningMoments.init(())})
-    last[name] = float(ppo.scale_rewards(config, state, each)[1]['discounted'][0])
-  assert last == {'lost': 1.75, 'kept': 1.75 + 1.75 / 8}
+    last[name] = float(ppo.scale_rewards(config, state, each, jnp.ones((3, 2), bool))[1]['discounted'][0])
+  assert last == {'lost': 1.75, 'kept': 1.75 + 1.75 / 8, 'points': 0}  # after a point nothing is left
 
 
 def test_what_is_not_to_begin_again_stays_where_it_ended():

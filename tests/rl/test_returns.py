@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import explained_variance_score
 
 from karpjax import collectives
 from karpjax.rl import returns
@@ -50,18 +51,28 @@ def test_advantages_are_those_of_a_plain_loop(decay):
 
 
 def test_explained_variance():
-  targets = jnp.array([1.0, 2, 3, 4])
-  assert float(returns.explained_variance(targets, targets)) == 1
-  assert float(returns.explained_variance(jnp.full(4, 7.0), targets)) == 0
-  assert float(returns.explained_variance(targets, jnp.zeros(4))) == 0  # no variance to explain
+  targets, all_of_them = jnp.array([1.0, 2, 3, 4]), np.ones(4, bool)
+  assert float(returns.explained_variance(targets, targets, all_of_them)) == 1
+  assert float(returns.explained_variance(jnp.full(4, 7.0), targets, all_of_them)) == 0
+  assert float(returns.explained_variance(targets, jnp.zeros(4), all_of_them)) == 0  # no variance to explain
+
+
+def test_explained_variance_is_of_what_counts_on_all_replicas():
+  """Each replica's targets have a mean of their own, which is variance too."""
+  draw = np.random.default_rng(0)
+  targets = (draw.normal(size=(8, 20, 3)) + np.arange(8)[:, None, None]).astype(np.float32)
+  values, mask = targets + draw.normal(size=targets.shape).astype(np.float32), draw.random(targets.shape) < 0.3
+  together = jax.pmap(returns.explained_variance, collectives.REPLICAS)(values, np.where(mask, targets, 99), mask)
+  np.testing.assert_allclose(together, explained_variance_score(targets[mask], values[mask]), rtol=1e-5)
 
 
 def test_pieces_are_as_the_whole():
-  x = np.random.default_rng(0).normal(3, 2, (60, 4, 5)).astype(np.float32)
+  draw = np.random.default_rng(0)
+  x, mask = draw.normal(3, 2, (60, 4, 5)).astype(np.float32), draw.random((60, 4)) < 0.5
   moments = RunningMoments.init((5,))
-  for piece in (x[:7], x[7:30], x[30:]):
-    moments = moments.update(jnp.asarray(piece))
-  flat = x.reshape(-1, 5)
+  for piece in (slice(7), slice(7, 30), slice(30, None)):
+    moments = moments.update(jnp.asarray(x[piece]), mask[piece])
+  flat = x[mask]
   np.testing.assert_allclose(moments.mean, flat.mean(0), rtol=1e-4)
   np.testing.assert_allclose(moments.variance, flat.var(0), rtol=1e-3)
   np.testing.assert_allclose(moments.count, len(flat), rtol=1e-5)
@@ -72,7 +83,8 @@ def test_pieces_are_as_the_whole():
 def test_replicas_see_one_another():
   x = np.random.default_rng(0).normal(3, 2, (8, 10, 3)).astype(np.float32)
   update = jax.pmap(RunningMoments.init((3,)).update, collectives.REPLICAS)
-  together, alone = update(x), RunningMoments.init((3,)).update(jnp.asarray(x.reshape(-1, 3)))
+  mask = np.random.default_rng(1).random((8, 10)) < 0.5  # not as many of each replica
+  together, alone = update(x, mask), RunningMoments.init((3,)).update(jnp.asarray(x[mask]), np.ones(mask.sum(), bool))
   for name in ('count', 'mean', 'variance'):
     for replica in range(8):
       np.testing.assert_allclose(getattr(together, name)[replica], getattr(alone, name), rtol=1e-4)
