@@ -65,6 +65,8 @@ def program(config: Config, data: Dataset) -> Program:
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']
     training = dict(train=True, rngs={'dropout': dropout_key(key, batch)}, mutable=list(collections))
+    if isinstance(model, models.Windowed):
+      training['mask'] = targets >= 0
     if not carries:
       logits, collections = model.apply(variables, tokens, **training)
       return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections

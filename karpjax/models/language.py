@@ -132,7 +132,7 @@ class Windowed(nn.Module):
   """Embeddings of a window of the last tokens, joined by hidden layers.
 
   All at once, by one layer: Bengio et al. 2003, without direct connections. In pairs, then pairs of these: van den Oord et
-  al. 2016, without gates and skips; with 27 tokens and what is usual 76,579 params.
+  al. 2016, without gates and skips; with 27 tokens and what is usual 76,579 params. Batch norm is that of windows as examples.
   """
 
   vocabulary: int
@@ -145,19 +145,26 @@ class Windowed(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens, *, train: bool = False):
-    """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
+  def __call__(self, tokens, *, train: bool = False, mask=None):
+    """tokens: [batch, time] int32, mask: the windows that count in training, [batch, time] bool -> logits as all give."""
     joined, levels = (2, self.window.bit_length() - 1) if self.pairs else (self.window, 1)
     if joined**levels != self.window or not levels:
       raise UsageError(f'window={self.window}: wavenet joins pairs, and needs a power of 2, as 8')
     table = nn.Embed(self.vocabulary, self.embedding, dtype=self.dtype, embedding_init=normal(1.0))
+    mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+    weights = [mask.astype(jnp.float32)]  # of each level, from the last: how many of the windows hold a place
+    for apart in (joined**level for level in range(levels - 1, 0, -1)):
+      held = [((0, 0), (i * apart, (joined - 1 - i) * apart)) for i in range(joined)]
+      weights.append(sum(jnp.pad(weights[-1], places) for places in held))
     x = table(jnp.pad(tokens, ((0, 0), (self.window - 1, 0))))  # before the first token stand tokens 0
     for level in range(levels):  # of places that are so far apart; the first ones of each level have no partner
       apart = joined**level
       time = x.shape[1] - (joined - 1) * apart
       x = jnp.concatenate([x[:, i * apart : i * apart + time] for i in range(joined)], -1)
       x = linear.Dense(self.hidden, use_bias=self.norm == 'none', dtype=self.dtype)(x)
-      x = jnp.tanh(BatchNorm(dtype=self.dtype)(x, train=train) if self.norm == 'batch' else x)
+      if self.norm == 'batch':
+        x = BatchNorm(dtype=self.dtype)(x, train=train, weights=weights[levels - 1 - level])
+      x = jnp.tanh(x)
     init = nn.initializers.lecun_normal() if self.pairs else normal(0.01)
     return linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)(x).astype(jnp.float32)
 

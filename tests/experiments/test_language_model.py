@@ -110,6 +110,20 @@ def test_counts_are_the_maximum_of_the_likelihood(tmp_path):
   np.testing.assert_allclose(numbers['train/loss'], expected, rtol=1e-5)
 
 
+def test_what_is_learnt_of_lines_does_not_depend_on_their_padding(tmp_path):
+  (tmp_path / 'names.txt').write_text('anna\nbo\nemilia\nia\nkim\nnora')
+  losses = []
+  for context in (0, 20):
+    given = dict(model='wavenet', context=context, validation=0.0, test=0.0, batch_size=6, eval_splits=())
+    run = bound(f'lines:{tmp_path / "names.txt"}', **given)
+    state, step = jax.jit(run.program.init)(jax.random.key(0)), jax.jit(run.program.step)
+    batch = batches.fetch(run.dataset.splits['train'], np.arange(6))
+    total, count = step(step(state, batch)[0], batch)[1]['loss']
+    losses.append(total / count)
+  assert count == 21 + 6  # letters and ends
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 def test_bigram_of_names_is_2_454_nats(shared_data, tmp_path):
   """makemore part 1: 228,146 bigrams."""
   flags = dict(model='counts', smoothing=0.0, context=0, steps='1', batch_size=0, validation=0.0, test=0.0, plots=False)

@@ -99,6 +99,20 @@ def test_variance_survives_a_distant_mean(ratio, tolerance):
   np.testing.assert_allclose(var, x.astype(np.float64).var((0, 1, 2)), rtol=tolerance)
 
 
+def test_rows_count_as_often_as_their_weights_say_on_all_replicas(replicas=4):
+  weights = np.random.default_rng(0).integers(0, 3, (8, 6))
+  weights[2:4] = 0  # all of a replica's
+  x = signal((8, 6, 5)) + np.where(weights, np.arange(8)[:, None], 1000)[..., None].astype(np.float32)
+  repeated = np.repeat(x.reshape(-1, 5), weights.ravel(), 0).astype(np.float64)
+  cut = lambda a: a.reshape(replicas, -1, *a.shape[1:])
+  for mean, var in (
+    jax.jit(normalisation.moments)(x, weights),
+    [each[1] for each in jax.pmap(normalisation.moments, collectives.REPLICAS)(cut(x), cut(weights))],
+  ):
+    np.testing.assert_allclose(mean, repeated.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(var, repeated.var(0), rtol=1e-4)
+
+
 def test_a_constant_channel_gives_its_bias_and_finite_gradients():
   state, x = variables(), np.full((32, 7, 5), 0.3, np.float32)
   apply = lambda x: normalisation.BatchNorm().apply(state, x, train=True, mutable=['batch_stats'])[0]

@@ -116,6 +116,33 @@ def test_a_gpt_in_plain_numpy():
   np.testing.assert_allclose(apply(tokens)[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize('name, chosen, joined', [('mlp', {'norm': 'batch'}, 3), ('wavenet', {'window': 8}, 2)])
+def test_batch_norm_is_that_of_windows_one_by_one_whatever_the_padding(name, chosen, joined):
+  """As karpathy/nn-zero-to-hero trains them: an example is a window of each token, and its target."""
+  model = build(name, chosen | {'hidden': 5}, vocabulary=7)
+  lengths, draw = np.array([5, 2, 9]), np.random.default_rng(0)
+  mask = np.arange(9) < lengths[:, None]
+  tokens = np.where(mask, draw.integers(1, 7, (3, 9)), 0).astype(np.int32)
+  variables = drawn(model, tokens, scale=0.5)
+  apply = jax.jit(lambda *given: model.apply(variables, given[0], train=True, mask=given[1], mutable='batch_stats'))
+  logits, changed = apply(tokens, mask)
+  longer, of_longer = apply(*(np.pad(x, ((0, 0), (0, 7))) for x in (tokens, mask)))
+  np.testing.assert_allclose(longer[:, :9][mask], logits[mask], atol=1e-5)
+  p, ahead = jax.tree.map(np.asarray, variables['params']), np.pad(tokens, ((0, 0), (model.window - 1, 0)))
+  windows = np.stack([ahead[:, i : i + 9] for i in range(model.window)], -1)[mask]
+  x = p['Embed_0']['embedding'][windows].astype(np.float64)  # [windows, window, embedding]
+  for level in range(len(changed['batch_stats'])):
+    x = x.reshape(len(x), -1, joined * x.shape[-1]) @ p[f'Dense_{level}']['kernel']
+    mean, var, norm = x.mean((0, 1)), x.var((0, 1)), p[f'BatchNorm_{level}']
+    for stats in (changed, of_longer):
+      running = stats['batch_stats'][f'BatchNorm_{level}']['mean']
+      before = variables['batch_stats'][f'BatchNorm_{level}']['mean']
+      np.testing.assert_allclose(running, 0.9 * before + 0.1 * mean, rtol=1e-4, atol=1e-5)
+    x = np.tanh((x - mean) / np.sqrt(var + 1e-5) * norm['scale'] + norm['bias'])
+  head = p[f'Dense_{level + 1}']
+  np.testing.assert_allclose(logits[mask], x[:, 0] @ head['kernel'] + head['bias'], rtol=1e-4, atol=1e-4)
+
+
 def test_gpt2s_initialisation():
   model = build('gpt', dict(layers=2, heads=4, width=128), vocabulary=500, context=64)
   params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32)))['params']
