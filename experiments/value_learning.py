@@ -167,8 +167,9 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: 
 
   def td_loss(params, collections, batch, key):
     outputs = of_actions(apply(params, batch['observation']), batch['action'])
-    if config.atoms:  # whose loss is also the priority of transitions, as in Hessel et al. 2018
-      loss = errors = optax.losses.softmax_cross_entropy(outputs, batch['target'])
+    if config.atoms:  # priorities are by the KL, the loss less the target's entropy (Hessel et al. 2018, section 3)
+      loss = optax.losses.softmax_cross_entropy(outputs, batch['target'])
+      errors = optax.losses.kl_divergence(jax.nn.log_softmax(outputs), batch['target'])
     else:
       errors = outputs - batch['target']
       loss = LOSSES[config.loss](errors)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from experiments import value_learning
 from experiments.value_learning import Config
@@ -129,6 +130,26 @@ def test_an_update_is_that_of_the_formula():
   np.testing.assert_allclose(rings.priority, np.where(errors != 0, judged, priority), rtol=1e-3)
   np.testing.assert_array_equal(after.target, drawn[1])
   assert float(metrics['td_loss'][1]) == WORLDS * 8
+
+
+def test_priorities_of_distributions_are_the_kl_from_targets_to_what_is_said_of_them():
+  """Of the first update, from tables of their own: SciPy's, of the distributions that `project` makes."""
+  config = configured(priority=1.0, atoms=3, lowest=0.0, highest=1.0, learning_starts=16, target_every=1000)
+  state, step = begin(config, optax.sgd(0.1))
+  tables = 2 * np.random.default_rng(0).normal(size=(2, PLACES, 2, 3)).astype(np.float32)
+  after, metrics = jax.jit(step)(state.replace(params=jnp.asarray(tables[0]), target=jnp.asarray(tables[1])), BATCH)
+  rings, (said, there) = jax.device_get(after.buffers), (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in tables)
+  atoms, judged = np.array([0, 0.5, 1], np.float32), []
+  for world, i in zip(*np.nonzero((rings.priority[:, :4] != 1))):
+    here, action = rings.observation[world, i].argmax(), rings.action[world, i]
+    following = there[rings.next_observation[world, i].argmax()]
+    target = following[(following @ atoms).argmax()][None]
+    discount = DISCOUNT * ~rings.terminated[world, i]
+    target = value_learning.project(target, rings.reward[world, i][None], np.float32(discount)[None], atoms)
+    judged.append(stats.entropy(np.asarray(target, np.float64)[0], said[here, action]))
+    np.testing.assert_allclose(rings.priority[world, i], judged[-1] + replay.SMALLEST_PRIORITY, rtol=1e-3, atol=1e-5)
+  assert len(judged) > 8
+  assert min(judged) <= metrics['td_error'][0] / metrics['td_error'][1] <= max(judged)
 
 
 def test_learning_starts_where_it_says_and_the_target_network_follows_in_time():
