@@ -51,7 +51,10 @@ class Config(agents.RLConfig, config.model_flags(MODELS)):
   entropy: float = config.flag(0.01, "Weight of the policy's entropy.")
   value: float = config.flag(0.5, "Weight of the value's loss.")
   normalise: bool | None = config.flag(None, "Whether a minibatch's advantages get mean 0 and deviation 1.")
-  target_kl: float = config.flag(0.0, 'No more updates from a rollout once the policy has moved so far; 0: no limit.')
+  target_kl: float = config.flag(
+    0.0, 'The rest of a rollout is skipped once a minibatch finds the policy over 1.5 times as far (KL) from the one that '
+    'acted; 0: no limit.', low=0,
+  )  # fmt: skip
   normalise_observations: bool = config.flag(False, 'Whether observations are standardised by their running moments.')
   points: bool = config.flag(False, 'Whether a reward other than 0 ends the return, as a point of Pong does.')
   scale_rewards: bool = config.flag(False, 'Whether rewards are divided by the deviation of their discounted sum.')

@@ -132,6 +132,13 @@ def configured(config) -> optax.GradientTransformation:
   )
 
 
+def skipped(opt_state):
+  """An optimiser's state after an update that was not made: its schedule goes on, its moments stay."""
+  scheduled = lambda x: isinstance(x, optax.ScaleByScheduleState)
+  go_on = lambda x: x._replace(count=optax.safe_increment(x.count)) if scheduled(x) else x
+  return jax.tree.map(go_on, opt_state, is_leaf=scheduled)
+
+
 def _muon(momentum=0.95, beta1=0.9, beta2=0.999, epsilon=1e-8):
   matrix = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,))
   numbers = lambda params: jax.tree.map(matrix, params)  # every kernel [..., in, out] as the matrix [... * in, out]

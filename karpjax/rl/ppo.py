@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import collectives
+from karpjax import collectives, optim
 from karpjax.errors import UsageError
 from karpjax.models.actor_critic import ActorCritic
 from karpjax.program import ROLLOUT, SHUFFLE, TrainState, example_keys, pair, step_key
@@ -15,6 +15,8 @@ from karpjax.rl import rollout as rollouts
 from karpjax.rl.environment import Environment, WithMemory, add_memory, value_of
 from karpjax.rl.rollout import Policy, RolloutState, Transition
 from karpjax.train.step import update as make_update
+
+KL_MARGIN = 1.5  # how many times `target_kl` a policy may move
 
 # ---- losses, each [batch] ----
 
@@ -225,10 +227,10 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
     params, opt_state, stopped = carry
     new_params, _, new_opt_state, metrics, _ = descend(params, moments, opt_state, batch, None)
     new = new_params, new_opt_state
-    if config.target_kl:
-      new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, (params, opt_state))
+    if config.target_kl:  # as in Spinning Up and stable-baselines3; what is skipped holds up no schedule
       metrics = jax.tree.map(lambda x: jnp.where(stopped, 0, x), metrics)
-      stopped = stopped | (metrics['kl'][0] > 1.5 * config.target_kl * metrics['kl'][1])
+      stopped = stopped | (metrics['kl'][0] > KL_MARGIN * config.target_kl * metrics['kl'][1])
+      new = jax.tree.map(lambda a, b: jnp.where(stopped, b, a), new, (params, optim.skipped(opt_state)))
     return (*new, stopped), metrics
 
   def step(state: TrainState, batch):

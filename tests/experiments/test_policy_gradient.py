@@ -99,10 +99,17 @@ def test_an_update_of_a2c_is_the_policy_gradient_written_out():
 
 
 def test_a_policy_that_has_moved_too_far_is_left_alone():
-  _, program, state = prepared(epochs=4, minibatches=1, learning_rate=0.1, target_kl=1e-4)
+  given = dict(epochs=4, minibatches=1, learning_rate=0.1, schedule='linear')
+  _, program, state = prepared(**given, target_kl=1e-4)
   after, metrics = jax.jit(program.step)(state, BATCH)
-  # of four updates the second finds that the first went too far, and is the last
-  assert int(after.opt_state[1].count) == 2 and float(metrics['policy_loss'][1]) == 2 * 128
+  # of four updates the second finds that the first went too far, and is not made; the schedule goes on to its end
+  assert int(after.opt_state[1].count) == 1 and float(metrics['policy_loss'][1]) == 2 * 128
+  assert int(after.opt_state[-1].count) == 4
+  kl = float(metrics['kl'][0] / 128)  # of the second alone: before the first the policies are one
+  for target, made in ((kl / 1.51, 1), (kl / 1.49, 2)):  # 1.5 times as far is let through
+    given['epochs'] = 2
+    _, program, _ = prepared(**given, target_kl=target)
+    assert int(jax.jit(program.step)(state, BATCH)[0].opt_state[1].count) == made
 
 
 @pytest.fixture(scope='module')
