@@ -44,7 +44,7 @@ ALGORITHMS = {
   environment='pendulum', steps='20000', log_every='1000', checkpoint_every='10000', learning_rate=1e-3,
   replay_batch=256, buffer=20_000, learning_starts=1000, tau=0.005,
 )  # fmt: skip
-class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
+class Config(agents.ReplayConfig, config.model_flags(MODELS)):
   algorithm: str = config.flag(
     'sac', 'The algorithm; flags below that are not given have its own values.', choices=ALGORITHMS
   )

@@ -102,12 +102,7 @@ def program(config: Config, data: Dataset) -> Program:
       moments['observation'] = RunningMoments.init(agent.environment.observation.shape)
     return TrainState.create(key, agent.init(key), optimiser, moments=moments, carried=carried)
 
-  return Program(
-    init=init,
-    step=ppo.train_step(agent, optimiser, config),
-    environment_steps=config.batch_size * config.rollout,
-    **agents.parts(agent, config),
-  )
+  return Program(init=init, step=ppo.train_step(agent, optimiser, config), **agents.parts(agent, config))
 
 
 verbs = {'play': agents.play}

@@ -39,7 +39,7 @@ LOSSES = {'squared': optax.losses.l2_loss, 'huber': optax.losses.huber_loss}
 @config.defaults(
   steps='50000', log_every='1000', checkpoint_every='10000', learning_rate=2.5e-4, train_frequency=10,
 )  # fmt: skip
-class Config(agents.RLConfig, agents.ReplayFlags, config.model_flags(MODELS)):
+class Config(agents.ReplayConfig, config.model_flags(MODELS)):
   target_every: int = config.flag(500, 'Steps between two renewals of the target network.', low=1)
   loss: str = config.flag('squared', 'The loss of an error; huber: on cartpole values diverge by it.', choices=LOSSES)
   double: bool = config.flag(False, 'The online network chooses the action, the target network gives its value.')

@@ -119,7 +119,6 @@ class Program:
     population: whom --seeds=N stands for in a sweep.
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
-    environment_steps: how many steps of environments a step makes, of all of them together, for the line of progress; or 0.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
   """
@@ -137,7 +136,6 @@ class Program:
   population: Population | None = None
   axes: Callable[[], Any] | None = None
   rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
-  environment_steps: int = 0
   collecting: int = 0
   unread: Callable[[], Sequence[str]] = tuple
 

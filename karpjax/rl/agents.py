@@ -37,12 +37,9 @@ class RLConfig(config.Train):
   batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1)
   order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
 
-  def environment_steps(self):
-    return self.batch_size * getattr(self, 'train_frequency', 0)
-
 
 @dataclasses.dataclass(frozen=True)
-class ReplayFlags:
+class ReplayConfig(RLConfig):
   """Of what learns from replay; steps are those of all environments together."""
 
   train_frequency: int = flag(1, 'Steps of each environment between updates.', low=1)
@@ -54,6 +51,9 @@ class ReplayFlags:
   discount: float = flag(0.99, 'Discount factor γ.', low=0, high=1)
   n_step: ClassVar[int] = 1  # where no flag says otherwise
   priority: ClassVar[float] = 0.0  # likewise
+
+  def environment_steps(self):
+    return self.batch_size * self.train_frequency
 
 
 def with_own_values(config, values: dict):
@@ -100,14 +100,14 @@ def collecting(config) -> int:
   Raises:
     UsageError: where those are all, or the rings cannot give `replay_batch`, or hold what is written or read at once.
   """
-  worlds, ring = config.batch_size, config.buffer // config.batch_size
-  steps = max(-(-config.learning_starts // (worlds * config.train_frequency)) - 1, 0)
+  worlds, ring, each = config.batch_size, config.buffer // config.batch_size, config.environment_steps()
+  steps = max(-(-config.learning_starts // each) - 1, 0)
   at_once = f'train_frequency={config.train_frequency} and n_step={config.n_step}'
   for wrong, message in (
     (config.replay_batch % worlds, f'replay_batch={config.replay_batch}: a multiple of the {worlds} environments is needed'),
     (ring < max(config.train_frequency, config.n_step), f'buffer={config.buffer}: {ring} transitions of each environment do not hold {at_once}'),
     (config.learning_starts > config.buffer, f'learning_starts={config.learning_starts} is more than buffer={config.buffer} ever holds'),
-    (config.steps <= steps, f'steps={config.steps} end before learning_starts={config.learning_starts}'),
+    (config.steps <= steps, f'steps={config.steps}, {config.steps * each} of environments, end before learning_starts={config.learning_starts} of them'),
   ):  # fmt: skip
     if wrong:
       raise UsageError(message)
@@ -123,7 +123,7 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
   """The Program of what learns from replay.
 
   Args:
-    config: with `ReplayFlags`.
+    config: a `ReplayConfig`.
     policy: what acts and learns.
     optimiser: of its params, or {player: optimiser}.
     step: of `replay.train_step`.
@@ -142,8 +142,7 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
       buffers=replay.empty(policy.environment, worlds, config.buffer // worlds, config.priority > 0),
     )
 
-  counts = dict(collecting=collecting(config), environment_steps=config.environment_steps())
-  return Program(init=init, step=step, **counts, **parts(policy, config))
+  return Program(init=init, step=step, collecting=collecting(config), **parts(policy, config))
 
 
 # ---- what a policy can show ----

@@ -128,18 +128,17 @@ class Timed:
   t: jax.Array  # [] int32: steps since the reset
 
 
-def time_limit(environment: Environment, limit: int | None = None) -> Environment:
-  """The same, truncated after `limit` steps, or its own. A state that is final at that very step is terminated, not truncated."""
-  limit = environment.limit if limit is None else limit
+def time_limit(environment: Environment) -> Environment:
+  """The same, truncated after its `limit` of steps. A state that is final at that very step is terminated, not truncated."""
 
   def step(key, state, action):
     inner, reached = environment.step(key, state.inner, action)
-    truncated = (reached.truncated | (state.t + 1 >= limit)) & ~reached.terminated
+    truncated = (reached.truncated | (state.t + 1 >= environment.limit)) & ~reached.terminated
     return Timed(inner, state.t + 1), reached.replace(truncated=truncated)
 
   begin = lambda inner, observation: (Timed(inner, jnp.zeros((), jnp.int32)), observation)
-  least = min(environment.shortest, limit)
-  return wrap(environment, begin, step, lambda state: state.inner, limit=limit, shortest=least)
+  least = min(environment.shortest, environment.limit)
+  return wrap(environment, begin, step, lambda state: state.inner, shortest=least)
 
 
 def scale_action(environment: Environment) -> Environment:

@@ -170,7 +170,7 @@ def train_step(policy: Policy, noise: Callable, update: Callable, config) -> Cal
       these, each leaf [time, …].
     update: (state, replay, written, keys [environments], number) -> (state, metrics): one update. Its state carries nothing
       per example, and has for buffers what `priorities` gives.
-    config: with `agents.ReplayFlags`.
+    config: an `agents.ReplayConfig`.
 
   Returns:
     (TrainState, batch) -> (TrainState, metrics). The state has carried {'worlds': RolloutState} and buffers Replay. The batch

@@ -231,11 +231,11 @@ def setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | 
 # ---- what a run leaves ----
 
 
-def open_sinks(folder: Path, start: int, config, description: dict, environment_steps: int, say) -> list:
+def open_sinks(folder: Path, start: int, config, description: dict, say) -> list:
   """Those who are given the metric rows: on host 0."""
   if not hosts.is_host0():
     return []
-  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say, environment_steps)]
+  sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say, config.environment_steps())]
   sinks += [writers.TensorBoard(folder)] if config.tensorboard else []
   return sinks + ([writers.Wandb(folder, config.wandb, description)] if config.wandb != 'off' else [])
 

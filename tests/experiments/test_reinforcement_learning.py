@@ -216,7 +216,7 @@ def test_evolved_actions_are_within_their_bounds(tmp_path):
     ('dqn', dict(learning_starts=300), 'learning_starts=300 is more than buffer=256'),
     ('dqn', dict(replay_batch=12), 'replay_batch=12: a multiple of the 8 environments'),
     ('dqn', dict(buffer=24, learning_starts=8, n_step=5), 'buffer=24: 3 transitions of each .* and n_step=5'),
-    ('dqn', dict(steps='1'), 'steps=1 end before learning_starts=64'),
+    ('dqn', dict(steps='1'), 'steps=1, 32 of environments, end before learning_starts=64 of them'),
     ('dqn', dict(n_step=0), 'n_step=0: at least 1'),
     ('dqn', dict(tau=1.5), 'tau=1.5: at least 0 and at most 1'),
     ('dqn', dict(atoms=1), 'two that differ'),

@@ -30,7 +30,7 @@ def corridor(actions=2, limit=5):
     over = place == PLACES
     return place, TimeStep(jax.nn.one_hot(place, PLACES), over * 1.0, over, jnp.zeros((), bool))
 
-  return time_limit(Environment('corridor', reset, step, Box((PLACES,)), Discrete(actions), limit), limit)
+  return time_limit(Environment('corridor', reset, step, Box((PLACES,)), Discrete(actions), limit))
 
 
 def exact(actions=2):
@@ -140,7 +140,7 @@ def test_priorities_of_distributions_are_the_kl_from_targets_to_what_is_said_of_
   after, metrics = jax.jit(step)(state.replace(params=jnp.asarray(tables[0]), target=jnp.asarray(tables[1])), BATCH)
   rings, (said, there) = jax.device_get(after.buffers), (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in tables)
   atoms, judged = np.array([0, 0.5, 1], np.float32), []
-  for world, i in zip(*np.nonzero((rings.priority[:, :4] != 1))):
+  for world, i in zip(*np.nonzero(rings.priority[:, :4] != 1)):
     here, action = rings.observation[world, i].argmax(), rings.action[world, i]
     following = there[rings.next_observation[world, i].argmax()]
     target = following[(following @ atoms).argmax()][None]

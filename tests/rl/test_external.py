@@ -1,5 +1,6 @@
 """Environments of other packages: what a rollout sees is what they give; on the host an episode that is lost begins anew."""
 
+import dataclasses
 import functools
 import sys
 import types
@@ -146,7 +147,7 @@ def test_episodes_in_worlds_of_their_own_end_where_they_end():
 
 
 def test_wrappers_hold_across_a_renewal():
-  environment = time_limit(frame_stack(counting(), 2), 3)
+  environment = time_limit(dataclasses.replace(frame_stack(counting(), 2), limit=3))
   middle, seen = played(environment, jnp.ones((4, 2), jnp.int32))
   np.testing.assert_array_equal(seen.observation[:, 0, ::2], [[0, 0], [0, 1], [1, 2], [0, 0]])
   np.testing.assert_array_equal(seen.truncated[:, 0], [False, False, True, False])

@@ -30,7 +30,7 @@ def line(limit=3):
     return state, TimeStep(state, -jnp.square(action[0] - BEST), state[0] > 0, jnp.zeros((), bool))
 
   reset = lambda key: (place(key),) * 2
-  return time_limit(Environment('line', reset, step, Box((1,)), Box((1,), -1.0, 1.0), limit), limit)
+  return time_limit(Environment('line', reset, step, Box((1,)), Box((1,), -1.0, 1.0), limit))
 
 
 def actor(params, observation):
