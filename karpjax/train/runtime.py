@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax._src import compilation_cache  # nothing public reads a stored program
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # glibc's mallopt parameters (malloc.h)
 LARGE_STEP = 1e8  # FLOPs of one seed's step
@@ -38,9 +39,43 @@ def tune_malloc() -> None:
 def enable_compilation_cache(folder: str) -> None:
   """Keeps compiled programs in a folder, so that the second start of a run is a fraction of the first; 'off': nowhere."""
   if folder != 'off':
-    jax.config.update('jax_compilation_cache_dir', folder or str(Path('~/.cache/karpjax/compiled').expanduser()))
+    folder = folder or str(Path('~/.cache/karpjax/compiled').expanduser())
+    jax.config.update('jax_compilation_cache_dir', folder)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+    _mend_compilation_cache(Path(folder))
+
+
+def _mend_compilation_cache(folder: Path) -> None:
+  """Makes one line of JAX's warnings of a cache, and removes damaged programs, which JAX would keep for every later start."""
+  show, said = warnings.showwarning, set()
+
+  def say(message, *rest, **named):
+    found = re.match(r"Error (\w+) persistent compilation cache entry for '(.+)': \w+: (.*)", str(message))
+    if not found:
+      return show(message, *rest, **named)
+    doing, program, reason = found.groups()
+    files = list(folder.glob(f'{program}-*-cache'))
+    damaged = [file for file in files if not _decompresses(file)]  # a full disk leaves such
+    if doing == 'reading' and '[Errno ' not in reason:
+      damaged, reason = damaged or files, 'a damaged program is removed and compiled anew'
+    with contextlib.suppress(OSError):
+      for file in damaged:
+        file.unlink(missing_ok=True)
+    if reason not in said:
+      print(f'compilation cache {folder}: {reason}; the run goes on', file=sys.stderr)
+    said.add(reason)
+
+  warnings.showwarning = say
+
+
+def _decompresses(file: Path) -> bool:
+  """Whether what JAX has stored of a program is whole."""
+  try:
+    compilation_cache.decompress_executable(file.read_bytes())
+  except Exception:  # of several libraries
+    return False
+  return True
 
 
 @functools.cache
@@ -56,8 +91,9 @@ def _onednn() -> dict:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:  # experimental: a later XLA may not know them
     return {}
-  # jaxlib cannot serialise a program that calls oneDNN, so each start compiles it anew.
-  warnings.filterwarnings('ignore', message='Error writing persistent compilation cache entry')
+  # jaxlib cannot serialise a program that calls oneDNN, so each start compiles it anew; a full disk is another matter
+  lacking = r'Error writing persistent compilation cache entry for (?!.*\[Errno )'
+  warnings.filterwarnings('ignore', message=lacking)
   return options
 
 

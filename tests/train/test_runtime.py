@@ -1,3 +1,7 @@
+import subprocess
+import sys
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,3 +29,53 @@ def test_seeds_take_turns_where_a_large_step_convolves():
   assert not runtime.prefer_sequential_seeds(1e9, convolves=False) and not runtime.prefer_sequential_seeds(
     1e6, convolves=True
   )
+
+
+CACHED = """
+import sys, jax
+from karpjax.train import runtime
+runtime.enable_compilation_cache(sys.argv[1])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+def triple(x): return 3 * x
+def square(x): return x * x
+print(jax.jit(triple)(2), jax.jit(square)(3), jax.jit(lambda x: x + 1)(1))
+"""
+
+
+def cached(folder):
+  """What three small programs with a cache print: (stdout, stderr)."""
+  done = subprocess.run([sys.executable, '-c', CACHED, folder], capture_output=True, text=True, check=True)
+  return done.stdout, done.stderr
+
+
+def test_a_damaged_program_in_the_cache_is_said_once_and_mended(tmp_path):
+  assert cached(tmp_path) == ('6 9 2\n', '')
+  files = sorted(tmp_path.glob('jit_triple-*-cache')) + sorted(tmp_path.glob('jit_square-*-cache'))
+  whole = [file.read_bytes() for file in files]
+  other = tmp_path / 'jit_triple-other-cache'  # of the same name, and whole
+  other.write_bytes(whole[0])
+  for file in files:
+    file.write_bytes(file.read_bytes()[:-20])
+  line = f'compilation cache {tmp_path}: a damaged program is removed and compiled anew; the run goes on\n'
+  assert cached(tmp_path) == ('6 9 2\n', line)
+  assert other.exists() and all(file.stat().st_size > len(old) - 20 for file, old in zip(files, whole))
+  assert cached(tmp_path) == ('6 9 2\n', '')
+
+
+def test_a_cache_that_cannot_be_written_is_said_once(tmp_path):
+  (tmp_path / 'file').touch()
+  out, error = cached(tmp_path / 'file')
+  assert out == '6 9 2\n' and error.count('\n') == 1 and 'File exists' in error and 'the run goes on' in error
+
+
+def test_what_a_full_disk_leaves_of_a_program_is_removed(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)
+  runtime._mend_compilation_cache(tmp_path)
+  for name in ('jit_a', 'jit_b'):
+    (tmp_path / f'{name}-1-cache').write_bytes(b'')
+    text = f"Error writing persistent compilation cache entry for '{name}': OSError: [Errno 28] No space left on device"
+    warnings.showwarning(UserWarning(text), UserWarning, 'compiler.py', 1)
+  assert capsys.readouterr().err == (
+    f'compilation cache {tmp_path}: [Errno 28] No space left on device; the run goes on\n'
+  )
+  assert not list(tmp_path.iterdir())
