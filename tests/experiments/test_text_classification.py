@@ -88,7 +88,7 @@ def test_the_default_is_learnt_and_leaves_a_report_with_tfidf_beside(tmp_path):
   report = json.loads((tmp_path / 'report.json').read_text())
   assert 0.6 < report['baselines']['linear SVM']['test/accuracy'] < 0.9
   texts = experiment.data(experiment.Config()).raw['test']
-  own = dict(zip(texts.arrays['text'], texts.arrays['label']))
+  own = {' '.join(text.split()): label for text, label in zip(texts.arrays['text'], texts.arrays['label'])}
   for row in report['worst_mistakes']:
     assert report['classes'][own[row['text']]]['class'] == row['true'] != row['predicted']
   words = (tmp_path / 'report.txt').read_text()
