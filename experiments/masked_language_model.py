@@ -6,7 +6,8 @@ python launch.py predict WORKDIR 'the <mask> of a list'                         
 python launch.py text_classification --model=transformer --init_from=WORKDIR     # goes on from its encoder
 
 Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding": 15 % of the tokens are
-to be guessed, of which 80 % are <mask>, 10 % another token and 10 % unchanged. No sentence pairs (as Liu et al. 2019).
+to be guessed, of which 80 % are <mask>, 10 % another token and 10 % unchanged. No sentence pairs (as Liu et al. 2019), and no
+dropout of attention weights, as theirs has, without --attention_dropout=0.1.
 """
 
 import dataclasses

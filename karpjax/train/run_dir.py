@@ -103,6 +103,12 @@ def git_revision(folder: Path = Path(__file__).parent) -> str | None:
     return None
 
 
+def _revisions(folder: Path) -> str | None:
+  """The commits of the code that a run has come from, one after the other; None where none is known."""
+  known = (configs.saved(folder) or {}).get('git') or ''
+  return ', '.join(dict.fromkeys(filter(None, [*known.split(', '), git_revision()]))) or None
+
+
 def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict, data: dict) -> dict:
   """Writes config.json, and gives what it holds: enough to run it again, and to predict without the data.
 
@@ -127,7 +133,7 @@ def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
-    'git': git_revision(),
+    'git': _revisions(folder),
     'parameters': [{'name': name, 'shape': list(x.shape), 'count': math.prod(x.shape)} for name, x in shapes],
     'compiled': compiled,
     'population': population and dataclasses.asdict(population),

@@ -154,6 +154,15 @@ def test_a_revision_is_that_of_code_and_flagfiles(tmp_path):
   assert run_dir.git_revision(tmp_path) == clean
 
 
+def test_a_run_that_goes_on_keeps_the_commits_it_came_from(tmp_path, monkeypatch):
+  for now, known in (('abc', 'abc'), ('abc', 'abc'), ('def', 'abc, def'), (None, 'abc, def'), ('abc', 'abc, def')):
+    monkeypatch.setattr(run_dir, 'git_revision', lambda now=now: now)
+    git = run_dir._revisions(tmp_path)
+    assert git == known
+    (tmp_path / 'config.json').write_text(json.dumps({'git': git}))
+  assert run_dir._revisions(tmp_path / 'other') == 'abc'
+
+
 def test_a_result_without_a_commit_says_so(papers):
   reproduce.RESULTS.write_text(json.dumps({'name': 'one_large', 'ours': {'test/error': {'mean': 0.1, 'std': None, 'values': [0.1]}}, 'seeds': 1}) + '\n')  # fmt: skip
   assert reproduce.main(['--record']) == 0
