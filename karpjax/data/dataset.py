@@ -7,7 +7,6 @@ can) until `Spec.scale` brings them to the model's inside the step.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -128,7 +127,7 @@ class Dataset:
   splits: dict[str, Split]
   notes: tuple[str, ...] = ()
   raw: dict[str, Split] = dataclasses.field(default_factory=dict)
-  files: Mapping[Path, Path] = dataclasses.field(default_factory=dict)
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def reported(self, last: bool = False) -> tuple[str, Split]:
     """The split that reports show, and its name: validation, else train; the `last` one test, before which none reads that."""

@@ -16,14 +16,14 @@ import numpy as np
 from karpjax.data.dataset import Dataset, Split
 
 SMALL = 32 * 2**20  # bytes of all files, up to which their content is looked at
-MANY = 10_000  # files; of more each folder is kept
+MANY = 1_000  # files; of more each folder is kept, and no content
 LEARNT = ('name', 'mean', 'std')  # of a spec: what another machine rounds otherwise, and what a flag says
 
-_reading: contextvars.ContextVar[dict[Path, Path] | None] = contextvars.ContextVar('reading', default=None)
+_reading: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar('reading', default=None)
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[dict[Path, Path]]:
+def noted() -> Iterator[dict[str, str]]:
   """{file: the folder from which it is named} of those that are read within, as far as their readers `note` them."""
   token = _reading.set({})
   try:
@@ -34,10 +34,10 @@ def noted() -> Iterator[dict[Path, Path]]:
 
 def note(files: Iterable[str | Path], folder: str | Path | None = None) -> None:
   """Says that files are read; by default they are named from the folder that holds them all."""
-  reading, files = _reading.get(), [Path(os.path.abspath(file)) for file in files]
+  reading, files = _reading.get(), [os.path.abspath(file) for file in files]
   if reading is not None and files:
-    folder = folder or os.path.commonpath([file.parent for file in files])
-    reading.update(dict.fromkeys(files, Path(os.path.abspath(folder))))
+    folder = folder or os.path.commonpath({os.path.dirname(file) for file in files})
+    reading.update(dict.fromkeys(files, os.path.abspath(folder)))
 
 
 def of(data: Dataset) -> dict[str, Any]:
@@ -65,12 +65,13 @@ def _checksum(value: Any, start: int = 0) -> int:
   return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), start)
 
 
-def _described(files: Mapping[Path, Path]) -> dict[str, list]:
-  sizes = {file: file.stat().st_size for file in files if file.is_file()}
-  small, root = sum(sizes.values()) <= SMALL, os.path.commonpath(files.values()) if files else ''
-  told = lambda file, size: [size, zlib.crc32(file.read_bytes()) if small else None]
-  names = {os.path.relpath(file, root): told(file, size) for file, size in sorted(sizes.items())}
-  if len(names) <= MANY:
+def _described(files: Mapping[str, str]) -> dict[str, list]:
+  sizes = {file: os.stat(file).st_size for file in files}
+  few = len(sizes) <= MANY
+  small, root = few and sum(sizes.values()) <= SMALL, os.path.commonpath({*files.values()}) if files else ''
+  told = lambda file, size: [size, zlib.crc32(Path(file).read_bytes()) if small else None]
+  names = {file.removeprefix(root).lstrip(os.sep): told(file, size) for file, size in sorted(sizes.items())}
+  if few:
     return names
   folders: dict[str, list] = {}
   for name, (size, _) in names.items():
