@@ -98,11 +98,17 @@ def command(argv: list[str] | None = None) -> None:
     code = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()
   except BrokenPipeError:  # the reader has seen enough, as `| head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 141  # as a shell says of SIGPIPE
+  except SystemExit as stopped:
+    code = stopped.code
   except OSError as error:  # of what was named; a run that writes has words of its own
-    print(f'launch.py: {importlib.import_module("karpjax.errors").unusable(error)}', file=sys.stderr)
-    code = 2
+    errors = importlib.import_module('karpjax.errors')
+    print(f'launch.py: {errors.unusable(error)}', file=sys.stderr)
+    code = 1 if errors.full_disk(error) else 2
+  try:
+    sys.stdout.flush()
+  except OSError:  # nor does it take what is left
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   sys.exit(code)
 
 

@@ -2,8 +2,15 @@
 
 import contextlib
 import difflib
+import errno
 import re
 from collections.abc import Iterable, Iterator
+
+NO_ROOM = {
+  errno.ENOSPC: 'the disk is full',
+  errno.EDQUOT: 'the quota of the disk is used up',
+  errno.EFBIG: 'a file would be larger than is allowed',
+}
 
 
 class UsageError(ValueError):
@@ -30,6 +37,12 @@ def unwrap_callback_error() -> Iterator[None]:
     raise CallbackError(message[1]) from None
 
 
+def full_disk(error: OSError) -> str:
+  """What a write that failed for want of room says, in a line; '' of another error."""
+  why = NO_ROOM.get(error.errno, '')
+  return why and f'{why}: {error.filename or "a file"} could not be written ({error.strerror})'
+
+
 @contextlib.contextmanager
 def refuse_too_large() -> Iterator[None]:
   """A UsageError for what fits neither in memory nor in a machine's integers, of NumPy or of JAX."""
@@ -43,8 +56,8 @@ def refuse_too_large() -> Iterator[None]:
 
 def unusable(error: OSError) -> str:
   """One line on a file that cannot be read or written."""
-  place = str(error.filename or '').removesuffix('.tmp')  # of `writers.write_bytes`
-  return f'{place} cannot be read or written: {error.strerror}' if place else str(error)
+  other = f'{error.filename} cannot be read or written: {error.strerror}' if error.filename else str(error)
+  return full_disk(error) or other
 
 
 def check_text(what: str, text: str) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,14 +31,28 @@ def write_bytes(path: Path, content: bytes) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
   try:
-    with open(temporary, 'wb') as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
+    with named(path), open(temporary, 'wb', buffering=0) as file:
+      write_whole(file, content)
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)  # a full disk leaves no litter
     raise
+
+
+def write_whole(file, rest: bytes) -> None:
+  """Writes to an unbuffered file, which may stop short, as on a disk that fills up; on the disk when it returns."""
+  while rest:
+    rest = rest[file.write(rest) :]
+  os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+  """Errors of a write within name the file."""
+  try:
+    yield
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -127,9 +142,8 @@ class Rows:
     rest = (json.dumps(plain({'step': int(row['step']), **row}), allow_nan=False) + '\n').encode()
     start = self._file.seek(0, os.SEEK_END)
     try:
-      while rest:  # an unbuffered write may stop short, as on a disk that fills up
-        rest = rest[self._file.write(rest) :]
-      os.fsync(self._file.fileno())
+      with named(self._file.name):
+        write_whole(self._file, rest)
     except OSError:
       self._file.truncate(start)  # no half line for the next row to be glued to
       raise
@@ -180,30 +194,44 @@ class TensorBoard:
   """
 
   def __init__(self, folder: Path):
-    import tensorboardX
+    from tensorboardX import event_file_writer
 
     self._folder = Path(folder)
-    logs = self._folder / 'tensorboard'
-    shutil.rmtree(logs, ignore_errors=True)
-    self._writer = tensorboardX.SummaryWriter(str(logs), flush_secs=10)
+    self._logs = self._folder / 'tensorboard'
+    shutil.rmtree(self._logs, ignore_errors=True)
+    with named(self._logs):  # without the thread of a SummaryWriter, whose errors would be nobody's
+      self._logs.mkdir(parents=True)
+      self._writer = event_file_writer.EventsWriter(str(self._logs / 'events'))
     for row in read_rows(folder):
       self.append(row)
 
   def append(self, row: Mapping[str, Any]) -> None:
     """Adds one row's numbers as scalars; NaN and infinity, which have no place on a curve, are left out."""
-    for name, value in flat(row).items():
-      if name != 'step' and not name.endswith('/std') and math.isfinite(value):
-        self._writer.add_scalar(name.removesuffix('/mean'), value, int(row['step']))
+    from tensorboardX import summary
 
-  def finish(self, summary: Mapping[str, Any]) -> None:
+    finite = {n: x for n, x in flat(row).items() if n != 'step' and not n.endswith('/std') and math.isfinite(x)}
+    self._add(row['step'], [summary.scalar(name.removesuffix('/mean'), value) for name, value in finite.items()])
+
+  def _add(self, step: int, summaries: Iterable[Any]) -> None:
+    from tensorboardX.proto import event_pb2
+
+    with named(self._logs):
+      for each in summaries:
+        self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=int(step), summary=each))
+      self._writer.flush()
+
+  def finish(self, numbers: Mapping[str, Any]) -> None:
     """Adds config.json as text and plots/*.png as images, as far as they exist."""
-    step = summary['steps']
+    from tensorboardX import summary
+
+    step = numbers['steps']
     config = self._folder / 'config.json'
     if config.exists():  # indented by four: Markdown's verbatim text
-      self._writer.add_text('config', '\n'.join('    ' + line for line in config.read_text().splitlines()), step)
+      text = '\n'.join('    ' + line for line in config.read_text().splitlines())
+      self._add(step, [summary.text('config', text)])
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
-        self._writer.add_image(path.stem, np.asarray(image.convert('RGB')), step, dataformats='HWC')
+        self._add(step, [summary.image(path.stem, np.asarray(image.convert('RGB')), dataformats='HWC')])
 
   def close(self) -> None:
     self._writer.close()

@@ -5,10 +5,14 @@ the step, a checksum per array and what a prediction needs. orbax itself restore
 latest; here a checkpoint that does not restore whole is moved aside and the one before it is used.
 """
 
+import contextlib
 import logging
+import os
+import re
 import shutil
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,15 @@ from karpjax.train import hosts
 SEPARATOR = '/'
 
 logging.getLogger('absl').setLevel(logging.CRITICAL)  # orbax logs what is reported here in a line
+
+
+def _quiet(unraisable, otherwise=sys.unraisablehook) -> None:
+  """A hook that passes over what tensorstore's threads say, once for each array, after the first write of a save has failed."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    otherwise(unraisable)
+
+
+sys.unraisablehook = _quiet
 
 
 def _alone():
@@ -86,12 +99,11 @@ class Checkpoints:
     """Args:
     folder: created by the first save.
     keep: how many of the newest to keep.
-    say: is given a line wherever something was repaired or could not be done.
+    say: is given a line wherever something was repaired.
     """
     self.folder, self.keep, self.say = Path(folder), keep, say
     self.managers = {}
     self.started = {}  # kind -> the step last given to orbax
-    self.failed = None  # the last save that did not come through, as a line
 
   def _manager(self, kind: str):
     if kind not in self.managers:
@@ -121,12 +133,14 @@ class Checkpoints:
       information: for the JSON item.
       kind: 'last' or 'best'.
 
-    A write that fails (a full disk) is said, and what was saved before stays; `close` says so again.
+    Raises:
+      OSError: where a write fails, as on a full disk, of this save or of the one before; what was saved earlier stays.
     """
     import orbax.checkpoint as ocp
 
     if not hosts.is_host0():
       return
+    self.wait([kind])
     try:
       manager = self._manager(kind)
       if step in manager.all_steps():
@@ -136,26 +150,37 @@ class Checkpoints:
       items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
       self.started[kind] = step
       manager.save(step, args=items, force=True)
-    except Exception as error:  # of this save, or of the one before, which was still being written
+    except Exception as error:
       self._fail(kind, step, error)
 
   def _fail(self, kind, step, error):
-    self.failed = f'the checkpoint of step {step} could not be written: {first_line(error)[:300]}'
-    self.say(f'{self.failed}; older ones are intact')
+    """Raises OSError for a save that did not come through."""
     self.managers.pop(kind, None)  # its background thread keeps raising; the next save starts anew
+    number = re.search(r"os_error_code='?(\d+)", str(error))  # as tensorstore says it
+    number = int(number[1]) if number else getattr(error, 'errno', None)
+    if number:
+      raise OSError(number, os.strerror(number), str(self.folder / kind / str(step))) from None
+    raise OSError(f'the checkpoint of step {step} could not be written: {first_line(error)[:300]}') from None
 
-  def wait(self) -> None:
-    """Until everything is on disk."""
-    for kind, manager in list(self.managers.items()):
+  def wait(self, kinds: Iterable[str] | None = None) -> None:
+    """Until everything, or all of these kinds, is on the disk; raises OSError as `save`."""
+    for kind in [kind for kind in self.managers if kinds is None or kind in kinds]:
       try:
-        manager.wait_until_finished()
+        self.managers[kind].wait_until_finished()
       except Exception as error:
-        self._fail(kind, self.started[kind], error)
+        self._fail(kind, self.started.get(kind), error)
+
+  def check(self) -> None:
+    """Raises OSError where a save has failed meanwhile."""
+    self.wait([kind for kind, manager in self.managers.items() if not manager.is_saving_in_progress()])
 
   def close(self) -> None:
-    self.wait()
+    """Ends all; to be asked after `wait`, which says what failed."""
     for manager in self.managers.values():
-      manager.close()
+      with contextlib.suppress(Exception):
+        manager.close()
+    for part in self.folder.glob('*/*-tmp') if self.started else ():  # of saves that failed
+      shutil.rmtree(part, ignore_errors=True)
     self.managers = {}
 
   def load(self, kind: str, step: int) -> tuple[dict[str, np.ndarray], dict]:

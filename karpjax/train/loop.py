@@ -1,6 +1,7 @@
 """The training loop: it opens a run, trains, logs, evaluates, saves and stops, and closes the run."""
 
 import collections
+import contextlib
 import dataclasses
 import signal
 import time
@@ -70,7 +71,12 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     tell(progress.costs(runner.compile_only()))
     return Summary({}, None, None)
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
-  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
+  with (
+    run_dir.full_disk_said(),
+    run_dir.claim(folder),
+    runtime.stop_signals() as signals,
+    errors.unwrap_callback_error(),
+  ):
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
     data = fingerprint.of(dataset)
     if stored:
@@ -99,15 +105,13 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       with run_dir.failure_said(folder):
         carry = loop.run(carry, start)
         numbers = loop.finish(carry, description)
-    except OSError as error:
-      raise SystemExit(f'stopped: {error}. What was saved is intact; the same command goes on from there.') from None
+        checkpoints.wait()
     finally:
       checkpoints.close()
       for sink in sinks:
-        sink.close()
+        with contextlib.suppress(OSError):  # said before
+          sink.close()
     tell([*progress.final(numbers, folder, config), *loop.lines])
-    if checkpoints.failed:
-      raise SystemExit(checkpoints.failed)
     return Summary(numbers, runner.placement.get(carry).state, folder)
 
 
@@ -184,6 +188,7 @@ class Loop:
       if saves:
         self.checkpoints.save(t, self.runner.placement.get(carry), self.about())
         saved = t
+      self.checkpoints.check()
       self.lap('saving')
       if due(t, config.report_every) and not last:
         self.report(carry, t)
@@ -250,6 +255,7 @@ class Loop:
       self.say(f'{text}; the other seeds go on. {advice}')
       self.diverged = diverged
       return
+    self.checkpoints.wait()
     where = f'the last good checkpoint is of step {saved} in {self.folder / "checkpoints"}'
     raise Diverged(f'{text}; {where if saved else "no checkpoint was saved yet"}. {advice}')
 
@@ -258,8 +264,7 @@ class Loop:
     if hosts.is_host0():
       writers.write_csv(self.folder)
     number = int(self.signals[0] if self.signals else signal.SIGTERM)  # which came to another host
-    saved = f'stopped by signal {number}: step {t} is saved; {self.again} goes on from it'
-    self.say(self.checkpoints.failed or saved)
+    self.say(f'stopped by signal {number}: step {t} is saved; {self.again} goes on from it')
     hosts.any_host(False)  # whose answer comes when all hosts have saved
     raise SystemExit(128 + number)
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from karpjax import config as configs
-from karpjax import optim, options
+from karpjax import errors, optim, options
 from karpjax.data import fingerprint
 from karpjax.data.dataset import listed
 from karpjax.errors import UsageError
@@ -54,6 +54,8 @@ def claim(folder: Path) -> Iterator[Path]:
       folder.mkdir(parents=True, exist_ok=True)
       file = locks.enter_context(open(folder / '.lock', 'w'))
     except OSError as error:
+      if errors.full_disk(error):
+        raise
       raise UsageError(f'workdir={folder} cannot be written: {error.strerror}') from None
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,6 +74,18 @@ def claim(folder: Path) -> Iterator[Path]:
           with contextlib.suppress(OSError):  # where it is not empty
             path.rmdir()
       raise
+
+
+@contextlib.contextmanager
+def full_disk_said() -> Iterator[None]:
+  """Ends the process at the first write that fails: a line, and exit code 1."""
+  try:
+    yield
+  except BrokenPipeError:  # the reader has gone
+    raise
+  except OSError as error:
+    text = f'stopped: {errors.unusable(error)}'
+    raise SystemExit(f'{text}. What was saved is intact; the same command goes on from there') from None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import struct
 import sys
 import types
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,24 @@ def test_json_is_written_in_one_piece(tmp_path, monkeypatch):
     writers.write_json(path, {})
   assert json.loads(path.read_text())['test/accuracy'] == 0.5
   assert [item.name for item in tmp_path.iterdir()] == ['summary.json']
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='Linux has a device that is always full')
+def test_on_a_full_disk_the_old_content_stays_and_the_error_names_the_file(tmp_path):
+  path = tmp_path / 'summary.json'
+  writers.write_json(path, {'steps': 1})
+  (tmp_path / 'summary.json.tmp').symlink_to('/dev/full')
+  with pytest.raises(OSError) as failed:
+    writers.write_json(path, {'steps': 2})
+  assert errors.full_disk(failed.value) == f'the disk is full: {path} could not be written (No space left on device)'
+  assert writers.read_json(path) == {'steps': 1} and [item.name for item in tmp_path.iterdir()] == ['summary.json']
+
+
+def test_an_object_is_read_and_whatever_else_is_empty(tmp_path):
+  for content, read in (('{"a": 1}', {'a': 1}), ('{"a": 1', {}), ('[1]', {}), ('', {})):
+    (tmp_path / 'a.json').write_text(content)
+    assert writers.read_json(tmp_path / 'a.json') == read
+  assert writers.read_json(tmp_path / 'b.json') == {}
 
 
 def test_seeds_are_summarised_by_the_sample_standard_deviation():

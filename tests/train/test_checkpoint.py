@@ -26,6 +26,7 @@ def saved(folder, steps=(10, 20, 30), keep=3, say=print):
   store = checkpoint.Checkpoints(folder, keep=keep, say=say)
   for step in steps:
     store.save(step, {**TREE, 'step': jnp.int32(step)}, {'note': step})
+  store.wait()
   store.close()
   return store
 
@@ -109,7 +110,7 @@ def test_nothing_whole_is_none(tmp_path):
   assert checkpoint.Checkpoints(tmp_path, say=lambda _: None).restore(SHAPES) is None
 
 
-def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path):
+def test_of_a_full_disk_nothing_is_left_and_older_checkpoints_stay(tmp_path):
   """A limit on the size of files stands for the full disk: writes fail in the same place."""
   said = []
   store = saved(tmp_path, steps=(10,), say=said.append)
@@ -117,12 +118,15 @@ def test_a_full_disk_is_said_and_older_checkpoints_stay(tmp_path):
   before = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
   try:
-    store.save(20, large, {})
-    store.wait()
+    with pytest.raises(OSError, match='File too large') as failed:
+      store.save(20, large, {})
+      store.wait()
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
   store.close()
-  assert 'step 20 could not be written' in store.failed and any('older ones are intact' in line for line in said)
+  assert failed.value.filename == str(tmp_path / 'last' / '20') and sorted(
+    p.name for p in (tmp_path / 'last').iterdir()
+  ) == ['10']
   assert checkpoint.Checkpoints(tmp_path, say=said.append).restore(SHAPES)[0] == 10
   store = checkpoint.Checkpoints(tmp_path, say=said.append)
   store.save(30, TREE, {})  # with room again, saving goes on
