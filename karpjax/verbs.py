@@ -6,7 +6,6 @@ It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.op
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -201,8 +200,7 @@ class Run:
   @property
   def summary(self) -> dict[str, Any]:
     """The final numbers; {} while the run is not finished."""
-    path = self.folder / 'summary.json'
-    return self._own(json.loads(path.read_text()) if path.exists() else {})
+    return self._own(writers.read_json(self.folder / 'summary.json'))
 
   @property
   def metrics(self) -> list[dict[str, Any]]:

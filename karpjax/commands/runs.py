@@ -1,7 +1,6 @@
 """`launch.py runs [DIR]` lists the runs below a folder; `launch.py compare WORKDIR …` sets runs side by side in one page."""
 
 import argparse
-import csv
 import datetime
 import fcntl
 import json
@@ -37,19 +36,10 @@ def state_of(folder: Path) -> str:
     return 'running'
   except OSError:
     pass
-  steps = options_of(read_json(folder / 'config.json')).get('steps')
-  if (folder / 'trials.csv').exists() or read_json(folder / 'summary.json').get('steps', ...) == steps:
+  steps = options_of(writers.read_json(folder / 'config.json')).get('steps')
+  if (folder / 'trials.csv').exists() or writers.read_json(folder / 'summary.json').get('steps', ...) == steps:
     return 'finished'  # a run that went on to more steps has the old summary until it ends
   return 'failed' if (folder / 'error.txt').exists() else 'stopped'
-
-
-def read_json(path: Path) -> dict[str, Any]:
-  """The content of a file; {} where there is none, or it cannot be read, as one that is half written."""
-  try:
-    content = json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}
-  return content if isinstance(content, dict) else {}
 
 
 def options_of(config: dict[str, Any], which: str = 'flags') -> dict[str, Any]:
@@ -68,11 +58,11 @@ def find(folder: Path) -> Iterator[Path]:
 
 def is_run(folder: Path) -> bool:
   """Whether a folder's config.json is a run's: other programs' files have that name too."""
-  return 'experiment' in read_json(folder / 'config.json')
+  return 'experiment' in writers.read_json(folder / 'config.json')
 
 
 def is_sweep(folder: Path) -> bool:
-  return 'sweep ' in str(read_json(folder / 'sweep.json').get('command'))
+  return 'sweep ' in str(writers.read_json(folder / 'sweep.json').get('command'))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -84,7 +74,7 @@ def describe(folder: Path) -> dict[str, Any]:
   """
   if is_sweep(folder):
     return _describe_sweep(folder)
-  config, summary = read_json(folder / 'config.json'), read_json(folder / 'summary.json')
+  config, summary = writers.read_json(folder / 'config.json'), writers.read_json(folder / 'summary.json')
   rows, flags, state = writers.read_rows(folder), options_of(config), state_of(folder)
   last = rows[-1] if rows else {}
   rows_numbers = {name: value for row in rows for name, value in row.items() if '/' in name}
@@ -106,25 +96,21 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def _describe_sweep(folder: Path) -> dict[str, Any]:
   """The same of a sweep: its best setting's."""
-  asks = read_json(folder / 'sweep.json')
-  path = folder / 'trials.csv'
-  trials = [row for row in csv.DictReader(path.open()) if row.get('status')] if path.exists() else []
+  asks = writers.read_json(folder / 'sweep.json')
+  trials = writers.read_trials(folder)
   best = trials[0] if trials and trials[0]['status'] == 'done' else {}
-  columns = list(best)
-  axes = columns[1 : columns.index('status')] if best else []
-  metric = columns[columns.index('status') + 1] if best else ''
   return {
     'run': str(folder),
     'experiment': f'sweep of {asks["command"].split("sweep ")[1].split()[0]}',
     'state': state_of(folder),
     'step': sum(trial['status'] == 'done' for trial in trials),
     'steps': len(trials) or None,
-    'metrics': {metric: float(best[metric])} if best else {},
+    'metrics': {best['metric']: float(best[best['metric']])} if best else {},
     'best': {},
     'seconds': None,
     'written': (folder / 'sweep.json').stat().st_mtime,
     'flags': {},
-    'changed': {name: best[name] for name in axes},
+    'changed': best.get('setting', {}),
   }
 
 
@@ -224,13 +210,13 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
     if not is_run(folder):
       kind = 'a sweep, whose page compares its settings' if is_sweep(folder) else 'no run'
       raise UsageError(f'{folder} is {kind}' if folder.is_dir() else f'{folder}: no such folder')
-    if read_json(folder / 'config.json').get('population'):
+    if writers.read_json(folder / 'config.json').get('population'):
       raise UsageError(f'{folder} is a part of a sweep, whose page compares its settings')
-  flags = [options_of(read_json(folder / 'config.json')) for folder in folders]
+  flags = [options_of(writers.read_json(folder / 'config.json')) for folder in folders]
   entries = []
   for folder, name, own in zip(folders, names_of(folders, flags), flags):
     link = os.path.relpath(folder / 'index.html', page_folder) if (folder / 'index.html').exists() else ''
-    entries.append(Entry(name, own, writers.read_rows(folder), read_json(folder / 'summary.json'), link))
+    entries.append(Entry(name, own, writers.read_rows(folder), writers.read_json(folder / 'summary.json'), link))
   if len(entries) > 1 and not shared_metrics(entries):
     raise UsageError(f'{" and ".join(map(str, folders))} share no metric')
   return entries

@@ -34,8 +34,7 @@ LONGEST_TABLE = 30  # rows; longer ones are folded up
 def write_page(folder: Path) -> Path:
   """index.html from whatever of config.json, summary.json, report.json, plots/ and texts/ is there."""
   folder = Path(folder)
-  files = (folder / f'{name}.json' for name in ('config', 'summary', 'report'))
-  config, summary, report = (json.loads(path.read_text()) if path.exists() else {} for path in files)
+  config, summary, report = (writers.read_json(folder / f'{name}.json') for name in ('config', 'summary', 'report'))
   flags = config.get('flags', {})
   name = title(str(config.get('experiment', folder.resolve().name)))
   about = [f'{title(what)}: {flags[what]}' for what in ('dataset', 'environment', 'model') if flags.get(what)]

@@ -69,6 +69,17 @@ def read_json(path: Path) -> dict[str, Any]:
   return content if isinstance(content, dict) else {}
 
 
+def read_trials(folder: Path) -> list[dict[str, Any]]:
+  """The rows of a sweep's trials.csv, best first, with 'setting' {flag: value} and 'metric', by which they are ranked, beside."""
+  path, trials = Path(folder) / 'trials.csv', []
+  for row in csv.DictReader(io.StringIO(path.read_text(), newline='')) if path.exists() else ():
+    names = list(row)
+    status = names.index('status')
+    if row['status']:  # a whole line
+      trials.append({**row, 'setting': {n: row[n] for n in names[1:status]}, 'metric': names[status + 1]})
+  return trials
+
+
 def plain(value: Any) -> Any:
   """The same value in JSON's own types: arrays and tuples as lists, NaN and infinity as None."""
   if hasattr(value, '__array__'):
@@ -234,7 +245,8 @@ class TensorBoard:
         self._add(step, [summary.image(path.stem, np.asarray(image.convert('RGB')), dataformats='HWC')])
 
   def close(self) -> None:
-    self._writer.close()
+    with contextlib.suppress(OSError):  # raised by the row that it could not take
+      self._writer.close()
 
 
 class Wandb:

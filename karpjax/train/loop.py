@@ -1,7 +1,6 @@
 """The training loop: it opens a run, trains, logs, evaluates, saves and stops, and closes the run."""
 
 import collections
-import contextlib
 import dataclasses
 import signal
 import time
@@ -71,12 +70,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     tell(progress.costs(runner.compile_only()))
     return Summary({}, None, None)
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
-  with (
-    run_dir.full_disk_said(),
-    run_dir.claim(folder),
-    runtime.stop_signals() as signals,
-    errors.unwrap_callback_error(),
-  ):
+  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
     data = fingerprint.of(dataset)
     if stored:
@@ -109,8 +103,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     finally:
       checkpoints.close()
       for sink in sinks:
-        with contextlib.suppress(OSError):  # said before
-          sink.close()
+        sink.close()
     tell([*progress.final(numbers, folder, config), *loop.lines])
     return Summary(numbers, runner.placement.get(carry).state, folder)
 
@@ -248,8 +241,10 @@ class Loop:
     if diverged == self.diverged:
       return
     bad = [name for name, (total, _) in totals.items() if not np.isfinite(total).all()] or ['the gradient']
-    seeds = ', '.join(f'seed {self.config.seed + i} at step {nonfinite[i]}' for i in diverged)
-    text = f'NaN or infinity in {", ".join(bad)}: {seeds}'
+    seeds = {self.config.seed + i: int(nonfinite[i]) for i in diverged}
+    if hosts.is_host0():
+      writers.write_json(self.folder / run_dir.DIVERGED, seeds)
+    text = f'NaN or infinity in {", ".join(bad)}: ' + ', '.join(f'seed {s} at step {n}' for s, n in seeds.items())
     advice = f'Try a lower learning_rate (now {self.config.learning_rate}), clip=1 or a warmup.'
     if len(diverged) < len(nonfinite):
       self.say(f'{text}; the other seeds go on. {advice}')

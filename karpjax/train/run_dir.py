@@ -1,12 +1,10 @@
 """A run's folder: claimed by one process, described by config.json, refused to another run, filled with results."""
 
 import contextlib
-import csv
 import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
-import json
 import math
 import platform
 import subprocess
@@ -28,6 +26,7 @@ from karpjax.train.transforms import first_seed
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
 DATA = 'data.json'  # the fingerprint of the data
+DIVERGED = 'diverged.json'  # {seed: step} of those that have met NaN or infinity
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
@@ -46,6 +45,7 @@ def claim(folder: Path) -> Iterator[Path]:
 
   Raises:
     UsageError: where it cannot be written, or another process has it.
+    SystemExit: a line, and exit code 1, at the first write within that fails.
   """
   new_folders, locks = [p for p in (folder, *folder.parents) if not p.exists()], contextlib.ExitStack()
 
@@ -62,7 +62,7 @@ def claim(folder: Path) -> Iterator[Path]:
     except OSError:
       raise UsageError(f'another process is at work in {folder}; wait for it, or choose another workdir') from None
 
-  with locks:
+  with full_disk_said(), locks:
     try:
       hosts.run_on_host0(lock)
       yield folder
@@ -78,7 +78,7 @@ def claim(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def full_disk_said() -> Iterator[None]:
-  """Ends the process at the first write that fails: a line, and exit code 1."""
+  """SystemExit, a line and exit code 1, for the first write that fails."""
   try:
     yield
   except BrokenPipeError:  # the reader has gone
@@ -227,22 +227,19 @@ def refuse_other_data(folder: Path, now: dict, before: dict | None = None, spec=
 
 def summary(folder: Path, steps: int) -> dict | None:
   """The final numbers of a run that has made all its steps."""
-  with contextlib.suppress(OSError, ValueError):
-    numbers = json.loads((folder / 'summary.json').read_text())
-    return numbers if numbers['steps'] == steps else None
+  numbers = writers.read_json(folder / 'summary.json')
+  return numbers if numbers.get('steps') == steps else None
 
 
 def setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | None]:
   """(folder, what it is, which member of its program) of a setting of a sweep: of the best, which the table has first."""
-  path = folder / 'trials.csv'
-  done = [row for row in csv.DictReader(path.open()) if row['status'] == 'done'] if path.exists() else []
+  done = [row for row in writers.read_trials(folder) if row['status'] == 'done']
   if not done:
     raise UsageError(f'{folder} is a sweep of which no setting has trained to its end yet')
   first = next((row for row in done if trial is None or row['trial'] == str(trial)), None)
   if not first:
     raise UsageError(f'trial={trial}: done are {", ".join(sorted((row["trial"] for row in done), key=int))}')
-  axes = list(first)[1 : list(first).index('status')]
-  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={first[name]}' for name in axes)
+  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={x}' for name, x in first['setting'].items())
   place = Path(first['folder'])
   own = folder / place.name  # a sweep's folder may have been moved
   return own if own.exists() else place, text, int(first['member']) if first['member'] else None

@@ -88,8 +88,10 @@ def test_what_a_run_says_of_diverged_members_is_what_a_sweep_reads(tmp_path):
   varied = population.varied(experiment, MEMBERS['adam'] | dict(learning_rate=(1e30, 1e35)), (7, 3))
   with pytest.raises(errors.Diverged) as stopped:
     loop.run(varied, experiment.Config(**common), say=lambda _: None)
-  (tmp_path / processes.OUTPUT).write_text(str(stopped.value))
-  assert processes.diverged(tmp_path).keys() == {0, 1}
+  found = processes.diverged(tmp_path)
+  assert found.keys() == {0, 1} and all(
+    f'seed {seed} at step {step}' in str(stopped.value) for seed, step in found.items()
+  )
 
 
 def asked(*argv) -> settings.Sweep:

@@ -290,6 +290,7 @@ def test_a_seed_that_diverges_is_masked_and_the_others_go_on(tmp_path):
   np.testing.assert_array_equal(summary.state.params['w'], [30, 7, 30])
   np.testing.assert_array_equal(summary.state.nonfinite_step, [-1, 7, -1])
   assert sum('seed 1 at step 7' in line for line in said) == 1
+  assert json.loads((tmp_path / 'diverged.json').read_text()) == {'1': 7}
 
 
 def test_what_a_report_returns_is_said_at_the_end(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from karpjax.commands.sweep.settings import Setting, Sweep
 from karpjax.report import writers
-from karpjax.train import runtime
+from karpjax.train import run_dir, runtime
 
 ROOT = Path(__file__).parents[3]
 OUTPUT = 'output.txt'
@@ -87,16 +87,12 @@ def run(folder: Path, command: list[str], watch: Callable[[int, list[float]], bo
 
 def numbers(folder: Path) -> dict[str, list[float]]:
   """{metric: [one per member]} of the end of training; {} of a run that is not finished."""
-  path = folder / 'summary.json'
-  summary = json.loads(path.read_text()) if path.exists() else {}
+  summary = writers.read_json(folder / 'summary.json')
   number = lambda x: math.nan if x is None else x
   several = lambda x: x['values'] if isinstance(x, dict) else [x]
   return {n: [*map(number, several(x))] for n, x in summary.items() if '/' in n}
 
 
 def diverged(folder: Path) -> dict[int, int]:
-  """{seed: first step that met NaN or infinity} as a run has said it; a member's seed is its number after the first's."""
-  path = folder / OUTPUT
-  lines = path.read_text(errors='replace').splitlines() if path.exists() else []
-  said = ' '.join(line for line in lines if 'NaN or infinity in' in line)
-  return {int(seed): int(step) for seed, step in re.findall(r'seed (\d+) at step (\d+)', said)}
+  """{seed: first step that met NaN or infinity}, of a run; a member's seed is its number after the first's."""
+  return {int(seed): step for seed, step in writers.read_json(folder / run_dir.DIVERGED).items()}
