@@ -70,6 +70,8 @@ def check(name: str, flags: list[str]) -> None:
   experiment = command_line.experiment(paper['experiment'])
   config = command_line.parse(experiment.Config, [f'--flagfile={PAPERS / name}.flags', *flags])
   names = prepare.measured(Runner(*prepare.prepare(experiment, config)), list(paper['theirs']))
+  if any(metric.startswith('best/') for metric in paper['theirs']):
+    prepare.refuse_select(config, names)  # without it none is the best
   for metric in paper['theirs']:
     if metric.removeprefix('best/') not in names:
       raise errors.UsageError(

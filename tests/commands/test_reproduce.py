@@ -99,6 +99,14 @@ def test_what_a_row_promises_is_measured_or_it_is_not_begun(papers, theirs, near
     reproduce.check('one_small', [])
 
 
+def test_where_nothing_chooses_the_best_a_row_of_it_is_not_begun(papers):
+  lines = '# what: one\n# experiment: regression\n# theirs: best/test/mse = none\n# source: here\n'
+  (reproduce.PAPERS / 'one_small.flags').write_text(lines)
+  reproduce.check('one_small', [])
+  with pytest.raises(errors.UsageError, match='select=validation/loss: there is no such metric'):
+    reproduce.check('one_small', ['--validation=0'])
+
+
 def test_a_row_that_is_refused_is_not_trained(papers, monkeypatch, tmp_path):
   monkeypatch.undo()
   commands = []
