@@ -233,13 +233,11 @@ def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   agent = policy(config)
   config = resolved(config, *agent.environment.action.shape)
-  updates, warmup, every = agents.updates(config), config.warmup * config.updates, config.policy_every
-  own = dict(steps=max(updates // every, 1), warmup=min(warmup // every, updates // every))
-  changes = {
-    'critics': dict(steps=updates, warmup=warmup),
-    'policy': dict(learning_rate=config.policy_rate or config.learning_rate, **own),
+  slower = dataclasses.replace(config, learning_rate=config.policy_rate or config.learning_rate)
+  optimisers = {
+    'critics': optim.configured(config, agents.pace(config)),
+    'policy': optim.configured(slower, agents.pace(config, config.policy_every)),
   }
-  optimisers = {name: optim.configured(dataclasses.replace(config, **each)) for name, each in changes.items()}
   target = lambda variables: {name: variables[name]['params'] for name in target_players(config)}
   return agents.replay_program(config, agent, optimisers, train_step(agent, optimisers, config), target)
 

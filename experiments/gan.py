@@ -19,6 +19,7 @@ import optax
 from karpjax import config, errors, features, image_verbs, optim, options
 from karpjax.data import augmentation, bundled, images, splitting
 from karpjax.data.dataset import Dataset, Spec
+from karpjax.durations import Pace
 from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import collect, distribution
@@ -155,7 +156,8 @@ def program(config: Config, data: Dataset) -> Program:
   spec, (generator, discriminator) = data.spec, players(config, data.spec)
   scorer = features.load(config.scorer, spec) if config.scorer and data.splits else None
   slower = dataclasses.replace(config, learning_rate=config.discriminator_learning_rate or config.learning_rate)
-  optimisers = {'discriminator': optim.configured(slower), 'generator': optim.configured(config)}
+  rounds = config.discriminator_steps
+  optimisers = {'discriminator': optim.configured(slower, Pace(rounds)), 'generator': optim.configured(config)}
   if config.objective == 'wasserstein':
     optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
 
@@ -189,7 +191,7 @@ def program(config: Config, data: Dataset) -> Program:
 
   losses = game(config, spec, generator, discriminator)
   return Program(
-    init, alternating_step(losses, optimisers, config, rounds=config.discriminator_steps),
+    init, alternating_step(losses, optimisers, config, rounds=rounds),
     evaluate=evaluate,
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
     predict=predict, report=functools.partial(report, config, data, scorer, predict),

@@ -10,12 +10,11 @@ Williams 1992; Mnih et al. 2016 (A2C is its synchronous form); Schulman et al. 2
 step is a rollout of all environments and the updates from it: --steps counts these.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
 
 from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
+from karpjax.durations import Pace
 from karpjax.errors import UsageError
 from karpjax.models.actor_critic import MODELS
 from karpjax.program import Program, TrainState
@@ -88,10 +87,7 @@ def program(config: Config, data: Dataset) -> Program:
   """The method: environments in the state, a rollout and its updates in a step."""
   agent = policy(config)
   config = resolved(config, agent.environment.limit)
-  updates = config.epochs * config.minibatches
-  optimiser = optim.configured(
-    dataclasses.replace(config, steps=config.steps * updates, warmup=config.warmup * updates)
-  )
+  optimiser = optim.configured(config, Pace(config.epochs * config.minibatches))
 
   def init(key):
     carried, moments = {'worlds': first_episodes(agent.environment, key, config.batch_size)}, {}

@@ -209,8 +209,7 @@ def program(config: Config, data: Dataset) -> Program:
   """The method: environments and replay in the state, some steps and the updates from them in a step."""
   agent = policy(config)
   config = dataclasses.replace(config, learning_starts=max(config.learning_starts, config.batch_size * config.n_step))
-  schedule = dict(steps=agents.updates(config), warmup=config.warmup * config.updates)
-  optimiser = optim.configured(dataclasses.replace(config, **schedule))
+  optimiser = optim.configured(config, agents.pace(config))
   step = train_step(agent, optimiser, config)
   return agents.replay_program(config, agent, optimiser, step, target=lambda variables: variables['params'])
 

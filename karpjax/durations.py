@@ -1,8 +1,10 @@
 """Durations of a run: in steps, epochs, examples or steps of environments."""
 
+import dataclasses
 import math
 import re
 import typing
+from fractions import Fraction
 
 from karpjax.errors import UsageError
 
@@ -38,6 +40,18 @@ def in_steps(
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
   return math.ceil(round(examples_seen / batch_size, 6))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+  """When an optimiser makes its updates: `per_step` in each step of a run, perhaps a fraction, from step `first` on."""
+
+  per_step: int | Fraction = 1
+  first: int = 0
+
+  def made(self, step: int) -> int:
+    """How many updates it has made before a step."""
+    return int(max(step, self.first) * self.per_step) - int(self.first * self.per_step)
 
 
 def step_range(text: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from karpjax.durations import Pace
 from karpjax.errors import UsageError
 
 SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'exponential', 'rsqrt')
@@ -31,10 +32,10 @@ def is_known(value) -> bool:
   return isinstance(value, int | float)
 
 
-def schedule(config) -> Callable[[jax.Array], jax.Array]:
-  """The learning rate as a function of the number t of updates made so far.
+def schedule(config, pace: Pace = Pace()) -> Callable[[jax.Array], jax.Array]:
+  """The learning rate as a function of the number t of updates that the optimiser has made so far.
 
-  Warm-up is linear and never zero: learning_rate * (t + 1) / (warmup + 1) while t < warmup. After it, with
+  Durations of the config are in steps of the run, and those below in the optimiser's own updates, by its pace. Warm-up is linear and never zero: learning_rate * (t + 1) / (warmup + 1) while t < warmup. After it, with
   u = t - warmup and n = steps - warmup:
 
     constant     learning_rate
@@ -46,6 +47,7 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
 
   Args:
     config: a resolved `config.Train`.
+    pace: of the optimiser; warm-up begins with its first update.
 
   Returns:
     [] int -> [] float32; the constant one without warm-up gives the learning rate as it is.
@@ -53,9 +55,10 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
   Raises:
     UsageError: warm-up longer than the run, boundaries that do not increase, or that are missing.
   """
-  peak, final, steps, warmup = config.learning_rate, config.final_learning_rate, config.steps, config.warmup
-  if warmup > steps:
-    raise UsageError(f'warmup={warmup} must lie between 0 and the {steps} steps of the run; shorten it.')
+  peak, final, learning = config.learning_rate, config.final_learning_rate, config.steps - pace.first
+  if config.warmup > learning:
+    text = f'{learning} steps of the run' + (' that learn' if pace.first else '')
+    raise UsageError(f'warmup={config.warmup} must lie between 0 and the {text}; shorten it.')
   if config.decay_every < 1:
     raise UsageError(f'decay_every={config.decay_every} must be at least one step.')
   if any(b <= a for a, b in zip((0, *config.boundaries), config.boundaries)):
@@ -63,8 +66,10 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
     raise UsageError(f'boundaries={given} must be positive and increase from each to the next.')
   if config.schedule == 'step' and not config.boundaries:
     raise UsageError('schedule=step needs boundaries=32000,48000 or the like; or give schedule=constant.')
-  if config.schedule == 'constant' and not warmup:
+  if config.schedule == 'constant' and not config.warmup:
     return lambda t: peak
+  steps, warmup = pace.made(config.steps), int(config.warmup * pace.per_step)
+  boundaries, decay_every = tuple(map(pace.made, config.boundaries)), float(config.decay_every * pace.per_step)
 
   def after_warmup(t):
     progress = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
@@ -77,9 +82,9 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
       case 'cosine':
         return final + (peak - final) * (1 + jnp.cos(jnp.pi * progress)) / 2
       case 'step':
-        return decayed(sum((t >= b).astype(jnp.float32) for b in config.boundaries))
+        return decayed(sum((t >= b).astype(jnp.float32) for b in boundaries))
       case 'exponential':
-        return decayed(jnp.maximum(t - warmup, 0) / config.decay_every)
+        return decayed(jnp.maximum(t - warmup, 0) / decay_every)
       case 'rsqrt':
         return peak * jnp.sqrt((warmup + 1) / (jnp.maximum(t, warmup) + 1))
 
@@ -90,7 +95,7 @@ def schedule(config) -> Callable[[jax.Array], jax.Array]:
   return rate
 
 
-def configured(config) -> optax.GradientTransformation:
+def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
   """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning rate.
 
     sgd       params - rate * gradient
@@ -113,11 +118,12 @@ def configured(config) -> optax.GradientTransformation:
   Args:
     config: a resolved `config.Train`; its numbers of `TRACEABLE` may be traced, and then every part of the optimiser is
       there, whatever their values.
+    pace: when it makes its updates, where that is not one in each step.
 
   Raises:
     UsageError: for a value that the optimiser does not take, and as `schedule` does.
   """
-  name, rate = config.optimiser, schedule(config)
+  name, rate = config.optimiser, schedule(config, pace)
   decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else is_decayed)
   decays = [] if is_known(config.weight_decay) and config.weight_decay == 0 else [decay]
   limit = config.clip if is_known(config.clip) else jnp.where(config.clip > 0, config.clip, jnp.inf)

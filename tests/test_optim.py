@@ -1,12 +1,17 @@
 """Schedules against their closed forms, optimisers against their papers in NumPy."""
 
+from fractions import Fraction
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from experiments import actor_critic_off_policy, gan, policy_gradient, value_learning
 from karpjax import config, errors, optim
+from karpjax.durations import Pace
+from karpjax.train.prepare import prepare
 
 RATE = 0.1
 
@@ -21,8 +26,8 @@ def build(name, **options):
   return optim.configured(settings(optimiser=name, **options))
 
 
-def rates(name, ts, **options):
-  rate = optim.schedule(settings(schedule=name, **options))
+def rates(name, ts, pace=Pace(), **options):
+  rate = optim.schedule(settings(schedule=name, **options), pace)
   return np.array([float(rate(t)) for t in ts])
 
 
@@ -67,6 +72,57 @@ def run(optimiser, params, gradients):
 )
 def test_schedules_follow_their_closed_forms(name, options, ts, expected):
   np.testing.assert_allclose(rates(name, ts, **options), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('updates, every, first', [(1, 1, 0), (4, 1, 7), (3, 2, 0), (3, 2, 5), (1, 3, 2)])
+def test_a_pace_counts_the_updates_that_are_made(updates, every, first):
+  made = []  # the steps of the updates, of which every `every`-th since the run began is this optimiser's
+  for t in range(20):
+    made += [t for i in range(updates) if t >= first and (t * updates + i + 1) % every == 0]
+  pace = Pace(Fraction(updates, every), first)
+  assert [pace.made(t) for t in range(21)] == [sum(at < t for at in made) for t in range(21)]
+
+
+@pytest.mark.parametrize(
+  'name, options, ts, expected',  # five updates in each step from step 20 on: 400 in all
+  [
+    ('cosine', {}, [0, 200, 400], [0.1, 0.05, 0]),
+    ('linear', {'warmup': 4}, [0, 10, 20, 210, 400], [0.1 / 21, 0.1 * 11 / 21, 0.1, 0.05, 0]),
+    ('step', {'boundaries': (10, 40)}, [0, 99, 100], [0.01, 0.01, 0.001]),
+    ('exponential', {'decay': 0.5, 'decay_every': 10}, [0, 50, 100], [0.1, 0.05, 0.025]),
+    ('rsqrt', {'warmup': 3}, [0, 15, 63, 255], [0.1 / 16, 0.1, 0.05, 0.025]),
+  ],
+)
+def test_durations_are_steps_of_the_run_whatever_the_updates_of_one(name, options, ts, expected):
+  np.testing.assert_allclose(rates(name, ts, Pace(5, first=20), **options), expected, rtol=1e-6, atol=1e-9)
+
+
+TINY = dict(steps='8', schedule='step', boundaries=('5',), decay=0.0, widths=(8,))
+OFF_POLICY = TINY | dict(batch_size=2, updates=3, replay_batch=4, buffer=100, episodes=2)
+
+
+@pytest.mark.parametrize(
+  'experiment, flags, first',
+  [
+    (gan, TINY | dict(model='mlp', discriminator_steps=3, batch_size=12, ema=0.0), 0),
+    (policy_gradient, TINY | dict(batch_size=2, rollout=4, epochs=2, minibatches=2), 0),
+    (value_learning, OFF_POLICY | dict(train_frequency=2, learning_starts=12), 2),
+    pytest.param(
+      *(actor_critic_off_policy, OFF_POLICY | dict(algorithm='td3', learning_starts=6), 2), marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_a_rate_that_drops_to_0_at_a_step_stops_every_player_there(experiment, flags, first):
+  program, data, resolved = prepare(experiment, experiment.Config(**flags))
+  state, step = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.step)
+  numbers = np.arange(resolved.batch_size, dtype=np.int32)
+  batch, moved = {**data.splits['train'].fetch(numbers), 'index': numbers}, []
+  for _ in range(7):
+    before, (state, _) = state.params, step(state, batch)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, state.params)
+    players = changed.values() if isinstance(state.opt_state, dict) else [changed]
+    moved.append({any(jax.tree.leaves(player)) for player in players})
+  assert moved == [{first <= t < 5} for t in range(7)]
 
 
 def test_independence_of_the_number_of_steps_is_as_declared():

@@ -6,6 +6,7 @@ What stands for data: examples are worlds, each a number 'world' [] int32, from 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from PIL import Image
 from karpjax import config, options
 from karpjax.config import flag
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.durations import Pace
 from karpjax.errors import UsageError
 from karpjax.program import Program, TrainState
 from karpjax.report import pictures
@@ -114,9 +116,9 @@ def collecting(config) -> int:
   return steps
 
 
-def updates(config) -> int:
-  """How many updates a run makes once `learning_starts` steps are there; raises as `collecting`."""
-  return (config.steps - collecting(config)) * config.updates
+def pace(config, every: int = 1) -> Pace:
+  """That of an optimiser which makes one of `every` updates, once `learning_starts` steps are there; raises as `collecting`."""
+  return Pace(Fraction(config.updates, every), collecting(config))
 
 
 def replay_program(config, policy: Policy, optimiser, step, target: Callable) -> Program:
