@@ -89,10 +89,10 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       variables['discriminator'] = discriminator.init(jax.random.fold_in(key, 1), both)
     return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
 
-  def translate(params, collections, batch, key, train=True, noise=True):
+  def translate(params, collections, batch, key):
     """(outputs in [-1, 1], the generator's collections), alike in both players' turns."""
     rngs, inputs = {'dropout': dropout_key(key, batch)}, symmetric(batch['input'])
-    return apply(generator, params['generator'], collections['generator'], inputs, train=train, noise=noise, rngs=rngs)
+    return apply(generator, params['generator'], collections['generator'], inputs, train=True, noise=True, rngs=rngs)
 
   def score(params, own, batch, outputs):
     """Each example's scores, [batch, patches], and the discriminator's collections."""
@@ -129,7 +129,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def predict(state, batch, key):
     """[batch, height, width, channels] float32 in [0, 1]."""
-    outputs, _ = translate(state.eval_params, state.collections, batch, key, train=False, noise=config.noise)
+    rngs, inputs = {'dropout': dropout_key(key, batch)}, symmetric(batch['input'])
+    outputs = generator.apply(state.variables('generator'), inputs, train=False, noise=config.noise, rngs=rngs)
     return (outputs + 1) / 2
 
   def example_losses(state, batch, key):

@@ -146,7 +146,10 @@ class Train:
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.', low=0)
   clip_values: float = optimiser_flag(0.0, 'Largest absolute value of a number of the gradient; 0: no clipping.', low=0)
   ema: float = optimiser_flag(
-    0.0, 'Decay of a running average of parameters, to be evaluated; 0: none.', low=0, below=1
+    0.0,
+    'Decay of running averages of parameters and of batch-norm statistics, which are evaluated; 0: none.',
+    low=0,
+    below=1,
   )
 
   def __post_init__(self):

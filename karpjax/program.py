@@ -33,7 +33,7 @@ class TrainState:
   params: Any  # pytree of float32
   collections: Any  # Linen's mutable collections, such as {'batch_stats': ...}; {} where there are none
   opt_state: Any  # optax
-  ema: Any  # running average of params, or of those of some players, or None
+  ema: Any  # bias-corrected running average of params, or of those of some players, or None
   key: jax.Array  # [] PRNG key: the first one, for ever; step t draws from fold_in(key, t)
   nonfinite_step: jax.Array  # [] int32: the first step that met NaN or infinity; -1 while there was none
   target: Any = struct.field(default_factory=dict)  # params of target networks; {} if none
@@ -41,6 +41,7 @@ class TrainState:
   carried: Any = struct.field(default_factory=dict)  # per example: environments, recurrent state; {} if none
   buffers: Any = struct.field(default_factory=dict)  # per example, and kept even by a step that is not finite: replay
   hyper: Any = struct.field(default_factory=dict)  # {name: []}: what a vmapped sweep sets per member; {} otherwise
+  ema_collections: Any = struct.field(default_factory=dict)  # the average of the collections that belong to `ema`
 
   @classmethod
   def create(cls, key, variables, optimiser, *, ema=False, **others) -> 'TrainState':
@@ -50,7 +51,7 @@ class TrainState:
       key: the run's first key.
       variables: Linen's: 'params' and perhaps other collections, boxed or not; or {player: variables}.
       optimiser: an optax GradientTransformation; or {player: optimiser}.
-      ema: whether a running average of the params is kept; or the players of whose params one is.
+      ema: whether running averages are kept, of params and collections; or the players of which they are.
       others: target, moments, carried, buffers.
     """
     variables = nn.meta.unbox(variables)
@@ -62,13 +63,14 @@ class TrainState:
     else:
       params, collections = variables['params'], rest(variables)
       opt_state = optimiser.init(params)
-    averaged = {name: params[name] for name in ema} if isinstance(ema, tuple) else params
+    averages = lambda tree: jax.tree.map(jnp.copy, {n: tree[n] for n in (ema if isinstance(ema, tuple) else tree)})
     return cls(
       step=jnp.zeros((), jnp.int32),
       params=params,
       collections=collections,
       opt_state=opt_state,
-      ema=jax.tree.map(jnp.copy, averaged) if ema else None,
+      ema=averages(params) if ema else None,
+      ema_collections=averages(collections) if ema else {},
       key=key,
       nonfinite_step=jnp.full((), -1, jnp.int32),
       **others,
@@ -82,7 +84,9 @@ class TrainState:
   def variables(self, player: str | None = None) -> dict[str, Any]:
     """What a Linen module's `apply` takes in evaluation: of the one model, or of one player."""
     own = (lambda tree: tree) if player is None else (lambda tree: tree[player])
-    return {'params': own(self.eval_params), **own(self.collections)}
+    averaged = self.ema is not None and (player is None or player in self.ema)
+    params, rest = (self.ema, self.ema_collections) if averaged else (self.params, self.collections)
+    return {'params': own(params), **own(rest)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ A loss returns sums and counts. The gradients of the sum are accumulated over mi
 divided once by the whole count, so that masks and padding weigh the same however a batch is cut.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -90,7 +91,7 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
   Args:
     loss: as for `compute_gradients`; its key is that of the step, to be folded with a purpose.
     optimiser: what turns gradients into updates.
-    config: a `config.Train`: its `microbatches`, and the decay `ema` of the running average where the state keeps one.
+    config: a `config.Train`: its `microbatches`, and the decay `ema` of running averages where the state keeps them.
 
   Returns:
     (TrainState, batch) -> (TrainState, metrics). Where the state carries something per example, the loss finds it as
@@ -134,13 +135,18 @@ def ordinary(
 
 
 def _advance(state: TrainState, player, config) -> TrainState:
-  """The state after a step, its running average included, of all params or of some players'."""
+  """The state after a step, its running averages included: of params and their collections, all or some players'.
+
+  They are Adam's (Kingma & Ba 2015, section 3): Σ d^(t-i) x_i / Σ d^(t-i) of the t values so far, free of the initial one.
+  """
   params, collections, opt_state = player
-  ema = state.ema
-  if ema is not None:
-    averaged = params if jax.tree.structure(params) == jax.tree.structure(ema) else {name: params[name] for name in ema}
-    ema = optax.incremental_update(averaged, ema, 1 - config.ema)
-  return state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state, ema=ema)
+  after = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state)
+  if state.ema is None:
+    return after
+  newest = jnp.minimum((1 - config.ema) / -jnp.expm1(after.step * math.log(max(config.ema, 1e-30))), 1)  # its share
+  average = lambda old, new: newest * new + (1 - newest) * old if jnp.issubdtype(new.dtype, jnp.inexact) else new
+  averages = lambda old, new: jax.tree.map(average, old, {name: new[name] for name in old})
+  return after.replace(ema=averages(state.ema, params), ema_collections=averages(state.ema_collections, collections))
 
 
 def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, rounds: int = 1) -> Callable:

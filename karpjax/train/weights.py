@@ -39,7 +39,7 @@ def load_checkpoint(folder: str | Path, which: str | int = 'best') -> tuple[dict
 
 
 def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
-  """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages for params, first seed), or a safetensors file.
+  """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages where it keeps them, first seed), or a safetensors file.
 
   Args:
     path: the run's workdir, or the file.
@@ -57,7 +57,8 @@ def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
   run_dir.stored(path)
   arrays, information = load_checkpoint(path)
   weights = {}
-  for there, here in (('state/params/', 'params/'), ('state/ema/', 'params/'), ('state/collections/', '')):
+  places = {'params': 'params/', 'ema': 'params/', 'collections': '', 'ema_collections': ''}
+  for there, here in ((f'state/{name}/', here) for name, here in places.items()):
     weights |= {here + n.removeprefix(there): x for n, x in arrays.items() if n.startswith(there)}
   return {n: x[0] for n, x in weights.items()} if information['seeds'] > 1 else weights
 
@@ -114,7 +115,7 @@ def replace_weights(state, weights: Mapping[str, np.ndarray]) -> tuple[Any, list
   skipped = weights.keys() - {name for name, _, _ in rows}
   rows += [(name, str(list(x.shape)), 'skipped') for name, x in weights.items() if name in skipped]
   own = jax.tree.unflatten(jax.tree.structure(own), leaves)
-  params, ema = own.pop('params'), state.ema  # averages of all params, or of those of some players
-  if ema is not None:
-    ema = jax.tree.map(jnp.copy, {name: params[name] for name in ema})
-  return state.replace(params=params, collections=own, ema=ema), rows
+  params = own.pop('params')
+  copied = lambda tree, like: like and jax.tree.map(jnp.copy, {name: tree[name] for name in like})
+  averages = {'ema': copied(params, state.ema), 'ema_collections': copied(own, state.ema_collections)}
+  return state.replace(params=params, collections=own, **averages), rows

@@ -152,13 +152,14 @@ def test_labels_reach_the_loss_and_the_samples(conditional):
 @pytest.mark.slow
 def test_samples_are_the_averaged_generators_and_of_each_examples_own_number():
   program, batch = abstract(ema=0.5, learning_rate=0.1)
-  state, _ = step(program, batch)
+  state, _ = jax.jit(program.step)(step(program, batch)[0], batch)
   key = jax.random.key(7)
   few = {n: x[3:5] for n, x in batch.items()}
   samples = program.predict(state, batch, key)
   np.testing.assert_allclose(program.predict(state, few, key), samples[3:5], atol=1e-3)
   plain = program.predict(state.replace(ema=None), batch, key)
-  averages = state.replace(params={**state.params, **state.ema}, ema=None)
+  both = {'params': {**state.params, **state.ema}, 'collections': {**state.collections, **state.ema_collections}}
+  averages = state.replace(**both, ema=None)
   np.testing.assert_array_equal(program.predict(averages, batch, key), samples)
   assert not np.allclose(plain, samples, atol=1e-3) and samples.min() >= 0 and samples.max() <= 255
 

@@ -121,9 +121,35 @@ def test_the_running_average_follows_its_formula():
   grads = jax.jit(compute_gradients(loss))(PARAMS, {}, batch, jax.random.fold_in(KEY, 0))[0]['w']
   expected = PARAMS['w'] - 0.1 * grads
   np.testing.assert_allclose(after.params['w'], expected, rtol=1e-6)
-  np.testing.assert_allclose(after.ema['w'], 0.75 * PARAMS['w'] + 0.25 * expected, rtol=1e-6)
+  np.testing.assert_array_equal(after.ema['w'], after.params['w'])
   assert after.eval_params is after.ema and int(after.step) == 1
   np.testing.assert_allclose(metrics['gradient_norm'][0], np.linalg.norm(grads), rtol=1e-6)
+
+
+def counting(params, collections, batch, key):
+  """A loss whose collections are statistics of the params, and a number of calls."""
+  seen = {'now': {'square': jnp.square(params['w'])}, 'calls': {'made': collections['calls']['made'] + 1}}
+  return loss(params, collections, batch, key)[0], seen
+
+
+@pytest.mark.parametrize('decay', [0.75, 0.999, 0.99999])
+def test_averages_are_free_of_the_start_and_go_with_their_statistics(decay):
+  first = {'params': PARAMS, 'now': {'square': jnp.full_like(PARAMS['w'], 1e3)}, 'calls': {'made': jnp.zeros((), int)}}
+  optimiser, theirs = optax.sgd(0.1), optax.ema(decay, debias=True)
+  state = TrainState.create(KEY, first, optimiser, ema=True)
+  step, average = jax.jit(train_step(counting, optimiser, configs.Train(ema=decay))), theirs.init(first)
+  for _ in range(6):
+    state, _ = step(state, batch_of(8))
+    newest = {'params': state.params, **state.collections}
+    expected, average = theirs.update(jax.tree.map(lambda x: x.astype(float), newest), average)
+  averaged = state.variables()
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3 * (decay > 0.9999) + 3e-5), *(
+    {name: tree[name] for name in ('params', 'now')} for tree in (averaged, expected)
+  ))  # fmt: skip
+  assert int(averaged['calls']['made']) == 6  # no average of what is only counted
+  assert state.replace(ema=None).variables() == newest
+  lent, _ = weights.replace_weights(state, {'now/square': np.zeros_like(PARAMS['w'])})
+  assert not lent.variables()['now']['square'].any()
 
 
 # ---- two players ----
@@ -169,17 +195,16 @@ def points(size=SIZE):
   return {'x': jnp.asarray(x), 'index': jnp.arange(size)}
 
 
-def by_hand(x, rounds, ema):
-  """The same by derivatives on paper: (w, v, average of v) after one step."""
+def by_hand(x, rounds):
+  """The same by derivatives on paper: (w, v) after one step."""
   w, v = np.array([0.5, -1.0]), np.array([0.3, 0.2])
-  first = v
   parts = [x[i::rounds] for i in range(rounds)]
   for part in parts:
     residual = part @ w - 1
     w = w - RATES['critic'] * (v + part.mean(0) - 2 * (residual[:, None] * part).mean(0))
   slope = 1 - np.tanh((v + parts[-1]) @ w) ** 2
   v = v + RATES['maker'] * slope.mean() * w
-  return w, v, ema * first + (1 - ema) * v
+  return w, v
 
 
 @pytest.mark.parametrize('rounds, microbatches', [(1, 1), (3, 4)])
@@ -188,11 +213,12 @@ def test_a_step_is_the_update_by_hand(rounds, microbatches):
     player_losses(), optimisers(), configs.Train(microbatches=microbatches, ema=0.75), rounds=rounds
   )
   state, metrics = jax.jit(step)(two_players(KEY), points())
-  w, v, average = by_hand(np.asarray(points()['x'], np.float64), rounds, 0.75)
+  w, v = by_hand(np.asarray(points()['x'], np.float64), rounds)
   np.testing.assert_allclose(state.params['critic']['w'], w, rtol=1e-5)
   np.testing.assert_allclose(state.params['maker']['v'], v, rtol=1e-5)
-  np.testing.assert_allclose(state.ema['maker']['v'], average, rtol=1e-5)
-  assert set(state.ema) == {'maker'} and int(state.step) == 1
+  np.testing.assert_array_equal(state.ema['maker']['v'], state.params['maker']['v'])  # of one value
+  assert set(state.ema) == set(state.ema_collections) == {'maker'} and int(state.step) == 1
+  assert state.variables('critic')['params'] is state.params['critic']
   assert int(state.collections['critic']['counts']['turns']) == rounds * microbatches
   # every example is counted once by the critic, those of the last round by the maker
   assert int(metrics['critic_loss'][1]) == SIZE and int(metrics['maker_loss'][1]) == SIZE // rounds
