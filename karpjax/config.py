@@ -165,22 +165,30 @@ class Train:
 
 
 def watched(config, read: set[str]):
-  """The same config, which notes in `read` the names of the flags that it is asked for."""
-  plain = type(config)
+  """The same config, which notes in `read` the names of the flags that it is asked for, but for those `replace` takes over."""
+  plain, before, first = type(config), set(read), set(read)
 
   def getattribute(self, name):
+    if name == '__dataclass_fields__':  # of `dataclasses.replace`, which then reads all, and makes another
+      before.clear()
+      before.update(read)
     read.add(name)
     return plain.__getattribute__(self, name)
 
-  kind = type(plain.__name__, (plain,), {'__getattribute__': getattribute, '__module__': plain.__module__})
-  before = set(read)
+  def post_init(self):
+    kept = set(before)
+    plain.__post_init__(self)
+    read.intersection_update(kept)
+
+  methods = {'__getattribute__': getattribute, '__post_init__': post_init, '__module__': plain.__module__}
+  kind = type(plain.__name__, (plain,), methods)
   same = kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(config)})
-  read.intersection_update(before)  # without what making it has read
+  read.intersection_update(first)  # without what making it has read
   return same
 
 
 def unread(config, examples: int, read: set[str]) -> list[str]:
-  """The flags that were given and that nothing has read: accepted, they would mislead.
+  """The flags that were given and that nothing has read, or that are of another schedule: accepted, they would mislead.
 
   Looked at are the experiment's own, the optimiser's (all or none of which are read), and those of every experiment that only
   a program can heed; not those of logging and reports, which may change.
@@ -188,8 +196,9 @@ def unread(config, examples: int, read: set[str]) -> list[str]:
   own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
   own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
   rule = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
-  names = {'dtype', 'microbatches', 'ema'} | own | (set() if 'optimiser' in read else rule)
-  return [name for name in changed(config, examples) if name in names and name not in read]
+  names = ({'dtype', 'microbatches', 'ema'} | own | (set() if 'optimiser' in read else rule)) - read
+  names |= {name for flags in optim.SCHEDULES.values() for name in flags} - {*optim.SCHEDULES[config.schedule]}
+  return [name for name in changed(config, examples) if name in names]
 
 
 # ---- resolved ----

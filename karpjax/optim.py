@@ -15,7 +15,14 @@ import optax
 from karpjax.durations import Pace
 from karpjax.errors import UsageError
 
-SCHEDULES = ('constant', 'linear', 'cosine', 'step', 'exponential', 'rsqrt')
+SCHEDULES = {  # and the flags that each takes
+  'constant': (),
+  'linear': ('final_learning_rate',),
+  'cosine': ('final_learning_rate',),
+  'step': ('boundaries', 'decay'),
+  'exponential': ('decay', 'decay_every'),
+  'rsqrt': (),
+}
 # Schedules whose rates are the same whatever the number of steps: a finished run under one may be prolonged.
 INDEPENDENT_OF_STEPS = frozenset({'constant', 'step', 'exponential', 'rsqrt'})
 

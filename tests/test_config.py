@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from karpjax import config
+from karpjax import config, optim
 from karpjax.errors import UsageError
 
 
@@ -74,5 +74,13 @@ def test_flags_that_were_given_and_are_not_read_are_known():
   read = set()
   watched = config.watched(given, read)
   assert config.unread(given, 10, read) == ['dtype', 'momentum', 'ema']
-  assert watched.ema == 0.5 and watched.optimiser == 'adam'
+  assert watched.ema == 0.5 and dataclasses.replace(watched, seed=1).optimiser == 'adam'
   assert config.unread(given, 10, read) == ['dtype'] and read == {'ema', 'optimiser'}
+
+
+@pytest.mark.parametrize('schedule, left', [('cosine', ['boundaries', 'decay']), ('step', ['final_learning_rate'])])
+def test_flags_of_another_schedule_are_of_no_use(schedule, left):
+  given = config.Train(boundaries=('5',), decay=0.5, final_learning_rate=1e-4, schedule=schedule, batch_size=5)
+  given, read = config.resolve(given, 10), set()
+  optim.configured(config.watched(given, read))
+  assert config.unread(given, 10, read) == left

@@ -1,0 +1,85 @@
+"""Every flag is heeded or refused: what an experiment's data and program read of its config, traced; nothing is compiled."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from karpjax import config as configs
+from karpjax import errors
+from karpjax.train.prepare import prepare
+
+QUICK = {'evolution', 'image_classification', 'policy_gradient', 'regression', 'vae'}
+SLOW = {
+  *('actor_critic_off_policy', 'gan', 'image_to_image', 'language_model', 'masked_language_model', 'super_resolution'),
+  *('text_classification', 'token_classification', 'translation', 'value_learning'),
+}
+ENGINE = {'batch_size', 'order', 'resident_mb', 'workers', 'data_dir'}  # of what finds sets and feeds steps
+DRAWN = {'split_seed'}  # where splits are drawn
+WHERE = {  # what is refused where other flags do not call for it, and what does
+  'actor_critic_off_policy': {('smoothing_limit', 'exploration'): {'algorithm': 'td3'}},
+  'gan': {('gradient_penalty',): {'objective': 'wasserstein_gp'}, ('clip_weights',): {'objective': 'wasserstein'}},
+  'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
+  'value_learning': {('lowest', 'highest'): {'atoms': 51}},
+}
+FILES = {'encoding', 'columns', 'distinct', 'scorer_weight'}  # likewise, of files that a user has
+WORLDS = {'validation': 0.2, 'split_seed': 1}  # of which no split is cut
+VALUES = {'encoding': 'latin-1', 'columns': ('a', 'b'), 'distinct': True}
+
+
+def load(name):
+  return importlib.import_module(f'experiments.{name}')
+
+
+def trace(program, data, batch_size: int):
+  """A step, and an evaluation of four examples."""
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  example = data.splits['train'].fetch(np.zeros(1, np.int32)) | {'index': np.zeros(1, np.int32)}
+  batch = lambda n: {k: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) for k, x in example.items()}
+  jax.eval_shape(program.step, state, batch(batch_size))
+  mask = {'mask': jax.ShapeDtypeStruct((4,), jnp.bool_)}
+  jax.eval_shape(program.evaluate, state, batch(4) | mask, jax.random.key(0))
+
+
+def reads(name, **flags) -> set[str]:
+  """The fields of a Config that its data, its program, a step and an evaluation read."""
+  config, read = load(name).Config(**flags), set()
+  data = load(name).data(configs.watched(config, read))
+  config = configs.resolve(config, data.spec.examples)
+  trace(load(name).program(configs.watched(config, read), data), data, config.batch_size)
+  return read
+
+
+@pytest.mark.parametrize('name', [*sorted(QUICK), *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(SLOW))])
+def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
+  Config = load(name).Config
+  fields = {f.name: configs.metadata(f) for f in dataclasses.fields(Config)}
+  # `options.build` refuses a model's that it does not have; what may change, logging and reports read
+  ours = {
+    n for n, about in fields.items() if about['group'] not in ('Run', 'Hosts', 'Model') and not about['may_change']
+  }
+  unread = ours - reads(name) - ENGINE - DRAWN
+  if 'environment' in fields:
+    for flag, value in WORLDS.items():
+      with pytest.raises(errors.UsageError, match=f'^{flag}='):
+        prepare(load(name), Config(**{flag: value}))
+  value = lambda flag: VALUES.get(flag, getattr(Config, flag) / 2 or 0.5)
+  program, data, config = prepare(load(name), Config(**{flag: value(flag) for flag in unread}))
+  trace(program, data, config.batch_size)
+  assert set(program.unread()) == unread
+  for flags, others in WHERE.get(name, {}).items():
+    assert unread >= set(flags) and reads(name, **others) >= set(flags)
+    unread -= set(flags)
+  assert unread <= FILES | {'ema', 'decay'}
+
+
+def test_every_experiment_and_every_flag_of_the_engine_is_looked_at():
+  assert {path.stem for path in Path('experiments').glob('[a-z]*.py')} == QUICK | SLOW
+  source = '\n'.join(path.read_text() for path in Path('karpjax').rglob('*.py') if path.name != 'config.py')
+  of_all = [f.name for f in dataclasses.fields(configs.Train) if configs.metadata(f)['group'] in ('Run', 'Hosts')]
+  assert [name for name in of_all if not re.search(rf'config\.{name}\b', source)] == []
