@@ -11,7 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
+from flax import struct
 
+from karpjax import axes
 from karpjax.durations import Pace
 from karpjax.errors import UsageError
 
@@ -115,8 +118,9 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
     adadelta  Zeiler 2012: beta2 is its rho
     lion      Chen et al. 2023, algorithm 2
     muon      Jordan et al. 2024, updates scaled by 0.2 * sqrt(max(fan_in, fan_out)) so that AdamW's rates and
-              decays serve (Liu et al. 2025). Kernels of rank > 2 are matrices [window * in, out]. AdamW, with
-              beta1, beta2 and epsilon, takes the rest: biases, norms, embeddings, last layer (see `is_matrix`)
+              decays serve (Liu et al. 2025). Along which axes a parameter is a matrix is said where it is made (see
+              `axes.matrices`): kernels are [window * in, out]. AdamW, with beta1, beta2 and epsilon, takes the rest:
+              biases, norms, embeddings, last layers
 
   Weight decay spares what `is_decayed` spares, unless decay_all. It is decoupled (multiplied by the rate and subtracted
   beside the update) for adamw, lion and muon; for all others it is coupled: L2, added to the gradient before momentum
@@ -152,14 +156,43 @@ def skipped(opt_state):
   return jax.tree.map(go_on, opt_state, is_leaf=scheduled)
 
 
+@struct.dataclass
+class MuonState:
+  """Of a tree of params.
+
+  Attributes:
+    inner: optax's.
+    matrices: which of them are matrices, as `axes.matrices` tells of params that are boxed.
+  """
+
+  inner: optax.OptState
+  matrices: tuple[str, ...] = struct.field(pytree_node=False)
+
+
 def _muon(momentum=0.95, beta1=0.9, beta2=0.999, epsilon=1e-8):
-  matrix = lambda p: optax.contrib.MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,))
-  numbers = lambda params: jax.tree.map(matrix, params)  # every kernel [..., in, out] as the matrix [... * in, out]
-  matrices = optax.chain(
-    optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=numbers),
-    optax.stateless_with_tree_map(lambda u, _: 0.2 * math.sqrt(max(u.shape[-1], u.size // u.shape[-1])) * u),
-  )
-  return [optax.partition({True: matrices, False: optax.scale_by_adam(beta1, beta2, epsilon)}, is_matrix)]
+  def rule(matrices):
+    like = lambda tree, values: jax.tree.unflatten(jax.tree.structure(tree), values)
+    places = lambda matrix, letter: tuple(i for i, x in enumerate(matrix) if x == letter)
+    numbers = [optax.contrib.MuonDimensionNumbers(places(m, 'i'), places(m, 'o')) for m in matrices if m]
+
+    def scaled(updates, _):
+      sizes = lambda u: (math.prod(u.shape[i] for i in at) for at in next(each))
+      each = iter(numbers)  # in the order of the leaves
+      return jax.tree.map(lambda u: 0.2 * math.sqrt(max(sizes(u))) * u, updates)
+
+    orthogonal = optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=lambda some: like(some, numbers))
+    rules = {True: optax.chain(orthogonal, optax.stateless(scaled)), False: optax.scale_by_adam(beta1, beta2, epsilon)}
+    return optax.partition(rules, lambda params: like(params, [bool(m) for m in matrices]))
+
+  def init(params):
+    matrices = axes.matrices(params)
+    return MuonState(rule(matrices).init(nn.meta.unbox(params)), matrices)
+
+  def update(updates, state, params=None):
+    updates, inner = rule(state.matrices).update(updates, state.inner, params)
+    return updates, state.replace(inner=inner)
+
+  return [optax.GradientTransformation(init, update)]
 
 
 # The rule of each optimiser: its parameters are the flags that it takes, with their values where none is given.
@@ -192,16 +225,6 @@ def _rule(config) -> list[optax.GradientTransformation]:
 def is_decayed(params):
   """Which params weight decay takes: all but biases and norms' scales, by name, and whatever has rank < 2."""
   return jax.tree.map_with_path(lambda path, p: p.ndim > 1 and not _names(path)[-1].endswith(('bias', 'scale')), params)
-
-
-def is_matrix(params):
-  """Which params Muon takes: those of `is_decayed`, less embeddings and last layers, by name."""
-
-  def hidden(path, decayed):
-    layer = _names(path)[-2:][0]
-    return decayed and layer not in ('logits', 'out') and 'embed' not in layer
-
-  return jax.tree.map_with_path(hidden, is_decayed(params))
 
 
 def _names(path) -> list[str]:

@@ -54,21 +54,21 @@ class TrainState:
       ema: whether running averages are kept, of params and collections; or the players of which they are.
       others: target, moments, carried, buffers.
     """
-    variables = nn.meta.unbox(variables)
+    boxed, variables = variables, nn.meta.unbox(variables)
     rest = lambda v: {name: x for name, x in v.items() if name != 'params'}
     if isinstance(optimiser, Mapping):
       params = {name: v['params'] for name, v in variables.items()}
       collections = {name: rest(v) for name, v in variables.items()}
-      opt_state = {name: optimiser[name].init(params[name]) for name in optimiser}
+      opt_state = {name: optimiser[name].init(boxed[name]['params']) for name in optimiser}
     else:
       params, collections = variables['params'], rest(variables)
-      opt_state = optimiser.init(params)
+      opt_state = optimiser.init(boxed['params'])  # which may look at what the boxes say
     averages = lambda tree: jax.tree.map(jnp.copy, {n: tree[n] for n in (ema if isinstance(ema, tuple) else tree)})
     return cls(
       step=jnp.zeros((), jnp.int32),
       params=params,
       collections=collections,
-      opt_state=opt_state,
+      opt_state=nn.meta.unbox(opt_state),
       ema=averages(params) if ema else None,
       ema_collections=averages(collections) if ema else {},
       key=key,

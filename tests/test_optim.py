@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from experiments import actor_critic_off_policy, gan, policy_gradient, value_learning
-from karpjax import config, errors, optim
+from karpjax import axes, config, errors, optim
 from karpjax.durations import Pace
+from karpjax.models import gan as models_gan
+from karpjax.models import language, lenet, q_network, text
+from karpjax.program import TrainState
 from karpjax.train.prepare import prepare
 
 RATE = 0.1
@@ -278,11 +282,76 @@ def test_without_decay_and_with_decay_of_everything(name):
     jax.tree.map(close, new, expected(name, params, gradients, decay, everything=True))
 
 
-def test_muon_takes_kernels_and_leaves_the_last_layer():
-  params, _ = params_and_gradients()
-  matrices = optim.is_matrix(params)
-  assert matrices['conv'] == {'kernel': True, 'bias': False}
-  assert matrices['hidden']['kernel'] and not matrices['logits']['kernel'] and not matrices['norm']['scale']
+def matrices(module, *inputs, **options):
+  """({name: the letters of its axes} of the matrices among a module's parameters, {name: shape} of the others of rank > 1)."""
+  each, name = [], lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
+
+  def init():
+    boxed = module.init(jax.random.key(0), *inputs, **options)['params']
+    plain = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(boxed))
+    each.extend((name(path), x.shape, letters) for (path, x), letters in zip(plain, axes.matrices(boxed)))
+
+  jax.eval_shape(init)
+  assert all(len(letters) in (0, len(shape)) for _, shape, letters in each)
+  return {n: m for n, _, m in each if m}, {n for n, shape, m in each if not m and len(shape) > 1}
+
+
+def test_what_is_a_matrix_is_said_where_it_is_made():
+  tokens, image = jnp.zeros((1, 4), jnp.int32), jnp.zeros((1, 8, 8, 1))
+  of, others = matrices(language.GPT(9, 4, layers=1, heads=2, width=8, tied=False), tokens)
+  attention = {
+    'blocks_0/attention/query': 'ioo',
+    'blocks_0/attention/key_value': 'isoo',
+    'blocks_0/attention/out': 'iio',
+  }
+  assert of == attention | {'blocks_0/up/kernel': 'io', 'blocks_0/down/kernel': 'io'}
+  biases = {'blocks_0/attention/query_bias', 'blocks_0/attention/key_value_bias'}
+  assert others == {'tokens/embedding', 'tokens/positions', 'head/kernel'} | biases
+  of, others = matrices(text.BiLSTM(9, 2, embedding=4, units=(3,)), tokens)
+  assert of == {'lstm/layer1/input_kernel': 'sio', 'lstm/layer1/state_kernel': 'sio'}
+  assert others == {'embedding', 'logits/kernel', 'lstm/layer1/input_bias'}
+  judges = q_network.critics(2, q_network.Actor(outputs=1, widths=(5, 4)))
+  of, others = matrices(judges, jnp.zeros((1, 3)), jnp.zeros((1, 1)))
+  assert of == {'critic1/kernel': 'sio', 'critic2/kernel': 'sio'} and 'value/kernel' in others
+  for spectral in (False, True):
+    options = dict(conditional='auxiliary', discriminator_widths=(4, 4), spectral_norm=spectral)
+    judge = models_gan.DCGANDiscriminator((8, 8, 1), 3, **options)
+    of, others = matrices(judge, image, jnp.zeros(1, jnp.int32), train=True)
+    assert sorted(of.values()) == ['iiio', 'iiio'] and len(others) == 2  # 'score' and 'classes'
+  of, others = matrices(lenet.LeNet1989(), jnp.zeros((1, 16, 16, 1)))
+  assert set(of) == {'h1/kernel', 'h2/kernel', 'h3/kernel'} and 'out/kernel' in others
+
+
+class Own(nn.Module):
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(9, 4)(tokens)
+    x = nn.Conv(4, (3,), name='z')(x)
+    return nn.Dense(2, name='a')(nn.Dense(3, name='b')(x))
+
+
+def test_of_a_model_of_linens_layers_the_last_made_is_the_last():
+  of, others = matrices(Own(), jnp.zeros((1, 4), jnp.int32))
+  assert of == {'z/kernel': 'iio', 'b/kernel': 'io'} and others == {'Embed_0/embedding', 'a/kernel'}
+
+
+@pytest.mark.parametrize('letters, order, shape', [('sio', (0, 1, 2), (2, 4, 3)), ('isoo', (1, 0, 2, 3), (2, 5, 6))])
+def test_matrices_are_orthogonalised_one_by_one_along_their_axes(letters, order, shape):
+  draw = np.random.default_rng(0)
+  sizes = {'sio': (2, 4, 3), 'isoo': (5, 2, 3, 2)}[letters]
+  p, *gradients = (draw.normal(size=sizes).astype('f4') for _ in range(3))
+  params = {'kernel': axes.Axes(jnp.asarray(p), (), matrix=letters), 'table': jnp.ones((3, 2))}
+  optimiser = build('muon', weight_decay=0.3)
+  state = TrainState.create(jax.random.key(0), {'params': params}, optimiser)
+  new, opt_state = state.params, state.opt_state
+  for g in gradients:
+    updates, opt_state = optimiser.update({'kernel': g, 'table': jnp.ones((3, 2))}, opt_state, new)
+    new = optax.apply_updates(new, updates)
+  stacked = lambda x: x.transpose(order).reshape(shape).astype('f8')
+  each = zip(stacked(p), *map(stacked, gradients))
+  theirs = [muon(p, [lambda _, g=g: g for g in gradients], 0.3) for p, *gradients in each]
+  np.testing.assert_allclose(stacked(np.asarray(new['kernel'])), theirs, rtol=2e-4, atol=2e-5)
+  np.testing.assert_allclose(new['table'], adam(np.ones((3, 2)), [lambda _: 1.0] * 2, 0.3), rtol=1e-5)
 
 
 def test_clipping_is_by_the_norm_of_all_gradients_together_and_comes_first():

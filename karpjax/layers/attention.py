@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax import axes, errors
 from karpjax.layers import initialisers, linear
 
 
@@ -103,16 +103,17 @@ class MultiHeadAttention(nn.Module):
     # Glorot & Bengio 2010: U(±√(6 / (in + out))); the kernels have more axes than two
     xavier = (3 / self.width) ** 0.5
     init = lambda std: initialisers.normal(std) if std else initialisers.uniform(xavier)
-    named = lambda init, *names: nn.with_partitioning(init, names)
+    named = lambda init, matrix, *names: axes.declare(init, matrix, names)
     into, zeros = init(self.kernel_std), nn.initializers.zeros_init()
     self.drop = linear.Dropout(self.dropout)
-    self.query = self.param('query', named(into, 'embed', 'heads', None), (self.width, self.heads, size))
-    self.key_value = self.param('key_value', named(into, 'embed', None, 'heads', None), (self.width, 2, kv, size))
-    out = named(init(self.out_std), 'heads', None, 'embed')
+    self.query = self.param('query', named(into, 'ioo', 'embed', 'heads', None), (self.width, self.heads, size))
+    pair = named(into, 'isoo', 'embed', None, 'heads', None)  # the keys' matrix and the values'
+    self.key_value = self.param('key_value', pair, (self.width, 2, kv, size))
+    out = named(init(self.out_std), 'iio', 'heads', None, 'embed')
     self.out = self.param('out', out, (self.heads, size, self.width))
     if self.bias:
-      self.query_bias = self.param('query_bias', named(zeros, 'heads', None), (self.heads, size))
-      self.key_value_bias = self.param('key_value_bias', named(zeros, None, 'heads', None), (2, kv, size))
+      self.query_bias = self.param('query_bias', named(zeros, '', 'heads', None), (self.heads, size))
+      self.key_value_bias = self.param('key_value_bias', named(zeros, '', None, 'heads', None), (2, kv, size))
       self.out_bias = self.param('out_bias', zeros, (self.width,))
 
   def _project(self, x, name):

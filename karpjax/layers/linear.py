@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from karpjax import axes
 from karpjax.layers import cpu
 
 
@@ -43,6 +44,11 @@ def _dot_general(x, kernel, dimension_numbers, precision=None):
 
 
 Dense = functools.partial(nn.Dense, dot_general=_dot_general)
+
+
+def Head(features: int, *, kernel_init=nn.linear.default_kernel_init, names=(), **options) -> nn.Dense:
+  """A last layer: a Dense whose kernel is no matrix to an optimiser; names: of its axes, as `nn.with_partitioning`'s."""
+  return Dense(features, kernel_init=axes.declare(kernel_init, '', names), **options)
 
 
 @struct.dataclass

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from karpjax import axes
 from karpjax.layers import initialisers, linear
 
 State = tuple  # of arrays [batch, directions * units] float32; the first is the output of the last time
@@ -142,9 +143,10 @@ class Recurrent(nn.Module):
       drawn = uniform(key, shape)
       return drawn.at[:, self.units : 2 * self.units].set(1.0) if self.cell == 'lstm' else drawn
 
-    input_kernel = self.param('input_kernel', uniform, (directions, x.shape[-1], width)).astype(self.dtype)
+    kernel = axes.declare(uniform, 'sio')
+    input_kernel = self.param('input_kernel', kernel, (directions, x.shape[-1], width)).astype(self.dtype)
     input_bias = self.param('input_bias', first_bias, (directions, width))
-    state_kernel = self.param('state_kernel', uniform, (directions, self.units, width)).astype(self.dtype)
+    state_kernel = self.param('state_kernel', kernel, (directions, self.units, width)).astype(self.dtype)
     state_bias = jnp.zeros((directions, width))
     if cell.state_bias:
       state_bias = self.param('state_bias', uniform, (directions, width))

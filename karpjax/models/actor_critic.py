@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from karpjax import axes
 from karpjax.layers import convolution, initialisers, linear, recurrence
 from karpjax.models.mlp import ACTIVATIONS
 from karpjax.options import option
@@ -45,7 +46,7 @@ class Network(nn.Module, kw_only=True):
       widths: other units of the dense layers.
       kernel_init: of all layers.
     """
-    act, options = ACTIVATIONS[self.activation], dict(dtype=self.dtype, kernel_init=kernel_init)
+    act, options = ACTIVATIONS[self.activation], dict(dtype=self.dtype, kernel_init=axes.declare(kernel_init, None))
     h = x.astype(self.dtype) / 255 if x.dtype == jnp.uint8 else x.astype(self.dtype)
     for layer, (channels, window, stride) in enumerate(BODIES[body or self.body]):
       convolve = convolution.Conv(
@@ -184,11 +185,11 @@ class ActorCritic(Network):
 
     actor = body('body' if self.shared else 'actor')
     critic = actor if self.shared else body('critic')
-    outputs = linear.Dense(self.actions, kernel_init=orthogonal(0.01), name='policy')(actor)
+    outputs = linear.Head(self.actions, kernel_init=orthogonal(0.01), name='policy')(actor)
     if self.continuous:
       log_std = self.param('log_std', nn.initializers.constant(self.log_std), (self.actions,))
       outputs = jnp.concatenate([outputs, jnp.broadcast_to(log_std, outputs.shape)], -1)  # […, 2 * actions]
-    values = linear.Dense(1, kernel_init=orthogonal(1.0), name='value')(critic)[..., 0]
+    values = linear.Head(1, kernel_init=orthogonal(1.0), name='value')(critic)[..., 0]
     return (outputs, values) if self.memory == 'none' else (outputs, values, after)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import errors
+from karpjax import axes, errors
 from karpjax.layers import convolution, initialisers, linear
 from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.normalisation import BatchNorm
@@ -29,6 +29,7 @@ CONDITIONALS = 'none', 'embedding', 'projection', 'auxiliary'
 EMBEDDING = 32  # numbers of a class's embedding
 HALF = ((1, 1), (1, 1))  # padding by which a window of 4 and a stride of 2 halve an image of even size exactly
 dcgan_init = initialisers.normal(0.02)  # Radford et al. 2016, section 4
+last_init = axes.declare(dcgan_init, '')
 leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.2)  # there too
 
 
@@ -128,7 +129,7 @@ class MLPGenerator(Generator):
     for i, width in enumerate(self.widths, start=1):
       x = linear.Dense(width, dtype=self.dtype, kernel_init=initialisers.he_normal, name=f'hidden{i}')(x)
       x = leaky_relu(self.normalised(self.generator_norm, f'norm{i}', x, train) if i > 1 else x)  # [batch, width]
-    x = linear.Dense(math.prod(self.shape), name='out')(x.astype(jnp.float32)).reshape(-1, *self.shape)
+    x = linear.Head(math.prod(self.shape), name='out')(x.astype(jnp.float32)).reshape(-1, *self.shape)
     return jnp.tanh(x) if len(self.shape) == 3 else x
 
 
@@ -154,7 +155,7 @@ class DCGANGenerator(Generator):
     for i, (channels, size) in enumerate(zip(others, larger), start=1):
       x = up(channels, size=size, use_bias=layer['use_bias'], name=f'conv{i}')(x)  # [batch, *size, channels]
       x = nn.relu(norm(f'norm{i}', x))
-    return jnp.tanh(up(self.shape[-1], size=larger[-1], name='out')(x).astype(jnp.float32))
+    return jnp.tanh(up(self.shape[-1], size=larger[-1], kernel_init=last_init, name='out')(x).astype(jnp.float32))
 
 
 class SNGANGenerator(Generator):
@@ -178,10 +179,18 @@ class SNGANGenerator(Generator):
       y = conv(channels, (3, 3), name=f'block{i}_conv1')(doubled(active(f'block{i}_norm1', x)))
       y = conv(channels, (3, 3), name=f'block{i}_conv2')(active(f'block{i}_norm2', y))
       x = y + doubled(conv(channels, (1, 1), name=f'block{i}_shortcut')(x))
-    return jnp.tanh(conv(self.shape[-1], (3, 3), name='out')(active('norm', x)).astype(jnp.float32))
+    last = conv(self.shape[-1], (3, 3), kernel_init=axes.declare(initialisers.he_normal, ''), name='out')
+    return jnp.tanh(last(active('norm', x)).astype(jnp.float32))
 
 
 # ---- discriminators ----
+
+
+class SpectralNorm(nn.SpectralNorm):
+  """Linen's, for parameters that say their axes too."""
+
+  def _spectral_normalize(self, path, vs, update_stats):
+    return super()._spectral_normalize([key for key in path if hasattr(key, 'key')], vs, update_stats)
 
 
 class Discriminator(Player):
@@ -199,13 +208,13 @@ class Discriminator(Player):
   def applied(self, layer: nn.Module, x, train: bool):
     """A layer's output; with `spectral_norm` its kernel is divided by the largest singular value (Miyato et al. 2018)."""
     if self.spectral_norm:
-      return nn.SpectralNorm(layer, name=f'spectral_{layer.name}')(x, update_stats=train)
+      return SpectralNorm(layer, name=f'spectral_{layer.name}')(x, update_stats=train)
     return layer(x)
 
   def scores_and_classes(self, features, labels, train: bool, init=initialisers.lecun_normal):
     """Features [batch, n] -> scores [batch], and class logits [batch, classes] or None; float32."""
     features, logits = features.astype(jnp.float32), None
-    dense = functools.partial(linear.Dense, kernel_init=init)
+    dense = functools.partial(linear.Head, kernel_init=init)
     scores = self.applied(dense(1, name='score'), features, train)[:, 0]
     if self.conditional == 'projection':
       embedding = nn.Embed(self.classes, features.shape[-1], embedding_init=init, name='projection')

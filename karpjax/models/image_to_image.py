@@ -17,7 +17,7 @@ from karpjax.errors import UsageError
 from karpjax.layers import linear
 from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
-from karpjax.models.gan import HALF, dcgan_init, leaky_relu
+from karpjax.models.gan import HALF, dcgan_init, last_init, leaky_relu
 from karpjax.options import option
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
@@ -81,7 +81,7 @@ class UNet(nn.Module):
       x = norm(f'up{i}', _up(width, use_bias=False, dtype=self.dtype, name=f'up{i}')(x))
       x = linear.Dropout(self.dropout if i <= 3 else 0)(x, train=noise)
       x = jnp.concatenate([nn.relu(x), skips.pop()], -1)  # [batch, 2 height, 2 width, 2 width]
-    return jnp.tanh(_up(self.channels, dtype=self.dtype, name='out')(x).astype(jnp.float32))
+    return jnp.tanh(_up(self.channels, dtype=self.dtype, kernel_init=last_init, name='out')(x).astype(jnp.float32))
 
 
 class Discriminator(nn.Module):
@@ -118,7 +118,7 @@ class Patches(Discriminator):
   def __call__(self, x):
     """Pairs [batch, height, width, in + out] -> scores [batch, height', width', 1] float32."""
     x = self.blocks(x, [*[2] * self.layers, 1], 3)  # the layers of stride 1 take a place each
-    return _conv(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
+    return _conv(1, dtype=self.dtype, kernel_init=last_init, name='score')(x).astype(jnp.float32)
 
 
 class Scalar(Discriminator):
@@ -132,7 +132,7 @@ class Scalar(Discriminator):
     """Pairs [batch, height, width, in + out] -> scores [batch, 1] float32."""
     x = self.blocks(x, [2] * self.layers, 1).reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.hidden, dtype=self.dtype, name='hidden')(x))
-    return linear.Dense(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
+    return linear.Head(1, dtype=self.dtype, name='score')(x).astype(jnp.float32)
 
 
 GENERATORS = {'unet': UNet}

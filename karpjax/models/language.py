@@ -62,8 +62,8 @@ class GPT(Decoder):
       linear.Dropout(self.dropout),
     )
     if not self.tied:
-      init = nn.with_partitioning(normal(0.02), ('embed', 'vocabulary'))
-      self.head = linear.Dense(self.vocabulary, use_bias=False, dtype=self.dtype, kernel_init=init)
+      named = {'kernel_init': normal(0.02), 'names': ('embed', 'vocabulary')}
+      self.head = linear.Head(self.vocabulary, use_bias=False, dtype=self.dtype, **named)
 
   def __call__(self, tokens, *, train: bool = False):
     """tokens: [batch, time] int32 -> logits [batch, time, vocabulary] float32."""
@@ -166,7 +166,7 @@ class Windowed(nn.Module):
         x = BatchNorm(dtype=self.dtype)(x, train=train, weights=weights[levels - 1 - level])
       x = jnp.tanh(x)
     init = nn.initializers.lecun_normal() if self.pairs else normal(0.01)
-    return linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)(x).astype(jnp.float32)
+    return linear.Head(self.vocabulary, dtype=self.dtype, kernel_init=init)(x).astype(jnp.float32)
 
   def initial(self, batch: int):
     """The last tokens: zeros."""
@@ -198,7 +198,7 @@ class Recurrent(nn.Module):
     self.embed = nn.Embed(self.vocabulary, width, dtype=self.dtype, embedding_init=normal(1.0))
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
     self.drop = linear.Dropout(self.dropout)
-    self.head = linear.Dense(self.vocabulary, dtype=self.dtype)
+    self.head = linear.Head(self.vocabulary, dtype=self.dtype)
 
   def read(self, tokens, state=None, *, train: bool = False):
     """tokens [batch, time] after those of a state (None: none) -> logits [batch, time, vocabulary], and the next state."""

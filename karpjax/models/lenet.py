@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from karpjax import axes
 from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
 from karpjax.models.mlp import Classifier, dimensions
@@ -24,10 +25,12 @@ class Weights(nn.Module):
   bias_shape: tuple[int, ...]
   fan_in: int
   bias: float = 0.0
+  last: bool = False
 
   @nn.compact
   def __call__(self):
-    kernel = self.param('kernel', initialisers.uniform(2.4 / self.fan_in**0.5), self.kernel_shape)
+    init = axes.declare(initialisers.uniform(2.4 / self.fan_in**0.5), '' if self.last else 'io')
+    kernel = self.param('kernel', init, self.kernel_shape)
     return kernel, self.param('bias', nn.initializers.constant(self.bias), self.bias_shape)
 
 
@@ -79,7 +82,7 @@ class LeNet1989(Classifier):
       Weights((12, 25), (64, 12), 25, name='h1')(),
       Weights((12, 200), (16, 12), 200, name='h2')(),
       Weights((192, 30), (30,), 192, name='h3')(),
-      Weights((30, self.classes), (self.classes,), 30, -1.0 if self.output == 'tanh' else 0.0, name='out')(),
+      Weights((30, self.classes), (self.classes,), 30, -1.0 if self.output == 'tanh' else 0.0, True, name='out')(),
     )
     (w1, b1), (w2, b2), (w3, b3), (w4, b4) = jax.tree.map(lambda p: p.astype(self.dtype), layers)
     x = activation(windows(x.astype(self.dtype)) @ w1.T + b1)  # [batch, 64, 12]

@@ -60,7 +60,7 @@ class LogisticRegression(Classifier):
   def __call__(self, x, *, train: bool = False):
     """x: [batch, ...] -> logits [batch, classes] float32."""
     x = x.reshape(len(x), -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
-    return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
+    return linear.Head(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
 
 
 class MLP(Classifier):
@@ -92,4 +92,4 @@ class MLP(Classifier):
         y = x + y
       x = linear.Dropout(rate)(y, train=train)
     first = {'kernel_init': nn.initializers.zeros_init()} if self.zero_head else {}
-    return linear.Dense(self.classes, name='logits', **first)(x.astype(jnp.float32))
+    return linear.Head(self.classes, name='logits', **first)(x.astype(jnp.float32))

@@ -32,7 +32,7 @@ class QNetwork(Network):
     size = max(self.atoms, 1)
 
     def head(h, name, count):  # [batch, width] -> [batch, count, size]
-      return linear.Dense(count * size, kernel_init=initialisers.lecun_normal, name=name)(h).reshape(-1, count, size)
+      return linear.Head(count * size, kernel_init=initialisers.lecun_normal, name=name)(h).reshape(-1, count, size)
 
     if self.dueling:  # Wang et al. 2016, eq. 9
       h = self.features(x, 'body', widths=self.widths[:-1])
@@ -56,7 +56,7 @@ class Actor(Network):
   @nn.compact
   def __call__(self, x):
     """x: [batch, *shape] -> [batch, outputs] float32."""
-    return linear.Dense(self.outputs, kernel_init=orthogonal(0.01), name='policy')(self.features(x, 'body'))
+    return linear.Head(self.outputs, kernel_init=orthogonal(0.01), name='policy')(self.features(x, 'body'))
 
 
 class Critic(Network):
@@ -67,7 +67,7 @@ class Critic(Network):
     """x: [batch, *shape], action: [batch, size] -> [batch] float32."""
     h = self.features(x, 'body', widths=())  # [batch, numbers]
     h = self.features(jnp.concatenate([h, action], -1), 'critic', body='mlp')
-    return linear.Dense(1, kernel_init=initialisers.lecun_normal, name='value')(h)[:, 0]
+    return linear.Head(1, kernel_init=initialisers.lecun_normal, name='value')(h)[:, 0]
 
 
 def critics(count: int, actor: Actor) -> nn.Module:

@@ -115,4 +115,4 @@ class ResNet(mlp.Classifier):
         stride, name = 2 if stage > 1 and i == 0 else 1, f'stage{stage}_block{i + 1}'
         x = block(width, stride, *kinds, name=name)(x, train)  # [batch, *ceil(spatial / stride), out]
     x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, out]
-    return linear.Dense(self.classes, kernel_init=logits_init, name='logits')(x)
+    return linear.Head(self.classes, kernel_init=logits_init, name='logits')(x)

@@ -40,7 +40,7 @@ class AttendingDecoder(nn.Module):
   def setup(self):
     self.attend = ATTENTIONS[self.attention](self.units[-1], self.dtype)
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
-    self.drop, self.head = linear.Dropout(self.dropout), linear.Dense(self.vocabulary, dtype=self.dtype)
+    self.drop, self.head = linear.Dropout(self.dropout), linear.Head(self.vocabulary, dtype=self.dtype)
 
   def __call__(self, state, embedded, memory, *, train: bool = False):
     """One step.
@@ -93,7 +93,7 @@ class RecurrentSeq2Seq(nn.Module):
       self.decoder = AttendingDecoder(self.vocabulary, units=self.units, attention=self.attention, **options)
       self.bridges = [linear.Dense(units, dtype=self.dtype) for units in self.units]
     else:
-      self.decoder, self.head = recurrence.Stack(self.units, **options), linear.Dense(self.vocabulary, dtype=self.dtype)
+      self.decoder, self.head = recurrence.Stack(self.units, **options), linear.Head(self.vocabulary, dtype=self.dtype)
 
   def encode(self, source, steps: int = 0, train: bool = False):
     """(state before the first token, memory) for `step`, every leaf [batch, …]; `steps`: room that others need."""
@@ -156,8 +156,8 @@ class Seq2SeqTransformer(Sizes, Decoder):
     self.drop = linear.Dropout(self.dropout)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype) if self.pre_norm else None
     if not self.tied:
-      init = nn.with_partitioning(initialisers.xavier_uniform, ('embed', 'vocabulary'))
-      self.head = linear.Dense(self.vocabulary, dtype=self.dtype, kernel_init=init)
+      named = {'kernel_init': initialisers.xavier_uniform, 'names': ('embed', 'vocabulary')}
+      self.head = linear.Head(self.vocabulary, dtype=self.dtype, **named)
 
   def __call__(self, source, target_in, *, train: bool = False):
     """source [batch, source], target_in [batch, time] int32 -> logits [batch, time, vocabulary] float32."""

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import errors
+from karpjax import axes, errors
 from karpjax.layers import initialisers, linear
 from karpjax.layers.convolution import Conv
 from karpjax.layers.normalisation import BatchNorm
@@ -64,7 +64,7 @@ class Net(nn.Module):
 
   def output(self, x, low, present, window: int, shuffle: int = 1):
     """The last convolution, which in a residual net gives 0 at first, and what is added to it."""
-    init = nn.initializers.zeros_init() if self.residual else initialisers.lecun_normal
+    init = axes.declare(nn.initializers.zeros_init() if self.residual else initialisers.lecun_normal, '')
     x = self.conv(x, present, shuffle**2 * self.channels, window, 'output', init)
     x = pixel_shuffle(x, shuffle).astype(jnp.float32)
     return x + bicubic(low, self.factor, present) if self.residual else x
@@ -170,7 +170,7 @@ class Discriminator(nn.Module):
       x = leaky_relu(BatchNorm(dtype=self.dtype, name=f'norm{i}')(x, train=train) if i > 1 else x)
     x = x.reshape(len(x), -1)  # [batch, height · width · channels]
     x = leaky_relu(linear.Dense(self.discriminator_hidden, dtype=self.dtype, name='hidden')(x))
-    return linear.Dense(1, name='score')(x.astype(jnp.float32))[:, 0]  # [batch]
+    return linear.Head(1, name='score')(x.astype(jnp.float32))[:, 0]  # [batch]
 
 
 MODELS = {'srcnn': SRCNN, 'espcn': ESPCN, 'srresnet': SRResNet}

@@ -78,7 +78,7 @@ class Tagger(nn.Module):
     lstm = recurrence.Stack(self.units, 'lstm', True, self.dropout, self.dtype, name='lstm')
     x, _ = lstm(x, mask=tokens > 0, train=train)  # [batch, time, 2 * units]
     x = linear.Dropout(self.dropout)(x, train=train)
-    emissions = linear.Dense(self.tags, dtype=self.dtype, name='emissions')(x).astype(jnp.float32)
+    emissions = linear.Head(self.tags, dtype=self.dtype, name='emissions')(x).astype(jnp.float32)
     return emissions, crf.ChainScores(self.tags, name='chain')() if self.chain else None
 
 

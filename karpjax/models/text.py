@@ -29,7 +29,7 @@ def embed(module: nn.Module, tokens):
 def logits(module: nn.Module, features, *, train: bool):
   """The last layer, 'logits', under dropout: [batch, n] -> [batch, classes] float32."""
   features = linear.Dropout(module.dropout)(features.astype(jnp.float32), train=train)
-  return linear.Dense(module.classes, kernel_init=initialisers.lecun_normal, name='logits')(features)
+  return linear.Head(module.classes, kernel_init=initialisers.lecun_normal, name='logits')(features)
 
 
 class MaxOverTime(nn.Module):

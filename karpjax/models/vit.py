@@ -47,4 +47,4 @@ class ViT(Classifier):
       x = Block(**kinds, name=f'block{i}')(x, train)
     x = nn.LayerNorm(epsilon=1e-6, name='norm')(x.astype(jnp.float32))
     x = x[:, 0] if self.head == 'token' else x.mean(1)  # [batch, width]
-    return linear.Dense(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
+    return linear.Head(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)

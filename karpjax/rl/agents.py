@@ -137,12 +137,12 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
   worlds = config.batch_size
 
   def init(key):
-    variables = nn.meta.unbox(policy.init(key))
+    variables = policy.init(key)
     return TrainState.create(
       key,
       variables,
       optimiser,
-      target=jax.tree.map(jnp.copy, target(variables)),
+      target=jax.tree.map(jnp.copy, target(nn.meta.unbox(variables))),
       carried={'worlds': rollout.first_episodes(policy.environment, key, worlds)},
       buffers=replay.empty(policy.environment, worlds, config.buffer // worlds, config.priority > 0),
     )

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from karpjax.layers import linear, recurrence
 
@@ -38,7 +39,7 @@ def made(cell, bidirectional=False, units=4, x=None, **options):
   """A layer, what it reads, and params drawn at random."""
   rng, module = np.random.default_rng(0), recurrence.Recurrent(units, cell, bidirectional, **options)
   x = rng.normal(size=(3, 8, 2)).astype(np.float32) if x is None else x
-  shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+  shapes = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), x))
   return module, x, jax.tree.map(lambda a: rng.uniform(-0.5, 0.5, a.shape).astype(np.float32), shapes)
 
 
@@ -136,7 +137,7 @@ def test_bfloat16_keeps_params_and_state_float32():
 def test_a_stack_is_its_layers_one_after_the_other():
   x = np.random.default_rng(5).normal(size=(2, 5, 3)).astype(np.float32)
   stack = recurrence.Stack((4, 6), 'rnn')
-  params = jax.jit(stack.init)(jax.random.key(0), x)['params']
+  params = nn.meta.unbox(jax.jit(stack.init)(jax.random.key(0), x)['params'])
   outputs, finals = jax.jit(stack.apply)({'params': params}, x)
   first, one = jax.jit(recurrence.Recurrent(4, 'rnn').apply)({'params': params['layer1']}, x)
   second, two = jax.jit(recurrence.Recurrent(6, 'rnn').apply)({'params': params['layer2']}, first)
@@ -157,5 +158,5 @@ def test_rows_of_a_table_are_read_as_what_they_are():
 
   got, expected = gradients(linear.Rows), gradients(lambda t, index: t[index])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
-  again = jax.eval_shape(module.init, jax.random.key(0), linear.Rows(table, index))
+  again = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), linear.Rows(table, index)))
   assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, params)

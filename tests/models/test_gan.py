@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from experiments.gan import Config, players
 from karpjax import errors
@@ -143,7 +144,7 @@ def test_spectral_norm_divides_by_the_largest_singular_value():
   shape = (8, 8, 1)
   _, discriminator = build('mlp', shape, widths=(12, 6), spectral_norm=True)
   x, label = jax.random.normal(jax.random.key(1), (3, *shape)), jnp.zeros(3, jnp.int32)
-  variables = jax.jit(lambda x: discriminator.init(jax.random.key(0), x, label, train=True))(x)
+  variables = nn.meta.unbox(jax.jit(lambda x: discriminator.init(jax.random.key(0), x, label, train=True))(x))
   variables['params'] = jax.tree.map(lambda w: 7 * w, variables['params'])
   step = jax.jit(lambda v: discriminator.apply(v, x, label, train=True, mutable=['batch_stats']))
   for _ in range(200):

@@ -39,7 +39,7 @@ def test_the_generator_is_the_appendix_s():
   shapes = jax.eval_shape(
     lambda: models.UNet(width=64, norm='batch').init(jax.random.key(0), jnp.zeros((1, 256, 256, 3)), **GENERATING)
   )
-  params = shapes['params']
+  params = nn.meta.unbox(shapes['params'])
   kernels = {name: p['kernel'].shape for name, p in params.items() if 'kernel' in p}
   encoder = [64, 128, 256, 512, 512, 512, 512, 512]
   decoder = [512, 512, 512, 512, 256, 128, 64]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from karpjax import errors, options
 from karpjax.models.lenet import LeNet1989
@@ -15,7 +16,7 @@ SEEN = [[*range(8)]] * 4 + [[*range(4, 12)]] * 4 + [[*range(4), *range(8, 12)]] 
 
 @functools.cache
 def initial(output='tanh'):
-  return jax.jit(LeNet1989(output=output).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  return nn.meta.unbox(jax.jit(LeNet1989(output=output).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params'])
 
 
 def random_variables(batch=2):
@@ -57,7 +58,7 @@ def plain(params, x):
 
 
 def test_parameter_and_connection_counts_are_the_papers():
-  params = jax.eval_shape(LeNet1989().init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params']
+  params = nn.meta.unbox(jax.eval_shape(LeNet1989().init, jax.random.key(0), jnp.zeros((1, 16, 16, 1)))['params'])
   sizes = {name: (layer['kernel'].size, layer['bias'].size) for name, layer in params.items()}
   assert sizes == {
     'h1': (12 * 25, 768),  # 1,068

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+from flax import linen as nn
 
 from karpjax.models import recurrent
 from tests.models.drawing import drawn
@@ -19,7 +20,8 @@ def test_a_reversed_sequence_with_the_directions_exchanged_reverses_the_features
 
 def test_layers_stack():
   module = recurrent.GRUClassifier(3, widths=(4, 2), bidirectional=False)
-  params = jax.eval_shape(module.init, jax.random.key(0), np.ones((1, 6, 5), np.float32))['params']
+  shapes = jax.eval_shape(module.init, jax.random.key(0), np.ones((1, 6, 5), np.float32))
+  params = nn.meta.unbox(shapes['params'])
   assert params['gru1']['input_kernel'].shape == (1, 5, 12)
   assert params['gru2']['input_kernel'].shape == (1, 4, 6)
   assert params['head']['logits']['kernel'].shape == (6 * 2, 3)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from karpjax import errors, options
 from karpjax.layers import crf
@@ -102,7 +103,7 @@ def test_tags_on_their_own_are_a_chain_of_zeros():
 
 def test_without_filters_there_is_no_spelling():
   model = tagging.Tagger(**SIZES | dict(filters=0))
-  params = jax.eval_shape(model.init, jax.random.key(0), *sentences())['params']
+  params = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *sentences()))['params']
   assert 'spelling' not in params and params['lstm']['layer1']['input_kernel'].shape == (2, 7, 32)
 
 
