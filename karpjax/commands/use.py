@@ -40,11 +40,8 @@ def describe(folder: Path) -> int:
   lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {run.stored["experiment"]}, {state}']
   lines += ['  ' + run.stored['command'], '']
   metrics = [name for name in numbers if name.startswith(('test/', 'validation/'))]
-  heads, rows = ('', f'step {numbers.get("steps")}, the last'), [(n, page.figure(n, numbers[n])) for n in metrics]
-  if numbers.get('best/step') not in (None, numbers.get('steps')):
-    heads += (f'step {numbers["best/step"]}, the best',)
-    rows = [(*row, page.figure(row[0], numbers.get(f'best/{row[0]}'))) for row in rows]
-  lines += [f'  {line}' for line in tables.table(rows, heads)] if rows else []
+  table = tables.last_and_best(numbers, metrics, page.figure)
+  lines += [f'  {line}' for line in tables.table(*table)] if metrics else []
   lines += ['', 'It can:'] if run.verbs else ['', 'It has no verbs.']
   for name, verb in run.verbs.items():
     lines += [f'  python launch.py {name} {folder} {verb.inputs}'.rstrip(), f'      {verb.help}']

@@ -10,7 +10,7 @@ from typing import Any
 
 from karpjax.report import writers
 from karpjax.report.plots import title
-from karpjax.report.tables import is_number
+from karpjax.report.tables import is_number, last_and_best
 
 PICTURES = ('.png', '.gif', '.svg')
 # Shown large are the first two that there are; their curves come first, that of the loss before them.
@@ -83,14 +83,10 @@ def render(name: str, about: str, sections: Mapping[str, str], headlines: str = 
 
 def final_numbers(summary: Mapping[str, Any]) -> str:
   """A table of summary.json: the numbers of the last weights, and beside them of the best."""
-  names = [name for name in summary if not name.startswith('best/')]
-  rows = [(title(name), figure(name, summary[name])) for name in names]
-  if summary.get('best/step') in (None, summary.get('steps')):
-    return table(rows)
-  best = [figure(name, summary[f'best/{name}']) if f'best/{name}' in summary else '' for name in names]
-  heads = '', f'step {summary.get("steps", 0):,}, the last', f'step {summary["best/step"]:,}, the best'
-  note = '<p class="quiet">predict and the other verbs use the best weights; --checkpoint=last uses the last</p>'
-  return table([(*row, x) for row, x in zip(rows, best)], heads) + note
+  rows, heads = last_and_best(summary, [name for name in summary if not name.startswith('best/')], figure)
+  rows = [(title(name), *cells) for name, *cells in rows]
+  note = '<p class="quiet">verbs use the best weights; with checkpoint=last the last</p>'
+  return table(rows, heads) + note * (len(heads) > 2)
 
 
 # ---- parts: {heading: HTML} ----

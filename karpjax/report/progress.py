@@ -12,7 +12,7 @@ import tqdm
 from karpjax import options
 from karpjax.data.dataset import rare_classes
 from karpjax.report import writers
-from karpjax.report.tables import table
+from karpjax.report.tables import last_and_best, table
 
 TRAINED = ('train/loss', 'train/error', 'train/episode_return')  # metrics in a line of progress
 EVALUATED = ('loss', 'accuracy', 'error', 'bleu', 'episode_return')  # of each split
@@ -111,17 +111,14 @@ def over_seeds(mean, std, interval, **_) -> str:
 
 def final(numbers: dict, folder, config) -> list[str]:
   """The lines after the last step: the metrics of the last weights, and beside them of the best, where these are kept."""
-  shown = lambda x: '' if x is None else over_seeds(**x) if isinstance(x, dict) else f'{x:.4f}'
+  shown = lambda _, x: '' if x is None else over_seeds(**x) if isinstance(x, dict) else f'{x:.4f}'
   metrics = [n for n in numbers if '/' in n and not n.startswith('best/')]
-  heads, rows = ('metric', f'step {config.steps}, the last'), [(n, shown(numbers[n])) for n in metrics]
   by, best = config.select.removeprefix('-'), numbers.get('best/step')
+  rows, heads = last_and_best(numbers, metrics, shown, by)
   weights = f'no best weights were kept, as {by} was not measured, or never finite; verbs use the last'
-  if best == config.steps:
-    heads, weights = ('metric', f'step {best}, the last and the best by {by}'), 'verbs use these weights'
-  elif best:
-    heads += (f'step {best}, the best by {by}',)
-    rows = [(*row, shown(numbers.get(f'best/{row[0]}'))) for row in rows]
-    weights = f'verbs use the best weights, of step {best}; --checkpoint=last the last'
+  if best:
+    others = f'verbs use the best weights, of step {best:,}; with checkpoint=last the last'
+    weights = 'verbs use these weights' if best == config.steps else others
   if any(isinstance(numbers[n], dict) for n in metrics):
     about = f'[95 % interval of the mean, {writers.interval_by(config.seeds)}]'
     weights += f'. Over seeds: mean ± standard deviation {about}'

@@ -1,6 +1,7 @@
 """Aligned tables of plain text, and what stands behind their headings."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 LONGEST = 24  # characters of a cell in a table of many settings
 
@@ -47,6 +48,24 @@ def narrowed(
     else:
       columns[head] = short if head not in keep and len(set(short)) == len(set(cells)) else cells
   return [*zip(*columns.values())], tuple(columns), f'alike in all: {", ".join(alike)}' if alike else ''
+
+
+def last_and_best(
+  numbers: Mapping[str, Any], metrics: Sequence[str], shown: Callable[[str, Any], str], by: str = ''
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+  """(rows, heads) of final numbers: of the last weights, and beside them of the best, where these are others.
+
+  Args:
+    numbers: of summary.json.
+    metrics: a row each.
+    shown: (metric, its value) -> text.
+    by: the metric that selects, where the heading is to say it.
+  """
+  steps, best, by = numbers.get('steps', 0), numbers.get('best/step'), by and f' by {by}'
+  weights = {'': f'step {steps:,}, the last' + (f' and the best{by}' if best == steps else '')}
+  weights |= {} if best in (None, steps) else {'best/': f'step {best:,}, the best{by}'}
+  cell = lambda of, name: shown(name, numbers[of + name]) if of + name in numbers else ''
+  return [(name, *(cell(of, name) for of in weights)) for name in metrics], ('metric', *weights.values())
 
 
 def first_of(seeds: int) -> str:

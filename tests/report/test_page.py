@@ -5,7 +5,7 @@ import urllib.parse
 
 import pytest
 
-from karpjax.report import page, writers
+from karpjax.report import page, tables, writers
 
 
 class Reader(html.parser.HTMLParser):
@@ -120,3 +120,18 @@ def test_many_classes_and_many_arrays_are_folded_up(tmp_path):
   reader = read(tmp_path)
   assert [tag for tag, _ in reader.tags].count('details') == 2
   assert '100 classes' in reader.words and '100 arrays, 100 parameters' in reader.words and 'c99' in reader.words
+
+
+def test_the_last_weights_numbers_stand_beside_the_bests_where_these_are_others():
+  numbers = {'steps': 2000, 'test/loss': 0.5, 'test/error': 0.25, 'best/step': 1500, 'best/test/loss': 0.375}
+  shown = lambda name, value: f'{value:g}'
+  rows, heads = tables.last_and_best(numbers, ['test/loss', 'test/error'], shown, 'validation/loss')
+  assert rows == [('test/loss', '0.5', '0.375'), ('test/error', '0.25', '')]
+  assert heads == ('metric', 'step 2,000, the last', 'step 1,500, the best by validation/loss')
+  rows, heads = tables.last_and_best({**numbers, 'best/step': 2000}, ['test/loss'], shown)
+  assert rows == [('test/loss', '0.5')] and heads == ('metric', 'step 2,000, the last and the best')
+  numbers.pop('best/step')
+  assert tables.last_and_best(numbers, ['test/loss'], shown) == (
+    [('test/loss', '0.5')],
+    ('metric', 'step 2,000, the last'),
+  )
