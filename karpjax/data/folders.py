@@ -14,6 +14,11 @@ def visible(folder: Path) -> list[Path]:
   return sorted(entry for entry in folder.iterdir() if not entry.name.startswith('.'))
 
 
+def plain_or_gz(path: Path) -> Path | None:
+  """The file, or the same with .gz, whichever is there."""
+  return next((p for p in (path, path.with_name(f'{path.name}.gz')) if p.is_file()), None)
+
+
 def is_file(path: Path, suffixes: Collection[str]) -> bool:
   """Whether it is a file with one of these suffixes, which are in lower case."""
   return path.suffix.lower() in suffixes and path.is_file()

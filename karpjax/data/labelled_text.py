@@ -50,11 +50,7 @@ def read(config) -> Dataset:
     splits[split] = Split.of(text=np.array(texts, object), label=labels)
   if 'test' not in splits and config.test:
     whole = splits['train']
-    count = max(round(whole.size * config.test), 1) if config.test < 1 else int(config.test)
-    if count != config.test and config.test > 1:
-      raise UsageError(f'test={config.test:g}: give a fraction below 1, or a whole number')
-    if count >= whole.size:
-      raise UsageError(f'test={config.test:g} is {count:,} of {whole.size:,} texts: leave at least one on each side')
+    [count] = splitting.counts({'test': config.test}, whole.size, 'texts', least=1)
     numbers = splitting.stratified(whole.arrays['label'], count, seed)
     splits |= {split: whole.select(np.sort(each)) for split, each in zip(('train', 'test'), numbers)}
     notes.append(f'{name}: has no test split; {count:,} texts, of each class alike, are drawn with seed {seed}')

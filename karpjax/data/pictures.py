@@ -68,8 +68,7 @@ def divided(
   splits = {split: Split.of(files=np.array(find(folder))) for split, folder in folders.items()}
   for split, amount in (('test', 0.2), ('validation', validation)):
     if split not in splits:
-      least = amount and max(amount, 1 / splits['train'].size)
-      splits, note = splitting.hold_out(splits, least, seed, split=split, purpose=purposes[split])
+      splits, note = splitting.hold_out(splits, amount, seed, split=split, purpose=purposes[split], least=1)
       notes += note
   return {split: s.column('files') for split, s in splits.items()}, notes
 

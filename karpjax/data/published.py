@@ -10,6 +10,7 @@ import numpy as np
 
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.data.folders import plain_or_gz
 from karpjax.errors import UsageError
 
 DIGITS = tuple('0123456789')
@@ -60,7 +61,8 @@ def read(name: str, data_dir: Path) -> Dataset | None:
 
 def _read_idx(name: str, data_dir: Path) -> Dataset | None:
   places, classes = IDX[name]
-  folder = next((data_dir / place for place in places if _either(data_dir / place / 'train-images-idx3-ubyte')), None)
+  find = lambda place: plain_or_gz(data_dir / place / 'train-images-idx3-ubyte')
+  folder = next((data_dir / place for place in places if find(place)), None)
   if folder is None:
     return None
   splits = {}
@@ -73,14 +75,9 @@ def _read_idx(name: str, data_dir: Path) -> Dataset | None:
   return Dataset(Spec(name, (*images.shape[1:], 1), classes, 255.0), splits, (f'{name}: idx files in {folder}',))
 
 
-def _either(path: Path) -> Path | None:
-  """The file, or the same with .gz, whichever is there."""
-  return next((p for p in (path, path.with_name(path.name + '.gz')) if p.is_file()), None)
-
-
 def _idx(path: Path, magic: int) -> np.ndarray:
   """The array of an idx file of bytes (LeCun, "The MNIST database"): a big-endian head of int32, then the values."""
-  file = _either(path)
+  file = plain_or_gz(path)
   if file is None:
     raise UsageError(f'{path} is missing, plain or as .gz')
   fingerprint.note([file])

@@ -1,7 +1,8 @@
 """Which examples belong to which split, and whether a split is held whole or decoded as it is fetched."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tqdm
@@ -62,13 +63,43 @@ def subset(splits: dict[str, Split], text: str) -> tuple[dict[str, Split], tuple
   return splits, (f'subset: {train:,} train and {test:,} test examples, drawn with seed {seed}',)
 
 
+def counts(
+  asked: Mapping[str, float], size: int, unit: str = 'examples', *, least: int = 0, rounding: Callable = round
+) -> list[int]:
+  """How many of train's `size` each split is to take.
+
+  Args:
+    asked: {split: a fraction of `size` below 1, or a whole number}; 0 is nothing.
+    unit: what they are, in a message.
+    least: of what a fraction may come to, by `rounding`.
+
+  Raises:
+    UsageError: for what is neither, or where a split, or train, would be left without any.
+  """
+  for split, amount in asked.items():
+    if not 0 <= amount < math.inf or (amount > 1 and amount != int(amount)):
+      raise UsageError(f'{split}={amount:g}: give a fraction below 1, or a whole number')
+  numbers = [max(least, rounding(x * size)) if 0 < x < 1 else int(x) for x in asked.values()]
+  if sum(numbers) >= size or any(x and not count for x, count in zip(asked.values(), numbers)):
+    given = ' and '.join(f'{split}={amount:g}' for split, amount in asked.items() if amount)
+    raise UsageError(f'{given} of {size:,} {unit}: leave at least one on each side')
+  return numbers
+
+
 def hold_out(
-  splits: dict[str, Split], amount: float, seed: int, *, split: str = 'validation', purpose: int = 2, labels=None
+  splits: dict[str, Split],
+  amount: float,
+  seed: int,
+  *,
+  split: str = 'validation',
+  purpose: int = 2,
+  labels=None,
+  least: int = 0,
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
   """The splits with one that is taken from train, where the set has none such; and a note.
 
   Args:
-    amount: a fraction of train below 1, or a count; 0 takes nothing.
+    amount, least: as for `counts`; 0 takes nothing.
     seed, purpose: of the draw.
     labels: of train, [n] int, where every class is to give the same share.
   """
@@ -77,10 +108,7 @@ def hold_out(
     return splits, ()
   if split in splits:
     return splits, (f"{split}: the set's own split, {splits[split].size:,} examples; none is taken from train",)
-  count = round(amount * size) if amount < 1 else int(amount)
-  if not 1 <= count < size or (amount > 1 and amount != count):
-    text = f'{split}={amount:g} of {size:,} train examples: give a fraction below 1 or a count'
-    raise UsageError(f'{text}, and leave at least one on each side')
+  [count] = counts({split: amount}, size, least=least)
   order = permutation(seed, purpose, size)
   parts = stratified(labels, count, seed) if labels is not None else (np.sort(order[count:]), np.sort(order[:count]))
   rest, held_out = map(splits['train'].select, parts)

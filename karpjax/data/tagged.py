@@ -67,10 +67,9 @@ def read(config) -> tuple[dict[str, list[Sentence]], list[str]]:
   else:
     expected = 'tokens, and tags called ner or tags'
     rows = text_files.read_tfds(config, _tfds_reader, sources=SOURCES, expected=expected, such='conll2003')
-  test = max(1, round(config.test * len(rows['train']))) if 0 < config.test < 1 else config.test
-  for share in ({'test': test}, {'validation': config.validation}):
-    rows, drawn = text.hold_out(rows, share, config.split_seed)
-    notes += drawn
+  rows, drawn = text.hold_out(rows, {'test': config.test}, config.split_seed, least=1, rounding=round)
+  rows, more = text.hold_out(rows, {'validation': config.validation}, config.split_seed)
+  notes += drawn + more
   return {split: rows[split] for split in folders.SPLITS if split in rows}, notes
 
 

@@ -80,19 +80,22 @@ class TextSpec:
 # ---- splits and tokens ----
 
 
-def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int) -> tuple[dict[str, list], list[str]]:
+def hold_out(
+  rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int, **how
+) -> tuple[dict[str, list], list[str]]:
   """Rows of train drawn for other splits, all in their stored order; and notes.
 
   Args:
     rows: {split: rows of any kind}.
     shares: {split: fraction below 1, or number}; those of splits that the rows have already take nothing.
     seed: of the draw.
+    how: as for `splitting.counts`; by default fractions are rounded up.
 
   Raises:
-    UsageError: where a share makes no sense, or nothing is left to train on.
+    UsageError: as `splitting.counts`.
   """
   shares, train = {split: x for split, x in shares.items() if x and split not in rows}, rows['train']
-  counts = _counts(shares, len(train), 'examples')
+  counts = splitting.counts(shares, len(train), **({'rounding': _rounded_up} | how))
   *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
   drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
   about = f'of the {len(train):,} train examples, drawn with seed {seed}'
@@ -100,16 +103,8 @@ def hold_out(rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: in
   return {**rows, **drawn}, notes
 
 
-def _counts(shares: Mapping[str, float], size: int, unit: str) -> list[int]:
-  """How many of `size` each share stands for: a fraction below 1, or a number."""
-  for split, share in shares.items():
-    if not 0 <= share < math.inf or (share > 1 and share != int(share)):
-      raise UsageError(f'{split}={share}: give a fraction below 1, or a number')
-  counts = [math.ceil(round(share * size, 6)) if share < 1 else int(share) for share in shares.values()]
-  if sum(counts) >= size:
-    asked = ' and '.join(f'{split}={share}' for split, share in shares.items())
-    raise UsageError(f'{asked} leave none of {size:,} {unit} to train on')
-  return counts
+def _rounded_up(number: float) -> int:
+  return math.ceil(round(number, 6))
 
 
 def make_tokeniser(config, texts: Sequence[str], *, kind: str = '', kinds: Sequence[str] = (), **options):
@@ -137,7 +132,7 @@ def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
 
 def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
   """A running text's parts: train, and at its end one for each of the shares."""
-  sizes = _counts(shares, len(text), 'characters')
+  sizes = splitting.counts(shares, len(text), 'characters', rounding=_rounded_up)
   ends = np.cumsum([len(text) - sum(sizes), *sizes])
   parts = zip(('train', *shares), [0, *ends], ends)
   return {split: text[start:end] for split, start, end in parts if start < end}

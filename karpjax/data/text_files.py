@@ -65,8 +65,8 @@ def find(name: str, data_dir: str, folder: str = '', *, needed: bool = True) -> 
     raise UsageError(f'{name} is needed: name the folder that holds it, as data_dir=DIR')
   root = Path(data_dir)
   places = dict.fromkeys((root, root / 'files', root / folder, root / 'files' / folder)) if data_dir else ()
-  found = (path for place in places for path in (place / name, place / f'{name}.gz') if path.exists())
-  if not (path := next(found, None)) and needed:
+  path = next(filter(None, (folders.plain_or_gz(place / name) for place in places)), None)
+  if not path and needed:
     raise UsageError(f'{name} (or .gz) is in none of {", ".join(map(str, places))}')
   return path
 

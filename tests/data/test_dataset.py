@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 
 import cloudpickle
@@ -262,3 +263,16 @@ def test_classes_that_are_rare_or_missing_are_said_with_their_names():
   )
   assert dataset.listed(list('abcde'), 3) == 'a, b, c and 2 more'
   assert dataset.rare_classes(images.load(Config())) == ()
+
+
+def test_fractions_and_numbers_are_counted_by_one_rule():
+  assert splitting.counts({'a': 0.25, 'b': 3, 'c': 0}, 10) == [2, 3, 0]  # 2.5 to the even number
+  assert splitting.counts({'a': 0.25}, 10, rounding=math.ceil) == [3] and splitting.counts(
+    {'a': 0.01}, 10, least=1
+  ) == [1]
+  for asked in ({'a': 0.01}, {'a': 10}, {'a': 0.5, 'b': 0.5}):
+    with pytest.raises(errors.UsageError, match='of 10 pairs: leave at least one on each side'):
+      splitting.counts(asked, 10, 'pairs')
+  for amount in (1.5, -0.1, math.inf, math.nan):
+    with pytest.raises(errors.UsageError, match=f'a={amount:g}: give a fraction below 1, or a whole number'):
+      splitting.counts({'a': amount}, 10)

@@ -133,7 +133,7 @@ def test_a_folder_of_tables_keeps_its_splits_and_draws_those_that_lack(tmp_path)
 
 
 def test_a_test_split_leaves_something_to_train_on(tmp_path):
-  with pytest.raises(errors.UsageError, match='test=2 is 2 of 2 texts: leave at least one'):
+  with pytest.raises(errors.UsageError, match='test=2 of 2 texts: leave at least one'):
     read(table(tmp_path, train=[('one', 'a'), ('two', 'b')]), test=2)
   with pytest.raises(errors.UsageError, match=r'test=1\.5: give a fraction below 1, or a whole number'):
     read(table(tmp_path, train=[('one', 'a'), ('two', 'b'), ('three', 'b')]), test=1.5)

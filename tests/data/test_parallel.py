@@ -222,7 +222,7 @@ def test_bad_input_is_said_in_one_line(tmp_path, files):
   refused('torn.gz cannot be read', both('torn.gz', 'short'))
   refused('nowhere cannot be read', both('nowhere', 'short'))
   refused('1 pair to train on', both('one', 'one'), validation=0, test=0)
-  refused('leave none of 5 examples', files, validation=3, test=2)
+  refused('validation=3 and test=2 of 5 examples: leave at least one', files, validation=3, test=2)
   refused('max_length=2 leaves no pair', files, max_length=2)
   refused('at least 2 tokens', files, max_length=1)
   refused('tokeniser=bytes', files, tokeniser='bytes')

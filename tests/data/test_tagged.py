@@ -159,7 +159,7 @@ def test_rare_words_are_unknown(tmp_path):
     (dict(train='a O\n', test='\n -DOCSTART- O\n'), 'test.txt holds no sentence'),
     (dict(test='a O\n'), 'has neither train.txt nor train.conll'),
     (dict(train='a O\n', dev='a O\n', valid='a O\n'), 'two of the validation split, dev.txt and valid.txt'),
-    (dict(train='a O\n'), 'leave none of 1 examples'),
+    (dict(train='a O\n'), 'of 1 examples: leave at least one'),
   ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, files, said):

@@ -177,7 +177,11 @@ def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
     (b'short text', {'context': 64}, 'context=64 is longer than the text'),
     (b'a text', {'encoding': 'utf-9'}, 'no such encoding'),
     (b'some text of a few words', {'context': 4, 'overlap': 4}, 'overlap=4'),
-    (b'some text of a few words', {'context': 4, 'validation': 0.7, 'test': 0.5}, 'leave none of'),
+    (
+      b'some text of a few words',
+      {'context': 4, 'validation': 0.7, 'test': 0.5},
+      'validation=0.7 and test=0.5 of 24 characters: leave at least one',
+    ),
     (b'some text of a few words', {'context': 4, 'tokeniser': 'bpe', 'vocabulary': 100}, 'at least 260'),
     (b'some text of a few words', {'context': 4, 'tokeniser': 'wrods'}, 'Did you mean words'),
     (b'some text of a few words', {'context': 0}, 'needs a number of tokens'),
