@@ -10,14 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from karpjax import command_line, config, errors, optim, options
 from karpjax.data import fingerprint
-from karpjax.program import evaluated_names
 from karpjax.report import writers
-from karpjax.train import loop
+from karpjax.train import loop, prepare
+from karpjax.train.runner import Runner
 
 Setting = dict[str, str]  # {flag: value as typed}
 
@@ -195,7 +192,7 @@ def check(sweep: Sweep) -> dict[str, Any]:
     with _named(first | look):
       program, data, resolved = loop.prepare(module, sweep.config(first | look))
     if number == 0:
-      _check_metric(sweep, program, data)
+      _check_metric(sweep, program, data, resolved)
       read = fingerprint.of(data)
     for one in ({name: text} for name in sweep.traced for text in sweep.axes[name].values[1:]):
       with _named(look | one):
@@ -215,16 +212,13 @@ def _named(setting: Setting):
     raise errors.UsageError(f'{flags}: {error}') from None
 
 
-def _check_metric(sweep: Sweep, program, data) -> None:
+def _check_metric(sweep: Sweep, program, data, resolved) -> None:
   """Raises UsageError where the evaluation gives no such metric as --select names."""
   if 'validation' not in data.splits:
     raise errors.UsageError(f'select={sweep.base.select}: there is no validation split; give --validation=0.1')
-  state, index = jax.eval_shape(program.init, jax.random.key(0)), np.zeros(1, np.int32)
-  batch = {**data.splits['train'].fetch(index), 'index': index, 'mask': np.ones(1, bool)}
-  sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
-  names = evaluated_names(program, sums)  # None is for the first program to find out
-  if names is not None:
-    loop.refuse_select(sweep.base, [f'validation/{name}' for name in names])
+  here = dataclasses.replace(resolved, seeds=1, parallel='none', mesh='', topology='')
+  names = prepare.measured(Runner(program, data, here), [sweep.metric])
+  prepare.refuse_select(sweep.base, [name for name in names if name.startswith('validation/')])
 
 
 # ---- its programs ----
