@@ -110,18 +110,18 @@ def policy(config: Config) -> Policy:
   first, action = jnp.zeros((1, *environment.observation.shape)), jnp.zeros((1, size))
   dtype = jnp.dtype(config.dtype)
   actor = options.build(MODELS, 'actor', config, first, outputs=(1 + stochastic) * size, dtype=dtype)
-  judges = critics(resolved(config, size).critics, actor)
+  networks = critics(resolved(config, size).critics, actor)
 
   def init(key):
     for_policy, for_critics = jax.random.split(key)
     params = {'actor': actor.init(for_policy, first)['params']}
     if stochastic:
       params['temperature'] = jnp.log(jnp.asarray(config.temperature, jnp.float32))
-    return {'critics': judges.init(for_critics, first, action), 'policy': {'params': params}}
+    return {'critics': networks.init(for_critics, first, action), 'policy': {'params': params}}
 
   act = lambda params, observation: actor.apply({'params': params}, observation)
-  judge = lambda params, *inputs: judges.apply({'params': params}, *inputs)
-  return squashed(environment, init, act, judge, config)
+  values = lambda params, *inputs: networks.apply({'params': params}, *inputs)
+  return squashed(environment, init, act, values, config)
 
 
 # ---- the step ----
@@ -185,28 +185,28 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
     loss, size = 0.5 * jnp.square(errors).sum(0), jnp.abs(errors).mean(0)
     return {'loss': pair(loss), 'td_error': pair(size), 'value': pair(values.mean(0))}, collections
 
-  def policy_loss(params, judges, batch, key):
-    """By the critics' params `judges`, which stay."""
+  def policy_loss(params, critic_params, batch, key):
+    """By the critics' params, which stay."""
     observation, outputs = batch['observation'], actor(params['actor'], batch['observation'])
     if not stochastic:  # -Q_1(s, μ(s)) (Lillicrap et al. 2016, eq. 6; of the first critic alone: Fujimoto et al. 2018)
-      loss = -critics(judges, observation, jnp.tanh(outputs))[0]
-      return {'loss': pair(loss), 'policy_loss': pair(loss)}, judges
+      loss = -critics(critic_params, observation, jnp.tanh(outputs))[0]
+      return {'loss': pair(loss), 'policy_loss': pair(loss)}, critic_params
     action, log_prob = squashed_sample(outputs, batch['noise'])
     temperature, constant = jnp.exp(params['temperature']), jax.lax.stop_gradient
     # α log π(a|s) - min_i Q_i(s, a) (Haarnoja et al. 2018b, eq. 9)
-    loss = constant(temperature) * log_prob - critics(judges, observation, action).min(0)
+    loss = constant(temperature) * log_prob - critics(critic_params, observation, action).min(0)
     # -α (log π(a|s) + H̄) (eq. 18): α grows where the policy's entropy is under H̄
-    warmth = -temperature * (constant(log_prob) + config.entropy)
-    metrics = {'loss': pair(loss + warmth), 'policy_loss': pair(loss), 'entropy': pair(-log_prob)}
-    return {**metrics, 'temperature': pair(jnp.broadcast_to(temperature, loss.shape))}, judges
+    temperature_loss = -temperature * (constant(log_prob) + config.entropy)
+    metrics = {'loss': pair(loss + temperature_loss), 'policy_loss': pair(loss), 'entropy': pair(-log_prob)}
+    return {**metrics, 'temperature': pair(jnp.broadcast_to(temperature, loss.shape))}, critic_params
 
   losses = {'critics': critic_loss, 'policy': policy_loss}
   descents = {name: make_update(loss, optimisers[name], config.microbatches) for name, loss in losses.items()}
 
-  def descend(player, state, batch, judges=()):
+  def descend(player, state, batch, others=()):
     """The state after an update of one player, and its metrics."""
     params, opt_state = state.params, state.opt_state
-    own, _, own_opt_state, metrics, _ = descents[player](params[player], judges, opt_state[player], batch, None)
+    own, _, own_opt_state, metrics, _ = descents[player](params[player], others, opt_state[player], batch, None)
     return state.replace(params={**params, player: own}, opt_state={**opt_state, player: own_opt_state}), metrics
 
   def update(state: TrainState, replay, written, keys, i):
@@ -216,7 +216,7 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
     metrics['critic_loss'] = metrics.pop('loss')
 
     def follow():
-      after, metrics = descend('policy', state, examples, judges=state.params['critics'])
+      after, metrics = descend('policy', state, examples, others=state.params['critics'])
       params = {name: after.params[name] for name in state.target}
       metrics['policy_gradient_norm'] = metrics.pop('gradient_norm')
       del metrics['loss']

@@ -34,6 +34,8 @@ POINTS = 2000  # of a scatter plot
 SEARCHED = 10_000  # training examples among which the nearest are sought
 SORTED = 400  # samples of which each class shows its first
 
+OBJECTIVES = {**adversarial.OBJECTIVES, 'wasserstein_gp': adversarial.WASSERSTEIN}
+
 
 @config.defaults(
   steps='60epochs', eval_every='25epochs', checkpoint_every='25epochs', report_every='10epochs',
@@ -45,7 +47,7 @@ class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS),
   conditional: str = config.flag('none', 'How the players see classes.', choices=gan.CONDITIONALS)
   objective: str = config.flag(
     'non_saturating', 'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between '
-    'real and fake.', choices=(*adversarial.OBJECTIVES, 'wasserstein_gp'),
+    'real and fake.', choices=OBJECTIVES,
   )  # fmt: skip
   discriminator_steps: int = config.flag(1, 'Discriminator steps to one of the generator, on parts of a batch.', low=1)
   discriminator_learning_rate: float = config.flag(0.0, "The discriminator's; 0: the generator's.", low=0)
@@ -105,7 +107,7 @@ def latents(config: Config, key, batch):
 
 def game(config: Config, spec: Spec, generator, discriminator):
   """{player: loss} of both; images lie in [-1, 1], as tanh does."""
-  discriminators, generators = adversarial.OBJECTIVES[config.objective.removesuffix('_gp')]
+  objective = OBJECTIVES[config.objective]
   scale = functools.partial(spec.scale, how='symmetric' if len(spec.shape) == 3 else 'unit')
   augment = functools.partial(augmentation.augment_symmetric, augmentation.parse(config.augment, augmentation.IMAGES))
 
@@ -124,26 +126,26 @@ def game(config: Config, spec: Spec, generator, discriminator):
 
   def discriminators_loss(params, collections, batch, key):
     labels, own = batch['label'], collections['discriminator']
-    slopes = lambda x: adversarial.input_gradients(lambda x: discriminate(params, own, x, labels)[0][0], x)
+    gradients = lambda x: adversarial.input_gradients(lambda x: discriminate(params, own, x, labels)[0][0], x)
     real, (fake, _) = augment(keys(key, batch, 0), scale(batch['image'])), generate(params, collections, batch, key)
     (on_real, real_classes), new = discriminate(params, own, real, labels)
     (on_fake, fake_classes), new = discriminate(params, new, fake, labels)
-    losses = discriminators(on_real, on_fake)
+    losses = objective.discriminator(on_real, on_fake)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(real_classes, labels) + cross_entropy(fake_classes, labels)
     if config.objective == 'wasserstein_gp':
       between = adversarial.between(keys(key, batch, 2), real, fake)
-      losses += config.gradient_penalty * adversarial.gradient_penalty(slopes(between))
+      losses += config.gradient_penalty * adversarial.gradient_penalty(gradients(between))
     if config.r1 > 0:
-      losses += config.r1 * adversarial.r1_penalty(slopes(real))
-    middle = adversarial.middle(config.objective, on_real, on_fake)
-    right = {'accuracy_on_real': pair(on_real > middle), 'accuracy_on_fake': pair(on_fake < middle)}
+      losses += config.r1 * adversarial.r1_penalty(gradients(real))
+    boundary = objective.boundary(on_real, on_fake)
+    right = {'accuracy_on_real': pair(on_real > boundary), 'accuracy_on_fake': pair(on_fake < boundary)}
     return {'loss': pair(losses), **right}, new
 
   def generators_loss(params, collections, batch, key):
     fake, own = generate(params, collections, batch, key)
     (scores, logits), _ = discriminate(params, collections['discriminator'], fake, batch['label'])
-    losses = generators(scores)
+    losses = objective.generator(scores)
     if config.conditional == 'auxiliary':
       losses += cross_entropy(logits, batch['label'])
     return {'loss': pair(losses)}, own

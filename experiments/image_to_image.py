@@ -78,7 +78,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   if (size := min(spec.input[:2])) < image_quality.WINDOW:
     raise errors.UsageError(f'image_size={size}: SSIM needs images of at least {image_quality.WINDOW} pixels')
   generator, discriminator = networks(config, spec)
-  discriminator_loss, generator_loss = adversarial.OBJECTIVES[config.adversarial]
+  objective = adversarial.OBJECTIVES[config.adversarial]
   alone = config.objective == 'l1'
 
   def init(key):
@@ -104,9 +104,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     fakes, _ = translate(params, collections, batch, key)
     real, after = score(params, collections['discriminator'], batch, symmetric(batch['target']))
     fake, after = score(params, after, batch, fakes)
-    loss = discriminator_loss(real, fake).mean(-1) / 2  # section 3.3
-    middle = adversarial.middle(config.adversarial, real, fake)
-    right = {'accuracy_on_real': (real > middle).mean(-1), 'accuracy_on_fake': (fake < middle).mean(-1)}
+    loss = objective.discriminator(real, fake).mean(-1) / 2  # section 3.3
+    boundary = objective.boundary(real, fake)
+    right = {'accuracy_on_real': (real > boundary).mean(-1), 'accuracy_on_fake': (fake < boundary).mean(-1)}
     return {'loss': pair(loss), **{name: pair(x) for name, x in right.items()}}, after
 
   def generators_turn(params, collections, batch, key):
@@ -116,7 +116,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     terms = {'l1': pair(l1 / 2)}  # of images in [0, 1]
     if not alone:
       fake, _ = score(params, collections['discriminator'], batch, outputs)
-      fooled = generator_loss(fake).mean(-1)
+      fooled = objective.generator(fake).mean(-1)
       loss, terms['adversarial'] = loss + fooled, pair(fooled)
     return {'loss': pair(loss), **terms}, after
 

@@ -85,7 +85,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   decided = {'call': {'train': False}, 'dtype': jnp.dtype(config.dtype)}
   discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, **decided)
   extract = features.perceptual(config.scorer, high.shape[1:]) if config.scorer and data.splits else None
-  discriminator_objective, generator_objective = adversarial.OBJECTIVES['non_saturating']
+  objective = adversarial.OBJECTIVES['non_saturating']
 
   def init(key):
     first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
@@ -120,15 +120,19 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     ours, high, _ = enlarge(params, collections, batch, key)
     real, own = score(params, collections['discriminator'], high)
     fake, own = score(params, own, jax.lax.stop_gradient(ours))
-    loss = discriminator_objective(real, fake)
-    return {'loss': pair(loss), 'real_accuracy': pair(real > 0), 'fake_accuracy': pair(fake < 0)}, own
+    loss = objective.discriminator(real, fake)
+    return {
+      'loss': pair(loss),
+      'real_accuracy': pair(real > objective.boundary(real, fake)),
+      'fake_accuracy': pair(fake < objective.boundary(real, fake)),
+    }, own
 
   def generator_loss(params, collections, batch, key):
     ours, high, own = enlarge(params, collections, batch, key)
     error = content(ours, high)
     if not config.adversarial:
       return {'loss': pair(error)}, own
-    against = generator_objective(score(params, collections['discriminator'], ours)[0])
+    against = objective.generator(score(params, collections['discriminator'], ours)[0])
     total = error + config.adversarial_weight * against
     return {'loss': pair(total), 'content': pair(error), 'adversarial': pair(against)}, own
 

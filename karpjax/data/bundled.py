@@ -14,7 +14,7 @@ from karpjax.errors import UsageError
 DIGITS = tuple('0123456789')
 
 
-def digits(data_dir: Path | None = None) -> Dataset:
+def digits() -> Dataset:
   """1,797 handwritten digits, [8, 8, 1] uint8 of 0 … 16; a fixed stratified split, 1,437 and 360."""
   path = paths.in_package('sklearn', 'datasets/data/digits.csv.gz')  # to import scikit-learn takes seconds
   if path is None:
@@ -26,7 +26,7 @@ def digits(data_dir: Path | None = None) -> Dataset:
   return Dataset(Spec('digits', (8, 8, 1), DIGITS, 16.0), {'train': train, 'test': test})
 
 
-def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
+def mnist1d(*, shuffled: bool = False) -> Dataset:
   """4,000 and 1,000 series, [40, 1] float32, as the package mnist1d makes them by default (arXiv:2011.14439).
 
   `shuffled` is the paper's control: all series with their positions permuted in one and the same way.
@@ -48,13 +48,12 @@ def mnist1d(data_dir: Path | None = None, *, shuffled: bool = False) -> Dataset:
   return Dataset(spec, {'train': split('x', 'y'), 'test': split('x_test', 'y_test')})
 
 
-def usps(data_dir: Path | None = None) -> Dataset:
+def usps(folder: Path) -> Dataset:
   """The zip-code digits of LeCun et al. 1989: 7,291 and 2,007, [16, 16, 1] uint16 of 0 … 2000, from usps.npz.
 
   The train split is sorted by class, as on disk. The file holds x_train [n, 16, 16], y_train [n], x_test and
   y_test.
   """
-  folder = data_dir or Path()
   path = next((p for p in (folder / 'usps.npz', folder / 'files' / 'usps.npz') if p.is_file()), None)
   if path is None:
     raise UsageError(f'usps.npz is in neither {folder} nor {folder / "files"}: give its folder as data_dir=FOLDER')
@@ -77,7 +76,7 @@ GRID = np.stack(np.meshgrid(*[np.arange(-4.0, 5, 2)] * 2, indexing='ij'), -1).re
 GRID_STD = 0.05
 
 
-def gaussians25(data_dir: Path | None = None) -> Dataset:
+def gaussians25() -> Dataset:
   """50,000 and 2,500 points, [2] float32, of 25 Gaussians on a grid (Srivastava et al. 2017, section 4.1); labels are the modes."""
   splits = {}
   for number, (split, size) in enumerate({'train': 50_000, 'test': 2_500}.items()):
@@ -94,5 +93,5 @@ SOURCES = {
   'mnist1d': mnist1d,
   'mnist1d_shuffled': functools.partial(mnist1d, shuffled=True),
   'gaussians25': gaussians25,
-  'usps': usps,
 }
+NAMES = *SOURCES, 'usps'  # which wants a folder

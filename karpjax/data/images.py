@@ -18,7 +18,7 @@ class Flags:
   """The flags of experiments on images."""
 
   dataset: str = configs.flag(
-    'digits', f'{", ".join(bundled.SOURCES)}, folder:PATH, or a prepared set of TFDS such as mnist.', path=True
+    'digits', f'{", ".join(bundled.NAMES)}, folder:PATH, or a prepared set of TFDS such as mnist.', path=True
   )
   image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0)
   channels: int = configs.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
@@ -42,7 +42,9 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
     raise UsageError(f'data_dir={data_dir} is not a folder')
   name, size, resident_bytes = config.dataset, config.image_size, config.resident_mb * 2**20
   if name in bundled.SOURCES:
-    data = bundled.SOURCES[name](data_dir)
+    data = bundled.SOURCES[name]()
+  elif name == 'usps':
+    data = bundled.usps(data_dir or Path())
   elif name.startswith('folder:'):
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
   else:

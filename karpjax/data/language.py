@@ -63,16 +63,16 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
     if kind == 'tiny_shakespeare':  # its splits are the parts of one text, and a run may cut it elsewhere
       texts = {'train': ''.join(texts[split] for split in folders.SPLITS)}
 
-  shares = {'validation': config.validation, 'test': config.test}
+  amounts = {'validation': config.validation, 'test': config.test}
   if name != 'names' and kind != 'lines':
-    texts = texts if len(texts) > 1 else text.cut(texts['train'], shares)
+    texts = texts if len(texts) > 1 else text.cut(texts['train'], amounts)
     sizes = text_files.sizes(texts)
     return {split: [text] for split, text in texts.items()}, False, [f'{name}: running text, {sizes} characters']
   lines = [line.strip() for line in texts['train'].split('\n') if line.strip()]
   lines = list(dict.fromkeys(lines)) if config.distinct else lines
   if len(lines) < 2:
     raise UsageError(f'{name} has {len(lines)} line; at least two are needed')
-  rows, notes = text.hold_out({'train': lines}, shares, config.split_seed)
+  rows, notes = text.hold_out({'train': lines}, amounts, config.split_seed)
   seen, notes = set(rows['train']), [*notes, f'{name}: lines, {text_files.sizes(rows)}']
   for split in [split for split in rows if split != 'train']:
     if again := sum(line in seen for line in rows[split]):

@@ -112,8 +112,8 @@ def load(config) -> Dataset:
     raise UsageError('max_length=1: at least 2 tokens are needed, or 0 for the longest')
   pairs, languages = read(config)
   pairs, notes = _cleaned(pairs)
-  shares = {'validation': config.validation, 'test': config.test}
-  pairs, drawn = text.hold_out(pairs, shares, config.split_seed)
+  amounts = {'validation': config.validation, 'test': config.test}
+  pairs, drawn = text.hold_out(pairs, amounts, config.split_seed)
   if len(pairs['train']) < 2:
     raise UsageError(f'{name} has {len(pairs["train"])} pair to train on; at least two are needed')
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+MOST = 10_000  # places of each size that are learnt, the most frequent
 SAMPLE = 10_000  # texts, spread over all, from which places are learnt
 LONG = 10_000  # characters of a text that is taken line by line
 ENDINGS = frozenset(
@@ -164,13 +165,12 @@ def _corrected(gaps: Gaps, word: str, places: Collection[tuple[str, ...]]) -> bo
   return gaps.guess(word) != wrong
 
 
-def learn(texts: Sequence[str], pattern: re.Pattern, most: int = 10_000) -> tuple[tuple[str, ...], ...]:
+def learn(texts: Sequence[str], pattern: re.Pattern) -> tuple[tuple[str, ...], ...]:
   """The places of `together` where the rules are wrong more often than right: of two words, and then of three.
 
   Args:
     texts: to learn from.
     pattern: of a word or mark.
-    most: so many places of each size, the most frequent.
   """
   places: frozenset[tuple[str, ...]] = frozenset()
   texts = [line for text in texts for line in (text.split('\n') if len(text) > LONG else [text])]
@@ -184,5 +184,5 @@ def learn(texts: Sequence[str], pattern: re.Pattern, most: int = 10_000) -> tupl
         wrong[(*gaps.before, word)[-size:]] += 1 if space != _corrected(gaps, word, places) else -1
         gaps.follow(word, space)
     worst = sorted((place for place, count in wrong.items() if count > 0), key=lambda place: (-wrong[place], place))
-    places |= {*worst[:most]}
+    places |= {*worst[:MOST]}
   return tuple(sorted(places))

@@ -11,6 +11,7 @@ from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
 
 MEGABYTE = 2**20
+CHUNK, SAMPLE = 512, 4096  # examples decoded at once; of which mean and deviation are taken
 
 
 def permutation(seed: int, purpose: int, size: int) -> np.ndarray:
@@ -34,9 +35,9 @@ def stratified(labels: np.ndarray, test: int, seed: int) -> tuple[np.ndarray, np
   """
   order = permutation(seed, 0, len(labels))
   classes, counts = np.unique(labels, return_counts=True)
-  shares = counts * test / len(labels)
-  taken = np.floor(shares).astype(int)
-  taken[np.argsort(taken - shares, kind='stable')[: test - taken.sum()]] += 1
+  quotas = counts * test / len(labels)
+  taken = np.floor(quotas).astype(int)
+  taken[np.argsort(taken - quotas, kind='stable')[: test - taken.sum()]] += 1
   chosen = np.concatenate([order[labels[order] == label][:count] for label, count in zip(classes, taken)])
   in_test = np.isin(order, chosen)
   return order[~in_test], order[in_test]
@@ -174,25 +175,25 @@ def check_labels(name: str, splits: dict[str, Split], classes: Sequence[str]) ->
       raise UsageError(f'{name}: {split} has the label {wrong}; there are {len(classes)} classes, from 0')
 
 
-def materialise(split: Split, title: str, *, chunk: int = 512) -> Split:
-  """All of a split as whole arrays, fetched `chunk` examples at once, with a progress bar on a terminal."""
+def materialise(split: Split, title: str) -> Split:
+  """All of a split as whole arrays, fetched CHUNK examples at once, with a progress bar on a terminal."""
   if split.arrays is not None:
     return split
   arrays = {}
-  for start in tqdm.trange(0, split.size, chunk, desc=title, unit_scale=chunk, leave=False, disable=None):
-    for name, values in split.fetch(np.arange(start, min(start + chunk, split.size))).items():
+  for start in tqdm.trange(0, split.size, CHUNK, desc=title, unit_scale=CHUNK, leave=False, disable=None):
+    for name, values in split.fetch(np.arange(start, min(start + CHUNK, split.size))).items():
       if not start:
         arrays[name] = np.empty((split.size, *values.shape[1:]), values.dtype)
       arrays[name][start : start + len(values)] = values
   return Split.of(**arrays)
 
 
-def statistics(split: Split, maximum: float, *, sample: int = 4096) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation per channel on the [0, 1] scale, of at most `sample` examples spread over the split.
+def statistics(split: Split, maximum: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation per channel on the [0, 1] scale, of at most SAMPLE examples spread over the split.
 
   The same examples whether the set is resident or streamed: how it is read must not change what is learnt.
   """
-  images = split.fetch(np.unique(np.linspace(0, split.size - 1, sample).astype(np.int64)))['image']
+  images = split.fetch(np.unique(np.linspace(0, split.size - 1, SAMPLE).astype(np.int64)))['image']
   channels, total, squares = images.shape[-1], 0.0, 0.0
   for start in range(0, len(images), 2048):  # [n, ..., channels] -> [n · positions, channels]
     values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, channels) / maximum

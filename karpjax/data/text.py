@@ -81,25 +81,25 @@ class TextSpec:
 
 
 def hold_out(
-  rows: Mapping[str, Sequence], shares: Mapping[str, float], seed: int, **how
+  rows: Mapping[str, Sequence], amounts: Mapping[str, float], seed: int, **how
 ) -> tuple[dict[str, list], list[str]]:
   """Rows of train drawn for other splits, all in their stored order; and notes.
 
   Args:
     rows: {split: rows of any kind}.
-    shares: {split: fraction below 1, or number}; those of splits that the rows have already take nothing.
+    amounts: {split: fraction below 1, or number}; those for splits that the rows have already take nothing.
     seed: of the draw.
     how: as for `splitting.counts`; by default fractions are rounded up.
 
   Raises:
     UsageError: as `splitting.counts`.
   """
-  shares, train = {split: x for split, x in shares.items() if x and split not in rows}, rows['train']
-  counts = splitting.counts(shares, len(train), **({'rounding': _rounded_up} | how))
+  amounts, train = {split: x for split, x in amounts.items() if x and split not in rows}, rows['train']
+  counts = splitting.counts(amounts, len(train), **({'rounding': _rounded_up} | how))
   *parts, rest = np.split(splitting.permutation(seed, 4, len(train)), np.cumsum(counts))
-  drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *shares), (rest, *parts))}
+  drawn = {split: [train[i] for i in np.sort(part)] for split, part in zip(('train', *amounts), (rest, *parts))}
   about = f'of the {len(train):,} train examples, drawn with seed {seed}'
-  notes = [f'{split}: {len(drawn[split]):,} {about}' for split in shares]
+  notes = [f'{split}: {len(drawn[split]):,} {about}' for split in amounts]
   return {**rows, **drawn}, notes
 
 
@@ -130,9 +130,9 @@ def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
   return tokenisers.from_json(spec['tokenisers']['text']) if 'text' in spec.get('tokenisers', ()) else None
 
 
-def cut(text: str, shares: Mapping[str, float]) -> dict[str, str]:
-  """A running text's parts: train, and at its end one for each of the shares."""
-  sizes = splitting.counts(shares, len(text), 'characters', rounding=_rounded_up)
+def cut(text: str, amounts: Mapping[str, float]) -> dict[str, str]:
+  """A running text's parts: train, and at its end one for each of the amounts."""
+  sizes = splitting.counts(amounts, len(text), 'characters', rounding=_rounded_up)
   ends = np.cumsum([len(text) - sum(sizes), *sizes])
-  parts = zip(('train', *shares), [0, *ends], ends)
+  parts = zip(('train', *amounts), [0, *ends], ends)
   return {split: text[start:end] for split, start, end in parts if start < end}

@@ -62,7 +62,7 @@ def opened(
   name: str,
   data_dir: Path | None = None,
   *,
-  sources: Sequence[str] = (*bundled.SOURCES, 'folder:PATH'),
+  sources: Sequence[str] = (*bundled.NAMES, 'folder:PATH'),
   suiting: str = 'image sets of TFDS such as mnist or cifar10',
 ):
   """The builder of a prepared set of any kind, and the names of its splits, whose files are all there.

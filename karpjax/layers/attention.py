@@ -10,25 +10,28 @@ import jax.numpy as jnp
 from karpjax import axes, errors
 from karpjax.layers import initialisers, linear
 
+WAVELENGTHS = 10_000.0  # their base, of rotary and of sinusoidal positions
 
-def rotate(x, positions, *, base: float = 10_000.0):
-  """Rotary positions (Su et al. 2021, eq. 34): pairs (i, i + head_dim / 2) turned by position · base^(−2i / head_dim).
+
+def rotate(x, positions):
+  """Rotary positions (Su et al. 2021, eq. 34): pairs (i, i + head_dim / 2) turned by position · 10,000^(−2i / head_dim).
 
   Args:
     x: [batch, time, heads, head_dim], head_dim even.
     positions: [batch, time] or [time] int32.
-    base: of the wavelengths.
   """
   half = x.shape[-1] // 2
-  angles = positions[..., None, None] * base ** (-jnp.arange(half, dtype=jnp.float32) / half)  # […, time, 1, half]
+  angles = positions[..., None, None] * WAVELENGTHS ** (
+    -jnp.arange(half, dtype=jnp.float32) / half
+  )  # […, time, 1, half]
   sine, cosine = jnp.sin(angles), jnp.cos(angles)
   a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
   return jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], -1).astype(x.dtype)
 
 
-def sinusoids(positions, width: int, *, base: float = 10_000.0):
+def sinusoids(positions, width: int):
   """Vaswani et al. 2017, section 3.5, sines in the first half: positions […] -> […, width] float32."""
-  angles = positions[..., None] * base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+  angles = positions[..., None] * WAVELENGTHS ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
 
 
@@ -47,11 +50,13 @@ def attend(query, store, *, mask=None, causal: bool = False, implementation: str
     key, value = store['key'].transpose(0, 3, 1, 2), store['value'].transpose(0, 2, 1, 3)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
   batch, time, heads, size = query.shape
-  y = (drop(shares(query, store, mask, causal)).astype(store['value'].dtype) @ store['value']).astype(query.dtype)
+  y = (drop(attention_weights(query, store, mask, causal)).astype(store['value'].dtype) @ store['value']).astype(
+    query.dtype
+  )
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
-def shares(query, store, mask, causal: bool):
+def attention_weights(query, store, mask, causal: bool):
   """What `attend` weighs the values with: [batch, kv_heads, heads / kv_heads * time, places] float32."""
   (batch, time, heads, size), (_, kv_heads, _, places) = query.shape, store['key'].shape
   if causal:
@@ -144,8 +149,8 @@ class MultiHeadAttention(nn.Module):
     implementation = self.implementation if store is None else None
     store = self.store(x, positions) if store is None else store
     if self.is_mutable_collection('intermediates'):  # [batch, heads, time, places] float32, for looking at
-      seen = shares(query, store, mask, causal)
-      self.sow('intermediates', 'attention', seen.reshape(*x.shape[:1], self.heads, -1, seen.shape[-1]))
+      weights = attention_weights(query, store, mask, causal)
+      self.sow('intermediates', 'attention', weights.reshape(*x.shape[:1], self.heads, -1, weights.shape[-1]))
     drop = functools.partial(self.drop, train=train)
     y = attend(query, store, mask=mask, causal=causal, implementation=implementation, drop=drop)
     y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
@@ -245,5 +250,5 @@ class Multiplicative(nn.Module):
 
 
 def _read(scores, memory, mask):
-  share = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min))
-  return jnp.einsum('bs,bsi->bi', share.astype(memory.dtype), memory), share
+  weights = jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min))
+  return jnp.einsum('bs,bsi->bi', weights.astype(memory.dtype), memory), weights

@@ -4,6 +4,7 @@ Names as in the papers: `real` and `fake` are D(x) and D(G(z)) before any sigmoi
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +18,36 @@ def cross_entropy(real, fake):
   return softplus(-real) + softplus(fake)
 
 
-OBJECTIVES: dict[str, tuple[Callable, Callable]] = {  # name -> (discriminator's (real, fake), generator's (fake))
+class Objective(NamedTuple):
+  """What both players minimise, and the score above which an example passes as real, for (real, fake) scores."""
+
+  discriminator: Callable  # (real, fake) -> each example's loss
+  generator: Callable  # fake -> each example's loss
+  boundary: Callable = lambda real, fake: 0.0  # even odds
+
+
+def _between_means(real, fake):
+  """[]: a critic's score has no zero."""
+  return collectives.mean(real.mean() + fake.mean()) / 2
+
+
+# Arjovsky et al. 2017, algorithm 1: the critic's eq. 2, negated
+WASSERSTEIN = Objective(lambda real, fake: fake - real, lambda fake: -fake, _between_means)
+OBJECTIVES = {
   # Goodfellow et al. 2014, eq. 1: log(1 - σ(fake)), which saturates where the discriminator is sure
-  'minimax': (cross_entropy, lambda fake: -softplus(fake)),
+  'minimax': Objective(cross_entropy, lambda fake: -softplus(fake)),
   # there, section 3: -log σ(fake)
-  'non_saturating': (cross_entropy, lambda fake: softplus(-fake)),
+  'non_saturating': Objective(cross_entropy, lambda fake: softplus(-fake)),
   # Mao et al. 2017, eq. 9
-  'least_squares': (
+  'least_squares': Objective(
     lambda real, fake: (jnp.square(real - 1) + jnp.square(fake)) / 2,
     lambda fake: jnp.square(fake - 1) / 2,
+    lambda real, fake: 0.5,  # between the targets of 1 and 0
   ),
   # Lim & Ye 2017; Miyato et al. 2018, eq. 16 and 17
-  'hinge': (lambda real, fake: relu(1 - real) + relu(1 + fake), lambda fake: -fake),
-  # Arjovsky et al. 2017, algorithm 1: the critic's eq. 2, negated
-  'wasserstein': (lambda real, fake: fake - real, lambda fake: -fake),
+  'hinge': Objective(lambda real, fake: relu(1 - real) + relu(1 + fake), lambda fake: -fake),
+  'wasserstein': WASSERSTEIN,
 }
-
-
-def middle(objective: str, real, fake):
-  """[]: the score above which an example passes as real. That of a critic has no zero: there it lies between both means."""
-  if objective.startswith('wasserstein'):
-    return collectives.mean(real.mean() + fake.mean()) / 2
-  return 0.5 if objective == 'least_squares' else 0.0  # between the targets of 1 and 0; at even odds
 
 
 def input_gradients(scores: Callable, inputs, *others):
@@ -53,15 +62,15 @@ def input_gradients(scores: Callable, inputs, *others):
   return jax.grad(lambda x: scores(x, *others).sum())(inputs)
 
 
-def gradient_penalty(slopes):
+def gradient_penalty(gradients):
   """(‖gradient‖₂ - 1)², [batch], by `input_gradients` at points between real and fake (Gulrajani et al. 2017, eq. 3)."""
-  norm = jnp.sqrt(2 * r1_penalty(slopes) + 1e-12)  # whose gradient at 0 is 0, not NaN
+  norm = jnp.sqrt(2 * r1_penalty(gradients) + 1e-12)  # whose gradient at 0 is 0, not NaN
   return jnp.square(norm - 1)
 
 
-def r1_penalty(slopes):
+def r1_penalty(gradients):
   """½ ‖gradient‖², [batch], by `input_gradients` at real examples (Mescheder et al. 2018, eq. 9, without γ)."""
-  return jnp.square(slopes.astype(jnp.float32)).sum(range(1, slopes.ndim)) / 2
+  return jnp.square(gradients.astype(jnp.float32)).sum(range(1, gradients.ndim)) / 2
 
 
 def between(keys, real, fake):

@@ -75,7 +75,7 @@ def sums(
     sums |= collect(rows, batch['index'], mask, examples)
   if logits is not None:
     classes = logits.argmax(-1)
-    sums['shares'] = jnp.zeros(scorer.classes).at[classes].add(mask)
+    sums['class_counts'] = jnp.zeros(scorer.classes).at[classes].add(mask)
     if conditional:
       sums['hits'] = pair(classes == batch['label'], mask)[0]
   return sums
@@ -158,15 +158,15 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
 
   Args:
     sums: of 'real' and 'fake', each its `moments`; where they are known also 'real_rows' and 'fake_rows', features [n, d];
-      'modes'; 'shares', counts of the classes that the scorer sees; 'hits', of the samples that it takes for their class.
+      'modes'; 'class_counts', counts of the classes that the scorer sees; 'hits', of the samples that it takes for their class.
     train: (n) -> the features [n, d] of drawn train examples, whose FID is the floor.
   """
   count = int(sums['real']['count'])
   numbers = {'diversity': diversity(sums['fake']), 'real_diversity': diversity(sums['real'])}
   if 'modes' in sums:
     numbers |= {'modes': int((sums['modes'] > 0).sum()), 'high_quality': float(sums['modes'].sum() / count)}
-  if 'shares' in sums:
-    shares = sums['shares'] / count
+  if 'class_counts' in sums:
+    shares = sums['class_counts'] / count
     numbers |= {'smallest_class_share': float(shares.min()), 'largest_class_share': float(shares.max())}
   if 'hits' in sums:
     numbers['label_accuracy'] = float(sums['hits'] / count)

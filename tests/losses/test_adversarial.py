@@ -26,33 +26,34 @@ def test_objectives_are_their_formulas():
     'wasserstein': (fake - real, -fake),
   }
   assert set(expected) == set(adversarial.OBJECTIVES)
-  for name, (judge, make) in adversarial.OBJECTIVES.items():
-    np.testing.assert_allclose(judge(real, fake), expected[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
-    np.testing.assert_allclose(make(fake), expected[name][1], rtol=1e-5, atol=1e-6, err_msg=name)
+  for name, (discriminator, generator, _) in adversarial.OBJECTIVES.items():
+    np.testing.assert_allclose(discriminator(real, fake), expected[name][0], rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(generator(fake), expected[name][1], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_large_scores_stay_finite_and_keep_their_gradients():
-  for name, (judge, make) in adversarial.OBJECTIVES.items():
+  for name, (discriminator, generator, _) in adversarial.OBJECTIVES.items():
     for x in (-200.0, 200.0):
-      assert np.isfinite(judge(x, x)) and np.isfinite(make(x)), name
+      assert np.isfinite(discriminator(x, x)) and np.isfinite(generator(x)), name
   # what a sure discriminator leaves the generator: nothing by minimax, everything by the other (Goodfellow, section 3)
-  assert abs(jax.grad(adversarial.OBJECTIVES['minimax'][1])(-50.0)) < 1e-6
-  assert jax.grad(adversarial.OBJECTIVES['non_saturating'][1])(-50.0) == pytest.approx(-1)
+  assert abs(jax.grad(adversarial.OBJECTIVES['minimax'].generator)(-50.0)) < 1e-6
+  assert jax.grad(adversarial.OBJECTIVES['non_saturating'].generator)(-50.0) == pytest.approx(-1)
 
 
-def test_middles():
-  assert adversarial.middle('minimax', SCORES, SCORES + 5) == 0
-  assert adversarial.middle('least_squares', SCORES, SCORES + 5) == 0.5
-  assert float(adversarial.middle('wasserstein_gp', jnp.array([1.0, 3.0]), jnp.array([8.0, 4.0]))) == 4
+def test_the_score_above_which_an_example_passes_as_real():
+  boundary = lambda name, *scores: adversarial.OBJECTIVES[name].boundary(*scores)
+  assert boundary('minimax', SCORES, SCORES + 5) == 0
+  assert boundary('least_squares', SCORES, SCORES + 5) == 0.5
+  assert float(boundary('wasserstein', jnp.array([1.0, 3.0]), jnp.array([8.0, 4.0]))) == 4
 
 
 def test_penalties_of_a_linear_score_in_closed_form():
   """The gradient of w · x is w everywhere."""
   w, x = jnp.array([3.0, -4.0]), jnp.arange(6.0).reshape(3, 2)
-  slopes = adversarial.input_gradients(lambda x: x @ w, x)
-  np.testing.assert_allclose(slopes, jnp.tile(w, (3, 1)))
-  np.testing.assert_allclose(adversarial.gradient_penalty(slopes), 16.0, rtol=1e-5)  # (5 - 1)²
-  np.testing.assert_allclose(adversarial.r1_penalty(slopes), 12.5, rtol=1e-6)  # 25 / 2
+  gradients = adversarial.input_gradients(lambda x: x @ w, x)
+  np.testing.assert_allclose(gradients, jnp.tile(w, (3, 1)))
+  np.testing.assert_allclose(adversarial.gradient_penalty(gradients), 16.0, rtol=1e-5)  # (5 - 1)²
+  np.testing.assert_allclose(adversarial.r1_penalty(gradients), 12.5, rtol=1e-6)  # 25 / 2
   zero = jnp.zeros((3, 2))
   np.testing.assert_allclose(adversarial.gradient_penalty(zero), 1, rtol=1e-5)
   assert np.isfinite(jax.grad(lambda g: adversarial.gradient_penalty(g).sum())(zero)).all()
@@ -72,13 +73,13 @@ def params(key):
 
 def test_input_gradients_are_each_examples_own():
   weights, x = params(jax.random.key(0)), jax.random.normal(jax.random.key(1), (5, 4, 4, 1))
-  slopes = jax.jit(lambda x: adversarial.input_gradients(lambda x: critic(weights, x), x))(x)
+  gradients = jax.jit(lambda x: adversarial.input_gradients(lambda x: critic(weights, x), x))(x)
   score = jax.jit(lambda weights, x: critic(weights, x[None])[0])
   singly = jax.jit(jax.vmap(jax.grad(score, 1), (None, 0)))(weights, x)
-  np.testing.assert_allclose(slopes, singly, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(gradients, singly, rtol=1e-4, atol=1e-6)
   step, place = 1e-2, (2, 1, 3, 0)
   moved = [score(weights, x[2].at[place[1:]].add(d)) for d in (step, -step)]
-  np.testing.assert_allclose(slopes[place], (moved[0] - moved[1]) / (2 * step), rtol=2e-3)
+  np.testing.assert_allclose(gradients[place], (moved[0] - moved[1]) / (2 * step), rtol=2e-3)
 
 
 @pytest.mark.parametrize('measure', [adversarial.gradient_penalty, adversarial.r1_penalty])

@@ -149,7 +149,7 @@ def test_summary_of_sums():
   moments = lambda x: {n: np.asarray(v) for n, v in distribution.moments(jnp.asarray(x), jnp.ones(40, bool)).items()}
   pad = lambda x: np.concatenate([x, np.zeros((8, 5))])  # of a larger split
   sums = {'real': moments(a), 'fake': moments(b), 'real_rows': pad(a), 'fake_rows': pad(b)}
-  sums |= {'shares': np.array([30.0, 8, 2]), 'hits': np.array(36.0)}
+  sums |= {'class_counts': np.array([30.0, 8, 2]), 'hits': np.array(36.0)}
   numbers = distribution.summarise(sums, lambda count: (b + 1)[:count])
   assert numbers['fid'] == pytest.approx(frechet_distance(a, b))
   assert numbers['fid_floor'] == pytest.approx(frechet_distance(a, b + 1))

@@ -163,13 +163,13 @@ def test_an_update_of_sac_is_that_of_its_formulas(steps):
   action, log_prob, _ = squash(policy['actor'], batch['next_observation'], batch['next_noise'])
   following = values(frozen, batch['next_observation'], action).min(0) - temperature * log_prob
   target = batch['reward'] + batch['discount'] * following
-  judges = critics_after(before.params['critics'], batch, target)
-  np.testing.assert_allclose(after.params['critics'], judges, rtol=1e-4, atol=1e-5)
+  critics = critics_after(before.params['critics'], batch, target)
+  np.testing.assert_allclose(after.params['critics'], critics, rtol=1e-4, atol=1e-5)
   # the policy by the new critics; d/du of log π is that of -log(1 - tanh² u), 2 tanh u, and d log π / d log σ has -1 more
   observation, noise = batch['observation'], batch['noise']
   action, log_prob, deviation = squash(policy['actor'], observation, noise)
-  least = values(judges, observation, action).argmin(0)
-  slope = (2 * judges[least, :1] * action + judges[least, 1:2]) * (1 - action**2)
+  least = values(critics, observation, action).argmin(0)
+  slope = (2 * critics[least, :1] * action + critics[least, 1:2]) * (1 - action**2)
   by_mean = temperature * 2 * action - slope
   by_log_std = by_mean * deviation * noise - temperature
   gradient = np.concatenate([by_mean, by_log_std], -1) / len(noise)  # [batch, 2]
@@ -178,7 +178,7 @@ def test_an_update_of_sac_is_that_of_its_formulas(steps):
     np.testing.assert_allclose(moved['actor'][name], policy['actor'][name] - 0.1 * expected, rtol=1e-4, atol=1e-5)
   warmer = float(policy['temperature']) + 0.1 * temperature * (log_prob.mean() - 1)
   np.testing.assert_allclose(moved['temperature'], warmer, rtol=1e-4)
-  np.testing.assert_allclose(after.target['critics'], 0.9 * frozen + 0.1 * judges, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(after.target['critics'], 0.9 * frozen + 0.1 * critics, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(np.divide(*metrics[1]['entropy']), -log_prob.mean(), rtol=1e-4)
 
 
@@ -190,12 +190,12 @@ def test_updates_of_td3_are_those_of_its_formulas_and_its_policy_waits(steps):
   action = mean(target['policy']['actor'], batch['next_observation'])
   action = np.clip(action + np.clip(0.2 * batch['next_noise'], -0.3, 0.3), -1, 1)
   following = values(target['critics'], batch['next_observation'], action).min(0)
-  judges = critics_after(before.params['critics'], batch, batch['reward'] + batch['discount'] * following)
-  np.testing.assert_allclose(after.params['critics'], judges, rtol=1e-4, atol=1e-5)
+  critics = critics_after(before.params['critics'], batch, batch['reward'] + batch['discount'] * following)
+  np.testing.assert_allclose(after.params['critics'], critics, rtol=1e-4, atol=1e-5)
   # the second step is even, and so the policy's turn, by the first critic
   observation = batch['observation']
   action = mean(policy, observation)
-  slope = -(2 * judges[0, 0] * action + judges[0, 1]) * (1 - action**2) / len(action)
+  slope = -(2 * critics[0, 0] * action + critics[0, 1]) * (1 - action**2) / len(action)
   expected = np.asarray(policy['kernel']) - 0.1 * observation.T @ slope
   np.testing.assert_allclose(after.params['policy']['actor']['kernel'], expected, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(

@@ -35,8 +35,8 @@ def discriminator(shape, widths, norm):
 
 def build(setup, options):
   norm = {'wasserstein_gp': 'layer', 'non_saturating': 'batch'}[setup.config['objective']]
-  judge = discriminator(setup.shape, options['discriminator_widths'], norm)
-  return nn.ModuleDict({'generator': generator(setup.shape, options['widths']), 'discriminator': judge})
+  networks = {'generator': generator(setup.shape, options['widths'])}
+  return nn.ModuleDict(networks | {'discriminator': discriminator(setup.shape, options['discriminator_widths'], norm)})
 
 
 def stepping(setup, game, rule, inputs, *, layout, timed):
