@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from karpjax import axes, errors
 from karpjax.layers import initialisers, linear
 
-WAVELENGTHS = 10_000.0  # their base, of rotary and of sinusoidal positions
+BASE = 10_000.0  # of the wavelengths of rotary and sinusoidal positions
 
 
 def rotate(x, positions):
@@ -21,9 +21,7 @@ def rotate(x, positions):
     positions: [batch, time] or [time] int32.
   """
   half = x.shape[-1] // 2
-  angles = positions[..., None, None] * WAVELENGTHS ** (
-    -jnp.arange(half, dtype=jnp.float32) / half
-  )  # […, time, 1, half]
+  angles = positions[..., None, None] * BASE ** (-jnp.arange(half, dtype=jnp.float32) / half)  # […, time, 1, half]
   sine, cosine = jnp.sin(angles), jnp.cos(angles)
   a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
   return jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], -1).astype(x.dtype)
@@ -31,7 +29,7 @@ def rotate(x, positions):
 
 def sinusoids(positions, width: int):
   """Vaswani et al. 2017, section 3.5, sines in the first half: positions […] -> […, width] float32."""
-  angles = positions[..., None] * WAVELENGTHS ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+  angles = positions[..., None] * BASE ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[..., :width]
 
 
@@ -44,15 +42,14 @@ def attend(query, store, *, mask=None, causal: bool = False, implementation: str
     mask: bool, broadcast to [batch, heads, time, places]: True where a query sees a place. One that sees none sees all.
     causal: whether query t sees the places up to t alone.
     implementation: None is ours; 'cudnn' calls cuDNN's flash attention, on GPUs, in bfloat16.
-    drop: what is done to the weights, which are `shares`; not with another implementation.
+    drop: what is done to the weights, which are `attention_weights`; not with another implementation.
   """
   if implementation:
     key, value = store['key'].transpose(0, 3, 1, 2), store['value'].transpose(0, 2, 1, 3)
     return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
   batch, time, heads, size = query.shape
-  y = (drop(attention_weights(query, store, mask, causal)).astype(store['value'].dtype) @ store['value']).astype(
-    query.dtype
-  )
+  weights = drop(attention_weights(query, store, mask, causal))
+  y = (weights.astype(store['value'].dtype) @ store['value']).astype(query.dtype)
   return y.reshape(batch, heads, time, size).transpose(0, 2, 1, 3)
 
 
