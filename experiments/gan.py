@@ -25,14 +25,8 @@ from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import collect, distribution
 from karpjax.models import gan
 from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
-from karpjax.report import pictures, plots, tables, writers
+from karpjax.report import samples
 from karpjax.train.step import alternating_step
-
-SIDE, CLASSES, STEPS = 8, 10, 10  # samples in a row, and rows; rows of classes; from one latent to another
-COMPARED = 500  # samples and real examples in which signs of collapse are looked for
-POINTS = 2000  # of a scatter plot
-SEARCHED = 10_000  # training examples among which the nearest are sought
-SORTED = 400  # samples of which each class shows its first
 
 OBJECTIVES = {**adversarial.OBJECTIVES, 'wasserstein_gp': adversarial.WASSERSTEIN}
 
@@ -196,77 +190,13 @@ def program(config: Config, data: Dataset) -> Program:
     init, alternating_step(losses, optimisers, config, rounds=rounds),
     evaluate=evaluate,
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
-    predict=predict, report=functools.partial(report, config, data, scorer, predict),
+    predict=predict, report=functools.partial(samples.report, config, data, scorer, modes_of(spec), predict),
   )  # fmt: skip
 
 
 def modes_of(spec: Spec):
   """(means, standard deviation) of the modes, where they are known."""
   return (bundled.GRID, bundled.GRID_STD) if spec.name == 'gaussians25' else None
-
-
-# ---- what a run leaves ----
-
-
-def report(config: Config, data: Dataset, scorer, predict, state, t: int, folder) -> None:
-  """Samples of the same latents each time, and signs of collapse; at the end also what is looked at once."""
-  spec, train, conditional = data.spec, data.splits['train'], config.conditional != 'none'
-  call = jax.jit(lambda batch: predict(state, batch, jax.random.key(0)))
-  at = f'step {t:,}{tables.first_of(config.seeds)}'
-
-  def sample(labels, **latent) -> np.ndarray:
-    """[n, *shape], raw, of the latents number 0 to n - 1, or of those given."""
-    labels = np.asarray(labels, np.int32)
-    return np.asarray(call({'index': np.arange(len(labels), dtype=np.int32), 'label': labels, **latent}))
-
-  def grid(images, columns, heading, name, row_names=()):
-    pictures.grid(images / spec.maximum, columns, f'{heading} · {at}', folder, name, row_names=row_names)
-
-  if len(spec.shape) == 1:
-    points = train.fetch(splitting.sample(train.size, POINTS))
-    limit = 1.3 * np.abs(points['image']).max()  # the same in all frames
-    both, kinds = np.concatenate([points['image'], sample(points['label'])]), np.arange(2).repeat(len(points['label']))
-    plots.scatter(both, kinds, ('real', 'generated'), f'Samples · {at}', folder, 'samples', limit=limit)
-  else:
-    labels = np.arange(min(len(spec.classes), CLASSES)).repeat(SIDE) if conditional else np.zeros(SIDE**2)
-    grid(sample(labels), SIDE, 'Samples', 'samples')
-    if t == config.steps:
-      draw_once(config, spec, scorer, train, sample, grid, folder)
-  pictures.over_time(folder, 'samples', t)
-
-  real = train.fetch(splitting.sample(train.size, COMPARED))
-  classes, fake = () if conditional else spec.classes, sample(real['label'])
-  signs = distribution.collapse(
-    writers.read_rows(folder), scorer, real['image'], fake, classes=classes, modes=modes_of(spec)
-  )
-  for line in signs['warnings']:
-    print(f'warning, {at}: {line}')
-  lines = [f'{at}: {line}\n' for line in signs['warnings'] or ['no sign of collapse']]
-  writers.write_bytes(folder / 'texts' / 'collapse.txt', ''.join(lines).encode())
-  about = {'source': scorer.source, 'step': scorer.step, 'data set': spec.name} if scorer else None
-  writers.write_json(folder / 'report.json', {'step': t, 'scorer': about, **signs})
-
-
-def draw_once(config: Config, spec: Spec, scorer, train, sample, grid, folder) -> None:
-  """Images between latents, beside the nearest training examples, and by class."""
-  conditional, count = config.conditional != 'none', len(spec.classes)
-  ends = np.random.default_rng(0).standard_normal((2, SIDE, config.latent)).astype(np.float32)
-  path = distribution.slerp(*ends, np.linspace(0, 1, STEPS)).reshape(-1, config.latent)  # [SIDE · STEPS, latent]
-  labels = np.arange(SIDE).repeat(STEPS) % count if conditional else np.zeros(len(path))
-  grid(sample(labels, latent=path), STEPS, 'Between two latents', 'interpolation')
-
-  few = sample(np.arange(SIDE) % count)
-  known = train.fetch(splitting.sample(train.size, SEARCHED))['image']
-  nearest = distribution.neighbours(*(distribution.describe(scorer, x) for x in (few, known)), 3)  # [SIDE, 3]
-  heading = f'Nearest of {len(known):,} training examples by ' + ("the scorer's features" if scorer else 'pixels')
-  names = ('sample', 'nearest', 'second', 'third')
-  grid(np.concatenate([few, *known[nearest.T]]), SIDE, heading, 'nearest_training_examples', names)
-
-  if conditional or (scorer and scorer.classes):
-    labels = np.arange(SORTED) % count
-    of_classes = sample(labels)
-    labels = labels if conditional else np.asarray(scorer.apply(of_classes)[1]).argmax(-1)
-    pictures.class_grid(of_classes / spec.maximum, labels, spec.classes, folder, 'samples_by_class')
 
 
 # ---- what a run can do ----

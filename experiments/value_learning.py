@@ -24,7 +24,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.models.q_network import QNetwork
 from karpjax.program import Program, TrainState, pair
-from karpjax.rl import agents, environments
+from karpjax.rl import agents, distributional, environments
 from karpjax.rl import replay as replays
 from karpjax.rl.environment import Discrete, Environment
 from karpjax.rl.replay import Replay
@@ -64,7 +64,7 @@ def atoms(config):
 
 def values(config, outputs):
   """A network's outputs [batch, actions(, n)] -> [batch, actions], of distributions the means."""
-  return (jax.nn.softmax(outputs) * atoms(config)).sum(-1) if config.atoms else outputs
+  return distributional.mean(outputs, atoms(config)) if config.atoms else outputs
 
 
 def draw(key, actions: int, epsilon):
@@ -114,21 +114,6 @@ def of_actions(values, actions):
   return jnp.take_along_axis(values, index, 1)[:, 0]
 
 
-def project(probabilities, rewards, discounts, atoms):
-  """The distribution of r + γ Z on the atoms of Z: what lies between two is shared by them (Bellemare et al. 2017, algorithm 1).
-
-  Args:
-    probabilities: [batch, n], of Z.
-    rewards, discounts: [batch].
-    atoms: [n], equally spaced, at least two; what falls outside is moved to the nearest end.
-  """
-  spacing = atoms[1] - atoms[0]
-  moved = jnp.clip(rewards[:, None] + discounts[:, None] * atoms, atoms[0], atoms[-1])  # [batch, n]
-  # each atom's part of a moved one falls linearly to 0 at its neighbours: the algorithm's l and u without its case of l = u
-  parts = jnp.clip(1 - jnp.abs(moved[:, :, None] - atoms) / spacing, 0, 1)  # [batch, n moved, n]
-  return jnp.einsum('bi,bij->bj', probabilities, parts)
-
-
 def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: Config) -> Callable:
   """The step of a method of value learning, in the order of the algorithm: its parts share network, optimiser and config.
 
@@ -163,7 +148,7 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: 
     if not config.atoms:
       return batch['reward'] + batch['discount'] * of_actions(following, actions)
     probabilities = jax.nn.softmax(of_actions(following, actions))
-    return project(probabilities, batch['reward'], batch['discount'], atoms(config))
+    return distributional.project(probabilities, batch['reward'], batch['discount'], atoms(config))
 
   def td_loss(params, collections, batch, key):
     outputs = of_actions(apply(params, batch['observation']), batch['action'])

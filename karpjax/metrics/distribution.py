@@ -5,7 +5,7 @@ once, by NumPy in float64. They are on the scale of their features: those of two
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ from karpjax.program import pair
 
 NEIGHBOURS = 3  # Kynkäänniemi et al. 2019, section 3
 CHUNK = 1000  # rows of a matrix of distances that are held at once
-LAST, SURE = 5, 0.99  # rows of metrics that show collapse, and when a discriminator is always right
 
 
 # ---- sums ----
@@ -181,65 +180,3 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
 
 
 # ---- what reports show ----
-
-
-def collapse(
-  history: Sequence[Mapping], scorer, real, fake, *, classes: Sequence[str] = (), modes=None
-) -> dict[str, Any]:
-  """Signs that a generator makes too little of what there is, or that the discriminator has won.
-
-  Args:
-    history: rows of metrics.jsonl; of several seeds, the first counts.
-    scorer: or None.
-    real, fake: raw examples and as many samples, [n, …].
-    classes: names of those among which a scorer divides samples that were not asked for by class.
-    modes: (means, standard deviation) of the modes, where they are known.
-
-  Returns:
-    {'warnings': lines, and the figures that they are of}.
-  """
-  warnings, names = [], [f'train/discriminator_accuracy_on_{kind}' for kind in ('real', 'fake')]
-  accuracies = [[np.ravel(row[name])[0] for name in names] for row in history if names[1] in row][-LAST:]
-  if len(accuracies) == LAST and np.min(accuracies) > SURE:
-    warnings.append(
-      f'the discriminator was right in over {100 * SURE:.0f} % of both real and generated examples over the last {LAST} '
-      'rows of metrics: it has won, and the generator learns little'
-    )
-  spread = {}
-  for name, x in (('real', real), ('fake', fake)):
-    spread[name] = diversity_of(describe(scorer, x))
-  signs = {'warnings': warnings, 'diversity': spread}
-  if not np.isfinite(spread['fake']):
-    return signs | {'warnings': [*warnings, 'samples hold NaN or infinity: nothing else can be said of them']}
-  if spread['fake'] < spread['real'] / 3:
-    warnings.append(
-      f'the samples differ by {spread["fake"]:.3g} from each other, real examples by {spread["real"]:.3g}: the generator '
-      'makes few kinds'
-    )
-  if modes:
-    kinds, counts = 'modes', np.asarray(covered_modes(jnp.asarray(fake), *modes, jnp.ones(len(fake), bool)))
-  elif scorer and scorer.classes and classes:
-    kinds, counts = 'classes', np.bincount(np.asarray(scorer.apply(fake)[1]).argmax(-1), minlength=len(classes))
-    signs['class_shares'] = dict(zip(classes, counts / len(fake)))
-  else:
-    return signs
-  covered = int((counts > 0).sum())
-  if covered < len(counts) / 2:
-    warnings.append(f'{covered} of {len(counts)} {kinds} are among {len(fake)} samples: the generator leaves out most')
-  return signs | {'covered': {kinds: covered, 'of': len(counts)}}
-
-
-def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions, d]."""
-  a, b, t = a[:, None], b[:, None], fractions[:, None]
-  long, other = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
-  a, b = a / long, b / other
-  angle = np.arccos(np.clip((a * b).sum(-1, keepdims=True), -1, 1))
-  on_circle = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-  return (on_circle * ((1 - t) * long + t * other)).astype(np.float32)
-
-
-def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
-  """[n, k] numbers of the k nearest of others [m, d] to each of points [n, d], the nearest first."""
-  squares = np.square(others).sum(1) - 2 * points @ others.T  # less |point|², which is the same in a row
-  return np.argsort(squares, axis=1, kind='stable')[:, :k]

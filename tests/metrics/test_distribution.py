@@ -1,7 +1,5 @@
 """What generated examples are measured by, against SciPy, plain loops and closed forms."""
 
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ import scipy.linalg
 from scipy.spatial.distance import pdist
 
 from karpjax.data import bundled
-from karpjax.features import Scorer
 from karpjax.metrics import distribution
 
 frechet_distance, kernel_distance = distribution.frechet_distance, distribution.kernel_distance
@@ -158,103 +155,6 @@ def test_summary_of_sums():
   assert numbers['label_accuracy'] == 0.9
   modes = {'real': moments(a), 'fake': moments(b), 'modes': np.array([0.0, 3, 27])}
   assert distribution.summarise(modes)['modes'] == 2 and distribution.summarise(modes)['high_quality'] == 0.75
-
-
-# ---- what reports show ----
-
-DIGITS = bundled.digits()
-IMAGES = DIGITS.splits['train'].arrays['image'].astype(np.float32)
-GRID = bundled.gaussians25()
-MODES = bundled.GRID, bundled.GRID_STD
-
-
-def rows(real, fake, count=distribution.LAST):
-  names = [f'train/discriminator_accuracy_on_{kind}' for kind in ('real', 'fake')]
-  return [{'step': i, names[0]: real, names[1]: fake} for i in range(count)]
-
-
-def warnings(real, fake, history=(), modes=None):
-  return distribution.collapse(history, None, real, fake, modes=modes)['warnings']
-
-
-@pytest.mark.filterwarnings('ignore:invalid value')
-def test_samples_that_are_not_finite_are_no_good_sign():
-  fake = IMAGES[200:400].astype(np.float32)
-  fake[7] = np.nan
-  assert any('NaN or infinity' in line for line in warnings(IMAGES[:200], fake))
-
-
-def test_nothing_to_warn_of():
-  healthy = rows(0.8, 0.7)
-  assert warnings(IMAGES[:200], IMAGES[200:400], healthy) == []
-  points = GRID.splits['train'].arrays['image']
-  assert warnings(points[:500], points[500:1000], modes=MODES) == []
-
-
-@pytest.mark.parametrize(
-  'history, warned',
-  [
-    (rows(0.995, 0.999), True),
-    (rows([0.995, 0.1], [1.0, 0.1]), True),  # of several seeds, the first
-    (rows(1.0, 0.98), False),
-    (rows(1.0, 1.0)[1:], False),  # not yet for long
-    ([*rows(0.5, 0.5), *rows(1.0, 1.0)], True),
-    ([*rows(1.0, 1.0), {'step': 9, 'train/discriminator_accuracy_on_real': 0.9, 'train/discriminator_accuracy_on_fake': 1.0}], False),
-  ],
-)  # fmt: skip
-def test_a_discriminator_that_is_always_right(history, warned):
-  lines = warnings(IMAGES[:200], IMAGES[200:400], history)
-  assert len(lines) == warned and all('the discriminator was right in over 99 %' in line for line in lines)
-
-
-def test_samples_that_are_all_alike():
-  fake = IMAGES[:1] + np.random.default_rng(0).normal(size=(200, 8, 8, 1)).astype(np.float32)
-  (line,) = warnings(IMAGES[:200], fake)
-  assert 'the generator makes few kinds' in line
-  found = distribution.collapse((), None, IMAGES[:200], fake)['diversity']
-  assert found['fake'] == pytest.approx(np.sqrt(2 * 64), rel=0.05)
-
-
-def test_modes_that_are_left_out():
-  points, labels = (GRID.splits['train'].arrays[n] for n in ('image', 'label'))
-  few = points[np.isin(labels, np.arange(0, 24, 2))][:500]  # twelve modes, spread over the grid
-  (line,) = warnings(points[:500], few, modes=MODES)
-  assert line.startswith('12 of 25 modes are among 500 samples')
-  more = points[np.isin(labels, np.arange(0, 25, 2))][:500]
-  assert warnings(points[:500], more, modes=MODES) == []
-
-
-def test_classes_that_are_left_out():
-  scorer = functools.partial(Scorer, 'runs/scorer', 1, 10, 64)
-  # its features are pixels, and it takes each image for the class of its number modulo `kinds`
-  for kinds, warned in ((4, True), (5, False)):
-    apply = lambda x, kinds=kinds: (x.reshape(len(x), -1), np.eye(10)[np.arange(len(x)) % kinds])
-    found = distribution.collapse((), scorer(apply), IMAGES[:200], IMAGES[200:400], classes=DIGITS.spec.classes)
-    assert bool(found['warnings']) == warned and found['covered'] == {'classes': kinds, 'of': 10}
-    assert found['class_shares']['0'] == 1 / kinds and found['class_shares']['9'] == 0
-    # where samples are asked for by class, their classes say nothing
-    assert distribution.collapse((), scorer(apply), IMAGES[:200], IMAGES[200:400])['warnings'] == []
-
-
-def test_a_scorer_without_classes_says_nothing_of_them():
-  scorer = Scorer('inception', None, 0, 64, lambda x: (x.reshape(len(x), -1), None), batch=32)
-  found = distribution.collapse((), scorer, IMAGES[:200], IMAGES[200:400], classes=DIGITS.spec.classes)
-  assert found == distribution.collapse((), None, IMAGES[:200], IMAGES[200:400]) and 'covered' not in found
-
-
-def test_slerp_is_a_walk_on_the_circle():
-  a, b = np.array([[2.0, 0, 0]]), np.array([[0, 3.0, 0]])
-  path = distribution.slerp(a, b, np.linspace(0, 1, 3))
-  assert path.shape == (1, 3, 3)
-  middle = 2.5 * np.array([np.sqrt(0.5), np.sqrt(0.5), 0])
-  np.testing.assert_allclose(path[0], [a[0], middle, b[0]], atol=1e-6)
-
-
-def test_neighbours_are_the_nearest_in_order():
-  draw = np.random.default_rng(0)
-  points, others = draw.normal(size=(5, 3)), draw.normal(size=(40, 3))
-  distances = np.linalg.norm(points[:, None] - others, axis=-1)
-  np.testing.assert_array_equal(distribution.neighbours(points, others, 4), np.argsort(distances, axis=1)[:, :4])
 
 
 @pytest.mark.parametrize('count', [1, 3, 4])

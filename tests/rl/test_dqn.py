@@ -10,7 +10,7 @@ from scipy import stats
 from experiments import value_learning
 from experiments.value_learning import Config
 from karpjax.program import REPLAY, TrainState, example_keys
-from karpjax.rl import replay, rollout
+from karpjax.rl import distributional, replay, rollout
 from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, time_limit
 from karpjax.train import transforms as transform
 
@@ -211,7 +211,7 @@ def test_the_projection_is_that_of_the_paper_s_loop():
         expected[row, below] += probabilities[row, j] * (above - b)
         expected[row, above] += probabilities[row, j] * (b - below)
   given = [jnp.asarray(x, jnp.float32) for x in (probabilities, rewards, discounts, atoms)]
-  projected = value_learning.project(*given)
+  projected = distributional.project(*given)
   np.testing.assert_allclose(projected, expected, atol=1e-5)
   np.testing.assert_allclose(projected.sum(1), 1, rtol=1e-5)
 
