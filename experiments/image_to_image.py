@@ -22,7 +22,7 @@ from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
-from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
+from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
 from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
@@ -83,10 +83,11 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def init(key):
     image, target = jnp.zeros((1, *spec.input)), jnp.zeros((1, *spec.target))
-    variables = {'generator': generator.init(jax.random.fold_in(key, 0), image, train=True, noise=False)}
+    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+    variables = {'generator': generator.init(keys[0], image, train=True, noise=False)}
     if not alone:
       both = jnp.concatenate([image, target], -1)
-      variables['discriminator'] = discriminator.init(jax.random.fold_in(key, 1), both)
+      variables['discriminator'] = discriminator.init(keys[1], both)
     return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
 
   def translate(params, collections, batch, key):

@@ -156,8 +156,9 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
   'Something draws from outside of the keys: look for NumPy or time in the step; on GPUs try --deterministic',
 )
 def same_seed_same_bits(program, state, batch) -> Result:
-  """Two runs of three steps from the same state: equal to the bit."""
-  a, b = (checkpoint.to_arrays(_train(program, state, batch, 3).params) for _ in range(2))
+  """Two runs of three steps from the same state, each traced anew, or NumPy's draws would be constants: equal to the bit."""
+  anew = lambda: dataclasses.replace(program, step=jax.jit(lambda *arguments: program.step.__wrapped__(*arguments)))
+  a, b = (checkpoint.to_arrays(_train(anew(), state, batch, 3).params) for _ in range(2))
   different = [n for n in a if a[n].tobytes() != b[n].tobytes()]
   return not different, f'differ: {", ".join(different)}' if different else 'three steps, twice'
 

@@ -98,6 +98,31 @@ def test_a_fault_fails_its_check(fault, check, monkeypatch):
   assert failures(program(**{fault: True})) == {check}
 
 
+@pytest.mark.parametrize('random', [False, True])
+def test_a_draw_from_outside_of_the_keys_fails_its_check(random, monkeypatch):
+  sound, check, draw = program(), 'the same seed gives the same bits', np.random.default_rng(0)
+
+  def step(state, batch):  # NumPy draws while it is traced
+    return sound.step(state, {**batch, 'x': batch['x'] + draw.normal()} if random else batch)
+
+  monkeypatch.setattr(recipe, 'CHECKS', {check: recipe.CHECKS[check]})
+  assert failures(dataclasses.replace(sound, step=step)) == ({check} if random else set())
+
+
+@pytest.mark.parametrize(
+  ('seen', 'passed'),
+  [(lambda x: x.cumsum(1), True), (lambda x: x[:, ::-1].cumsum(1)[:, ::-1], False), (jnp.zeros_like, False)],
+)
+def test_a_model_that_sees_the_future_or_nothing_fails_its_check(seen, passed, monkeypatch):
+  check, tokens = 'tokens see none from the future', jnp.arange(24).reshape(3, 8) % 5
+  causal = dataclasses.replace(
+    program(), causal=True, example_losses=lambda state, batch, key: seen(batch['tokens'].astype(jnp.float32))
+  )
+  monkeypatch.setattr(recipe, 'CHECKS', {check: recipe.CHECKS[check]})
+  found = recipe.check(causal, {**batch(), 'tokens': tokens})
+  assert found[check][0] is passed
+
+
 def test_a_change_of_dtype_from_step_to_step_is_a_second_compilation():
   sound = program()
 

@@ -246,6 +246,7 @@ def test_sampling_needs_no_data(recurrent, story, tmp_path, capsys):
   assert text.out.startswith('The ') and len(text.out.rstrip('\n')) == 44
   assert re.search(r'\(40 tokens, [\d,]+ tokens/s\)', text.err)
   assert use.main('sample', [*command, '--prompt=The ']) == 0 and capsys.readouterr().out == text.out  # the same seed
+  assert use.main('sample', [*command, '--prompt=The ', '--seed=1']) == 0 and capsys.readouterr().out != text.out
   assert use.main('sample', [*command, '--prompt=Ünd #']) == 2
   assert "2 characters are in none of the training texts: '#' 'Ü'" in capsys.readouterr().err
   assert use.main('sample', [*command, '--top_p=0']) == 2 and '--top_p=0' in capsys.readouterr().err

@@ -51,7 +51,9 @@ def test_no_token_sees_a_later_one_and_no_example_another_and_steps_equal_all_at
   logits, other = apply(tokens), tokens.copy()
   assert logits.shape == (3, 12, 11) and logits.dtype == jnp.float32
   other[:, 7] = (other[:, 7] + 1) % 11
-  np.testing.assert_allclose(apply(other)[:, :7], logits[:, :7], atol=1e-6)
+  after = apply(other)
+  np.testing.assert_allclose(after[:, :7], logits[:, :7], atol=1e-6)
+  assert (np.abs(after - logits)[:, 7:].max((1, 2)) > 1e-3).all()  # the change is seen from there on
   other[1:] = 0
   np.testing.assert_allclose(apply(other)[0, :7], logits[0, :7], atol=1e-6)
   state, given = model.initial(3), []

@@ -56,6 +56,7 @@ def test_padding_and_what_comes_later_change_nothing_and_steps_equal_all_at_once
   later = np.concatenate([TARGET_IN[:, :3], np.full((3, 5), 8, np.int32)], 1)
   wider = applied(model, params, np.pad(SOURCE, ((0, 0), (0, 4))), later)
   np.testing.assert_allclose(wider[:, :3], logits[:, :3], atol=2e-5)
+  assert (np.abs(wider[:, 3:5] - logits[:, 3:5]).max((1, 2)) > 0.01).all()  # what comes later is seen then
 
   state, memory = jax.jit(lambda params: model.apply({'params': params}, SOURCE, 9, method='encode'))(params)
   assert {x.shape[0] for x in jax.tree.leaves((state, memory))} == {3}
