@@ -42,20 +42,42 @@ def commands(path: Path) -> list[str]:
   return [line for line in [*fenced, *inline] if line.startswith('python ')]
 
 
-@functools.cache
-def known_flags() -> set[str]:
-  """Every flag of every experiment, verb and command."""
-  from karpjax import verbs
-  from karpjax.commands import use
+def fields(*classes) -> set[str]:
+  return {field.name for cls in classes for field in dataclasses.fields(cls)}
 
-  names = {field.name for cls in (use.Asking, verbs.Evaluation) for field in dataclasses.fields(cls)}
+
+@functools.cache
+def flags_of_commands() -> dict[str, set[str]]:
+  """{command: the flags of its own}, of every command and verb; of an experiment all."""
+  from karpjax import verbs
+  from karpjax.bench import measure
+  from karpjax.commands import reproduce, runs, sweep, use
+  from karpjax.commands.launchers import slurm, tpu
+
+  declared = lambda module: set(re.findall(r"'--(\w+)',", Path(module.__file__).read_text()))
+  own = {'reproduce': declared(reproduce), 'sweep': declared(sweep), 'runs': declared(runs), 'compare': declared(runs)}
+  own |= {'tpu': fields(tpu.Tpu), 'slurm': fields(slurm.Slurm), 'bench': fields(measure.Bench), 'check': set()}
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
-    names |= {field.name for field in dataclasses.fields(module.Config)}
-    names |= {f.name for verb in getattr(module, 'verbs', {}).values() for f in dataclasses.fields(verb.options)}
-  for file in [*(ROOT / 'karpjax').rglob('*.py')]:
-    names |= set(re.findall(r'--(\w+)', file.read_text()))
-  return names | {'help', 'flagfile', 'flag'}
+    own[name] = fields(module.Config)
+    for verb, what in {**getattr(module, 'verbs', {}), 'evaluate': verbs.EVALUATE}.items():
+      own[verb] = own.get(verb, set()) | fields(use.Asking, what.options)
+  return own
+
+
+def known_flags(words: list[str]) -> set[str]:
+  """The flags of a command of launch.py, with those of the experiment that it names; of no known command those of all."""
+  every = flags_of_commands()
+  named = [word for word in words[:1] if word in every] + [word for word in words[1:] if word in EXPERIMENTS]
+  of_runs = every['regression'] & every['gan'] if words[:1] == ['reproduce'] else set()
+  known = set().union(*(every[word] for word in named or every), of_runs)
+  return known | {'help', 'flagfile', 'devices', 'processes'} | (set() if named else {'flag'})
+
+
+def unknown(text: str, words: list[str]) -> list[str]:
+  """The flags in a text that the command of these words does not take."""
+  found = re.findall(r'--(?:no)?([a-z]\w+)', text)
+  return [flag for flag in found if not {flag, f'no{flag}'} & known_flags(words)]
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -63,13 +85,18 @@ def test_links_resolve_and_flags_exist(path):
   text = path.read_text()
   for link in re.findall(r'\]\(([^)#]+)\)', text):
     assert link.startswith('http') or (path.parent / link).exists(), link
-  own = [
-    line
-    for line in text.splitlines()
-    if not any(other in line for other in ('pip install', 'tfds build', 'tensorboard'))
-  ]
-  for flag in re.findall(r'--(?:no)?([a-z]\w+)', '\n'.join(own)):
-    assert {flag, f'no{flag}'} & known_flags(), f'--{flag}'
+  others = 'pip install', 'tfds build', 'tensorboard', 'python -m '
+  assert not unknown('\n'.join(line for line in text.splitlines() if not any(x in line for x in others)), [])
+  for line in commands(path):
+    words = [word for word in shlex.split(line)[2:] if not word.startswith('--')]
+    if line.startswith('python launch.py') and not re.search(r'--model=\S+:', line):  # whose fields are flags
+      assert not unknown(line, words), line
+
+
+def test_a_flag_of_another_experiment_is_unknown():
+  assert unknown('--latent=3 --seeds=2 --nogrid', ['gan']) == ['grid'] and unknown('--latent=3', []) == []
+  assert unknown('--latent=3 --split=test', ['evaluate', 'runs/a']) == ['latent']
+  assert unknown('--grid latent=1 --latent=3', ['sweep', 'regression']) == ['latent']
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
