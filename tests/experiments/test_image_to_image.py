@@ -1,6 +1,7 @@
 """Image to image as a user runs it: the losses of its objectives, and images translated."""
 
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -205,3 +206,12 @@ def test_the_mean_of_psnr_is_of_what_is_finite(monkeypatch):
   assert math.isnan(
     experiment.summarise({'psnr': (0.0, 0.0), 'gradient': (0.1, 1), 'target_gradient': (0.1, 1)})['psnr']
   )
+
+
+def test_players_begin_with_keys_of_their_own_that_no_step_draws_from(monkeypatch):
+  seen, key = [], jax.random.key(0)
+  player = types.SimpleNamespace(init=lambda key, *_, **__: seen.append(key) or {'params': {'w': jnp.zeros(2)}})
+  monkeypatch.setattr(experiment, 'networks', lambda *_: (player, player))
+  experiment.program(config.resolve(experiment.Config(**SMALL), 100), Dataset(SPEC, {})).init(key)
+  steps = [jax.random.fold_in(key, t) for t in range(3)]
+  assert len(seen) == 2 and len({jax.random.key_data(x).tobytes() for x in (key, *seen, *steps)}) == 6
