@@ -231,18 +231,17 @@ def _names(path) -> list[str]:
   return [str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', '')))).lower() for key in path]
 
 
-def limit_norms(limit: float, layer: str = 'logits') -> optax.GradientTransformation:
-  """To be chained behind an optimiser: limits the norm of each unit's weights in one layer.
+def limit_norms(limit: float) -> optax.GradientTransformation:
+  """To be chained behind an optimiser: limits the norm of each unit's weights in the layer 'logits'.
 
   Hinton et al. 2012, and Kim 2014 for the last layer of his TextCNN.
 
   Args:
     limit: the greatest L2 norm of a column of the layer's kernel [in, out]; positive.
-    layer: its name, as in params['logits']['kernel'].
   """
 
   def limited(path, update, p):
-    if _names(path)[-2:] != [layer, 'kernel']:
+    if _names(path)[-2:] != ['logits', 'kernel']:
       return update
     new = p + update
     return new * jnp.minimum(1, limit / jnp.maximum(jnp.linalg.norm(new, axis=0), 1e-12)) - p

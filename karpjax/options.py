@@ -24,20 +24,9 @@ from karpjax.errors import UsageError, check_text, choose, first_line, nearest
 
 
 def option(
-  default,
-  help='',
-  *,
-  group='Model',
-  choices=None,
-  low=None,
-  high=None,
-  above=None,
-  below=None,
-  may_change=False,
-  own=False,
-  path=False,
-  means='',
-):
+  default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, may_change=False,
+  own=False, path=False, means='',
+):  # fmt: skip
   """A dataclass field that is an option.
 
   Args:

@@ -137,7 +137,7 @@ class Run:
     members = len(population['seeds']) if population else self.config.seeds
     if self.member is not None and self.member not in range(members):
       raise UsageError(f'member={self.member}: {self.folder} has {members}, numbered from 0')
-    if self.trial and first is not None and not _same_setting(population['hyper'], first, self.member):
+    if self.trial and first is not None and any(x[first] != x[self.member] for x in population['hyper'].values()):
       raise UsageError(f'member={member}: the seeds of {self.trial} are fewer, numbered from 0')
     if population:  # many settings in one program
       if self.member is None:
@@ -230,11 +230,6 @@ class Run:
     if name.startswith('_') or name not in self.__dict__.get('verbs', {}):
       raise AttributeError(f'a run of {self.__dict__.get("stored", {}).get("experiment")} has no {name}')
     return self.verb(name)
-
-
-def _same_setting(hyper: Mapping[str, Sequence[float]], one: int, other: int) -> bool:
-  """Whether two members of a sweep's program differ by their seeds alone."""
-  return all(values[one] == values[other] for values in hyper.values())
 
 
 # ---- verbs that several experiments have ----

@@ -11,6 +11,7 @@ from pathlib import Path
 LOSSES = 5  # first steps whose losses are compared
 MATRIX = 2048  # side of the matmul that stands for the machine's peak
 PEAK_REPEATS = 3
+LEAST = 0.2  # seconds that steps are measured for
 
 
 def job() -> dict:
@@ -43,15 +44,15 @@ def serve(prepare: Callable[[], tuple[dict, Callable, Callable]]) -> None:
     answer({'seconds': seconds, 'peak': 2 * MATRIX**3 / fastest, 'memory': peak_memory()})
 
 
-def step_seconds(run: Callable, least: float = 0.2) -> float:
-  """Seconds of one step, from so many that they take `least` seconds, after a few to warm up."""
+def step_seconds(run: Callable) -> float:
+  """Seconds of one step, from so many that they take LEAST seconds, after a few to warm up."""
   run(3)
   steps = 1
   while True:
     seconds = _seconds(run, steps)
-    if seconds >= least:
+    if seconds >= LEAST:
       return seconds / steps
-    steps *= 4 if seconds < least / 8 else 2
+    steps *= 4 if seconds < LEAST / 8 else 2
 
 
 def peak_memory() -> int:

@@ -17,7 +17,7 @@ from karpjax.report import tables
 from karpjax.train import checkpoint, loop
 from karpjax.train.runner import Runner
 
-OVERFIT_STEPS = 400
+OVERFIT_STEPS, BLIND_STEPS = 400, 60  # at most; without inputs
 TARGETS = {'label', 'target', 'targets'}  # the names of what is to be predicted, in the batches of experiments
 
 
@@ -138,7 +138,7 @@ def overfits_one_batch(program, state, batch) -> Result:
   'real inputs beat zeroed ones',
   'It does as well without its inputs: look at the preprocessing and for dead units; try a lower learning_rate',
 )
-def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
+def inputs_matter(program, state, batch) -> Result:
   """Trained for a few steps on zeroed inputs it does worse than on the real ones: it looks at them."""
   if not TARGETS & set(batch):
     raise NotApplicable(f'nothing in the batch is a target by its name: {", ".join(sorted(TARGETS))}')
@@ -147,8 +147,8 @@ def inputs_matter(program, state, batch, *, steps: int = 60) -> Result:
     raise NotApplicable('the loss looks at no target but at the inputs themselves')
   keep = TARGETS | {'index', 'mask'}
   zeroed = {n: x if n in keep else jnp.zeros_like(x) for n, x in batch.items()}
-  real, blind = (_minimise(program, state, inputs, steps)[-1] for inputs in (batch, zeroed))
-  return real < blind, f'loss {real:.4f} against {blind:.4f} after {steps} steps'
+  real, blind = (_minimise(program, state, inputs, BLIND_STEPS)[-1] for inputs in (batch, zeroed))
+  return real < blind, f'loss {real:.4f} against {blind:.4f} after {BLIND_STEPS} steps'
 
 
 @named(

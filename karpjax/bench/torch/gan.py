@@ -8,12 +8,12 @@ from torch.nn import functional as F
 
 from karpjax.bench.torch.vision import Apply, flatten, sequential
 
-PENALTY = 10.0
+PENALTY, LATENT = 10.0, 100
 
 
-def generator(shape, widths, latent=100):
+def generator(shape, widths):
   size, layers = shape[0] // 2 ** len(widths), {}
-  project = nn.Linear(latent, size**2 * widths[0], bias=False)
+  project = nn.Linear(LATENT, size**2 * widths[0], bias=False)
   image = Apply(lambda x: x.view(-1, size, size, widths[0]).permute(0, 3, 1, 2))
   for i, (inputs, outputs) in enumerate(itertools.pairwise((*widths, shape[2]))):
     last = i == len(widths) - 1
