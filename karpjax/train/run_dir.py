@@ -239,7 +239,7 @@ def setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | 
   first = next((row for row in done if trial is None or row['trial'] == str(trial)), None)
   if not first:
     raise UsageError(f'trial={trial}: done are {", ".join(sorted((row["trial"] for row in done), key=int))}')
-  text = f'trial {first["trial"]}: ' + ' '.join(f'--{name}={x}' for name, x in first['setting'].items())
+  text = f'trial {first["trial"]}: ' + ' '.join(f'{name}={x}' for name, x in first['setting'].items())
   place = Path(first['folder'])
   own = folder / place.name  # a sweep's folder may have been moved
   return own if own.exists() else place, text, int(first['member']) if first['member'] else None

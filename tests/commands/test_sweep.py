@@ -79,7 +79,7 @@ def test_a_member_alone_is_the_run_with_its_flags(tmp_path, optimiser, members):
   heads = 'trial,axis,status,validation/loss,validation/loss/std,reason,folder,member'
   (tmp_path / 'trials.csv').write_text(f'{heads}\n1,x,done,0.5,,,{tmp_path}/together,0\n')
   assert karpjax.open(tmp_path, trial=1, member=0).member == 0
-  with pytest.raises(errors.UsageError, match='member=1: the seeds of trial 1: --axis=x are fewer'):
+  with pytest.raises(errors.UsageError, match='member=1: the seeds of trial 1: axis=x are fewer'):
     karpjax.open(tmp_path, trial=1, member=1)
 
 
@@ -220,7 +220,7 @@ def test_a_grid_with_failures_goes_on_and_is_not_run_twice(tmp_path, monkeypatch
   assert use.main('predict', ['sweep/part-001', 'x.png']) == 2
   assert 'give --member=, or the folder of the sweep, sweep, for its best' in capsys.readouterr().err
   assert use.describe(Path('sweep')) == 0
-  assert f'trial {found[0]["trial"]}: --learning_rate={found[0]["learning_rate"]}' in capsys.readouterr().out
+  assert f'trial {found[0]["trial"]}: learning_rate={found[0]["learning_rate"]}' in capsys.readouterr().out
   # What has trained does so once; what failed is tried again.
   before = [Path(f'sweep/part-00{n}/output.txt').read_bytes() for n in (1, 2)]
   assert sweep.main(argv) == 0
