@@ -7,7 +7,7 @@ It is a command (`launch.py predict WORKDIR FILE …`) and a method (`karpjax.op
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
