@@ -192,15 +192,12 @@ def with_model(config_class: type, name: object) -> type:
     return config_class
   fields = []
   for field in of_model(own_model(name), own=True).values():
+    plain, several = element(field.type)
     if field.name not in known:
-      plain, several = element(field.type)
       about = {'choices': field.metadata.get('choices'), 'means': text(field.default)}
       made = option(None, field.metadata.get('help', ''), **about)
       fields.append((field.name, (tuple[plain, ...] if several else plain) | None, made))
-    elif (
-      known[field.name].metadata.get('group') != 'Model'
-      or element(known[field.name].type)[0] is not element(field.type)[0]
-    ):
+    elif (flag := known[field.name]).metadata.get('group') != 'Model' or element(flag.type)[0] is not plain:
       raise UsageError(f'model={name}: its field {field.name} has the name of a flag; call it otherwise')
   return dataclasses.make_dataclass(
     config_class.__name__, fields, bases=(config_class,), frozen=True, namespace={'__module__': config_class.__module__}
@@ -232,8 +229,8 @@ def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = Fal
     )  # which others may leave it to
     helps = _by_text({model: field.metadata['help'] or first for model, field in by_model.items()}, models, '.')
     own_default = lambda model, field: getattr(models[model], 'keywords', {}).get(field.name, field.default)
-    usual_values = {model: text(own_default(model, field)) for model, field in by_model.items()}
-    means = '; '.join(_by_text({model: x for model, x in usual_values.items() if x not in ('', 'None')}, by_model))
+    values = ((model, text(own_default(model, field))) for model, field in by_model.items())
+    means = '; '.join(_by_text({model: x for model, x in values if x not in ('', 'None')}, by_model))
     fields.append((name, annotation, option(None, ' '.join(helps), choices=choices, means=means)))
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
 

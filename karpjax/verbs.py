@@ -254,21 +254,17 @@ def _evaluate(run: Run, chosen):
   def function(state, data):
     alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': '', 'final_splits': (chosen.split,)}
     config = dataclasses.replace(run.config, **alone)
-    program = run.experiment.program(config, data)
-    runner = Runner(program, data, config)
-    return program.summarise(runner.evaluate(runner.carry(state), chosen.split))
+    runner = Runner(run.experiment.program(config, data), data, config)
+    return runner.program.summarise(runner.evaluate(runner.carry(state), chosen.split))
 
   return function
 
 
 EVALUATE = Verb(
-  "A split's metrics, of the run's weights.",
-  _evaluated,
-  _evaluate,
+  "A split's metrics, of the run's weights.", _evaluated, _evaluate,
   lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}],
-  options=Evaluation,
-  show=lambda numbers: ''.join(f'{name:28} {x:.4f}\n' for name, x in numbers.items()),
-)
+  options=Evaluation, show=lambda numbers: ''.join(f'{name:28} {x:.4f}\n' for name, x in numbers.items()),
+)  # fmt: skip
 
 
 def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Callable:
