@@ -165,7 +165,13 @@ def test_the_default_learns_to_write_dates(tmp_path):
 
 @pytest.mark.slow
 def test_multi30k_runs_and_is_scored(shared_data, tmp_path):
-  options = dict(dataset='multi30k', data_dir=str(shared_data / 'files'), minimum_frequency=2, eval_batch_size=250)
+  options = dict(
+    dataset='multi30k',
+    data_dir=str(shared_data / 'files'),
+    minimum_frequency=2,
+    examples=experiment.Config.examples,
+    eval_batch_size=250,
+  )
   numbers = run(tmp_path, **TRANSFORMER, **options, steps='20', eval_every='0', plots=True).numbers
   report = json.loads((tmp_path / 'report.json').read_text())
   for name in ('bleu', 'bleu_13a', 'chrf'):
