@@ -5,9 +5,9 @@ python launch.py actor_critic_off_policy --algorithm=td3 --seeds=4
 python launch.py play runs/actor_critic_off_policy/…                    # an episode of the policy as GIF
 python launch.py check actor_critic_off_policy
 
-Lillicrap et al. 2016 (with Gaussian noise for their correlated one, as Fujimoto et al. 2018); Fujimoto et al. 2018; Haarnoja et
-al. 2018b. An example is an environment, and a step is --train_frequency steps of each and the updates that follow: --steps
-counts these. Flags that count steps otherwise count those of all environments together.
+Lillicrap et al. 2016 (with Gaussian noise for their correlated one, as Fujimoto et al. 2018); Fujimoto et al. 2018;
+Haarnoja et al. 2018b. An example is an environment, and a step is --train_frequency steps of each and the updates that
+follow: --steps counts these. Flags that count steps otherwise count those of all environments together.
 
 Actions lie within ±1 (see `environment.scale_action`). An actor's outputs are [batch, size] before a tanh, or, of SAC's
 stochastic policy, the [batch, 2 · size] of a squashed Gaussian. The values of several critics are [critics, batch].
@@ -87,7 +87,8 @@ def squashed(environment: Environment, init: Callable, actor: Callable, critics:
 
   Args:
     environment: of one world.
-    init: key -> {'critics': variables, 'policy': variables}, whose params are {'actor', 'temperature'}, the last SAC's log α.
+    init: key -> {'critics': variables, 'policy': variables}, whose params are {'actor', 'temperature'}, the last SAC's
+      log α.
     actor: (params, observation [batch, …]) -> outputs [batch, size or 2 · size].
     critics: (params, observation [batch, …], action [batch, size]) -> [critics, batch].
   """
@@ -165,7 +166,9 @@ def train_step(policy: Policy, optimisers: Mapping[str, optax.GradientTransforma
     return examples
 
   def targets(params, target, batch):
-    """[batch]: what the critics' values are to become; γ is 0 where the episode terminated, not where it was only cut."""
+    """[batch]: what the critics' values are to become; γ is 0 where the episode terminated,
+    not where it was only cut.
+    """
     following, noise = batch['next_observation'], batch['next_noise']
     if stochastic:
       action, log_prob = squashed_sample(actor(params['policy']['actor'], following), noise)

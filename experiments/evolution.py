@@ -4,9 +4,9 @@ python launch.py evolution                                              # balanc
 python launch.py evolution --environment=pendulum --worlds=4 --steps=300
 python launch.py play runs/evolution/…                                  # an episode of the policy as GIF
 
-Salimans et al. 2017. An example is a pair of opposite perturbations, which play in the same worlds, and a step is a whole
-population and the update from it: --steps counts these. A pair's noise comes from its number, so a population is the same on
-any number of devices, which then sum what their pairs say of the gradient.
+Salimans et al. 2017. An example is a pair of opposite perturbations, which play in the same worlds, and a step is a
+whole population and the update from it: --steps counts these. A pair's noise comes from its number, so a population is
+the same on any number of devices, which then sum what their pairs say of the gradient.
 """
 
 import functools
@@ -61,8 +61,8 @@ def policy(config: Config) -> Policy:
 
 
 def centred_ranks(values, population):
-  """Ranks of values […] in a population [size], from -½, the least, to ½; equal ones share their mean (Salimans et al. 2017,
-  section 2.1, and appendix).
+  """Ranks of values […] in a population [size], from -½, the least, to ½; equal ones share their mean (Salimans et al.
+  2017, section 2.1, and appendix).
   """
   less = (population < values[..., None]).sum(-1)
   equal = (population == values[..., None]).sum(-1)  # the member itself is among them

@@ -167,7 +167,9 @@ def program(config: Config, data: Dataset) -> Program:
     return TrainState.create(key, variables, optimisers, ema=('generator',) if config.ema else ())
 
   def predict(state, batch, key):
-    """Samples of the batch's labels, and latents where it has them, the averaged generator's: [batch, *shape], raw scale."""
+    """Samples of the batch's labels, and latents where it has them, the averaged generator's: [batch, *shape],
+    raw scale.
+    """
     z = batch['latent'] if 'latent' in batch else latents(config, key, batch)
     x = generator.apply(state.variables('generator'), z, batch['label'], train=False)
     return spec.maximum * ((x + 1) / 2 if len(spec.shape) == 3 else x)

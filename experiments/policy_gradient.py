@@ -6,8 +6,8 @@ python launch.py policy_gradient --algorithm=reinforce --batch_size=16 --steps=3
 python launch.py policy_gradient --environment=cartpole_positions --memory=lstm     # velocities must be remembered
 python launch.py play runs/policy_gradient/…                            # an episode of the policy as GIF
 
-Williams 1992; Mnih et al. 2016 (A2C is its synchronous form); Schulman et al. 2016 and 2017. An example is an environment, and a
-step is a rollout of all environments and the updates from it: --steps counts these.
+Williams 1992; Mnih et al. 2016 (A2C is its synchronous form); Schulman et al. 2016 and 2017. An example is an
+environment, and a step is a rollout of all environments and the updates from it: --steps counts these.
 """
 
 import jax.numpy as jnp

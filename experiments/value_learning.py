@@ -6,9 +6,9 @@ python launch.py value_learning --atoms=51 --lowest=0 --highest=100
 python launch.py play runs/value_learning/…                             # an episode of the best actions as GIF
 python launch.py check value_learning
 
-Mnih et al. 2015; van Hasselt et al. 2016; Wang et al. 2016; Schaul et al. 2016; Bellemare et al. 2017; all at once: Hessel et al.
-2018. An example is an environment, and a step is --train_frequency steps of each and the updates that follow: --steps counts
-these. Flags that count steps otherwise count those of all environments together.
+Mnih et al. 2015; van Hasselt et al. 2016; Wang et al. 2016; Schaul et al. 2016; Bellemare et al. 2017; all at once:
+Hessel et al. 2018. An example is an environment, and a step is --train_frequency steps of each and the updates that
+follow: --steps counts these. Flags that count steps otherwise count those of all environments together.
 """
 
 import dataclasses
@@ -115,7 +115,8 @@ def of_actions(values, actions):
 
 
 def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: Config) -> Callable:
-  """The step of a method of value learning, in the order of the algorithm: its parts share network, optimiser and config.
+  """The step of a method of value learning, in the order of the algorithm: its parts share network, optimiser and
+  config.
 
   Args:
     policy: of `greedy`.
@@ -139,8 +140,8 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config: 
     """What the outputs at the actions taken are to become: [batch], or [batch, n].
 
     That is r + γ Q(s', a) (Mnih et al. 2015, algorithm 1) with Q of the target network, γ being 0 where the episode
-    terminated, not where it was only cut; a is the best by it, or for double Q-learning by the online network (van Hasselt
-    et al. 2016, eq. 4).
+    terminated, not where it was only cut; a is the best by it, or for double Q-learning by the online network (van
+    Hasselt et al. 2016, eq. 4).
     """
     following = apply(target_params, batch['next_observation'])
     choosing = apply(params, batch['next_observation']) if config.double else following

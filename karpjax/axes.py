@@ -12,8 +12,8 @@ class Axes(nn.Partitioned):
 
   Attributes:
     names: as `nn.with_partitioning`'s, see `mesh.RULES`.
-    matrix: a letter for each axis: i of inputs, o of outputs, s of a stack, each entry of which is a matrix of its own; ''
-      where there is none, as of embeddings and last layers.
+    matrix: a letter for each axis: i of inputs, o of outputs, s of a stack, each entry of which is a matrix of its own;
+      '' where there is none, as of embeddings and last layers.
   """
 
   matrix: str = struct.field(pytree_node=False, default='')
@@ -42,8 +42,8 @@ def kernel(value) -> str:
 def matrices(params) -> tuple[str, ...]:
   """`Axes.matrix` of each parameter, in the order of `jax.tree.leaves`, of boxed params as `init` gives them.
 
-  Of what makers say nothing, such as the layers of Linen in a model of one's own, those called 'kernel' are matrices, but
-  for the last made, where no other is said to be none: the last layer.
+  Of what makers say nothing, such as the layers of Linen in a model of one's own, those called 'kernel' are matrices,
+  but for the last made, where no other is said to be none: the last layer.
   """
   is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)
   leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_box)

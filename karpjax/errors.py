@@ -81,7 +81,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def choose(what: str, name: str, known: dict):
-  """`known[name]`, or a UsageError that offers the nearest name, such as «unknown model 'resnet2'. Did you mean resnet20?»."""
+  """`known[name]`, or a UsageError that offers the nearest name, such as «unknown model 'resnet2'. Did you mean
+  resnet20?».
+  """
   if name not in known:
     raise UsageError(f'unknown {what} {name!r}.{nearest(name, known)}')
   return known[name]

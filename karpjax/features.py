@@ -1,8 +1,8 @@
 """Frozen feature extractors for FID and perceptual losses: runs of image_classification, Inception, VGG-19.
 
-Features for FID are the inputs of a classifier's last dense layer, or Inception's. Those of a perceptual loss are of the last
-convolution, before its activation (Ledig et al. 2017, section 2.2.1, take them behind it; Wang et al. 2018, "ESRGAN", section 3.2,
-say why before).
+Features for FID are the inputs of a classifier's last dense layer, or Inception's. Those of a perceptual loss are of
+the last convolution, before its activation (Ledig et al. 2017, section 2.2.1, take them behind it; Wang et al. 2018,
+"ESRGAN", section 3.2, say why before).
 """
 
 import dataclasses
@@ -39,7 +39,8 @@ class Scorer:
     step: of the run's checkpoint; None: of Inception.
     classes: how many; 0: it tells none apart.
     size: d, numbers in a feature.
-    apply: raw images [batch, *shape] -> (features [batch, d], logits [batch, classes], or None where there are no classes).
+    apply: raw images [batch, *shape] -> (features [batch, d], logits [batch, classes], or None where there are no
+      classes).
     batch: images in one call of `describe`.
   """
 
@@ -147,8 +148,8 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
   """Images [batch, *shape] in [0, 1] -> features [batch, height', width', d].
 
   Args:
-    source: WORKDIR of a run of image_classification, whose best checkpoint is taken; or FILE.safetensors with the weights of
-      torchvision's vgg19 under its names, 'features.0.weight' and so on.
+    source: WORKDIR of a run of image_classification, whose best checkpoint is taken; or FILE.safetensors with the
+      weights of torchvision's vgg19 under its names, 'features.0.weight' and so on.
     shape: of an image, (height, width, channels).
 
   Raises:
@@ -174,7 +175,8 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
 
 
 def vgg19(path: str) -> Callable:
-  """Images [batch, height, width, 1 or 3] in [0, 1] -> features [batch, height // 16, width // 16, 512]: VGG-19's conv5_4.
+  """Images [batch, height, width, 1 or 3] in [0, 1] -> features [batch, height // 16, width // 16, 512]: VGG-19's
+  conv5_4.
 
   Raises:
     UsageError: where the file cannot be read or lacks a layer.

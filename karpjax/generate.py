@@ -1,8 +1,8 @@
 """Sequences from any step function, token by token: greedy, by beam search, or drawn, as an endless stream.
 
-A step is `step(tokens [batch] int32, state) -> (logits [batch, vocabulary] float32, state)`: the last token, and what a model
-remembers -> what may come next. The state is any pytree whose leaves have a leading axis [batch, …]: the state of an LSTM, or a
-cache of keys and values with a length per example. Nothing here knows a model.
+A step is `step(tokens [batch] int32, state) -> (logits [batch, vocabulary] float32, state)`: the last token, and what a
+model remembers -> what may come next. The state is any pytree whose leaves have a leading axis [batch, …]: the state of
+an LSTM, or a cache of keys and values with a length per example. Nothing here knows a model.
 """
 
 import collections
@@ -24,8 +24,8 @@ def filter_logits(logits, temperature: float = 1.0, top_k: int = 0, top_p: float
     logits: [batch, vocabulary] float32.
     temperature: what they are divided by; positive.
     top_k: keep this many of the largest, the first of equals; 0: all.
-    top_p: then keep the fewest of the most probable that have this probability together, one at least; 1: all (Holtzman et al.
-      2020, "The Curious Case of Neural Text Degeneration", section 3.1).
+    top_p: then keep the fewest of the most probable that have this probability together, one at least; 1: all (Holtzman
+      et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1).
 
   Returns:
     [batch, vocabulary] float32.
@@ -145,10 +145,11 @@ def _extend(step: Callable, beam: Beam, over, end: int | None, alpha: float) -> 
 
 
 def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, length_penalty: float = 0.0):
-  """The most probable sequence, by a beam in which those that have ended keep their places, until none can beat the best.
+  """The most probable sequence, by a beam in which those that have ended keep their places, until none can beat the
+  best.
 
-  A sequence's score is its log probability / `length_norm` of its length, the end included. A beam of 1 is `greedy`; one that
-  holds all prefixes is exhaustive.
+  A sequence's score is its log probability / `length_norm` of its length, the end included. A beam of 1 is `greedy`;
+  one that holds all prefixes is exhaustive.
 
   Args:
     step: see the module; it is given [batch · beam] tokens, the beams of an example side by side. What does not change
@@ -160,8 +161,8 @@ def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, l
     length_penalty: alpha of `length_norm`; 0 favours the short.
 
   Returns:
-    tokens [batch, beam, steps] int32, the best first, 0 after the end; scores [batch, beam] float32, -inf where there is no
-    such sequence.
+    tokens [batch, beam, steps] int32, the best first, 0 after the end; scores [batch, beam] float32, -inf where there
+    is no such sequence.
   """
   size = len(first)
   over = functools.partial(_finished, steps=steps, alpha=length_penalty)
@@ -185,7 +186,9 @@ def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, l
 
 @functools.lru_cache(maxsize=16)
 def _compiled(model, batch: int, chunk: int, **rules):
-  """(begin, extend): variables, … -> logits and a state; variables, logits, a state, keys, t -> tokens, logits, a state."""
+  """(begin, extend): variables, … -> logits and a state; variables, logits, a state, keys, t -> tokens, logits,
+  a state.
+  """
 
   @jax.jit
   def begin(variables, tokens, length):

@@ -1,7 +1,7 @@
 """A config's flags -> optax: learning-rate schedules, optimisers, clipping and weight decay.
 
-A number of the config is Python's or, where a sweep runs many values in one program, a traced one: what is left out because
-a number is 0 is left out only where Python knows it.
+A number of the config is Python's or, where a sweep runs many values in one program, a traced one: what is left out
+because a number is 0 is left out only where Python knows it.
 """
 
 import inspect
@@ -45,8 +45,9 @@ def is_known(value) -> bool:
 def schedule(config, pace: Pace = Pace()) -> Callable[[jax.Array], jax.Array]:
   """The learning rate as a function of the number t of updates that the optimiser has made so far.
 
-  Durations of the config are in steps of the run, and those below in the optimiser's own updates, by its pace. Warm-up is linear and never zero: learning_rate * (t + 1) / (warmup + 1) while t < warmup. After it, with
-  u = t - warmup and n = steps - warmup:
+  Durations of the config are in steps of the run, and those below in the optimiser's own updates, by its pace. Warm-up
+  is linear and never zero: learning_rate * (t + 1) / (warmup + 1) while t < warmup. After it, with u = t - warmup and n
+  = steps - warmup:
 
     constant     learning_rate
     linear       from learning_rate at u = 0 to final_learning_rate at u = n, where it stays
@@ -106,7 +107,8 @@ def schedule(config, pace: Pace = Pace()) -> Callable[[jax.Array], jax.Array]:
 
 
 def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
-  """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning rate.
+  """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning
+  rate.
 
     sgd       params - rate * gradient
     momentum  v = momentum * v + gradient, params - rate * v (Polyak 1964; Sutskever et al. 2013)
@@ -250,5 +252,7 @@ def limit_norms(limit: float) -> optax.GradientTransformation:
 
 
 def limit_weights(limit: float) -> optax.GradientTransformation:
-  """To be chained behind an optimiser: cuts every weight to ± `limit` (a critic's: Arjovsky et al. 2017, algorithm 1)."""
+  """To be chained behind an optimiser: cuts every weight to ± `limit` (a critic's: Arjovsky et al. 2017,
+  algorithm 1).
+  """
   return optax.stateless_with_tree_map(lambda update, p: jnp.clip(p + update, -limit, limit) - p)

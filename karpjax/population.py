@@ -11,7 +11,8 @@ from karpjax.program import Population
 
 
 def varied(experiment, hyper: Mapping[str, Sequence[float]], seeds: Sequence[int]):
-  """The experiment whose seeds are members: under `vmap`, each has its own seed and hyperparameters, numbers in its state.
+  """The experiment whose seeds are members: under `vmap`, each has its own seed and hyperparameters, numbers in its
+  state.
 
   Args:
     experiment: a module; its `program` takes traced numbers for the fields that `hyper` names.

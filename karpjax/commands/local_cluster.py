@@ -1,4 +1,6 @@
-"""`launch.py --processes=2 --devices=4 NAME …`: hosts as processes of this machine, to rehearse a pod; one with --devices alone."""
+"""`launch.py --processes=2 --devices=4 NAME …`: hosts as processes of this machine, to rehearse a pod;
+one with --devices alone.
+"""
 
 import os
 import signal

@@ -30,7 +30,8 @@ def read(path: Path, chosen: Options) -> list[tuple[datetime.datetime | float, s
   """(time, as it is written, text) of each row of a table, in the order of time.
 
   Raises:
-    UsageError: as `text_files.read_table`, and for a time that is neither ISO 8601 nor a number, or times of several kinds.
+    UsageError: as `text_files.read_table`, and for a time that is neither ISO 8601 nor a number, or times of several
+      kinds.
   """
   rows = []
   for stamp, text in text_files.read_table(path, chosen.encoding, chosen.columns):

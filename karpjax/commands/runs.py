@@ -1,4 +1,6 @@
-"""`launch.py runs [DIR]` lists the runs below a folder; `launch.py compare WORKDIR …` sets runs side by side in one page."""
+"""`launch.py runs [DIR]` lists the runs below a folder; `launch.py compare WORKDIR …` sets runs side by side in one
+page.
+"""
 
 import argparse
 import datetime
@@ -69,8 +71,8 @@ def describe(folder: Path) -> dict[str, Any]:
   """What `runs` says of a run: its JSON form.
 
   Returns:
-    {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number} of the last step, 'best': of the best weights,
-    'seconds', 'written', 'flags': {name: value}, 'changed': those that are not at their defaults}.
+    {'run', 'experiment', 'state', 'step', 'steps', 'metrics': {name: number} of the last step, 'best': of the best
+    weights, 'seconds', 'written', 'flags': {name: value}, 'changed': those that are not at their defaults}.
   """
   if is_sweep(folder):
     return _describe_sweep(folder)
@@ -186,7 +188,9 @@ def runs(argv: list[str]) -> int:
 
 
 def names_of(folders: list[Path], flags: list[dict[str, Any]]) -> list[str]:
-  """What tells runs from each other: the last parts of their folders; of one named by its time, flags that differ too."""
+  """What tells runs from each other: the last parts of their folders; of one named by its time,
+  flags that differ too.
+  """
   paths = [folder.resolve().parts for folder in folders]
   depth = next(n for n in range(1, 99) if len({p[-n:] for p in paths}) == len(paths) or n > max(map(len, paths)))
   different = differing(flags)

@@ -57,7 +57,8 @@ def shift(key: jax.Array, image: jax.Array, pixels: float, mode: str = 'zero') -
 
 
 def enlarge(key: jax.Array, image: jax.Array, pixels: float) -> jax.Array:
-  """Resized (bilinear) to `pixels` more each way and cropped back at random: the jitter of Isola et al. 2017, section 6.2.
+  """Resized (bilinear) to `pixels` more each way and cropped back at random: the jitter of Isola et al. 2017, section
+  6.2.
 
   [height, width, channels] of any real type -> the same shape, float32.
   """

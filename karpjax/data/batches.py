@@ -22,9 +22,9 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.ndarray]:
   """Epochs whose batches are of similar lengths, in a drawn order: what `indices` takes as an order.
 
-  An epoch's examples are sorted by length, similar ones in a drawn order, and cut into batches, which are shuffled. Where a
-  batch straddles two epochs, the end of the one and the beginning of the other are taken from the same drawn quantile of
-  lengths, so that this batch is like the others.
+  An epoch's examples are sorted by length, similar ones in a drawn order, and cut into batches, which are shuffled.
+  Where a batch straddles two epochs, the end of the one and the beginning of the other are taken from the same drawn
+  quantile of lengths, so that this batch is like the others.
 
   Returns:
     (seed, epoch) -> [size] int32, a permutation.

@@ -1,7 +1,7 @@
 """One compiled program for batches of different lengths.
 
-Sequences are stored padded to the longest of the set. A step that is `bucketed` looks how long the longest of its batch is
-and works on the batch cut to the shortest of a few static lengths that holds it: with batches of similar lengths
+Sequences are stored padded to the longest of the set. A step that is `bucketed` looks how long the longest of its batch
+is and works on the batch cut to the shortest of a few static lengths that holds it: with batches of similar lengths
 (order=bucketed) most of the padding is never computed, and nothing is compiled anew.
 """
 
@@ -75,8 +75,8 @@ def bucketed(function: Callable, lengths: Sequence[int], padding: Mapping[str, i
   Args:
     function: (state, batch) -> any pytree whose shapes do not depend on the length.
     lengths: rising; the last holds every batch.
-    padding: {name of an array [batch, time]: what stands behind a sequence's end}; the longest of these is measured, and all
-      arrays [batch, time, …] of the batch are cut.
+    padding: {name of an array [batch, time]: what stands behind a sequence's end}; the longest of these is measured,
+      and all arrays [batch, time, …] of the batch are cut.
 
   Returns:
     (state, batch) -> the same. Replicas, and seeds under `vmap`, take the length that holds all of theirs.

@@ -1,4 +1,6 @@
-"""Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, Gaussians, and usps.npz."""
+"""Small sets that need no download: scikit-learn's digits, MNIST-1D as its package makes it, Gaussians,
+and usps.npz.
+"""
 
 import functools
 import zipfile
@@ -77,7 +79,9 @@ GRID_STD = 0.05
 
 
 def gaussians25() -> Dataset:
-  """50,000 and 2,500 points, [2] float32, of 25 Gaussians on a grid (Srivastava et al. 2017, section 4.1); labels are the modes."""
+  """50,000 and 2,500 points, [2] float32, of 25 Gaussians on a grid (Srivastava et al. 2017, section 4.1);
+  labels are the modes.
+  """
   splits = {}
   for number, (split, size) in enumerate({'train': 50_000, 'test': 2_500}.items()):
     draw = np.random.Generator(np.random.Philox(key=np.array([25, number], np.uint64)))

@@ -1,7 +1,7 @@
 """What a data set is, whatever it was read from.
 
-Random access only: the order of examples is the business of `batches`. Examples keep their stored scale (uint8 where they
-can) until `Spec.scale` brings them to the model's inside the step.
+Random access only: the order of examples is the business of `batches`. Examples keep their stored scale (uint8 where
+they can) until `Spec.scale` brings them to the model's inside the step.
 """
 
 import dataclasses
@@ -130,7 +130,9 @@ class Dataset:
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def reported(self, last: bool = False) -> tuple[str, Split]:
-    """The split that reports show, and its name: validation, else train; the `last` one test, before which none reads that."""
+    """The split that reports show, and its name: validation, else train; the `last` one test,
+    before which none reads that.
+    """
     names = ('test', 'validation', 'train') if last else ('validation', 'train')
     return next((name, self.splits[name]) for name in names if name in self.splits)
 

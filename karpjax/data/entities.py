@@ -1,8 +1,8 @@
 """Made sentences with the names of people, places and organisations, and dates: entity recognition without a download.
 
-A third of all names occurs in the validation and test splits alone, so that none of theirs was seen in training: what a name is
-has to be told from the words around it and from its shape. A surname may be a person or part of a firm, a place a place,
-part of a university or a team, and a number a year or an amount.
+A third of all names occurs in the validation and test splits alone, so that none of theirs was seen in training: what a
+name is has to be told from the words around it and from its shape. A surname may be a person or part of a firm, a place
+a place, part of a university or a team, and a number a year or an amount.
 """
 
 import re

@@ -1,4 +1,6 @@
-"""What counts in a folder of the user's, of pictures as of texts: nothing hidden, and names of files and suffixes of any case."""
+"""What counts in a folder of the user's, of pictures as of texts: nothing hidden,
+and names of files and suffixes of any case.
+"""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -31,7 +33,9 @@ def files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def by_split(paths: Iterable[Path]) -> dict[str, Path]:
-  """{split: path} of the files and folders that have a name in SPLITS, of any case; a UsageError where two are of one."""
+  """{split: path} of the files and folders that have a name in SPLITS, of any case;
+  a UsageError where two are of one.
+  """
   found: dict[str, Path] = {}
   for path in paths:
     name = (path.name if path.is_dir() else path.stem).lower()

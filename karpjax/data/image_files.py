@@ -52,7 +52,9 @@ def files(folder: Path) -> list[Path]:
 
 
 def headers(files: Iterable[Path]) -> Headers:
-  """Sizes (of the upright pictures) and channels of image files, undecoded; a UsageError names one that can't be used."""
+  """Sizes (of the upright pictures) and channels of image files, undecoded;
+  a UsageError names one that can't be used.
+  """
   found = {}
   for file in tqdm.tqdm(files, desc='reading headers', leave=False, disable=None):
     with _opened(file) as image:
@@ -92,7 +94,8 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
   """A PNG or JPEG file as [height, width, channels] uint8, upright: turned as its EXIF orientation says.
 
   Args:
-    path: of the file, or the open file; a UsageError names it where it can't be read or has more than eight bits a channel.
+    path: of the file, or the open file; a UsageError names it where it can't be read or has more than eight bits a
+      channel.
     channels: 1 or 3, to convert to; transparency is dropped.
     size: (height, width) for `fit`; None leaves the file's.
   """

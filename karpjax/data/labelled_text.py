@@ -140,7 +140,9 @@ def _read(config) -> tuple[dict[str, Pairs], list[str]]:
 
 
 def sentences() -> Pairs:
-  """Those of the Python reference's prose, with at least five words each, once; one that is in several chapters is in none."""
+  """Those of the Python reference's prose, with at least five words each, once;
+  one that is in several chapters is in none.
+  """
   from pydoc_data import topics
 
   found: dict[str, set[str]] = {}
@@ -168,7 +170,9 @@ def _labelled_lines(path: Path, encoding: str, pattern: re.Pattern, expected: st
 
 
 def _tfds(config) -> tuple[dict[str, Pairs], list[str]]:
-  """Its text features, joined where there are several, and its first class label; hidden labels (−1) leave no example."""
+  """Its text features, joined where there are several, and its first class label;
+  hidden labels (−1) leave no example.
+  """
   from tensorflow_datasets import features as kinds
 
   def reader(features):

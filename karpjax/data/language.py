@@ -1,7 +1,7 @@
 """Examples of a language model: of a running text windows of `context` tokens, of lines an example each.
 
-An example is {'tokens', 'targets'}, each [context] int32: the targets are the tokens that follow; −1 is not scored. Windows
-are gathered from the text inside the step.
+An example is {'tokens', 'targets'}, each [context] int32: the targets are the tokens that follow; −1 is not scored.
+Windows are gathered from the text inside the step.
 """
 
 import dataclasses
@@ -115,8 +115,8 @@ def windowed(
   Args:
     tokens: [n] int.
     length: tokens of a window.
-    overlap: tokens that a window shares with the one before it, and does not score again; None: a window begins at every token,
-      and scores all of its own.
+    overlap: tokens that a window shares with the one before it, and does not score again; None: a window begins at
+      every token, and scores all of its own.
     gather: as `windows`.
     begin: 1 where windows begin with <s>, which is not of the text, and score all of it.
   """
@@ -133,7 +133,8 @@ def windowed(
 def lined(lines: Sequence[np.ndarray], length: int, overlap: int = 0) -> Split:
   """A line an example: token 0, then its tokens, predict these and, at last, 0.
 
-  A longer line is several, as a running text is: each shares `overlap` tokens with that before it, and does not score them.
+  A longer line is several, as a running text is: each shares `overlap` tokens with that before it, and does not score
+  them.
   """
   tokens, targets = [], []
   for line in lines:

@@ -1,7 +1,7 @@
 """Texts with masked tokens, to be guessed from those around them (Devlin et al. 2019, section 3.1).
 
-An example is {'tokens', 'targets'}, both [length] int32 and the same: <s>, then a window of a running text or a line, then
-padding. Which tokens are masked is drawn inside the step, from keys of the examples.
+An example is {'tokens', 'targets'}, both [length] int32 and the same: <s>, then a window of a running text or a line,
+then padding. Which tokens are masked is drawn inside the step, from keys of the examples.
 """
 
 import functools
@@ -67,8 +67,8 @@ def load(config) -> Dataset:
 def ends_of_tokens(tokeniser: tokenisers.Tokeniser) -> tuple[np.ndarray, np.ndarray]:
   """Whether a token's text begins, and whether it ends, with a letter, a digit or an underscore: two of [size] bool.
 
-  A token goes on with the word before it where that ends so and itself begins so; of the tokeniser `words` none does. Part of
-  a character counts as a letter.
+  A token goes on with the word before it where that ends so and itself begins so; of the tokeniser `words` none does.
+  Part of a character counts as a letter.
   """
   if tokeniser.kind == 'words':
     return np.zeros(tokeniser.size, bool), np.zeros(tokeniser.size, bool)

@@ -1,6 +1,8 @@
-"""Pairs of images, an input and its target: twin files, files of both halves, edges and pictures, small pictures and large.
+"""Pairs of images, an input and its target: twin files, files of both halves, edges and pictures, small pictures and
+large.
 
-Raw examples are {'input': [height, width, channels] uint8, 'target': [height', width', channels'] uint8}; of crops also 'picture'.
+Raw examples are {'input': [height, width, channels] uint8, 'target': [height', width', channels'] uint8}; of crops also
+'picture'.
 """
 
 import dataclasses
@@ -48,10 +50,10 @@ def load(config) -> Dataset:
   """The pairs that a config names.
 
   Args:
-    config: a `config.Train` with `dataset`, 'edges' (of the bundled pictures, or 'edges:PATH' of a folder's), in crops; or
-      'pairs:PATH', files of the same names in PATH/train/input and PATH/train/target, or in folders A and B; or
-      'side_by_side:PATH', files in PATH/train, … whose left half is the input; the folders are those of `pictures.divided`.
-      Also with `image_size`, `channels`, `direction` and `even_light`.
+    config: a `config.Train` with `dataset`, 'edges' (of the bundled pictures, or 'edges:PATH' of a folder's), in crops;
+      or 'pairs:PATH', files of the same names in PATH/train/input and PATH/train/target, or in folders A and B; or
+      'side_by_side:PATH', files in PATH/train, … whose left half is the input; the folders are those of
+      `pictures.divided`. Also with `image_size`, `channels`, `direction` and `even_light`.
 
   Raises:
     UsageError: for a bad name; a folder or file that is missing, unreadable, of another size or mode, or has no twin; a
@@ -78,8 +80,8 @@ def load_low_resolution(config, *, least: int, margin: int, most: int) -> Datase
   """Pictures made small, and the pictures: train in crops, other splits whole, in tiles; `raw` holds all whole.
 
   Args:
-    config: a `config.Train` with `dataset` and `channels`, see `pictures.read`; `factor`; `crop`, in pixels of the small
-      picture, of train; `stride`, from one train crop to the next, 0: half of a crop.
+    config: a `config.Train` with `dataset` and `channels`, see `pictures.read`; `factor`; `crop`, in pixels of the
+      small picture, of train; `stride`, from one train crop to the next, 0: half of a crop.
     least: height and width at the least of a small picture that is held out.
     margin: of a tile, see `pictures.tiles`; its part is a few crops across.
     most: pixels of a small picture beyond which that gets no more.

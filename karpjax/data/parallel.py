@@ -1,8 +1,8 @@
 """Pairs of texts, a source and its target: read from files, TFDS or made by rule, and made examples of translation.
 
-An example is {'source' [S], 'target_in' [T], 'targets' [T], 'reference' []}, int32: the source ends with </s>, the target
-begins with <s> in 'target_in' and ends with </s> in 'targets'. Padding is 0, and −1 in the targets, where nothing is
-scored. 'reference' is the number of the target's text, counted over all splits.
+An example is {'source' [S], 'target_in' [T], 'targets' [T], 'reference' []}, int32: the source ends with </s>, the
+target begins with <s> in 'target_in' and ends with </s> in 'targets'. Padding is 0, and −1 in the targets, where
+nothing is scored. 'reference' is the number of the target's text, counted over all splits.
 """
 
 import dataclasses

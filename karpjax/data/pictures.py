@@ -55,12 +55,13 @@ def divided(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
   """{split: what `find` finds in its folder}, and notes.
 
-  The folders are those of `image_files.split_folders`. Without PATH/train all is in PATH; without PATH/test a fifth of train
-  is drawn for it.
+  The folders are those of `image_files.split_folders`. Without PATH/train all is in PATH; without PATH/test a fifth of
+  train is drawn for it.
 
   Args:
     find: a folder -> a list of files, or of pairs of files.
-    validation: fraction (at least one) or number of train's drawn for validation where there is no such folder; 0: none.
+    validation: fraction (at least one) or number of train's drawn for validation where there is no such folder; 0:
+      none.
     seed, purposes: of the draws.
   """
   folder, notes = Path(path), ()
@@ -84,13 +85,14 @@ def crops(pictures: Mapping[str, Pictures], size: int, stride: int) -> Split:
   """All crops of pictures on a grid, cut when asked for: what is left over at the right and lower edges is in none.
 
   Args:
-    pictures: {name: {layer: picture}}, what is cropped alike. Layers may be so many times as large as the first one, and then
-      so are their crops.
+    pictures: {name: {layer: picture}}, what is cropped alike. Layers may be so many times as large as the first one,
+      and then so are their crops.
     size: height and width of a crop of the first layer; a UsageError names a picture that is smaller.
     stride: from one crop to the next, down and across.
 
   Returns:
-    Examples {layer: [size · scale, size · scale, channels] uint8, …, 'picture': [] int32, its number in the order of names}.
+    Examples {layer: [size · scale, size · scale, channels] uint8, …, 'picture': [] int32, its number in the order of
+    names}.
   """
   corners = []  # of one picture each: [crops, 3], its number, rows and columns
   for number, (name, layers) in enumerate(pictures.items()):
@@ -123,8 +125,8 @@ def tiles(pictures: Mapping[str, Pictures], size: int, margin: int) -> Split:
     margin: how much of the picture is around it, in pixels of that layer; beyond the picture's edges is 0.
 
   Returns:
-    Examples {layer: [(size + 2 margin) · scale, …, channels] uint8, …, 'picture': [] int32, 'whole', 'part': [2, 2] int32:
-    from which to which row, and column, of the first layer the picture lies, and the tile's part of it}.
+    Examples {layer: [(size + 2 margin) · scale, …, channels] uint8, …, 'picture': [] int32, 'whole', 'part': [2, 2]
+    int32: from which to which row, and column, of the first layer the picture lies, and the tile's part of it}.
   """
   corners = []
   for number, layers in enumerate(pictures.values()):
@@ -159,10 +161,11 @@ EDGES = 12  # how much darker than the paper a stroke is, for a difference of Ga
 
 
 def edges(picture: np.ndarray) -> np.ndarray:
-  """A picture's edges as strokes on their dark sides, on white paper: [height, width, 1 or 3] -> [height, width, 1] uint8.
+  """A picture's edges as strokes on their dark sides, on white paper: [height, width, 1 or 3] -> [height, width, 1]
+  uint8.
 
-  Where scikit-image's difference of Gaussians, of 1 and 1.6 pixels (Marr & Hildreth 1980), is negative. A gradient's strength
-  would not tell which side is the darker one.
+  Where scikit-image's difference of Gaussians, of 1 and 1.6 pixels (Marr & Hildreth 1980), is negative. A gradient's
+  strength would not tell which side is the darker one.
   """
   from skimage import filters
 
@@ -182,10 +185,11 @@ def in_even_light(picture: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def shrunk(picture: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
-  """A picture made small, [height // factor, width // factor, channels] uint8; and the picture cut to `factor` times that.
+  """A picture made small, [height // factor, width // factor, channels] uint8; and the picture cut to `factor` times
+  that.
 
-  By Pillow's bicubic filter (Keys 1981, a = -½) widened by the factor, which is MATLAB's imresize but for the outermost pixels,
-  and rounded to 8 bits.
+  By Pillow's bicubic filter (Keys 1981, a = -½) widened by the factor, which is MATLAB's imresize but for the outermost
+  pixels, and rounded to 8 bits.
   """
   height, width = (n // factor for n in picture.shape[:2])
   picture = picture[: height * factor, : width * factor]

@@ -1,7 +1,8 @@
 """Where spaces stand between the words and marks of a text: what puts it together again as it was.
 
-A mark does not say whether a space stands beside it. Rules of typography guess, from what is to the left alone, so that a text
-can be printed while it grows; where they would be wrong in the texts that a tokeniser learns from, it remembers the place.
+A mark does not say whether a space stands beside it. Rules of typography guess, from what is to the left alone, so that
+a text can be printed while it grows; where they would be wrong in the texts that a tokeniser learns from, it remembers
+the place.
 """
 
 import collections
@@ -39,7 +40,9 @@ WORD, MARK = re.compile(LETTER), re.compile(rf'[{MARKS}]')
 
 @functools.lru_cache(maxsize=4096)
 def _kind(character: str) -> str:
-  """w of a word, d a digit, ( opens, ) closes, . follows, j joins both sides, s a symbol such as an emoji, or itself."""
+  """w of a word, d a digit, ( opens, ) closes, . follows, j joins both sides, s a symbol such as an emoji,
+  or itself.
+  """
   category = unicodedata.category(character)
   if character.isdigit():
     return 'd'

@@ -14,7 +14,8 @@ TABLES = ('diabetes', 'diabetes_bmi', 'breast_cancer')
 def of_arrays(
   config, name: str, train: Mapping, test: Mapping | None = None, *, classes: Sequence[str] = ()
 ) -> Dataset:
-  """A data set of arrays, {name: [size, …]} for each split; validation and, where there is none, test are drawn from train.
+  """A data set of arrays, {name: [size, …]} for each split; validation and, where there is none, test are drawn from
+  train.
 
   The Spec's shape is one example's of the first array.
 
@@ -38,12 +39,13 @@ def of_arrays(
 def load(config) -> Dataset:
   """The table that a config names, with 'features' [n, columns] float32 and 'target' [n], and a validation split.
 
-  'diabetes': 442 patients, 10 columns, target float32, a fifth drawn for test. 'diabetes_bmi': its third column alone, the
-  last 20 rows for test, as in scikit-learn's example of ordinary least squares (coefficient 938.24, test mean squared error
-  2548.07, R² 0.47). 'breast_cancer': 569 biopsies, 30 columns, target int32 of two classes, a fifth of each for test.
+  'diabetes': 442 patients, 10 columns, target float32, a fifth drawn for test. 'diabetes_bmi': its third column alone,
+  the last 20 rows for test, as in scikit-learn's example of ordinary least squares (coefficient 938.24, test mean
+  squared error 2548.07, R² 0.47). 'breast_cancer': 569 biopsies, 30 columns, target int32 of two classes, a fifth of
+  each for test.
 
-  The Spec's shape is (columns,), its classes are () for regression, its mean and std those of each column of train, so that
-  `Spec.scale` standardises.
+  The Spec's shape is (columns,), its classes are () for regression, its mean and std those of each column of train, so
+  that `Spec.scale` standardises.
   """
   from sklearn import datasets
 

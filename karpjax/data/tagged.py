@@ -1,7 +1,7 @@
 """Sentences whose words have tags: read from CoNLL files or TFDS, or made by rule, and turned into arrays.
 
-Tags that mark chunks, such as names, become BIO2 whatever they were (IOB1, BIO, IOBES, BILOU): B-TYPE begins a chunk, I-TYPE goes
-on with it, O is outside of all. Other tags, such as parts of speech, stay as they are.
+Tags that mark chunks, such as names, become BIO2 whatever they were (IOB1, BIO, IOBES, BILOU): B-TYPE begins a chunk,
+I-TYPE goes on with it, O is outside of all. Other tags, such as parts of speech, stay as they are.
 """
 
 import re
@@ -30,8 +30,8 @@ WORDS = re.compile(
 def parse(content: str, path: Path) -> list[Sentence]:
   """The sentences of a CoNLL file: a word a line, its tag in the last column, an empty line after each sentence.
 
-  Columns are separated by tabs alone where these give as many as the first line has, else by spaces and tabs, and never by
-  other blanks: a word may hold one that does not break. Lines that begin with -DOCSTART- are skipped.
+  Columns are separated by tabs alone where these give as many as the first line has, else by spaces and tabs, and never
+  by other blanks: a word may hold one that does not break. Lines that begin with -DOCSTART- are skipped.
 
   Raises:
     UsageError: which names the line that has other columns than the first, or no word.
@@ -91,7 +91,9 @@ def _tfds_reader(features):
 
 
 def bio2(tags: Sequence[str]) -> list[str]:
-  """A sentence's chunk tags, each O or PREFIX-TYPE, in BIO2; an I- that follows nothing of its type begins a chunk, as in IOB1."""
+  """A sentence's chunk tags, each O or PREFIX-TYPE, in BIO2; an I- that follows nothing of its type begins a chunk,
+  as in IOB1.
+  """
   turned, inside = [], None  # inside: the type of the chunk before
   for tag in tags:
     prefix, kind = match.groups() if (match := CHUNK.fullmatch(tag)) else ('', None)
@@ -160,9 +162,9 @@ def load(config) -> Dataset:
   """A data set of tagged sentences.
 
   Returns:
-    Splits of 'tokens' [n, L], 'characters' [n, L, C], 'targets' [n, L] int32, −1 behind a sentence's end, and 'begins' [n]
-    bool: whether a sentence begins, or that before goes on, which was cut; `raw` has the words of whole sentences, 'text', as
-    strings with spaces between, and none that breaks inside of a word.
+    Splits of 'tokens' [n, L], 'characters' [n, L, C], 'targets' [n, L] int32, −1 behind a sentence's end, and 'begins'
+    [n] bool: whether a sentence begins, or that before goes on, which was cut; `raw` has the words of whole sentences,
+    'text', as strings with spaces between, and none that breaks inside of a word.
   """
   name, (rows, notes) = config.dataset, read(config)
   classes = classes_of(rows['train'])

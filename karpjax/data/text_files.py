@@ -95,8 +95,8 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
     columns: two names, whatever their case.
 
   Raises:
-    UsageError: where the file cannot be read, lacks a column or names one twice; and for a row that is longer or shorter than
-      the first line, or empty where a text is needed, by its line.
+    UsageError: where the file cannot be read, lacks a column or names one twice; and for a row that is longer or
+      shorter than the first line, or empty where a text is needed, by its line.
   """
   if len(columns) != 2:
     raise UsageError(f'columns={",".join(columns)}: two names are needed, as text,label or time,text')
@@ -141,8 +141,8 @@ def read_tfds(
 
   Args:
     config: with its name as `dataset`, and `data_dir`.
-    reader: the set's features -> a function record -> row, or None for a record to leave out; None for features that it cannot
-      use.
+    reader: the set's features -> a function record -> row, or None for a record to leave out; None for features that it
+      cannot use.
     sources: other names that the user could have meant.
     expected: the features that it can use, in words.
     such: a set that has them.

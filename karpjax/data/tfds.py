@@ -28,9 +28,9 @@ def read(
 ) -> Dataset:
   """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label'.
 
-  A set without a test split, or with one whose labels are hidden, has its validation split as 'test'; one with train only
-  gives a fifth of that, by a fixed draw. With `unlabelled` train needs no labels. Images of many sizes need `image_size` and are resized by Pillow's antialiased bilinear
-  filter.
+  A set without a test split, or with one whose labels are hidden, has its validation split as 'test'; one with train
+  only gives a fifth of that, by a fixed draw. With `unlabelled` train needs no labels. Images of many sizes need
+  `image_size` and are resized by Pillow's antialiased bilinear filter.
   """
   import tensorflow_datasets as tfds
 

@@ -112,7 +112,8 @@ class Tokeniser:
     return (text or self.symbols[token]).replace(' ', '␣').replace('\n', '↵')
 
   def decode(self, tokens: Iterable[int]) -> str:
-    """The text of tokens; specials have none. The inverse of `encode`; of words as far as `spacing.together` knows the spaces.
+    """The text of tokens; specials have none. The inverse of `encode`; of words as far as `spacing.together` knows the
+    spaces.
 
     Of more tokens it begins with the text of the first ones, where these are no part of a character.
     """
@@ -191,7 +192,8 @@ def make(
   Args:
     kind: one of KINDS, or bpe:FILE, which reads a JSON of the `tokenizers` library, as published models have it.
     texts: those of the train split, or all of them where no symbol may be unknown.
-    specials: symbols before all others, such as SPECIALS, or (LINE_END,). Words and bpe have SPECIALS if none are given.
+    specials: symbols before all others, such as SPECIALS, or (LINE_END,). Words and bpe have SPECIALS if none are
+      given.
     lower: whether texts are lower-cased.
     vocabulary: of bpe, and of words if not 0: the largest number of tokens; the most frequent are kept.
     minimum_frequency: words that are rarer are <unk>.

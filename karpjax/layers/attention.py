@@ -14,7 +14,8 @@ BASE = 10_000.0  # of the wavelengths of rotary and sinusoidal positions
 
 
 def rotate(x, positions):
-  """Rotary positions (Su et al. 2021, eq. 34): pairs (i, i + head_dim / 2) turned by position · 10,000^(−2i / head_dim).
+  """Rotary positions (Su et al. 2021, eq. 34): pairs (i, i + head_dim / 2) turned by position · 10,000^(−2i /
+  head_dim).
 
   Args:
     x: [batch, time, heads, head_dim], head_dim even.
@@ -67,8 +68,9 @@ def attention_weights(query, store, mask, causal: bool):
 
 
 class MultiHeadAttention(nn.Module):
-  """Params: 'query' [width, heads, head_dim], 'key_value' [width, 2, kv_heads, head_dim], 'out' [heads, head_dim, width],
-  and where there are biases 'query_bias', 'key_value_bias', 'out_bias'. Their heads are cut over a mesh's tensor axis.
+  """Params: 'query' [width, heads, head_dim], 'key_value' [width, 2, kv_heads, head_dim], 'out' [heads, head_dim,
+  width], and where there are biases 'query_bias', 'key_value_bias', 'out_bias'. Their heads are cut over a mesh's
+  tensor axis.
 
   Attributes:
     width: of the input and the output.
@@ -155,8 +157,9 @@ class MultiHeadAttention(nn.Module):
 
 
 def stored(key, value):
-  """Keys and values [batch, places, kv_heads, head_dim] as a cache holds them: {'key': [batch, kv_heads, head_dim, places],
-  'value': [batch, kv_heads, places, head_dim]}, as the matmuls want them: else each token's step would copy all of it.
+  """Keys and values [batch, places, kv_heads, head_dim] as a cache holds them: {'key': [batch, kv_heads, head_dim,
+  places], 'value': [batch, kv_heads, places, head_dim]}, as the matmuls want them: else each token's step would copy
+  all of it.
   """
   return {'key': key.transpose(0, 2, 3, 1), 'value': value.transpose(0, 2, 1, 3)}
 

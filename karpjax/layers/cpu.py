@@ -1,7 +1,7 @@
 """Forms of layers that XLA's CPU backend runs faster: each equal, to rounding, to the plain one that its layer states.
 
-A layer names its form here by `lax.platform_dependent`; accelerators never run one. What each gains stands beside it, measured
-in turns with the plain form in the step of that row of `launch.py bench` (two cores, jax 0.12).
+A layer names its form here by `lax.platform_dependent`; accelerators never run one. What each gains stands beside it,
+measured in turns with the plain form in the step of that row of `launch.py bench` (two cores, jax 0.12).
 """
 
 import itertools
@@ -102,9 +102,9 @@ FEW = 32  # channels
 def convolution_kernel_gradient(geometry: Geometry, x, g):
   """What g [batch, *output, out] says of the kernel, by one matmul of copies (resnet20: 1.9 times as fast).
 
-  At stride 1, x moved along the width to all columns of the window by g moved along the height to all its rows: 1.37 times
-  the speed of copies of whole fields in resnet20, 1.25 in mnist_cnn. Of few channels one half of the batch after the other,
-  so that caches hold more of the copies: 1.15 in mnist_cnn.
+  At stride 1, x moved along the width to all columns of the window by g moved along the height to all its rows: 1.37
+  times the speed of copies of whole fields in resnet20, 1.25 in mnist_cnn. Of few channels one half of the batch after
+  the other, so that caches hold more of the copies: 1.15 in mnist_cnn.
   """
   # Without the barrier, XLA computes what made x and g again in each of the copies below.
   x, g = lax.optimization_barrier((x, g))
@@ -145,12 +145,14 @@ def linear_kernel_gradient(plain: Callable, x, gradient):
   """xᵀ g over all but the last axes, by the order of copies that is fastest (mlp: 1.4 times as fast).
 
   For (gᵀ x)ᵀ, XLA's CPU backend copies g transposed, and computes what made g, such as the derivative of an activation,
-  anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the same. It
-  would copy x transposed too if there were several axes to sum over: a tenth of the step of bench gpt_shakespeare.
+  anew while it does: the step of bench gpt_shakespeare_cpu takes a fifth longer. The barrier spares what made x the
+  same. It would copy x transposed too if there were several axes to sum over: a tenth of the step of bench
+  gpt_shakespeare.
 
-  Where g is much narrower than x, to transpose it first and the product last is up to five times as fast as one product over
-  the first axes, whose narrow side XLA does not use vectors for; not where the product is large beside the work. A small
-  product is a third faster, and within the step of bench ppo_cartpole three times as fast, with x transposed first.
+  Where g is much narrower than x, to transpose it first and the product last is up to five times as fast as one product
+  over the first axes, whose narrow side XLA does not use vectors for; not where the product is large beside the work. A
+  small product is a third faster, and within the step of bench ppo_cartpole three times as fast, with x transposed
+  first.
   """
   x = lax.optimization_barrier(x)
   (*lead, wide), narrow = x.shape, gradient.shape[-1]

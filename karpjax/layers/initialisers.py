@@ -1,7 +1,7 @@
 """Initialisers that draw flat: the same numbers as Linen's, compiled several times faster.
 
-XLA compiles the counter-based generator of an array with three or four axes for seconds on CPU, and that of the same numbers in a
-row for tenths of a second; a ResNet has dozens of kernels, and a Transformer.
+XLA compiles the counter-based generator of an array with three or four axes for seconds on CPU, and that of the same
+numbers in a row for tenths of a second; a ResNet has dozens of kernels, and a Transformer.
 """
 
 import math

@@ -47,7 +47,9 @@ Dense = functools.partial(nn.Dense, dot_general=_dot_general)
 
 
 def Head(features: int, *, kernel_init=nn.linear.default_kernel_init, names=(), **options) -> nn.Dense:
-  """A last layer: a Dense whose kernel is no matrix to an optimiser; names: of its axes, as `nn.with_partitioning`'s."""
+  """A last layer: a Dense whose kernel is no matrix to an optimiser; names: of its axes,
+  as `nn.with_partitioning`'s.
+  """
   return Dense(features, kernel_init=axes.declare(kernel_init, '', names), **options)
 
 

@@ -1,4 +1,6 @@
-"""Batch normalisation whose moments are those of the whole batch, however many devices share it; and that of each image."""
+"""Batch normalisation whose moments are those of the whole batch, however many devices share it;
+and that of each image.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,8 +48,8 @@ class BatchNorm(nn.Module):
     epsilon: added to the variance.
     dtype: of the output.
     scale_init: zeros at a residual branch's end make its block begin as the identity (Goyal et al. 2017).
-    classes: where not 0, 'scale' and 'bias' are [classes, channels], a row for each class (Dumoulin et al. 2017, "A Learned
-      Representation for Artistic Style", section 2.2; as Miyato & Koyama 2018, section 4, in a generator).
+    classes: where not 0, 'scale' and 'bias' are [classes, channels], a row for each class (Dumoulin et al. 2017, "A
+      Learned Representation for Artistic Style", section 2.2; as Miyato & Koyama 2018, section 4, in a generator).
   """
 
   momentum: float = 0.9
@@ -58,7 +60,9 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train: bool, labels=None, weights=None):
-    """x: [batch, ..., channels], labels of its classes: [batch] int, weights as `moments` -> the shape of x, of `dtype`."""
+    """x: [batch, ..., channels], labels of its classes: [batch] int, weights as `moments` -> the shape of x,
+    of `dtype`.
+    """
     channels = x.shape[-1:]
     shape = (self.classes, *channels) if self.classes else channels
     scale = self.param('scale', self.scale_init, shape)

@@ -23,8 +23,8 @@ def lstm_update(state, from_input, from_state):
 
   Args:
     state: (h, c), each [..., units] float32.
-    from_input, from_state: [..., 4 units] float32, whose sum is for the input gate, the forget gate, the candidate and the
-      output gate, as in PyTorch.
+    from_input, from_state: [..., 4 units] float32, whose sum is for the input gate, the forget gate, the candidate and
+      the output gate, as in PyTorch.
   """
   into, forget, candidate, out = jnp.split(from_input + from_state, 4, axis=-1)
   c = jax.nn.sigmoid(forget) * state[1] + jax.nn.sigmoid(into) * jnp.tanh(candidate)

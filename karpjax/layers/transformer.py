@@ -1,4 +1,6 @@
-"""What Transformers are built of: a block, which may be rematerialised, and the embeddings of tokens and their positions."""
+"""What Transformers are built of: a block, which may be rematerialised,
+and the embeddings of tokens and their positions.
+"""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,8 @@
-"""What the two players of a GAN minimise, example by example, from the discriminator's scores (logits, not probabilities).
+"""What the two players of a GAN minimise, example by example, from the discriminator's scores (logits, not
+probabilities).
 
-Names as in the papers: `real` and `fake` are D(x) and D(G(z)) before any sigmoid, each [batch] or, of patches, [batch, …].
+Names as in the papers: `real` and `fake` are D(x) and D(G(z)) before any sigmoid, each [batch] or, of patches, [batch,
+…].
 """
 
 from collections.abc import Callable
@@ -51,10 +53,12 @@ OBJECTIVES = {
 
 
 def input_gradients(scores: Callable, inputs, *others):
-  """The gradient of each example's own score with respect to that example: [batch, …] as `inputs`, differentiable again.
+  """The gradient of each example's own score with respect to that example: [batch, …] as `inputs`, differentiable
+  again.
 
-  That of the sum of all scores, which is the same where no example looks at another, as with batch norm it would; `vmap` of
-  single gradients would compute convolutions, and the kernels' part of the second backward pass, example by example.
+  That of the sum of all scores, which is the same where no example looks at another, as with batch norm it would;
+  `vmap` of single gradients would compute convolutions, and the kernels' part of the second backward pass, example by
+  example.
 
   Args:
     scores: (examples, *others) -> [batch], each of its own example alone.
@@ -63,7 +67,9 @@ def input_gradients(scores: Callable, inputs, *others):
 
 
 def gradient_penalty(gradients):
-  """(‖gradient‖₂ - 1)², [batch], by `input_gradients` at points between real and fake (Gulrajani et al. 2017, eq. 3)."""
+  """(‖gradient‖₂ - 1)², [batch], by `input_gradients` at points between real and fake (Gulrajani et al. 2017,
+  eq. 3).
+  """
   norm = jnp.sqrt(2 * r1_penalty(gradients) + 1e-12)  # whose gradient at 0 is 0, not NaN
   return jnp.square(norm - 1)
 
@@ -74,6 +80,8 @@ def r1_penalty(gradients):
 
 
 def between(keys, real, fake):
-  """Points on the lines from real to fake examples, [batch, …], uniformly drawn (Gulrajani et al. 2017, algorithm 1)."""
+  """Points on the lines from real to fake examples, [batch, …], uniformly drawn (Gulrajani et al. 2017,
+  algorithm 1).
+  """
   u = jax.vmap(lambda k: jax.random.uniform(k, (1,) * (real.ndim - 1)))(keys)  # [batch, 1, …]
   return u * real + (1 - u) * fake

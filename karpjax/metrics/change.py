@@ -46,7 +46,8 @@ def expected(count: int, size: int) -> float:
 
 
 def cusum(statistic: float, hit: bool, reference: float, factor: float) -> float:
-  """Page 1954: max(0, statistic + log-likelihood ratio of one observation, under odds `factor` times as high as expected).
+  """Page 1954: max(0, statistic + log-likelihood ratio of one observation, under odds `factor` times as high as
+  expected).
 
   At the reference rate, places where this exceeds h lie at least exp(h) apart, in the mean (Lorden 1971).
   """
@@ -64,7 +65,9 @@ def binomial(count: int, size: int, reference: float) -> float:
 
 
 def watch(hits: np.ndarray, rule: Rule) -> Watch:
-  """Reads hits [n] bool one after the other, and raises an alert wherever the evidence for a rise exceeds the threshold."""
+  """Reads hits [n] bool one after the other, and raises an alert wherever the evidence for a rise exceeds the
+  threshold.
+  """
   hits = np.asarray(hits, bool)
   counts = np.concatenate([[0], np.cumsum(hits)])  # counts[i]: hits among the first i
   statistics, references, alerts = np.zeros(len(hits)), np.full(len(hits), np.nan), []

@@ -76,7 +76,9 @@ def expected_calibration_error(calibration: np.ndarray) -> float:
 
 
 def tally(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """`sums`' confusion [classes, classes] and calibration [15, 3] of labels [n] and probabilities [n, classes], on the host."""
+  """`sums`' confusion [classes, classes] and calibration [15, 3] of labels [n] and probabilities [n, classes],
+  on the host.
+  """
   labels, classes = np.asarray(labels), probabilities.shape[1]
   predicted, confidence = probabilities.argmax(1), probabilities.max(1)
   confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)

@@ -1,7 +1,9 @@
-"""Quality and diversity of generated examples, from features of real and of generated ones: FID, KID, precision, recall.
+"""Quality and diversity of generated examples, from features of real and of generated ones: FID, KID, precision,
+recall.
 
-What is summed over batches is traced (`moments`, `covered_modes`, rows of features by `metrics.collect`); distances are computed
-once, by NumPy in float64. They are on the scale of their features: those of two classifiers cannot be compared.
+What is summed over batches is traced (`moments`, `covered_modes`, rows of features by `metrics.collect`); distances are
+computed once, by NumPy in float64. They are on the scale of their features: those of two classifiers cannot be
+compared.
 """
 
 import math
@@ -22,7 +24,8 @@ CHUNK = 1000  # rows of a matrix of distances that are held at once
 
 
 def moments(features, mask, about=0.0) -> dict[str, Any]:
-  """{'count': [], 'sum': [d], 'squares': []} of features [batch, d] less `about`, the last being the sum of squared norms.
+  """{'count': [], 'sum': [d], 'squares': []} of features [batch, d] less `about`, the last being the sum of squared
+  norms.
 
   About one of them, squares are not much larger than the variance, which would be lost otherwise where it is small.
   """
@@ -34,8 +37,8 @@ def moments(features, mask, about=0.0) -> dict[str, Any]:
 def covered_modes(points, means, std: float, mask):
   """[modes] counts of high-quality samples: within three standard deviations of the nearest mean.
 
-  As Srivastava et al. 2017, section 4.1, of points [batch, 2] and means [modes, 2]; a mode is covered that is the nearest of at
-  least one of them. Of the true distribution in two dimensions 98.9 % are of high quality.
+  As Srivastava et al. 2017, section 4.1, of points [batch, 2] and means [modes, 2]; a mode is covered that is the
+  nearest of at least one of them. Of the true distribution in two dimensions 98.9 % are of high quality.
   """
   distances = jnp.linalg.norm(points[:, None] - means, axis=-1)  # [batch, modes]
   good = (distances.min(1) <= 3 * std) & mask
@@ -97,10 +100,11 @@ def diversity(sums: Mapping[str, Any]) -> float:
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-  """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and [m, d].
+  """FID (Heusel et al. 2017, eq. 6): ‖μ - μ'‖² + tr(Σ + Σ' - 2 (Σ Σ')^½) of the Gaussians through features [n, d] and
+  [m, d].
 
-  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric; eigenvalues that rounding made negative are 0. One example has no
-  covariance: then NaN.
+  (Σ Σ')^½ has the trace of (Σ^½ Σ' Σ^½)^½, which is symmetric; eigenvalues that rounding made negative are 0. One
+  example has no covariance: then NaN.
   """
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
   if min(len(real), len(fake)) < 2:
@@ -114,7 +118,9 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
-  """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³, over all pairs."""
+  """KID (Bińkowski et al. 2018, section 4): the unbiased squared MMD under the kernel (xᵀy / d + 1)³,
+  over all pairs.
+  """
   real, fake = np.asarray(real, np.float64), np.asarray(fake, np.float64)
   if min(len(real), len(fake)) < 2:
     return math.nan
@@ -127,8 +133,8 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
 def precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
   """The fractions of fake examples among the real ones, and of real among fake (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-  An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its kind. NaN
-  where there are no four of a kind.
+  An example lies among others where it is no farther from one of them than that one's third nearest neighbour of its
+  kind. NaN where there are no four of a kind.
   """
 
   def distances(points, others):
@@ -156,8 +162,9 @@ def summarise(sums: Mapping[str, Any], train: Callable[[int], np.ndarray] | None
   """{name: number} from one split's sums, on the host.
 
   Args:
-    sums: of 'real' and 'fake', each its `moments`; where they are known also 'real_rows' and 'fake_rows', features [n, d];
-      'modes'; 'class_counts', counts of the classes that the scorer sees; 'hits', of the samples that it takes for their class.
+    sums: of 'real' and 'fake', each its `moments`; where they are known also 'real_rows' and 'fake_rows', features [n,
+      d]; 'modes'; 'class_counts', counts of the classes that the scorer sees; 'hits', of the samples that it takes for
+      their class.
     train: (n) -> the features [n, d] of drawn train examples, whose FID is the floor.
   """
   count = int(sums['real']['count'])

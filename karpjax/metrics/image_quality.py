@@ -38,7 +38,8 @@ def psnr(images, targets):
 def ssim(images, targets):
   """Structural similarity of each image, [batch], the mean over channels and over all places where the window fits.
 
-  As `ssim_map`; the same number as scikit-image's with gaussian_weights=True, use_sample_covariance=False, data_range=1.
+  As `ssim_map`; the same number as scikit-image's with gaussian_weights=True, use_sample_covariance=False,
+  data_range=1.
   """
   return ssim_map(images, targets).mean((1, 2, 3))
 
@@ -46,8 +47,8 @@ def ssim(images, targets):
 def ssim_map(images, targets):
   """Structural similarity at each place where the window fits: [batch, height - 10, width - 10, channels].
 
-  Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: a Gaussian window of
-  11×11, σ 1.5, K 0.01 and 0.03, a dynamic range of 1.
+  Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13: a Gaussian
+  window of 11×11, σ 1.5, K 0.01 and 0.03, a dynamic range of 1.
 
   Raises:
     ValueError: for images smaller than the window.
@@ -69,8 +70,8 @@ def l1(images, targets):
 
 
 def gradient_magnitude(images):
-  """Mean length of the gradient of each image, [batch], as a measure of sharpness: differences to the next pixel down and
-  to the right, averaged over places and channels.
+  """Mean length of the gradient of each image, [batch], as a measure of sharpness: differences to the next pixel down
+  and to the right, averaged over places and channels.
   """
   down = images[:, 1:, :-1] - images[:, :-1, :-1]
   right = images[:, :-1, 1:] - images[:, :-1, :-1]

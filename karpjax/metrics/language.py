@@ -22,8 +22,8 @@ def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters=None
     of_bytes: [vocabulary] float32, how many bytes of UTF-8, as `characters`.
 
   Returns:
-    'loss': (sum, count of tokens), 'characters' and 'bytes': (sum of losses, count of these) and 'accuracy': (number right,
-    count of tokens), float32 scalars; all but the first only where they are known.
+    'loss': (sum, count of tokens), 'characters' and 'bytes': (sum of losses, count of these) and 'accuracy': (number
+    right, count of tokens), float32 scalars; all but the first only where they are known.
   """
   scored = (targets >= 0) & mask[:, None]
   parts = {'loss': pair(losses, scored)}
@@ -37,7 +37,9 @@ def sums(losses: jax.Array, targets: jax.Array, mask: jax.Array, characters=None
 
 
 def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
-  """'loss' (nats a token), 'perplexity' (a token), and, where known, 'bits_per_character', 'bits_per_byte', 'accuracy' and 'error'."""
+  """'loss' (nats a token), 'perplexity' (a token), and, where known, 'bits_per_character', 'bits_per_byte',
+  'accuracy' and 'error'.
+  """
   ratios = divide(sums)
   nats = ratios['loss']
   numbers = {'loss': nats, 'perplexity': math.exp(nats) if nats < 700 else math.inf}

@@ -1,8 +1,8 @@
 """What super-resolution is measured by, on the luma of 8-bit pictures, beside bicubic interpolation of the same input.
 
-All is of whole pictures, but for a border of `factor` pixels, as the papers leave it out. A batch holds whole pictures, or tiles
-of them, as `data.pictures.tiles` cuts them: 'whole' and 'part', [batch, 2, 2] int32, are then between which rows and which
-columns of 'input' the picture lies, and between which those that a tile stands for.
+All is of whole pictures, but for a border of `factor` pixels, as the papers leave it out. A batch holds whole pictures,
+or tiles of them, as `data.pictures.tiles` cuts them: 'whole' and 'part', [batch, 2, 2] int32, are then between which
+rows and which columns of 'input' the picture lies, and between which those that a tile stands for.
 """
 
 import jax.numpy as jnp
@@ -78,7 +78,8 @@ def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
 
 
 def summarise(sums: dict) -> dict[str, float]:
-  """PSNR and SSIM, ours and bicubic interpolation's, and the gains, means over pictures; and the loss, where `sums` have it.
+  """PSNR and SSIM, ours and bicubic interpolation's, and the gains, means over pictures; and the loss, where `sums`
+  have it.
 
   Where `sums` have 'tiles', and there are none, they are of crops, and called 'crop_psnr' and so on.
   The means of PSNR leave out pictures that interpolation gives exactly, as those of one colour: theirs is infinite.

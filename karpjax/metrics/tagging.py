@@ -41,8 +41,8 @@ def summarise(sums: Mapping[str, Any], classes: Sequence[str]) -> dict[str, floa
     classes: names of the tags.
 
   Returns:
-    'loss' per word, 'accuracy' and 'error' of words; where tags mark chunks, 'precision', 'recall' and 'f1' of entities,
-    which are right if both their ends and their type are.
+    'loss' per word, 'accuracy' and 'error' of words; where tags mark chunks, 'precision', 'recall' and 'f1' of
+    entities, which are right if both their ends and their type are.
   """
   loss, words = map(float, sums['loss'])
   predicted, targets = np.asarray(sums['predicted']), np.asarray(sums['targets'])

@@ -1,4 +1,6 @@
-"""How good translations are: sums over examples on the device; BLEU, chrF and exact matches of their texts on the host."""
+"""How good translations are: sums over examples on the device; BLEU, chrF and exact matches of their texts on the
+host.
+"""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -34,7 +36,8 @@ def sums(losses, targets, tokens, batch: Mapping[str, Any], examples: int) -> di
 
 
 def summarise(sums: Mapping[str, Any], spec, references: Sequence[str]) -> dict[str, float]:
-  """The final numbers of `sums`, on the host, of one seed: 'loss' and 'perplexity' per target token, and those of `compare`.
+  """The final numbers of `sums`, on the host, of one seed: 'loss' and 'perplexity' per target token, and those of
+  `compare`.
 
   Args:
     sums: as from `sums`.
@@ -65,7 +68,9 @@ def separated(sentence: str) -> str:
 
 
 def exact_match(ours: Sequence[str], theirs: Sequence[str], tokeniser: tokenisers.Tokeniser) -> float:
-  """The fraction of texts that are the same, words by words, or character by character; as the tokeniser, of any case."""
+  """The fraction of texts that are the same, words by words, or character by character; as the tokeniser,
+  of any case.
+  """
   normal = separated if tokeniser.kind == 'words' else str.lower if tokeniser.lower else str
   return float(np.mean([normal(a) == normal(b) for a, b in zip(ours, theirs)]))
 

@@ -1,5 +1,5 @@
-"""Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]; with a
-memory, also of observations [batch, time, *shape] one after the other. And the distributions that the outputs mean.
+"""Policies and values: observations [batch, *shape] -> outputs of a distribution [batch, size] and values [batch]; with
+a memory, also of observations [batch, time, *shape] one after the other. And the distributions that the outputs mean.
 """
 
 import functools
@@ -40,9 +40,9 @@ class Network(nn.Module, kw_only=True):
     Args:
       x: observations; uint8 ones are brought to [0, 1].
       name: what its layers' names begin with.
-      body: another than the network's: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's networks
-        (Young & Tian 2019), before the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64 channels (Mnih et
-        al. 2015, methods).
+      body: another than the network's: 'mlp', or 'cnn' for images: one 3×3 convolution of 16 channels, as MinAtar's
+        networks (Young & Tian 2019), before the dense layers; 'nature' for frames of 84×84: three of 32, 64 and 64
+        channels (Mnih et al. 2015, methods).
       widths: other units of the dense layers.
       kernel_init: of all layers.
     """
@@ -65,8 +65,8 @@ class Network(nn.Module, kw_only=True):
 class Distribution(NamedTuple):
   """A distribution over actions, given a policy's outputs […, size], as a record of pure functions.
 
-  Its draws are split in two, noise that depends on nothing and a map of outputs and noise to an action, so that a rollout
-  draws all of its noise at once.
+  Its draws are split in two, noise that depends on nothing and a map of outputs and noise to an action, so that a
+  rollout draws all of its noise at once.
 
   Attributes:
     noise: (key, shape) -> [*shape, …], what `sample` takes.
@@ -130,8 +130,8 @@ def gaussian(size: int) -> Distribution:
 
 
 class ActorCritic(Network):
-  """Two networks of the same shape, or two heads on one body, initialised as Andrychowicz et al. 2021 and PPO's first code:
-  orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
+  """Two networks of the same shape, or two heads on one body, initialised as Andrychowicz et al. 2021 and PPO's first
+  code: orthogonal kernels, gain √2 in the body, 0.01 of the policy's outputs, 1 of the value.
 
   Attributes:
     actions: how many there are, or if `continuous` how many numbers one has.
@@ -169,8 +169,8 @@ class ActorCritic(Network):
       is_first: [batch, time] bool, True where an episode begins, with the initial memory.
 
     Returns:
-      outputs [batch, size] float32, values [batch] float32, or [batch, time, size] and [batch, time]; with a memory also what
-      is remembered after the last time.
+      outputs [batch, size] float32, values [batch] float32, or [batch, time, size] and [batch, time]; with a memory
+      also what is remembered after the last time.
     """
     lead, after = x.shape[: 1 if is_first is None else 2], {}
 

@@ -1,11 +1,12 @@
 """Generators and discriminators: perceptrons, DCGAN (Radford et al. 2016), SNGAN (Miyato et al. 2018).
 
-A generator takes latents [batch, latent] float32 and labels [batch] int32, and gives examples [batch, *shape] float32; images
-lie in [-1, 1]. A discriminator takes such examples and labels, and gives scores [batch] float32 and class logits
+A generator takes latents [batch, latent] float32 and labels [batch] int32, and gives examples [batch, *shape] float32;
+images lie in [-1, 1]. A discriminator takes such examples and labels, and gives scores [batch] float32 and class logits
 [batch, classes], or None.
 
-A generator of perceptrons has an embedding of the class beside the latent, a DCGAN's one behind its first norm, an SNGAN's a gain
-and a bias for each class in every batch norm, or without norms an embedding beside the latent. A discriminator has, with
+A generator of perceptrons has an embedding of the class beside the latent, a DCGAN's one behind its first norm, an
+SNGAN's a gain and a bias for each class in every batch norm, or without norms an embedding beside the latent. A
+discriminator has, with
   embedding: an embedding beside the input: as more numbers, or as more channels (Mirza & Osindero 2014);
   projection: the inner product of an embedding and the last features, added to the score (Miyato & Koyama 2018, eq. 3);
   auxiliary: class logits of its own (AC-GAN: Odena et al. 2017, section 3);
@@ -136,8 +137,9 @@ class MLPGenerator(Generator):
 class DCGANGenerator(Generator):
   """Radford et al. 2016, figure 1: a projection, then transposed convolutions, each of which doubles the image.
 
-  Where the image's size is no multiple of so many doublings, they end in the size that the discriminator's convolutions have
-  there: 4 → 7 → 14 → 28. `widths` are the channels of the projection and of every transposed convolution but the last.
+  Where the image's size is no multiple of so many doublings, they end in the size that the discriminator's convolutions
+  have there: 4 → 7 → 14 → 28. `widths` are the channels of the projection and of every transposed convolution but the
+  last.
   """
 
   @nn.compact
@@ -161,8 +163,8 @@ class DCGANGenerator(Generator):
 class SNGANGenerator(Generator):
   """Miyato et al. 2018, table 3a: residual blocks, each of which doubles the image; `widths` are their channels.
 
-  Classes have each a gain and a bias of every batch norm (Miyato & Koyama 2018, section 4): beside a latent that is then
-  normalised, what tells them apart may grow until the latent vanishes.
+  Classes have each a gain and a bias of every batch norm (Miyato & Koyama 2018, section 4): beside a latent that is
+  then normalised, what tells them apart may grow until the latent vanishes.
   """
 
   @nn.compact
@@ -206,7 +208,9 @@ class Discriminator(Player):
     return x.astype(self.dtype)
 
   def applied(self, layer: nn.Module, x, train: bool):
-    """A layer's output; with `spectral_norm` its kernel is divided by the largest singular value (Miyato et al. 2018)."""
+    """A layer's output; with `spectral_norm` its kernel is divided by the largest singular value (Miyato et al.
+    2018).
+    """
     if self.spectral_norm:
       return SpectralNorm(layer, name=f'spectral_{layer.name}')(x, update_stats=train)
     return layer(x)
@@ -253,7 +257,9 @@ class DCGANDiscriminator(Discriminator):
 
 
 class SNGANDiscriminator(Discriminator):
-  """Miyato et al. 2018, table 3b: residual blocks, of which all but the last two, and at least the first, halve the image."""
+  """Miyato et al. 2018, table 3b: residual blocks, of which all but the last two, and at least the first,
+  halve the image.
+  """
 
   norm: str = option('none', choices=('none',))
 

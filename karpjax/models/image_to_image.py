@@ -1,8 +1,8 @@
-"""Pix2pix (Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", appendix 6.1): a U-Net that
-translates an image, and two discriminators of pairs, of patches or of the whole.
+"""Pix2pix (Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", appendix 6.1): a
+U-Net that translates an image, and two discriminators of pairs, of patches or of the whole.
 
-A convolution has a bias where no norm, which would take it away, comes after it. Each `dtype` is that of the computation; params
-and outputs are float32.
+A convolution has a bias where no norm, which would take it away, comes after it. Each `dtype` is that of the
+computation; params and outputs are float32.
 """
 
 import math
@@ -48,8 +48,8 @@ def widths(width: int, depth: int) -> tuple[int, ...]:
 class UNet(nn.Module):
   """The generator: blocks that halve the image as often as it can be, others that double it, and skips between equals.
 
-  No norm is in the first block, nor in the last one of the encoder, where a single place may be left, of which there are no
-  moments. Dropout is the noise, in the place of a vector z (section 3.2).
+  No norm is in the first block, nor in the last one of the encoder, where a single place may be left, of which there
+  are no moments. Dropout is the noise, in the place of a vector z (section 3.2).
 
   Attributes:
     channels: of the output.
@@ -110,7 +110,9 @@ class Discriminator(nn.Module):
 
 
 class Patches(Discriminator):
-  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels, C64-C128-C256-C512."""
+  """The discriminator of patches, all at once: the PatchGAN. Three strided layers see 70×70 pixels,
+  C64-C128-C256-C512.
+  """
 
   layers: int = option(2, "The discriminator's strided layers; patches of 1 to 4 have 16, 34, 70, 142 pixels.", low=1)
 
@@ -122,7 +124,9 @@ class Patches(Discriminator):
 
 
 class Scalar(Discriminator):
-  """The discriminator of whole images: convolutions of stride 2 and two fully connected layers, which give one score."""
+  """The discriminator of whole images: convolutions of stride 2 and two fully connected layers,
+  which give one score.
+  """
 
   layers: int = option(4, low=1)
   hidden: int = option(512, "Units of the discriminator's first fully connected layer.", low=1)

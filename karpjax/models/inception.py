@@ -1,8 +1,9 @@
-"""Inception v3 (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision") as FID is computed with it.
+"""Inception v3 (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision") as FID is computed
+with it.
 
 The weights of Heusel et al. 2017 are of TensorFlow's graph of 2015-12-05, as a PyTorch checkpoint
-pt_inception-2015-12-05-6726825d, whose names the layers bear. Three things differ from torchvision's network: means over windows
-leave padding out, the pooling of the last block is a maximum, and images are [-1, 1] throughout.
+pt_inception-2015-12-05-6726825d, whose names the layers bear. Three things differ from torchvision's network: means
+over windows leave padding out, the pooling of the last block is a maximum, and images are [-1, 1] throughout.
 """
 
 import functools

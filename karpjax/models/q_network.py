@@ -10,7 +10,8 @@ from karpjax.options import option
 
 
 class QNetwork(Network):
-  """A body as a policy's, and a head without activation, initialised as LeCun et al. 1998, which keeps the first values small.
+  """A body as a policy's, and a head without activation, initialised as LeCun et al. 1998, which keeps the first values
+  small.
 
   Attributes:
     actions: how many there are.
@@ -22,7 +23,8 @@ class QNetwork(Network):
 
   @nn.compact
   def __call__(self, x):
-    """x: [batch, *shape] -> [batch, actions] float32, or [batch, actions, atoms] float32 logits (Bellemare et al. 2017).
+    """x: [batch, *shape] -> [batch, actions] float32, or [batch, actions, atoms] float32 logits (Bellemare et al.
+    2017).
 
     Raises:
       UsageError: for no width for the streams.
@@ -45,7 +47,8 @@ class QNetwork(Network):
 
 
 class Actor(Network):
-  """A body, and a head whose first outputs are near 0, so that the first actions are near the middle (as Lillicrap et al. 2016).
+  """A body, and a head whose first outputs are near 0, so that the first actions are near the middle (as Lillicrap et
+  al. 2016).
 
   Attributes:
     outputs: how many numbers an action is made of.

@@ -128,7 +128,9 @@ class RecurrentSeq2Seq(nn.Module):
     return self.aligned(source, target_in, train)[0]
 
   def step(self, tokens, state, memory):
-    """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
+    """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows,
+    and the state.
+    """
     embedded = self.tokens(tokens)
     if self.attention == 'none':
       out, state = self.decoder(embedded[:, None], state)
@@ -171,7 +173,9 @@ class Seq2SeqTransformer(Sizes, Decoder):
     return self.empty(len(source), steps), {'read': read, 'mask': source != 0}
 
   def step(self, tokens, state, memory):
-    """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows, and the state."""
+    """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows,
+    and the state.
+    """
     x, state = self.extend(tokens[:, None], state, memory['read'], memory['mask'][:, None, None])
     return self.logits(x)[:, 0], state
 

@@ -1,10 +1,11 @@
 """Nets that enlarge pictures: SRCNN, ESPCN, SRResNet; SRGAN's discriminator; and pictures of any size, in tiles.
 
-A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [batch, height · factor, width · factor, channels],
-on the same scale, not clipped. Its `reach` says how far it looks, in pixels of the small picture: an output depends on no input
-pixel farther away. `present` [batch, height, width, 1], 1 or 0, says where the picture lies in low: what it gives there is what it
-gives of the picture alone. With `residual` what its layers give is added to the bicubic picture (Kim et al. 2016, "Accurate Image
-Super-Resolution Using Very Deep Convolutional Networks"), at which training then begins. `dtype` is that of the computation.
+A net takes low [batch, height, width, channels] float32 in [0, 1] and gives [batch, height · factor, width · factor,
+channels], on the same scale, not clipped. Its `reach` says how far it looks, in pixels of the small picture: an output
+depends on no input pixel farther away. `present` [batch, height, width, 1], 1 or 0, says where the picture lies in low:
+what it gives there is what it gives of the picture alone. With `residual` what its layers give is added to the bicubic
+picture (Kim et al. 2016, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks"), at which training
+then begins. `dtype` is that of the computation.
 """
 
 import functools
@@ -38,7 +39,8 @@ def bicubic(low, factor: int, present=None):
 
 
 def pixel_shuffle(x, factor: int):
-  """[batch, height, width, factor² · channels] -> [batch, height · factor, width · factor, channels] (Shi et al. 2016, eq. 4).
+  """[batch, height, width, factor² · channels] -> [batch, height · factor, width · factor, channels] (Shi et al. 2016,
+  eq. 4).
 
   The channels of the place (i, j) in a square of factor × factor are those from (i · factor + j) · channels on.
   """
@@ -56,7 +58,9 @@ class Net(nn.Module):
   residual: bool = option(True, "Add the layers' output to the bicubic picture; the papers' nets do not.")
 
   def conv(self, x, present, width: int, window: int, name: str, init=initialisers.lecun_normal):
-    """A convolution of x, which may be larger than `present`; what lies beyond the picture is 0, as what it pads with."""
+    """A convolution of x, which may be larger than `present`; what lies beyond the picture is 0,
+    as what it pads with.
+    """
     if present is not None:
       scale = x.shape[1] // present.shape[1]
       x = x * present.repeat(scale, 1).repeat(scale, 2).astype(x.dtype)
@@ -100,8 +104,9 @@ class SRCNN(Net):
 
 
 class ESPCN(Net):
-  """Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural
-  Network": convolutions on the small picture, whose last gives factor² values for each of its pixels; tanh between them.
+  """Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+  Neural Network": convolutions on the small picture, whose last gives factor² values for each of its pixels; tanh
+  between them.
   """
 
   widths: tuple[int, ...] = option((64, 32), low=1)
@@ -118,7 +123,9 @@ class ESPCN(Net):
 
 
 class SRResNet(Net):
-  """Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", figure 4."""
+  """Ledig et al. 2017, "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network",
+  figure 4.
+  """
 
   blocks: int = option(16, 'Residual blocks.', low=0)
   width: int = option(64, 'Channels inside.', low=1)
@@ -150,7 +157,8 @@ class SRResNet(Net):
 
 
 class Discriminator(nn.Module):
-  """SRGAN's (Ledig et al. 2017, figure 4): for each width a convolution of stride 1 and one of stride 2, then two dense layers.
+  """SRGAN's (Ledig et al. 2017, figure 4): for each width a convolution of stride 1 and one of stride 2, then two dense
+  layers.
 
   Each convolution but the first has batch norm.
   """
@@ -186,8 +194,9 @@ def spans(length: int, tile: int, margin: int) -> list[tuple[int, int, int]]:
   Args:
     length: of the axis.
     tile: of a tile; where the axis is shorter, one tile is all of it.
-    margin: by how much a tile begins before the part that it gives, and ends behind it, except at the ends of the axis: there
-      it begins or ends as the axis does, so that whatever the function pads with is what it pads the whole picture with.
+    margin: by how much a tile begins before the part that it gives, and ends behind it, except at the ends of the axis:
+      there it begins or ends as the axis does, so that whatever the function pads with is what it pads the whole
+      picture with.
 
   Returns:
     [(where a tile begins, where its part begins, where that ends), …]; the parts lie one behind the other.
@@ -203,8 +212,8 @@ def in_tiles(function: Callable, picture: np.ndarray, *, tile: int, margin: int,
   """function of a whole picture, without seams: the same numbers where an output depends on no pixel beyond `margin`.
 
   Args:
-    function: [1, height, width, channels] -> [1, height · scale, width · scale, channels'], for tiles of one size (smaller
-      where the picture is smaller).
+    function: [1, height, width, channels] -> [1, height · scale, width · scale, channels'], for tiles of one size
+      (smaller where the picture is smaller).
     picture: [height, width, channels].
     tile, margin: see `spans`; for both axes.
     scale: how much larger the output is.

@@ -33,7 +33,8 @@ def logits(module: nn.Module, features, *, train: bool):
 
 
 class MaxOverTime(nn.Module):
-  """A convolution over time for each width of window, rectified, and its maximum over time (Collobert et al. 2011, Kim 2014).
+  """A convolution over time for each width of window, rectified, and its maximum over time (Collobert et al. 2011, Kim
+  2014).
 
   A window counts where it meets at least one real step, so a sequence of n steps has n + width - 1 of them: one that is
   shorter than the window has features too, and padding changes none.
@@ -154,7 +155,9 @@ MODELS = {'textcnn': TextCNN, 'bilstm': BiLSTM, 'transformer': Transformer}
 
 
 def pretrained(spec, flags) -> dict[str, Any]:
-  """What an encoder's weights depend on: the context and the sizes of a masked language model, from its spec and flags."""
+  """What an encoder's weights depend on: the context and the sizes of a masked language model,
+  from its spec and flags.
+  """
   fields = {name: field for name, field in options.of_model(Transformer).items() if 'dropout' not in name}
   sizes = {name: field.default if flags.get(name) is None else flags[name] for name, field in fields.items()}
   return {'context': spec.lengths['text'], **sizes}

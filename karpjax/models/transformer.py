@@ -1,4 +1,6 @@
-"""Transformers: an encoder that reads a whole sequence at once (BERT), guesses at masked tokens, and what decoders share."""
+"""Transformers: an encoder that reads a whole sequence at once (BERT), guesses at masked tokens,
+and what decoders share.
+"""
 
 import dataclasses
 import functools
@@ -52,7 +54,9 @@ class Decoder(nn.Module):
     return {'caches': caches, 'length': jnp.zeros((batch,), jnp.int32)}
 
   def extend(self, tokens, state, memories=(), memory_mask=None):
-    """Tokens [batch, new] int32 behind those of a state -> features [batch, new, width] and the state; memories: by block."""
+    """Tokens [batch, new] int32 behind those of a state -> features [batch, new, width] and the state; memories:
+    by block.
+    """
     length, caches = state['length'], []
     x = self.tokens(tokens, length[:, None] + jnp.arange(tokens.shape[1]))
     for block, store, memory in itertools.zip_longest(self.blocks, state['caches'], memories):
@@ -119,7 +123,9 @@ class MaskedLanguageModel(nn.Module):
     self.bias = self.param('bias', zeros, (encoder.vocabulary,))
 
   def __call__(self, tokens, places=None, *, train: bool = False):
-    """tokens [batch, time] int32, places [batch, guesses] int32 (None: all) -> logits [batch, guesses, vocabulary] float32."""
+    """tokens [batch, time] int32, places [batch, guesses] int32 (None: all) -> logits [batch, guesses,
+    vocabulary] float32.
+    """
     x = self.encoder(tokens, train=train)  # [batch, time, width]
     if places is not None:
       x = jnp.take_along_axis(x, places[..., None], 1)  # [batch, guesses, width]

@@ -119,7 +119,8 @@ def first_kernel(params, shape: tuple[int, ...]) -> np.ndarray | None:
 def saliency(predict: Callable, state, batch) -> np.ndarray:
   """How strongly each place moves the largest logit: [batch, height, width] or [batch, length], not negative.
 
-  The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional Networks", section 3).
+  The absolute gradient, its maximum over channels (Simonyan et al. 2014, "Deep Inside Convolutional Networks", section
+  3).
   """
 
   def largest(images, state, batch):

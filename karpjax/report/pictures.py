@@ -39,7 +39,9 @@ def class_grid(images, labels: np.ndarray, classes: Sequence[str], folder: Path,
 
 
 def write_grid(images: np.ndarray, columns: int, path: str | Path) -> Path:
-  """A PNG of images [n, height, width, 1 or 3] in [0, 1], `columns` in a row, pixel by pixel, with a pixel between them."""
+  """A PNG of images [n, height, width, 1 or 3] in [0, 1], `columns` in a row, pixel by pixel,
+  with a pixel between them.
+  """
   images = np.pad(images, ((0, -len(images) % columns), (0, 1), (0, 1), (0, 0)), constant_values=1)
   sheet = np.concatenate([np.concatenate(row, 1) for row in images.reshape(-1, columns, *images.shape[1:])])
   return write_image(sheet[:-1, :-1], path)

@@ -27,8 +27,8 @@ LOGARITHMIC = 'loss', 'norm', 'perplexity'  # families whose axis is logarithmic
 def drawing(folder: Path, name: str, width: float, height: float, rows: int = 1, *, margins=None, **subplots):
   """(figure, axes) in the house style, of so many inches, which becomes plots/NAME.png when all is drawn.
 
-  It is unknown to pyplot: nothing to close, no display to look for. `margins` (left, right, bottom, top), in inches, are twice
-  as fast as having them found, the default.
+  It is unknown to pyplot: nothing to close, no display to look for. `margins` (left, right, bottom, top), in inches,
+  are twice as fast as having them found, the default.
   """
   import matplotlib
   from matplotlib.figure import Figure
@@ -59,7 +59,9 @@ def short(text: str, length: int = 16) -> str:
 def cells(
   axis, values: np.ndarray, across: Sequence[str], down: Sequence[str], *, font=None, turn=0, every=1, **colours
 ):
-  """Draws values [rows, columns] as cells, without grid, frame and ticks, named `across` and `down`; returns the image."""
+  """Draws values [rows, columns] as cells, without grid, frame and ticks, named `across` and `down`;
+  returns the image.
+  """
   image = axis.imshow(values, interpolation='nearest', **{'cmap': 'Blues', 'vmin': 0, 'vmax': 1, **colours})
   axis.set_xticks(range(0, len(across), every), [short(x, 14) for x in across[::every]], rotation=turn, fontsize=font)
   axis.set_yticks(range(0, len(down), every), [short(x, 14) for x in down[::every]], fontsize=font)
@@ -213,7 +215,9 @@ def heat_maps(
 
 
 def scatter(points, labels, names: Sequence[str], heading: str, folder: Path, name: str, *, limit=None) -> None:
-  """plots/NAME.png: points [n, 2], those of each label [n] (None: of one) in a colour; the axes end at ± limit, if any."""
+  """plots/NAME.png: points [n, 2], those of each label [n] (None: of one) in a colour; the axes end at ± limit,
+  if any.
+  """
   labels = np.zeros(len(points), int) if labels is None else np.asarray(labels)
   with drawing(folder, name, 4.6, 4.8, margins=(0.4, 0.15, 0.35, 0.4)) as (_, axis):
     for label in np.unique(labels):

@@ -129,7 +129,9 @@ def collapse(
 
 
 def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions, d]."""
+  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions,
+  d].
+  """
   a, b, t = a[:, None], b[:, None], fractions[:, None]
   long, other = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
   a, b = a / long, b / other

@@ -17,7 +17,9 @@ MARGIN = 0.1  # how near 0 or 1 a gate is saturated
 
 
 def prepend_step(path: Path, t: int, text: str) -> None:
-  """Writes a step's text at the head of a file, in one piece, instead of what the file has of this step or later ones."""
+  """Writes a step's text at the head of a file, in one piece, instead of what the file has of this step or later
+  ones.
+  """
   before = path.read_text(encoding='utf-8') if path.exists() else ''
   blocks = re.findall(r'^step ([\d,]+)\n(.*?)(?=^step [\d,]+\n|\Z)', before, flags=re.M | re.S)
   older = [f'step {step}\n{body}' for step, body in blocks if int(step.replace(',', '')) < t]
@@ -70,7 +72,8 @@ def attention_maps(maps: np.ndarray, names: Sequence[str], about: str, folder: P
 
 
 def cells(symbols: Sequence[str], rows: Mapping[str, np.ndarray], gates, about: str, folder: Path) -> None:
-  """cells.html, the text once for each cell, whose values are the colours of its letters, and plots/gate_saturation.png.
+  """cells.html, the text once for each cell, whose values are the colours of its letters, and
+  plots/gate_saturation.png.
 
   After Karpathy, Johnson & Fei-Fei 2015, "Visualizing and Understanding Recurrent Networks", figures 2 and 3.
 

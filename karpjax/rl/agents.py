@@ -90,7 +90,9 @@ def data(config: RLConfig) -> Dataset:
 
 
 def network(models: Mapping[str, Callable], config: RLConfig, environment: Environment, **decided):
-  """The one model of `models` by a config's flags: (init: key -> variables, apply: (params, observation [batch, …]) -> outputs)."""
+  """The one model of `models` by a config's flags: (init: key -> variables, apply: (params, observation [batch,
+  …]) -> outputs).
+  """
   first = jnp.zeros((1, *environment.observation.shape))
   model = options.build(models, *models, config, first, dtype=jnp.dtype(config.dtype), **decided)
   return lambda key: model.init(key, first), lambda params, observation: model.apply({'params': params}, observation)
@@ -120,7 +122,9 @@ def collecting(config) -> int:
 
 
 def pace(config, every: int = 1) -> Pace:
-  """That of an optimiser which makes one of `every` updates, once `learning_starts` steps are there; raises as `collecting`."""
+  """That of an optimiser which makes one of `every` updates, once `learning_starts` steps are there;
+  raises as `collecting`.
+  """
   return Pace(Fraction(config.updates, every), collecting(config))
 
 
@@ -154,7 +158,9 @@ def replay_program(config, policy: Policy, optimiser, step, target: Callable) ->
 
 
 def parts(policy: Policy, config: RLConfig) -> dict:
-  """The parts of a Program that are alike for all policies: how they are evaluated, what they predict, and an episode as GIF."""
+  """The parts of a Program that are alike for all policies: how they are evaluated, what they predict,
+  and an episode as GIF.
+  """
 
   def predict(state, batch, key):
     """What the policy makes of the first observation of each world."""

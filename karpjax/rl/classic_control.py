@@ -1,6 +1,7 @@
 """Classic control as pure functions: the tasks that every paper begins with, step by step those of gymnasium.
 
-An episode succeeds whose return is what gymnasium's registry asks of a solution, its `reward_threshold`; the pendulum has none.
+An episode succeeds whose return is what gymnasium's registry asks of a solution, its `reward_threshold`; the pendulum
+has none.
 """
 
 import functools
@@ -14,7 +15,8 @@ from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, success
 
 
 def cartpole(name: str = 'cartpole', seen: slice = slice(None)) -> Environment:
-  """A pole on a cart, pushed left or right by 10 N; 1 a step until it falls (Barto, Sutton & Anderson 1983), at most 500.
+  """A pole on a cart, pushed left or right by 10 N; 1 a step until it falls (Barto, Sutton & Anderson 1983), at most
+  500.
 
   State and, where all of it is seen, observation: [4] float32: position (m), velocity, angle of the pole (rad), angular
   velocity. Over at 2.4 m or 12°. Without velocities what moves must be remembered (Wierstra et al. 2007).
@@ -88,9 +90,11 @@ def acrobot() -> Environment:
 
 
 def pendulum() -> Environment:
-  """A pendulum with a motor too weak to lift it at once: swing up and stay; 200 steps, the cost is of angle, speed and torque.
+  """A pendulum with a motor too weak to lift it at once: swing up and stay; 200 steps, the cost is of angle, speed and
+  torque.
 
-  State: [2] float32: angle from upright (rad), velocity. Observation: [3]: cos, sin, velocity. Action: [1], a torque within ±2.
+  State: [2] float32: angle from upright (rad), velocity. Observation: [3]: cos, sin, velocity. Action: [1], a torque
+  within ±2.
   """
   gravity, seconds, fastest, strongest = 10.0, 0.05, 8.0, 2.0
 
@@ -118,8 +122,8 @@ def pendulum() -> Environment:
 def mountain_car(continuous: bool = False) -> Environment:
   """A car too weak for the hill before it must take a run-up (Moore 1990).
 
-  State and observation: [2] float32: position in -1.2 … 0.6, velocity. Discrete: push left, not, right; -1 a step, 200 steps.
-  Continuous: an action [1] within ±1, whose square costs 0.1, and 100 at the goal; 999 steps.
+  State and observation: [2] float32: position in -1.2 … 0.6, velocity. Discrete: push left, not, right; -1 a step, 200
+  steps. Continuous: an action [1] within ±1, whose square costs 0.1, and 100 at the goal; 999 steps.
   """
   low, high = np.array([-1.2, -0.07], np.float32), np.array([0.6, 0.07], np.float32)
   goal, gravity, force = (0.45, 0.0025, 0.0015) if continuous else (0.5, 0.0025, 0.001)

@@ -10,7 +10,8 @@ def mean(logits, atoms):
 
 
 def project(probabilities, rewards, discounts, atoms):
-  """The distribution of r + γ Z on the atoms of Z: what lies between two is shared by them (Bellemare et al. 2017, algorithm 1).
+  """The distribution of r + γ Z on the atoms of Z: what lies between two is shared by them (Bellemare et al. 2017,
+  algorithm 1).
 
   Args:
     probabilities: [batch, n], of Z.

@@ -96,7 +96,9 @@ PALETTE = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (230, 159, 0), (204, 121,
 
 
 def channels(observations) -> np.ndarray:
-  """Observations [time, height, width, channels] of 0 and 1, a colour for each channel -> frames, 20 pixels an entry."""
+  """Observations [time, height, width, channels] of 0 and 1, a colour for each channel -> frames,
+  20 pixels an entry.
+  """
   pictures = np.full((*observations.shape[:3], 3), 244, np.uint8)
   for channel in range(observations.shape[-1]):
     pictures[observations[..., channel] > 0] = PALETTE[channel % len(PALETTE)]

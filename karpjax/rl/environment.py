@@ -1,7 +1,7 @@
 """The environment protocol: two pure functions and what they take and give; and what wraps them.
 
-An environment is of one world: `vmap` makes many of it. Nothing resets itself: `rollout` does that, so that the observation
-that an episode ended with is never lost.
+An environment is of one world: `vmap` makes many of it. Nothing resets itself: `rollout` does that, so that the
+observation that an episode ended with is never lost.
 """
 
 import dataclasses
@@ -70,9 +70,9 @@ class Environment:
     outcomes: (an episode's last state, its return) -> {name: [] bool or number}: how it went; evaluations report means.
       'success' is what the environment itself calls one; without it there is no such thing.
     shortest: no episode has fewer steps.
-    reset_done: (keys [n], states [n], done [n] bool) -> (states, observations, reset_mask [n] bool): new episodes where done,
-      and where the host has lost one; rows outside the mask mean nothing. None where the state is all there is of an
-      environment, so that resets are free to be made ahead of time.
+    reset_done: (keys [n], states [n], done [n] bool) -> (states, observations, reset_mask [n] bool): new episodes where
+      done, and where the host has lost one; rows outside the mask mean nothing. None where the state is all there is of
+      an environment, so that resets are free to be made ahead of time.
   """
 
   name: str
@@ -129,7 +129,9 @@ class Timed:
 
 
 def time_limit(environment: Environment) -> Environment:
-  """The same, truncated after its `limit` of steps. A state that is final at that very step is terminated, not truncated."""
+  """The same, truncated after its `limit` of steps. A state that is final at that very step is terminated,
+  not truncated.
+  """
 
   def step(key, state, action):
     inner, reached = environment.step(key, state.inner, action)
@@ -163,7 +165,9 @@ def scale_action(environment: Environment) -> Environment:
 
 
 def frame_stack(environment: Environment, frames: int) -> Environment:
-  """The same, whose observations are the last `frames` ones, joined along the last axis; before the first, the first."""
+  """The same, whose observations are the last `frames` ones, joined along the last axis; before the first,
+  the first.
+  """
 
   def begin(inner, observation):
     stacked = jnp.concatenate([observation] * frames, -1)
@@ -201,8 +205,8 @@ def value_of(observation):
 def add_memory(environment: Environment, initial_memory) -> Environment:
   """The same, as a world that holds a policy's memory: its observations and its actions are `WithMemory`.
 
-  What an action leaves comes back with the next observation, and an episode begins with `initial_memory`. So a memory lives
-  where the environments live, and is reset where they are. The Boxes stay those of the values.
+  What an action leaves comes back with the next observation, and an episode begins with `initial_memory`. So a memory
+  lives where the environments live, and is reset where they are. The Boxes stay those of the values.
   """
 
   def step(key, state, action):

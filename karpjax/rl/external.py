@@ -1,5 +1,6 @@
-"""Environments of other packages behind our protocol: gymnasium (Towers et al. 2024) on the host, with Atari's games and
-MuJoCo; gymnax (Lange 2022), with MinAtar (Young & Tian 2019), and brax (Freeman et al. 2021) within the compiled step.
+"""Environments of other packages behind our protocol: gymnasium (Towers et al. 2024) on the host, with Atari's games
+and MuJoCo; gymnax (Lange 2022), with MinAtar (Young & Tian 2019), and brax (Freeman et al. 2021) within the compiled
+step.
 """
 
 import contextlib
@@ -18,7 +19,9 @@ from karpjax.rl.environment import Box, Discrete, Environment, TimeStep, frame_s
 
 
 def _import(module: str, name: str, packages: str):
-  """A module of a package that a user may have, for the environment `name`; raises UsageError with its line of installation."""
+  """A module of a package that a user may have, for the environment `name`;
+  raises UsageError with its line of installation.
+  """
   try:
     return importlib.import_module(module)
   except ImportError as error:
@@ -136,13 +139,14 @@ def _tried(text: str) -> tuple[Callable, int]:
 def from_gymnasium(text: str) -> Environment:
   """'CartPole-v1', 'ALE/Pong-v5' and so on, by gymnasium's own names; actions outside of a Box are clipped to it.
 
-  Behind the name, after commas: limit=N steps of an episode (else the environment's own); actions=2+3 leaves only these of
-  the discrete ones; stack=N observations seen at once. Of Atari, whose actions repeat with chance ¼ (Machado et al. 2018):
-  skip=N frames an action lasts (4), and pixels=grey, 84×84 and the last four, or pixels=difference, 80×80 of Pong.
-  An episode succeeds whose return is the registry's `reward_threshold`, where there is one.
+  Behind the name, after commas: limit=N steps of an episode (else the environment's own); actions=2+3 leaves only these
+  of the discrete ones; stack=N observations seen at once. Of Atari, whose actions repeat with chance ¼ (Machado et al.
+  2018): skip=N frames an action lasts (4), and pixels=grey, 84×84 and the last four, or pixels=difference, 80×80 of
+  Pong. An episode succeeds whose return is the registry's `reward_threshold`, where there is one.
 
   Raises:
-    UsageError: where a package is not installed, there is no such environment, or its spaces are of a kind of their own.
+    UsageError: where a package is not installed, there is no such environment, or its spaces are of a kind of their
+      own.
   """
   build, stack = _tried(text)
   return frame_stack(build(), stack) if stack > 1 else build()
@@ -159,16 +163,16 @@ def _atari(make: Callable, options: dict) -> Callable:
 
 
 def small_grey(frames) -> np.ndarray:
-  """The brighter of each pixel of two frames [210, 160] uint8, since sprites flicker, as [84, 84, 1] uint8 (Mnih et al. 2015,
-  methods); each pixel is the mean of its area.
+  """The brighter of each pixel of two frames [210, 160] uint8, since sprites flicker, as [84, 84, 1] uint8 (Mnih et al.
+  2015, methods); each pixel is the mean of its area.
   """
   brighter = np.maximum(*frames)
   return np.asarray(Image.fromarray(brighter).resize((84, 84), Image.Resampling.BOX))[..., None]
 
 
 def field(frame) -> np.ndarray:
-  """Where Pong's paddles and ball are, [80, 80, 1] int8 of 0 and 1: a frame [210, 160, 3] uint8, every second pixel of its
-  field (Karpathy, "Deep Reinforcement Learning: Pong from Pixels", 2016).
+  """Where Pong's paddles and ball are, [80, 80, 1] int8 of 0 and 1: a frame [210, 160, 3] uint8, every second pixel of
+  its field (Karpathy, "Deep Reinforcement Learning: Pong from Pixels", 2016).
   """
   red = frame[35:195:2, ::2, 0]  # 144 of the field, 109 of what shows beyond it
   return (~np.isin(red, (0, 144, 109))).astype(np.int8)[..., None]
@@ -185,7 +189,9 @@ class Game:
 
 
 class Grey(Game):
-  """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen, as `small_grey`."""
+  """An action lasts `skip` frames of a game of grey ones, which skips none itself; the last two are seen,
+  as `small_grey`.
+  """
 
   def reset(self, seed):
     frame, about = self.game.reset(seed=seed)

@@ -1,7 +1,7 @@
 """Environments that live on the host, outside of any pytree, behind the protocol of pure functions.
 
-What a program holds of such an environment is the name of an episode and how far it has come. `vmap` of `reset` and `step` is
-one call to the host for all worlds; calls come in the order of the program (`io_callback`, ordered).
+What a program holds of such an environment is the name of an episode and how far it has come. `vmap` of `reset` and
+`step` is one call to the host for all worlds; calls come in the order of the program (`io_callback`, ordered).
 """
 
 import collections
@@ -66,8 +66,8 @@ class World:
 
 
 class Worlds:
-  """The environments of one kind, each made when it is first asked for. Only what has begun and is not over makes a step: the
-  others give zeros. The arguments are those of `environment`.
+  """The environments of one kind, each made when it is first asked for. Only what has begun and is not over makes a
+  step: the others give zeros. The arguments are those of `environment`.
   """
 
   def __init__(self, name: str, make: Callable, box: Box, limit: int, act: Callable):
@@ -78,8 +78,8 @@ class Worlds:
     return np.array([self.worlds[number].plays(*episode) for number, *episode in zip(numbers, keys, t)], bool)
 
   def _ask(self, numbers, asked, question: Callable):
-    """Observations, rewards, terminated, truncated, each [n, …]: what question(world, i) gives where `asked` [n], which is
-    finite, else zeros; raises CallbackError in one line where it fails or is not.
+    """Observations, rewards, terminated, truncated, each [n, …]: what question(world, i) gives where `asked` [n], which
+    is finite, else zeros; raises CallbackError in one line where it fails or is not.
     """
     observations = np.zeros((len(numbers), *self.box.shape), self.box.dtype)
     rewards, ends = np.zeros(len(numbers), np.float32), np.zeros((2, len(numbers)), bool)
@@ -107,7 +107,9 @@ class Worlds:
     return self._ask(numbers, self._play(numbers, keys, t), act)
 
   def play_again(self, make: Callable, number: int, times) -> np.ndarray:
-    """Frames [times, height, width, 3] uint8 of a world's last episode after so many steps, in an environment that draws."""
+    """Frames [times, height, width, 3] uint8 of a world's last episode after so many steps,
+    in an environment that draws.
+    """
     world, drawing = self.worlds[number], make()
     drawing.reset(seed=seed(world.key))
     frames = [drawing.render()]
@@ -147,8 +149,8 @@ def environment(
 ) -> Environment:
   """An Environment of gymnasium's interface (reset(seed=…) and step(action)), played in Python one world after another.
 
-  Its draws are its own, seeded by the episode's key. Where the host has no such episode as a state names, as after a resume,
-  `reset_done` begins another.
+  Its draws are its own, seeded by the episode's key. Where the host has no such episode as a state names, as after a
+  resume, `reset_done` begins another.
 
   Args:
     name: as `environments.make` knows it.

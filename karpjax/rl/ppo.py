@@ -28,7 +28,9 @@ def clipped_objective(log_probs, old_log_probs, advantages, clip: float):
 
 
 def clipped_value_loss(values, old_values, targets, clip: float):
-  """½ max((V - target)², (V_clipped - target)²), V_clipped within ε of the value that acted (as PPO's first code has it)."""
+  """½ max((V - target)², (V_clipped - target)²), V_clipped within ε of the value that acted (as PPO's first code has
+  it).
+  """
   near = old_values + jnp.clip(values - old_values, -clip, clip)
   return 0.5 * jnp.maximum(jnp.square(values - targets), jnp.square(near - targets))
 
@@ -74,9 +76,9 @@ def loss_terms(config, distribution, outputs, values, batch) -> dict[str, jax.Ar
 def policy(environment: Environment, model: ActorCritic) -> Policy:
   """An actor and critic in an environment, which holds their memory if they have one.
 
-  Its `apply` is (params, moments, observation [batch, …]) -> outputs [batch, size], values [batch], and of a policy that
-  remembers what it remembers next. It then also takes (…, WithMemory of an observation [batch, time, …] and the memory
-  [batch, …] before, is_first [batch, time] bool), and gives outputs and values [batch, time, …].
+  Its `apply` is (params, moments, observation [batch, …]) -> outputs [batch, size], values [batch], and of a policy
+  that remembers what it remembers next. It then also takes (…, WithMemory of an observation [batch, time, …] and the
+  memory [batch, …] before, is_first [batch, time] bool), and gives outputs and values [batch, time, …].
   """
   if model.memory != 'none':
     environment = add_memory(environment, model.initial_memory())
@@ -106,7 +108,9 @@ def policy(environment: Environment, model: ActorCritic) -> Policy:
 
 
 def collect(policy: Policy, config, state: TrainState, batch) -> tuple[RolloutState, Transition]:
-  """The rollout with which the step of a state begins; REINFORCE's begins new episodes, of which only the first count."""
+  """The rollout with which the step of a state begins; REINFORCE's begins new episodes,
+  of which only the first count.
+  """
   keys = example_keys(step_key(state, ROLLOUT), batch)  # [environments]
   world, acting, resetting = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(keys)
   whole, environment = config.algorithm == 'reinforce', policy.environment
@@ -117,19 +121,25 @@ def collect(policy: Policy, config, state: TrainState, batch) -> tuple[RolloutSt
 
 
 def learnt_from(config, transitions: Transition):
-  """[time, environments] bool: REINFORCE learns from a first episode, up to its end and with it; the others from all."""
+  """[time, environments] bool: REINFORCE learns from a first episode, up to its end and with it;
+  the others from all.
+  """
   if config.algorithm != 'reinforce':
     return jnp.ones(transitions.done.shape, bool)
   return jnp.cumsum(transitions.done, 0) - transitions.done == 0
 
 
 def return_ends(config, ends, transitions: Transition):
-  """[time, environments] bool: where no return goes on: at `ends`, and at points, where these are what is played for."""
+  """[time, environments] bool: where no return goes on: at `ends`, and at points,
+  where these are what is played for.
+  """
   return ends | (transitions.reward != 0) if config.points else ends
 
 
 def scale_rewards(config, state: TrainState, transitions: Transition, mask):
-  """(rewards over the running deviation of their discounted sums, what is carried for that, moments with that of rewards)."""
+  """(rewards over the running deviation of their discounted sums, what is carried for that,
+  moments with that of rewards).
+  """
 
   def add(total, x):
     reward, end = x
@@ -191,7 +201,9 @@ def train_step(policy: Policy, optimiser: optax.GradientTransformation, config) 
   distribution = policy.distribution
 
   def apply_all(state, observation):
-    """[time, environments, …] -> outputs [time, environments, size], values [time, environments]; each step by itself."""
+    """[time, environments, …] -> outputs [time, environments, size], values [time, environments];
+    each step by itself.
+    """
     lead = value_of(observation).shape[:2]
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), observation)
     outputs, values, *_ = policy.apply(state.params, state.moments, flat)

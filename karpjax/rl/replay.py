@@ -1,7 +1,9 @@
-"""Replay: each environment keeps a ring of its last transitions, in the state of a run; and the updates that learn from it.
+"""Replay: each environment keeps a ring of its last transitions, in the state of a run; and the updates that learn from
+it.
 
-Rings are per example, so a device samples from those of its own environments, and a ring's draws do not depend on how many
-there are. All are filled at the same pace: how much each was given, `written`, is arithmetic on the step and is not kept.
+Rings are per example, so a device samples from those of its own environments, and a ring's draws do not depend on how
+many there are. All are filled at the same pace: how much each was given, `written`, is arithmetic on the step and is
+not kept.
 """
 
 import dataclasses
@@ -25,7 +27,8 @@ class Replay(Experience):
   """Rings, each leaf [environments, capacity, …]; index i holds what was written i-th, modulo the capacity.
 
   Attributes:
-    priority: float32, p^α, to which a transition's probability is proportional, 0 where nothing was written; None: all alike.
+    priority: float32, p^α, to which a transition's probability is proportional, 0 where nothing was written; None: all
+      alike.
     max_priority: [environments] float32, the largest so far, which new transitions get; None: as above.
   """
 
@@ -54,8 +57,8 @@ def write(replay: Replay, written, transitions: Transition, on_host: bool = Fals
   Args:
     written: [] int32, transitions that each ring was given before.
     transitions: [time, environments, …], of no more steps than a ring holds.
-    on_host: whether the environments live there. A host that has lost an episode, as after a resume, begins another without
-      an end of the first, whose last transition then counts as truncated.
+    on_host: whether the environments live there. A host that has lost an episode, as after a resume, begins another
+      without an end of the first, whose last transition then counts as truncated.
   """
   if on_host:
     before = (written - 1) % replay.capacity
@@ -85,8 +88,8 @@ def uniform(replay: Replay, written, keys, count: int, n_step: int = 1):
 
 
 def proportional(replay: Replay, written, keys, count: int, n_step: int = 1):
-  """The same with P(i) = p_i^α / Σ p^α within each ring (Schaul et al. 2016, eq. 1), one from each of `count` equal parts of
-  the sum (appendix B.2.1).
+  """The same with P(i) = p_i^α / Σ p^α within each ring (Schaul et al. 2016, eq. 1), one from each of `count` equal
+  parts of the sum (appendix B.2.1).
 
   Returns:
     (indices, importance: 1 / (N · P(i)), before any exponent, N those that may be drawn).
@@ -122,14 +125,15 @@ def update_priorities(replay: Replay, indices, errors, exponent) -> Replay:
 
 
 def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Array]:
-  """The n-step transitions that begin at indices (Sutton 1988; Hessel et al. 2018, eq. 2); none goes beyond its episode's end.
+  """The n-step transitions that begin at indices (Sutton 1988; Hessel et al. 2018, eq. 2); none goes beyond its
+  episode's end.
 
   Args:
     indices: [environments, count], each followed by n_step - 1 later ones.
 
   Returns:
-    With leading axes [environments · count]: 'observation', 'action', 'reward' (Σ γ^k r_k, k < m), 'next_observation' (after m
-    transitions, before any reset) and 'discount', which its value is worth: γ^m, 0 where the state is final.
+    With leading axes [environments · count]: 'observation', 'action', 'reward' (Σ γ^k r_k, k < m), 'next_observation'
+    (after m transitions, before any reset) and 'discount', which its value is worth: γ^m, 0 where the state is final.
   """
   ring = jnp.arange(len(indices))[:, None]
   window = (indices[..., None] + jnp.arange(n_step)) % replay.capacity  # [environments, count, n_step]
@@ -153,7 +157,8 @@ def gather(replay: Replay, indices, n_step: int, discount) -> dict[str, jax.Arra
 
 
 def when(due, update: Callable, before):
-  """What `update` gives, () -> (what becomes of `before`, metrics), where it is due; else `before` and metrics that count nothing.
+  """What `update` gives, () -> (what becomes of `before`, metrics), where it is due; else `before` and metrics that
+  count nothing.
 
   Not mapped over, only one of the two is computed.
   """
@@ -166,15 +171,15 @@ def train_step(policy: Policy, noise: Callable, update: Callable, config) -> Cal
 
   Args:
     policy: acts; given noise, as below.
-    noise: (key of one environment, steps [time] that all environments have made before each of its next ones) -> the noise of
-      these, each leaf [time, …].
-    update: (state, replay, written, keys [environments], number) -> (state, metrics): one update. Its state carries nothing
-      per example, and has for buffers what `priorities` gives.
+    noise: (key of one environment, steps [time] that all environments have made before each of its next ones) -> the
+      noise of these, each leaf [time, …].
+    update: (state, replay, written, keys [environments], number) -> (state, metrics): one update. Its state carries
+      nothing per example, and has for buffers what `priorities` gives.
     config: an `agents.ReplayConfig`.
 
   Returns:
-    (TrainState, batch) -> (TrainState, metrics). The state has carried {'worlds': RolloutState} and buffers Replay. The batch
-    is only the environments' numbers. Metrics of updates count nothing before learning starts.
+    (TrainState, batch) -> (TrainState, metrics). The state has carried {'worlds': RolloutState} and buffers Replay. The
+    batch is only the environments' numbers. Metrics of updates count nothing before learning starts.
   """
   length, count = config.train_frequency, config.batch_size
   on_host = policy.environment.reset_done is not None

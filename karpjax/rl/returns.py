@@ -1,7 +1,7 @@
 """Advantages of what a rollout saw, one scan from the last step to the first, and moments; all arrays [time, …].
 
-Two values belong to a step: V(s_t), and V of the state that it led to, before any reset. So an episode that was cut by a
-time limit has a value beyond its end (`next_values`), one that terminated has none, and no advantage crosses an end.
+Two values belong to a step: V(s_t), and V of the state that it led to, before any reset. So an episode that was cut by
+a time limit has a value beyond its end (`next_values`), one that terminated has none, and no advantage crosses an end.
 """
 
 import jax
@@ -28,7 +28,9 @@ def advantages(rewards, values, next_values, terminated, truncated, *, discount,
 
 
 def moments(x, mask):
-  """Mean [*shape], biased variance [*shape] and count [] of x [*lead, *shape] where mask [*lead] lets it, over all replicas."""
+  """Mean [*shape], biased variance [*shape] and count [] of x [*lead, *shape] where mask [*lead] lets it,
+  over all replicas.
+  """
   lead, x = tuple(range(mask.ndim)), x.astype(jnp.float32)
   counts = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
   total = lambda x: collectives.total(jnp.where(counts, x, 0).sum(lead))

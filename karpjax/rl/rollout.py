@@ -23,8 +23,8 @@ class Policy:
 
   Attributes:
     environment: of one world.
-    act: (state of a Program, observation [environments, …], noise) -> action [environments, …]: drawn, or where `noise` is
-      None the best.
+    act: (state of a Program, observation [environments, …], noise) -> action [environments, …]: drawn, or where `noise`
+      is None the best.
     noise: key -> the noise of one world's action; None where a policy draws nothing.
     predict: (state, observation) -> what a Program predicts, [environments, …].
     init: key -> variables of its networks.
@@ -193,7 +193,9 @@ def _advance_episodes(policy: Policy, state, greedy: bool, worlds: RolloutState,
 
 
 def episodes(policy: Policy, state, keys, greedy: bool = True) -> RolloutState:
-  """One episode for each of `keys` [episodes], by the best actions or drawn ones: the ends, with returns and lengths."""
+  """One episode for each of `keys` [episodes], by the best actions or drawn ones: the ends,
+  with returns and lengths.
+  """
 
   def body(carry):
     worlds, over, t = carry
@@ -206,7 +208,9 @@ def episodes(policy: Policy, state, keys, greedy: bool = True) -> RolloutState:
 
 
 def record(policy: Policy, state, key, greedy: bool = True):
-  """One episode: (states [limit + 1, …], done [limit], returns so far [limit]); what follows the first `done` is to be cut off."""
+  """One episode: (states [limit + 1, …], done [limit], returns so far [limit]);
+  what follows the first `done` is to be cut off.
+  """
 
   def body(worlds, t):
     after, seen = _advance_episodes(policy, state, greedy, worlds, key[None], t)
@@ -246,7 +250,9 @@ def evaluate(policy: Policy, examples: int, state, batch, key):
 
 
 def summarise(sums) -> dict[str, float]:
-  """Mean returns and lengths, the returns' deviation over episodes, and the mean of each of the environment's outcomes."""
+  """Mean returns and lengths, the returns' deviation over episodes, and the mean of each of the environment's
+  outcomes.
+  """
   count, returns = float(sums['episodes']), [name for name in sums if name.endswith(RETURNS)]
   numbers = {n: float(total) / count for n, total in sums.items() if n != 'episodes' and n not in returns}
   deviation = lambda name: float(np.std(sums[name][: int(count)], dtype=np.float64))

@@ -1,8 +1,9 @@
 """Checkpoints by orbax: save, find, restore whole or not at all.
 
-A checkpoint is a flat dict of arrays named by their path in the global form of the carry, with a JSON item beside it that holds
-the step, a checksum per array and what a prediction needs. orbax itself restores flipped bits and lists truncated steps as the
-latest; here a checkpoint that does not restore whole is moved aside and the one before it is used.
+A checkpoint is a flat dict of arrays named by their path in the global form of the carry, with a JSON item beside it
+that holds the step, a checksum per array and what a prediction needs. orbax itself restores flipped bits and lists
+truncated steps as the latest; here a checkpoint that does not restore whole is moved aside and the one before it is
+used.
 """
 
 import contextlib
@@ -30,7 +31,9 @@ logging.getLogger('absl').setLevel(logging.CRITICAL)  # orbax logs what is repor
 
 
 def _quiet(unraisable, otherwise=sys.unraisablehook) -> None:
-  """A hook that passes over what tensorstore's threads say, once for each array, after the first write of a save has failed."""
+  """A hook that passes over what tensorstore's threads say, once for each array,
+  after the first write of a save has failed.
+  """
   if str(unraisable.exc_value) != 'Event loop is closed':
     otherwise(unraisable)
 
@@ -63,7 +66,9 @@ def _bits(tree):
 
 
 def to_arrays(tree) -> dict[str, np.ndarray]:
-  """A pytree as {path: array}, copied to the host, so that its buffers may be donated at once. Keys become their bits."""
+  """A pytree as {path: array}, copied to the host, so that its buffers may be donated at once. Keys become their
+  bits.
+  """
   return {name: np.array(x) for name, x in zip(names(tree), jax.device_get(jax.tree.leaves(_bits(tree))))}
 
 

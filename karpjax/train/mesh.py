@@ -32,7 +32,8 @@ SMALLEST = 1024  # parameters; arrays under it are not worth cutting over fsdp
 
 
 def make(parallel: str, text: str, devices) -> Mesh:
-  """The mesh of the axis `parallel`, or of `mesh` such as data:4,fsdp:2,tensor:1; neighbours are neighbours on the last axes.
+  """The mesh of the axis `parallel`, or of `mesh` such as data:4,fsdp:2,tensor:1; neighbours are neighbours on the last
+  axes.
 
   Raises:
     UsageError: an unknown axis, or sizes that do not multiply to the devices.

@@ -1,6 +1,7 @@
 """Device placement: one device, or a mesh of devices, by `jit` or by `shard_map`.
 
-A placement is made for the shapes of one carry, in global form, which is that of one device and of checkpoints. Each has
+A placement is made for the shapes of one carry, in global form, which is that of one device and of checkpoints. Each
+has
 
   layout            its name, for start-up
   num_batch_shards  over how many devices a batch is cut

@@ -37,7 +37,9 @@ def tune_malloc() -> None:
 
 
 def enable_compilation_cache(folder: str) -> None:
-  """Keeps compiled programs in a folder, so that the second start of a run is a fraction of the first; 'off': nowhere."""
+  """Keeps compiled programs in a folder, so that the second start of a run is a fraction of the first; 'off':
+  nowhere.
+  """
   if folder != 'off':
     folder = folder or str(Path('~/.cache/karpjax/compiled').expanduser())
     jax.config.update('jax_compilation_cache_dir', folder)
@@ -47,7 +49,9 @@ def enable_compilation_cache(folder: str) -> None:
 
 
 def _mend_compilation_cache(folder: Path) -> None:
-  """Makes one line of JAX's warnings of a cache, and removes damaged programs, which JAX would keep for every later start."""
+  """Makes one line of JAX's warnings of a cache, and removes damaged programs,
+  which JAX would keep for every later start.
+  """
   show, said = warnings.showwarning, set()
 
   def say(message, *rest, **named):
@@ -103,12 +107,15 @@ def compiler_options(flops: float) -> dict:
 
 
 def prefer_sequential_seeds(flops: float, convolves: bool) -> bool:
-  """Whether seeds of a step are faster one after the other: on a CPU, large ones with convolutions, whose images stay in cache."""
+  """Whether seeds of a step are faster one after the other: on a CPU, large ones with convolutions,
+  whose images stay in cache.
+  """
   return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_STEP
 
 
 def set_up(threads: int = 0, parallel: str = 'none', compilation_cache: str = '', deterministic: bool = False) -> None:
-  """Decides how the allocator, XLA and the cores of a CPU work, by the flags of a `config.Train`; JAX must not have begun.
+  """Decides how the allocator, XLA and the cores of a CPU work, by the flags of a `config.Train`; JAX must not have
+  begun.
 
   Args:
     threads: CPU threads per operation; 0: one for each core, or one with seeds over devices.

@@ -20,7 +20,8 @@ from karpjax.program import Program, TrainState, partitioning
 def cut(batch, parts: int):
   """[batch, …] -> [parts, batch / parts, …], leaf by leaf: a part is every parts-th row.
 
-  So each device of a mesh finds its share of every part among its own rows, and parts are the same on any number of devices.
+  So each device of a mesh finds its share of every part among its own rows, and parts are the same on any number of
+  devices.
   """
   return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
@@ -29,8 +30,8 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
   """The gradient of a loss's mean over the whole batch.
 
   Args:
-    loss: (params, collections, batch, key) -> (metrics, collections); `metrics['loss']` is the (sum, count) to minimise.
-      It may give a third value: what goes on with each example, a pytree of [batch, …].
+    loss: (params, collections, batch, key) -> (metrics, collections); `metrics['loss']` is the (sum, count) to
+      minimise. It may give a third value: what goes on with each example, a pytree of [batch, …].
     microbatches: in how many equal parts, one after the other, the batch of one replica is worked off.
 
   Returns:
@@ -71,8 +72,8 @@ def update(loss: Callable, optimiser: optax.GradientTransformation, microbatches
   """One update of one player, by a loss as for `compute_gradients`.
 
   Returns:
-    (params, collections, opt_state, batch, key) -> the first three anew, the metrics with 'gradient_norm', the global norm
-    before clipping, and the loss's third value.
+    (params, collections, opt_state, batch, key) -> the first three anew, the metrics with 'gradient_norm', the global
+    norm before clipping, and the loss's third value.
   """
   gradients = compute_gradients(loss, microbatches=microbatches)
 
@@ -137,7 +138,8 @@ def ordinary(
 def _advance(state: TrainState, player, config) -> TrainState:
   """The state after a step, its running averages included: of params and their collections, all or some players'.
 
-  They are Adam's (Kingma & Ba 2015, section 3): Σ d^(t-i) x_i / Σ d^(t-i) of the t values so far, free of the initial one.
+  They are Adam's (Kingma & Ba 2015, section 3): Σ d^(t-i) x_i / Σ d^(t-i) of the t values so far, free of the initial
+  one.
   """
   params, collections, opt_state = player
   after = state.replace(step=state.step + 1, params=params, collections=collections, opt_state=opt_state)
@@ -156,10 +158,11 @@ def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, roun
   batch and its own key. The last player has those of the last round, so that what both make of them is computed once.
 
   Args:
-    losses: {player: loss} in the order of their turns. A loss is as for `compute_gradients`, but its params and collections
-      are those of all players; it gives the collections of its own player.
+    losses: {player: loss} in the order of their turns. A loss is as for `compute_gradients`, but its params and
+      collections are those of all players; it gives the collections of its own player.
     optimisers: {player: optax.GradientTransformation}.
-    config: a `config.Train`: its `microbatches`, into which a round's part is cut, and the decay `ema` of running averages.
+    config: a `config.Train`: its `microbatches`, into which a round's part is cut, and the decay `ema` of running
+      averages.
     rounds: into how many parts the batch is cut.
 
   Raises:

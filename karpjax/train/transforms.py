@@ -98,16 +98,18 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
   Args:
     program: what is run.
     gather: (arrays, numbers [batch]) -> the examples of these numbers.
-    state: the structure of its states; with several seeds every leaf but the step counter has a leading axis [seeds, …].
+    state: the structure of its states; with several seeds every leaf but the step counter has a leading axis [seeds,
+      …].
     seeds: how many.
-    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep with one seed do.
+    shared: whether all seeds see the same batches, which then have no axis of seeds: members of a sweep with one seed
+      do.
     sequential: whether a step is that of one seed after the other, rather than of all at once.
 
   Returns:
     one_batch: (carry, batch, reset_metrics) -> carry; batch: each [(seeds,) batch, …].
-    one_step: (carry, arrays, numbers, reset_metrics) -> carry; arrays [size, …] on the device, numbers [(seeds,) batch].
-    many_steps: (carry, arrays, numbers, steps, reset_metrics) -> carry; numbers [most steps, (seeds,) batch], `steps` traced.
-    add_sums: (state, sums, batch, mask) -> sums; the batch is that of all seeds.
+    one_step: (carry, arrays, numbers, reset_metrics) -> carry; arrays [size, …] on the device, numbers [(seeds,)
+    batch]. many_steps: (carry, arrays, numbers, steps, reset_metrics) -> carry; numbers [most steps, (seeds,) batch],
+    `steps` traced. add_sums: (state, sums, batch, mask) -> sums; the batch is that of all seeds.
   """
   step, axes = guarded(program.step), Carry(stack_axes(state), 0)
 

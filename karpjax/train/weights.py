@@ -39,7 +39,8 @@ def load_checkpoint(folder: str | Path, which: str | int = 'best') -> tuple[dict
 
 
 def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
-  """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages where it keeps them, first seed), or a safetensors file.
+  """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages where it keeps them, first seed), or a
+  safetensors file.
 
   Args:
     path: the run's workdir, or the file.

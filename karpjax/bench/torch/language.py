@@ -200,7 +200,9 @@ def loss(setup, model, *batch):
 
 @torch.inference_mode()
 def text(model: GPT, batch: int):
-  """Yields (tokens [batch], logits): greedy tokens behind token 0, with a cache that is read anew from its half when full."""
+  """Yields (tokens [batch], logits): greedy tokens behind token 0, with a cache that is read anew from its half when
+  full.
+  """
   caches, length, tokens = model.cache(batch), 0, [torch.zeros(batch, dtype=torch.long)]
   fed = tokens[-1][:, None]
   while True:

@@ -117,7 +117,9 @@ def say(text: str) -> None:
 
 @dataclasses.dataclass
 class Commands:
-  """The commands of a launch by their step, and the file that takes all that they say; `Failed` names one that fails."""
+  """The commands of a launch by their step, and the file that takes all that they say;
+  `Failed` names one that fails.
+  """
 
   plan: dict[str, list[str]]
   log: Path
@@ -139,7 +141,9 @@ class Commands:
       raise Failed(f'{step} failed: `{short}` ended with exit status {code}: {line} (all of it: {self.log})')
 
   def follow(self, timeout: float) -> int:
-    """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the run."""
+    """Shows worker 0's output until the run ends. Returns 0, or 130 or 124 where Ctrl-C or --timeout stopped the
+    run.
+    """
     stopped, before = 0, self.log.stat().st_size
     with self.log.open('ab') as file:
       # In a session of its own, so that Ctrl-C does not end it before the run has saved.

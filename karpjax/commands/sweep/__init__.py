@@ -3,10 +3,10 @@
 python launch.py sweep NAME --grid learning_rate=1e-2,1e-3 --grid model=mlp,cnn [--seeds=3] [--flag=value …]
 python launch.py sweep NAME --trials=50 --search learning_rate=log:1e-4:1e-1 --search model=mlp,cnn [--flag=value …]
 
-A grid runs every combination. The optimiser's numbers (learning rate, decays, momentum, …) and seeds run together in one
-program; of the others each combination is a program of its own. A search draws settings with Optuna (TPE), one
-program each, and stops those that are worse than the median of the others so far; with --together=16, sixteen at a time in
-one program, which masks them.
+A grid runs every combination. The optimiser's numbers (learning rate, decays, momentum, …) and seeds run together in
+one program; of the others each combination is a program of its own. A search draws settings with Optuna (TPE), one
+program each, and stops those that are worse than the median of the others so far; with --together=16, sixteen at a time
+in one program, which masks them.
 
 Settings are compared by the metric that --select names, as it is at the end of training, averaged over seeds. The same
 command with the same --workdir goes on where it stopped. Values that are lists are separated by semicolons:

@@ -1,4 +1,5 @@
-"""`python -m karpjax.commands.sweep EXPERIMENT '{"learning_rate": [0.1, 0.2]}' [--flag=value …]` trains settings × seeds.
+"""`python -m karpjax.commands.sweep EXPERIMENT '{"learning_rate": [0.1, 0.2]}' [--flag=value …]` trains settings ×
+seeds.
 
 They are the seeds of one run, in this order; else it is as `launch.py EXPERIMENT`.
 """

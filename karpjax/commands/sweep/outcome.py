@@ -1,4 +1,6 @@
-"""The outcome of a sweep, best first: a table, trials.csv, and how the metric answers to the axes, plots/response.png."""
+"""The outcome of a sweep, best first: a table, trials.csv, and how the metric answers to the axes,
+plots/response.png.
+"""
 
 import csv
 import dataclasses

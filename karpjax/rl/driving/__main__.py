@@ -30,8 +30,8 @@ def random(key, state: State):
 
 
 def control(state: State, aim, wanted):
-  """The action that brings the vehicle to d = `aim` [] m and along the road, by proportional and derivative terms and the
-  road's own curvature, at an acceleration of `wanted` [] m / s²."""
+  """The action that brings the vehicle to d = `aim` [] m and along the road, by proportional and derivative terms and
+  the road's own curvature, at an acceleration of `wanted` [] m / s²."""
   ego = state.ego
   bend = roads.at(state.road, ego.s + ego.speed * vehicle.SECONDS).curvature
   slow = jnp.maximum(ego.speed, 3.0)
@@ -48,8 +48,8 @@ def lane_keeper(key, state: State):
 
 
 def privileged(key, state: State):
-  """Knows where all others are, how fast, and what lane they are bound for; follows and changes lanes as they do, but faster,
-  and slows down before bends."""
+  """Knows where all others are, how fast, and what lane they are bound for; follows and changes lanes as they do, but
+  faster, and slows down before bends."""
   road, ego, bodies = state.road, state.ego, others.everyone(state)
   lane = roads.nearest_lane(road, ego.d + jnp.sin(ego.heading) * jnp.maximum(AHEAD * ego.speed, SOON))
   bends = jnp.abs(roads.at(road, ego.s + np.arange(0, 45, 5, dtype=np.float32)).curvature).max()

@@ -24,8 +24,8 @@ CORNERS = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]], np.float32)
 @jax.jit
 @jax.vmap
 def scene(state):
-  """What is to be drawn, from the road's own direction at the vehicle: lines [2 + marks, points, 2] m, edges first; corners
-  [1 + bodies, 4, 2] m of the rectangles, the driven vehicle's first."""
+  """What is to be drawn, from the road's own direction at the vehicle: lines [2 + marks, points, 2] m, edges first;
+  corners [1 + bodies, 4, 2] m of the rectangles, the driven vehicle's first."""
   ego, half = state.ego, state.road.half_width
   camera = state.replace(ego=ego.replace(d=jnp.zeros(()), heading=jnp.zeros(())))
   marks = roads.lane_centre(state.road, np.arange(1, roads.MOST_LANES)) - roads.LANE / 2
@@ -66,7 +66,9 @@ def frames(states) -> np.ndarray:
 
 
 def _body(pen: drawing.Pen, corners, colour, parts, outline=None):
-  """A rectangle [4, 2] and parts of it, each between shares of its length from the back, and of its width about the middle."""
+  """A rectangle [4, 2] and parts of it, each between shares of its length from the back,
+  and of its width about the middle.
+  """
   pen.polygon(corners, colour, outline)
   ahead, left = (corners[0] - corners[3]) / 2, (corners[0] - corners[1]) / 2
   for back, front, side, inner in parts:

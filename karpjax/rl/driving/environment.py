@@ -38,9 +38,9 @@ def reset(key, kind: str) -> State:
 
 
 def see(state: State, seen: sensors.Boxes):
-  """[rays · 3 + 13] float32 within ±1: `sensors.rays`, and what the vehicle knows of itself and of the road: speed; sine and
-  cosine of the heading; metres off the lane's middle, to the left and the right edge; lanes; its last action; the curvature
-  here and ahead."""
+  """[rays · 3 + 13] float32 within ±1: `sensors.rays`, and what the vehicle knows of itself and of the road: speed;
+  sine and cosine of the heading; metres off the lane's middle, to the left and the right edge; lanes; its last action;
+  the curvature here and ahead."""
   road, ego, width = state.road, state.ego, roads.LANE * roads.MOST_LANES
   numbers = [
     ego.speed / vehicle.FASTEST,
@@ -68,8 +68,8 @@ def reward(before: State, after: State):
 
 
 def outcomes(state: State, total) -> dict[str, jax.Array]:
-  """Of an episode, by its last state: collision, off_road and time_limit, of which one is true; crash, which is one of the
-  first two; success, which is none of them; progress, metres along the road."""
+  """Of an episode, by its last state: collision, off_road and time_limit, of which one is true; crash, which is one of
+  the first two; success, which is none of them; progress, metres along the road."""
   crash = state.collision | state.off_road
   ends = {'crash': crash, 'collision': state.collision, 'off_road': state.off_road}
   return {**ends, 'time_limit': ~crash, 'success': ~crash, 'progress': state.ego.s}

@@ -1,7 +1,8 @@
 """Roads with lanes, drawn from a key: centre lines of circular arcs, closed tracks or open roads without an end.
 
-Where something is on a road is said by Frenet coordinates: s, metres along the centre line, and d, metres to its left. All
-roads are LENGTH long; beyond, a closed track begins again, and an open road goes on with the same bends where it had come to.
+Where something is on a road is said by Frenet coordinates: s, metres along the centre line, and d, metres to its left.
+All roads are LENGTH long; beyond, a closed track begins again, and an open road goes on with the same bends where it
+had come to.
 """
 
 from typing import NamedTuple

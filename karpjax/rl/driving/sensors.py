@@ -22,8 +22,8 @@ KNOTS = np.arange(-4, round(RANGE / roads.CELL) + 2)  # the edges are seen so fa
 
 @struct.dataclass
 class Boxes:
-  """Rectangles in the frame of the driven vehicle: centre [bodies, 2] m, heading [bodies] rad, half [bodies, 2] m (of length
-  and width), closing [bodies] m / s, how much slower than the driven vehicle each goes along its heading."""
+  """Rectangles in the frame of the driven vehicle: centre [bodies, 2] m, heading [bodies] rad, half [bodies, 2] m (of
+  length and width), closing [bodies] m / s, how much slower than the driven vehicle each goes along its heading."""
 
   centre: jax.Array
   heading: jax.Array
@@ -56,7 +56,9 @@ def boxes(state: State) -> Boxes:
 
 
 def lines(state: State, offsets, cells):
-  """[offsets, cells, 2]: lines beside the centre line, offsets [offsets] m to its left, so many cells ahead of the vehicle's."""
+  """[offsets, cells, 2]: lines beside the centre line, offsets [offsets] m to its left,
+  so many cells ahead of the vehicle's.
+  """
   place = roads.at(state.road, (jnp.floor(state.ego.s / roads.CELL) + cells) * roads.CELL)
   return into(*frame(state), jax.vmap(lambda d: roads.beside(place, d[None]))(offsets))
 
@@ -103,8 +105,8 @@ def to_lines(lines):
 
 
 def rays(state: State, seen: Boxes):
-  """[rays, 3] float32: how far the nearest body is and how far the edge of the road, 1 at RANGE; and how fast that body comes
-  nearer, 1 at the vehicle's greatest speed, 0 where there is none."""
+  """[rays, 3] float32: how far the nearest body is and how far the edge of the road, 1 at RANGE; and how fast that body
+  comes nearer, 1 at the vehicle's greatest speed, 0 where there is none."""
   bodies = to_boxes(seen)
   nearest = bodies.min(0)
   closing = jnp.where(bodies == nearest, seen.closing[:, None], -jnp.inf).max(0)

@@ -1,7 +1,8 @@
 """Traffic: vehicles that follow by the intelligent driver model and change lanes by MOBIL, among obstacles that stand.
 
-Treiber, Hennecke & Helbing 2000, "Congested traffic states in empirical observations and microscopic simulations"; Kesting,
-Treiber & Helbing 2007, "General lane-changing model MOBIL for car-following models". All are at (s, d) of a road.
+Treiber, Hennecke & Helbing 2000, "Congested traffic states in empirical observations and microscopic simulations";
+Kesting, Treiber & Helbing 2007, "General lane-changing model MOBIL for car-following models". All are at (s, d) of a
+road.
 """
 
 from typing import NamedTuple
@@ -31,7 +32,9 @@ STANDING = np.array([0.0] * (VEHICLES + 1) + [CLEARANCE] * OBSTACLES, np.float32
 
 @struct.dataclass
 class Traffic:
-  """Vehicles, each leaf [VEHICLES]: s, d (m), speed along the road (m / s), the desired one, and the lane aimed at (int32)."""
+  """Vehicles, each leaf [VEHICLES]: s, d (m), speed along the road (m / s), the desired one,
+  and the lane aimed at (int32).
+  """
 
   s: jax.Array
   d: jax.Array
@@ -101,8 +104,8 @@ def follow(speed, desired, leader, gap):
 
 
 def accelerations(road: roads.Road, bodies: Bodies, drivers: Traffic):
-  """What drivers do who keep to their lanes, each for the most hindering of what is ahead in its way, and the hardest braking
-  that they ask of who is behind: two arrays [drivers] m / s²."""
+  """What drivers do who keep to their lanes, each for the most hindering of what is ahead in its way, and the hardest
+  braking that they ask of who is behind: two arrays [drivers] m / s²."""
   s, d, speed, desired = (x[:, None] for x in (drivers.s, drivers.d, drivers.speed, drivers.desired))
   aim = roads.lane_centre(road, drivers.lane)[:, None]
   distance = roads.ahead(s, bodies.s)  # [drivers, bodies]
@@ -119,7 +122,8 @@ def accelerations(road: roads.Road, bodies: Bodies, drivers: Traffic):
 
 
 def change(road: roads.Road, bodies: Bodies, drivers: Traffic, side, now):
-  """MOBIL (Kesting et al. 2007, eqs. 1 and 2, of followers only the new one): [drivers] bool, whether to move one lane over.
+  """MOBIL (Kesting et al. 2007, eqs. 1 and 2, of followers only the new one): [drivers] bool, whether to move one lane
+  over.
 
   Args:
     side: 1 to the left, -1 to the right.

@@ -1,6 +1,7 @@
 """The vehicle that is driven: a kinematic bicycle on a road.
 
-Kong et al. 2015, "Kinematic and dynamic vehicle models for autonomous driving control design", eq. 1, in Frenet coordinates.
+Kong et al. 2015, "Kinematic and dynamic vehicle models for autonomous driving control design", eq. 1, in Frenet
+coordinates.
 """
 
 import jax
