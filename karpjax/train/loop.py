@@ -13,7 +13,6 @@ import numpy as np
 
 from karpjax import config as configs
 from karpjax import errors
-from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged
 from karpjax.program import Program, divide
@@ -72,10 +71,8 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
-    data = fingerprint.of(dataset)
-    if stored:
-      hosts.run_on_host0(lambda: run_dir.refuse_other_data(folder, data, stored, dataset.spec))
-    else:
+    data = run_dir.fingerprint_of(folder, stored, dataset)
+    if not stored:
       check_select(runner)
     say(f'workdir: {folder}')
     checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)

@@ -18,7 +18,7 @@ import jax
 from karpjax import config as configs
 from karpjax import errors, optim, options
 from karpjax.data import fingerprint
-from karpjax.data.dataset import listed
+from karpjax.data.dataset import Dataset, listed
 from karpjax.errors import UsageError
 from karpjax.report import page, plots, progress, writers
 from karpjax.train import checkpoint, hosts
@@ -206,6 +206,16 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
     text = f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}'
     raise UsageError(f'{text}. Give the old ones, or another workdir')
   return before
+
+
+def fingerprint_of(folder: Path, before: dict, data: Dataset) -> dict:
+  """That of a run's data; raises UsageError where they are not those that it began with, or not the same on every host."""
+  now = fingerprint.of(data)
+  if jax.process_count() > 1 and hosts.any_host(now['splits'] != hosts.from_host0(now['splits'])):
+    raise UsageError(f'{data.spec.name}: the hosts have read data that differ; give each of them the same')
+  if before:
+    hosts.run_on_host0(lambda: refuse_other_data(folder, now, before, data.spec))
+  return now
 
 
 def refuse_other_data(folder: Path, now: dict, before: dict | None = None, spec=None) -> None:

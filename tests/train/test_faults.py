@@ -18,7 +18,7 @@ import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
 from karpjax.commands import runs
-from karpjax.data import bundled
+from karpjax.data import bundled, fingerprint
 from karpjax.errors import Diverged, UsageError
 from karpjax.train import checkpoint, loop, run_dir
 
@@ -173,6 +173,18 @@ def test_other_data_on_an_old_workdir_are_refused_by_name(run, capsys, monkeypat
   assert contents('run') == before
   monkeypatch.setitem(bundled.SOURCES, 'digits', read)
   assert karpjax.open('run').evaluate() and main('--workdir=run', '--steps=40') == 0
+
+
+def test_hosts_that_have_read_other_data_than_the_first_are_refused(tmp_path, monkeypatch):
+  _, data = diverging({}, 1)
+  first = fingerprint.of(data)['splits']
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(run_dir.hosts, 'any_host', bool)
+  monkeypatch.setattr(run_dir.hosts, 'from_host0', lambda value: first)
+  assert run_dir.fingerprint_of(tmp_path, {}, data)['splits'] == first
+  data.splits['train'].arrays['x'][3] += 1
+  with pytest.raises(UsageError, match='counting: the hosts have read data that differ'):
+    run_dir.fingerprint_of(tmp_path, {}, data)
 
 
 def test_a_run_keeps_its_spec_and_an_older_one_gets_a_fingerprint(run):
