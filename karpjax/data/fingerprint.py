@@ -15,7 +15,7 @@ import numpy as np
 
 from karpjax.data.dataset import Dataset, Split
 
-SMALL = 32 * 2**20  # bytes of all files, up to which their content is looked at
+SMALL = 8 * 2**20  # bytes of all files, up to which their content is looked at
 MANY = 1_000  # files; of more each folder is kept, and no content
 LEARNT = ('name', 'mean', 'std')  # of a spec: what another machine rounds otherwise, and what a flag says
 
