@@ -5,11 +5,13 @@ import dataclasses
 import json
 import math
 import re
+import sqlite3
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import optuna
 import pytest
 
 import karpjax
@@ -92,6 +94,17 @@ def test_what_a_run_says_of_diverged_members_is_what_a_sweep_reads(tmp_path):
   assert found.keys() == {0, 1} and all(
     f'seed {seed} at step {step}' in str(stopped.value) for seed, step in found.items()
   )
+
+
+def test_a_database_without_room_is_a_full_disk():
+  database = sqlite3.connect(':memory:')
+  database.execute('PRAGMA max_page_count=1')
+  with pytest.raises(OSError, match='No space left') as failed, study.full_disk():
+    try:
+      database.execute('CREATE TABLE settings (x)')
+    except sqlite3.OperationalError as error:
+      raise optuna.exceptions.StorageInternalError('while committing') from error
+  assert errors.full_disk(failed.value).startswith('the disk is full: the database could not be written')
 
 
 def asked(*argv) -> settings.Sweep:

@@ -7,9 +7,11 @@ of what is worse is looked at from then on, and the program is stopped when no o
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,18 @@ from karpjax.report import progress
 SPEAK = 5  # seconds between two lines about a program at work
 
 
+@contextlib.contextmanager
+def full_disk():
+  """OSError, as of any other file, where SQLite has no room for the database."""
+  try:
+    yield
+  except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.OperationalError) as error:
+    if 'disk is full' not in f'{error} {error.__cause__}':
+      raise
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'the database') from None
+
+
+@full_disk()
 def run(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> list[Trial]:
   """Runs settings until all of a grid, or as many of a search as asked, have run, over all machines that share the database."""
   optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -156,7 +170,7 @@ def _outcome(frozen, sweep: Sweep) -> Trial:
 def database(url: str):
   """The database; raises UsageError where it does not open."""
   try:
-    with contextlib.redirect_stderr(None):
+    with contextlib.redirect_stderr(None), full_disk():
       return optuna.storages.RDBStorage(url)
   except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
     raise errors.UsageError(f'the database of --storage does not open: {errors.first_line(error)}') from None
