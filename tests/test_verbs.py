@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import karpjax
+import launch
 from experiments import image_classification as experiment
 from karpjax import command_line, errors, image_verbs, options, verbs
 from karpjax.commands import monitor, use
@@ -179,6 +180,12 @@ def test_an_output_that_cannot_be_written_is_one_line(folder, tmp_path, capsys, 
   assert use.main('sample', [str(folder), f'--output={place}']) == 2
   said = capsys.readouterr().err.splitlines()
   assert said[-1] == f'sample: {tmp_path / "file"} cannot be read or written: File exists' and len(said) == 2
+  (tmp_path / 'b.png.tmp').symlink_to('/dev/full')  # as it is called while it is written
+  with pytest.raises(SystemExit) as ended:
+    launch.command(['sample', str(folder), f'--output={tmp_path}/b.png'])
+  said = capsys.readouterr().err.splitlines()
+  why = f'{tmp_path}/b.png could not be written (No space left on device)'
+  assert ended.value.code == 1 and said[-1] == f'launch.py: the disk is full: {why}' and len(said) == 2
 
 
 def test_what_a_member_writes_is_named_by_it_and_other_members_keep_theirs(folder, tmp_path, monkeypatch):

@@ -93,9 +93,9 @@ def main(name: str, argv: Sequence[str]) -> int:
         print(text, end='', flush=True)
   except errors.UsageError as error:
     return command_line.refuse(name, error, known)
-  except BrokenPipeError:
-    raise
   except OSError as error:  # such as an output where nothing may be written
+    if isinstance(error, BrokenPipeError) or errors.full_disk(error):
+      raise
     return command_line.refuse(name, errors.UsageError(errors.unusable(error)), known)
   except errors.CallbackError as error:
     print(f'{name}: {error}', file=sys.stderr)
