@@ -271,7 +271,7 @@ def test_wandb_goes_on_in_the_same_run_and_gets_rows_and_summary(tmp_path, monke
   monkeypatch.setitem(sys.modules, 'wandb', types.SimpleNamespace(init=Run))
   config = dataclasses.replace(image_classification.Config(), steps=2, wandb='offline', plots=False, tensorboard=False)
   description = {'population': None, 'parameters': []}
-  sinks = run_dir.open_sinks(tmp_path, 0, config, description, 0, print)
+  sinks = run_dir.open_sinks(tmp_path, 0, config, description, print)
   for step in (1, 2):
     for sink in sinks:
       sink.append({'step': step, 'test/error': [0.5, 0.25], 'steps_per_second': 1.0})

@@ -86,7 +86,7 @@ WRONG = {
   '--steps=1e400': '--steps=1e400: a smaller number is needed',
   '--log_every=1e400': '--log_every=1e400: a smaller number is needed',
   '--steps_per_call=99999999999999999999': '--steps_per_call=99999999999999999999: auto, or a number from 1',
-  '--image_size=1000000000000000': 'a number is too large for this machine: Unable to allocate',
+  '--image_size=1000000': 'a number is too large for this machine: Unable to allocate',
   '--wandb=offline': 'pip install wandb',
   '--dataset=usps': 'usps.npz',
 }
@@ -159,8 +159,8 @@ def test_a_flag_that_is_newer_than_the_workdir_had_its_default(run, capsys):
 def test_other_data_on_an_old_workdir_are_refused_by_name(run, capsys, monkeypatch):
   before, read = contents('run'), bundled.SOURCES['digits']
 
-  def other(folder):
-    data = read(folder)
+  def other():
+    data = read()
     data.splits['test'].arrays['image'][0, 0, 0] += 1
     return data
 
