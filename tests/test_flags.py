@@ -68,7 +68,7 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
     for flag, value in WORLDS.items():
       with pytest.raises(errors.UsageError, match=f'^{flag}='):
         prepare(load(name), Config(**{flag: value}))
-  value = lambda flag: VALUES.get(flag, getattr(Config, flag) / 2 or 0.5)
+  value = lambda flag: VALUES[flag] if flag in VALUES else getattr(Config, flag) / 2 or 0.5
   program, data, config = prepare(load(name), Config(**{flag: value(flag) for flag in unread}))
   trace(program, data, config.batch_size)
   assert set(program.unread()) == unread
