@@ -23,6 +23,7 @@ from karpjax.errors import UsageError
 
 METRICS = 'metrics.jsonl'
 FEW_SEEDS = 10
+FLUSH_SECONDS = 10  # what TensorBoard is shown waits so long, as each flush waits for the disk
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -213,6 +214,7 @@ class TensorBoard:
     with named(self._logs):  # without the thread of a SummaryWriter, whose errors would be nobody's
       self._logs.mkdir(parents=True)
       self._writer = event_file_writer.EventsWriter(str(self._logs / 'events'))
+    self._flushed = time.monotonic()
     for row in read_rows(folder):
       self.append(row)
 
@@ -223,13 +225,15 @@ class TensorBoard:
     finite = {n: x for n, x in flat(row).items() if n != 'step' and not n.endswith('/std') and math.isfinite(x)}
     self._add(row['step'], [summary.scalar(name.removesuffix('/mean'), value) for name, value in finite.items()])
 
-  def _add(self, step: int, summaries: Iterable[Any]) -> None:
+  def _add(self, step: int, summaries: Iterable[Any] = (), flush: bool = False) -> None:
     from tensorboardX.proto import event_pb2
 
     with named(self._logs):
       for each in summaries:
         self._writer.write_event(event_pb2.Event(wall_time=time.time(), step=int(step), summary=each))
-      self._writer.flush()
+      if flush or time.monotonic() - self._flushed > FLUSH_SECONDS:
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
   def finish(self, numbers: Mapping[str, Any]) -> None:
     """Adds config.json as text and plots/*.png as images, as far as they exist."""
@@ -243,9 +247,10 @@ class TensorBoard:
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
         self._add(step, [summary.image(path.stem, np.asarray(image.convert('RGB')), dataformats='HWC')])
+    self._add(step, flush=True)
 
   def close(self) -> None:
-    with contextlib.suppress(OSError):  # raised by the row that it could not take
+    with contextlib.suppress(OSError):  # raised by `finish`; of a run that goes on all is written anew
       self._writer.close()
 
 
