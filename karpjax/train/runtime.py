@@ -70,6 +70,7 @@ def _mend_compilation_cache(folder: Path) -> None:
       print(f'compilation cache {folder}: {reason}; the run goes on', file=sys.stderr)
     said.add(reason)
 
+  warnings.filterwarnings('always', message='Error .* persistent compilation cache')  # not one of each text
   warnings.showwarning = say
 
 

@@ -71,11 +71,11 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path):
 def test_what_a_full_disk_leaves_of_a_program_is_removed(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)
   runtime._mend_compilation_cache(tmp_path)
-  for name in ('jit_a', 'jit_b'):
+  for name in ('jit_a', 'jit_a', 'jit_b'):
     (tmp_path / f'{name}-1-cache').write_bytes(b'')
-    text = f"Error writing persistent compilation cache entry for '{name}': OSError: [Errno 28] No space left on device"
-    warnings.showwarning(UserWarning(text), UserWarning, 'compiler.py', 1)
+    error = 'OSError: [Errno 28] No space left on device'
+    warnings.warn(f"Error writing persistent compilation cache entry for '{name}': {error}", stacklevel=2)
+    assert not list(tmp_path.iterdir())
   assert capsys.readouterr().err == (
     f'compilation cache {tmp_path}: [Errno 28] No space left on device; the run goes on\n'
   )
-  assert not list(tmp_path.iterdir())
