@@ -9,7 +9,7 @@ import pytest
 
 from experiments import image_classification, translation
 from karpjax import command_line, config, paths, verbs
-from karpjax.bench import measure
+from karpjax.bench import command as bench
 from karpjax.commands import monitor, runs
 from karpjax.commands.launchers import slurm, tpu
 from karpjax.rl import agents
@@ -68,7 +68,7 @@ def test_an_older_run_that_wrote_a_tilde_down_goes_on(home):
 
 def test_flags_of_verbs_and_commands_are_expanded_too(home):
   for kind, name in (
-    (agents.PlayOptions, 'output'), (monitor.Options, 'output'), (tpu.Tpu, 'output'), (measure.Bench, 'json'),
+    (agents.PlayOptions, 'output'), (monitor.Options, 'output'), (tpu.Tpu, 'output'), (bench.Bench, 'json'),
     (slurm.Slurm, 'python'),
   ):  # fmt: skip
     assert getattr(command_line.parse(kind, [f'--{name}=~/x']), name) == f'{home}/x'

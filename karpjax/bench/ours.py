@@ -157,19 +157,18 @@ def save(path, setup: setups.Setup, params) -> None:
   np.savez(path, **flat, **{f'inputs/{name}': x for name, x in first_inputs(setup).items()})
 
 
-def prepare():
-  job = worker.job()
+def prepare(job: dict):
   setup = setups.from_json(job['setup'])
   runtime.set_up(job['threads'], job['parallel'], 'off')
   make = generation if setup.generation else training
   changes = {'seeds': job['seeds'], 'steps_per_call': str(job['steps_per_call']), 'parallel': job['parallel']}
   run, first_losses, facts, params = make(setup, **changes)
-  facts['losses'] = first_losses()
-  facts['start_seconds'] = time.time() - job['started']
-  if job.get('save'):
-    save(job['weights'], setup, params)
   facts['versions'] = f'Python {platform.python_version()}, jax {jax.__version__}'
   facts['parameters'] = sum(x.size for x in jax.tree.leaves(params)) // job['seeds']
+  if 'steps' not in job:
+    facts['losses'] = first_losses()
+  if job.get('save'):
+    save(job['weights'], setup, params)
   a = jnp.ones((worker.MATRIX, worker.MATRIX))
   product = jax.jit(lambda a: a @ a)
   return facts, run, lambda: product(a).block_until_ready()

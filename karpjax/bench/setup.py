@@ -20,7 +20,7 @@ class Setup:
     classes: outputs; of a text, how many different tokens.
     config: the experiment's Config as JSON. Without dropout, so that first losses agree.
     options: those of the model that the flags give.
-    training: how many steps a whole training has, whose time with imports and compilation is then told; 0: not told.
+    steps: how many a process makes whose whole time is measured, with imports and compilation.
     generation: whether a step is one token of a text, drawn greedily with a cache of keys and values.
   """
 
@@ -31,7 +31,7 @@ class Setup:
   classes: int
   config: dict[str, Any]
   options: dict[str, Any]
-  training: int = 0
+  steps: int = 100
   generation: bool = False
 
 

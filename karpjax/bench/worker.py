@@ -1,7 +1,9 @@
 """The talk between the parent and a worker: one JSON object a line, on the worker's stdin and stdout."""
 
+import contextlib
 import json
 import os
+import re
 import resource
 import sys
 import time
@@ -14,16 +16,11 @@ PEAK_REPEATS = 3
 LEAST = 0.2  # seconds that steps are measured for
 
 
-def job() -> dict:
-  """What the parent wants, from the file named on the command line."""
-  return json.loads(Path(sys.argv[1]).read_text())
-
-
-def serve(prepare: Callable[[], tuple[dict, Callable, Callable]]) -> None:
-  """Answers the parent until stdin ends.
+def serve(prepare: Callable[[dict], tuple[dict, Callable, Callable]]) -> None:
+  """Answers the parent until stdin ends; or, where the job names `steps`, makes so many and tells what memory that took.
 
   Args:
-    prepare: () -> (what to tell first, run, matmul); `run` (n) makes n training steps and waits for them,
+    prepare: (job) -> (what to tell first, run, matmul); `run` (n) makes n training steps and waits for them,
       `matmul` () multiplies two float32 matrices [MATRIX, MATRIX] and waits.
   """
   answers = os.fdopen(os.dup(1), 'w')
@@ -32,7 +29,12 @@ def serve(prepare: Callable[[], tuple[dict, Callable, Callable]]) -> None:
   def answer(values):
     print(json.dumps(values), file=answers, flush=True)
 
-  first, run, matmul = prepare()
+  job = json.loads(Path(sys.argv[1]).read_text())
+  first, run, matmul = prepare(job)
+  if job.get('steps'):
+    run(job['steps'])
+    answer({'memory': peak_memory()})
+    return
   matmul()
   answer({**first, 'step_seconds': step_seconds(run)})
   for line in sys.stdin:
@@ -56,7 +58,9 @@ def step_seconds(run: Callable) -> float:
 
 
 def peak_memory() -> int:
-  """The largest resident set this process has had, in bytes."""
+  """The largest resident set this process has had, in bytes; on Linux without that of the one that started it."""
+  with contextlib.suppress(OSError):  # getrusage counts what the parent held when it forked
+    return 1024 * int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])
   unit = 1 if sys.platform == 'darwin' else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from karpjax import errors, paths
-from karpjax.report import tables, writers
+from karpjax.report import tables
 
 ROOT = Path(__file__).parents[2]
 PAPERS = ROOT / 'experiments' / 'papers'
@@ -176,20 +176,17 @@ def rows(known: dict[str, dict], results: dict[str, dict]) -> list[tuple]:
 def table(known: dict[str, dict]) -> list[str]:
   """The lines of README.md's table, from the newest result of each name; the first row of a name says what differs."""
   stored = RESULTS.read_text('utf-8').splitlines() if RESULTS.exists() else ()
-  lines = [(*HEADS, 'differs'), ('---',) * (len(HEADS) + 1)]
+  lines = []
   for row in rows(known, {line['name']: line for line in map(json.loads, stored)}):
     name = row[-1].removeprefix('reproduce ')
-    again = lines[-1][-2] == row[-1]
+    again = bool(lines) and lines[-1][-2] == row[-1]
     lines.append((*row, '″' if again else known[name].get('differs', '')))
-  return ['| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines]
+  return tables.markdown(lines, (*HEADS, 'differs'))
 
 
 def write_table(known: dict[str, dict]) -> None:
   """Writes the table of the README.md beside the flagfiles anew, between its two marks."""
-  path = PAPERS / 'README.md'
-  before, rest = path.read_text('utf-8').split(MARKS[0])
-  text = '\n'.join([before + MARKS[0], *table(known), MARKS[1] + rest.split(MARKS[1])[1]])
-  writers.write_bytes(path, text.encode())
+  tables.write_between(PAPERS / 'README.md', MARKS, table(known))
 
 
 def record(result: dict, known: dict[str, dict]) -> None:

@@ -1,7 +1,11 @@
 """Aligned tables of plain text, and what stands behind their headings."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from karpjax.errors import UsageError
+from karpjax.report import writers
 
 LONGEST = 24  # characters of a cell in a table of many settings
 
@@ -21,6 +25,25 @@ def table(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
   return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
+
+
+def markdown(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
+  """Lines of a table of a Markdown page."""
+  lines = [heads, ('---',) * len(heads), *rows]
+  return ['| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines]
+
+
+def write_between(path: Path, marks: tuple[str, str], lines: Sequence[str]) -> None:
+  """Writes the lines between two marks of a text anew.
+
+  Raises:
+    UsageError: where it lacks one of them.
+  """
+  before, first, rest = path.read_text('utf-8').partition(marks[0])
+  _, last, after = rest.partition(marks[1])
+  if not first or not last:
+    raise UsageError(f'{path} lacks the mark {marks[1] if first else marks[0]}')
+  writers.write_bytes(path, ('\n'.join([before + first, *lines, last]) + after).encode())
 
 
 def shortened(text: str, room: int = LONGEST) -> str:

@@ -150,7 +150,8 @@ def build(setup, options):
 def stepping(setup, model, rule, inputs, *, layout, timed):
   """Updates from our first rollouts, then, or from the beginning where it is `timed`, from its own."""
   optimiser, config = rule(model), setup.config
-  ours = [{n: torch.from_numpy(np.array(x[t])) for n, x in inputs.items()} for t in range(len(inputs['reward']))]
+  first = 0 if timed else len(inputs['reward'])
+  ours = [{n: torch.from_numpy(np.array(x[t])) for n, x in inputs.items()} for t in range(first)]
   environments = quickest(ENVIRONMENT, config['batch_size'])(ENVIRONMENT, config['batch_size'])
-  rollouts = itertools.chain([] if timed else ours, play(model, environments, config))
+  rollouts = itertools.chain(ours, play(model, environments, config))
   return lambda: update(model, optimiser, config, next(rollouts))

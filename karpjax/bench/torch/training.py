@@ -6,7 +6,6 @@ Nothing here imports JAX, so that PyTorch may live in another interpreter.
 import functools
 import importlib
 import itertools
-import os
 import platform
 import time
 
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from karpjax.bench import machine, worker
 from karpjax.bench import setup as setups
-from karpjax.bench import worker
 
 # Our name of the weights of PyTorch's layers; a kernel is [height, width, in, out], a transposed one's […, out, in].
 LAYERS = {
@@ -80,10 +79,11 @@ def optimiser(config: dict, model: nn.Module, fused: bool) -> torch.optim.Optimi
 
 
 def build(setup: setups.Setup, arrays: dict):
-  """(the twin's module, its model with our weights)."""
+  """(the twin's module, its model with our weights, or without any where there are none)."""
   twin = importlib.import_module(f'karpjax.bench.torch.{setup.twin}')
   model = twin.build(setup, setup.options)
-  load(model, {name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
+  if arrays:
+    load(model, {name.removeprefix('params/'): x for name, x in arrays.items() if name.startswith('params/')})
   return twin, model
 
 
@@ -114,7 +114,7 @@ def training(setup, arrays, *, channels_last: bool, fused: bool, compiled: bool 
 
 def fastest(make, generation: bool, images: bool) -> dict:
   """Tries all combinations of threads, layout and optimiser code; the one with the shortest median step."""
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  cores = machine.cores()
   layouts, codes, found = (False, True)[: 1 + images], (False, True)[: 2 - generation], []
   for threads, channels_last, fused in itertools.product({1, max(1, cores // 2), cores}, layouts, codes):
     torch.set_num_threads(threads)
@@ -127,27 +127,27 @@ def fastest(make, generation: bool, images: bool) -> dict:
   return dict(zip(('threads', 'channels_last', 'fused'), min(found)[1:]))
 
 
-def prepare():
-  job = worker.job()
-  imported = time.time() - job['started']
-  setup = setups.from_json(job['setup'])
-  with np.load(job['weights'], allow_pickle=False) as file:
-    arrays = dict(file)
+def prepare(job: dict):
+  setup, arrays = setups.from_json(job['setup']), {}
+  if 'weights' in job:
+    with np.load(job['weights'], allow_pickle=False) as file:
+      arrays = dict(file)
   make = functools.partial(training, setup, arrays)
   if setup.generation:
     twin, model = build(setup, arrays)
     stream = twin.text(model, setup.config['batch_size'])
-    losses = [nn.functional.cross_entropy(x, token).item() for token, x in itertools.islice(stream, worker.LOSSES)]
     make = lambda **_: lambda: next(stream)
-  facts = fastest(make, setup.generation, len(setup.shape) == 3)
+  facts = job.get('way') or fastest(make, setup.generation, len(setup.shape) == 3)
   torch.set_num_threads(facts['threads'])
-  start = time.perf_counter()  # the trials are over
   layout = {'channels_last': facts['channels_last'], 'fused': facts['fused']}
-  step = make(**layout, compiled=job.get('compiled', False))
-  facts['losses'] = losses if setup.generation else [step().item() for _ in range(worker.LOSSES)]
-  facts['start_seconds'] = imported + time.perf_counter() - start
+  step = make(**layout, compiled=job.get('compiled', False), timed='steps' in job)
   compiled = ', compiled' if job.get('compiled') else ''
   facts['versions'] = f'Python {platform.python_version()}, torch {torch.__version__}{compiled}'
+  if 'steps' not in job and setup.generation:
+    first = itertools.islice(twin.text(model, setup.config['batch_size']), worker.LOSSES)
+    facts['losses'] = [nn.functional.cross_entropy(x, token).item() for token, x in first]
+  elif 'steps' not in job:
+    facts['losses'] = [step().item() for _ in range(worker.LOSSES)]
   a = torch.ones(worker.MATRIX, worker.MATRIX)
   return facts, lambda n: [step() for _ in range(n)], lambda: a @ a
 
