@@ -50,13 +50,18 @@ def fields(*classes) -> set[str]:
 def flags_of_commands() -> dict[str, set[str]]:
   """{command: the flags of its own}, of every command and verb; of an experiment all."""
   from karpjax import verbs
-  from karpjax.bench import measure
+  from karpjax.bench import command as bench
   from karpjax.commands import reproduce, runs, sweep, use
   from karpjax.commands.launchers import slurm, tpu
 
   declared = lambda module: set(re.findall(r"'--(\w+)',", Path(module.__file__).read_text()))
   own = {'reproduce': declared(reproduce), 'sweep': declared(sweep), 'runs': declared(runs), 'compare': declared(runs)}
-  own |= {'tpu': fields(tpu.Tpu), 'slurm': fields(slurm.Slurm), 'bench': fields(measure.Bench), 'check': set()}
+  own |= {
+    'tpu': fields(tpu.Tpu),
+    'slurm': fields(slurm.Slurm),
+    'bench': fields(bench.All) | fields(bench.start.Start),
+    'check': set(),
+  }
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
     own[name] = fields(module.Config)

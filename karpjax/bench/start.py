@@ -26,7 +26,7 @@ from karpjax.report import tables
 
 TWIN = Path(__file__).parent / 'torch' / 'start.py'
 PACKAGES = {'start': ('sklearn', 'matplotlib', 'tensorboardX'), 'ppo_cartpole': ('gymnasium',)}
-HEADS = ('', 'ours, s', 'quartiles', 'PyTorch, s', 'PyTorch / ours', 'quartiles', "of default's", '')
+HEADS = ('', 'ours, s', 'quartiles', 'PyTorch, s', 'PyTorch / ours', 'quartiles', "of default's")
 
 bench_flag = functools.partial(config.flag, group='Bench')
 
@@ -113,7 +113,7 @@ def theirs(row: Row, python: str) -> float:
     if row.script == 'start':
       return seconds([python, str(TWIN), *row.theirs], Path(folder))
     setup = measure.read(row.script)
-    way = {'threads': setup.config['threads'] or machine.cores(), 'channels_last': False, 'fused': False}
+    way = {'threads': setup.config['threads'] or machine.cores(), 'channels_last': False, 'fused': True}
     job = {'setup': dataclasses.asdict(setup), 'steps': setup.steps, 'way': way}
     Path(folder, 'job.json').write_text(json.dumps(job))
     return seconds([python, '-m', 'karpjax.bench.torch.training', 'job.json'], Path(folder))
@@ -144,13 +144,13 @@ def cells(name: str, found: dict, whole: float | None) -> tuple[str, ...]:
   """A row of the table; `whole`: the seconds of PyTorch's default script."""
   mine, other = found['ours'], found['theirs']
   low, middle, high = measure.quartiles(mine) if mine else (None,) * 3
-  ratio = share = ('', '')
+  ratio = '', ''
   if mine and other:
     low_ratio, _, high_ratio = measure.quartiles([b / a for a, b in zip(mine, other)])
     ratio = f'{statistics.median(other) / middle:.2f}', measure.between(low_ratio, high_ratio)
   share = f'{middle / whole:.2f}' if mine and whole and name in ('default', 'one_step', 'warm') else ''
   times = (f'{middle:.2f}', measure.between(low, high)) if mine else ('', '')
-  return (name, *times, f'{statistics.median(other):.2f}' if other else '', *ratio, share, found['why'])
+  return (name, *times, f'{statistics.median(other):.2f}' if other else '', *ratio, share)
 
 
 def bench(flags: Start) -> tuple[dict, int]:
@@ -166,4 +166,5 @@ def bench(flags: Start) -> tuple[dict, int]:
   whole = statistics.median(whole) if whole else None
   print(f'{machine.name()}; medians of {flags.rounds}', '', sep='\n')
   print(*tables.table([cells(name, one, whole) for name, one in found.items()], HEADS), sep='\n')
+  print(*(f'{name}: {one["why"]}' for name, one in found.items() if one['why']), sep='\n')
   return {'machine': machine.name(), 'rows': found}, int(any('stopped' in one['why'] for one in found.values()))

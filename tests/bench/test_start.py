@@ -40,7 +40,11 @@ def test_the_command_with_a_script_that_pretends(tmp_path, monkeypatch, capsys):
   assert len(found['one_step']['ours']) == 2 and min(found['one_step']['theirs']) > 0.2 and not found['one_step']['why']
   assert found['default']['ours'] == [] and found['default']['theirs'] == []
   said = capsys.readouterr().out
-  assert 'PyTorch stopped: no such flag' in said and "ours stopped: launch.py: unknown experiment 'nothing'" in said
+  assert (
+    '\ndefault: ' in said
+    and 'PyTorch stopped: no such flag' in said
+    and "ours stopped: launch.py: unknown experiment 'nothing'" in said
+  )
 
 
 def test_without_pytorch_ours_is_timed_alone_and_the_row_says_so(capsys):
@@ -63,16 +67,9 @@ def test_a_run_has_a_folder_and_a_cache_of_its_own_and_a_warm_one_is_kept(tmp_pa
 
 def test_the_table_has_ratios_of_medians():
   found = {'ours': [2.0, 4.0, 3.0], 'theirs': [12.0, 6.0, 6.0], 'why': ''}
-  assert start.cells('warm', found, whole=6.0) == ('warm', '3.00', '2 – 4', '6.00', '2.00', '1.5 – 6', '0.50', '')
-  assert start.cells('help', {'ours': [2.0], 'theirs': [], 'why': 'no'}, 6.0)[1:] == (
-    '2.00',
-    '2 – 2',
-    '',
-    '',
-    '',
-    '',
-    'no',
-  )
+  assert start.cells('warm', found, whole=6.0) == ('warm', '3.00', '2 – 4', '6.00', '2.00', '1.5 – 6', '0.50')
+  alone = {'ours': [2.0], 'theirs': [], 'why': 'no'}
+  assert start.cells('help', alone, whole=6.0) == ('help', '2.00', '2 – 2', '', '', '', '')
 
 
 def test_the_twin_of_the_default_command_leaves_what_a_user_would_want(tmp_path):
