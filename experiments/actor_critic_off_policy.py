@@ -24,7 +24,7 @@ import optax
 from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.models.q_network import Actor, critics
-from karpjax.program import Program, TrainState, pair
+from karpjax.program import PLAYERS, Program, TrainState, first_key, pair
 from karpjax.rl import agents, environments
 from karpjax.rl import replay as replays
 from karpjax.rl.environment import Environment, scale_action
@@ -114,11 +114,11 @@ def policy(config: Config) -> Policy:
   networks = critics(resolved(config, size).critics, actor)
 
   def init(key):
-    for_policy, for_critics = jax.random.split(key)
-    params = {'actor': actor.init(for_policy, first)['params']}
+    keys = jax.random.split(first_key(key, PLAYERS))
+    params = {'actor': actor.init(keys[0], first)['params']}
     if stochastic:
       params['temperature'] = jnp.log(jnp.asarray(config.temperature, jnp.float32))
-    return {'critics': networks.init(for_critics, first, action), 'policy': {'params': params}}
+    return {'critics': networks.init(keys[1], first, action), 'policy': {'params': params}}
 
   act = lambda params, observation: actor.apply({'params': params}, observation)
   values = lambda params, *inputs: networks.apply({'params': params}, *inputs)

@@ -24,7 +24,7 @@ from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import collect, distribution
 from karpjax.models import gan
-from karpjax.program import AUGMENT, INITIALISE, LATENT, Program, TrainState, apply, example_keys, pair
+from karpjax.program import AUGMENT, LATENT, Program, TrainState, apply, example_keys, first_key, pair
 from karpjax.report import samples
 from karpjax.train.step import alternating_step
 
@@ -158,7 +158,7 @@ def program(config: Config, data: Dataset) -> Program:
     optimisers['discriminator'] = optax.chain(optimisers['discriminator'], optim.limit_weights(config.clip_weights))
 
   def init(key):
-    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+    keys = jax.random.split(first_key(key))
     z, x, label = first_inputs(config, spec)
     variables = {
       'discriminator': discriminator.init(keys[0], x, label, train=True),

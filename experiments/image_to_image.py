@@ -22,7 +22,7 @@ from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
-from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, dropout_key, example_keys, pair, step_key
+from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, first_key, pair, step_key
 from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
@@ -83,7 +83,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   def init(key):
     image, target = jnp.zeros((1, *spec.input)), jnp.zeros((1, *spec.target))
-    keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE))
+    keys = jax.random.split(first_key(key))
     variables = {'generator': generator.init(keys[0], image, train=True, noise=False)}
     if not alone:
       both = jnp.concatenate([image, target], -1)

@@ -27,7 +27,7 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
-from karpjax.program import AUGMENT, INITIALISE, Program, TrainState, apply, example_keys, pair
+from karpjax.program import AUGMENT, Program, TrainState, apply, example_keys, first_key, pair
 from karpjax.report import pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
 
@@ -88,7 +88,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   objective = adversarial.OBJECTIVES['non_saturating']
 
   def init(key):
-    first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
+    first = first_key(key)
     variables = {'generator': net.init(first, low)}
     if config.adversarial:
       variables['discriminator'] = discriminator.init(jax.random.fold_in(first, 1), high, train=False)

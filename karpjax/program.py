@@ -19,7 +19,7 @@ Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' int32, in e
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
 # The purposes a step's key is folded with, so that no two draws of a step share a key.
-INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTURB = range(9)
+INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTURB, PLAYERS = range(10)
 
 
 @struct.dataclass
@@ -190,6 +190,11 @@ def evaluated_names(program: Program, sums) -> list[str] | None:
     warnings.simplefilter('ignore')
     return list(program.summarise(ones))
   return None
+
+
+def first_key(key: jax.Array, purpose: int = INITIALISE) -> jax.Array:
+  """A key by which a run begins, from its own: no step draws from it."""
+  return jax.random.fold_in(jax.random.fold_in(key, 0), purpose)
 
 
 def step_key(state, purpose: int) -> jax.Array:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 
 from karpjax.metrics.collect import collect
-from karpjax.program import INITIALISE
+from karpjax.program import first_key
 from karpjax.rl.environment import Environment
 
 
@@ -104,8 +104,7 @@ def start(environment: Environment, keys) -> RolloutState:
 
 def first_episodes(environment: Environment, key, count: int) -> RolloutState:
   """`count` new episodes from a run's first key: a world's does not depend on how many there are."""
-  first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)  # step 0's, of that purpose
-  return start(environment, jax.vmap(jax.random.fold_in, (None, 0))(first, jnp.arange(count)))
+  return start(environment, jax.vmap(jax.random.fold_in, (None, 0))(first_key(key), jnp.arange(count)))
 
 
 def _where(condition, new, old):

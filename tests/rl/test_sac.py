@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from scipy import stats
 
 from experiments import actor_critic_off_policy
 from experiments.actor_critic_off_policy import Config, resolved
-from karpjax.program import REPLAY, ROLLOUT, TrainState, example_keys, step_key
+from karpjax.program import INITIALISE, REPLAY, ROLLOUT, TrainState, example_keys, step_key
 from karpjax.rl import replay, rollout
 from karpjax.rl.environment import Box, Environment, TimeStep, time_limit
 
@@ -252,3 +253,14 @@ def test_a_squashed_gaussian_s_numbers_are_independent_and_finite_far_out():
   far = lambda outputs: actor_critic_off_policy.squashed_sample(outputs, jnp.array([3.0]))[1]
   value, gradient = jax.value_and_grad(far)(jnp.array([80.0, 1.0]))
   assert np.isfinite(value) and value > 100 and np.isfinite(gradient).all()  # log(1 - tanh² u) is about -2 u
+
+
+def test_networks_begin_with_keys_of_their_own_that_no_step_and_no_world_draws_from(monkeypatch):
+  seen, key = [], jax.random.key(0)
+  agent = actor_critic_off_policy.policy(Config(algorithm='td3'))
+  with monkeypatch.context() as patched:
+    patched.setattr(nn.Module, 'init', lambda self, key, *_: seen.append(key) or {'params': {}})
+    agent.init(key)
+  first = jax.random.fold_in(jax.random.fold_in(key, 0), INITIALISE)
+  others = [jax.random.fold_in(each, i) for each in (key, first) for i in range(3)]
+  assert len(seen) == 2 and len({jax.random.key_data(x).tobytes() for x in (key, first, *seen, *others)}) == 10
