@@ -40,7 +40,9 @@ class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.mod
     'edges', 'edges (of bundled pictures), edges:PATH, pairs:PATH or side_by_side:PATH.', path=True
   )
   direction: str = config.flag('forward', 'backward makes inputs of targets.', choices=pairs.DIRECTIONS)
-  image_size: int = config.flag(0, 'Height and width. 0: as stored, edges in crops of 64; 128 for scalar.', low=0)
+  image_size: int = config.flag(
+    0, 'Height and width. 0: as stored, edges in crops of 64; 128 for scalar.', low=0, high=2**14
+  )
   channels: int = config.flag(0, '1: grey, 3: colour. 0: as stored, edges from grey; 1 for scalar.', choices=(0, 1, 3))
   even_light: float = config.flag(
     16.0, "Edges' targets are pictures less their mean within so many pixels; 0: as they are.", low=0, below=1000

@@ -20,7 +20,7 @@ class Flags:
   dataset: str = configs.flag(
     'digits', f'{", ".join(bundled.NAMES)}, folder:PATH, or a prepared set of TFDS such as mnist.', path=True
   )
-  image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0)
+  image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0, high=2**14)
   channels: int = configs.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
   subset: str = configs.flag('', 'TRAIN/TEST:SEED draws so many examples of each split, as 7291/2007:1337.')
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset, Split
-from karpjax.errors import UsageError, first_line
+from karpjax.errors import UsageError, first_line, refuse_too_large
 from karpjax.program import Population, Program
 from karpjax.train import compile, placement, runtime, transforms
 
@@ -118,6 +118,7 @@ class Runner:
     UsageError: when the batch does not divide over the devices, or the seeds' states do not fit in memory.
   """
 
+  @refuse_too_large()
   def __init__(self, program: Program, dataset: Dataset, config):
     self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
     self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
