@@ -24,8 +24,8 @@ from karpjax.errors import UsageError, check_text, choose, first_line, nearest
 
 
 def option(
-  default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, may_change=False,
-  own=False, path=False, means='',
+  default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, least=0,
+  may_change=False, own=False, path=False, means='',
 ):  # fmt: skip
   """A dataclass field that is an option.
 
@@ -38,12 +38,13 @@ def option(
     above, below: bounds that are not reached.
     own: whether it may also be a model of the user's own, package.module:Class.
     path: whether it is a path, or has one behind a colon or a comma: see `paths.expand`.
+    least: how many values at the least, of a tuple.
     means: what a default of None stands for, as `--help` says it.
     may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
-  metadata |= {'own': own, 'path': path, 'means': means}
+  metadata |= {'own': own, 'path': path, 'means': means, 'least': least}
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 
@@ -53,8 +54,6 @@ BOUNDS = {
   'above': (lambda x, bound: x > bound, 'more than {}'),
   'below': (lambda x, bound: x < bound, 'less than {}'),
 }
-
-
 WHOLE = {'low': -(2**31), 'high': 2**31 - 1}  # what a whole number is where its option says nothing else: an int32
 
 
@@ -67,6 +66,8 @@ def check(instance) -> None:
   for field in dataclasses.fields(instance):
     value, meta = getattr(instance, field.name), field.metadata
     own = {name: meta[name] for name in BOUNDS if meta.get(name) is not None}
+    if isinstance(value, tuple) and len(value) < meta.get('least', 0):
+      raise UsageError(f'{field.name}={text(value)}: at least {meta["least"]} value is needed')
     for x in value if isinstance(value, tuple) else (value,):
       if meta.get('choices') and x is not None and x not in meta['choices'] and not (meta.get('own') and is_own(x)):
         raise UsageError(f'{field.name}={x}: unknown.{nearest(str(x), map(str, meta["choices"]))}')
@@ -170,9 +171,7 @@ def _own_fields(cls: type) -> dict[str, dataclasses.Field]:
   found = {}
   for field in dataclasses.fields(cls):
     plain, several = element(annotations.get(field.name, field.type))
-    if plain not in PLAIN and isinstance(
-      field.default, (*PLAIN, tuple)
-    ):  # `tuple` or `Any`, of which the default says more
+    if plain not in PLAIN and isinstance(field.default, (*PLAIN, tuple)):  # `tuple` or `Any`: the default says more
       several = isinstance(field.default, tuple)
       plain = type(next(iter(field.default), '') if several else field.default)
     if plain in PLAIN and field.default is not dataclasses.MISSING and field.name not in ('parent', 'name'):

@@ -7,6 +7,7 @@ import json
 import re
 import resource
 import signal
+import traceback
 from pathlib import Path
 
 import jax
@@ -66,10 +67,8 @@ def door(tmp_path, monkeypatch, capsys):
     except SystemExit as ended:
       code = ended.code
     except Exception as error:  # a traceback
-      frame = error.__traceback__
-      while frame.tb_next and 'karpjax' in (frame.tb_next.tb_frame.f_code.co_filename):
-        frame = frame.tb_next
-      code = f'{type(error).__name__}: {error}'[:300] + f' ({frame.tb_frame.f_code.co_filename}:{frame.tb_lineno})'
+      frames = [frame for frame in traceback.extract_tb(error.__traceback__) if str(launch.ROOT) in frame.filename]
+      code = f'{type(error).__name__}: {error}'[:300] + f' ({frames[-1].filename}:{frames[-1].lineno})'
     finally:
       signal.alarm(0)
       resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)

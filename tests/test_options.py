@@ -48,6 +48,7 @@ class Config(config.model_flags(MODELS), config.Train):
   factor: float = config.flag(1.0, 'A factor.', low=0.5, high=2)
   many: tuple[int, ...] = config.flag((), 'Some.', above=0)
   free: float = 1.0
+  layers: tuple[int, ...] = config.flag((3,), 'Some.', least=1)
   word: str = ''
 
 
@@ -60,6 +61,7 @@ class Config(config.model_flags(MODELS), config.Train):
     ({'many': (3, 0)}, 'many=3,0: more than 0 is needed'),
     ({'beta1': 1.0}, 'beta1=1.0: at least 0 and less than 1 is needed'),
     ({'optimiser': 'adamm'}, 'optimiser=adamm: unknown. Did you mean adam?'),
+    ({'layers': ()}, 'layers=: at least 1 value is needed'),
     ({'plain': 2**31}, 'plain=2147483648: at least -2147483648 and at most 2147483647 is needed'),
     ({'many': (10**400,)}, 'many=1000'),
     ({'free': math.inf}, 'free=inf: a finite number is needed'),

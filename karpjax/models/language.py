@@ -137,7 +137,7 @@ class Windowed(nn.Module):
 
   vocabulary: int
   context: int
-  window: int = option(3, 'Tokens that the model sees.', low=1)
+  window: int = option(3, 'Tokens that the model sees.', low=1, high=2**12)
   embedding: int = option(10, "The width of a token's embedding.", low=1)
   hidden: int = option(200, 'Units of each hidden layer.', low=1)
   norm: str = option('none', 'The norm before each tanh.', choices=('none', 'batch'))
@@ -188,7 +188,7 @@ class Recurrent(nn.Module):
   vocabulary: int
   context: int
   cell: str = 'lstm'
-  units: tuple[int, ...] = option((128,), 'Units of each recurrent layer.', low=1)
+  units: tuple[int, ...] = option((128,), 'Units of each recurrent layer.', low=1, least=1)
   embedding: int = option(0, "The width of a token's embedding; 0: the first layer's units.", low=0)
   dropout: float = option(0.0, 'Dropout rate.', low=0, below=1)
   dtype: Any = jnp.float32

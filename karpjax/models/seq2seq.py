@@ -78,7 +78,7 @@ class RecurrentSeq2Seq(nn.Module):
     'additive', 'Attention of the decoder: Bahdanau et al. 2015, or Luong et al. 2015.', choices=ATTENTIONS
   )
   embedding: int = option(128, 'Width of the embeddings.', low=1)
-  units: tuple[int, ...] = option((128,), 'Units of each recurrent layer, of encoder and decoder.', low=1)
+  units: tuple[int, ...] = option((128,), 'Units of each recurrent layer, of encoder and decoder.', low=1, least=1)
   dropout: float = option(0.0, "Dropout rate on each layer's input.", low=0, below=1)
   dtype: Any = jnp.float32
 
