@@ -50,6 +50,8 @@ def door(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(runtime, 'set_up', lambda *_: None)  # of a process
   monkeypatch.setattr(hosts, 'meet', stop)
   monkeypatch.setattr(jax.distributed, 'initialize', stop)
+  for module, name in ((launch, 'experiments'), (command_line, 'experiment')):  # they read all files each time
+    monkeypatch.setattr(module, name, functools.cache(getattr(module, name)))
   for name in EXPERIMENTS:
     monkeypatch.setattr(command_line.experiment(name), 'data', remembered(command_line.experiment(name).data))
   number = iter(range(10**9))
