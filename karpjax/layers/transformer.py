@@ -54,20 +54,9 @@ class Block(nn.Module):
   dtype: Any = jnp.float32
 
   def setup(self):
-    attends = lambda rotary: attention.MultiHeadAttention(
-      *(
-        self.width,
-        self.heads,
-        self.kv_heads,
-        rotary,
-        self.bias,
-        self.std,
-        self.out_std,
-        self.implementation,
-        self.dtype,
-      ),
-      dropout=self.attention_dropout,
-    )
+    sizes, kernels = (self.width, self.heads, self.kv_heads), (self.bias, self.std, self.out_std)
+    others = dict(implementation=self.implementation, dropout=self.attention_dropout, dtype=self.dtype)
+    attends = lambda rotary: attention.MultiHeadAttention(*sizes, rotary, *kernels, **others)
     norm = lambda: nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=self.dtype)
     self.attention, self.attention_norm = attends(self.rotary), norm()
     if self.crossed:
