@@ -7,14 +7,12 @@ python launch.py image_classification --model=vit --optimiser=adamw --learning_r
 python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, image_verbs, models, options
-from karpjax.data import augmentation, batches, images
+from karpjax.data import augmentation, batches, frequencies, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
@@ -83,9 +81,11 @@ def program(config: Config, data: Dataset) -> Program:
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
     )  # fmt: skip
 
+  known = config.loss == 'cross_entropy'
+  uninformed = frequencies.uninformed(data, 'label', count, config.label_smoothing) if known else {}
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
-    example_losses=example_losses, uninformed_loss=math.log(count) if config.loss == 'cross_entropy' else None,
+    example_losses=example_losses, **uninformed,
   )  # fmt: skip
 
 

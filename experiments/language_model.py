@@ -10,14 +10,13 @@ python launch.py reproduce gpt_shakespeare_cpu                                 #
 import dataclasses
 import functools
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import collectives, config, generate, options
-from karpjax.data import language, splitting, text
+from karpjax.data import frequencies, language, splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
@@ -34,7 +33,7 @@ NAMES, TEXTS = 20, 2  # samples of the report: lines, running texts
 
 @config.defaults(
   steps='2000', eval_every='500', checkpoint_every='500', report_every='500', batch_size=32, eval_batch_size=64,
-  validation=0.05, optimiser='adamw',
+  validation=0.05, optimiser='adamw', models={'bigram': {'learning_rate': 0.05}},  # a table of logits, each its own weight
 )  # fmt: skip
 class Config(config.Train, language.LanguageFlags, config.model_flags(models.MODELS, 'gpt')):
   overlap: int = config.flag(0, 'Tokens of context that an evaluated window sees but does not score.', low=0)
@@ -103,7 +102,7 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=token_losses,
     causal=True,
-    uninformed_loss=math.log(tokeniser.size),
+    **frequencies.uninformed(data, 'targets', tokeniser.size),
     report=report(model, data, config),
     rename_weights=models.renamed,
   )

@@ -5,13 +5,11 @@ python launch.py reproduce diabetes                           # one column: scik
 python launch.py regression --dataset=breast_cancer           # logistic
 """
 
-import math
-
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import tables
+from karpjax.data import frequencies, tables
 from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, collect, regression
@@ -27,7 +25,7 @@ MODELS = {'linear': mlp.LogisticRegression, 'mlp': mlp.MLP}
 @config.defaults(
   steps='2000', eval_every='200', checkpoint_every='500', final_splits=('train', 'validation', 'test'),
   batch_size=0,  # the whole train split: plain gradient descent
-  optimiser='nesterov', learning_rate=0.05,
+  learning_rate=0.01, models={'linear': {'optimiser': 'nesterov', 'learning_rate': 0.05}},
 )  # fmt: skip
 class Config(config.Train, config.model_flags(MODELS)):
   dataset: str = config.flag('diabetes', 'A table: breast_cancer has two classes.', choices=tables.TABLES)
@@ -77,8 +75,11 @@ def program(config: Config, data: Dataset) -> Program:
       writers.write_json(folder / 'report.json', {'coefficients': slope, 'intercept': intercept})
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 
+  uninformed = (
+    frequencies.uninformed(data, 'target', classes) if classes else frequencies.uninformed_mean(data, 'target')
+  )
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=(classification if classes else regression).summarise,
-    predict=predict, report=report, uninformed_loss=math.log(classes) if classes else None,
+    predict=predict, report=report, **uninformed,
     example_losses=lambda state, batch, key: example_loss(predict(state, batch, key), batch['target']),
   )  # fmt: skip

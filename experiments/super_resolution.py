@@ -40,7 +40,7 @@ Spec = pairs.Spec
 
 @config.defaults(
   steps='1000', eval_every='250', checkpoint_every='250', eval_batch_size=4, select='-validation/psnr', batch_size=16,
-  schedule='cosine',
+  schedule='cosine', models={'srresnet': {'learning_rate': 1e-4, 'warmup': '5%'}},  # Ledig et al. 2017, section 3.2
 )  # fmt: skip
 class Config(config.Train, config.model_flags(models.DISCRIMINATORS), config.model_flags(models.MODELS)):
   dataset: str = config.flag('bundled', 'bundled, or folder:PATH of PNG and JPEG files.', path=True)

@@ -9,7 +9,6 @@ python launch.py monitor WORKDIR FILE.csv                                  # ale
 """
 
 import functools
-import math
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ import optax
 
 from karpjax import config, optim
 from karpjax.commands import monitor
-from karpjax.data import bucketing, labelled_text, text
+from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses import classification as losses
@@ -131,7 +130,7 @@ def program(config: Config, data: Dataset) -> Program:
     summarise=metrics.summarise,
     predict=predict,
     example_losses=example_losses,
-    uninformed_loss=math.log(len(spec.classes)),
+    **frequencies.uninformed(data, 'label', len(spec.classes), config.label_smoothing),
     report=report,
   )
 

@@ -9,14 +9,13 @@ Ma & Hovy 2016, "End-to-end Sequence Labeling via Bi-directional LSTM-CNNs-CRF";
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import splitting, tagged, text, tokenisers
+from karpjax.data import frequencies, splitting, tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
@@ -94,7 +93,7 @@ def program(config: Config, data: Dataset) -> Program:
     summarise=lambda sums: metrics.summarise(sums, spec.classes),
     predict=predict,
     example_losses=example_losses,
-    uninformed_loss=math.log(len(spec.classes)),
+    **frequencies.uninformed(data, 'targets', len(spec.classes)),
     report=functools.partial(report, predict, data, config),
   )
 

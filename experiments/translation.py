@@ -9,14 +9,13 @@ python launch.py translate WORKDIR "Zwei Männer …"                         # 
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import bucketing, parallel, splitting, text
+from karpjax.data import bucketing, frequencies, parallel, splitting, text
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 from karpjax.losses import language as losses
@@ -36,8 +35,9 @@ PICTURES, LONGEST = 4, 24  # sentences whose attention is drawn, and their token
 
 
 @config.defaults(
-  lower=True, validation=0.05, steps='5epochs', batch_size=64, eval_batch_size=250, learning_rate=2e-3, clip=1.0
-)
+  lower=True, validation=0.05, steps='5epochs', batch_size=64, eval_batch_size=250, learning_rate=2e-3, clip=1.0,
+  models={'transformer': {'learning_rate': 5e-4, 'warmup': '5%'}},
+)  # fmt: skip
 class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')):
   dataset: str = config.flag(
     'dates',
@@ -119,7 +119,7 @@ def program(config: Config, data: Dataset) -> Program:
     summarise=lambda sums: metrics.summarise(sums, spec, references),
     predict=predict,
     example_losses=token_losses,
-    uninformed_loss=math.log(spec.tokenisers['target'].size),
+    **frequencies.uninformed(data, 'targets', spec.tokenisers['target'].size, config.label_smoothing),
     report=functools.partial(report, model, data, config),
   )
 

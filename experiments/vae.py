@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from karpjax import config, image_verbs, options
-from karpjax.data import dataset, images, splitting
+from karpjax.data import dataset, frequencies, images, splitting
 from karpjax.models import vae
 from karpjax.program import LATENT, Program, example_keys, pair
 from karpjax.report import pictures, plots
@@ -109,7 +109,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return terms(state.variables(), batch, key)['loss']
 
   inputs = jnp.zeros((1, *spec.shape)), jnp.zeros((1, model.latent))
-  more = {'example_losses': example_losses, 'loss_floor': True}
+  more = {'example_losses': example_losses, 'loss_floor': True, **frequencies.uninformed_bits(data, spec.maximum)}
   return ordinary(config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, **more)
 
 

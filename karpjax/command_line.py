@@ -137,7 +137,9 @@ def flag_lines(fields: Iterable[dataclasses.Field]) -> list[str]:
   lines = []
   for field in fields:
     meta = configs.metadata(field)
-    default, choices = meta['means'] if field.default is None else options.text(field.default), meta['choices']
+    of_models, choices = meta['of_models'] or {'': field.default}, meta['choices']
+    default = meta['means'] if of_models[''] is None else options.text(of_models[''])
+    default += ''.join(f'; {model} {options.text(own)}' for model, own in of_models.items() if model)
     kind = '|'.join(map(str, choices)) if choices else _Parser(field).flag_type()
     lines.append(f'  --{field.name}={kind}' + (f' (default {default})' if default else ''))
     wrap = dict(initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False)

@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import inspect
 import json
 import re
 import typing
 from pathlib import Path
 
-from karpjax import optim, options
+from karpjax import model_defaults, optim, options
 from karpjax.durations import Duration, in_steps, step_range
-from karpjax.errors import UsageError, choose
+from karpjax.errors import UsageError
 from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
@@ -34,32 +33,12 @@ host_flag = functools.partial(flag, group='Hosts', may_change=True)
 data_flag = functools.partial(flag, group='Data')
 optimiser_flag = functools.partial(flag, group='Optimiser')
 model_flags = options.model_flags
-
-
-def defaults(**changes):
-  """A class decorator that makes a Config of a class, and gives flags it inherits other defaults: `@defaults(steps='2000')`."""
-
-  def decorate(cls):
-    inherited = {f.name: f for base in reversed(cls.__bases__) for f in dataclasses.fields(base)}
-    annotations = inspect.get_annotations(cls)
-    for name, value in changes.items():
-      field = choose('flag', name, inherited)
-      setattr(cls, name, dataclasses.field(default=value, metadata=field.metadata))
-      annotations[name] = field.type
-    cls.__annotations__ = annotations
-    return dataclasses.dataclass(frozen=True)(cls)
-
-  return decorate
-
-
-def metadata(field: dataclasses.Field):
-  """What `options.option` says of a field; a plain dataclass field is a flag of the group Experiment too."""
-  return field.metadata or flag(None).metadata
+defaults, metadata, settled = model_defaults.defaults, model_defaults.metadata, model_defaults.settled
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """What every experiment has. Durations are in steps, epochs or examples: 2000, 10epochs, 50000examples."""
+  """What every experiment has. Durations: 2000 (steps), 10epochs, 50000examples or, of a run, 5%."""
 
   steps: Duration = run_flag('10epochs', 'How long to train.')
   seed: int = seed_flag('The seed of parameters, data order, augmentation and dropout.', group='Run')
@@ -205,7 +184,7 @@ def unread(config, examples: int, read: set[str]) -> list[str]:
 
 
 def resolve(config, examples: int):
-  """The same config with every duration in steps, its numbers checked.
+  """The same config with every duration in steps and its model's own defaults, its numbers checked.
 
   Args:
     config: a Train, or a dataclass with its fields.
@@ -214,6 +193,7 @@ def resolve(config, examples: int):
   Raises:
     UsageError: naming the flag, for a value that no run can have.
   """
+  config = settled(config)
   if config.batch_size == 0:
     config = dataclasses.replace(config, batch_size=examples)
   options.check(config)
@@ -238,7 +218,7 @@ def resolve(config, examples: int):
     raise UsageError(f'steps={config.steps}: at most {MOST_STEPS} steps can be counted')
   durations = [field.name for field in dataclasses.fields(config) if field.type is Duration and field.name != 'steps']
   changes = {'steps': steps, **{name: steps_of(getattr(config, name), name=name, run=steps) for name in durations}}
-  changes['boundaries'] = tuple(steps_of(x, name='boundaries') for x in config.boundaries)
+  changes['boundaries'] = tuple(steps_of(x, name='boundaries', run=steps) for x in config.boundaries)
   return dataclasses.replace(config, **changes)
 
 
@@ -251,9 +231,10 @@ def changed(config, examples: int = 0) -> dict[str, typing.Any]:
   Args:
     examples: size of the train split, where the config is resolved: defaults then are compared in steps as well.
   """
-  plain, values = type(config)(), {}
+  config, plain, values = settled(config), type(config)(), {}
   for field in dataclasses.fields(config):
-    value, default = getattr(config, field.name), getattr(plain, field.name)
+    value = getattr(config, field.name)
+    default = model_defaults.of(config, field) if metadata(field).get('of_models') else getattr(plain, field.name)
     if examples and field.type is Duration:
       default = in_steps(default, batch_size=config.batch_size, examples=examples, run=config.steps)
     if value != default and field.name != 'workdir':

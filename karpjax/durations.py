@@ -1,4 +1,4 @@
-"""Durations of a run: in steps, epochs, examples or steps of environments."""
+"""Durations of a run: in steps, epochs, examples, parts of the run or steps of environments."""
 
 import dataclasses
 import math
@@ -15,7 +15,9 @@ OFTEN = 20  # times in a run, at the most, that `auto` evaluates and saves
 def in_steps(
   duration, *, batch_size: int, examples: int, name: str = 'steps', run: int = 0, environment_steps=lambda: 0
 ) -> int:
-  """'2000', '10epochs', '50000examples' or '500000env' in steps, rounded up; 'auto', in a `run` of so many: each epoch or rarer.
+  """'2000', '10epochs', '50000examples' or '500000env' in steps, rounded up.
+
+  In a `run` of so many steps also '5%' of it, and 'auto': each epoch or rarer.
 
   Args:
     environment_steps: () -> how many steps of environments a step makes.
@@ -25,10 +27,11 @@ def in_steps(
   """
   if duration == 'auto' and run:
     return max(math.ceil(examples / batch_size), math.ceil(run / OFTEN))
-  match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?|env)?', str(duration).strip())
-  if not match:
+  match = re.fullmatch(r'(\d+(?:\.\d+)?(?:e\d+)?)\s*(steps?|epochs?|examples?|env|%)?', str(duration).strip())
+  if not match or (match[2] == '%' and not run):
     raise UsageError(
-      f'{name}={duration} is no duration: type 2000 (steps), 10epochs, 50000examples or, of environments, 500000env'
+      f'{name}={duration} is no duration: type 2000 (steps), 10epochs, 50000examples{", 5% (of the run)" * (run > 0)} '
+      'or, of environments, 500000env'
     )
   number, unit = float(match[1]), (match[2] or 'steps').rstrip('s')
   if number == math.inf:
@@ -37,6 +40,8 @@ def in_steps(
     if not (each := environment_steps()):
       raise UsageError(f'{name}={duration}: a step makes no fixed number of steps of environments; give steps')
     return math.ceil(number / each)
+  if unit == '%':
+    return math.ceil(round(number / 100 * run, 6))
   examples_seen = {'step': number * batch_size, 'epoch': number * examples, 'example': number}[unit]
   # Rounded before the ceiling: 0.1 + 0.2 epochs must not become one step more.
   return math.ceil(round(examples_seen / batch_size, 6))

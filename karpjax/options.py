@@ -44,7 +44,7 @@ def option(
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
-  metadata |= {'own': own, 'path': path, 'means': means, 'least': least}
+  metadata |= {'own': own, 'path': path, 'means': means, 'least': least, 'of_models': None}
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 

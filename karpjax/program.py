@@ -115,7 +115,9 @@ class Program:
     example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None; of sequences [batch, time], where
       what is not scored, by a negative batch['targets'], counts nothing.
     causal: whether those of sequences depend on no later one of batch['tokens'].
-    uninformed_loss: the loss of a guess that knows nothing (log C for C balanced classes), or None.
+    uninformed_loss: the loss of the best guess that looks at no input, as by the frequencies of classes or tokens (see
+      `data.frequencies`), or None. A run whose training loss stays there says so.
+    untrained_loss: that of outputs which know not even those, as log C for C classes; None: the same.
     loss_floor: whether the loss of a batch has a floor well above 0, which no training reaches, as an ELBO's.
     report: (state, t, folder) -> lines for the reader, or None: samples, grids, episodes; the one hook with effects, called
       every `report_every` steps and at the end, when its lines are printed below the final numbers. Before the last step
@@ -135,6 +137,7 @@ class Program:
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   causal: bool = False
   uninformed_loss: float | None = None
+  untrained_loss: float | None = None
   loss_floor: bool = False
   report: Callable[[Any, int, Path], Iterable[str] | None] | None = None
   population: Population | None = None

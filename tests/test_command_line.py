@@ -68,6 +68,14 @@ def test_usage_shows_every_flag_with_type_default_and_help():
   assert '--batch_size=int (default 128)' in text and '--widths=int,…' in text and '--parallel=none|pmap' in text
 
 
+def test_usage_shows_the_defaults_of_models_and_a_flag_wins_over_them():
+  own = config.defaults(models={'deep': {'learning_rate': 5e-4}}, learning_rate=0.002)
+  of_models = own(type('Config', (config.Train,), {'__annotations__': {'model': str}, 'model': config.flag('flat')}))
+  assert '--learning_rate=number (default 0.002; deep 0.0005)' in command_line.usage(of_models, 'name', '')
+  rate = lambda *flags: config.resolve(command_line.parse(of_models, ['--batch_size=1', *flags]), 9).learning_rate
+  assert (rate(), rate('--model=deep'), rate('--model=deep', '--learning_rate=0.002')) == (0.002, 5e-4, 0.002)
+
+
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])
 def test_signs_that_a_terminal_has_not_are_spelt(encoding):
   """Plus or minus, and letters of other scripts: what is printed can be read, and is all there."""

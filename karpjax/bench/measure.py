@@ -39,7 +39,7 @@ def read(name: str, flags: Sequence[str] = ()) -> setups.Setup:
   about = dict(re.findall(r'^# (\w+): (.*)$', text, re.MULTILINE))
   experiment = importlib.import_module(f'experiments.{about["experiment"]}')
   flags = ['--seed=0', f'--steps={2**20}', *(line for line in text.splitlines() if line.startswith('--')), *flags]
-  made = command_line.parse(experiment.Config, flags)
+  made = config.settled(command_line.parse(experiment.Config, flags))
   return setups.Setup(
     name,
     about['experiment'],

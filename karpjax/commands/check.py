@@ -4,6 +4,7 @@ Each check is a pure function of a Program and a batch, and gives a figure and w
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,11 +14,12 @@ import numpy as np
 from karpjax import command_line, errors
 from karpjax import program as programs
 from karpjax.data import batches
-from karpjax.report import tables
+from karpjax.report import progress, tables
 from karpjax.train import checkpoint, loop
 from karpjax.train.runner import Runner
 
 OVERFIT_STEPS, BLIND_STEPS = 400, 60  # at most; without inputs
+EARLIEST, LATEST, LAST = 50, 200, 10  # steps after which something should be learnt; over whose last the loss is taken
 TARGETS = {'label', 'target', 'targets'}  # the names of what is to be predicted, in the batches of experiments
 
 
@@ -72,7 +74,7 @@ def loss_at_initialisation(program, state, batch) -> Result:
   """Within half of that of a guess that knows nothing."""
   if program.uninformed_loss is None:
     raise NotApplicable('no uninformed loss is known')
-  losses, uninformed = _losses(program, state, batch), program.uninformed_loss
+  losses, uninformed = _losses(program, state, batch), program.untrained_loss or program.uninformed_loss
   loss = float(losses.mean() if losses.ndim == 1 else losses[np.asarray(batch['targets']) >= 0].mean())
   return abs(loss - uninformed) <= 0.5 * uninformed + 0.1, f'{loss:.4f}; uninformed {uninformed:.4f}'
 
@@ -132,6 +134,27 @@ def overfits_one_batch(program, state, batch) -> Result:
   first, *_, last = _minimise(program, state, few, OVERFIT_STEPS, below=0.05)
   figure = f'loss {first:.4f} -> {last:.4f} in at most {OVERFIT_STEPS} steps of {len(few["index"])} examples'
   return last < 0.1 * first, figure
+
+
+@named(
+  'it learns more than frequencies',
+  'It does no better than a guess that looks at no input: try a lower learning_rate, or warmup=10%; or a higher rate',
+)
+def learns(program, state, batch, later) -> Result:
+  """The training loss of the last of `later`, the run's first batches, is under that of such a guess."""
+  if program.uninformed_loss is None:
+    raise NotApplicable('no uninformed loss is known')
+  pairs = []
+  for each in later:
+    state, metrics = program.step(state, each)
+    pairs.append(metrics['loss'])
+  if not pairs:
+    raise NotApplicable('there are no other batches')
+  loss = float(np.divide(*np.array(pairs[-LAST:], np.float64).sum(0)))
+  figure = (
+    f'loss {loss:.4f} in steps {max(1, len(pairs) - LAST + 1)} to {len(pairs)}; a guess {program.uninformed_loss:.4f}'
+  )
+  return loss < progress.STANDS * program.uninformed_loss, figure
 
 
 @named(
@@ -198,8 +221,11 @@ def one_compilation(program, state, batch) -> Result:
   return len(traces) == 1, f'{len(traces)} in three steps'
 
 
-def check(program, batch, *, seed: int = 0) -> dict[str, tuple[bool | None, str]]:
+def check(program, batch, *, seed: int = 0, later=()) -> dict[str, tuple[bool | None, str]]:
   """All checks of a Program on one training batch, from the state in which the seed begins to learn.
+
+  Args:
+    later: other batches, of as many steps as a run should take to be better than a guess.
 
   Returns:
     {name: (whether it passes, None where it does not apply; a figure, or why)}.
@@ -215,7 +241,7 @@ def check(program, batch, *, seed: int = 0) -> dict[str, tuple[bool | None, str]
   state, results = collect(state) if program.collecting else state, {}
   for name, (one, _) in CHECKS.items():
     try:
-      results[name] = one(program, state, batch)
+      results[name] = one(program, state, batch, *((later,) if one is learns else ()))
     except NotApplicable as reason:
       results[name] = None, str(reason)
   return results
@@ -229,11 +255,12 @@ def main(argv: list[str]) -> int:
     experiment = command_line.experiment(argv[0])
     given = command_line.parse(experiment.Config, argv[1:])
     program, data, resolved = loop.prepare(experiment, dataclasses.replace(given, seeds=1, parallel='none'))
-    Runner(program, data, resolved)  # its errors, before anything is compiled
-    train = data.splits['train']
+    runner, train = Runner(program, data, resolved), data.splits['train']  # its errors, before anything is compiled
     numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
-    results = check(program, batch, seed=resolved.seed)
+    steps = min(resolved.steps, max(EARLIEST, min(LATEST, math.ceil(progress.EARLY * resolved.steps))))
+    later = (batches.fetch(train, each) for each in runner.feed.numbers(0, steps))
+    results = check(program, batch, seed=resolved.seed, later=later)
   except errors.UsageError as error:
     return command_line.refuse('check', error)
   word = lambda passed: '-' if passed is None else 'pass' if passed else 'FAIL'

@@ -15,6 +15,8 @@ from karpjax.report import writers
 from karpjax.report.tables import last_and_best, table
 
 TRAINED = ('train/loss', 'train/error', 'train/episode_return')  # metrics in a line of progress
+EARLY = 0.1  # of a run: by then something should be learnt
+STANDS = 0.98  # of the loss of a guess: no better than it
 EVALUATED = ('loss', 'accuracy', 'error', 'bleu', 'episode_return')  # of each split
 
 
@@ -69,6 +71,36 @@ def number(value) -> str:
   """A metric in a line: 4 significant digits; of several seeds, mean ± standard deviation."""
   summary = writers.summarise_seeds(np.atleast_1d(value))
   return f'{summary["mean"]:.4g}' + (f' ± {summary["std"]:.2g}' if np.size(value) > 1 else '')
+
+
+class Guess:
+  """Is given the metric rows, and says once, after a tenth of a run, where the training loss is no better than a guess.
+
+  Attributes:
+    loss: that of a guess which looks at no input; None where it is not known.
+    step: of the row before; the first row of a run has the first losses in it, and is no sign.
+  """
+
+  def __init__(self, start: int, loss: float | None, config, say):
+    self.loss, self.config, self.say = loss, config, say
+    self.step, self.silent = start, loss is None or start >= EARLY * config.steps
+
+  def append(self, row: dict) -> None:
+    before, self.step = self.step, row['step']
+    if self.silent or not before or self.step < EARLY * self.config.steps:
+      return
+    self.silent, losses = True, np.atleast_1d(row.get('train/loss', math.nan))
+    stands = np.isfinite(losses) & (losses >= STANDS * self.loss)
+    whose = f' of {stands.sum()} of {len(losses)} seeds' if len(losses) > 1 else ''
+    if stands.any():
+      self.say(
+        f'step {self.step}: the training loss{whose}, {losses[stands].mean():.4g}, is no better than that of a guess which '
+        f'looks at no input, {self.loss:.4g}. Try a lower learning_rate (now {self.config.learning_rate}) or warmup=10%; a '
+        'higher rate where the loss falls, but slowly.'
+      )
+
+  def close(self) -> None:
+    pass
 
 
 class Progress:

@@ -89,7 +89,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     compiled = runner.compile(carry, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
     description = run_dir.describe(folder, experiment, runner, compiled, stored, data)
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
-    sinks = run_dir.open_sinks(folder, start, config, description, say)
+    sinks = run_dir.open_sinks(folder, start, config, description, say, program.uninformed_loss)
     again = f'python launch.py {experiment} --workdir={folder}'
     loop = Loop(runner, checkpoints, signals, sinks, folder, say, information, again)
     try:

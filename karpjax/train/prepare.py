@@ -31,6 +31,7 @@ def read_data(experiment, config) -> Dataset:
 @refuse_too_large()
 def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
+  config = configs.settled(config)
   options.check(config)
   read = set()
   data = read_data(experiment, configs.watched(config, read))

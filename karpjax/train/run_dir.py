@@ -189,9 +189,9 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   """
   if configs.saved(folder) is None:
     return None
-  before = stored(folder, experiment)
-  now, changed = configs.to_json(config), []
-  old = configs.to_json(configs.from_json(type(config), before['flags']))  # flags that are newer had their defaults
+  before, now = stored(folder, experiment), configs.to_json(config)
+  known = configs.from_json(type(config), before['flags'])  # flags that are newer had their defaults
+  old, changed = configs.to_json(configs.settled(known)), []
   for field in dataclasses.fields(config):
     name = field.name
     if configs.metadata(field)['may_change'] or old[name] == now[name]:
@@ -259,12 +259,12 @@ def setting_of_sweep(folder: Path, trial: int | None) -> tuple[Path, str, int | 
 # ---- what a run leaves ----
 
 
-def open_sinks(folder: Path, start: int, config, description: dict, say) -> list:
-  """Those who are given the metric rows: on host 0."""
+def open_sinks(folder: Path, start: int, config, description: dict, say, guess: float | None = None) -> list:
+  """Those who are given the metric rows: on host 0. `guess` is the loss of one that looks at no input, where it is known."""
   if not hosts.is_host0():
     return []
   sinks = [writers.Rows(folder, start), progress.Progress(start, config.steps, say, config.environment_steps())]
-  sinks += [writers.TensorBoard(folder)] if config.tensorboard else []
+  sinks += [progress.Guess(start, guess, config, say), *([writers.TensorBoard(folder)] if config.tensorboard else [])]
   return sinks + ([writers.Wandb(folder, config.wandb, description)] if config.wandb != 'off' else [])
 
 

@@ -305,6 +305,32 @@ def test_a_seed_that_diverges_is_masked_and_the_others_go_on(tmp_path):
   assert json.loads((tmp_path / 'diverged.json').read_text()) == {'1': 7}
 
 
+@pytest.mark.parametrize(
+  'losses, seeds, said_of',
+  [
+    ([2.0] * 30, 1, 'the training loss, 2, is no better'),  # a guess has 2: nothing is learnt
+    ([9.0] * 6 + [1.9] * 24, 1, None),  # the first losses of all are no sign
+    ([2.0] * 6 + [1.98] * 24, 1, 'the training loss, 1.98, is'),
+    ([2.0] * 12 + [1.0] * 18, 1, 'step 12: '),  # a tenth of the run is step 3, and its first row no sign
+    ([2.0] * 30, 3, 'the training loss of 3 of 3 seeds, 2, is'),
+  ],
+)
+def test_a_run_that_learns_no_more_than_a_guess_says_so_once(losses, seeds, said_of, tmp_path):
+  program, data = diverging({}, 1)
+  schedule = jnp.array(losses)
+  step = lambda state, batch: (state.replace(step=state.step + 1), {'loss': (schedule[state.step], jnp.ones(()))})
+  program = dataclasses.replace(program, step=step, uninformed_loss=2.0)
+  settings = config.Train(
+    steps='30', batch_size=4, seeds=seeds, workdir=str(tmp_path), log_every='6', eval_every='6',
+    checkpoint_every='3', learning_rate=0.3, plots=False, steps_per_call='3', tensorboard=False,
+  )  # fmt: skip
+  said = []
+  loop.train(program, data, config.resolve(settings, examples=20), experiment='counting', say=said.append)
+  lines = [line for line in said if 'no better than' in line]
+  assert len(lines) == (said_of is not None)
+  assert not lines or (said_of in lines[0] and 'learning_rate (now 0.3) or warmup=10%' in lines[0])
+
+
 def test_what_a_report_returns_is_said_at_the_end(tmp_path):
   program, data = diverging({}, 1)
   program = dataclasses.replace(program, report=lambda state, t, folder: iter([f'a line of step {t}']))

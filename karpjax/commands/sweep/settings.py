@@ -93,7 +93,8 @@ class Sweep:
   def asks(self) -> dict[str, Any]:
     """What tells one sweep from another, by flag; more trials make no other."""
     flags = {field.name for field in dataclasses.fields(self.base) if not config.metadata(field)['may_change']}
-    fixed = {f'--{name}': value for name, value in config.to_json(self.base).items() if name in flags}
+    base = self.base if 'model' in self.axes else config.settled(self.base)
+    fixed = {f'--{name}': value for name, value in config.to_json(base).items() if name in flags}
     own = {'experiment': self.experiment, 'kind': 'search' if self.trials else 'grid', '--together': self.together}
     axes = {f'--{name}': axis.text for name, axis in self.axes.items()}
     return {**own, '--storage': without_password(self.storage), **fixed, **axes}
