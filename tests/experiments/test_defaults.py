@@ -23,6 +23,7 @@ from karpjax.train.prepare import prepare
 
 pytestmark = pytest.mark.slow
 STEPS = {'bigram': 400, 'counts': 1, 'resnet18': 40, 'resnet50': 40, 'resnet56': 40, 'resnet20': 80, 'vgg': 60}
+SLOW = ('gru', 'resnet50')  # of which so few steps show a beginning
 PAIRS, WORDS = 20_000, 13  # of a translator: sentences, and their words at the most
 
 
@@ -114,7 +115,7 @@ def test_image_classifiers_beat_the_largest_class(model, files, tmp_path):
   )
   found = trained('image_classification', tmp_path, STEPS.get(model, 150), model=model, **own)
   beats_guess(found)
-  assert found[2].numbers['validation/accuracy'] > 0.2  # each class is a tenth
+  assert found[2].numbers['validation/accuracy'] > (0.2 if model in SLOW else 0.4)  # each class is a tenth
 
 
 @pytest.mark.parametrize('model', ['linear', 'mlp'])
@@ -131,12 +132,13 @@ def test_super_resolution_beats_bicubic(model, files, tmp_path):
   assert numbers['validation/psnr'] > numbers['validation/bicubic_psnr'] + 0.1
 
 
-def test_image_to_image_beats_the_source_copied(files, tmp_path):
+def test_image_to_image_beats_the_source_copied_and_a_uniform_grey(files, tmp_path):
   flags = dict(dataset=f'edges:{files["found"] / "style"}', validation=0.1)
-  numbers = trained('image_to_image', tmp_path, 100, **flags)[2].numbers
+  numbers = trained('image_to_image', tmp_path, 500, **flags)[2].numbers
   pairs = image_to_image.data(image_to_image.Config(**flags)).splits['validation']
   source, target = (pairs.column(name) / 255 for name in ('input', 'target'))
   assert numbers['validation/l1'] < 0.5 * np.abs(source - target).mean()
+  assert numbers['validation/l1'] < 0.96 * np.abs(np.median(target) - target).mean()
 
 
 def test_a_vae_beats_each_pixels_own_grey_value(files, tmp_path):

@@ -145,7 +145,7 @@ def test_priorities_of_distributions_are_the_kl_from_targets_to_what_is_said_of_
     following = there[rings.next_observation[world, i].argmax()]
     target = following[(following @ atoms).argmax()][None]
     discount = DISCOUNT * ~rings.terminated[world, i]
-    target = value_learning.project(target, rings.reward[world, i][None], np.float32(discount)[None], atoms)
+    target = distributional.project(target, rings.reward[world, i][None], np.float32(discount)[None], atoms)
     judged.append(stats.entropy(np.asarray(target, np.float64)[0], said[here, action]))
     np.testing.assert_allclose(rings.priority[world, i], judged[-1] + replay.SMALLEST_PRIORITY, rtol=1e-3, atol=1e-5)
   assert len(judged) > 8

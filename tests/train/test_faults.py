@@ -86,7 +86,7 @@ WRONG = {
   '--steps=1e400': '--steps=1e400: a smaller number is needed',
   '--log_every=1e400': '--log_every=1e400: a smaller number is needed',
   '--steps_per_call=99999999999999999999': '--steps_per_call=99999999999999999999: auto, or a number from 1',
-  '--image_size=1000000': 'a number is too large for this machine: Unable to allocate',
+  '--image_size=1000000': 'at least 0 and at most 16384 is needed',
   '--wandb=offline': 'pip install wandb',
   '--dataset=usps': 'usps.npz',
 }
