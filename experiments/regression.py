@@ -70,8 +70,9 @@ def program(config: Config, data: Dataset) -> Program:
       plots.confusion(classification.tally(target, outputs)[0], spec.classes, folder)
       return
     if config.model == 'linear':  # in the columns' own units
-      slope = np.asarray(state.params['logits']['kernel'], float)[:, 0] / spec.std
-      intercept = float(state.params['logits']['bias'][0] - slope @ spec.mean)
+      logits = state.eval_params['logits']
+      slope = np.asarray(logits['kernel'], float)[:, 0] / spec.std
+      intercept = float(logits['bias'][0] - slope @ spec.mean)
       writers.write_json(folder / 'report.json', {'coefficients': slope, 'intercept': intercept})
     plots.fit(target, outputs[:, 0], folder, split.column('features')[:, 0] if spec.shape == (1,) else None)
 

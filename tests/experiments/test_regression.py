@@ -26,6 +26,12 @@ def test_one_column_gives_scikit_learns_published_numbers(tmp_path):
   np.testing.assert_allclose(json.loads((tmp_path / 'report.json').read_text())['coefficients'], [938.24], atol=0.01)
 
 
+def test_the_report_is_of_the_weights_that_are_evaluated(tmp_path):
+  numbers = run(tmp_path, dataset='diabetes_bmi', steps='10', ema=0.9, plots=True).numbers
+  report = json.loads((tmp_path / 'report.json').read_text())
+  np.testing.assert_allclose(report['coefficients'], [numbers['test/coefficient']], rtol=1e-5)
+
+
 def test_all_columns_equal_least_squares(tmp_path):
   from sklearn.linear_model import LinearRegression
 
