@@ -13,7 +13,7 @@ from experiments import actor_critic_off_policy, gan, policy_gradient, value_lea
 from karpjax import axes, config, errors, optim
 from karpjax.durations import Pace
 from karpjax.models import gan as models_gan
-from karpjax.models import language, lenet, q_network, text
+from karpjax.models import language, lenet, q_network, text, transformer
 from karpjax.program import TrainState
 from karpjax.train.prepare import prepare
 
@@ -307,6 +307,9 @@ def test_what_is_a_matrix_is_said_where_it_is_made():
   assert of == attention | {'blocks_0/up/kernel': 'io', 'blocks_0/down/kernel': 'io'}
   biases = {'blocks_0/attention/query_bias', 'blocks_0/attention/key_value_bias'}
   assert others == {'tokens/embedding', 'tokens/positions', 'head/kernel'} | biases
+  encoder = transformer.Encoder(layers=1, heads=2, width=8, vocabulary=9, context=4)
+  of, others = matrices(transformer.MaskedLanguageModel(encoder), tokens)
+  assert of['transform/kernel'] == 'io' and 'encoder/tokens/embedding' in others  # whose transpose is the last layer
   of, others = matrices(text.BiLSTM(9, 2, embedding=4, units=(3,)), tokens)
   assert of == {'lstm/layer1/input_kernel': 'sio', 'lstm/layer1/state_kernel': 'sio'}
   assert others == {'embedding', 'logits/kernel', 'lstm/layer1/input_bias'}

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import options
+from karpjax import axes, options
 from karpjax.layers import attention, initialisers, linear
 from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, REMATS, Block, Tokens, remat
 from karpjax.options import option
@@ -116,7 +116,7 @@ class MaskedLanguageModel(nn.Module):
 
   def setup(self):
     encoder = self.encoder
-    init = nn.with_partitioning(initialisers.normal(encoder.std), ('embed', None))
+    init = axes.declare(initialisers.normal(encoder.std), 'io', ('embed', None))
     self.transform = linear.Dense(encoder.width, dtype=encoder.dtype, kernel_init=init)
     self.norm = nn.LayerNorm(epsilon=1e-5, dtype=encoder.dtype)
     zeros = nn.with_partitioning(nn.initializers.zeros, ('vocabulary',))
