@@ -14,6 +14,12 @@ def expand(text: str | Path) -> str:
   return re.sub(r'(?:^|(?<=[:,]))~[\w.-]*(?=/|,|$)', lambda match: os.path.expanduser(match[0]), str(text))
 
 
+def kind(text: str) -> str:
+  """What a flag says besides where: folder: of folder:PATH, .csv of FILE.csv; all of it where it has no path."""
+  start, colon, _ = text.partition(':')
+  return start + colon if colon else Path(text).suffix.lower() or text
+
+
 def files_in(text: str) -> list[Path]:
   """The files that are there among the paths of a flag: FILE.csv, text:FILE, files:FILE,FILE."""
   parts = [text, *text.partition(':')[2].split(',')]

@@ -62,16 +62,16 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   """
   if config.wandb != 'off':
     writers.require_wandb(config.wandb)
-  runner = Runner(program, dataset, config)
   say = say if hosts.is_host0() else lambda line: None
   tell = lambda lines: [say(line) for line in lines]
   if config.compile_only or config.topology:
-    tell(progress.costs(runner.compile_only()))
+    tell(progress.costs(Runner(program, dataset, config).compile_only()))
     return Summary({}, None, None)
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
-    stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config)) or {}
+    stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config, dataset.spec)) or {}
     data = run_dir.fingerprint_of(folder, stored, dataset)
+    runner = Runner(program, dataset, config)
     if not stored:
       check_select(runner)
     say(f'workdir: {folder}')

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from karpjax import config as configs
-from karpjax import errors, optim, options
+from karpjax import errors, optim, options, paths
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, listed
 from karpjax.errors import UsageError
@@ -181,8 +181,11 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
   return description
 
 
-def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
+def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
   """The stored config.json, or None in a fresh folder.
+
+  `fingerprint_of` says what has changed where the data, of which this is the `spec`, have another number of examples,
+  by which durations differ too, or lie elsewhere.
 
   Raises:
     UsageError: naming the flags that have changed since the run began and may not.
@@ -192,12 +195,15 @@ def refuse_changes(folder: Path, experiment: str, config) -> dict | None:
   before, now = stored(folder, experiment), configs.to_json(config)
   known = configs.from_json(type(config), before['flags'])  # flags that are newer had their defaults
   old, changed = configs.to_json(configs.settled(known)), []
+  alike, kept = before['spec'].get('examples') == spec.examples, writers.read_json(folder / DATA)
   for field in dataclasses.fields(config):
     name = field.name
     if configs.metadata(field)['may_change'] or old[name] == now[name]:
       continue
-    if name not in before['flags'] and field.type in (configs.Duration, tuple[configs.Duration, ...]):
-      continue  # of now in steps, of before not yet
+    if field.type in (configs.Duration, tuple[configs.Duration, ...]) and not (alike and name in before['flags']):
+      continue  # before not yet in steps, or in those of other data
+    if name == 'dataset' and kept and paths.kind(old[name]) == paths.kind(now[name]):
+      continue
     if name == 'steps' and now['steps'] > old['steps'] and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue
     changed.append(f'{name}={old[name]}, now {now[name]}')

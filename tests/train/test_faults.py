@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import karpjax
 from experiments import image_classification as experiment
@@ -173,6 +174,26 @@ def test_other_data_on_an_old_workdir_are_refused_by_name(run, capsys, monkeypat
   assert contents('run') == before
   monkeypatch.setitem(bundled.SOURCES, 'digits', read)
   assert karpjax.open('run').evaluate() and main('--workdir=run', '--steps=40') == 0
+
+
+def test_data_may_move_and_what_is_new_is_said_by_its_name(empty_folder, capsys):
+  for number in range(40):
+    file = Path(f'here/{number % 2}/{number}.png')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)).save(file)
+  assert main('--dataset=folder:here', '--workdir=run') == 0
+  Path('here').rename('there')
+  assert main('--dataset=folder:there', '--workdir=run', '--steps=40') == 0
+  assert karpjax.open('run').evaluate()
+  assert main('--dataset=digits', '--workdir=run', '--steps=50') == 2
+  assert '--dataset=folder:there, now digits' in capsys.readouterr().err
+  shutil.copy('there/0/0.png', 'there/0/new.png')  # all durations in epochs are others too
+  assert main('--dataset=folder:there', '--workdir=run', '--steps=50') == 2
+  assert 'the data are not those that it began with: 0/new.png is new.' in capsys.readouterr().err
+  Path('run/data.json').unlink()
+  Path('there').rename('here')
+  assert main('--dataset=folder:here', '--workdir=run', '--steps=50') == 2
+  assert '--dataset=folder:there, now folder:here' in capsys.readouterr().err
 
 
 def test_hosts_that_have_read_other_data_than_the_first_are_refused(tmp_path, monkeypatch):
