@@ -27,8 +27,10 @@ def is_file(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-  """The files with one of these suffixes in a folder and in those below, sorted, without all that is hidden."""
-  shown = lambda path: not any(part.startswith('.') for part in path.relative_to(folder).parts)
+  """The files with one of these suffixes in a folder and in those below, sorted, without all that is hidden or a run's."""
+  runs = {path.parent for path in folder.rglob('metrics.jsonl')} - {folder}
+  hidden = lambda path: any(part.startswith('.') for part in path.relative_to(folder).parts)
+  shown = lambda path: not hidden(path) and runs.isdisjoint(path.parents)
   return sorted(path for path in folder.rglob('*') if shown(path) and is_file(path, suffixes))
 
 

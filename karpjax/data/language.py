@@ -55,7 +55,10 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
     files = folders.files(place, ('.txt',)) if place.is_dir() else [place]
     if not files:
       raise UsageError(f'{place} holds no .txt file')
-    texts = {'train': '\n'.join(text_files.read_file(file, config.encoding) for file in files)}
+    named = folders.by_split(files) if {file.parent for file in files} == {place} else {}
+    whole = 'train' in named and len(named) == len(files)
+    parts = {split: [file] for split, file in named.items()} if whole else {'train': files}
+    texts = {split: '\n'.join(text_files.read_file(f, config.encoding) for f in each) for split, each in parts.items()}
   else:
     reader = lambda features: (lambda record: record['text'].decode()) if 'text' in features else None
     texts = text_files.read_tfds(config, reader, sources=SOURCES, expected='one called text', such='tiny_shakespeare')
@@ -65,14 +68,17 @@ def read(config) -> tuple[dict[str, list[str]], bool, list[str]]:
 
   amounts = {'validation': config.validation, 'test': config.test}
   if name != 'names' and kind != 'lines':
-    texts = texts if len(texts) > 1 else text.cut(texts['train'], amounts)
+    texts |= text.cut(texts['train'], {split: x for split, x in amounts.items() if split not in texts})
     sizes = text_files.sizes(texts)
     return {split: [text] for split, text in texts.items()}, False, [f'{name}: running text, {sizes} characters']
-  lines = [line.strip() for line in texts['train'].split('\n') if line.strip()]
-  lines = list(dict.fromkeys(lines)) if config.distinct else lines
-  if len(lines) < 2:
-    raise UsageError(f'{name} has {len(lines)} line; at least two are needed')
-  rows, notes = text.hold_out({'train': lines}, amounts, config.split_seed)
+  rows = {split: [line.strip() for line in each.split('\n') if line.strip()] for split, each in texts.items()}
+  if config.distinct:
+    first = {line: split for split, each in reversed(rows.items()) for line in each}
+    rows = {split: [line for line in dict.fromkeys(each) if first[line] == split] for split, each in rows.items()}
+    rows = {split: each for split, each in rows.items() if each}
+  if len(rows['train']) < 2:
+    raise UsageError(f'{name} has {len(rows["train"])} line; at least two are needed')
+  rows, notes = text.hold_out(rows, amounts, config.split_seed)
   seen, notes = set(rows['train']), [*notes, f'{name}: lines, {text_files.sizes(rows)}']
   for split in [split for split in rows if split != 'train']:
     if again := sum(line in seen for line in rows[split]):

@@ -28,6 +28,29 @@ def test_a_language_models_folder_is_what_a_person_sees_in_it(folder):
   assert rows['train'] == ['a.txt\n\nb.TXT\n\nsub/c.Txt\n']
 
 
+def test_what_a_run_left_in_a_folder_of_texts_is_no_text(folder):
+  before = folders.files(folder, ('.txt',))
+  for name in ('runs/one/metrics.jsonl', 'runs/one/texts/samples.txt'):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text('')
+  assert folders.files(folder, ('.txt',)) == before
+  assert folders.files(folder / 'runs/one', ('.txt',)) == [folder / 'runs/one/texts/samples.txt']  # asked for
+
+
+@pytest.mark.parametrize('kind', ['text', 'lines'])
+def test_files_called_as_splits_are_these(kind, tmp_path):
+  class Config(LanguageFlags):
+    data_dir, validation, split_seed = '', 0.25, 0
+
+  for split in ('train', 'test'):
+    (tmp_path / f'{split}.txt').write_text(f'{split}\n' * 8)
+  rows, _, _ = language.read(Config(dataset=f'{kind}:{tmp_path}'))
+  words = {split: {word for row in each for word in row.split()} for split, each in rows.items()}
+  assert words == {'train': {'train'}, 'validation': {'train'}, 'test': {'test'}}
+  (tmp_path / 'more.txt').write_text('more\n')  # then they are one text
+  assert 'test' in ' '.join(language.read(Config(dataset=f'{kind}:{tmp_path}'))[0]['train'])
+
+
 def test_a_verbs_folder_of_images_too(folder):
   assert image_verbs.files([str(folder)]) == [str(folder / 'p.PNG'), str(folder / 'sub' / 'r.jpeg')]
 
