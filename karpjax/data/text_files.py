@@ -46,7 +46,7 @@ def read_file(path: Path, encoding: str = '', usual: str = 'utf-8') -> str:
     raise UsageError(
       f'{path} is not {encoding}: {byte}; name its encoding, as encoding={marked or "latin-1"}'
     ) from None
-  except LookupError:
+  except (LookupError, UnicodeError):  # such as undefined
     raise UsageError(f'encoding={encoding}: there is no such encoding; utf-8, latin-1 and utf-16 are common') from None
   except (OSError, EOFError, zlib.error) as error:
     raise UsageError(f'{path} cannot be read: {getattr(error, "strerror", None) or error}') from None
@@ -107,7 +107,7 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
   csv.field_size_limit(max(csv.field_size_limit(), len(content)))
   quoting = csv.QUOTE_MINIMAL if delimiter == ',' else csv.QUOTE_NONE
   reader = csv.reader(io.StringIO(content, newline=''), delimiter=delimiter, quoting=quoting, strict=True)
-  rows = []
+  rows, end = [], 0
   try:
     heads = [head.strip().lower() for head in next(reader)]
     if missing := [column for column in columns if column.lower() not in heads]:
@@ -128,7 +128,7 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
       if '' in rows[-1]:
         raise UsageError(f'{path}, line {line}: the {columns[rows[-1].index("")]} is empty')
   except csv.Error as error:
-    raise UsageError(f'{path}, line {reader.line_num}: {error}') from None
+    raise UsageError(f'{path}, line {end + 1}: {error}, in the row that begins here') from None
   if not rows:
     raise UsageError(f'{path} has one line, which names the columns, and no texts')
   return rows

@@ -156,7 +156,7 @@ def write(content, name='train.csv'):
     (write(b'text,label\n"one\ntwo",a,\n'), r'train\.csv, line 2: 3 columns'),  # where the row begins
     (write(b'text,label,Text\none,a,b\n'), r"has the column 'text' twice"),
     (write(b'sentence,label\none,a\n'), r"no column 'text' but 'sentence', 'label'.*columns="),
-    (write(b'text,label\n"one,a\ntwo,b\n'), r'train\.csv, line 3: unexpected end of data'),
+    (write(b'text,label\n"one,a\ntwo,b\n'), r'train\.csv, line 2: unexpected end of data'),
     (write(b'text,label\nthree,c\nfour,d\n', 'test.csv'), r"labels in test that are not in train: 'c', 'd'"),
     (write(b'text\tlabel\none\ta\n', 'train.tsv'), r'has two of the train split, train\.csv and train\.tsv'),
     (lambda folder: (folder / 'train.csv').rename(folder / 'training.csv'), r'neither train\.csv nor train\.tsv'),

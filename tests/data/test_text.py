@@ -176,6 +176,7 @@ def test_tiny_shakespeare_is_cut_as_tfds_does(shared_data):
     ('caf\u00e9 au lait'.encode('latin-1'), {}, r'byte 3 is 0xe9; name its encoding, as encoding=latin-1'),
     (b'short text', {'context': 64}, 'context=64 is longer than the text'),
     (b'a text', {'encoding': 'utf-9'}, 'no such encoding'),
+    (b'a text', {'encoding': 'undefined'}, 'no such encoding'),
     (b'some text of a few words', {'context': 4, 'overlap': 4}, 'overlap=4'),
     (
       b'some text of a few words',
