@@ -160,3 +160,13 @@ def rare_classes(data: Dataset) -> tuple[str, ...]:
     if unknown := named((train == 0) & (count > 0)):
       lines.append(f'{split} has {len(unknown):,} of {len(classes):,} classes that train has not: {listed(unknown)}')
   return tuple(lines)
+
+
+def seen_in_train(data: Dataset) -> tuple[str, ...]:
+  """Lines on texts of other splits that are in train too, word for word."""
+  columns = lambda split: [x for x in split.arrays.values() if x.dtype == object]
+  texts = {split: [*zip(*columns(s))] for split, s in data.raw.items() if isinstance(s, Split)}
+  train = set(texts.pop('train', ()))
+  again = {split: sum(text in train for text in each) for split, each in texts.items()}
+  about = lambda count, size: f'{count:,} of its {size:,} texts ({count / size:.1%}) are in train too'
+  return tuple(f'{split}: {about(count, len(texts[split]))}' for split, count in again.items() if count)

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 
 from karpjax import options
-from karpjax.data.dataset import rare_classes
+from karpjax.data.dataset import rare_classes, seen_in_train
 from karpjax.report import writers
 from karpjax.report.tables import last_and_best, table
 
@@ -43,7 +43,7 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     + (' '.join(options.as_flags(description['changed'])) or 'all at their defaults')
     + '; all are in config.json',
     f'devices: {len(description["devices"])} × {description["device_kind"]} ({layout}){hosts}',
-    *(f'data: {note}' for note in (*dataset.notes, *rare_classes(dataset))),
+    *(f'data: {note}' for note in (*dataset.notes, *rare_classes(dataset), *seen_in_train(dataset))),
     'parameters:',
     *(f'  {line}' for line in table(rows, ('name', 'shape', 'count'))),
     f'  {sum(p["count"] for p in parameters):,} in all{each}',

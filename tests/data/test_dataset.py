@@ -265,6 +265,16 @@ def test_classes_that_are_rare_or_missing_are_said_with_their_names():
   assert dataset.rare_classes(images.load(Config())) == ()
 
 
+def test_texts_that_train_has_too_are_counted():
+  texts = {'train': 'a b c', 'validation': 'd', 'test': 'b c d b'}
+  raw = {
+    split: dataset.Split.of(text=np.array(x.split(), object), label=np.zeros(len(x), int)) for split, x in texts.items()
+  }
+  data = dataset.Dataset(dataset.Spec('made', (1,), (), 1.0), {}, raw=raw)
+  assert dataset.seen_in_train(data) == ('test: 3 of its 4 texts (75.0%) are in train too',)
+  assert dataset.seen_in_train(images.load(Config())) == ()
+
+
 def test_fractions_and_numbers_are_counted_by_one_rule():
   assert splitting.counts({'a': 0.25, 'b': 3, 'c': 0}, 10) == [2, 3, 0]  # 2.5 to the even number
   assert splitting.counts({'a': 0.25}, 10, rounding=math.ceil) == [3] and splitting.counts(
