@@ -206,7 +206,7 @@ def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
       continue
     if name == 'steps' and now['steps'] > old['steps'] and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue
-    changed.append(f'{name}={old[name]}, now {now[name]}')
+    changed.append(f'{name}={options.text(old[name])}, now {options.text(now[name])}')
   if changed:
     hint = ' (steps may grow, but not under a schedule that ends with them)' if 'steps' in changed[0] else ''
     text = f'{folder} holds a run with other flags: {"; ".join(changed)}{hint}'

@@ -12,6 +12,7 @@ import numpy as np
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError, first_line, refuse_too_large
+from karpjax.options import text as typed
 from karpjax.program import Population, Program
 from karpjax.train import compile, placement, runtime, transforms
 
@@ -147,7 +148,7 @@ class Runner:
     batch = {**batch_of(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
     self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
     if unread := program.unread():
-      raise UsageError(f'{unread[0]}={getattr(config, unread[0])}: the program makes no use of it')
+      raise UsageError(f'{unread[0]}={typed(getattr(config, unread[0]))}: the program makes no use of it')
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
     sequential = not config.topology and runtime.prefer_sequential_seeds(once, convolves)
     options = dict(seeds=seeds, shared=self.feed.shared, sequential=sequential)

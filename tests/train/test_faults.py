@@ -62,6 +62,7 @@ WRONG = {
   '--learning_rte=1': 'learning_rate',
   '--batch_size=5000': 'larger than the train split',
   '--loss=squared_error --label_smoothing=0.1': '--label_smoothing=0.1: the program makes no use of it',
+  '--boundaries=5,9': '--boundaries=5,9: the program makes no use of it',
   '--steps=0': 'at least one step',
   '--learning_rate=-1': '--learning_rate=-1.0: more than 0 is needed',
   '--learning_rate=nan': 'more than 0 is needed',
