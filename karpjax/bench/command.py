@@ -119,11 +119,14 @@ def main(argv: list[str]) -> int:
   name = argv[0] if argv else ''
   kinds: dict[str, tuple[type, Callable]] = {'all': (All, bench_all), 'start': (start.Start, start.bench)}
   kind, run = kinds.get(name, (Bench, functools.partial(bench, name)))
-  if not name or name.startswith('-') or {'--help', '-h'} & set(argv):
-    about = start.__doc__ if name == 'start' else f'{__doc__}\nNAME is one of: {", ".join(setups.NAMES)}'
-    print(command_line.usage(kind, f'bench {name if name in kinds else "NAME"}', about))
-    return 0 if {'--help', '-h'} & set(argv) else 2
   try:
+    if command_line.asks_help(argv):
+      about = start.__doc__ if name == 'start' else f'{__doc__}\nNAME is one of: {", ".join(setups.NAMES)}'
+      which = command_line.typed(argv, 'help') or 'all'
+      print(command_line.usage(kind, f'bench {name if name in kinds else "NAME"}', about, which))
+      return 0
+    if not name or name.startswith('-'):
+      raise errors.UsageError('which set-up? python launch.py bench NAME, all or start; bench --help lists them')
     if name not in kinds:
       errors.choose('benchmark', name, dict.fromkeys([*setups.NAMES, *kinds]))
     flags = command_line.parse(kind, argv[1:])
