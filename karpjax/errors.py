@@ -1,5 +1,6 @@
 """Exceptions that the command line prints as one line."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -15,6 +16,13 @@ NO_ROOM = {
 
 class UsageError(ValueError):
   """Bad input, found before anything is compiled; the command line exits 2."""
+
+
+class Parser(argparse.ArgumentParser):
+  """argparse's, whose errors are bad input as any other."""
+
+  def error(self, message):
+    raise UsageError(message)
 
 
 class Diverged(RuntimeError):
@@ -73,11 +81,11 @@ def first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-  """' Did you mean …?' for a misspelt name, or the list of known names when none is near."""
+def nearest(name: str, known: Iterable[str], otherwise: str = '') -> str:
+  """' Did you mean …?' for a misspelt name; when none is near, what is said otherwise, or the list of known names."""
   known = sorted(known)
   close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-  return f' Did you mean {close[0]}?' if close else f' Known: {", ".join(known)}.'
+  return f' Did you mean {close[0]}?' if close else otherwise or f' Known: {", ".join(known)}.'
 
 
 def choose(what: str, name: str, known: dict):

@@ -9,7 +9,6 @@ A flagfile's comments say what it reproduces, one `# key: value` a line:
   needs       accelerator, where two CPU cores would take too long
 """
 
-import argparse
 import datetime
 import json
 import re
@@ -81,12 +80,13 @@ def check(name: str, flags: list[str]) -> None:
 
 CHECK = """
 import sys
-from karpjax import errors
+from karpjax import command_line, errors
 from karpjax.commands import reproduce
 try:
   reproduce.check(sys.argv[1], sys.argv[2:])
 except errors.UsageError as error:
-  sys.exit(f'reproduce: {error}')
+  command_line.refuse('reproduce', error)
+  sys.exit(1)
 """
 
 
@@ -199,7 +199,7 @@ def record(result: dict, known: dict[str, dict]) -> None:
 def main(argv: list[str]) -> int:
   """Lists the flagfiles, or runs those that are named: 1 where a run failed, 2 for bad input."""
   about = 'Runs flagfiles of experiments/papers; other flags are passed to the experiment.'
-  parser = argparse.ArgumentParser(prog='launch.py reproduce', description=about)
+  parser = errors.Parser(prog='launch.py reproduce', description=about)
   parser.add_argument('names', nargs='*', help='flagfiles, beginnings of their names, or all; none lists them')
   parser.add_argument(
     '--runs', type=paths.expand, default='runs/papers', help='where the runs are left (default runs/papers)'
@@ -211,8 +211,8 @@ def main(argv: list[str]) -> int:
     'without names only write the table anew',
   )
   parser.add_argument('--dirty', action='store_true', help='record also where no commit holds the code that ran')
-  options, flags = parser.parse_known_args(argv)
   try:
+    options, flags = parser.parse_known_args(argv)
     known = {path.stem: read(path) for path in sorted(PAPERS.glob('*.flags'))}
     chosen = choose(options.names, known)
     if chosen and options.record and not options.dirty:
@@ -239,6 +239,7 @@ def main(argv: list[str]) -> int:
         record(results[name], known)
     except errors.UsageError as error:
       print(f'reproduce: {error}', file=sys.stderr)
-  print(*tables.table(rows({name: known[name] for name in results}, results), HEADS), sep='\n')
+  if results:
+    print(*tables.table(rows({name: known[name] for name in results}, results), HEADS), sep='\n')
   print(*(f'{name}: {known[name]["differs"]}\n' for name in results if 'differs' in known[name]), sep='', end='')
   return int(len(results) < len(chosen))

@@ -2,7 +2,6 @@
 page.
 """
 
-import argparse
 import datetime
 import fcntl
 import json
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from karpjax import paths
+from karpjax import errors, paths
 from karpjax.errors import UsageError
 from karpjax.report import page, writers
 from karpjax.report.comparison import Entry, differing, shared_metrics, tables, write
@@ -166,13 +165,16 @@ def listing(runs: list[dict[str, Any]], root: Path, width: int) -> list[str]:
 
 def runs(argv: list[str]) -> int:
   """The command line of `launch.py runs`; 2 where the folder does not exist."""
-  parser = argparse.ArgumentParser(prog='launch.py runs', description='The runs and sweeps below a folder.')
+  parser = errors.Parser(prog='launch.py runs', description='The runs and sweeps below a folder.')
   parser.add_argument('folder', nargs='?', type=paths.expand, default='runs', help='default: runs')
   parser.add_argument('--json', action='store_true', help='print each run as a line of JSON')
-  given = parser.parse_args(argv)
-  root = Path(given.folder)
-  if not root.is_dir():
-    print(f'runs: {root}: no such folder', file=sys.stderr)
+  try:
+    given = parser.parse_args(argv)
+    root = Path(given.folder)
+    if not root.is_dir():
+      raise UsageError(f'{root}: no such folder')
+  except UsageError as error:
+    print(f'runs: {error}', file=sys.stderr)
     return 2
   described = [describe(folder) for folder in find(root)]
   if given.json:
@@ -212,7 +214,7 @@ def entries_of(folders: list[Path], page_folder: Path) -> list[Entry]:
     raise UsageError('a run is given twice')
   for folder in folders:
     if not is_run(folder):
-      kind = 'a sweep, whose page compares its settings' if is_sweep(folder) else 'no run'
+      kind = f'a sweep, whose page compares its settings: {folder / "index.html"}' if is_sweep(folder) else 'no run'
       raise UsageError(f'{folder} is {kind}' if folder.is_dir() else f'{folder}: no such folder')
     if writers.read_json(folder / 'config.json').get('population'):
       raise UsageError(f'{folder} is a part of a sweep, whose page compares its settings')
@@ -244,15 +246,17 @@ def make_room(output: Path) -> None:
 
 def compare(argv: list[str]) -> int:
   """The command line of `launch.py compare`; 2 for bad input."""
-  parser = argparse.ArgumentParser(prog='launch.py compare', description='Runs side by side, in one page.')
-  parser.add_argument('workdir', nargs='+', type=paths.expand)
+  parser = errors.Parser(prog='launch.py compare', description='Runs side by side, in one page.')
+  parser.add_argument('workdir', nargs='*', type=paths.expand)
   parser.add_argument(
     '--output', type=paths.expand, default='', help="the page's folder; default: runs/compare/DATE-TIME"
   )
-  given = parser.parse_args(argv)
-  folders = [Path(folder) for folder in given.workdir]
-  output = Path(given.output or f'runs/compare/{datetime.datetime.now():%Y%m%d-%H%M%S}')
   try:
+    given = parser.parse_args(argv)
+    if not given.workdir:
+      raise UsageError('which runs? python launch.py compare WORKDIR WORKDIR …')
+    folders = [Path(folder) for folder in given.workdir]
+    output = Path(given.output or f'runs/compare/{datetime.datetime.now():%Y%m%d-%H%M%S}')
     entries = entries_of(folders, output)
     make_room(output)
   except UsageError as error:

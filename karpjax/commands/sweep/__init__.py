@@ -25,15 +25,10 @@ from karpjax.report import writers
 from karpjax.train import run_dir
 
 
-class _Parser(argparse.ArgumentParser):
-  def error(self, message):
-    raise errors.UsageError(message)
-
-
 def arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   """The sweep's own options, and the flags of the experiment; raises UsageError for an option without its value."""
   how = argparse.RawDescriptionHelpFormatter
-  parser = _Parser(prog='launch.py sweep', description=__doc__, formatter_class=how, allow_abbrev=False)
+  parser = errors.Parser(prog='launch.py sweep', description=__doc__, formatter_class=how, allow_abbrev=False)
   axes, add = parser.add_mutually_exclusive_group(required=True).add_argument, parser.add_argument
   axes('--grid', action='append', metavar='FLAG=VALUE,…', help='an axis of the grid')
   axes('--search', action='append', metavar='FLAG=RANGE', help='log:LOW:HIGH, uniform:LOW:HIGH, or values')

@@ -248,7 +248,8 @@ def lines(sweep: Sweep) -> list[str]:
     drawn = ', '.join(f'{name} from {axis.text}' for name, axis in sweep.axes.items())
     return [f'search: {sweep.trials} settings of {sweep.experiment}{shared}: {drawn}']
   programs, vmapped = parts(sweep), [*sweep.traced, *['seeds'] * (seeds > 1)]
-  text = f'sweep: {sum(map(len, programs))} settings × {seeds} seeds of {sweep.experiment}, in {len(programs)} programs'
+  each, s = f' × {seeds} seeds' * (seeds > 1), 's' * (len(programs) > 1)
+  text = f'sweep: {sum(map(len, programs))} settings{each} of {sweep.experiment}, in {len(programs)} program{s}'
   fixed = [name for name, axis in sweep.axes.items() if name not in sweep.traced and len(axis.values) > 1]
   about = [f'vmapped, in one program: {", ".join(vmapped)}'] if vmapped else []
   about += [f'one program each, as they change the program itself: {", ".join(fixed)}'] if fixed else []
