@@ -77,8 +77,14 @@ def main(argv: list[str]) -> int:
     return module('karpjax.commands.use').main(name, rest)
   if os.path.isdir(name) and not rest:
     return module('karpjax.commands.use').describe(Path(name))
-  near = module('karpjax.errors').nearest(name, [*known, *COMMANDS, *verbs])
-  print(f'launch.py: unknown experiment {name!r}.{near}', file=sys.stderr)
+  if name.startswith('-'):
+    why = f'{name} stands behind a name: python launch.py NAME {name}'
+  elif '/' in name:
+    why = f'{name}: no such folder'
+  else:
+    near = module('karpjax.errors').nearest(name, [*known, *COMMANDS, *LISTS, *verbs])
+    why = f'unknown experiment {name!r}.{near}'
+  print(f'launch.py: {why}', file=sys.stderr)
   return 2
 
 

@@ -12,7 +12,7 @@ from absl import flags
 
 from karpjax import config as configs
 from karpjax import options, paths
-from karpjax.errors import CallbackError, Diverged, UsageError, choose
+from karpjax.errors import CallbackError, Diverged, UsageError, choose, nearest
 from karpjax.train import hosts, loop, run_dir, runtime
 
 # What other programs call flags of ours.
@@ -58,7 +58,8 @@ class _Parser(flags.ArgumentParser):
     except ValueError:
       raise ValueError(f'a {"whole " if self.plain is int else ""}number is needed') from None
     if self.choices and value not in self.choices and not (self.own and options.is_own(value)):
-      raise ValueError(f'one of {", ".join(map(str, self.choices))} is needed')
+      own = ', or package.module:Class,' if self.own else ''
+      raise ValueError(f'one of {", ".join(map(str, self.choices))}{own} is needed')
     return value
 
   def flag_type(self):
@@ -83,6 +84,12 @@ def typed(argv: Sequence[str], flag: str) -> str:
   return values[-1] if values else ''
 
 
+def asks_help(argv: Sequence[str]) -> bool:
+  """Whether help is asked for, of all flags, of one or of the usual ones."""
+  known = {'--help', '-h', '-help', '--helpfull', '--helpshort'}
+  return any(x.partition('=')[0] in known for x in argv)
+
+
 def parse(config_class, argv: Sequence[str], *, base=None):
   """The Config that the flags of `argv` (without the program's name) give; others keep `base`'s values.
 
@@ -95,10 +102,13 @@ def parse(config_class, argv: Sequence[str], *, base=None):
   values = flag_values(config_class)
   try:
     rest = values(['', *argv])[1:]
+  except flags.UnrecognizedFlagError as error:
+    name, other = error.flagname, OTHER_NAMES.get(error.flagname)
+    names = ['--help', *(f'--{field.name}' for field in dataclasses.fields(config_class))]
+    near = f' Did you mean --{other}?' if other else nearest(f'--{name}', names, ' --help shows the flags.')
+    raise UsageError(f'unknown flag --{name}.{near}') from None
   except flags.Error as error:
-    unknown = getattr(error, 'flagname', '')
-    hint = f' Did you mean --{OTHER_NAMES[unknown]}?' if unknown in OTHER_NAMES else ''
-    raise UsageError(' '.join(str(error).split()) + hint) from None
+    raise UsageError(' '.join(str(error).split())) from None
   except OSError as error:
     raise UsageError(f'the flagfile cannot be read: {error}') from None
   if rest:
@@ -202,9 +212,12 @@ def check_config(config_class) -> None:
 
 
 def flagged(text: object, config_class) -> str:
-  """A message in which arguments of a Config, such as `steps=0`, read as the flags that they are: `--steps=0`."""
+  """A message in which arguments of a Config, such as `steps=0`, read as the flags that they are: `--steps=0`.
+
+  Not behind `--grid` and `--search`, where they are typed without.
+  """
   names = '|'.join(field.name for field in dataclasses.fields(config_class))
-  return re.sub(rf'(?<![\w-])({names})=', r'--\1=', str(text))
+  return re.sub(rf'(?<![\w-])(?<!--grid )(?<!--search )({names})=', r'--\1=', str(text))
 
 
 def refuse(name: str, error: UsageError, config_class=configs.Train) -> int:
@@ -222,7 +235,7 @@ def main(experiment, argv: Sequence[str]) -> int:
   try:
     config_class = complete(experiment).Config
     config_class = options.with_model(config_class, typed(argv, 'model'))
-    if {'--help', '-h', '-help', '--helpfull', '--helpshort'} & set(argv) or typed(argv, 'help'):
+    if asks_help(argv):
       which = typed(argv, 'help') or ('all' if '--helpfull' in argv else '')
       print(usage(config_class, name, experiment.__doc__ or name, which))
       return 0

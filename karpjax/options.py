@@ -140,7 +140,9 @@ def imported(module: str, whose: str = ''):
   try:
     return importlib.import_module(module)
   except ImportError as error:
-    raise UsageError(f'{whose}{module} does not import: {error}') from None
+    missing = isinstance(error, ModuleNotFoundError) and error.name == module.partition('.')[0]
+    where = '; it has to lie where you type the command, or in PYTHONPATH' if missing else ''
+    raise UsageError(f'{whose}{module} does not import: {error}{where}') from None
   except Exception as error:
     where = traceback.extract_tb(error.__traceback__)[-1]
     line = '' if isinstance(error, SyntaxError) else f' ({where.filename}, line {where.lineno})'

@@ -188,7 +188,7 @@ class Run:
     if self.trial:
       return f' of {self.trial}'
     if self.config.seeds > 1:
-      which = 'the first' if self.member is None else f'number {self.member}'
+      which = 'the first' if self.member is None else f'member {self.member}, from 0,'
       return f', of {which} of {self.config.seeds} seeds'
     return f', of seed {self.config.seed}' if self.member is not None else ''
 

@@ -44,7 +44,9 @@ def test_flagfile(tmp_path):
     (['--learning_rat=1'], 'learning_rate'),
     (['--seed=one'], 'seed=one: a whole number is needed'),
     (['--learning_rate=x'], 'learning_rate=x: a number is needed'),
-    (['--lr=1'], 'Did you mean --learning_rate'),
+    (['--lr=1'], r'unknown flag --lr. Did you mean --learning_rate\?'),
+    (['--optimizer=adam'], r'unknown flag --optimizer. Did you mean --optimiser\?$'),
+    (['--xyzzy'], 'unknown flag --xyzzy. --help shows the flags.'),
     (['--epochs=3'], 'Did you mean --steps=10epochs'),
     (['--optimiser=adamm'], 'adam'),
     (['stray'], 'stray'),
@@ -147,3 +149,35 @@ def test_an_experiment_named_like_a_command_and_one_half_written_stand_in_no_way
   assert launch.main(['runs', 'experiments']) == 0
   assert 'runs is the command; experiments/runs.py needs another name' in capsys.readouterr().err
   assert launch.main([]) == 0 and 'does not parse: ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'typed, said',
+  {
+    '--help=all': 'launch.py: --help=all stands behind a name: python launch.py NAME --help=all',
+    'runs/nothing': 'launch.py: runs/nothing: no such folder',
+    'compar': "launch.py: unknown experiment 'compar'. Did you mean compare?",
+    'compare': 'compare: which runs? python launch.py compare WORKDIR WORKDIR …',
+    'runs a b': 'runs: unrecognized arguments: b',
+    'reproduce --runs': 'reproduce: argument --runs: expected one argument',
+    'bench': 'bench: which set-up? python launch.py bench NAME, all or start; bench --help lists them',
+    'sweep regression --grid learning_rate': 'sweep: --grid learning_rate: an axis needs values, as --grid learning_rate=…',
+    'image_classification --model=mymodule:Wide': 'image_classification: --model=mymodule:Wide: mymodule does not import: '
+    "No module named 'mymodule'; it has to lie where you type the command, or in PYTHONPATH",
+  }.items(),
+)
+def test_what_is_typed_wrongly_at_the_front_door_is_said_in_one_line(typed, said, capsys):
+  assert launch.main(typed.split()) == 2 and capsys.readouterr().err == f'{said}\n'
+
+
+@pytest.mark.parametrize(
+  'typed, shown',
+  {
+    'regression --help=': '--learning_rate=number',
+    'check regression --help': 'python launch.py check NAME',
+    'bench --help': '--steps_per_call=int,…',
+    'bench mlp --help=threads': '--threads=int,…',
+  }.items(),
+)
+def test_help_is_given_wherever_it_is_asked_for(typed, shown, capsys):
+  assert launch.main(typed.split()) == 0 and shown in capsys.readouterr().out

@@ -114,7 +114,7 @@ def other_format(folder, number):
     ('predict', ['RUN', '/nowhere.png'], '/nowhere.png'),
     ('predict', ['RUN', 'IMAGE', '--top=0'], '--top=0: at least 1 is needed'),
     ('predict', ['RUN', 'IMAGE', '--top=x'], 'top'),
-    ('predict', ['RUN', 'IMAGE', '--tops=1'], "Unknown command line flag 'tops'. Did you mean: top"),
+    ('predict', ['RUN', 'IMAGE', '--tops=1'], 'unknown flag --tops. Did you mean --top?'),
     ('predict', ['RUN', 'IMAGE', '--member=-1'], '--member=-1: at least 0 is needed'),
     ('predict', ['RUN', 'IMAGE', '--checkpoint=7'], '--checkpoint=7: best, last, or one of the steps kept: '),
     ('sample', ['RUN'], 'is a run of image_classification, which cannot sample; it can predict'),

@@ -18,6 +18,7 @@ from karpjax.report import progress, tables
 from karpjax.train import checkpoint, loop
 from karpjax.train.runner import Runner
 
+USAGE = 'python launch.py check NAME [--flag=value …]'
 OVERFIT_STEPS, BLIND_STEPS = 400, 60  # at most; without inputs
 EARLIEST, LATEST, LAST = 50, 200, 10  # steps after which something should be learnt; over whose last the loss is taken
 TARGETS = {'label', 'target', 'targets'}  # the names of what is to be predicted, in the batches of experiments
@@ -250,8 +251,11 @@ def check(program, batch, *, seed: int = 0, later=()) -> dict[str, tuple[bool | 
 def main(argv: list[str]) -> int:
   """`launch.py check NAME [flags]`: prints the table; 0 where nothing failed, else 1."""
   try:
+    if command_line.asks_help(argv):
+      print(__doc__.strip(), '', f'usage: {USAGE}; NAME --help shows the flags', sep='\n')
+      return 0
     if not argv:
-      raise errors.UsageError('which experiment? python launch.py check NAME [--flag=value …]')
+      raise errors.UsageError(f'which experiment? {USAGE}')
     experiment = command_line.experiment(argv[0])
     given = command_line.parse(experiment.Config, argv[1:])
     program, data, resolved = loop.prepare(experiment, dataclasses.replace(given, seeds=1, parallel='none'))

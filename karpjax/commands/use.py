@@ -64,11 +64,11 @@ def main(name: str, argv: Sequence[str]) -> int:
   known: type = Asking
   try:
     if not folder:
-      raise errors.UsageError(f'which run? python launch.py {name} WORKDIR …')
+      raise errors.UsageError(f'which run? python launch.py {name} WORKDIR …; --help behind it shows the flags')
     runtime.set_up()
     verb = verbs.Run(folder, member=0).verb(name).verb
     known = dataclasses.make_dataclass('Flags', [], bases=(verb.options, Asking), frozen=True)
-    if '--help' in flags:
+    if command_line.asks_help(argv):
       usage = f'{verb.help}\n\nusage: python launch.py {name} WORKDIR {verb.inputs} [--flag=value …]\n'
       print(usage, *command_line.flag_lines(dataclasses.fields(known)), sep='\n')
       return 0

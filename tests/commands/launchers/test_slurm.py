@@ -180,7 +180,7 @@ WRONG = {
   '-- regresion': 'Did you mean regression?',
   '--nodes=2 -- regression': 'several tasks train together with --parallel=data',
   '--nodes=2 -- regression --parallel=pmap': 'several tasks train together with --parallel=data',
-  '-- regression --stps=5': "regression: Unknown command line flag 'stps'",
+  '-- regression --stps=5': 'regression: unknown flag --stps. Did you mean --steps?',
   '-- regression --seed=x': 'seed',
   '-- regression --workdir=/dev/null/run': 'cannot be written',
 }

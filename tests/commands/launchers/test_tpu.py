@@ -338,7 +338,7 @@ WRONG = {
   '--name=n --zone=z --project=p --': '`-- EXPERIMENT` is missing',
   'x --name=n --zone=z --project=p -- regression': "stray argument 'x'",
   '--name=n --zone=z --project=p -- regresion': 'Did you mean regression?',
-  '--name=n --zone=z --project=p -- regression --stps=5': "regression: Unknown command line flag 'stps'",
+  '--name=n --zone=z --project=p -- regression --stps=5': 'regression: unknown flag --stps. Did you mean --steps?',
   '--name=n --zone=z --project=p -- regression --seed=x': 'seed',
   '--name=n --zone=z --project=p --output=/dev/null/x -- regression': '--output=/dev/null/x cannot be written',
   '--name=n --zone=z --project=p -- regression --workdir=../x': 'home of the workers',
