@@ -157,8 +157,7 @@ class Run:
   @property
   def reads(self) -> dict[Path, str]:
     """{file: what it is} of the run's own and of those that its flags name: no verb writes over them."""
-    names = 'config.json', run_dir.DATA, writers.METRICS, 'metrics.csv', 'summary.json'
-    own = {self.folder / name: "the run's own" for name in names}
+    own = {self.folder / name: "the run's own" for name in ('config.json', *run_dir.OWN)}
     flags = (x for field, x in vars(self.config).items() if field != 'workdir' and isinstance(x, str))
     return own | {path: 'which the run was made with' for text in flags for path in paths.files_in(text)}
 

@@ -26,6 +26,7 @@ from karpjax.train.transforms import first_seed
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
 DATA = 'data.json'  # the fingerprint of the data
+OWN = (DATA, writers.METRICS, 'metrics.csv', 'summary.json', 'index.html', 'tensorboard')  # written after config.json
 DIVERGED = 'diverged.json'  # {seed: step} of those that have met NaN or infinity
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
@@ -154,9 +155,9 @@ def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict
     'choices': {'steps_per_call': runner.steps_per_call},
   }
   if hosts.is_host0():
+    writers.write_json(folder / 'config.json', description)
     if not before or not (folder / DATA).exists():
       writers.write_json(folder / DATA, data)
-    writers.write_json(folder / 'config.json', description)
   return description
 
 
@@ -181,6 +182,12 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
   return description
 
 
+def refuse_foreign(folder: Path) -> None:
+  """Raises UsageError where a folder that holds no run has something that one would write over."""
+  if there := [name for name in OWN if (folder / name).exists()]:
+    raise UsageError(f'{folder} holds no run, but {listed(there)}, which one would write over; choose another workdir')
+
+
 def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
   """The stored config.json, or None in a fresh folder.
 
@@ -191,6 +198,7 @@ def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
     UsageError: naming the flags that have changed since the run began and may not.
   """
   if configs.saved(folder) is None:
+    refuse_foreign(folder)
     return None
   before, now = stored(folder, experiment), configs.to_json(config)
   known = configs.from_json(type(config), before['flags'])  # flags that are newer had their defaults

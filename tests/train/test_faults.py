@@ -18,7 +18,7 @@ from PIL import Image
 import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
-from karpjax.commands import runs
+from karpjax.commands import runs, sweep
 from karpjax.data import bundled, fingerprint
 from karpjax.errors import Diverged, UsageError
 from karpjax.train import checkpoint, loop, run_dir
@@ -195,6 +195,20 @@ def test_data_may_move_and_what_is_new_is_said_by_its_name(empty_folder, capsys)
   Path('there').rename('here')
   assert main('--dataset=folder:here', '--workdir=run', '--steps=50') == 2
   assert '--dataset=folder:there, now folder:here' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['data.json', 'index.html', 'tensorboard/events'])
+def test_a_folder_of_other_things_is_no_workdir(name, empty_folder, capsys):
+  file = Path('own', name)
+  file.parent.mkdir(parents=True)
+  file.write_text('mine')
+  what = Path(name).parts[0]
+  line = f'own holds no run, but {what}, which one would write over; choose another workdir'
+  assert main('--workdir=own') == 2
+  assert capsys.readouterr().err == f'image_classification: {line}\n'
+  grid = '--grid learning_rate=0.1 --model=mlp --steps=2 --workdir=own'
+  assert sweep.main(['image_classification', *grid.split()]) == 2
+  assert capsys.readouterr().err == f'sweep: {line}\n' and file.read_text() == 'mine'
 
 
 def test_hosts_that_have_read_other_data_than_the_first_are_refused(tmp_path, monkeypatch):

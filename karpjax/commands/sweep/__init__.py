@@ -58,8 +58,8 @@ def main(argv: list[str]) -> int:
       study.database(sweep.storage)  # its errors
     with run_dir.claim(folder):
       print(f'workdir: {folder}', *settings.lines(sweep), sep='\n', flush=True)
-      writers.write_json(folder / run_dir.DATA, data)
       writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': sweep.asks})
+      writers.write_json(folder / run_dir.DATA, data)
       trials = outcome.ranked(study.run(sweep, folder, print), sweep)
       outcome.write_csv(trials, sweep, folder)
       print('', *outcome.lines(trials, sweep), sep='\n')

@@ -13,7 +13,7 @@ from typing import Any
 from karpjax import command_line, config, errors, optim, options
 from karpjax.data import fingerprint
 from karpjax.report import writers
-from karpjax.train import loop, prepare
+from karpjax.train import loop, prepare, run_dir
 from karpjax.train.runner import Runner
 
 Setting = dict[str, str]  # {flag: value as typed}
@@ -262,7 +262,7 @@ def refuse_changes(folder: Path, sweep: Sweep) -> None:
     raise errors.UsageError(f'{folder} holds a run, not a sweep; choose another --workdir')
   path, now = folder / 'sweep.json', writers.plain(sweep.asks)
   if not path.exists():
-    return
+    return run_dir.refuse_foreign(folder)
   try:
     old = json.loads(path.read_text())['asks']
   except (OSError, ValueError, LookupError) as error:
