@@ -22,6 +22,7 @@ from karpjax.report.tables import table
 
 NARROWEST = 24  # columns of the flags in the table
 BY_TIME = re.compile(r'\d{8}-\d{6}(-\d+)?')  # a folder's name that says nothing of the run
+TITLE = 'Comparison of runs'  # of the page
 TELLING = 'model', 'environment', 'dataset', 'optimiser', 'learning_rate', 'batch_size'  # the flags that say most
 
 
@@ -232,10 +233,13 @@ def make_room(output: Path) -> None:
   """Removes the curves of an earlier comparison, which need not be of these metrics.
 
   Raises:
-    UsageError: where the folder is a run's or a sweep's, whose page would be lost, or cannot be written.
+    UsageError: where the folder has another page, as a run's, which would be lost, or cannot be written.
   """
   if is_run(output) or is_sweep(output):
     raise UsageError(f'--output={output} holds a run, with a page of its own; choose another folder')
+  before = output / 'index.html'
+  if before.exists() and TITLE not in before.read_text(errors='replace'):
+    raise UsageError(f'--output={output} has a page that is no comparison; choose another folder')
   try:
     (output / 'plots').mkdir(parents=True, exist_ok=True)
     for curve in (output / 'plots').glob('curve_*.png'):
@@ -264,5 +268,5 @@ def compare(argv: list[str]) -> int:
     return 2
   for name, (rows, heads, note) in tables(entries).items():
     print(*table(rows, (name.lower(), *heads[1:])), *([note] if note else []), '', sep='\n')
-  print(f'page: {write(entries, output, "Comparison of runs")}')
+  print(f'page: {write(entries, output, TITLE)}')
   return 0

@@ -130,13 +130,17 @@ def test_a_comparison_takes_no_place_of_a_runs_page_and_keeps_no_old_curves(tmp_
   part = make(tmp_path / 'part-001', test=0.25)
   (part / 'config.json').write_text('{"experiment": "x", "flags": {}, "population": {"seeds": [0], "hyper": {}}}')
   (tmp_path / 'file').touch()
+  (tmp_path / 'own').mkdir()
+  (tmp_path / 'own/index.html').write_text('mine')
   for folders, output, message in (
     ((a, b), a, 'holds a run, with a page of its own'),
+    ((a, b), tmp_path / 'own', 'has a page that is no comparison'),
     ((a, b), tmp_path / 'file', 'cannot be written'),
     ((a, part), tmp_path / 'page', 'is a part of a sweep'),
   ):
     assert runs.compare([*map(str, folders), f'--output={output}']) == 2
     assert message in capsys.readouterr().err
+  assert (tmp_path / 'own/index.html').read_text() == 'mine'
   old = tmp_path / 'page' / 'plots' / 'curve_of_another.png'
   old.parent.mkdir(parents=True)
   old.touch()
