@@ -33,8 +33,8 @@ def noted() -> Iterator[dict[str, str]]:
 
 
 def note(files: Iterable[str | Path], folder: str | Path | None = None) -> None:
-  """Says that files are read; by default they are named from the folder that holds them all."""
-  reading, files = _reading.get(), [os.path.abspath(file) for file in files]
+  """Says that files are read, of which a pipe is none; by default they are named from the folder that holds them all."""
+  reading, files = _reading.get(), [os.path.abspath(file) for file in files if os.path.isfile(file)]
   if reading is not None and files:
     folder = folder or os.path.commonpath({os.path.dirname(file) for file in files})
     reading.update(dict.fromkeys(files, os.path.abspath(folder)))

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -141,6 +143,15 @@ def test_the_same_files_elsewhere_are_the_same_data(resident_mb, tmp_path):
   assert changed(before, kept(module, **there)) == (renamed if resident_mb == 0 else [])
   picture(tmp_path / 'there/pets/cat/00.png', 0, 7)
   assert changed(before, kept(module, **there)) == renamed
+
+
+def test_a_pipe_is_read_once(tmp_path):
+  os.mkfifo(tmp_path / 'pipe')
+  writer = threading.Thread(target=(tmp_path / 'pipe').write_text, args=('abab cdcd ' * 9,))
+  writer.start()
+  found, _ = kept(language_model, dataset=f'text:{tmp_path / "pipe"}', context=4)
+  writer.join()
+  assert found['files'] == {} and found['splits']['train']['text']
 
 
 def test_of_many_files_the_folder_is_named(tmp_path, monkeypatch):
