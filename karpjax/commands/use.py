@@ -38,7 +38,8 @@ def describe(folder: Path) -> int:
   numbers = run.summary
   state = f'best {run.trial}' if run.trial else 'finished' if numbers else 'not finished'
   lines = [f'{folder}: a {"sweep" if run.trial else "run"} of {run.stored["experiment"]}, {state}']
-  lines += ['  ' + run.stored['command'], '']
+  command = writers.read_json(folder / 'sweep.json').get('command') or run.stored['command']  # a part's is of a program
+  lines += [f'  {command}', '']
   metrics = [name for name in numbers if name.startswith(('test/', 'validation/'))]
   table = tables.last_and_best(numbers, metrics, page.figure)
   lines += [f'  {line}' for line in tables.table(*table)] if metrics else []

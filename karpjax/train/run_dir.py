@@ -171,7 +171,7 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
     raise UsageError(f'{folder}: no such folder')
   description = configs.saved(folder)
   if description is None:
-    raise UsageError(f'{folder} is no run: it holds no config.json')
+    raise UsageError(f'{folder} is no run: it holds no config.json; launch.py runs {folder} lists what is below it')
   version = description.get('format', 1)
   if version != FORMAT:
     age = 'a newer' if version > FORMAT else 'an older'
