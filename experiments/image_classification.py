@@ -1,7 +1,7 @@
 """Image classification, from LeCun 1989 to ResNet and the Vision Transformer.
 
 python launch.py image_classification                                      # scikit-learn's digits, bundled
-python launch.py image_classification --dataset=mnist --data_dir=DIR       # any TFDS image set that is prepared
+python launch.py image_classification --dataset=mnist --data_dir=DIR       # as published, or any image set of TFDS
 python launch.py image_classification --dataset=folder:PATH --image_size=64 --model=resnet20
 python launch.py image_classification --model=vit --optimiser=adamw --learning_rate=3e-3 --schedule=cosine --warmup=50
 python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds

@@ -89,7 +89,7 @@ class Train:
 
   batch_size: int = data_flag(128, 'Examples in one step, over all devices; 0: the whole train split.', low=0)
   data_dir: str = data_flag(
-    '', 'Folder of TFDS sets, usps.npz, …. Default: ~/tensorflow_datasets.', may_change=True, path=True
+    '', 'Folder of published files and of sets of TFDS. Default: ~/tensorflow_datasets.', may_change=True, path=True
   )
   validation: float = data_flag(
     0.1, 'Fraction (below 1) or number of training examples held out where the set has no validation split.', low=0

@@ -18,7 +18,7 @@ class Flags:
   """The flags of experiments on images."""
 
   dataset: str = configs.flag(
-    'digits', f'{", ".join(bundled.NAMES)}, folder:PATH, or a prepared set of TFDS such as mnist.', path=True
+    'digits', f'{", ".join(bundled.NAMES)}, folder:PATH, or mnist, cifar10, …: as published, or of TFDS.', path=True
   )
   image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0, high=2**14)
   channels: int = configs.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
