@@ -79,6 +79,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     start, carry, information = checkpoints.restore(runner.shapes) or (0, None, {})
     finished = start == config.steps and hosts.run_on_host0(lambda: run_dir.summary(folder, start))
     if finished:
+      hosts.run_on_host0(lambda: run_dir.keep_places(folder, stored, config))
       say(f'this run is finished: {start} steps; its numbers are in {folder / "summary.json"}')
       return Summary(finished, carry.state, folder)
     if carry:

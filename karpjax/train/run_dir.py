@@ -161,6 +161,13 @@ def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict
   return description
 
 
+def keep_places(folder: Path, before: dict, config) -> None:
+  """Writes into a finished run's config.json where its data lie now."""
+  now = {name: getattr(config, name) for name in ('dataset', 'data_dir') if hasattr(config, name)}
+  if before['flags'] != before['flags'] | now:
+    writers.write_json(folder / 'config.json', before | {'flags': before['flags'] | now})
+
+
 def stored(folder: str | Path, experiment: str = '') -> dict:
   """The config.json of a run's folder.
 

@@ -185,7 +185,10 @@ def test_data_may_move_and_what_is_new_is_said_by_its_name(empty_folder, capsys)
   assert main('--dataset=folder:here', '--workdir=run') == 0
   Path('here').rename('there')
   assert main('--dataset=folder:there', '--workdir=run', '--steps=40') == 0
-  assert karpjax.open('run').evaluate()
+  for place in ('here', 'there'):  # of a finished run too
+    Path('there' if place == 'here' else 'here').rename(place)
+    assert main(f'--dataset=folder:{place}', '--workdir=run', '--steps=40') == 0
+    assert karpjax.open('run').evaluate()
   assert main('--dataset=digits', '--workdir=run', '--steps=50') == 2
   assert '--dataset=folder:there, now digits' in capsys.readouterr().err
   shutil.copy('there/0/0.png', 'there/0/new.png')  # all durations in epochs are others too
