@@ -55,15 +55,16 @@ class RunningMoments:
 
   @classmethod
   def init(cls, shape: tuple[int, ...]) -> 'RunningMoments':
-    """Nothing seen: mean 0 and variance 1, as if from a thousandth of an example."""
+    """Nothing seen: mean 0 and, as if from a thousandth of an example, variance 1."""
     return cls(jnp.full((), 1e-3), jnp.zeros(shape), jnp.ones(shape))
 
   def update(self, x, mask) -> 'RunningMoments':
     """With x [*lead, *shape] as well, as `moments` (Chan, Golub & LeVeque 1983, eq. 2.1)."""
     mean, variance, count = moments(x, mask)
-    whole, delta = self.count + count, mean - self.mean
+    before = jnp.where(self.count < 1, mean, self.mean)  # the first mean is no example, which would widen the variance
+    whole, delta = self.count + count, mean - before
     squares = self.count * self.variance + count * variance + jnp.square(delta) * self.count * count / whole
-    return RunningMoments(whole, self.mean + delta * count / whole, squares / whole)
+    return RunningMoments(whole, before + delta * count / whole, squares / whole)
 
   def standardise(self, x):
     """(x - mean) / deviation, clipped to ± 10."""
