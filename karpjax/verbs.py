@@ -262,7 +262,8 @@ def _evaluate(run: Run, chosen):
 EVALUATE = Verb(
   "A split's metrics, of the run's weights.", _evaluated, _evaluate,
   lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}],
-  options=Evaluation, show=lambda numbers: ''.join(f'{name:28} {x:.4f}\n' for name, x in numbers.items()),
+  options=Evaluation,
+  show=lambda numbers: ''.join(f'{name:{max(28, *map(len, numbers))}} {x:.4f}\n' for name, x in numbers.items()),
 )  # fmt: skip
 
 

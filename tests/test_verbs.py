@@ -204,3 +204,9 @@ def test_what_a_member_writes_is_named_by_it_and_other_members_keep_theirs(folde
   Path('sweep/trials.csv').write_text(f'trial,lr,status,folder,member\n2,1,done,{folder},\n1,2,done,{folder},\n')
   for asked, own in (({}, '_trial_2'), ({'trial': 1, 'member': 1}, '_trial_1_member_1')):
     assert written(play, karpjax.open('sweep', **asked)) == [str(folder / 'plots' / f'episode_0{own}.gif')]
+
+
+def test_the_numbers_of_an_evaluation_stand_under_each_other():
+  names = 'test/loss', 'train/stochastic_episode_return_deviation'
+  lines = verbs.EVALUATE.show(dict.fromkeys(names, 1.5)).splitlines()
+  assert [line.split() for line in lines] == [[name, '1.5000'] for name in names] and len(set(map(len, lines))) == 1
