@@ -177,6 +177,7 @@ def test_what_is_typed_wrongly_at_the_front_door_is_said_in_one_line(typed, said
     'check regression --help': 'python launch.py check NAME',
     'bench --help': '--steps_per_call=int,…',
     'bench mlp --help=threads': '--threads=int,…',
+    'slurm --help=nodes': '--nodes=int',
   }.items(),
 )
 def test_help_is_given_wherever_it_is_asked_for(typed, shown, capsys):

@@ -21,10 +21,10 @@ def main(argv: list[str], kind: type, about: str, example: str, launch: Callable
   """
   name, at = kind.__name__.lower(), argv.index('--') if '--' in argv else len(argv)
   own, given = argv[:at], argv[at + 1 :]
-  if {'--help', '-h'} & set(own):
-    print(command_line.usage(kind, name, about))
-    return 0
   try:
+    if command_line.asks_help(own):
+      print(command_line.usage(kind, name, about, command_line.typed(own, 'help') or 'all'))
+      return 0
     if not given:
       example = f'launch.py {name} {example} -- image_classification --steps=100'
       raise errors.UsageError(f'`-- EXPERIMENT` is missing: type {example}')
