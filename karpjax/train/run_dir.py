@@ -189,6 +189,11 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
   return description
 
 
+def elsewhere(folder: Path, old: str, new: str) -> bool:
+  """Whether a `dataset` may be the old one at another place: `refuse_other_data` tells."""
+  return bool(writers.read_json(folder / DATA)) and paths.kind(old) == paths.kind(new)
+
+
 def refuse_foreign(folder: Path) -> None:
   """Raises UsageError where a folder that holds no run has something that one would write over."""
   if there := [name for name in OWN if (folder / name).exists()]:
@@ -210,14 +215,14 @@ def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
   before, now = stored(folder, experiment), configs.to_json(config)
   known = configs.from_json(type(config), before['flags'])  # flags that are newer had their defaults
   old, changed = configs.to_json(configs.settled(known)), []
-  alike, kept = before['spec'].get('examples') == spec.examples, writers.read_json(folder / DATA)
+  alike = before['spec'].get('examples') == spec.examples
   for field in dataclasses.fields(config):
     name = field.name
     if configs.metadata(field)['may_change'] or old[name] == now[name]:
       continue
     if field.type in (configs.Duration, tuple[configs.Duration, ...]) and not (alike and name in before['flags']):
       continue  # before not yet in steps, or in those of other data
-    if name == 'dataset' and kept and paths.kind(old[name]) == paths.kind(now[name]):
+    if name == 'dataset' and elsewhere(folder, old[name], now[name]):
       continue
     if name == 'steps' and now['steps'] > old['steps'] and config.schedule in optim.INDEPENDENT_OF_STEPS:
       continue

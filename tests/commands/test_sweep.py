@@ -1,5 +1,6 @@
 """A sweep's members are the runs they stand for; what one asks wrongly is said first; what fails loses nothing else."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -20,6 +21,7 @@ from karpjax import command_line, config, errors, population
 from karpjax.commands import sweep, use
 from karpjax.commands.sweep import __main__ as program
 from karpjax.commands.sweep import outcome, processes, settings, study
+from karpjax.report import writers
 from karpjax.train import loop, weights
 
 TINY = dict(
@@ -115,6 +117,20 @@ def parts(*argv):
   asks = asked(*argv)
   settings.check(asks)
   return settings.parts(asks), settings.lines(asks)
+
+
+def test_a_grid_goes_on_where_its_data_have_moved(tmp_path):
+  write = lambda name, content: (tmp_path / name).write_text(json.dumps(content))
+  grid = '--grid', 'learning_rate=0.1,0.2'
+  write('sweep.json', {'asks': writers.plain(asked(*grid, '--dataset=folder:here').asks)})
+  for kept, place, fine in (
+    ({}, 'folder:there', False),
+    ({'splits': {}}, 'folder:there', True),
+    ({'splits': {}}, 'digits', False),
+  ):
+    write('data.json', kept)
+    with contextlib.nullcontext() if fine else pytest.raises(errors.UsageError, match='--dataset was folder:here, now'):
+      settings.refuse_changes(tmp_path, asked(*grid, f'--dataset={place}'))
 
 
 def test_traced_axes_share_a_program_and_the_others_do_not():

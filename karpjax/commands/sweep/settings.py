@@ -267,7 +267,9 @@ def refuse_changes(folder: Path, sweep: Sweep) -> None:
     old = json.loads(path.read_text())['asks']
   except (OSError, ValueError, LookupError) as error:
     raise errors.UsageError(f'{path} cannot be read: {error}') from None
-  changed = [f'{n} was {old.get(n)}, now {now.get(n)}' for n in old | now if old.get(n) != now.get(n)]
+  moved = lambda name, x, y: name == '--dataset' and not sweep.trials and x and y and run_dir.elsewhere(folder, x, y)
+  different = [n for n in old | now if old.get(n) != now.get(n) and not moved(n, old.get(n), now.get(n))]
+  changed = [f'{n} was {old.get(n)}, now {now.get(n)}' for n in different]
   if changed:
     what = '; '.join(changed)
     raise errors.UsageError(f'{folder} holds another sweep: {what}. Ask the same, or give another --workdir')
