@@ -68,6 +68,18 @@ def unusable(error: OSError) -> str:
   return full_disk(error) or other
 
 
+@contextlib.contextmanager
+def full_disk_said() -> Iterator[None]:
+  """SystemExit, a line and exit code 1, for the first write that fails."""
+  try:
+    yield
+  except BrokenPipeError:  # the reader has gone
+    raise
+  except OSError as error:
+    text = f'stopped: {unusable(error)}'
+    raise SystemExit(f'{text}. What was saved is intact; the same command goes on from there') from None
+
+
 def check_text(what: str, text: str) -> None:
   """Refuses a text with bytes that are not of the encoding it was read in, which Python keeps as lone surrogates."""
   try:

@@ -34,7 +34,7 @@ from karpjax import command_line, errors, options
 from karpjax.bench import measure, results, start
 from karpjax.bench import setup as setups
 from karpjax.bench.start import bench_flag
-from karpjax.train import run_dir
+from karpjax.train import commits
 
 TOLERANCE = 1e-4  # relative, of the first losses
 RECORDED_ROUNDS = 7
@@ -96,7 +96,7 @@ def bench_all(flags: All) -> tuple[list[dict], int]:
   if flags.record and flags.rounds < RECORDED_ROUNDS:
     why = f'a recorded row needs at least {RECORDED_ROUNDS}; record=false only prints'
     raise errors.UsageError(f'rounds={flags.rounds}: {why}')
-  about = {'date': datetime.date.today().isoformat(), 'git': run_dir.git_revision(measure.ROOT)}
+  about = {'date': datetime.date.today().isoformat(), 'git': commits.current(measure.ROOT)}
   about['machine'] = flags.machine or measure.machine.name()
   lines, code = [], 0
   for name in flags.only or setups.NAMES:

@@ -121,9 +121,9 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
 
 def refuse_dirty() -> None:
   """Raises UsageError where no commit holds the code from which a row would be recorded."""
-  from karpjax.train import run_dir
+  from karpjax.train import commits
 
-  revision = run_dir.git_revision(ROOT)
+  revision = commits.current(ROOT)
   if revision is None or revision.endswith('-dirty'):
     why = 'is not under git' if revision is None else f'differs from its commit {revision.removesuffix("-dirty")}'
     raise errors.UsageError(f'nothing is recorded: the checkout {why}; commit its code and flagfiles, or give --dirty')
@@ -132,9 +132,9 @@ def refuse_dirty() -> None:
 def refuse_older(name: str, workdir: Path) -> None:
   """Raises UsageError where a workdir holds a run that another commit began: what goes on there is no evidence of this one."""
   from karpjax import config
-  from karpjax.train import run_dir
+  from karpjax.train import commits
 
-  before, now = config.saved(workdir), run_dir.git_revision(ROOT)
+  before, now = config.saved(workdir), commits.current(ROOT)
   if before and before.get('git') != now:
     text = (
       f'{name} is not recorded: the run in {workdir} is of {before.get("git") or "an unknown commit"}, not of {now}'

@@ -7,7 +7,6 @@ import fcntl
 import importlib.metadata
 import math
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, listed
 from karpjax.errors import UsageError
 from karpjax.report import page, plots, progress, writers
-from karpjax.train import checkpoint, hosts
+from karpjax.train import checkpoint, commits, hosts
 from karpjax.train.transforms import first_seed
 
 FORMAT = 2  # of what a run's folder holds; another one is refused
@@ -63,7 +62,7 @@ def claim(folder: Path) -> Iterator[Path]:
     except OSError:
       raise UsageError(f'another process is at work in {folder}; wait for it, or choose another workdir') from None
 
-  with full_disk_said(), locks:
+  with errors.full_disk_said(), locks:
     try:
       hosts.run_on_host0(lock)
       yield folder
@@ -75,18 +74,6 @@ def claim(folder: Path) -> Iterator[Path]:
           with contextlib.suppress(OSError):  # where it is not empty
             path.rmdir()
       raise
-
-
-@contextlib.contextmanager
-def full_disk_said() -> Iterator[None]:
-  """SystemExit, a line and exit code 1, for the first write that fails."""
-  try:
-    yield
-  except BrokenPipeError:  # the reader has gone
-    raise
-  except OSError as error:
-    text = f'stopped: {errors.unusable(error)}'
-    raise SystemExit(f'{text}. What was saved is intact; the same command goes on from there') from None
 
 
 @contextlib.contextmanager
@@ -105,23 +92,6 @@ def failure_said(folder: Path) -> Iterator[None]:
 
 
 # ---- config.json ----
-
-
-def git_revision(folder: Path = Path(__file__).parent) -> str | None:
-  """The commit of the checkout that a folder is in, with -dirty where code or flagfiles differ from it; None outside of git."""
-  ask = lambda *words: subprocess.run(['git', '-C', str(folder), *words], **options).stdout.strip()
-  options = {'capture_output': True, 'text': True, 'timeout': 5, 'check': True}
-  try:
-    changed = ask('status', '--porcelain', '--', ':(top)*.py', ':(top)*.flags')
-    return ask('describe', '--always') + ('-dirty' if changed else '')
-  except (OSError, subprocess.SubprocessError):
-    return None
-
-
-def _revisions(folder: Path) -> str | None:
-  """The commits of the code that a run has come from, one after the other; None where none is known."""
-  known = (configs.saved(folder) or {}).get('git') or ''
-  return ', '.join(dict.fromkeys(filter(None, [*known.split(', '), git_revision()]))) or None
 
 
 def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict, data: dict) -> dict:
@@ -148,7 +118,7 @@ def describe(folder: Path, experiment: str, runner, compiled: dict, before: dict
     'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
     'devices': [str(d) for d in jax.devices()],
     'device_kind': jax.local_devices()[0].device_kind,
-    'git': _revisions(folder),
+    'git': commits.of_run(folder),
     'parameters': [{'name': name, 'shape': list(x.shape), 'count': math.prod(x.shape)} for name, x in shapes],
     'compiled': compiled,
     'population': population and dataclasses.asdict(population),

@@ -8,7 +8,7 @@ import pytest
 
 from karpjax import errors
 from karpjax.commands import reproduce
-from karpjax.train import run_dir
+from karpjax.train import commits
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def papers(tmp_path, monkeypatch):
   ours = {'test/error': {'mean': 0.25, 'std': 0.01, 'values': [0.24, 0.26]}}
   result = lambda paper, *_: {'name': paper['name'], 'ours': ours, 'seeds': 2, 'seconds': 90, 'git': 'abc1234'}
   monkeypatch.setattr(reproduce, 'run', result)
-  monkeypatch.setattr(run_dir, 'git_revision', lambda *_: 'abc1234')
+  monkeypatch.setattr(commits, 'current', lambda *_: 'abc1234')
   return tmp_path
 
 
@@ -122,7 +122,7 @@ def test_a_row_that_is_refused_is_not_trained(papers, monkeypatch, tmp_path):
 
 def test_a_dirty_checkout_records_nothing_unless_told(papers, monkeypatch, capsys):
   for revision, why in (('abc1234-dirty', 'differs from its commit abc1234;'), (None, 'is not under git;')):
-    monkeypatch.setattr(run_dir, 'git_revision', lambda *_: revision)
+    monkeypatch.setattr(commits, 'current', lambda *_: revision)
     assert reproduce.main(['one', '--record']) == 2 and not reproduce.RESULTS.exists()
     out, err = capsys.readouterr()
     assert not out and err.count('\n') == 1 and why in err and '--dirty' in err
@@ -142,33 +142,33 @@ def test_a_run_that_another_commit_began_is_no_evidence_of_this_one(papers, caps
 
 def test_a_revision_is_that_of_code_and_flagfiles(tmp_path):
   git = lambda *words: subprocess.run(['git', '-C', tmp_path, *words], check=True, capture_output=True)
-  assert run_dir.git_revision(tmp_path) is None
+  assert commits.current(tmp_path) is None
   git('init')
   for name in ('papers/a.flags', 'papers/README.md', 'karpjax/b.py'):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text('1')
   git('add', '.')
   git('-c', 'user.name=a', '-c', 'user.email=a@b', 'commit', '-m', 'one')
-  clean = run_dir.git_revision(tmp_path / 'karpjax')
+  clean = commits.current(tmp_path / 'karpjax')
   assert len(clean) >= 7 and 'dirty' not in clean
   (tmp_path / 'papers' / 'README.md').write_text('2')  # what recording writes
   (tmp_path / 'papers' / 'results.jsonl').write_text('2')
-  assert run_dir.git_revision(tmp_path) == clean
+  assert commits.current(tmp_path) == clean
   for name in ('papers/a.flags', 'karpjax/b.py', 'karpjax/new.py'):
     before = (tmp_path / name).read_text() if (tmp_path / name).exists() else None
     (tmp_path / name).write_text('2')
-    assert run_dir.git_revision(tmp_path) == f'{clean}-dirty', name
+    assert commits.current(tmp_path) == f'{clean}-dirty', name
     (tmp_path / name).write_text(before) if before else (tmp_path / name).unlink()
-  assert run_dir.git_revision(tmp_path) == clean
+  assert commits.current(tmp_path) == clean
 
 
 def test_a_run_that_goes_on_keeps_the_commits_it_came_from(tmp_path, monkeypatch):
   for now, known in (('abc', 'abc'), ('abc', 'abc'), ('def', 'abc, def'), (None, 'abc, def'), ('abc', 'abc, def')):
-    monkeypatch.setattr(run_dir, 'git_revision', lambda now=now: now)
-    git = run_dir._revisions(tmp_path)
+    monkeypatch.setattr(commits, 'current', lambda now=now: now)
+    git = commits.of_run(tmp_path)
     assert git == known
     (tmp_path / 'config.json').write_text(json.dumps({'git': git}))
-  assert run_dir._revisions(tmp_path / 'other') == 'abc'
+  assert commits.of_run(tmp_path / 'other') == 'abc'
 
 
 def test_a_result_without_a_commit_says_so(papers):
