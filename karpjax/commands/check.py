@@ -143,8 +143,8 @@ def overfits_one_batch(program, state, batch) -> Result:
 )
 def learns(program, state, batch, later) -> Result:
   """The training loss of the last of `later`, the run's first batches, is under that of such a guess."""
-  if program.uninformed_loss is None:
-    raise NotApplicable('no uninformed loss is known')
+  if not program.uninformed_loss:
+    raise NotApplicable('no uninformed loss above 0 is known')
   pairs = []
   for each in later:
     state, metrics = program.step(state, each)

@@ -83,7 +83,7 @@ class Guess:
 
   def __init__(self, start: int, loss: float | None, config, say):
     self.loss, self.config, self.say = loss, config, say
-    self.step, self.silent = start, loss is None or start >= EARLY * config.steps
+    self.step, self.silent = start, not loss or start >= EARLY * config.steps  # nothing is better than 0
 
   def append(self, row: dict) -> None:
     before, self.step = self.step, row['step']

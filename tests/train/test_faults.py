@@ -21,6 +21,7 @@ from karpjax import command_line, config
 from karpjax.commands import runs, sweep
 from karpjax.data import bundled, fingerprint
 from karpjax.errors import Diverged, UsageError
+from karpjax.report import progress
 from karpjax.train import checkpoint, loop, run_dir
 
 ROOT = Path(__file__).parents[2]
@@ -368,6 +369,14 @@ def test_a_run_that_learns_no_more_than_a_guess_says_so_once(losses, seeds, said
   lines = [line for line in said if 'no better than' in line]
   assert len(lines) == (said_of is not None)
   assert not lines or (said_of in lines[0] and 'learning_rate (now 0.3) or warmup=10%' in lines[0])
+
+
+def test_no_run_is_told_to_be_better_than_a_loss_of_0():
+  said = []
+  guess = progress.Guess(0, -0.0, config.Train(steps=10), said.append)
+  for step in (1, 2):
+    guess.append({'step': step, 'train/loss': 0.0})
+  assert not said
 
 
 def test_what_a_report_returns_is_said_at_the_end(tmp_path):
