@@ -57,12 +57,12 @@ def _train(program, state, batch, steps: int):
 
 
 def _minimise(program, state, batch, steps: int, below: float = 0) -> list[float]:
-  """The losses of so many steps on one batch, until one is under `below` of the first."""
+  """The losses of so many steps on one batch, all with the draws of the first, until one is under `below` of the first."""
   if 'loss' not in jax.eval_shape(program.step, state, batch)[1]:  # players have one each
     raise NotApplicable('its step minimises no single loss')
-  losses = []
+  losses, first = [], state.step
   while len(losses) < steps and not (losses and losses[-1] < below * losses[0]):
-    state, metrics = program.step(state, batch)
+    state, metrics = program.step(state.replace(step=first), batch)
     losses.append(float(metrics['loss'][0] / metrics['loss'][1]))
   return losses
 
@@ -128,7 +128,7 @@ def gradients_reach_all(program, state, batch) -> Result:
   'Not even one batch is learnt: try learning_rate ten times lower or higher, no dropout; are labels in order?',
 )
 def overfits_one_batch(program, state, batch) -> Result:
-  """The same batch again and again: the training loss falls to under a tenth."""
+  """The same batch, masked and augmented alike, again and again: the training loss falls to under a tenth."""
   if program.loss_floor:
     raise NotApplicable('its loss has a floor above 0')
   few = {n: x[: min(16, len(x))] for n, x in batch.items()}
