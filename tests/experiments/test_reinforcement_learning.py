@@ -164,6 +164,7 @@ LEARNT = {
     dict(
       train_frequency=1, replay_batch=64, buffer=10_000, learning_starts=200, widths=(32, 32), steps='3000', target_every=400,
       learning_rate=1e-3, exploration_steps=8000, double=False, dueling=False, n_step=1, priority=0.0, atoms=0,
+      lowest=-100.0,
     ),
   ),
   'es': ('es', 150, dict(batch_size=32, worlds=1, steps='60')),
@@ -172,7 +173,8 @@ LEARNT = {
     'sac', -400,
     dict(
       algorithm=algorithm, batch_size=4, train_frequency=1, replay_batch=128, buffer=20_000, learning_starts=1000,
-      widths=(64, 64), steps='5000', updates=2, tau=0.005, exploration=0.2,
+      widths=(64, 64), steps='5000', updates=2, tau=0.005,
+      exploration=0.1 if algorithm == 'sac' else 0.2,  # SAC has none
     ),
   )
   for algorithm in ('sac', 'td3', 'ddpg')
