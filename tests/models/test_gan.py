@@ -220,7 +220,7 @@ def test_an_sngan_makes_many_samples_of_a_class_and_others_of_another(norm):
   )
   z, labels = jax.random.normal(jax.random.key(1), (4, 5)), jnp.array([0, 0, 1, 1])
   variables = perturbed(generator, z, labels)
-  shapes = {name: {n: x.shape for n, x in layer.items()} for name, layer in variables['params'].items()}
+  shapes = {name: {n: x.shape for n, x in layer.items()} for name, layer in nn.meta.unbox(variables['params']).items()}
   if norm == 'batch':  # nothing beside the latent; a row for each class in every norm
     norms = {'block1_norm1': 8, 'block1_norm2': 8, 'block2_norm1': 8, 'block2_norm2': 4, 'norm': 4}
     assert {n: x for n, x in shapes.items() if 'norm' in n} == {
