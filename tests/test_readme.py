@@ -67,7 +67,7 @@ def test_the_complete_example_takes_all_commands(sine):
   assert swept.returncode == 0 and 'best: trial 2' in swept.stdout, swept.stderr
   assert (sine / 'runs' / 's' / 'index.html').exists()
   of_best = run('evaluate', 'runs/s')
-  assert of_best.returncode == 0 and 'of trial 2: --learning_rate=1e-2' in of_best.stderr
+  assert of_best.returncode == 0 and 'of trial 2: learning_rate=1e-2' in of_best.stderr
   refused = run('predict', 'runs/sine', 'x')
   assert refused.returncode == 2
   assert refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it can evaluate\n'
