@@ -45,7 +45,7 @@ class Start(Common):
   """The flags of `bench start`."""
 
   only: tuple[str, ...] = bench_flag((), 'These rows; else all.')
-  data_dir: str = bench_flag('', 'Where lecun1989 finds its data, as for its experiment.', path=True)
+  data_dir: str = bench_flag('', 'The folder where lecun1989 finds its data, as its experiment has it.', path=True)
 
 
 @dataclasses.dataclass(frozen=True)
