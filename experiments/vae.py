@@ -30,7 +30,7 @@ MODELS = {'vae': vae.VAE}
 SHOWN = 16  # images beside their reconstructions
 
 
-@config.defaults(steps='100epochs', eval_every='10epochs', checkpoint_every='10epochs')
+@config.defaults(learning_rate=3e-3, steps='100epochs', eval_every='10epochs', checkpoint_every='10epochs')
 class Config(config.Train, images.Flags, config.model_flags(MODELS)):
   binarise: bool = config.flag(True, 'Draw each pixel as 0 or 1 by its grey value, anew at each step.')
   importance_samples: int = config.flag(50, 'Samples of the bound `nll`, in evaluation.', low=1, may_change=True)
