@@ -139,6 +139,7 @@ RESNETS = {
 def build(setup, options):
   """The model of a set-up; `options` are those that its flags name."""
   name, shape, classes = setup.config['model'], setup.shape, setup.classes
+  options = {key: value for key, value in options.items() if key != 'zero_head'}  # it begins at our weights
   if name in RESNETS:
     return resnet(shape, classes, **RESNETS[name] | options)
   if name == 'lenet1989':
