@@ -95,9 +95,10 @@ def test_a_folder_is_described_with_what_it_can_do(folder, capsys):
   out = capsys.readouterr().out
   assert 'a run of image_classification, finished' in out and f'python launch.py predict {folder} IMAGE …' in out
   assert '--model=mlp' in out and 'test/error' in out and '--workdir' not in out
-  assert use.main('predict', [str(folder), '--help']) == 0
-  help = capsys.readouterr().out
-  assert '--top=int (default 3)' in help and '--json=bool' in help and '--checkpoint=text (default best)' in help
+  for argv in ([str(folder), '--help'], [str(folder), '-h'], ['-h', str(folder)]):
+    assert use.main('predict', argv) == 0
+    help = capsys.readouterr().out
+    assert '--top=int (default 3)' in help and '--json=bool' in help and '--checkpoint=text (default best)' in help
 
 
 def other_format(folder, number):
@@ -110,6 +111,7 @@ def other_format(folder, number):
   'name, argv, message',
   [
     ('predict', [], 'which run? python launch.py predict WORKDIR'),
+    ('predict', ['-h'], 'which run? python launch.py predict WORKDIR'),
     ('predict', ['RUN'], 'predict wants IMAGE …, or - for the lines of standard input'),
     ('predict', ['RUN', '/nowhere.png'], '/nowhere.png'),
     ('predict', ['RUN', 'IMAGE', '--top=0'], '--top=0: at least 1 is needed'),

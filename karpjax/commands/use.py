@@ -60,8 +60,9 @@ def main(name: str, argv: Sequence[str]) -> int:
   """
   from karpjax import verbs
 
-  flags = [x for x in argv if x.startswith('--')]
-  folder, *inputs = [x for x in argv if not x.startswith('--')] or ['']
+  is_flag = lambda x: x.startswith('--') or command_line.asks_help([x])
+  flags = [x for x in argv if is_flag(x)]
+  folder, *inputs = [x for x in argv if not is_flag(x)] or ['']
   known: type = Asking
   try:
     if not folder:
