@@ -20,10 +20,10 @@ def kind(text: str) -> str:
   return start + colon if colon else Path(text).suffix.lower() or text
 
 
-def files_in(text: str) -> list[Path]:
-  """The files that are there among the paths of a flag: FILE.csv, text:FILE, files:FILE,FILE."""
+def named_in(text: str) -> list[Path]:
+  """The files and folders that are there among the paths of a flag: FILE.csv, folder:FOLDER, files:FILE,FILE."""
   parts = [text, *text.partition(':')[2].split(',')]
-  return [Path(part) for part in parts if part and os.path.isfile(part)]
+  return [Path(part) for part in parts if part and os.path.exists(part)]
 
 
 def in_package(package: str, file: str) -> Path | None:

@@ -87,7 +87,7 @@ class Bound:
     """The inputs that are meant and the options; a UsageError where a file that is read would be written over."""
     listed, checked = self._listed(inputs), self._options(chosen)
     if places := self.verb.writes(self.run, listed, checked):
-      paths.keep({**self.run.reads, **{Path(path): 'which is given as well' for path in listed}}, places)
+      paths.keep({**self.run.reads(places), **{Path(path): 'which is given as well' for path in listed}}, places)
     return listed, checked
 
   def _listed(self, inputs) -> list[str]:
@@ -154,12 +154,17 @@ class Run:
     """A file's name with the setting and the member asked for in it: what others of the run have written stays."""
     return path.with_name(f'{path.stem}{self._ending}{path.suffix}')
 
-  @property
-  def reads(self) -> dict[Path, str]:
-    """{file: what it is} of the run's own and of those that its flags name: no verb writes over them."""
+  def reads(self, places: Sequence[Path]) -> dict[Path, str]:
+    """{file: what it is} of the run's own, of those that its flags name, and of those of `places` that are in a folder of
+    its data: no verb writes over them.
+    """
     own = {self.folder / name: "the run's own" for name in ('config.json', *run_dir.OWN)}
     flags = (x for field, x in vars(self.config).items() if field != 'workdir' and isinstance(x, str))
-    return own | {path: 'which the run was made with' for text in flags for path in paths.files_in(text)}
+    named = [path for text in flags for path in paths.named_in(text)]
+    data, folders = writers.read_json(self.folder / run_dir.DATA).get('files', {}), {path.resolve() for path in named}
+    inside = lambda path: not folders.isdisjoint(path.parents) and fingerprint.has(data, path)
+    read = [path for path in (*named, *places) if path.is_file() and (path in named or inside(path.resolve()))]
+    return own | dict.fromkeys(read, 'which the run was made with')
 
   @functools.cached_property
   def spec(self):

@@ -14,11 +14,12 @@ from PIL import Image
 import karpjax
 import launch
 from experiments import image_classification as experiment
-from karpjax import command_line, errors, image_verbs, options, verbs
+from karpjax import command_line, config, errors, image_verbs, options, verbs
 from karpjax.commands import monitor, use
-from karpjax.report import pictures
+from karpjax.data import fingerprint
+from karpjax.report import pictures, writers
 from karpjax.rl import agents
-from karpjax.train import loop
+from karpjax.train import loop, prepare, run_dir
 
 
 @pytest.fixture(scope='module')
@@ -212,3 +213,26 @@ def test_the_numbers_of_an_evaluation_stand_under_each_other():
   names = 'test/loss', 'train/stochastic_episode_return_deviation'
   lines = verbs.EVALUATE.show(dict.fromkeys(names, 1.5)).splitlines()
   assert [line.split() for line in lines] == [[name, '1.5000'] for name in names] and len(set(map(len, lines))) == 1
+
+
+@pytest.mark.parametrize('many', [1000, 1])
+def test_no_picture_that_a_run_has_read_is_written_over(many, tmp_path, monkeypatch):
+  monkeypatch.setattr(fingerprint, 'MANY', many)
+  module, pixels = command_line.experiment('image_classification'), np.random.default_rng(0).integers(0, 256, (8, 8))
+  for name in ('train/a/0.png', 'train/a/1.png', 'train/b/0.png', 'train/b/1.png', 'out/0.png'):
+    pictures.write_image(pixels[..., None] / 255, tmp_path / name)
+  settings = module.Config(dataset=f'folder:{tmp_path}', validation=0.0)
+  data = prepare.read_data(module, settings)
+  (tmp_path / 'run').mkdir()
+  stored = {'format': run_dir.FORMAT, 'experiment': 'image_classification', 'flags': config.to_json(settings)}
+  writers.write_json(tmp_path / 'run' / 'config.json', stored)
+  writers.write_json(tmp_path / 'run' / run_dir.DATA, fingerprint.of(data))
+  ask = lambda name: verbs.Bound(verbs.Run(tmp_path / 'run'), image_verbs.sample(None, None))._given(
+    [], {'output': name}
+  )
+  (tmp_path / 'link').symlink_to(tmp_path / 'train')
+  for name in ('train/b/1.png', 'link/b/1.png'):
+    with pytest.raises(errors.UsageError, match=f'{name} would be written over, which the run was made with'):
+      ask(str(tmp_path / name))
+  ask(str(tmp_path / 'train/b/2.png'))
+  ask(str(tmp_path / 'out/0.png'))

@@ -80,6 +80,12 @@ def _described(files: Mapping[str, str]) -> dict[str, list]:
   return folders
 
 
+def has(files: Mapping[str, list], path: Path) -> bool:
+  """Whether a file has the name of one of a fingerprint's files; of many, whether it is in one of their folders."""
+  ends = tuple(os.sep + name.lstrip(os.sep) for name in files)
+  return str(path).endswith(ends) or f'{path.parent}{os.sep}'.endswith(ends)
+
+
 def differences(before: Mapping, now: Mapping) -> list[str]:
   """How data differ, a line each: by their files where these have changed, else by split; [] where a run learns the same.
 
