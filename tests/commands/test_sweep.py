@@ -119,10 +119,13 @@ def parts(*argv):
   return settings.parts(asks), settings.lines(asks)
 
 
-def test_a_grid_goes_on_where_its_data_have_moved(tmp_path):
+@pytest.mark.parametrize(
+  'axes', [['--grid', 'learning_rate=0.1,0.2'], ['--trials=2', '--search', 'learning_rate=0.1,0.2']]
+)
+def test_a_sweep_goes_on_where_its_data_have_moved(axes, tmp_path, monkeypatch):
   write = lambda name, content: (tmp_path / name).write_text(json.dumps(content))
-  grid = '--grid', 'learning_rate=0.1,0.2'
-  write('sweep.json', {'asks': writers.plain(asked(*grid, '--dataset=folder:here').asks)})
+  began, ran = asked(*axes, '--dataset=folder:here'), []
+  write('sweep.json', {'asks': writers.plain(began.asks)})
   for kept, place, fine in (
     ({}, 'folder:there', False),
     ({'splits': {}}, 'folder:there', True),
@@ -130,7 +133,10 @@ def test_a_grid_goes_on_where_its_data_have_moved(tmp_path):
   ):
     write('data.json', kept)
     with contextlib.nullcontext() if fine else pytest.raises(errors.UsageError, match='--dataset was folder:here, now'):
-      settings.refuse_changes(tmp_path, asked(*grid, f'--dataset={place}'))
+      asks = settings.refuse_changes(tmp_path, moved := asked(*axes, f'--dataset={place}'))
+      monkeypatch.setattr(processes, 'run', simulated(ran))
+      trials = search(began, tmp_path)
+      assert study.run(moved, asks, tmp_path, lambda _: None) == trials and len(ran) == len({t.folder for t in trials})
 
 
 def test_traced_axes_share_a_program_and_the_others_do_not():
@@ -310,7 +316,7 @@ def simulated(ran, stop_at=None):
 
 def search(asks, folder):
   folder.mkdir(exist_ok=True)
-  return study.run(asks, folder, lambda _: None)
+  return study.run(asks, asks.asks, folder, lambda _: None)
 
 
 def test_a_search_stops_what_is_worse_and_comes_near_the_optimum(tmp_path, monkeypatch):

@@ -52,15 +52,15 @@ def main(argv: list[str]) -> int:
     data = settings.check(sweep)
     folder = Path(sweep.base.workdir) if sweep.base.workdir else run_dir.default(f'sweep-{sweep.experiment}')
     command = settings.without_password(' '.join(['python launch.py sweep', *argv]))
-    settings.refuse_changes(folder, sweep)
+    asks = settings.refuse_changes(folder, sweep)
     run_dir.refuse_other_data(folder, data)
     if sweep.storage:
       study.database(sweep.storage)  # its errors
     with run_dir.claim(folder):
       print(f'workdir: {folder}', *settings.lines(sweep), sep='\n', flush=True)
-      writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': sweep.asks})
+      writers.write_json(folder / 'sweep.json', {'command': command, 'trials': sweep.trials, 'asks': asks})
       writers.write_json(folder / run_dir.DATA, data)
-      trials = outcome.ranked(study.run(sweep, folder, print), sweep)
+      trials = outcome.ranked(study.run(sweep, asks, folder, print), sweep)
       outcome.write_csv(trials, sweep, folder)
       print('', *outcome.lines(trials, sweep), sep='\n')
       if trials[0].status != 'done':

@@ -256,20 +256,26 @@ def lines(sweep: Sweep) -> list[str]:
   return [text, *about]
 
 
-def refuse_changes(folder: Path, sweep: Sweep) -> None:
-  """Raises UsageError, naming what has changed, where the folder holds a run or another sweep."""
+def refuse_changes(folder: Path, sweep: Sweep) -> dict[str, Any]:
+  """What the sweep in a folder was asked when it began, if with data at another place; now, in a fresh folder.
+
+  Raises:
+    UsageError: naming what has changed, where the folder holds a run or another sweep.
+  """
   if config.saved(folder):
     raise errors.UsageError(f'{folder} holds a run, not a sweep; choose another --workdir')
   path, now = folder / 'sweep.json', writers.plain(sweep.asks)
   if not path.exists():
-    return run_dir.refuse_foreign(folder)
+    run_dir.refuse_foreign(folder)
+    return now
   try:
     old = json.loads(path.read_text())['asks']
   except (OSError, ValueError, LookupError) as error:
     raise errors.UsageError(f'{path} cannot be read: {error}') from None
-  moved = lambda name, x, y: name == '--dataset' and not sweep.trials and x and y and run_dir.elsewhere(folder, x, y)
+  moved = lambda name, x, y: name == '--dataset' and x and y and run_dir.elsewhere(folder, x, y)
   different = [n for n in old | now if old.get(n) != now.get(n) and not moved(n, old.get(n), now.get(n))]
   changed = [f'{n} was {old.get(n)}, now {now.get(n)}' for n in different]
   if changed:
     what = '; '.join(changed)
     raise errors.UsageError(f'{folder} holds another sweep: {what}. Ask the same, or give another --workdir')
+  return old

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -42,11 +43,15 @@ def full_disk():
 
 
 @full_disk()
-def run(sweep: Sweep, folder: Path, say: Callable[[str], None]) -> list[Trial]:
-  """Runs settings until all of a grid, or as many of a search as asked, have run, over all machines that share the database."""
+def run(sweep: Sweep, asks: dict[str, Any], folder: Path, say: Callable[[str], None]) -> list[Trial]:
+  """Runs settings until all of a grid, or as many of a search as asked, have run, over all machines that share the database.
+
+  Args:
+    asks: the `Sweep.asks` it began with, which name the study.
+  """
   optuna.logging.set_verbosity(optuna.logging.WARNING)
   # The same command on any machine means the same study.
-  asks = json.dumps({**sweep.asks, '--storage': ''}, sort_keys=True)
+  asks = json.dumps({**asks, '--storage': ''}, sort_keys=True)
   study = optuna.create_study(
     storage=database(sweep.storage or f'sqlite:///{(folder / "optuna.db").absolute()}'),
     study_name=f'{sweep.experiment}-{hashlib.sha256(asks.encode()).hexdigest()[:12]}',
