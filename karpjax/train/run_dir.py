@@ -6,6 +6,7 @@ import datetime
 import fcntl
 import importlib.metadata
 import math
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -144,7 +145,7 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
   Raises:
     UsageError: where there is none, or it is of another experiment than the one given, or of another version of karpjax.
   """
-  if not Path(folder).is_dir():
+  if not os.path.isdir(folder):  # False of a name too long
     raise UsageError(f'{folder}: no such folder')
   description = configs.saved(folder)
   if description is None:

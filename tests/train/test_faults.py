@@ -71,6 +71,7 @@ WRONG = {
   '--warmup=50': 'warmup',
   '--boundaries=20,10 --schedule=step': 'boundaries',
   '--init_from=nowhere': 'nowhere',
+  f'--init_from={"1" * 300}': 'no such folder',
   '--eval_splits=tset': 'one of train, validation, test',
   '--augment=flop': 'flip',
   '--workdir=/dev/null/run': 'Not a directory',
