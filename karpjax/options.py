@@ -54,6 +54,7 @@ BOUNDS = {
   'above': (lambda x, bound: x > bound, 'more than {}'),
   'below': (lambda x, bound: x < bound, 'less than {}'),
 }
+DEEPEST = 4096  # layers of a model, each of which is traced
 WHOLE = {'low': -(2**31), 'high': 2**31 - 1}  # what a whole number is where its option says nothing else: an int32
 
 

@@ -13,7 +13,7 @@ from karpjax.errors import UsageError
 from karpjax.layers import convolution
 from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
-from karpjax.options import option
+from karpjax.options import DEEPEST, option
 
 BLOCK = 'depth', 'kernel_size', 'stride', 'pool'  # options of each block: one value for all, or one per block
 
@@ -25,7 +25,9 @@ class CNN(mlp.Classifier):
   """
 
   widths: tuple[int, ...] = option((32, 64), 'Channels of each block.', low=1)
-  depth: int | tuple[int, ...] = option(1, 'Convolutions in a block; one number, or one per block.', low=1)
+  depth: int | tuple[int, ...] = option(
+    1, 'Convolutions in a block; one number, or one per block.', low=1, high=DEEPEST
+  )
   kernel_size: int | tuple[int, ...] = option(3, "The convolutions' window; one number, or one per block.", low=1)
   stride: int | tuple[int, ...] = option(1, "The stride of each block's first convolution.", low=1)
   padding: str = option('SAME', 'SAME, VALID, or the number of zeros on each side.')

@@ -18,7 +18,7 @@ from karpjax.layers import linear
 from karpjax.layers.convolution import Conv, ConvTranspose
 from karpjax.layers.normalisation import BatchNorm, InstanceNorm
 from karpjax.models.gan import HALF, dcgan_init, last_init, leaky_relu
-from karpjax.options import option
+from karpjax.options import DEEPEST, option
 
 NORMS = {'batch': BatchNorm, 'instance': InstanceNorm}  # equal in training where, as in the paper, batches are of one
 
@@ -114,7 +114,9 @@ class Patches(Discriminator):
   C64-C128-C256-C512.
   """
 
-  layers: int = option(2, "The discriminator's strided layers; patches of 1 to 4 have 16, 34, 70, 142 pixels.", low=1)
+  layers: int = option(
+    2, "The discriminator's strided layers; patches of 1 to 4 have 16, 34, 70, 142 pixels.", low=1, high=DEEPEST
+  )
 
   @nn.compact
   def __call__(self, x):
@@ -128,7 +130,7 @@ class Scalar(Discriminator):
   which give one score.
   """
 
-  layers: int = option(4, low=1)
+  layers: int = option(4, low=1, high=DEEPEST)
   hidden: int = option(512, "Units of the discriminator's first fully connected layer.", low=1)
 
   @nn.compact

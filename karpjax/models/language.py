@@ -21,7 +21,7 @@ from karpjax.layers.initialisers import normal
 from karpjax.layers.normalisation import BatchNorm
 from karpjax.layers.transformer import POSITIONS, REMATS, Block, Tokens, remat
 from karpjax.models.transformer import Decoder
-from karpjax.options import option
+from karpjax.options import DEEPEST, option
 
 
 class GPT(Decoder):
@@ -33,7 +33,7 @@ class GPT(Decoder):
 
   vocabulary: int
   context: int
-  layers: int = option(4, 'The number of blocks.', low=1)
+  layers: int = option(4, 'The number of blocks.', low=1, high=DEEPEST)
   heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   kv_heads: int | None = option(None, 'The heads of keys and values, which groups of heads share.', low=1)

@@ -23,7 +23,7 @@ from karpjax.layers import initialisers, linear
 from karpjax.layers.convolution import Conv
 from karpjax.layers.normalisation import BatchNorm
 from karpjax.models.gan import leaky_relu
-from karpjax.options import option
+from karpjax.options import DEEPEST, option
 
 BICUBIC_REACH = 2  # pixels of the small picture
 
@@ -127,7 +127,7 @@ class SRResNet(Net):
   figure 4.
   """
 
-  blocks: int = option(16, 'Residual blocks.', low=0)
+  blocks: int = option(16, 'Residual blocks.', low=0, high=DEEPEST)
   width: int = option(64, 'Channels inside.', low=1)
 
   @property

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 from karpjax import axes, options
 from karpjax.layers import attention, initialisers, linear
 from karpjax.layers.transformer import ACTIVATIONS, POSITIONS, REMATS, Block, Tokens, remat
-from karpjax.options import option
+from karpjax.options import DEEPEST, option
 
 
 @dataclasses.dataclass(kw_only=True)
 class Sizes:
   """The options of all but GPT."""
 
-  layers: int = option(2, 'The number of blocks of an encoder, and of a decoder.', low=1)
+  layers: int = option(2, 'The number of blocks of an encoder, and of a decoder.', low=1, high=DEEPEST)
   heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)

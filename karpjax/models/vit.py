@@ -7,7 +7,7 @@ from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
 from karpjax.layers.transformer import Block
 from karpjax.models.mlp import Classifier, check_rank, dimensions
-from karpjax.options import option, shared
+from karpjax.options import DEEPEST, option, shared
 
 
 class ViT(Classifier):
@@ -18,7 +18,7 @@ class ViT(Classifier):
 
   patch: int = option(4, 'Pixels on each side of a patch.', low=1)
   width: int = option(64, 'Units of each token.', low=1)
-  depth: int = option(6, 'Blocks of attention and an MLP.', low=1)
+  depth: int = option(6, 'Blocks of attention and an MLP.', low=1, high=DEEPEST)
   heads: int = option(4, 'The heads of the attention.', low=1)
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
   head: str = option('token', 'What the last layer sees: a class token, or all averaged.', choices=('token', 'average'))
