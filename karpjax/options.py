@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import math
 import re
 import traceback
 import types
@@ -55,7 +54,8 @@ BOUNDS = {
   'below': (lambda x, bound: x < bound, 'less than {}'),
 }
 DEEPEST = 4096  # layers of a model, each of which is traced
-WHOLE = {'low': -(2**31), 'high': 2**31 - 1}  # what a whole number is where its option says nothing else: an int32
+# What a number is where its option says nothing else: an int32, or of float32.
+LARGEST = {int: {'low': -(2**31), 'high': 2**31 - 1}, float: {'low': -3.4e38, 'high': 3.4e38}}
 
 
 def check(instance) -> None:
@@ -76,11 +76,11 @@ def check(instance) -> None:
         check_text(f'{field.name}=', x)
       if isinstance(x, bool) or not isinstance(x, int | float):
         continue
-      whole = isinstance(x, int)
-      for bounds in (own, {name: bound for name, bound in WHOLE.items() if whole and name not in own}):
-        if not (whole or math.isfinite(x)) or not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
+      largest = LARGEST[int if isinstance(x, int) else float]
+      for bounds in (own, {name: bound for name, bound in largest.items() if name not in own}):
+        if not all(BOUNDS[name][0](x, bound) for name, bound in bounds.items()):
           allowed = ' and '.join(BOUNDS[name][1].format(bound) for name, bound in bounds.items())
-          raise UsageError(f'{field.name}={text(value)}: {allowed or "a finite number"} is needed')
+          raise UsageError(f'{field.name}={text(value)}: {allowed} is needed')
 
 
 def expand_paths(instance) -> None:

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import traceback
+import warnings
 from pathlib import Path
 
 import jax
@@ -65,6 +66,7 @@ def door(tmp_path, monkeypatch, capsys):
     signal.alarm(SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (used() + MEMORY, resource.RLIM_INFINITY))
     try:
+      warnings.simplefilter('error', RuntimeWarning)  # of NumPy's, for what no longer is the number given
       launch.command([x.replace('{folder}', 'folder').replace('{file}', 'file') for x in argv])
     except PreparedError:
       return ''

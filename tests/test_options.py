@@ -64,7 +64,8 @@ class Config(config.model_flags(MODELS), config.Train):
     ({'layers': ()}, 'layers=: at least 1 value is needed'),
     ({'plain': 2**31}, 'plain=2147483648: at least -2147483648 and at most 2147483647 is needed'),
     ({'many': (10**400,)}, 'many=1000'),
-    ({'free': math.inf}, 'free=inf: a finite number is needed'),
+    ({'free': math.inf}, 'free=inf: at least -3.4e+38 and at most 3.4e+38 is needed'),
+    ({'many': (1e300,)}, 'many=1e+300: at least -3.4e+38 and at most 3.4e+38 is needed'),
     ({'word': 'a\udcffb'}, r'word=a\udcffb: it has bytes that are no text'),
   ],
 )
