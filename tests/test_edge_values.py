@@ -27,7 +27,7 @@ EDGES = (
   *('folder:{file}', 'text:{folder}', 'lines:{file}', 'files:{folder},{file}', '~nobody', '.', 'None', 'true', '--'),
 )  # fmt: skip
 SMALL = {'super_resolution': ['--factor=2', '--crop=12'], 'image_to_image': ['--image_size=16']}
-COUNTS = 'layers', 'blocks', 'depth'
+COUNTS = 'layers', 'blocks', 'depth', 'kernel_size', 'kernel_sizes'
 EXPERIMENTS = [*launch.experiments()]
 OF_ALL = [field.name for field in dataclasses.fields(configs.Train)]
 WHOLE = 'regression', 'policy_gradient'  # in which the flags of all have all values
@@ -139,8 +139,8 @@ def test_every_flag_has_had_an_edge_value(door, monkeypatch):
   assert not wrong, '\n'.join(wrong)
 
 
-def test_numbers_of_layers_have_a_largest_value():
-  """Each of which is traced, were there two thousand million."""
+def test_numbers_of_layers_and_windows_have_a_largest_value():
+  """Each layer and each place of a window is traced, were there two thousand million."""
   made = [constructor for name in EXPERIMENTS for table in tables(name) for constructor in table.values()]
   modules = [constructor for constructor in made if dataclasses.is_dataclass(getattr(constructor, 'func', constructor))]
   counts = [field for module in modules for name, field in options.of_model(module).items() if name in COUNTS]

@@ -28,7 +28,9 @@ class CNN(mlp.Classifier):
   depth: int | tuple[int, ...] = option(
     1, 'Convolutions in a block; one number, or one per block.', low=1, high=DEEPEST
   )
-  kernel_size: int | tuple[int, ...] = option(3, "The convolutions' window; one number, or one per block.", low=1)
+  kernel_size: int | tuple[int, ...] = option(
+    3, "The convolutions' window; one number, or one per block.", low=1, high=256
+  )
   stride: int | tuple[int, ...] = option(1, "The stride of each block's first convolution.", low=1)
   padding: str = option('SAME', 'SAME, VALID, or the number of zeros on each side.')
   pool: int | tuple[int, ...] = option(2, 'The window of the max pooling after each block; 1: none.', low=1)

@@ -91,7 +91,7 @@ class SRCNN(Net):
   """
 
   widths: tuple[int, ...] = option((64, 32), 'Channels of all layers but the last.', low=1)
-  kernel_sizes: tuple[int, ...] = option((9, 1, 5), 'Windows of all layers.', low=1)
+  kernel_sizes: tuple[int, ...] = option((9, 1, 5), 'Windows of all layers.', low=1, high=256)
 
   @property
   def reach(self) -> int:
@@ -110,7 +110,7 @@ class ESPCN(Net):
   """
 
   widths: tuple[int, ...] = option((64, 32), low=1)
-  kernel_sizes: tuple[int, ...] = option((5, 3, 3), low=1)
+  kernel_sizes: tuple[int, ...] = option((5, 3, 3), low=1, high=256)
 
   @property
   def reach(self) -> int:
