@@ -232,7 +232,7 @@ def make(
 # ---- byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), by the `tokenizers` library ----
 
 
-def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -> str:
+def _train_bpe(texts: Sequence[str], specials: Sequence[str], vocabulary: int) -> str:
   import tokenizers
   from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -243,7 +243,10 @@ def _train_bpe(texts: Iterable[str], specials: Sequence[str], vocabulary: int) -
     'initial_alphabet': sorted(byte_level.alphabet()),
     'show_progress': False,
   }
-  model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocabulary, **options))
+  most = (
+    256 + len(specials) + 4 * sum(map(len, texts))
+  )  # a merge for each byte; the library makes room for all it is told
+  model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=min(vocabulary, most), **options))
   return model.to_str()
 
 

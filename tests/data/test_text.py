@@ -61,6 +61,12 @@ def test_words_are_split_at_punctuation_and_rare_ones_are_unknown():
   assert tokenisers.make('words', SENTENCES, lower=True, vocabulary=5).symbols[-1] == 'the'
 
 
+def test_bpe_has_no_room_for_more_tokens_than_a_text_can_have():
+  """The library takes it at once, and ends the process where there is not so much."""
+  most = tokenisers.make('bpe', SENTENCES, vocabulary=2**31 - 1)
+  assert most == tokenisers.make('bpe', SENTENCES, vocabulary=100_000) and most.size < 1000
+
+
 def test_bpe_of_a_file_is_the_librarys(tmp_path):
   made = tokenisers.make('bpe', SENTENCES, vocabulary=280)
   (tmp_path / 'tokenizer.json').write_text(made.model)
