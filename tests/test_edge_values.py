@@ -31,7 +31,7 @@ COUNTS = 'layers', 'blocks', 'depth', 'kernel_size', 'kernel_sizes'
 EXPERIMENTS = [*launch.experiments()]
 OF_ALL = [field.name for field in dataclasses.fields(configs.Train)]
 WHOLE = 'regression', 'policy_gradient'  # in which the flags of all have all values
-SECONDS, MEMORY = 120, 4 * 2**30  # for one command at the most
+SECONDS, MEMORY = 120, 4 * 2**30  # of processors, and bytes, for one command at the most
 
 
 class PreparedError(Exception):
@@ -62,8 +62,8 @@ def door(tmp_path, monkeypatch, capsys):
   def enter(argv):
     if next(number) % 100 == 99:
       jax.clear_caches()
-    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError(f'{SECONDS} s were not enough')))
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGPROF, lambda *_: (_ for _ in ()).throw(TimeoutError(f'{SECONDS} s were not enough')))
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (used() + MEMORY, resource.RLIM_INFINITY))
     try:
       warnings.simplefilter('error', RuntimeWarning)  # of NumPy's, for what no longer is the number given
@@ -76,7 +76,7 @@ def door(tmp_path, monkeypatch, capsys):
       frames = [frame for frame in traceback.extract_tb(error.__traceback__) if str(launch.ROOT) in frame.filename]
       code = f'{type(error).__name__}: {error}'[:300] + f' ({frames[-1].filename}:{frames[-1].lineno})'
     finally:
-      signal.alarm(0)
+      signal.setitimer(signal.ITIMER_PROF, 0)
       resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
       lines = capsys.readouterr().err.splitlines()
     return '' if code == 0 or (code == 2 and len(lines) == 1) else f'{argv}: {code}, {lines[:3]}'
@@ -184,6 +184,7 @@ def test_verbs_have_had_edge_values(door, verbs_of):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_edge_value_of_every_verb(door, verbs_of, name):
   asked = []
@@ -195,6 +196,7 @@ def test_every_edge_value_of_every_verb(door, verbs_of, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize('name', EXPERIMENTS)
 def test_every_edge_value_of_every_flag(door, name):
   """All flags in two experiments; in the others their own, and of each flag of all its share of the values."""
