@@ -79,7 +79,7 @@ class OneDevice:
     return tree
 
   def shard(self, tree, axis=None, seeded=False):
-    return self.put(tree) if axis is None else tree
+    return jax.tree.map(lambda x: x if _is_struct(x) else jax.device_put(x), tree) if axis is None else tree
 
   def local_rows(self, batch_size):
     return slice(None)

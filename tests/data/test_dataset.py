@@ -286,3 +286,14 @@ def test_fractions_and_numbers_are_counted_by_one_rule():
   for amount in (1.5, -0.1, math.inf, math.nan):
     with pytest.raises(errors.UsageError, match=f'a={amount:g}: give a fraction below 1, or a whole number'):
       splitting.counts({'a': amount}, 10)
+
+
+@pytest.mark.parametrize(
+  'dtype, shape', [('uint8', (5, 3)), ('float32', (0, 2)), ('int32', ()), ('U3', (4,)), (object, (2,))]
+)
+def test_arrays_of_a_split_are_the_same_wherever_they_lie(dtype, shape):
+  room = np.full(math.prod(shape) + 1, 7).astype(dtype)  # one of the two begins at no multiple of 64 bytes
+  for array in (room[:-1].reshape(shape), room[1:].reshape(shape)):
+    placed = dataset.aligned(array)
+    assert placed.dtype == array.dtype and placed.shape == shape and (placed == array).all()
+    assert placed.ctypes.data % 64 == 0 or placed.dtype == object or not placed.size

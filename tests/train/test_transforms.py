@@ -108,6 +108,11 @@ def test_putting_and_getting_are_inverse(parallel, seeds):
   assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def test_the_device_of_a_cpu_reads_a_resident_set_where_it_lies():
+  feed = runners.Runner(program(), dataset(), settings()).feed
+  assert feed.arrays['x'].unsafe_buffer_pointer() == feed.split.arrays['x'].ctypes.data
+
+
 def test_calls_end_at_fixed_multiples():
   runner = runners.Runner(program(), dataset(), settings())
   runner.compile(runner.placement.put(runner.init()), 4)
