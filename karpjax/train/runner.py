@@ -189,7 +189,10 @@ class Runner:
     """A call of up to so many steps, compiled."""
     function, count = (self._many_steps, (np.int32(0),)) if steps > 1 else (self._one_step, ())
     arguments = self.placement.put(self.shapes), *self.feed.structs(steps), *count, np.bool_(False)
-    return self.placement.jit(function, arguments, donated=0).lower(*arguments).compile()
+    runtime.trim_malloc()  # else the compiler's peak comes on top of what was freed before
+    compiled = self.placement.jit(function, arguments, donated=0).lower(*arguments).compile()
+    runtime.trim_malloc()
+    return compiled
 
   def compile(self, carry, steps_per_call: str | int = 'auto') -> dict:
     """Compiles the step, and gives its figures.

@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from karpjax.layers.convolution import convolution
 from karpjax.train import runtime
@@ -79,3 +80,22 @@ def test_what_a_full_disk_leaves_of_a_program_is_removed(tmp_path, monkeypatch, 
   assert capsys.readouterr().err == (
     f'compilation cache {tmp_path}: [Errno 28] No space left on device; the run goes on\n'
   )
+
+
+FREED = """
+import re
+from karpjax.train import runtime
+runtime.tune_malloc()
+resident = lambda: int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024
+blocks = [bytearray(2**16) for _ in range(1600)]  # 100 MB
+last, blocks = bytearray(2**16), []  # above what is freed stays one
+kept = resident()
+runtime.trim_malloc()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc alone keeps freed memory so')
+def test_freed_memory_is_given_back():
+  done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
+  assert int(done.stdout) > 90
