@@ -50,7 +50,7 @@ class Tagger(nn.Module):
   embedding: int = option(100, 'Size of the word vectors.', low=1)
   character_embedding: int = option(30, 'Size of the character vectors.', low=1)
   filters: int = option(30, 'Filters of the convolution over characters; 0: no spelling.', low=0)
-  window: int = option(3, 'Characters under a filter.', low=1)
+  window: int = option(3, 'Characters under a filter.', low=1, high=2**12)
   units: tuple[int, ...] = option((100,), 'Units of each LSTM layer, for each direction.', low=1, least=1)
   dropout: float = option(0.5, "Dropout rate on each layer's input.", low=0, below=1)
   dtype: Any = jnp.float32  # of the matmuls; states and scores stay float32

@@ -97,7 +97,9 @@ class TextCNN(nn.Module):
   classes: int
   dtype: Any = jnp.float32  # of the matmul; the logits are float32
   embedding: int = option(300, 'Size of the word vectors.', low=1)
-  windows: tuple[int, ...] = option((3, 4, 5), 'Words in a window, for each kind of window.', low=1, least=1)
+  windows: tuple[int, ...] = option(
+    (3, 4, 5), 'Words in a window, for each kind of window.', low=1, high=2**12, least=1
+  )
   channels: int = option(100, 'Features of each kind of window.', low=1)
   dropout: float = option(0.5, "Dropout rate on each layer's input.", low=0, below=1)
 

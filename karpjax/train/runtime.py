@@ -132,6 +132,7 @@ def set_up(threads: int = 0, parallel: str = 'none', compilation_cache: str = ''
   """
   tune_malloc()
   enable_compilation_cache(compilation_cache)
+  warnings.filterwarnings('ignore', message='Explicitly requested dtype int64')  # of sizes that are refused in a line
   flags = os.environ.get('XLA_FLAGS', '')
   if parallel == 'seeds':
     threads = threads or 1

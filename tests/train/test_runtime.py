@@ -99,3 +99,13 @@ print(kept - resident())
 def test_freed_memory_is_given_back():
   done = subprocess.run([sys.executable, '-c', FREED], capture_output=True, text=True, check=True)
   assert int(done.stdout) > 90
+
+
+def test_sizes_that_no_integer_of_a_program_holds_are_traced_without_a_warning(monkeypatch):
+  """They are refused in a line, later."""
+  monkeypatch.setattr(runtime, 'enable_compilation_cache', lambda _: None)
+  with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter('always')
+    runtime.set_up()
+    jax.eval_shape(lambda x: x[2**31 :], jax.ShapeDtypeStruct((2**32,), jnp.float32))
+  assert not said
