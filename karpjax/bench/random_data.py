@@ -8,9 +8,9 @@ from karpjax.rl import agents
 
 
 def images(setup: Setup, config) -> dataset.Dataset:
-  """Images, as many as make epochs of a usual length but no more than 256 MB."""
+  """Images, as many as make epochs of a usual length but no more than 32 MB, since a twin holds no more."""
   random = np.random.default_rng(0)
-  size = max(10 * config.batch_size, min(8192, 2**28 // int(np.prod(setup.shape))))
+  size = max(10 * config.batch_size, min(8192, 2**25 // int(np.prod(setup.shape))))
   arrays = {
     'image': random.integers(0, 256, (size, *setup.shape), dtype=np.uint8),
     'label': random.integers(0, setup.classes, size, dtype=np.int32),
