@@ -8,6 +8,7 @@ from karpjax.data import splitting
 from karpjax.data.dataset import Dataset
 
 COUNTED = 5000  # examples, where targets are made as they are fetched
+FETCHED = 250  # of them at once: what is made on the way to windows of a text is many times as large
 
 
 def targets(data: Dataset, name: str) -> np.ndarray:
@@ -17,7 +18,8 @@ def targets(data: Dataset, name: str) -> np.ndarray:
     return np.zeros(0, np.int32)
   if name in train.arrays:
     return train.arrays[name]
-  return train.fetch(splitting.sample(train.size, COUNTED))[name]
+  numbers = splitting.sample(train.size, COUNTED)
+  return np.concatenate([train.fetch(numbers[i : i + FETCHED])[name] for i in range(0, len(numbers), FETCHED)])
 
 
 def uninformed(

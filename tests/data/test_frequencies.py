@@ -70,3 +70,10 @@ def test_without_targets_at_hand_it_is_log_c(splits):
   data = Dataset(None, splits)
   assert frequencies.uninformed(data, 'label', 4)['uninformed_loss'] == pytest.approx(math.log(4))
   assert frequencies.uninformed_mean(data, 'label') == frequencies.uninformed_bits(data, 255) == {}
+
+
+def test_targets_that_are_made_are_made_few_at_a_time():
+  asked = []
+  gather = lambda arrays, numbers: asked.append(len(numbers)) or {'targets': arrays['text'][numbers]}
+  data = Dataset(None, {'train': Split.lazy(900, {'text': np.arange(900)}, gather)})
+  assert sorted(frequencies.targets(data, 'targets')) == [*range(900)] and max(asked) <= 250
