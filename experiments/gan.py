@@ -37,7 +37,9 @@ OBJECTIVES = {**adversarial.OBJECTIVES, 'wasserstein_gp': adversarial.WASSERSTEI
 )  # fmt: skip
 class Config(config.Train, images.Flags, config.model_flags(gan.DISCRIMINATORS), config.model_flags(gan.GENERATORS)):
   model: str = config.flag('dcgan', 'The networks; their options are below.', choices=gan.GENERATORS)
-  latent: int = config.flag(100, 'Numbers of a latent, which are drawn from a standard normal distribution.', low=1)
+  latent: int = config.flag(
+    100, 'Numbers of a latent, which are drawn from a standard normal distribution.', low=1, high=2**20
+  )
   conditional: str = config.flag('none', 'How the players see classes.', choices=gan.CONDITIONALS)
   objective: str = config.flag(
     'non_saturating', 'What the players minimise; wasserstein clips weights, wasserstein_gp penalises gradients between '

@@ -55,7 +55,7 @@ class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')
   reverse: bool = config.data_flag(False, 'Read sources from their end (Sutskever et al. 2014).')
   examples: int = config.data_flag(0, 'Pairs of a generated set; 0: 10,000 dates, 50,000 sums.', low=0)
   label_smoothing: float = config.flag(0.0, 'Fraction of the target spread over all tokens.', low=0, high=1)
-  beam: int = config.flag(1, 'Sequences kept when evaluation decodes; 1: greedy.', low=1)
+  beam: int = config.flag(1, 'Sequences kept when evaluation decodes; 1: greedy.', low=1, high=2**12)
   length_penalty: float = config.flag(
     1.0, 'The power of (5 + length) / 6 that divides scores of a beam (Wu et al. 2016); 0: none.', low=0
   )
@@ -170,7 +170,7 @@ def draw_alignments(model, state, batch, spec, folder):
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-  beam: int = config.flag(5, 'Sequences kept in the search; 1: greedy.', low=1)
+  beam: int = config.flag(5, 'Sequences kept in the search; 1: greedy.', low=1, high=2**12)
   length_penalty: float | None = config.flag(None, "The power of (5 + length) / 6; the run's if not given.", low=0)
 
 

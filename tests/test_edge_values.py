@@ -150,6 +150,15 @@ def test_numbers_of_layers_and_windows_have_a_largest_value():
   assert len(counts) > 5 and all(field.metadata['high'] for field in counts)
 
 
+@pytest.mark.parametrize(
+  'argv', ['gan --latent', 'vae --latent', 'translation --beam', 'text_classification --windows']
+)
+def test_a_number_that_would_take_all_memory_is_not_tried(door, argv, capsys):
+  with pytest.raises(SystemExit):
+    launch.command(f'{argv}=2147483647'.split())
+  assert re.fullmatch(r'\w+: --\w+=2147483647: at least 1 and at most \d+ is needed\n', capsys.readouterr().err)
+
+
 GIVEN = {'TEXT …': 'a text <mask>', 'IMAGE …': 'picture.png', 'FILE.csv': 'table.csv'}
 
 

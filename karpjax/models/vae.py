@@ -16,7 +16,7 @@ class VAE(nn.Module):
 
   shape: tuple[int, ...]  # of an image
   dtype: Any = jnp.float32
-  latent: int = option(20, 'Dimensions of the code z.', low=1)
+  latent: int = option(20, 'Dimensions of the code z.', low=1, high=2**20)
   widths: tuple[int, ...] = option((500,), 'Hidden units of the encoder, and in reverse of the decoder.', low=1)
   activation: str = option('tanh', 'The activation of the hidden layers.', choices=ACTIVATIONS)
 
