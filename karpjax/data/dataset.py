@@ -133,14 +133,14 @@ class Dataset:
   splits: 'train', 'test' and, where there is one, 'validation'.
   notes: lines for start-up to print: what was chosen, and why.
   raw: the same splits as people read them, where `splits` hold them encoded; {} elsewhere.
-  files: {file: the folder from which it is named} of those that were read, as far as is known.
+  files: of those that were read, as far as is known, what `fingerprint.described` keeps.
   """
 
   spec: Spec
   splits: dict[str, Split]
   notes: tuple[str, ...] = ()
   raw: dict[str, Split] = dataclasses.field(default_factory=dict)
-  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  files: Mapping[str, list] = dataclasses.field(default_factory=dict)
 
   def reported(self, last: bool = False) -> tuple[str, Split]:
     """The split that reports show, and its name: validation, else train; the `last` one test,

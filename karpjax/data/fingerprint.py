@@ -44,7 +44,7 @@ def of(data: Dataset) -> dict[str, Any]:
   """The fingerprint of a data set, as JSON: {'splits': {split: {'examples', array: checksum}}, 'files': {name: [size, checksum]}}."""
   splits = {split: {'examples': s.size, **_checksums(s)} for split, s in data.splits.items()}
   read = {f'{split} as read': _checksums(s) for split, s in data.raw.items()}
-  return {'splits': splits | read, 'files': _described(data.files)}
+  return {'splits': splits | read, 'files': dict(data.files)}
 
 
 def _checksums(split: Split | Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def _checksum(value: Any, start: int = 0) -> int:
   return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), start)
 
 
-def _described(files: Mapping[str, str]) -> dict[str, list]:
+def described(files: Mapping[str, str]) -> dict[str, list]:
+  """{name: [size, checksum]} of files as they were `noted`; of many, by their folders, so that it stays small."""
   sizes = {file: os.stat(file).st_size for file in files}
   few = len(sizes) <= MANY
   small, root = few and sum(sizes.values()) <= SMALL, os.path.commonpath({*files.values()}) if files else ''

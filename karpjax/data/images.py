@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bo
 
   splits, labels = {}, {}
   for split, part in parts.items():
-    files = np.array([str(file) for files in part.values() for file in files])
+    files = np.array([os.fsencode(file) for files in part.values() for file in files])  # a quarter of what text takes
     labels[split] = np.repeat(np.arange(len(classes), dtype=np.int32), list(map(len, part.values())))
     splits[split] = Split(len(files), None, functools.partial(_fetch, files, labels[split], channels, size))
   splits, more = splitting.with_test(splits, max(round(0.2 * len(labels['train'])), 1), seed, labels=labels['train'])
@@ -137,7 +138,7 @@ def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bo
 
 
 def _fetch(files, labels, channels, size, indices):
-  images = np.stack([image_files.read(file, channels, size) for file in files[indices]])
+  images = np.stack([image_files.read(os.fsdecode(file), channels, size) for file in files[indices]])
   return {'image': images, 'label': labels[indices]}
 
 

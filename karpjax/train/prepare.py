@@ -25,7 +25,7 @@ def read_data(experiment, config) -> Dataset:
     data = experiment.data(config)
   if not isinstance(data, Dataset):
     raise UsageError(f'data(config) must give a Dataset, not {type(data).__name__}')
-  return dataclasses.replace(data, files=files)
+  return dataclasses.replace(data, files=fingerprint.described(files))
 
 
 @refuse_too_large()

@@ -1,12 +1,17 @@
+import gc
+import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import image_classification
 from karpjax import errors
 from karpjax.data import images
 from karpjax.data.speed import Config
+from karpjax.train import prepare
 
 
 def write(path, value, *, size=(6, 5), mode='RGB'):
@@ -158,3 +163,19 @@ def test_a_folder_that_is_absent_empty_or_of_one_class_is_refused(tmp_path):
   write(tmp_path / 'cat' / 'a.png', 0)
   with pytest.raises(errors.UsageError, match='single class folder, cat'):
     load(tmp_path)
+
+
+def test_a_streamed_folder_holds_hardly_more_of_a_picture_than_its_name(tmp_path):
+  held = []
+  for last in (1_500, 3_500):
+    for name in 'ab':
+      write(tmp_path / name / 'first.png', 0)
+      for number in range(len(os.listdir(tmp_path / name)) - 1, last // 2):
+        os.link(tmp_path / name / 'first.png', tmp_path / name / f'{number:06}.png')
+    tracemalloc.start()
+    data = prepare.read_data(image_classification, Config(dataset=f'folder:{tmp_path}', resident_mb=0))
+    gc.collect()
+    held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert data.splits['train'].arrays is None
+  assert (held[1] - held[0]) / 2_000 < len(f'{tmp_path}/a/000000.png') + 100
