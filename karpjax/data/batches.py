@@ -12,11 +12,21 @@ import numpy as np
 from karpjax.data.dataset import Split
 
 
-@functools.lru_cache(maxsize=64)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
   """The order of one epoch: [size] int32, from NumPy's counter-based Philox generator keyed by (seed, epoch)."""
-  generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-  return generator.permutation(size).astype(np.int32)
+  return _orders(seed, size)(epoch)
+
+
+@functools.lru_cache(maxsize=64)
+def _orders(seed: int, size: int) -> Callable[[int], np.ndarray]:
+  """(epoch) -> its permutation; of each seed's the latest are kept, for long runs have many."""
+
+  @functools.lru_cache(maxsize=4)
+  def order(epoch):
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+    return generator.permutation(size).astype(np.int32)
+
+  return order
 
 
 def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.ndarray]:

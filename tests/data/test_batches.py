@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import weakref
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def test_epochs_and_seeds_differ_and_orders_are_what_they_say():
   np.testing.assert_array_equal(
     batches.indices(0, 1, 2, batch_size=30, size=50, order='stored')[0], [*range(30, 50), *range(10)]
   )
+
+
+def test_orders_of_epochs_long_past_are_not_kept():
+  first = weakref.ref(batches.permutation(3, 0, 1000))
+  for epoch in range(1, 8):
+    batches.permutation(3, epoch, 1000)
+  assert first() is None
 
 
 def test_exact_evaluation_counts_every_example_once():
