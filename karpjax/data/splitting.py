@@ -12,6 +12,7 @@ from karpjax.errors import UsageError
 
 MEGABYTE = 2**20
 CHUNK, SAMPLE = 512, 4096  # examples decoded at once; of which mean and deviation are taken
+VALUES = 2**23  # of which this is done at once: as float64 they take 64 MB
 
 
 def permutation(seed: int, purpose: int, size: int) -> np.ndarray:
@@ -193,12 +194,14 @@ def statistics(split: Split, maximum: float) -> tuple[tuple[float, ...], tuple[f
 
   The same examples whether the set is resident or streamed: how it is read must not change what is learnt.
   """
-  images = split.fetch(np.unique(np.linspace(0, split.size - 1, SAMPLE).astype(np.int64)))['image']
-  channels, total, squares = images.shape[-1], 0.0, 0.0
-  for start in range(0, len(images), 2048):  # [n, ..., channels] -> [n · positions, channels]
-    values = np.asarray(images[start : start + 2048], np.float32).reshape(-1, channels) / maximum
+  numbers = np.unique(np.linspace(0, split.size - 1, SAMPLE).astype(np.int64))
+  shape, total, squares = split.fetch(numbers[:1])['image'].shape[1:], 0.0, 0.0
+  count = max(1, min(2048, VALUES // math.prod(shape)))
+  for start in range(0, len(numbers), count):  # [n, ..., channels] -> [n · positions, channels]
+    images = split.fetch(numbers[start : start + count])['image']
+    values = np.asarray(images, np.float32).reshape(-1, shape[-1]) / maximum
     total = total + values.sum(0, dtype=np.float64)
     squares = squares + np.square(values, dtype=np.float64).sum(0)  # or a channel nearly constant has another variance
-  mean, mean_square = (x / (images.size // channels) for x in (total, squares))
+  mean, mean_square = (x / (len(numbers) * math.prod(shape[:-1])) for x in (total, squares))
   std = np.sqrt(np.maximum(mean_square - mean**2, 0))
   return tuple(map(float, mean)), tuple(map(float, std))

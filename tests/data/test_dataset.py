@@ -297,3 +297,12 @@ def test_arrays_of_a_split_are_the_same_wherever_they_lie(dtype, shape):
     placed = dataset.aligned(array)
     assert placed.dtype == array.dtype and placed.shape == shape and (placed == array).all()
     assert placed.ctypes.data % 64 == 0 or placed.dtype == object or not placed.size
+
+
+def test_mean_and_deviation_are_taken_of_few_large_images_at_a_time():
+  images, asked = np.random.default_rng(0).integers(0, 256, (60, 256, 256, 3), np.uint8), []
+  split = dataset.Split(60, None, lambda numbers: asked.append(len(numbers)) or {'image': images[numbers]})
+  mean, std = splitting.statistics(split, 255.0)
+  np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-6)
+  np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-6)
+  assert max(asked) * images[0].size <= 2**23
