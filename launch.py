@@ -17,6 +17,7 @@ python launch.py --processes=2 NAME [flags]   hosts as processes of this machine
 
 import ast
 import codecs
+import gc
 import importlib
 import os
 import sys
@@ -52,6 +53,14 @@ def experiments() -> dict[str, tuple[str, list[str]]]:
   return found
 
 
+def module(name: str):
+  """Imports one; all but a run of an experiment, which does it later, then look for garbage again."""
+  found = importlib.import_module(name)
+  if name != 'karpjax.command_line':
+    gc.enable()
+  return found
+
+
 def main(argv: list[str]) -> int:
   known = experiments()
   if not argv or argv[0] in ('--help', '-h', 'list'):
@@ -61,7 +70,6 @@ def main(argv: list[str]) -> int:
   name, *rest = argv
   sys.path[:0] = [str(ROOT)]
   sys.path.append(os.getcwd())  # where experiments and models of one's own may lie
-  module = importlib.import_module
   if name.split('=')[0] in ('--processes', '--devices'):
     return module('karpjax.commands.local_cluster').main(argv)
   if name in known and name in (*COMMANDS, *LISTS):
@@ -100,6 +108,7 @@ def command(argv: list[str] | None = None) -> None:
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):  # a notebook's has not
       stream.reconfigure(errors='karpjax.spell')
+  gc.disable()  # what starting makes stays: looking through it again and again takes a tenth of the start
   try:
     code = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()
@@ -111,6 +120,8 @@ def command(argv: list[str] | None = None) -> None:
     errors = importlib.import_module('karpjax.errors')
     print(f'launch.py: {errors.unusable(error)}', file=sys.stderr)
     code = 1 if errors.full_disk(error) else 2
+  finally:
+    gc.enable()
   try:
     sys.stdout.flush()
   except OSError:  # nor does it take what is left

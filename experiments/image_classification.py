@@ -64,6 +64,9 @@ def program(config: Config, data: Dataset) -> Program:
   def predict(state, batch, key):
     return model.apply(state.variables(), spec.scale(batch['image'], config.scale), train=False)
 
+  def probabilities(state, batch, key):
+    return jax.nn.softmax(predict(state, batch, key))
+
   def example_losses(state, batch, key):
     return example_loss(predict(state, batch, key), batch['label'])
 
@@ -75,7 +78,7 @@ def program(config: Config, data: Dataset) -> Program:
     name, split = data.reported(t == config.steps)
     reports.write(
       folder, classes=spec.classes, labels=split.column('label'), heading=f'{name} split, step {t}', seeds=config.seeds,
-      probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
+      probabilities=predict_split(probabilities, state, split),
       images=lambda numbers: split.fetch(numbers)['image'].astype(np.float32) / spec.maximum,
       kernel=reports.first_kernel(state.eval_params, spec.shape),
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),

@@ -90,6 +90,9 @@ def program(config: Config, data: Dataset) -> Program:
   def predict(state, batch, key):
     return model.apply(state.variables(), batch['tokens'])
 
+  def probabilities(state, batch, key):
+    return jax.nn.softmax(predict(state, batch, key))
+
   def example_losses(state, batch, key):
     return example_loss(predict(state, batch, key), batch['label'])
 
@@ -109,7 +112,7 @@ def program(config: Config, data: Dataset) -> Program:
       folder,
       classes=spec.classes,
       labels=split.column('label'),
-      probabilities=np.asarray(jax.nn.softmax(predict_split(predict, state, split))),
+      probabilities=predict_split(probabilities, state, split),
       texts=data.raw[name].column('text'),
       baselines=baselines(t == config.steps),
       heading=f'{name} split, step {t}',

@@ -54,7 +54,9 @@ class Train:
     choices=('none', 'pmap', 'seeds', *meshes.AXES),
   )
   mesh: str = free_flag('', 'Or a mesh of several axes: data:4,fsdp:2,tensor:1.')
-  steps_per_call: str = run_flag('auto', 'Steps in one call of the compiled program, or auto, which measures.')
+  steps_per_call: str = run_flag(
+    'auto', 'Steps in one call of the compiled program at the most; auto: many of small ones.'
+  )
   microbatches: int = run_flag(1, 'Gradient-accumulation steps per batch.', low=1)
   dtype: str = run_flag(
     'float32', 'The dtype of computation; parameters, norms and losses stay float32.', choices=('float32', 'bfloat16')
@@ -77,6 +79,9 @@ class Train:
     'auto', 'Evaluate this often; 0: at the end only; auto: each epoch, 20 times at most.'
   )
   checkpoint_every: Duration = free_flag('auto', 'Save this often; 0: at the end and when stopped; auto: as above.')
+  checkpoint_seconds: float = free_flag(
+    2.0, 'Save once in so many seconds at the most, and at the end; 0: as often as is due.', low=0
+  )
   report_every: Duration = free_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
   select: str = run_flag('validation/loss', 'The metric whose least value is the best; -NAME for the largest.')
   keep: int = free_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)

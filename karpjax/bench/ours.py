@@ -51,7 +51,7 @@ def training(setup: setups.Setup, **changes):
   bound = runner.Runner(program, data, config)
   carry = bound.placement.put(bound.init())
   params = jax.device_get(carry.state.params)
-  facts = bound.compile(carry, config.steps_per_call)
+  facts = bound.compile(config.steps_per_call)
   at = {'carry': carry, 't': 0}
 
   def advance(stop, reset=False):

@@ -1,7 +1,7 @@
 """Plots of a run, as PNG files in its folder `plots`: numbers in, one picture out, in one style."""
 
 import contextlib
-import io
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from karpjax.report import writers
+from karpjax.report import rendering, writers
 
 # Okabe and Ito's colours, told apart with any kind of colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9'
@@ -33,14 +33,13 @@ def drawing(folder: Path, name: str, width: float, height: float, rows: int = 1,
   import matplotlib
   from matplotlib.figure import Figure
 
-  with matplotlib.rc_context(fname=Path(__file__).with_suffix('.mplstyle')):
-    figure, content = Figure(figsize=(width, height), layout=None if margins else 'constrained'), io.BytesIO()
+  with matplotlib.rc_context(fname=rendering.STYLE):
+    figure = Figure(figsize=(width, height), layout=None if margins else 'constrained')
     if margins:
       left, right, bottom, top = margins
       figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     yield figure, figure.subplots(rows, **subplots)
-    figure.savefig(content, format='png', dpi=144, facecolor='white')
-  writers.write_bytes(Path(folder) / 'plots' / f'{name}.png', content.getvalue())
+  rendering.draw(figure, functools.partial(writers.write_bytes, Path(folder) / 'plots' / f'{name}.png'))
 
 
 def title(name: str) -> str:

@@ -50,7 +50,7 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     f'compiled step: {quantity(compiled["flops"], "FLOP")}, {quantity(compiled["bytes"], "B")} read and written; '
     f'memory {quantity(compiled["argument_bytes"], "B")} arguments, {quantity(compiled["temporary_bytes"], "B")} temporary; '
     f'compilation {compiled["compile_seconds"]:.1f} s',
-    f'steps per call: {"at most " if steps > 1 else ""}{steps}{" (measured)" if config.steps_per_call == "auto" else ""}',
+    f'steps per call: {"at most " if steps > 1 else ""}{steps}',
     *([batch_norm] if config.microbatches > 1 else []),
   ]
 

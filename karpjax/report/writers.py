@@ -238,6 +238,7 @@ class TensorBoard:
   def finish(self, numbers: Mapping[str, Any]) -> None:
     """Adds config.json as text and plots/*.png as images, as far as they exist."""
     from tensorboardX import summary
+    from tensorboardX.proto import summary_pb2
 
     step = numbers['steps']
     config = self._folder / 'config.json'
@@ -246,7 +247,9 @@ class TensorBoard:
       self._add(step, [summary.text('config', text)])
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
-        self._add(step, [summary.image(path.stem, np.asarray(image.convert('RGB')), dataformats='HWC')])
+        size = {'width': image.width, 'height': image.height, 'colorspace': len(image.getbands())}
+      picture = summary_pb2.Summary.Image(**size, encoded_image_string=path.read_bytes())
+      self._add(step, [summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=path.stem, image=picture)])])
     self._add(step, flush=True)
 
   def close(self) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -100,15 +101,18 @@ def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
 class Checkpoints:
   """The checkpoints of one workdir: `last/` holds the newest few, `best/` the best one. Saving is asynchronous."""
 
-  def __init__(self, folder: Path, *, keep: int = 2, say=print):
+  def __init__(self, folder: Path, *, keep: int = 2, seconds: float = 0, say=print):
     """Args:
     folder: created by the first save.
     keep: how many of the newest to keep.
+    seconds: from one write to the next at the least; of what is saved meanwhile the newest of each kind is held.
     say: is given a line wherever something was repaired.
     """
-    self.folder, self.keep, self.say = Path(folder), keep, say
+    self.folder, self.keep, self.seconds, self.say = Path(folder), keep, seconds, say
     self.managers = {}
     self.started = {}  # kind -> the step last given to orbax
+    self.held = {}  # kind -> what is to be written: step, arrays, information
+    self.written = time.monotonic()
 
   def _manager(self, kind: str):
     if kind not in self.managers:
@@ -130,7 +134,7 @@ class Checkpoints:
     return sorted((int(p.name) for p in (self.folder / kind).glob('[0-9]*') if p.name.isdigit()), reverse=True)
 
   def save(self, step: int, carry, information: dict, *, kind: str = 'last') -> None:
-    """Starts writing the checkpoint of a step.
+    """Holds the checkpoint of a step, for `check` to write when it is time, or `wait` at once.
 
     Args:
       step: a step that is already saved is not saved again.
@@ -139,18 +143,27 @@ class Checkpoints:
       kind: 'last' or 'best'.
 
     Raises:
-      OSError: where a write fails, as on a full disk, of this save or of the one before; what was saved earlier stays.
+      OSError: where a write fails, as on a full disk, of the save before; what was saved earlier stays.
     """
+    if not self.seconds and kind in self.held:
+      self.flush()  # each is written
+    if hosts.is_host0():
+      self.held[kind] = step, to_arrays(carry), information
+
+  def flush(self) -> None:
+    """Starts writing what is held, the best first, of which the last says where it is; raises OSError as `save`."""
+    for kind in sorted(self.held):
+      self._write(kind, *self.held.pop(kind))
+      self.written = time.monotonic()
+
+  def _write(self, kind, step, arrays, information):
     import orbax.checkpoint as ocp
 
-    if not hosts.is_host0():
-      return
     self.wait([kind])
     try:
       manager = self._manager(kind)
       if step in manager.all_steps():
         return
-      arrays = to_arrays(carry)
       meta = {**information, 'step': step, 'checksums': checksums(arrays)}
       items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
       self.started[kind] = step
@@ -168,7 +181,9 @@ class Checkpoints:
     raise OSError(f'the checkpoint of step {step} could not be written: {first_line(error)[:300]}') from None
 
   def wait(self, kinds: Iterable[str] | None = None) -> None:
-    """Until everything, or all of these kinds, is on the disk; raises OSError as `save`."""
+    """Until everything, or what is begun of these kinds, is on the disk; raises OSError as `save`."""
+    if kinds is None:
+      self.flush()
     for kind in [kind for kind in self.managers if kinds is None or kind in kinds]:
       try:
         self.managers[kind].wait_until_finished()
@@ -176,11 +191,15 @@ class Checkpoints:
         self._fail(kind, self.started.get(kind), error)
 
   def check(self) -> None:
-    """Raises OSError where a save has failed meanwhile."""
+    """Starts writing what is held, where it is time; raises OSError where a save has failed meanwhile."""
+    if time.monotonic() - self.written >= self.seconds:
+      self.flush()
     self.wait([kind for kind, manager in self.managers.items() if not manager.is_saving_in_progress()])
 
   def close(self) -> None:
     """Ends all; to be asked after `wait`, which says what failed."""
+    with contextlib.suppress(OSError):
+      self.flush()
     for manager in self.managers.values():
       with contextlib.suppress(Exception):
         manager.close()

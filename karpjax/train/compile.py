@@ -1,16 +1,12 @@
-"""A compiled step: what it costs, as its compiler says, and how many steps one call of it should make."""
+"""A compiled step: what it costs, as its compiler says, and how many steps one call of it makes."""
 
 import math
 import re
-import time
-from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.interpreters import partial_eval
 
-from karpjax.train import hosts
+from karpjax.train import runtime
 
 BYTES = {'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'f16': 2, 'bf16': 2, 's32': 4, 'u32': 4, 'f32': 4}
 COLLECTIVES = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
@@ -18,8 +14,7 @@ MOVES = {
   *('reshape', 'broadcast_in_dim', 'transpose', 'squeeze', 'slice', 'dynamic_slice', 'dynamic_update_slice', 'gather'),
   *('concatenate', 'pad', 'rev', 'convert_element_type', 'copy', 'stop_gradient', 'iota'),
 }
-CALL_SECONDS = 0.25  # of a call of many steps: short enough to be stopped, long enough to hide dispatch
-LARGEST_CALL = 8192  # steps
+LARGEST_CALL = 1024, 2**22  # steps, and example numbers of them
 
 
 def estimate_flops(jaxpr, *, loops: bool = True) -> float:
@@ -97,37 +92,16 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
   return totals
 
 
-def measure_steps_per_call(carry, steps: int, run: Callable, compile_many: Callable) -> int:
-  """How many steps a call should make: many only where that measures faster than one.
+def steps_per_call(steps: int, examples: int, flops: float) -> int:
+  """How many steps a call of the program makes at the most: one, or many in a loop inside it.
 
-  A loop inside the program can be slower than the dispatch it saves (convolutions on CPU).
+  A loop saves what a call costs, up to nine tenths of a small step, but a large step with convolutions takes longer in
+  one. It is decided by the step alone, not by a clock, so that the same command compiles the same program.
 
   Args:
-    carry: on the devices; it is left as it is.
     steps: of the whole run.
-    run: (carry, start, stop) -> carry, in one call, which is that of one step at first.
-    compile_many: (steps) makes it one of up to so many.
+    examples: of one step, over all seeds.
+    flops: of one step, over all seeds.
   """
-  one = hosts.from_host0(_seconds(run, carry, 1))  # all hosts have to choose alike
-  if one > CALL_SECONDS / 4 or steps == 1:
-    return 1
-  in_a_row = max(1, min(steps, 8, int(CALL_SECONDS / one)))  # the first after a copy is slower
-  one = hosts.from_host0(_seconds(run, carry, 1, calls=in_a_row))
-  many = int(min(LARGEST_CALL, steps, 2 ** np.ceil(np.log2(CALL_SECONDS / one) + 2)))
-  compile_many(many)
-  first = hosts.from_host0(_seconds(run, carry, 1, times=1))
-  trial = max(1, min(many, int(CALL_SECONDS / first)))
-  return many if hosts.from_host0(_seconds(run, carry, trial)) < one else 1
-
-
-def _seconds(run: Callable, carry, steps: int, times: int = 3, calls: int = 1) -> float:
-  """Median seconds of a step, in so many calls of so many steps on a copy of the carry."""
-  measured = []
-  for _ in range(times + 1):
-    copy = jax.block_until_ready(jax.tree.map(jnp.copy, carry))
-    start_time = time.perf_counter()
-    for start in range(0, calls * steps, steps):
-      copy = run(copy, start, start + steps)
-    jax.block_until_ready(copy)
-    measured.append((time.perf_counter() - start_time) / (calls * steps))
-  return sorted(measured[1:])[times // 2]
+  most, numbers = LARGEST_CALL
+  return 1 if runtime.is_large(flops) else max(1, min(steps, most, numbers // examples))

@@ -2,9 +2,12 @@
 
 import collections
 import dataclasses
+import gc
+import importlib
 import signal
 import time
 from collections.abc import Callable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from karpjax import errors
 from karpjax.data.dataset import Dataset
 from karpjax.errors import Diverged
 from karpjax.program import Program, divide
-from karpjax.report import progress, writers
+from karpjax.report import progress, rendering, writers
 from karpjax.train import hosts, run_dir, runtime
 from karpjax.train.checkpoint import Checkpoints
 from karpjax.train.prepare import check_select, first_carry, name_of, prepare, refuse_select
@@ -68,14 +71,15 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     tell(progress.costs(Runner(program, dataset, config).compile_only()))
     return Summary({}, None, None)
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
-  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error():
+  drawing = rendering.aside(config.plots and hosts.is_host0())
+  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error(), drawing:
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config, dataset.spec)) or {}
     data = run_dir.fingerprint_of(folder, stored, dataset)
     runner = Runner(program, dataset, config)
     if not stored:
       check_select(runner)
     say(f'workdir: {folder}')
-    checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, say=say)
+    checkpoints = Checkpoints(folder / 'checkpoints', keep=config.keep, seconds=config.checkpoint_seconds, say=say)
     start, carry, information = checkpoints.restore(runner.shapes) or (0, None, {})
     finished = start == config.steps and hosts.run_on_host0(lambda: run_dir.summary(folder, start))
     if finished:
@@ -84,10 +88,17 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       return Summary(finished, carry.state, folder)
     if carry:
       say(f'goes on at step {start} of {config.steps}')
-    carry = runner.placement.put(carry or first_carry(runner, config, say))
-    checkpoints.forget_after(start)
     say('compiling …')
-    compiled = runner.compile(carry, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
+    with futures.ThreadPoolExecutor() as threads:  # side by side: a compiler lets others work
+      step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
+      threads.submit(runner.compile_evaluation)
+      threads.submit(warm_up, config)
+      carry = runner.placement.put(carry or first_carry(runner, config, say))
+      checkpoints.forget_after(start)
+      compiled = step.result()
+    if not gc.isenabled():  # since the process began
+      gc.freeze()  # what starting has made stays
+      gc.enable()
     description = run_dir.describe(folder, experiment, runner, compiled, stored, data)
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, say, program.uninformed_loss)
@@ -96,6 +107,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     try:
       with run_dir.failure_said(folder):
         carry = loop.run(carry, start)
+        checkpoints.flush()
         numbers = loop.finish(carry, description)
         checkpoints.wait()
     finally:
@@ -104,6 +116,17 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
         sink.close()
     tell([*progress.final(numbers, folder, config), *loop.lines])
     return Summary(numbers, runner.placement.get(carry).state, folder)
+
+
+def warm_up(config) -> None:
+  """Imports what is needed later, while others compile."""
+  wanted = {
+    'orbax.checkpoint': True,
+    'tensorboardX.event_file_writer': config.tensorboard,
+    'matplotlib.figure': config.plots,
+  }
+  for name in [name for name, is_wanted in wanted.items() if is_wanted]:
+    importlib.import_module(name)
 
 
 def due(t: int, every: int) -> bool:
@@ -265,6 +288,7 @@ class Loop:
     if self.runner.program.report:
       state = first_seed(self.runner.placement.get(carry).state, self.config.seeds)
       if hosts.is_host0():
+        rendering.wait()  # for those of the report before
         self.lines = tuple(self.runner.program.report(state, t, self.folder) or ())
 
   def evaluate_best(self, carry) -> tuple[int, dict] | None:

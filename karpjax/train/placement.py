@@ -71,7 +71,8 @@ class OneDevice:
     self.options = runtime.compiler_options(flops)
 
   def put(self, carry):
-    return jax.tree.map(lambda x: x if _is_struct(x) else jnp.array(x), carry)  # a copy, for calls donate it
+    own = lambda x: isinstance(x, jax.Array | jax.ShapeDtypeStruct)
+    return jax.tree.map(lambda x: x if own(x) else jnp.array(x), carry)  # a copy, for calls donate it
 
   put_sums = put
 

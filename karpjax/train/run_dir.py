@@ -20,7 +20,7 @@ from karpjax import errors, optim, options, paths
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, listed
 from karpjax.errors import UsageError
-from karpjax.report import page, plots, progress, writers
+from karpjax.report import page, plots, progress, rendering, writers
 from karpjax.train import checkpoint, commits, hosts
 from karpjax.train.transforms import first_seed
 
@@ -289,6 +289,7 @@ def write_results(
     plots.curves(rows, folder)
   writers.write_csv(folder)
   writers.write_json(folder / 'summary.json', numbers)
+  rendering.wait()
   for sink in sinks:
     if isinstance(sink, writers.TensorBoard | writers.Wandb):
       sink.finish(numbers)

@@ -14,7 +14,10 @@ from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError, first_line, refuse_too_large
 from karpjax.options import text as typed
 from karpjax.program import Population, Program
-from karpjax.train import compile, placement, runtime, transforms
+from karpjax.train import compile, hosts, placement, runtime, transforms
+
+CALL_SECONDS = 0.25  # of a call of many steps: short enough to be stopped, long enough to hide dispatch
+GROWTH = 4  # of a call to the next: the first is slower than the others
 
 
 def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
@@ -119,6 +122,8 @@ class Runner:
     UsageError: when the batch does not divide over the devices, or the seeds' states do not fit in memory.
   """
 
+  calls, growing = 1, True  # how many steps the next call makes, and whether that is still to be found
+
   @refuse_too_large()
   def __init__(self, program: Program, dataset: Dataset, config):
     self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
@@ -157,8 +162,9 @@ class Runner:
     )
     self._one_step = one_step if self.feed.resident else one_batch
     rows, sums = self.placement.shard(batch['mask'], 0), jax.eval_shape(lambda: self._zeros(self.sums))
-    arguments = self.placement.put(self.shapes).state, self.placement.put_sums(sums), rows, rows
-    self._add_sums = self.placement.jit(add_sums, arguments, donated=1)
+    shapes = self.placement.put(self.shapes).state, self.placement.put_sums(sums)
+    self._add_sums = self.placement.jit(add_sums, (*shapes, rows, rows), donated=1)
+    self._evaluated = *shapes, *self.placement.shard((batch, batch['mask']), 0)
 
   def _zeros(self, shapes):
     lead = (self.config.seeds,) if self.config.seeds > 1 else ()
@@ -194,27 +200,23 @@ class Runner:
     runtime.trim_malloc()
     return compiled
 
-  def compile(self, carry, steps_per_call: str | int = 'auto') -> dict:
+  def compile(self, steps_per_call: str | int = 'auto') -> dict:
     """Compiles the step, and gives its figures.
 
     Args:
-      carry: on the devices; it is left as it is.
-      steps_per_call: how many steps a call makes at the most; 'auto' measures. Streamed sets take one.
+      steps_per_call: how many steps a call makes at the most; 'auto' decides. Streamed sets take one.
     """
     start_time = time.perf_counter()
-    measures = steps_per_call == 'auto' and self.feed.resident
-    self.steps_per_call = int(steps_per_call) if self.feed.resident and not measures else 1
-    one = self.step = self._compile_step(self.steps_per_call)
-    if measures:
-
-      def compile_many(steps):
-        self.step, self.steps_per_call = self._compile_step(steps), steps
-
-      run = lambda carry, start, stop: self.run_steps(carry, start, stop, False)
-      self.steps_per_call = compile.measure_steps_per_call(carry, self.config.steps, run, compile_many)
-      self.step = one if self.steps_per_call == 1 else self.step
+    examples = self.config.batch_size * (1 if self.feed.shared else self.config.seeds)
+    auto = compile.steps_per_call(self.config.steps, examples, self.flops)
+    self.steps_per_call = 1 if not self.feed.resident else auto if steps_per_call == 'auto' else int(steps_per_call)
+    self.step = self._compile_step(self.steps_per_call)
     figures = {'flops': self.flops, 'seeds': self.config.seeds, 'compile_seconds': time.perf_counter() - start_time}
     return figures | compile.memory_analysis(self.step)
+
+  def compile_evaluation(self) -> None:
+    """Compiles what `evaluate` calls, so that the first call need not."""
+    self._add_sums.lower(*self._evaluated).compile()
 
   def compile_only(self) -> dict:
     """What one step costs, with the collectives of a mesh; nothing is put on the devices."""
@@ -229,14 +231,21 @@ class Runner:
     return {'flops': self.flops, 'collectives': compile.collectives(step.as_text()), **compile.memory_analysis(step)}
 
   def next_boundary(self, t: int) -> int:
-    """The first step beyond t at which a call has to end: calls end at fixed multiples of their steps."""
-    return (t // self.steps_per_call + 1) * self.steps_per_call
+    """The step at which a call that begins at step t has to end: calls grow until they take CALL_SECONDS."""
+    return t + min(self.calls, self.steps_per_call)
 
   def run_steps(self, carry, start: int, stop: int, reset_metrics: bool):
     """The carry after steps start … stop − 1, which lie in one call; its metric sums are of these alone, or go on."""
     arguments = self.feed.take(start, stop, self.steps_per_call)
     steps = (np.int32(stop - start),) if self.steps_per_call > 1 else ()
-    return self.step(carry, *arguments, *steps, np.bool_(reset_metrics))
+    start_time = time.perf_counter()
+    carry = self.step(carry, *arguments, *steps, np.bool_(reset_metrics))
+    if self.growing and self.steps_per_call > 1:
+      jax.block_until_ready(carry)
+      seconds = hosts.from_host0((time.perf_counter() - start_time) / (stop - start))  # all have to choose alike
+      fits = max(1, min(int(CALL_SECONDS / seconds), self.steps_per_call))
+      self.growing, self.calls = fits > GROWTH * self.calls, min(fits, GROWTH * self.calls)
+    return carry
 
   # ---- evaluation ----
 

@@ -15,7 +15,8 @@ import jax
 from jax._src import compilation_cache  # nothing public reads a stored program
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8  # glibc's mallopt parameters (malloc.h)
-LARGE_STEP = 1e8  # FLOPs of one seed's step
+LARGE_STEP = {'cpu': 1e9, 'else': 1e11}  # FLOPs, by platform
+LARGE_SEED = 1e8  # FLOPs of one seed's step
 
 
 def tune_malloc() -> None:
@@ -108,16 +109,24 @@ def _onednn() -> dict:
   return options
 
 
+def is_large(flops: float) -> bool:
+  """Whether a step of so many FLOPs takes so long that a call of its own costs it next to nothing."""
+  return flops >= LARGE_STEP['cpu' if jax.default_backend() == 'cpu' else 'else']
+
+
 def compiler_options(flops: float) -> dict:
-  """Options for the compilation of a step of so many FLOPs, of one seed: on a CPU, large ones call oneDNN."""
-  return _onednn() if flops >= LARGE_STEP else {}
+  """Options for the compilation of a step of so many FLOPs, of one seed: on a CPU, large ones call oneDNN.
+
+  Small ones are faster without it, and then the compilation cache keeps them.
+  """
+  return _onednn() if is_large(flops) else {}
 
 
 def prefer_sequential_seeds(flops: float, convolves: bool) -> bool:
   """Whether seeds of a step are faster one after the other: on a CPU, large ones with convolutions,
   whose images stay in cache.
   """
-  return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_STEP
+  return jax.default_backend() == 'cpu' and convolves and flops >= LARGE_SEED
 
 
 def set_up(threads: int = 0, parallel: str = 'none', compilation_cache: str = '', deterministic: bool = False) -> None:
