@@ -34,7 +34,8 @@ class Process:
 
   def draw(self, figure, write) -> None:
     """Calls `write` with a figure's PNG once it is drawn."""
-    self.begun.append(self.thread.submit(self._draw, pickle.dumps(figure), write))
+    content = pickle.dumps(figure)
+    self.begun.append((self.thread.submit(self._draw, content, write), content, write))
 
   def _draw(self, figure: bytes, write):
     try:
@@ -46,9 +47,13 @@ class Process:
     write(content)
 
   def wait(self) -> None:
-    """Until all is drawn; raises what a write has raised."""
+    """Until all is drawn, and helps with it, from the end; raises what a write has raised."""
     while self.begun:
-      self.begun.pop(0).result()
+      drawing, figure, write = self.begun.pop()
+      if drawing.cancel():
+        write(png(pickle.loads(figure)))
+      else:
+        drawing.result()
 
   def close(self) -> None:
     self.thread.shutdown()

@@ -89,13 +89,14 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     if carry:
       say(f'goes on at step {start} of {config.steps}')
     say('compiling …')
-    with futures.ThreadPoolExecutor() as threads:  # side by side: a compiler lets others work
-      step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
-      threads.submit(runner.compile_evaluation)
-      threads.submit(warm_up, config)
-      carry = runner.placement.put(carry or first_carry(runner, config, say))
-      checkpoints.forget_after(start)
-      compiled = step.result()
+    threads = futures.ThreadPoolExecutor()  # side by side: a compiler lets others work
+    step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
+    evaluation = threads.submit(runner.compile_evaluation)
+    threads.submit(warm_up, config)
+    threads.shutdown(wait=False)
+    carry = runner.placement.put(carry or first_carry(runner, config, say))
+    checkpoints.forget_after(start)
+    compiled, _ = step.result(), evaluation.result()
     if not gc.isenabled():  # since the process began
       gc.freeze()  # what starting has made stays
       gc.enable()

@@ -1,5 +1,6 @@
 """A Program bound to its data and devices: `Feed` finds the examples of a step, `Runner` compiles and runs steps."""
 
+import dataclasses
 import functools
 import os
 import time
@@ -126,6 +127,8 @@ class Runner:
 
   @refuse_too_large()
   def __init__(self, program: Program, dataset: Dataset, config):
+    traced_once = {name: jax.jit(getattr(program, name), inline=True) for name in ('init', 'step', 'evaluate')}
+    program = dataclasses.replace(program, **traced_once)
     self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
     self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
     train = dataset.splits['train']
@@ -216,7 +219,7 @@ class Runner:
 
   def compile_evaluation(self) -> None:
     """Compiles what `evaluate` calls, so that the first call need not."""
-    self._add_sums.lower(*self._evaluated).compile()
+    self._add_sums = self._add_sums.lower(*self._evaluated).compile()
 
   def compile_only(self) -> dict:
     """What one step costs, with the collectives of a mesh; nothing is put on the devices."""
@@ -257,7 +260,7 @@ class Runner:
       read = batches.stream(split, lambda i: parts[i][0], 0, len(parts), workers=self.config.workers)
     else:  # from the host as well: sets of different sizes on the device would be as many programs to compile
       read = (batches.fetch(split, numbers) for numbers, _ in parts)
-    sums = self.placement.put_sums(self._zeros(self.sums))
+    sums = self.placement.put_sums(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._evaluated[1]))
     for batch, (_, mask) in zip(read, parts):
       sums = self._add_sums(carry.state, sums, *self.placement.shard((batch, mask), 0))
     return self.to_host(sums)

@@ -13,7 +13,7 @@ from karpjax.train import checkpoint, loop
 gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 
 SMALL = dict(
-  environment='gymnasium:Faulty-v0', batch_size=2, widths=(4,), log_every='1', checkpoint_every='1', episodes=2,
+  environment='gymnasium:Faulty-v0', batch_size=2, widths=(4,), log_every='1', checkpoint_every='1', checkpoint_seconds=0, episodes=2,
   eval_splits=(), final_splits=(), tensorboard=False, plots=False, compilation_cache='off',
 )  # fmt: skip
 

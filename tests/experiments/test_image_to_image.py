@@ -20,7 +20,7 @@ from karpjax.train import loop
 
 SMALL = dict(
   width=2, discriminator_width=2, layers=1, augment='', batch_size=8, validation=8, steps='12', log_every='3',
-  eval_every='6', checkpoint_every='6', report_every='0', eval_batch_size=8, tensorboard=False, plots=False,
+  eval_every='6', checkpoint_every='6', checkpoint_seconds=0, report_every='0', eval_batch_size=8, tensorboard=False, plots=False,
   steps_per_call='1',
 )  # fmt: skip
 
@@ -115,7 +115,13 @@ def test_a_step_lowers_for_accelerators(norm, objective):
 @pytest.mark.slow
 def test_a_mapping_is_learnt(tmp_path, run):
   numbers = run(
-    tmp_path, steps='60', learning_rate=0.01, eval_every='30', checkpoint_every='20', log_every='15'
+    tmp_path,
+    steps='60',
+    learning_rate=0.01,
+    eval_every='30',
+    checkpoint_every='20',
+    checkpoint_seconds=0,
+    log_every='15',
   ).numbers
   # black alone would have an L1 of a third, and a PSNR under 5 dB
   assert numbers['test/l1'] < 0.25 and numbers['test/psnr'] > 8

@@ -20,7 +20,7 @@ from karpjax.train import loop
 from karpjax.train.runner import Runner
 
 SMALL = dict(
-  steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', report_every='0',
+  steps='6', batch_size=8, context=16, log_every='2', eval_every='3', checkpoint_every='3', checkpoint_seconds=0, report_every='0',
   tensorboard=False,
 )  # fmt: skip
 MODELS = {
@@ -149,7 +149,7 @@ def bound(story, **changes):
 def trained(story, **changes):
   runner = bound(story, **{'steps_per_call': '1', 'optimiser': 'adam', 'learning_rate': 0.01, **changes})
   carry, losses = runner.placement.put(runner.init()), []
-  runner.compile(carry, runner.config.steps_per_call)
+  runner.compile(runner.config.steps_per_call)
   for t in range(4):
     carry = runner.run_steps(carry, t, t + 1, True)
     total, count = runner.to_host(carry.totals['loss'])

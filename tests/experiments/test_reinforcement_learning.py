@@ -12,7 +12,7 @@ from karpjax.errors import UsageError
 from karpjax.train import checkpoint, loop
 
 SMALL = dict(
-  batch_size=8, widths=(8,), steps='12', log_every='3', checkpoint_every='5', episodes=4, eval_splits=(), final_splits=(),
+  batch_size=8, widths=(8,), steps='12', log_every='3', checkpoint_every='5', checkpoint_seconds=0, episodes=4, eval_splits=(), final_splits=(),
   tensorboard=False, plots=False, steps_per_call='1', seed=5,
 )  # fmt: skip
 REPLAY = dict(train_frequency=4, replay_batch=16, buffer=256, learning_starts=64)

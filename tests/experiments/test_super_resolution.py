@@ -22,7 +22,7 @@ from karpjax.models import super_resolution as models
 from karpjax.train import checkpoint, loop
 
 TINY = dict(
-  factor=2, crop=8, widths=(4,), kernel_sizes=(3, 3), batch_size=8, steps='4', eval_every='2', checkpoint_every='2', log_every='1',
+  factor=2, crop=8, widths=(4,), kernel_sizes=(3, 3), batch_size=8, steps='4', eval_every='2', checkpoint_every='2', checkpoint_seconds=0, log_every='1',
   learning_rate=3e-3, validation=1, steps_per_call='1', tensorboard=False, plots=False,
 )  # fmt: skip
 UNSEEN = dict(eval_splits=(), final_splits=())  # nothing is evaluated: less to compile

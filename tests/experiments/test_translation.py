@@ -19,7 +19,7 @@ from karpjax.train import checkpoint, loop
 
 SMALL = dict(
   examples=300, model='gru', units=(12,), embedding=8, dropout=0.1, batch_size=16, steps='33', beam=5,
-  log_every='5', eval_every='11', checkpoint_every='11', eval_batch_size=15, steps_per_call='1', plots=False,
+  log_every='5', eval_every='11', checkpoint_every='11', checkpoint_seconds=0, eval_batch_size=15, steps_per_call='1', plots=False,
   tensorboard=False,
 )  # fmt: skip
 PLAIN = dict(model='lstm', attention='none', dropout=0.0)

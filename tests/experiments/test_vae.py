@@ -17,7 +17,7 @@ from karpjax.models import vae
 from karpjax.train import loop
 
 SMALL = dict(
-  widths=(16,), latent=2, steps='40', batch_size=100, eval_every='0', checkpoint_every='20', seed=3, tensorboard=False,
+  widths=(16,), latent=2, steps='40', batch_size=100, eval_every='0', checkpoint_every='20', checkpoint_seconds=0, seed=3, tensorboard=False,
   steps_per_call='20', importance_samples=20, final_splits=('test',),
 )  # fmt: skip
 

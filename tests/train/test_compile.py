@@ -85,6 +85,6 @@ def test_the_estimate_is_near_what_the_compiler_counts():
   data = experiment.data(settings)
   settings = config.resolve(settings, data.spec.examples)
   runner = Runner(experiment.program(settings, data), data, settings)
-  figures = runner.compile(runner.placement.put(runner.init()), 1)
+  figures = runner.compile(1)
   assert figures['flops'] == pytest.approx(runner.step.cost_analysis()['flops'], rel=0.2)
   assert figures['bytes'] > 0 and figures['argument_bytes'] > 0

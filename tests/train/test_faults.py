@@ -33,6 +33,7 @@ SMALL = [
   '--notensorboard',
   '--noplots',
   '--steps_per_call=5',
+  '--checkpoint_seconds=0',
   '--compilation_cache=off',
 ]
 
@@ -319,7 +320,7 @@ def diverging(at_step: dict[int, int], seeds: int):
 
 def train(folder, at_step, seeds=1, **changes):
   settings = config.resolve(
-    config.Train(steps='30', batch_size=4, seeds=seeds, workdir=str(folder), log_every='6', eval_every='10', checkpoint_every='4',
+    config.Train(steps='30', batch_size=4, seeds=seeds, workdir=str(folder), log_every='6', eval_every='10', checkpoint_every='4', checkpoint_seconds=0,
                  steps_per_call='3', tensorboard=False, plots=False, **changes), examples=20)  # fmt: skip
   said = []
   program, data = diverging(at_step, seeds)
@@ -363,7 +364,7 @@ def test_a_run_that_learns_no_more_than_a_guess_says_so_once(losses, seeds, said
   program = dataclasses.replace(program, step=step, uninformed_loss=2.0)
   settings = config.Train(
     steps='30', batch_size=4, seeds=seeds, workdir=str(tmp_path), log_every='6', eval_every='6',
-    checkpoint_every='3', learning_rate=0.3, plots=False, steps_per_call='3', tensorboard=False,
+    checkpoint_every='3', checkpoint_seconds=0, learning_rate=0.3, plots=False, steps_per_call='3', tensorboard=False,
   )  # fmt: skip
   said = []
   loop.train(program, data, config.resolve(settings, examples=20), experiment='counting', say=said.append)

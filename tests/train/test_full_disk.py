@@ -16,7 +16,7 @@ from karpjax.report import writers
 from karpjax.train import checkpoint, loop
 
 SMALL = dict(
-  model='mlp', widths=(16,), batch_size=16, steps='24', log_every='2', eval_every='8', checkpoint_every='2', keep=100,
+  model='mlp', widths=(16,), batch_size=16, steps='24', log_every='2', eval_every='8', checkpoint_every='2', checkpoint_seconds=0, keep=100,
   steps_per_call='2', compilation_cache='off',
 )  # fmt: skip
 

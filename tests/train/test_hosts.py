@@ -67,6 +67,7 @@ def started(tmp_path):
     '--steps=200000',
     '--log_every=20',
     '--checkpoint_every=40',
+    '--checkpoint_seconds=0',
     '--parallel=data',
   )
   process = subprocess.Popen(

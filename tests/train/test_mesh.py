@@ -54,7 +54,7 @@ def trained(steps=4, **changes):
   """(losses of the steps, sums of the test split, the state in global form, the carry on the devices, the runner)."""
   runner = bound(**changes)
   carry = runner.placement.put(runner.init())
-  runner.compile(carry, runner.config.steps_per_call)
+  runner.compile(runner.config.steps_per_call)
   losses = []
   for t in range(steps):
     carry = runner.run_steps(carry, t, t + 1, True)

@@ -15,7 +15,7 @@ from karpjax.train import checkpoint, loop, runtime
 
 SMALL = dict(
   model='mlp', widths=(16,), norm='batch', dropout=(0.1,), augment='shift:1', batch_size=16, steps='47', log_every='10',
-  eval_every='15', checkpoint_every='20', learning_rate=0.01, ema=0.9, tensorboard=False, plots=False, steps_per_call='7',
+  eval_every='15', checkpoint_every='20', checkpoint_seconds=0, learning_rate=0.01, ema=0.9, tensorboard=False, plots=False, steps_per_call='7',
 )  # fmt: skip
 PATHS = {
   'one step per call': dict(steps_per_call='1'),

@@ -60,7 +60,7 @@ def settings(**changes):
 def run(runner):
   """(carry in global form after 9 steps, sums of the test split)."""
   carry, t = runner.placement.put(runner.init()), 0
-  runner.compile(carry, runner.config.steps_per_call)
+  runner.compile(runner.config.steps_per_call)
   while t < 9:
     stop = min(runner.next_boundary(t), 9)
     carry, t = runner.run_steps(carry, t, stop, t == 0), stop
@@ -113,17 +113,18 @@ def test_the_device_of_a_cpu_reads_a_resident_set_where_it_lies():
   assert feed.arrays['x'].unsafe_buffer_pointer() == feed.split.arrays['x'].ctypes.data
 
 
-def test_calls_end_at_fixed_multiples():
-  runner = runners.Runner(program(), dataset(), settings())
-  runner.compile(runner.placement.put(runner.init()), 4)
-  assert [runner.next_boundary(t) for t in (0, 3, 4, 5, 8)] == [4, 4, 8, 8, 12]
-
-
-def test_measuring_changes_nothing():
-  runner = runners.Runner(program(), dataset(), settings(steps_per_call='auto', steps='500'))
-  carry = runner.placement.put(runner.init())
-  runner.compile(carry, runner.config.steps_per_call)
-  assert int(carry.state.step) == 0 and float(carry.state.params['sum']) == 0
+def test_calls_grow_until_they_take_long_enough(monkeypatch):
+  runner = runners.Runner(program(), dataset(), settings(steps_per_call='auto', steps='5000'))
+  carry, t, ends = runner.placement.put(runner.init()), 0, []
+  runner.compile(runner.config.steps_per_call)
+  assert runner.steps_per_call == 1024 and runner.next_boundary(0) == 1
+  clock = iter(np.arange(100) * 0.125)  # each call takes as long
+  monkeypatch.setattr(runners.time, 'perf_counter', lambda: next(clock))
+  for _ in range(5):
+    stop = runner.next_boundary(t)
+    carry, t = runner.run_steps(carry, t, stop, False), stop
+    ends.append(t)
+  assert ends == [1, 3, 7, 15, 31] and int(carry.state.step) == 31
 
 
 def test_a_step_that_is_not_finite_is_masked_with_all_after_it():
@@ -160,18 +161,23 @@ def test_a_state_that_is_cut_over_accelerators_may_need_the_memory_of_all(monkey
   runners.check_memory(state, 1, num_state_shards=4)
 
 
-def test_no_program_is_compiled_twice_in_a_run(tmp_path, caplog):
+@pytest.fixture
+def logged(caplog):
+  """What is compiled, in whichever thread."""
+  jax.config.update('jax_log_compiles', True)
+  with caplog.at_level(logging.WARNING):
+    yield caplog
+  jax.config.update('jax_log_compiles', False)
+
+
+def test_no_program_is_compiled_twice_in_a_run(tmp_path, logged):
   """Steps, evaluations of splits of different sizes, saves: each is one compilation."""
-  with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    loop.run(image_classification, 
-      image_classification.Config(
-        model='mlp', widths=(8,),
-        steps='30', log_every='7', eval_every='13', checkpoint_every='20', eval_splits=('train', 'validation'),
-        workdir=str(tmp_path / 'run'), tensorboard=False, plots=False, compilation_cache='off',
-      ),
-      say=str,
-    )  # fmt: skip
-  compiled = re.findall(r'Finished XLA compilation of (\S+) in', caplog.text)
+  config = image_classification.Config(
+    model='mlp', widths=(8,), steps='30', log_every='7', eval_every='13', checkpoint_every='20', tensorboard=False,
+    eval_splits=('train', 'validation'), workdir=str(tmp_path / 'run'), plots=False, compilation_cache='off',
+  )  # fmt: skip
+  loop.run(image_classification, config, say=str)
+  compiled = re.findall(r'Finished XLA compilation of (\S+) in', logged.text)
   ours = [name for name in compiled if re.search(r'step|sums|carry', name)]
   assert any('sums' in name for name in ours) and any('step' in name for name in ours)
   assert len(ours) == len(set(ours)), ours
