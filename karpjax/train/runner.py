@@ -153,8 +153,8 @@ class Runner:
     self.feed = Feed(train, examples, config, self.population.seeds, self.placement)
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards
-    batch = {**batch_of(self.eval_batch_size), 'mask': jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)}
-    self.sums = jax.eval_shape(program.evaluate, state, batch, jax.random.key(0))
+    batch, mask = batch_of(self.eval_batch_size), jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)
+    self.sums = jax.eval_shape(program.evaluate, state, {**batch, 'mask': mask}, jax.random.key(0))
     if unread := program.unread():
       raise UsageError(f'{unread[0]}={typed(getattr(config, unread[0]))}: the program makes no use of it')
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
@@ -164,10 +164,10 @@ class Runner:
       program, train.gather, self.shapes.state, **options
     )
     self._one_step = one_step if self.feed.resident else one_batch
-    rows, sums = self.placement.shard(batch['mask'], 0), jax.eval_shape(lambda: self._zeros(self.sums))
+    rows, sums = self.placement.shard(mask, 0), jax.eval_shape(lambda: self._zeros(self.sums))
     shapes = self.placement.put(self.shapes).state, self.placement.put_sums(sums)
     self._add_sums = self.placement.jit(add_sums, (*shapes, rows, rows), donated=1)
-    self._evaluated = *shapes, *self.placement.shard((batch, batch['mask']), 0)
+    self._evaluated = *shapes, *self.placement.shard((batch, mask), 0)
 
   def _zeros(self, shapes):
     lead = (self.config.seeds,) if self.config.seeds > 1 else ()

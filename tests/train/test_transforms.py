@@ -118,13 +118,13 @@ def test_calls_grow_until_they_take_long_enough(monkeypatch):
   carry, t, ends = runner.placement.put(runner.init()), 0, []
   runner.compile(runner.config.steps_per_call)
   assert runner.steps_per_call == 1024 and runner.next_boundary(0) == 1
-  clock = iter(np.arange(100) * 0.125)  # each call takes as long
+  clock = iter(np.arange(100) / 1000)  # each call takes a millisecond
   monkeypatch.setattr(runners.time, 'perf_counter', lambda: next(clock))
-  for _ in range(5):
+  for _ in range(7):
     stop = runner.next_boundary(t)
     carry, t = runner.run_steps(carry, t, stop, False), stop
     ends.append(t)
-  assert ends == [1, 3, 7, 15, 31] and int(carry.state.step) == 31
+  assert ends == [1, 5, 21, 85, 341, 1365, 2389] and int(carry.state.step) == 2389
 
 
 def test_a_step_that_is_not_finite_is_masked_with_all_after_it():
