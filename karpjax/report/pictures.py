@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from karpjax.data import image_files
-from karpjax.report import plots, writers
+from karpjax.report import plots, rendering, writers
 from karpjax.report.plots import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, SKY, VERMILION, short
 
 FRAME = 400  # milliseconds of a picture of a run's course
@@ -68,6 +68,7 @@ def over_time(folder: Path, name: str, t: int) -> None:
   for path in frames.glob('*.png'):
     if int(path.stem) > t:  # of a run that went back to an earlier checkpoint
       path.unlink()
+  rendering.wait()
   writers.write_bytes(frames / f'{t:08d}.png', plot.read_bytes())
   images = [Image.open(path).convert('RGB').quantize(GREYS) for path in sorted(frames.glob('*.png'))]
   durations = [*[FRAME] * (len(images) - 1), 4 * FRAME]

@@ -111,6 +111,10 @@ def _numbers(seeds, rows, options, start: int, steps: int) -> np.ndarray:
   return (each[0] if len(seeds) == 1 else np.stack(each, 1))[..., rows]
 
 
+def _signature(batch) -> tuple:
+  return tuple(sorted((name, x.shape[1:], x.dtype.name) for name, x in batch.items()))
+
+
 class Runner:
   """A Program bound to its data and to the devices that the config names.
 
@@ -167,7 +171,7 @@ class Runner:
     rows, sums = self.placement.shard(mask, 0), jax.eval_shape(lambda: self._zeros(self.sums))
     shapes = self.placement.put(self.shapes).state, self.placement.put_sums(sums)
     self._add_sums = self.placement.jit(add_sums, (*shapes, rows, rows), donated=1)
-    self._evaluated = *shapes, *self.placement.shard((batch, mask), 0)
+    self._evaluated, self._ready = (*shapes, mask), {}
 
   def _zeros(self, shapes):
     lead = (self.config.seeds,) if self.config.seeds > 1 else ()
@@ -218,8 +222,15 @@ class Runner:
     return figures | compile.memory_analysis(self.step)
 
   def compile_evaluation(self) -> None:
-    """Compiles what `evaluate` calls, so that the first call need not."""
-    self._add_sums = self._add_sums.lower(*self._evaluated).compile()
+    """Compiles what `evaluate` calls for the first split that is evaluated, so that the first call need not."""
+    state, sums, mask = self._evaluated
+    names = [n for n in self.config.eval_splits + self.config.final_splits if n in self.dataset.splits]
+    for name in names[:1]:
+      example = self.dataset.splits[name].fetch(np.zeros(1, np.int32))
+      batch = {n: jax.ShapeDtypeStruct((*mask.shape, *x.shape[1:]), x.dtype) for n, x in example.items()}
+      batch['index'] = jax.ShapeDtypeStruct(mask.shape, jnp.int32)
+      compiled = self._add_sums.lower(state, sums, *self.placement.shard((batch, mask), 0)).compile()
+      self._ready[_signature(batch)] = compiled
 
   def compile_only(self) -> dict:
     """What one step costs, with the collectives of a mesh; nothing is put on the devices."""
@@ -262,7 +273,8 @@ class Runner:
       read = (batches.fetch(split, numbers) for numbers, _ in parts)
     sums = self.placement.put_sums(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._evaluated[1]))
     for batch, (_, mask) in zip(read, parts):
-      sums = self._add_sums(carry.state, sums, *self.placement.shard((batch, mask), 0))
+      add_sums = self._ready.get(_signature(batch), self._add_sums)
+      sums = add_sums(carry.state, sums, *self.placement.shard((batch, mask), 0))
     return self.to_host(sums)
 
   def to_host(self, tree):
