@@ -37,23 +37,26 @@ class Process:
     content = pickle.dumps(figure)
     self.begun.append((self.thread.submit(self._draw, content, write), content, write))
 
-  def _draw(self, figure: bytes, write):
+  def _draw(self, figure: bytes, write) -> bool:
+    """Whether the process has drawn it: not where it was killed."""
     try:
       self.process.stdin.write(figure)
       self.process.stdin.flush()
       content = pickle.load(self.process.stdout)
-    except (OSError, EOFError):  # it was killed
-      content = png(pickle.loads(figure))
+    except (OSError, EOFError, pickle.UnpicklingError):
+      return False
     write(content)
+    return True
 
   def wait(self) -> None:
-    """Until all is drawn, and helps with it, from the end; raises what a write has raised."""
+    """Until all is drawn, and helps with it, from the end; raises what a write has raised.
+
+    Matplotlib serves one thread at a time: what is drawn here is drawn by the one that waits.
+    """
     while self.begun:
       drawing, figure, write = self.begun.pop()
-      if drawing.cancel():
+      if drawing.cancel() or not drawing.result():
         write(png(pickle.loads(figure)))
-      else:
-        drawing.result()
 
   def close(self) -> None:
     self.thread.shutdown()
