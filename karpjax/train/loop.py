@@ -88,6 +88,8 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       return Summary(finished, carry.state, folder)
     if carry:
       say(f'goes on at step {start} of {config.steps}')
+    elif config.init_from:  # which may be refused: before anything is compiled
+      carry = first_carry(runner, config, say)
     say('compiling …')
     threads = futures.ThreadPoolExecutor()  # side by side: a compiler lets others work
     step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))

@@ -257,7 +257,7 @@ class Runner:
     if self.growing and self.steps_per_call > 1:
       jax.block_until_ready(carry)
       seconds = hosts.from_host0((time.perf_counter() - start_time) / (stop - start))  # all have to choose alike
-      fits = max(1, min(int(CALL_SECONDS / seconds), self.steps_per_call))
+      fits = max(1, min(int(CALL_SECONDS / max(seconds, 1e-9)), self.steps_per_call))
       self.growing, self.calls = fits > GROWTH * self.calls, min(fits, GROWTH * self.calls)
     return carry
 
