@@ -151,7 +151,8 @@ def test_numbers_of_layers_and_windows_have_a_largest_value():
 
 
 @pytest.mark.parametrize(
-  'argv', ['gan --latent', 'vae --latent', 'translation --beam', 'text_classification --windows']
+  'argv',
+  ['gan --latent', 'vae --latent', 'translation --beam', 'text_classification --windows', 'evolution --episodes'],
 )
 def test_a_number_that_would_take_all_memory_is_not_tried(door, argv, capsys):
   with pytest.raises(SystemExit):

@@ -35,7 +35,9 @@ NAMES = ', '.join(environments.NAMES)
 @config.defaults(eval_every='0', final_splits=('test',), select='-validation/episode_return')
 class RLConfig(config.Train):
   environment: str = flag('cartpole', f'{NAMES}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.')
-  episodes: int = flag(100, 'Episodes of an evaluation; validation and test have their own.', low=1, may_change=True)
+  episodes: int = flag(
+    100, 'Episodes of an evaluation; validation and test have their own.', low=1, high=2**20, may_change=True
+  )
   batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1)
   order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
 
