@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from karpjax import config, optim, options
@@ -108,7 +109,7 @@ def policy(config: Config) -> Policy:
   """Actor, critics and the environment, whose actions lie within ±1."""
   environment = scale_action(environments.make(config.environment))
   (size,), stochastic = environment.action.shape, config.algorithm == 'sac'
-  first, action = jnp.zeros((1, *environment.observation.shape)), jnp.zeros((1, size))
+  first, action = np.zeros((1, *environment.observation.shape), np.float32), np.zeros((1, size), np.float32)
   dtype = jnp.dtype(config.dtype)
   actor = options.build(MODELS, 'actor', config, first, outputs=(1 + stochastic) * size, dtype=dtype)
   networks = critics(resolved(config, size).critics, actor)

@@ -93,7 +93,7 @@ def players(config: Config, spec: Spec):
 
 def first_inputs(config: Config, spec: Spec):
   """A latent, an example and a label, of zeros."""
-  return jnp.zeros((1, config.latent)), jnp.zeros((1, *spec.shape)), jnp.zeros(1, jnp.int32)
+  return np.zeros((1, config.latent), np.float32), np.zeros((1, *spec.shape), np.float32), np.zeros(1, np.int32)
 
 
 def latents(config: Config, key, batch):

@@ -42,7 +42,7 @@ data = images.load
 def program(config: Config, data: Dataset) -> Program:
   """The method: cross-entropy, or LeCun 1989's squared error, of augmented images."""
   spec, count = data.spec, len(data.spec.classes)
-  inputs, decided = jnp.zeros((1, *spec.shape)), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
+  inputs, decided = np.zeros((1, *spec.shape), np.float32), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
   augmentations = augmentation.parse(config.augment)
 

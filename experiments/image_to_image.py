@@ -63,7 +63,10 @@ def data(config: Config) -> dataset.Dataset:
 
 def networks(config: Config, spec: Spec):
   """(generator, discriminator) for pairs of these shapes."""
-  image, both = jnp.zeros((1, *spec.input)), jnp.zeros((1, *spec.input[:2], spec.input[-1] + spec.target[-1]))
+  image, both = (
+    np.zeros((1, *spec.input), np.float32),
+    np.zeros((1, *spec.input[:2], spec.input[-1] + spec.target[-1]), np.float32),
+  )
   dtype, call = jnp.dtype(config.dtype), {'train': True, 'noise': False}
   unet = options.build(models.GENERATORS, 'unet', config, image, call=call, channels=spec.target[-1], dtype=dtype)
   return unet, options.build(models.DISCRIMINATORS, config.discriminator, config, both, dtype=dtype)
@@ -84,7 +87,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   alone = config.objective == 'l1'
 
   def init(key):
-    image, target = jnp.zeros((1, *spec.input)), jnp.zeros((1, *spec.target))
+    image, target = np.zeros((1, *spec.input), np.float32), np.zeros((1, *spec.target), np.float32)
     keys = jax.random.split(first_key(key))
     variables = {'generator': generator.init(keys[0], image, train=True, noise=False)}
     if not alone:

@@ -50,7 +50,7 @@ def data(config: Config) -> Dataset:
 def network(config: Config, spec: Spec):
   context = spec.lengths['text']
   sizes = {'vocabulary': spec.tokenisers['text'].size, 'context': context, 'dtype': jnp.dtype(config.dtype)}
-  return options.build(models.MODELS, config.model, config, jnp.zeros((1, context), jnp.int32), **sizes)
+  return options.build(models.MODELS, config.model, config, np.zeros((1, context), np.int32), **sizes)
 
 
 def program(config: Config, data: Dataset) -> Program:
@@ -93,7 +93,7 @@ def program(config: Config, data: Dataset) -> Program:
   return ordinary(
     config,
     model,
-    [jnp.zeros((1, spec.lengths['text']), jnp.int32)],
+    [np.zeros((1, spec.lengths['text']), np.int32)],
     loss,
     carried=lambda: model.initial(config.batch_size) if carries else {},
     change_step=lambda step: count if config.model == 'counts' else step,

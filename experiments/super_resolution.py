@@ -75,13 +75,13 @@ def margin(config: Config, net: models.Net) -> int:
 def network(config: Config, channels: int) -> models.Net:
   channels = 1 if config.colour == 'y' else channels
   decided = {'factor': config.factor, 'channels': channels, 'dtype': jnp.dtype(config.dtype)}
-  return options.build(models.MODELS, config.model, config, jnp.zeros((1, 8, 8, channels)), **decided)
+  return options.build(models.MODELS, config.model, config, np.zeros((1, 8, 8, channels), np.float32), **decided)
 
 
 def program(config: Config, data: dataset.Dataset) -> Program:
   """The method: one player or two; config with durations in steps."""
   spec, net = data.spec, network(config, data.spec.input[-1])
-  low, high = (jnp.zeros((1, *shape[:2], net.channels)) for shape in (spec.input, spec.target))
+  low, high = (np.zeros((1, *shape[:2], net.channels), np.float32) for shape in (spec.input, spec.target))
   decided = {'call': {'train': False}, 'dtype': jnp.dtype(config.dtype)}
   discriminator = options.build(models.DISCRIMINATORS, 'srgan', config, high, **decided)
   extract = features.perceptual(config.scorer, high.shape[1:]) if config.scorer and data.splits else None

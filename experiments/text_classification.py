@@ -12,7 +12,7 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from karpjax import config, optim
@@ -124,7 +124,7 @@ def program(config: Config, data: Dataset) -> Program:
   return ordinary(
     config,
     model,
-    [jnp.zeros((1, spec.lengths['text']), jnp.int32)],
+    [np.zeros((1, spec.lengths['text']), np.int32)],
     loss,
     optimiser=optimiser,
     change_step=lambda step: bucketing.bucketed(step, spec.buckets, {'tokens': 0}),

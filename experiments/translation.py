@@ -69,7 +69,7 @@ def data(config: Config) -> Dataset:
 
 def network(config: Config, spec: Spec):
   """The model for the tokens and lengths of a spec, and inputs of its call."""
-  inputs = [jnp.zeros((1, spec.lengths[side]), jnp.int32) for side in parallel.SIDES]
+  inputs = [np.zeros((1, spec.lengths[side]), np.int32) for side in parallel.SIDES]
   sizes = {'source_vocabulary': spec.tokenisers['source'].size, 'vocabulary': spec.tokenisers['target'].size}
   contexts = {'source_context': spec.lengths['source'], 'context': spec.lengths['target']}
   dtype = jnp.dtype(config.dtype)

@@ -108,7 +108,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   def example_losses(state, batch, key):
     return terms(state.variables(), batch, key)['loss']
 
-  inputs = jnp.zeros((1, *spec.shape)), jnp.zeros((1, model.latent))
+  inputs = np.zeros((1, *spec.shape), np.float32), np.zeros((1, model.latent), np.float32)
   more = {'example_losses': example_losses, 'loss_floor': True, **frequencies.uninformed_bits(data, spec.maximum)}
   return ordinary(config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, **more)
 

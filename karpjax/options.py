@@ -5,7 +5,6 @@
 
 import copy
 import dataclasses
-import functools
 import importlib
 import inspect
 import re
@@ -296,5 +295,5 @@ def build(models: Mapping[str, Callable], name: str, chosen, *inputs, call: Mapp
   check(model)
   if inputs and not any(isinstance(x, jax.Array) for x in jax.tree.leaves(taken)):  # a sweep's, within a step
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs)
-    jax.eval_shape(functools.partial(model.init, **(call or {})), jax.random.key(0), *shapes)
+    jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x, **(call or {})), *shapes)
   return model

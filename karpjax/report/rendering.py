@@ -20,7 +20,7 @@ def png(figure) -> bytes:
 
   content = io.BytesIO()
   with matplotlib.rc_context(fname=STYLE):
-    figure.savefig(content, format='png', dpi=144, facecolor='white')
+    figure.savefig(content, format='png', dpi=144, facecolor='white', pil_kwargs={'compress_level': 4})
   return content.getvalue()
 
 

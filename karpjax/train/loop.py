@@ -94,8 +94,8 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     threads = futures.ThreadPoolExecutor()  # side by side: a compiler lets others work
     step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
     evaluation = threads.submit(runner.compile_evaluation)
-    threads.submit(warm_up, config)
     threads.shutdown(wait=False)
+    warm_up(config)
     carry = runner.placement.put(carry or first_carry(runner, config, say))
     checkpoints.forget_after(start)
     compiled, _ = step.result(), evaluation.result()
@@ -122,7 +122,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
 
 
 def warm_up(config) -> None:
-  """Imports what is needed later, while others compile."""
+  """Imports what is needed later, while others compile; one thread alone imports, for modules may need each other."""
   wanted = {
     'orbax.checkpoint': True,
     'tensorboardX.event_file_writer': config.tensorboard,

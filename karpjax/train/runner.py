@@ -137,7 +137,8 @@ class Runner:
     self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
     train = dataset.splits['train']
 
-    state = jax.eval_shape(program.init, jax.random.key(0))
+    key = jax.eval_shape(lambda: jax.random.key(0))  # which compiles nothing
+    state = jax.eval_shape(program.init, key)
     example = train.fetch(np.zeros(1, np.int32))
     examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
     examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
@@ -158,7 +159,7 @@ class Runner:
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards
     batch, mask = batch_of(self.eval_batch_size), jax.ShapeDtypeStruct((self.eval_batch_size,), jnp.bool_)
-    self.sums = jax.eval_shape(program.evaluate, state, {**batch, 'mask': mask}, jax.random.key(0))
+    self.sums = jax.eval_shape(program.evaluate, state, {**batch, 'mask': mask}, key)
     if unread := program.unread():
       raise UsageError(f'{unread[0]}={typed(getattr(config, unread[0]))}: the program makes no use of it')
     convolves = compile.contains_primitive('conv_general_dilated', traced.jaxpr)
