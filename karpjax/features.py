@@ -21,7 +21,7 @@ from karpjax.data.dataset import Spec, Split
 from karpjax.errors import UsageError, first_line
 from karpjax.layers.convolution import Conv, convolution, max_pool
 from karpjax.models import inception
-from karpjax.train import weights
+from karpjax.train import run_dir, weights
 
 INCEPTION = 'inception:'  # before the file of its weights
 # The convolutions of Simonyan & Zisserman 2015, configuration E, as torchvision counts them with activations and poolings; a
@@ -109,11 +109,15 @@ def load(source: str, spec: Spec) -> Scorer:
 
 
 def _open(workdir: str) -> verbs.Run:
-  """A run of image_classification, by its best checkpoint; a UsageError where the workdir holds none."""
+  """A finished run of image_classification, by its best checkpoint; a UsageError where the workdir holds none."""
   try:
     run = verbs.Run(workdir)
     if (experiment := run.stored['experiment']) != 'image_classification':
       raise UsageError(f'it holds a run of {experiment}')
+    if not run_dir.summary(run.folder, run.config.steps):
+      raise UsageError(
+        f'its training has not come to its end; python launch.py {experiment} --workdir={workdir} goes on'
+      )
   except UsageError as error:
     raise UsageError(f'scorer={workdir}: {error}; give the workdir of a run of image_classification') from None
   return run

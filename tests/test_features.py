@@ -1,6 +1,7 @@
 """Frozen networks: the layers whose outputs are features, weights under their published names, and misfits refused."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,15 @@ def test_a_scorer_gives_the_inputs_of_the_last_dense_layer(classifier):
   assert str(scorer) == f'{classifier}, step {scorer.step}, 24 features'
   by_sevens = dataclasses.replace(scorer, batch=7).features(test, np.arange(20))
   np.testing.assert_allclose(by_sevens, described, rtol=1e-5, atol=1e-5)
+
+
+def test_a_scorer_that_is_half_trained_is_refused(classifier, tmp_path):
+  shutil.copytree(classifier, tmp_path / 'half')
+  (tmp_path / 'half' / 'summary.json').unlink()
+  with pytest.raises(
+    UsageError, match=r'scorer=\S*half: its training has not come to its end; python launch.py image_'
+  ):
+    features.load(str(tmp_path / 'half'), DATA.spec)
 
 
 def test_a_scorer_of_other_data_is_refused(classifier, tmp_path):
