@@ -60,6 +60,7 @@ class Process:
 
   def close(self) -> None:
     self.thread.shutdown()
+    self.process.kill()
     with contextlib.suppress(OSError):
       self.process.stdin.close()
     self.process.stdout.close()

@@ -2,12 +2,10 @@
 
 import collections
 import dataclasses
-import gc
-import importlib
 import signal
 import time
 from collections.abc import Callable
-from concurrent import futures
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from karpjax.program import Program, divide
 from karpjax.report import progress, rendering, writers
 from karpjax.train import hosts, run_dir, runtime
 from karpjax.train.checkpoint import Checkpoints
-from karpjax.train.prepare import check_select, first_carry, name_of, prepare, refuse_select
+from karpjax.train.prepare import check_select, compiled_and_begun, name_of, prepare, refuse_select
 from karpjax.train.runner import Runner
 from karpjax.train.transforms import first_seed
 
@@ -71,8 +69,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     tell(progress.costs(Runner(program, dataset, config).compile_only()))
     return Summary({}, None, None)
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
-  drawing = rendering.aside(config.plots and hosts.is_host0())
-  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error(), drawing:
+  with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error(), ExitStack() as stack:
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config, dataset.spec)) or {}
     data = run_dir.fingerprint_of(folder, stored, dataset)
     runner = Runner(program, dataset, config)
@@ -88,20 +85,10 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
       return Summary(finished, carry.state, folder)
     if carry:
       say(f'goes on at step {start} of {config.steps}')
-    elif config.init_from:  # which may be refused: before anything is compiled
-      carry = first_carry(runner, config, say)
-    say('compiling …')
-    threads = futures.ThreadPoolExecutor()  # side by side: a compiler lets others work
-    step = threads.submit(runner.compile, stored.get('choices', {}).get('steps_per_call', config.steps_per_call))
-    evaluation = threads.submit(runner.compile_evaluation)
-    threads.shutdown(wait=False)
-    warm_up(config)
-    carry = runner.placement.put(carry or first_carry(runner, config, say))
+    stack.enter_context(rendering.aside(config.plots and hosts.is_host0()))
+    chosen = stored.get('choices', {}).get('steps_per_call', config.steps_per_call)
+    carry, compiled = compiled_and_begun(runner, carry, chosen, say)
     checkpoints.forget_after(start)
-    compiled, _ = step.result(), evaluation.result()
-    if not gc.isenabled():  # since the process began
-      gc.freeze()  # what starting has made stays
-      gc.enable()
     description = run_dir.describe(folder, experiment, runner, compiled, stored, data)
     tell(progress.start_up(description, dataset, config, runner.placement.layout))
     sinks = run_dir.open_sinks(folder, start, config, description, say, program.uninformed_loss)
@@ -119,17 +106,6 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
         sink.close()
     tell([*progress.final(numbers, folder, config), *loop.lines])
     return Summary(numbers, runner.placement.get(carry).state, folder)
-
-
-def warm_up(config) -> None:
-  """Imports what is needed later, while others compile; one thread alone imports, for modules may need each other."""
-  wanted = {
-    'orbax.checkpoint': True,
-    'tensorboardX.event_file_writer': config.tensorboard,
-    'matplotlib.figure': config.plots,
-  }
-  for name in [name for name, is_wanted in wanted.items() if is_wanted]:
-    importlib.import_module(name)
 
 
 def due(t: int, every: int) -> bool:

@@ -1,6 +1,9 @@
-"""Before the first step: an experiment's Program and data, checked, and the state that training begins with."""
+"""Before the first step: an experiment's Program and data, checked; the state that training begins with; what is compiled."""
 
 import dataclasses
+import gc
+import importlib
+from concurrent import futures
 from typing import Any
 
 from karpjax import config as configs
@@ -83,3 +86,38 @@ def first_carry(runner: Runner, config, say):
     for line in table(rows, ('array', 'shape', config.init_from)):
       say(line)
   return carry
+
+
+def compiled_and_begun(runner: Runner, carry, steps_per_call: str | int, say) -> tuple[Any, dict]:
+  """(the carry on the devices, the figures of the compiled step): the step and the evaluation are compiled side by side.
+
+  Args:
+    carry: in global form, or None for the one before the first step.
+    steps_per_call: as for `Runner.compile`.
+    say: is given each line for the reader.
+  """
+  config = runner.config
+  if config.init_from and carry is None:  # which may be refused: before anything is compiled
+    carry = first_carry(runner, config, say)
+  say('compiling …')
+  threads = futures.ThreadPoolExecutor()  # a compiler lets others work
+  step, evaluation = threads.submit(runner.compile, steps_per_call), threads.submit(runner.compile_evaluation)
+  threads.shutdown(wait=False)
+  warm_up(config)
+  carry = runner.placement.put(first_carry(runner, config, say) if carry is None else carry)
+  compiled, _ = step.result(), evaluation.result()
+  if not gc.isenabled():  # since the process began
+    gc.freeze()  # what starting has made stays
+    gc.enable()
+  return carry, compiled
+
+
+def warm_up(config) -> None:
+  """Imports what is needed later, while others compile; one thread alone imports, for modules may need each other."""
+  wanted = {
+    'orbax.checkpoint': True,
+    'tensorboardX.event_file_writer': config.tensorboard,
+    'matplotlib.figure': config.plots,
+  }
+  for name in [name for name, is_wanted in wanted.items() if is_wanted]:
+    importlib.import_module(name)
