@@ -30,7 +30,7 @@ SMALL = {'super_resolution': ['--factor=2', '--crop=12'], 'image_to_image': ['--
 COUNTS = 'layers', 'blocks', 'depth', 'kernel_size', 'kernel_sizes', 'window', 'windows'
 EXPERIMENTS = [*launch.experiments()]
 OF_ALL = [field.name for field in dataclasses.fields(configs.Train)]
-WHOLE = 'regression', 'policy_gradient'  # in which the flags of all have all values
+WHOLE = 'regression', 'evolution'  # the quickest with data and with environments: of all flags they have all values
 SECONDS, MEMORY = 120, 4 * 2**30  # of processors, and bytes, for one command at the most
 
 
