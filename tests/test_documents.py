@@ -171,6 +171,8 @@ def desk(tmp_path_factory):
   (folder / 'book.txt').write_text('\n'.join(' '.join(words[i % 7 :] + words[: i % 5]) for i in range(300)))
   rows = [f'{words[i % 9]} {words[i % 4]} {words[i % 13]},{"good" if i % 9 < 4 else "bad"}' for i in range(120)]
   (folder / 'reviews.csv').write_text('\n'.join(['text,label', *rows]) + '\n')
+  houses = [f'{i % 7},{"Oslo" if i % 3 else "Rome"},{100 + 30 * (i % 7)}' for i in range(60)]
+  (folder / 'houses.csv').write_text('\n'.join(['rooms,town,price', *houses]) + '\n')
   (folder / 'mine.de').write_text('\n'.join(f'eins {i} zwei {i % 7}' for i in range(400)) + '\n')
   (folder / 'mine.en').write_text('\n'.join(f'one {i} two {i % 7}' for i in range(400)) + '\n')
   (folder / 'tagged').mkdir()

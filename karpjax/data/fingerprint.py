@@ -17,7 +17,8 @@ from karpjax.data.dataset import Dataset, Split
 
 SMALL = 8 * 2**20  # bytes of all files, up to which their content is looked at
 MANY = 1_000  # files; of more each folder is kept, and no content
-LEARNT = ('name', 'mean', 'std')  # of a spec: what another machine rounds otherwise, and what a flag says
+# Of a spec: what another machine rounds otherwise, and what a flag says.
+LEARNT = ('name', 'mean', 'std', 'target_mean', 'target_std')
 
 _reading: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar('reading', default=None)
 

@@ -1,6 +1,7 @@
 """The losses of guesses that look at no input, which a model that has learnt something is below."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -49,9 +50,9 @@ def uninformed(
   }
 
 
-def uninformed_mean(data: Dataset, name: str) -> dict[str, float]:
-  """The same of squared errors of numbers: outputs of 0, and the mean, whose loss is the variance."""
-  found = targets(data, name).astype(np.float64)
+def uninformed_mean(data: Dataset, name: str, change: Callable = lambda x: x) -> dict[str, float]:
+  """The same of squared errors of numbers, changed as the loss does: outputs of 0, and the mean, whose loss is the variance."""
+  found = change(targets(data, name).astype(np.float64))
   return {'untrained_loss': float(np.square(found).mean()), 'uninformed_loss': float(found.var())} if len(found) else {}
 
 

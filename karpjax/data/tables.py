@@ -1,12 +1,13 @@
-"""Tables: arrays of one's own as a data set, and scikit-learn's for linear and logistic regression."""
+"""Tables: arrays of one's own as a data set, and files and scikit-learn's for linear and logistic regression."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import splitting
+from karpjax.data import splitting, table_files, text_files
 from karpjax.data.dataset import Dataset, Spec, Split
-from karpjax.errors import UsageError
+from karpjax.errors import UsageError, nearest
 
 TABLES = ('diabetes', 'diabetes_bmi', 'breast_cancer')
 
@@ -37,7 +38,7 @@ def of_arrays(
 
 
 def load(config) -> Dataset:
-  """The table that a config names, with 'features' [n, columns] float32 and 'target' [n], and a validation split.
+  """The table that a config names: `table_files.load` of a file; else with 'features' [n, columns] float32 and 'target' [n], and a validation split.
 
   'diabetes': 442 patients, 10 columns, target float32, a fifth drawn for test. 'diabetes_bmi': its third column alone,
   the last 20 rows for test, as in scikit-learn's example of ordinary least squares (coefficient 938.24, test mean
@@ -46,18 +47,26 @@ def load(config) -> Dataset:
 
   The Spec's shape is (columns,), its classes are () for regression, its mean and std those of each column of train, so
   that `Spec.scale` standardises.
+
+  Raises:
+    UsageError: for another name, and as `table_files.load`.
   """
   from sklearn import datasets
 
   name, seed = config.dataset, config.split_seed
+  if Path(name).suffix.lower() in text_files.DELIMITERS:
+    return table_files.load(config)
+  if name not in TABLES:
+    raise UsageError(f'dataset={name}: unknown.{nearest(name, TABLES)} Or FILE.csv, FILE.tsv')
   table = datasets.load_breast_cancer() if name == 'breast_cancer' else datasets.load_diabetes()
   features, target, classes = table.data.astype(np.float32), table.target.astype(np.float32), ()
+  columns = list(map(str, table.feature_names))
   size, fifth = len(target), round(len(target) / 5)
   if name == 'breast_cancer':
     target, classes = target.astype(np.int32), tuple(map(str, table.target_names))
     train, test = splitting.stratified(target, fifth, seed)
   elif name == 'diabetes_bmi':
-    features = features[:, [2]]
+    features, columns = features[:, [2]], columns[2:3]
     train, test = np.arange(size - 20), np.arange(size - 20, size)
   else:
     order = splitting.permutation(seed, 0, size)
@@ -67,6 +76,9 @@ def load(config) -> Dataset:
   splits, held_out = splitting.hold_out(splits, config.validation, seed)
   seen = splits['train'].column('features')
   mean, std = (tuple(map(float, moment(seen, axis=0, dtype=float))) for moment in (np.mean, np.std))
-  spec = Spec(name, features.shape[1:], classes, 1.0, mean, std, splits['train'].size, 'float32')
+  named = {'columns': dict.fromkeys(columns, ())}
+  spec = table_files.TableSpec(
+    name, features.shape[1:], classes, 1.0, mean, std, splits['train'].size, 'float32', **named
+  )
   note = f'{name}: {splits["train"].size} train, {len(test)} test rows of {features.shape[1]} columns'
   return Dataset(spec, splits, (note, *held_out))

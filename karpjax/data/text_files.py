@@ -90,16 +90,45 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
   """Two columns of a table, a tuple of stripped strings for each row.
 
   Args:
-    path: FILE.csv, with quotes as usual, or FILE.tsv, without; its first line names the columns.
-    encoding: of the file.
+    path, encoding: as for `read_rows`.
     columns: two names, whatever their case.
 
   Raises:
-    UsageError: where the file cannot be read, lacks a column or names one twice; and for a row that is longer or
-      shorter than the first line, or empty where a text is needed, by its line.
+    UsageError: as `read_rows` and `places`, and for an empty cell where a text is needed, by its line.
   """
   if len(columns) != 2:
     raise UsageError(f'columns={",".join(columns)}: two names are needed, as text,label or time,text')
+  heads, lines = read_rows(path, encoding)
+  found, rows = places(path, heads, columns, 'give columns=NAME,NAME'), []
+  for line, row in lines:
+    rows.append(tuple(row[place] for place in found))
+    if '' in rows[-1]:
+      raise UsageError(f'{path}, line {line}: the {columns[rows[-1].index("")]} is empty')
+  return rows
+
+
+def places(path: Path, heads: Sequence[str], columns: Sequence[str], advice: str) -> list[int]:
+  """Where columns are among the heads of a table, whatever their case; a UsageError where one is missing or there twice."""
+  heads = [head.lower() for head in heads]
+  if missing := [column for column in columns if column.lower() not in heads]:
+    known = ', '.join(map(repr, heads))
+    raise UsageError(f'{path} has no column {missing[0]!r} but {known} in its first line; {advice}')
+  if twice := [column for column in columns if heads.count(column.lower()) > 1]:
+    raise UsageError(f'{path} has the column {twice[0]!r} twice in its first line; name each once')
+  return [heads.index(column.lower()) for column in columns]
+
+
+def read_rows(path: Path, encoding: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+  """The heads of a table, and (line, cells) of each of its rows, all stripped; rows without any text are left out.
+
+  Args:
+    path: FILE.csv, with quotes as usual, or FILE.tsv, without; its first line names the columns.
+    encoding: of the file.
+
+  Raises:
+    UsageError: where the file cannot be read or has no rows; and for a row that is longer or shorter than the first line,
+      by its line.
+  """
   delimiter = DELIMITERS.get(path.suffix.lower())
   if delimiter is None:
     raise UsageError(f'{path}: a table is FILE.csv or FILE.tsv')
@@ -109,13 +138,7 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
   reader = csv.reader(io.StringIO(content, newline=''), delimiter=delimiter, quoting=quoting, strict=True)
   rows, end = [], 0
   try:
-    heads = [head.strip().lower() for head in next(reader)]
-    if missing := [column for column in columns if column.lower() not in heads]:
-      known = ', '.join(map(repr, heads))
-      raise UsageError(f'{path} has no column {missing[0]!r} but {known} in its first line; give columns=NAME,NAME')
-    if twice := [column for column in columns if heads.count(column.lower()) > 1]:
-      raise UsageError(f'{path} has the column {twice[0]!r} twice in its first line; name each once')
-    places = [heads.index(column.lower()) for column in columns]
+    heads = [head.strip() for head in next(reader)]
     end = reader.line_num  # of the row before
     for row in reader:
       line, end = end + 1, reader.line_num
@@ -124,14 +147,12 @@ def read_table(path: Path, encoding: str, columns: Sequence[str]) -> list[tuple[
       if len(row) != len(heads):
         advice = 'put a text with commas in quotes' if delimiter == ',' else 'a text may hold no tab'
         raise UsageError(f'{path}, line {line}: {len(row)} columns, where the first line has {len(heads)}; {advice}')
-      rows.append(tuple(row[place].strip() for place in places))
-      if '' in rows[-1]:
-        raise UsageError(f'{path}, line {line}: the {columns[rows[-1].index("")]} is empty')
+      rows.append((line, [cell.strip() for cell in row]))
   except csv.Error as error:
     raise UsageError(f'{path}, line {end + 1}: {error}, in the row that begins here') from None
   if not rows:
-    raise UsageError(f'{path} has one line, which names the columns, and no texts')
-  return rows
+    raise UsageError(f'{path} has one line, which names the columns, and no rows')
+  return heads, rows
 
 
 def read_tfds(
