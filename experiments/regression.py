@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options, table_verbs
+from karpjax.commands import audit
 from karpjax.data import frequencies, table_files, tables
 from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
@@ -102,4 +103,4 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
 
 
-verbs = {'predict': table_verbs.PREDICT}
+verbs = {'predict': table_verbs.PREDICT, 'audit': audit.verb(table_verbs.arrays, lambda run: run.spec.target)}

@@ -15,9 +15,13 @@ def read(run, files) -> table_files.Table:
   return table_files.Table.read(files[0], run.config.encoding)
 
 
+def arrays(run, table: table_files.Table) -> dict[str, np.ndarray]:
+  """{'features' [rows, features]}, by the columns that the run has learnt."""
+  return {'features': table_files.features(run.spec, table)}
+
+
 def encode(run, files, chosen=None) -> dict[str, np.ndarray]:
-  """{'features' [rows, features]} of a file, by the columns that the run has learnt."""
-  return {'features': table_files.features(run.spec, read(run, files))}
+  return arrays(run, read(run, files))
 
 
 def decode(run, outputs, files, chosen):

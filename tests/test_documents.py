@@ -27,6 +27,7 @@ NEEDS = {
   'torch.load': 'PyTorch',
   'inception.safetensors': "Inception's weights",
   '--data_dir=downloads': 'MNIST',
+  'launch.py audit': 'fairlearn',
 }
 
 
