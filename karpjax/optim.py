@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes
+from karpjax import axes, pruning
 from karpjax.durations import Pace
 from karpjax.errors import UsageError
 
@@ -108,7 +108,7 @@ def schedule(config, pace: Pace = Pace()) -> Callable[[jax.Array], jax.Array]:
 
 def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
   """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning
-  rate.
+  rate; around them pruning, if asked (see `pruning.pruned`).
 
     sgd       params - rate * gradient
     momentum  v = momentum * v + gradient, params - rate * v (Polyak 1964; Sutskever et al. 2013)
@@ -141,7 +141,7 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
   decays = [] if is_known(config.weight_decay) and config.weight_decay == 0 else [decay]
   limit = config.clip if is_known(config.clip) else jnp.where(config.clip > 0, config.clip, jnp.inf)
   constant = rate(0)
-  return optax.chain(
+  optimiser = optax.chain(
     *([] if is_known(limit) and limit == 0 else [optax.clip_by_global_norm(limit)]),
     *([optax.clip(config.clip_values)] if config.clip_values else []),
     *([] if name in DECOUPLED else decays),
@@ -149,6 +149,7 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
     *(decays if name in DECOUPLED else []),
     optax.scale(-constant) if is_known(constant) else optax.scale_by_learning_rate(rate),
   )
+  return pruning.pruned(optimiser, config, pace) if config.mask_from or config.sparsity else optimiser
 
 
 def skipped(opt_state):

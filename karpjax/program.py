@@ -126,6 +126,7 @@ class Program:
     axes: () -> a tree like params of PartitionSpecs of names in `mesh.RULES`; see `partitioning`.
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
+    settled: the first step whose weights may be the best.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
   """
 
@@ -144,6 +145,7 @@ class Program:
   axes: Callable[[], Any] | None = None
   rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   collecting: int = 0
+  settled: int = 0
   unread: Callable[[], Sequence[str]] = tuple
 
 

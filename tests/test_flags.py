@@ -27,9 +27,10 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
   'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
   'value_learning': {('lowest', 'highest'): {'atoms': 51}},
 }
+PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '10%', 'sparsity_scope': 'global'}
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
 WORLDS = {'validation': 0.2, 'split_seed': 1}  # of which no split is cut
-VALUES = {'encoding': 'latin-1', 'columns': ('a', 'b'), 'distinct': True, 'target': 'b', 'task': 'numbers'}
+VALUES = {'encoding': 'latin-1', 'columns': ('a', 'b'), 'distinct': True, 'target': 'b', 'task': 'numbers', **PRUNING}
 
 
 def load(name):
@@ -72,7 +73,8 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
   program, data, config = prepare(load(name), Config(**{flag: value(flag) for flag in unread}))
   trace(program, data, config.batch_size)
   assert set(program.unread()) == unread
-  for flags, others in WHERE.get(name, {}).items():
+  pruning = {(*PRUNING,): {'sparsity': 0.5, 'sparsity_until': '50%', 'ema': 0.0}}
+  for flags, others in (WHERE.get(name, {}) | pruning).items():
     assert unread >= set(flags) and reads(name, **others) >= set(flags)
     unread -= set(flags)
   assert unread <= FILES | {'ema', 'decay'}

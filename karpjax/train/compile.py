@@ -1,9 +1,11 @@
 """A compiled step: what it costs, as its compiler says, and how many steps one call of it makes."""
 
+import collections
 import math
 import re
 
 import jax
+import jax.extend as jex
 from jax.interpreters import partial_eval
 
 from karpjax.train import runtime
@@ -40,15 +42,47 @@ def _flops(jaxpr, loops: bool) -> float:
       times = params['length'] if name == 'scan' and loops else 1
       total += times * (max(inner) if name == 'cond' else sum(inner))
       continue
-    size = sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
-    if name == 'dot_general':
-      (contracted, _), _ = params['dimension_numbers']
-      size *= 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    elif name == 'conv_general_dilated':
-      kernel, numbers = equation.invars[1].aval.shape, params['dimension_numbers']
-      size *= 2 * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
-    total += 0 if name in MOVES else size
+    total += 0 if name in MOVES else _size(equation)
   return total
+
+
+def _size(equation) -> float:
+  """The FLOPs of an equation without inner jaxprs, whose data are not only moved."""
+  name, params = equation.primitive.name, equation.params
+  size = sum(math.prod(getattr(x.aval, 'shape', ())) for x in equation.outvars)
+  if name == 'dot_general':
+    (contracted, _), _ = params['dimension_numbers']
+    size *= 2 * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+  elif name == 'conv_general_dilated':
+    kernel, numbers = equation.invars[1].aval.shape, params['dimension_numbers']
+    size *= 2 * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
+  return size
+
+
+def flops_by_input(jaxpr, owners) -> tuple[collections.Counter, list]:
+  """({owner: FLOPs of the products and convolutions with an input of a jaxpr, however moved}, the owners of its outputs).
+
+  Loops of unknown length are left out; of branches the first counts.
+
+  Args:
+    jaxpr: not closed.
+    owners: what each of its inputs is called, None of those that do not matter.
+  """
+  of, found = dict(zip(jaxpr.invars, owners)), collections.Counter()
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    whose = [None if isinstance(x, jex.core.Literal) else of.get(x) for x in equation.invars]
+    if inner := _jaxprs(equation) if name != 'while' else ():
+      each, out = flops_by_input(inner[0], whose[-len(inner[0].invars) :])
+      times = equation.params['length'] if name == 'scan' else 1
+      found.update({owner: times * flops for owner, flops in each.items()})
+      of.update(zip(equation.outvars, out))
+    elif owner := next(filter(None, whose), None):
+      if name in ('dot_general', 'conv_general_dilated'):
+        found[owner] += _size(equation)
+      elif name in MOVES:
+        of[equation.outvars[0]] = owner
+  return found, [None if isinstance(x, jex.core.Literal) else of.get(x) for x in jaxpr.outvars]
 
 
 def contains_primitive(name: str, jaxpr) -> bool:

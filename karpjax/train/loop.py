@@ -231,7 +231,7 @@ class Loop:
     if evaluated and not self.information and self.config.select != type(self.config)().select:
       refuse_select(self.config, [n for n in row if '/' in n])  # what has gone on from a checkpoint is not stopped
     values = [sign * x for x in np.atleast_1d(row[name]).tolist()] if name in row else []
-    if better(values, self.information.get('best')):
+    if t >= self.runner.program.settled and better(values, self.information.get('best')):
       self.information = {**self.information, 'best': {'step': t, 'values': values}}
       self.checkpoints.save(t, self.runner.placement.get(carry), self.about(), kind='best')
 

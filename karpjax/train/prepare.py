@@ -13,7 +13,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
 from karpjax.program import Program, evaluated_names
 from karpjax.report.tables import table
-from karpjax.train import weights
+from karpjax.train import masks, weights
 from karpjax.train.runner import Runner
 
 
@@ -43,6 +43,7 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   if not isinstance(program, Program):
     raise UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
+  program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
   seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
   if max(seeds) > configs.LAST_SEED:
     text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'
@@ -77,7 +78,7 @@ def measured(runner: Runner, else_names) -> list[str]:
 
 
 def first_carry(runner: Runner, config, say):
-  """The carry before the first step, with the weights that `init_from` lends, in global form."""
+  """The carry before the first step, with the weights that `init_from` and the masks that `mask_from` lend, in global form."""
   arrays = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
   carry = runner.init()
   if arrays:
@@ -85,6 +86,8 @@ def first_carry(runner: Runner, config, say):
     carry = carry.replace(state=state)
     for line in table(rows, ('array', 'shape', config.init_from)):
       say(line)
+  if config.mask_from:
+    carry = carry.replace(state=masks.lend(runner.placement.get(carry).state, config.mask_from, config.seeds))
   return carry
 
 
@@ -97,7 +100,7 @@ def compiled_and_begun(runner: Runner, carry, steps_per_call: str | int, say) ->
     say: is given each line for the reader.
   """
   config = runner.config
-  if config.init_from and carry is None:  # which may be refused: before anything is compiled
+  if (config.init_from or config.mask_from) and carry is None:  # which may be refused: before anything is compiled
     carry = first_carry(runner, config, say)
   say('compiling …')
   threads = futures.ThreadPoolExecutor()  # a compiler lets others work
