@@ -27,7 +27,7 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
   'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
   'value_learning': {('lowest', 'highest'): {'atoms': 51}},
 }
-PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '10%', 'sparsity_scope': 'global'}
+PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '7%', 'sparsity_scope': 'global'}
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
 WORLDS = {'validation': 0.2, 'split_seed': 1}  # of which no split is cut
 VALUES = {'encoding': 'latin-1', 'columns': ('a', 'b'), 'distinct': True, 'target': 'b', 'task': 'numbers', **PRUNING}

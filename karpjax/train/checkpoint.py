@@ -112,7 +112,7 @@ class Checkpoints:
     self.managers = {}
     self.started = {}  # kind -> the step last given to orbax
     self.held = {}  # kind -> what is to be written: step, arrays, information
-    self.written = time.monotonic()
+    self.written = None  # when something was last; from the first `check` on
 
   def _manager(self, kind: str):
     if kind not in self.managers:
@@ -192,6 +192,7 @@ class Checkpoints:
 
   def check(self) -> None:
     """Starts writing what is held, where it is time; raises OSError where a save has failed meanwhile."""
+    self.written = time.monotonic() if self.written is None else self.written
     if time.monotonic() - self.written >= self.seconds:
       self.flush()
     self.wait([kind for kind, manager in self.managers.items() if not manager.is_saving_in_progress()])

@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -55,6 +56,21 @@ def test_the_last_few_are_kept_and_the_best_beside_them(tmp_path):
   store.close()
   assert sorted(p.name for p in (tmp_path / 'last').iterdir()) == ['3', '4']
   assert sorted(p.name for p in (tmp_path / 'best').iterdir()) == ['1']
+
+
+def test_one_in_so_many_seconds_is_written_and_the_newest_at_the_end(tmp_path, monkeypatch):
+  now = types.SimpleNamespace(seconds=0)
+  monkeypatch.setattr(checkpoint, 'time', types.SimpleNamespace(monotonic=lambda: now.seconds))
+  store = checkpoint.Checkpoints(tmp_path, keep=5, seconds=2)
+  for step in range(6):
+    now.seconds = 100 + step
+    if step in (1, 4):
+      store.save(step, TREE, {}, kind='best')
+    store.save(step, TREE, {})
+    store.check()
+  store.wait()
+  assert store.steps('last') == [5, 4, 2] and store.steps('best') == [4]
+  store.close()
 
 
 def largest_file(folder):
