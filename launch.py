@@ -110,7 +110,7 @@ def command(argv: list[str] | None = None) -> None:
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):  # a notebook's has not
       stream.reconfigure(errors='karpjax.spell')
-  gc.disable()  # what starting makes stays: looking through it again and again takes a tenth of the start
+  gc.disable()  # what starting makes stays: looking through it again and again takes time
   try:
     code = main(sys.argv[1:] if argv is None else argv)
     sys.stdout.flush()

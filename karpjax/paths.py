@@ -33,6 +33,13 @@ def in_package(package: str, file: str) -> Path | None:
   return path if path and path.is_file() else None
 
 
+def one_file(given: Sequence[str]) -> list[str]:
+  """The file that is given, expanded; raises UsageError where there are none or several."""
+  if len(given) != 1:
+    raise UsageError(f'one file is read at a time; {len(given)} are given')
+  return [expand(given[0])]
+
+
 def keep(sources: Mapping[Path, str], places: Sequence[Path]) -> None:
   """Refuses to write where something would be lost.
 

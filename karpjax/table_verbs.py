@@ -4,14 +4,11 @@ import numpy as np
 
 from karpjax import paths
 from karpjax.data import table_files
-from karpjax.errors import UsageError
-from karpjax.verbs import Top, Verb, predictions, probabilities
+from karpjax.verbs import Top, Verb, likeliest, predictions, probabilities
 
 
 def read(run, files) -> table_files.Table:
   """The one file that is given, as the run's own was read."""
-  if len(files) != 1:
-    raise UsageError(f'one table is read at a time; {len(files)} are given')
   return table_files.Table.read(files[0], run.config.encoding)
 
 
@@ -27,8 +24,7 @@ def encode(run, files, chosen=None) -> dict[str, np.ndarray]:
 def decode(run, outputs, files, chosen):
   names = run.spec.classes
   for (line, _), row in zip(read(run, files).rows, outputs):
-    best = np.argsort(-row, kind='stable')[: chosen.top]
-    found = {names[c]: float(row[c]) for c in best} if names else {run.spec.target: float(row[0])}
+    found = likeliest(names, row, chosen.top) if names else {run.spec.target: float(row[0])}
     yield {'line': line, 'classes' if names else 'numbers': found}
 
 
@@ -39,5 +35,4 @@ def show(answer) -> str:
 
 HELP = 'The number, or the likeliest classes, of each row of a table with the columns of training.'
 function = lambda run, chosen: (probabilities if run.spec.classes else predictions)(run)
-expanded = lambda files: [*map(paths.expand, files)]
-PREDICT = Verb(HELP, encode, function, decode, 'FILE.csv', Top, show, expanded)
+PREDICT = Verb(HELP, encode, function, decode, 'FILE.csv', Top, show, paths.one_file)

@@ -155,9 +155,7 @@ class Run:
     return path.with_name(f'{path.stem}{self._ending}{path.suffix}')
 
   def reads(self, places: Sequence[Path]) -> dict[Path, str]:
-    """{file: what it is} of the run's own, of those that its flags name, and of those of `places` that are in a folder of
-    its data: no verb writes over them.
-    """
+    """{file: what it is} that no verb writes over: the run's, what its flags name, and `places` in a folder of its data."""
     own = {self.folder / name: "the run's own" for name in ('config.json', *run_dir.OWN)}
     flags = (x for field, x in vars(self.config).items() if field != 'workdir' and isinstance(x, str))
     named = [path for text in flags for path in paths.named_in(text)]
@@ -266,8 +264,7 @@ def _evaluate(run: Run, chosen):
 
 EVALUATE = Verb(
   "A split's metrics, of the run's weights.", _evaluated, _evaluate,
-  lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}],
-  options=Evaluation,
+  lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}], options=Evaluation,
   show=lambda numbers: ''.join(f'{name:{max(28, *map(len, numbers))}} {x:.4f}\n' for name, x in numbers.items()),
 )  # fmt: skip
 
@@ -286,6 +283,11 @@ class Top:
   top: int = configs.flag(3, 'How many classes to print of each.', low=1)
 
 
+def likeliest(classes: Sequence[str], row: np.ndarray, top: int) -> dict[str, float]:
+  """{class: probability} of the largest of a row [classes], which come first; of equals the first."""
+  return {classes[c]: float(row[c]) for c in np.argsort(-row, kind='stable')[:top]}
+
+
 def classes(help: str, inputs: str, encode: Callable[..., Any], expand: Callable = list) -> Verb:
   """The verb of a classifier: the likeliest classes of each input.
 
@@ -296,10 +298,9 @@ def classes(help: str, inputs: str, encode: Callable[..., Any], expand: Callable
 
   def decode(run, outputs, inputs, chosen):
     for given, row in zip(inputs, outputs):
-      best = np.argsort(-row, kind='stable')[: chosen.top]
-      yield {'input': given, 'classes': {run.spec.classes[c]: float(row[c]) for c in best}}
+      yield {'input': given, 'classes': likeliest(run.spec.classes, row, chosen.top)}
 
-  def show(answer):
-    return '  '.join([answer['input'], *(f'{name} {p:.4f}' for name, p in answer['classes'].items())]) + '\n'
+  numbers = lambda found: (f'{name} {p:.4f}' for name, p in found.items())
+  show = lambda answer: '  '.join([answer['input'], *numbers(answer['classes'])]) + '\n'
 
   return Verb(help, lambda run, inputs, _: encode(run, inputs), probabilities, decode, inputs, Top, show, expand)

@@ -20,7 +20,6 @@ from karpjax.errors import UsageError
 from karpjax.metrics import fairness
 from karpjax.report import tables, writers
 
-MOST = 50  # groups, or different labels
 YES = '1', '1.0', 'yes', 'true', 'y'  # a label that is the positive one, whatever its case
 
 
@@ -49,8 +48,8 @@ def groupings(table: table_files.Table, chosen: Options) -> dict[str, np.ndarray
   for name, cells in columns.items():
     if (count := len(set(cells))) == 1:
       raise UsageError(f'group={name}: all rows have {cells[0]!r}; there is nothing to compare')
-    elif count > MOST:
-      raise UsageError(f'group={name}: {count:,} different values; at most {MOST} groups can be compared')
+    elif count > table_files.MOST:
+      raise UsageError(f'group={name}: {count:,} different values; at most {table_files.MOST} groups can be compared')
   return {name: np.array(cells) for name, cells in columns.items()}
 
 
@@ -59,7 +58,7 @@ def positive(cells: Sequence[str], name: str, chosen: Options) -> str:
   values = sorted({*cells} - {''})
   if len(values) < 2:
     raise UsageError(f'label={name}: all rows have {listed(values) or "none"}; a label has two or more values')
-  if len(values) > MOST:
+  if len(values) > table_files.MOST:
     raise UsageError(f'label={name}: {len(values):,} different values; it is no label')
   likely = [value for value in values if value.lower() in YES]
   if chosen.positive and chosen.positive not in values:
@@ -73,7 +72,7 @@ def decided(scores: np.ndarray, chosen: Options) -> tuple[np.ndarray, str]:
   """Which scores, numbers or words, are decisions for the positive label, and the rule in words."""
   if scores.dtype.kind != 'f':
     values, given = sorted({*scores}), f'selected={",".join(chosen.selected)}: ' * bool(chosen.selected)
-    if len(values) > MOST:
+    if len(values) > table_files.MOST:
       raise UsageError(f'score={chosen.score}: {len(values):,} different words; it is no score')
     if not chosen.selected or not {*chosen.selected} <= {*values}:
       raise UsageError(f'{given}score={chosen.score} holds {listed(values)}; name its decisions, as selected=WORD,WORD')
@@ -134,8 +133,6 @@ def verb(arrays: Callable, target: Callable) -> verbs.Verb:
   """
 
   def read(run, files, chosen):
-    if len(files) != 1:
-      raise UsageError(f'audit reads one file; {len(files)} are given')
     if given := [name for name in ('score', 'selected') if getattr(chosen, name)]:
       raise UsageError(f'{given[0]}= is of a file without a run: the scores are those of {run.folder}')
     if not run.spec.classes:
@@ -160,8 +157,7 @@ def verb(arrays: Callable, target: Callable) -> verbs.Verb:
     return [{**each, 'file': str(place)} for each in answers]
 
   text = 'Error rates of the decisions, group by group, with intervals; and calibration.'
-  expanded = lambda files: [*map(paths.expand, files)]
-  return verbs.Verb(text, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, expanded, writes)
+  return verbs.Verb(text, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, paths.one_file, writes)
 
 
 # ---- of a file alone ----
@@ -187,11 +183,10 @@ def main(argv: Sequence[str]) -> int:
     print(__doc__, *command_line.flag_lines(dataclasses.fields(Command)), sep='\n')
     return 0
   try:
-    if len(given) != 1:
-      raise UsageError(f'one table is read at a time; {len(given)} are given')
+    [file] = paths.one_file(given)
     chosen = command_line.parse(Command, [x for x in argv if x.startswith('-')])
     options.check(chosen)
-    for answer in of_file(paths.expand(given[0]), chosen):
+    for answer in of_file(file, chosen):
       print(json.dumps(writers.plain(answer)) + '\n' if chosen.json else show(answer), end='')
   except errors.UsageError as error:
     return command_line.refuse('audit', error, Command)

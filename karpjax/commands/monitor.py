@@ -55,8 +55,6 @@ def writes(run, files, chosen) -> list[Path]:
 
 
 def encode(run, files, chosen):
-  if len(files) != 1:
-    raise UsageError(f'monitor reads one file; {len(files)} are given')
   rows, least = read(Path(files[0]), chosen), chosen.baseline + chosen.window
   if chosen.reference is None and len(rows) <= least:
     few = f'{files[0]} has {len(rows):,} rows; the first {least:,} (baseline and window) are to tell the usual share'
@@ -110,8 +108,7 @@ def show(answer) -> str:
 
 
 HELP = 'Alerts where a class becomes more frequent among time-stamped texts.'
-expanded = lambda files: [*map(paths.expand, files)]
-VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, expanded, writes)
+VERB = verbs.Verb(HELP, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, paths.one_file, writes)
 
 
 def draw(times, shares, watch, chosen, folder: Path, name: str) -> None:

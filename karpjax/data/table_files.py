@@ -11,7 +11,7 @@ from karpjax.data.dataset import Dataset, Spec, Split, listed
 from karpjax.errors import UsageError
 
 MISSING = '', '?', 'na', 'n/a', 'nan', 'null', 'none'  # a cell, whatever its case
-MOST = 50  # different words of a column, or classes
+MOST = 50  # different words of a column, classes, or groups
 LEAST = 10  # rows
 LARGEST = 3.4e38  # of float32
 TASKS = 'auto', 'classes', 'numbers'

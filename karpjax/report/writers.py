@@ -238,18 +238,16 @@ class TensorBoard:
   def finish(self, numbers: Mapping[str, Any]) -> None:
     """Adds config.json as text and plots/*.png as images, as far as they exist."""
     from tensorboardX import summary
-    from tensorboardX.proto import summary_pb2
 
-    step = numbers['steps']
-    config = self._folder / 'config.json'
+    step, config = numbers['steps'], self._folder / 'config.json'
     if config.exists():  # indented by four: Markdown's verbatim text
       text = '\n'.join('    ' + line for line in config.read_text().splitlines())
       self._add(step, [summary.text('config', text)])
     for path in sorted((self._folder / 'plots').glob('*.png')):
       with Image.open(path) as image:
         size = {'width': image.width, 'height': image.height, 'colorspace': len(image.getbands())}
-      picture = summary_pb2.Summary.Image(**size, encoded_image_string=path.read_bytes())
-      self._add(step, [summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=path.stem, image=picture)])])
+      picture = summary.Summary.Image(**size, encoded_image_string=path.read_bytes())
+      self._add(step, [summary.Summary(value=[summary.Summary.Value(tag=path.stem, image=picture)])])
     self._add(step, flush=True)
 
   def close(self) -> None:

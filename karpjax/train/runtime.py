@@ -117,7 +117,7 @@ def is_large(flops: float) -> bool:
 def compiler_options(flops: float) -> dict:
   """Options for the compilation of a step of so many FLOPs, of one seed: on a CPU, large ones call oneDNN.
 
-  Small ones are faster without it, and then the compilation cache keeps them.
+  Small ones do without, for the compilation cache cannot keep programs that call it.
   """
   return _onednn() if is_large(flops) else {}
 

@@ -116,6 +116,12 @@ def test_a_run_is_audited_by_its_own_predictions(fairlearn, run, capsys):
   assert capsys.readouterr().out.startswith('400 rows; positive: paid is yes; decision: probability ≥ 0.5')
 
 
+def refused(argv, why, capsys):
+  assert launch.main(['audit', *argv]) == 2
+  said = capsys.readouterr().err
+  assert why in said and said.count('\n') == 1
+
+
 OF_A_RUN = {
   '--group=sex': "loans.csv has no column 'sex' but",
   '--group=income': 'different values; at most 50 groups',
@@ -127,9 +133,7 @@ OF_A_RUN = {
 
 @pytest.mark.parametrize('flags', OF_A_RUN)
 def test_what_no_run_can_be_judged_by_is_refused_in_one_line(run, flags, capsys):
-  assert launch.main(['audit', str(run / 'run'), str(run / 'loans.csv'), *flags.split()]) == 2
-  said = capsys.readouterr().err
-  assert OF_A_RUN[flags] in said and said.count('\n') == 1
+  refused([str(run / 'run'), str(run / 'loans.csv'), *flags.split()], OF_A_RUN[flags], capsys)
 
 
 OF_A_FILE = {
@@ -152,9 +156,7 @@ OF_A_FILE = {
 def test_columns_that_cannot_be_audited_are_refused_in_one_line(tmp_path, flags, capsys):
   rows = [f'{"abc"[i % 3]},{i % 2},0.{i % 10},7,{i}' for i in range(60)]
   (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p,same,number', *rows]) + '\n')
-  assert launch.main(['audit', str(tmp_path / 'made.csv'), *flags.split()]) == 2
-  said = capsys.readouterr().err
-  assert OF_A_FILE[flags] in said and said.count('\n') == 1
+  refused([str(tmp_path / 'made.csv'), *flags.split()], OF_A_FILE[flags], capsys)
 
 
 def test_help_shows_the_flags_without_a_run(capsys):
