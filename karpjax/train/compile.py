@@ -129,7 +129,8 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 def steps_per_call(steps: int, examples: int, flops: float) -> int:
   """How many steps a call of the program makes at the most: one, or many in a loop inside it.
 
-  A loop saves what a call costs, which is much of a small step and nothing of a large one. It is decided by the step alone, not by a clock, so that the same command compiles the same program.
+  A loop saves what a call costs, which is much of a small step and nothing of a large one. It is decided by the step
+  alone, not by a clock, so that the same command compiles the same program.
 
   Args:
     steps: of the whole run.
