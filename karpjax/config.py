@@ -7,7 +7,7 @@ import re
 import typing
 from pathlib import Path
 
-from karpjax import model_defaults, optim, options
+from karpjax import lean, model_defaults, optim, options
 from karpjax.durations import Duration, in_steps, step_range
 from karpjax.errors import UsageError
 from karpjax.train import mesh as meshes
@@ -32,13 +32,12 @@ free_flag = functools.partial(flag, group='Run', may_change=True)  # may differ 
 host_flag = functools.partial(flag, group='Hosts', may_change=True)
 data_flag = functools.partial(flag, group='Data')
 optimiser_flag = functools.partial(flag, group='Optimiser')
-pruning_flag = functools.partial(flag, group='Pruning')
 model_flags = options.model_flags
 defaults, metadata, settled = model_defaults.defaults, model_defaults.metadata, model_defaults.settled
 
 
 @dataclasses.dataclass(frozen=True)
-class Train:
+class Train(lean.Flags):
   """What every experiment has. Durations: 2000 (steps), 10epochs, 50000examples or, of a run, 5%."""
 
   steps: Duration = run_flag('10epochs', 'How long to train.')
@@ -136,27 +135,6 @@ class Train:
     low=0,
     below=1,
   )
-  sparsity: float = pruning_flag(
-    0.0,
-    'Fraction of the weights of kernels that is 0 in the end: the smallest are pruned while the others learn (Zhu & Gupta '
-    '2017). It makes no step faster.',
-    low=0,
-    below=1,
-  )
-  sparsity_from: Duration = pruning_flag('0', 'When pruning begins.')
-  sparsity_until: Duration = pruning_flag(
-    '0', 'When it ends, as 75%, which has to be given; no weights before are the best.'
-  )
-  sparsity_every: Duration = pruning_flag('100', 'How often it prunes in between.')
-  sparsity_scope: str = pruning_flag(
-    'layer', 'Whether that fraction is of each kernel, or of all together.', choices=('layer', 'global')
-  )
-  mask_from: str = pruning_flag(
-    '',
-    'Weights that a finished run (its workdir) has pruned are 0 from the start; with its seed the others begin as '
-    'there: a lottery ticket (Frankle & Carbin 2019).',
-    path=True,
-  )
 
   def __post_init__(self):
     options.expand_paths(self)
@@ -196,16 +174,14 @@ def watched(config, read: set[str]):
 def unread(config, examples: int, read: set[str]) -> list[str]:
   """The flags that were given and that nothing has read, or that are of another schedule: accepted, they would mislead.
 
-  Looked at are the experiment's own, the optimiser's (all or none of which are read), those of pruning, and those of every
-  experiment that only a program can heed; not those of logging and reports, which may change.
+  Looked at are the experiment's own, the optimiser's (all or none of which are read), `lean.Flags`, and those of every experiment
+  that only a program can heed; not those of logging and reports, which may change.
   """
   own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
   own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
-  rule, pruning = (
-    {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == group} for group in ('Optimiser', 'Pruning')
-  )
-  rule -= {'ema', 'clip'}
-  names = ({'dtype', 'microbatches', 'ema'} | own | pruning | (set() if 'optimiser' in read else rule)) - read
+  rule = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
+  leans = {f.name for f in dataclasses.fields(lean.Flags)}
+  names = ({'dtype', 'microbatches', 'ema'} | own | leans | (set() if 'optimiser' in read else rule)) - read
   names |= {name for flags in optim.SCHEDULES.values() for name in flags} - {*optim.SCHEDULES[config.schedule]}
   return [name for name in changed(config, examples) if name in names]
 

@@ -1,0 +1,36 @@
+"""The flags of what makes any experiment's models small: fields of every Config."""
+
+import dataclasses
+import functools
+
+from karpjax import options
+from karpjax.durations import Duration
+
+pruning_flag = functools.partial(options.option, group='Pruning')
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """What transforms the step of any experiment; each group does nothing by its defaults."""
+
+  sparsity: float = pruning_flag(
+    0.0,
+    'Fraction of the weights of kernels that is 0 in the end: the smallest are pruned while the others learn (Zhu & Gupta '
+    '2017). It makes no step faster.',
+    low=0,
+    below=1,
+  )
+  sparsity_from: Duration = pruning_flag('0', 'When pruning begins.')
+  sparsity_until: Duration = pruning_flag(
+    '0', 'When it ends, as 75%, which has to be given; no weights before are the best.'
+  )
+  sparsity_every: Duration = pruning_flag('100', 'How often it prunes in between.')
+  sparsity_scope: str = pruning_flag(
+    'layer', 'Whether that fraction is of each kernel, or of all together.', choices=('layer', 'global')
+  )
+  mask_from: str = pruning_flag(
+    '',
+    'Weights that a finished run (its workdir) has pruned are 0 from the start; with its seed the others begin as '
+    'there: a lottery ticket (Frankle & Carbin 2019).',
+    path=True,
+  )
