@@ -132,7 +132,7 @@ def usage(config_class, name: str, description: str, which: str = '') -> str:
   if which not in ('', 'all'):
     return '\n'.join(flag_lines([choose('flag', which.lstrip('-'), fields)]))
   lines = [description.strip(), '', f'usage: python launch.py {name} [--flag=value …] [--flagfile=FILE]']
-  groups: dict[str, list] = {'Experiment': [], 'Model': []}
+  groups: dict[str, list] = {name: [] for name in ('Experiment', 'Model', 'Run', 'Hosts', 'Data', 'Optimiser')}
   train = {field.name for field in dataclasses.fields(configs.Train)}
   for field in fields.values():
     if which or field.name in COMMON or field.name not in train:

@@ -174,8 +174,8 @@ def watched(config, read: set[str]):
 def unread(config, examples: int, read: set[str]) -> list[str]:
   """The flags that were given and that nothing has read, or that are of another schedule: accepted, they would mislead.
 
-  Looked at are the experiment's own, the optimiser's (all or none of which are read), `lean.Flags`, and those of every experiment
-  that only a program can heed; not those of logging and reports, which may change.
+  Looked at are the experiment's own, the optimiser's (all or none of which are read), `lean.Flags`, and those of every
+  experiment that only a program can heed; not those of logging and reports, which may change.
   """
   own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
   own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
