@@ -59,6 +59,7 @@ class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')
   length_penalty: float = config.flag(
     1.0, 'The power of (5 + length) / 6 that divides scores of a beam (Wu et al. 2016); 0: none.', low=0
   )
+  unknown: bool = config.flag(False, 'Whether decoding may say <unk>, which is written ⁇.')
 
 
 def data(config: Config) -> Dataset:
@@ -76,17 +77,18 @@ def network(config: Config, spec: Spec):
   return options.build(seq2seq.MODELS, config.model, config, *inputs, dtype=dtype, **sizes, **contexts), inputs
 
 
-def translator(model, spec: Spec, beam: int, length_penalty: float):
-  """(state, batch, key) -> the best translations as tokens [batch, time]."""
-  search = {'steps': spec.lengths['target'], 'beam': beam, 'length_penalty': length_penalty}
-  return lambda state, batch, key: seq2seq.translate(model, state.eval_params, batch['source'], **search)
+def translator(model, spec: Spec, config: Config, **chosen):
+  """(state, batch, key) -> the best translations as tokens [batch, time]; searched as the config says, but for what is chosen."""
+  names, steps = ('beam', 'length_penalty', 'unknown'), spec.lengths['target']
+  search = {name: getattr(config, name) if chosen.get(name) is None else chosen[name] for name in names}
+  return lambda state, batch, key: seq2seq.translate(model, state.eval_params, batch['source'], steps=steps, **search)
 
 
 def program(config: Config, data: Dataset) -> Program:
   spec, (model, inputs) = data.spec, network(config, data.spec)
   references = [target for split in data.raw.values() for target in split.column('target')]
   examples = collect.evaluated(config, data.splits)
-  translate = translator(model, spec, config.beam, config.length_penalty)
+  translate = translator(model, spec, config)
 
   def loss(params, collections, batch, key):
     rngs, targets = {'dropout': dropout_key(key, batch)}, batch['targets']
@@ -133,7 +135,7 @@ def report(model, data: Dataset, config: Config, state, t, folder):
   sources, references = (data.raw[name].column(side) for side in parallel.SIDES)
   scores = {}
   for beam in BEAMS:
-    tokens = predict_split(translator(model, spec, beam, config.length_penalty), state, split, batch_size=250)
+    tokens = predict_split(translator(model, spec, config, beam=beam), state, split, batch_size=250)
     ours = [metrics.text(row, spec.tokenisers['target']) for row in tokens]
     scores[str(beam)] = metrics.compare(ours, references, spec)
   heading, signatures = f'{name} split, {split.size:,} texts, step {t}', [] if spec.by_rule else metrics.signatures()
@@ -172,6 +174,7 @@ def draw_alignments(model, state, batch, spec, folder):
 class Search:
   beam: int = config.flag(5, 'Sequences kept in the search; 1: greedy.', low=1, high=2**12)
   length_penalty: float | None = config.flag(None, "The power of (5 + length) / 6; the run's if not given.", low=0)
+  unknown: bool | None = config.flag(None, "Whether <unk> may be said, as ⁇; the run's if not given.")
 
 
 def encode(run, texts, chosen):
@@ -189,8 +192,7 @@ def encode(run, texts, chosen):
 
 def function(run, chosen):
   """Translates 32 texts at a time, each batch when its first translation is asked for."""
-  penalty = run.config.length_penalty if chosen.length_penalty is None else chosen.length_penalty
-  translate = translator(network(run.config, run.spec)[0], run.spec, chosen.beam, penalty)
+  translate = translator(network(run.config, run.spec)[0], run.spec, run.config, **dataclasses.asdict(chosen))
 
   def outputs(state, arrays):
     for rows in predict_batches(translate, state, Split.of(**arrays), batch_size=32):

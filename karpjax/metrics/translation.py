@@ -58,8 +58,11 @@ def compare(ours: Sequence[str], theirs: Sequence[str], spec) -> dict[str, float
 
 
 def text(tokens, tokeniser: tokenisers.Tokeniser) -> str:
-  """The text of tokens [time] up to the end."""
-  return tokeniser.decode(itertools.takewhile(lambda token: token != tokenisers.END, tokens))
+  """The text of tokens [time] up to the end; <unk> is ⁇, as SentencePiece writes it, one word to every way of cutting."""
+  said, parts = itertools.takewhile(lambda token: token != tokenisers.END, tokens), []
+  for run in [[*run] for _, run in itertools.groupby(said, lambda token: token == tokenisers.UNKNOWN)]:
+    parts += ['⁇'] * len(run) if run[0] == tokenisers.UNKNOWN else [tokeniser.decode(run)]
+  return (' ' if tokeniser.kind == 'words' else '').join(parts)
 
 
 def separated(sentence: str) -> str:

@@ -186,7 +186,9 @@ MODELS = {
 }
 
 
-def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, length_penalty: float = 0.0):
+def translate(
+  model: nn.Module, params, source, *, steps: int, beam: int = 1, length_penalty: float = 0.0, unknown: bool = False
+):
   """The best translation of each source, greedily or by beam search.
 
   Args:
@@ -196,11 +198,12 @@ def translate(model: nn.Module, params, source, *, steps: int, beam: int = 1, le
     steps: the most tokens, the end included.
     beam: how many sequences are kept; 1: greedy.
     length_penalty: as `generate.beam_search`'s.
+    unknown: whether <unk> may be chosen; <pad> and <s> never are.
 
   Returns:
-    [batch, steps] int32: 0 follows </s>. Tokens of no text (<pad>, <unk>, <s>) are never chosen.
+    [batch, steps] int32: 0 follows </s>.
   """
-  silent = jnp.array([tokenisers.PAD, tokenisers.UNKNOWN, tokenisers.BEGIN])
+  silent = jnp.array([tokenisers.PAD, tokenisers.BEGIN, *([] if unknown else [tokenisers.UNKNOWN])])
   state, memory = model.apply({'params': params}, source, steps, method='encode')
   memory = generate.repeat(memory, beam)
 

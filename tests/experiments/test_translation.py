@@ -1,9 +1,11 @@
 """The experiment from its front door: it goes on to the bit, its numbers are those of its texts, and bad input is said."""
 
+import dataclasses
 import io
 import json
 import os
 import signal
+import types
 
 import jax
 import numpy as np
@@ -118,6 +120,17 @@ def test_translate_refuses_in_one_line(whole, capsys, arguments, message):
   assert use.main('translate', [a.format(run=whole[1]) for a in arguments]) == 2
   *before, last = capsys.readouterr().err.splitlines()
   assert message in last and all(line.startswith('weights of step') for line in before)
+
+
+def test_what_is_chosen_goes_before_what_the_run_has(monkeypatch):
+  monkeypatch.setattr(experiment.seq2seq, 'translate', lambda *_, **search: search)
+  run = types.SimpleNamespace(spec=types.SimpleNamespace(lengths={'target': 7}), eval_params={})
+  made = lambda chosen: experiment.translator(
+    None, run.spec, experiment.Config(beam=2, unknown=True), **dataclasses.asdict(chosen)
+  )(run, {'source': ()}, None)
+  assert made(experiment.Search()) == {'beam': 5, 'length_penalty': 1.0, 'unknown': True, 'steps': 7}
+  chosen = made(experiment.Search(beam=3, length_penalty=0.0, unknown=False))
+  assert chosen == {'beam': 3, 'length_penalty': 0.0, 'unknown': False, 'steps': 7}
 
 
 @pytest.mark.slow

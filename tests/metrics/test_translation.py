@@ -78,6 +78,18 @@ def test_a_text_ends_at_its_end():
   assert translation.text(np.array(numbers), WORDS) == 'two dogs run.'
 
 
+def test_an_unknown_word_is_said_as_one_wrong_word():
+  two, run = WORDS.numbers(['two', 'run'])
+  said = translation.text(np.array([two, tokenisers.UNKNOWN, tokenisers.UNKNOWN, run, tokenisers.END, 0]), WORDS)
+  assert said == 'two ⁇ ⁇ run' and translation.separated(said) == said
+  wrong, right = ['two of many dogs ran ⁇'], ['two of many dogs ran home']
+  scores = translation.scores(wrong, right)
+  for name in ('bleu', 'bleu_13a'):
+    np.testing.assert_allclose(scores[name], 100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25, rtol=1e-6)
+  letters = tokenisers.make('characters', ['ab'], specials=tokenisers.SPECIALS)
+  assert translation.text([*letters.numbers('a'), tokenisers.UNKNOWN, *letters.numbers('b')], letters) == 'a⁇b'
+
+
 def test_exact_match_is_of_words_or_of_characters():
   letters = tokenisers.make('characters', ['abc '], specials=tokenisers.SPECIALS)
   assert translation.exact_match(['A dog, too.'], ['a  dog , too.'], WORDS) == 1

@@ -88,6 +88,21 @@ def test_a_translation_is_what_the_logits_say(name):
   assert (np.array(totals[3:]) >= np.array(totals[:3]) - 1e-4).all()  # a wide beam finds nothing worse
 
 
+@pytest.mark.parametrize('beam', [1, 3])
+def test_unk_is_said_where_it_may_be(beam):
+  class Decoder:
+    def apply(self, variables, tokens, state, *_, method):
+      if method == 'encode':
+        return jnp.zeros(len(tokens)), jnp.zeros(len(tokens))
+      likely = {tokenisers.PAD: 4, tokenisers.UNKNOWN: 3, tokenisers.BEGIN: 4, 5: 2}  # 2 of each, then the end
+      logits = jnp.zeros(6).at[jnp.array([*likely])].set(jnp.array([*likely.values()], jnp.float32))
+      return jnp.where(state[:, None] < 2, logits, jnp.eye(6)[tokenisers.END] * 9), state + 1
+
+  for unknown, token in ((True, tokenisers.UNKNOWN), (False, 5)):
+    said = seq2seq.translate(Decoder(), {}, np.zeros((2, 3), np.int32), steps=5, beam=beam, unknown=unknown)
+    assert said.tolist() == 2 * [[token, token, tokenisers.END, 0, 0]]
+
+
 @pytest.mark.parametrize(
   'name, options, count',
   [
