@@ -152,8 +152,7 @@ def final(numbers: dict, folder, config) -> list[str]:
     others = f'verbs use the best weights, of step {best:,}; with checkpoint=last the last'
     weights = 'verbs use these weights' if best == config.steps else others
   if any(isinstance(numbers[n], dict) for n in metrics):
-    about = f'[95 % interval of the mean, {writers.interval_by(config.seeds)}]'
-    weights += f'. Over seeds: mean ± standard deviation {about}'
+    weights += ". Over seeds: mean ± standard deviation [95 % interval of the mean, by Student's t]"
   shares = {n.removesuffix('_share'): x for n, x in numbers.items() if n.endswith('_share') and '/' not in n}
   return [
     *table(rows, heads),

@@ -22,7 +22,6 @@ from PIL import Image
 from karpjax.errors import UsageError
 
 METRICS = 'metrics.jsonl'
-FEW_SEEDS = 10
 FLUSH_SECONDS = 10  # what TensorBoard is shown waits so long, as each flush waits for the disk
 
 
@@ -102,30 +101,19 @@ def summarise_seeds(values: Iterable[float]) -> dict[str, Any]:
     return {'mean': float(values.mean()), 'std': std, 'values': values.tolist()}
 
 
-def interval_by(seeds: int) -> str:
-  """How the interval of `final_of_seeds` is found for so many seeds."""
-  return "by Student's t" if seeds < FEW_SEEDS else 'bootstrapped'
-
-
 def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
   """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', the 95 % [low, high] of their mean.
 
-  Of fewer than FEW_SEEDS Student's t, whose numbers are taken to be normally distributed; a bootstrap of three would cover the
-  mean 76 times in 100. Of more, percentiles of the means of 2,000 draws of the seeds with replacement: the stratified
-  bootstrap of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", of one task. NaN
-  where a seed's number is not finite.
+  It is Student's t, exact for numbers that are normally distributed. A bootstrap's percentiles cover the mean of such ones
+  76 times in 100 with three seeds and 90 with ten, BCa's no more, and of skewed numbers both are no better than t. NaN where
+  a seed's number is not finite.
   """
-  from scipy import stats  # half a second to import, and needed once
+  from scipy import special
 
   summary = summarise_seeds(values)
-  count = len(summary['values'])
-  if count < 2 or not np.isfinite(summary['values']).all():
-    return summary | {'interval': [math.nan, math.nan]}
-  if count < FEW_SEEDS:
-    half = float(stats.t.ppf(0.975, count - 1)) * summary['std'] / math.sqrt(count)
-    return summary | {'interval': [summary['mean'] - half, summary['mean'] + half]}
-  drawn = stats.bootstrap((summary['values'],), np.mean, n_resamples=2000, method='percentile', random_state=0)
-  return summary | {'interval': list(map(float, drawn.confidence_interval))}
+  mean, std, count = summary['mean'], summary['std'], len(summary['values'])
+  half = float(special.stdtrit(max(count - 1, 1), 0.975)) * std / math.sqrt(count)
+  return summary | {'interval': [mean - half, mean + half] if math.isfinite(half) else [math.nan, math.nan]}
 
 
 class Rows:

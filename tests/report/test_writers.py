@@ -151,29 +151,20 @@ def test_seeds_are_summarised_by_the_sample_standard_deviation():
 
 def test_the_interval_of_a_mean_over_seeds():
   interval = lambda values: writers.final_of_seeds(values)['interval']
-  for count in (2, 3, 5, 9):
+  for count in (2, 3, 10, 400):
     values = np.random.default_rng(count).normal(5, 2, count)
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     np.testing.assert_allclose(interval(values), list(expected), rtol=1e-10)
-    assert writers.interval_by(count) == "by Student's t"
-  ten = np.random.default_rng(0).normal(5, 2, 10)
-  drawn = stats.bootstrap((ten,), np.mean, n_resamples=2000, method='percentile', random_state=0).confidence_interval
-  assert interval(ten) == list(drawn) and writers.interval_by(10) == 'bootstrapped'
   assert all(math.isnan(x) for x in interval([1.0]))
   assert interval([3.0, 3.0, 3.0]) == [3.0, 3.0]
   assert all(math.isnan(x) for x in interval([1.0, math.nan]))
-  normal = np.random.default_rng(0).normal(5, 2, 400)
-  low, high = interval(normal)
-  half = 1.96 * normal.std() / 20  # what the normal distribution gives
-  np.testing.assert_allclose([low, high], [normal.mean() - half, normal.mean() + half], atol=0.05)
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-  random = np.random.default_rng(0)
-  covered = [
-    low <= 5 <= high for low, high in (writers.final_of_seeds(random.normal(5, 2, 3))['interval'] for _ in range(1000))
-  ]
-  assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+@pytest.mark.parametrize('seeds', [3, 10, 30])
+def test_the_interval_covers_the_mean_as_often_as_it_says(seeds):
+  drawn = np.random.default_rng(seeds).normal(5, 2, (2000, seeds))
+  intervals = np.array([writers.final_of_seeds(values)['interval'] for values in drawn])
+  assert np.mean((intervals[:, 0] <= 5) & (intervals[:, 1] >= 5)) == pytest.approx(0.95, abs=0.015)
 
 
 def test_csv_has_a_column_per_metric_and_per_seed(tmp_path):
