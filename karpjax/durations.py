@@ -9,6 +9,7 @@ from fractions import Fraction
 from karpjax.errors import UsageError
 
 Duration = typing.NewType('Duration', str)  # '2000', '10epochs' or '50000examples'; an int once resolved
+MOST_STEPS = 2**31 - 1  # and updates: of a state's int32
 OFTEN = 20  # times in a run, at the most, that `auto` evaluates and saves
 
 

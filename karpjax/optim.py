@@ -15,7 +15,7 @@ from flax import linen as nn
 from flax import struct
 
 from karpjax import axes, pruning
-from karpjax.durations import Pace
+from karpjax.durations import MOST_STEPS, Pace
 from karpjax.errors import UsageError
 
 SCHEDULES = {  # and the flags that each takes
@@ -136,6 +136,8 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
   Raises:
     UsageError: for a value that the optimiser does not take, and as `schedule` does.
   """
+  if (made := pace.made(config.steps)) > MOST_STEPS:
+    raise UsageError(f'steps={config.steps}: their {made} updates are more than the {MOST_STEPS} that can be counted')
   name, rate = config.optimiser, schedule(config, pace)
   decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else is_decayed)
   decays = [] if is_known(config.weight_decay) and config.weight_decay == 0 else [decay]

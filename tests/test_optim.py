@@ -129,6 +129,14 @@ def test_a_rate_that_drops_to_0_at_a_step_stops_every_player_there(experiment, f
   assert moved == [{first <= t < 5} for t in range(7)]
 
 
+def test_more_updates_than_can_be_counted_are_refused():
+  """Of all of a step, as 4,000,000 of a rollout."""
+  config = settings(steps=1000)
+  optim.configured(config, Pace(2_000_000))
+  with pytest.raises(errors.UsageError, match='^steps=1000: their 4000000000 updates are more than the 2147483647'):
+    optim.configured(config, Pace(4_000_000))
+
+
 def test_independence_of_the_number_of_steps_is_as_declared():
   for name in optim.SCHEDULES:
     short, long = (rates(name, range(50), steps=steps, boundaries=(10, 20), warmup=5) for steps in (50, 100))

@@ -105,7 +105,7 @@ def final_of_seeds(values: Iterable[float]) -> dict[str, Any]:
   """What summary.json says of several seeds' numbers: `summarise_seeds`, and 'interval', the 95 % [low, high] of their mean.
 
   It is Student's t, exact for numbers that are normally distributed. A bootstrap's percentiles cover the mean of such ones
-  76 times in 100 with three seeds and 90 with ten, BCa's no more, and of skewed numbers both are no better than t. NaN where
+  76 times in 100 with three seeds and 90 with ten, BCa's no more, and of skewed numbers hardly more than t. NaN where
   a seed's number is not finite.
   """
   from scipy import special
