@@ -8,13 +8,12 @@ import typing
 from pathlib import Path
 
 from karpjax import lean, model_defaults, optim, options
-from karpjax.durations import Duration, in_steps, step_range
+from karpjax.durations import MOST_STEPS, Duration, in_steps, step_range
 from karpjax.errors import UsageError
 from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
 LAST_SEED = 2**32 - 1  # of JAX's keys: a larger number would draw as another one does
-MOST_STEPS = 2**31 - 1  # of a state's int32
 
 
 def flag(default, help='', *, group='Experiment', **ranges):
@@ -175,13 +174,15 @@ def unread(config, examples: int, read: set[str]) -> list[str]:
   """The flags that were given and that nothing has read, or that are of another schedule: accepted, they would mislead.
 
   Looked at are the experiment's own, the optimiser's (all or none of which are read), `lean.Flags`, and those of every
-  experiment that only a program can heed; not those of logging and reports, which may change.
+  experiment that only a program can heed, or its data: `workers` where sets may be streamed. Not those of logging and
+  reports, which may change.
   """
   own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
   own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
   rule = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
   leans = {f.name for f in dataclasses.fields(lean.Flags)}
-  names = ({'dtype', 'microbatches', 'ema'} | own | leans | (set() if 'optimiser' in read else rule)) - read
+  data = {'data_dir', 'validation', 'split_seed', 'resident_mb', *(() if 'resident_mb' in read else ('workers',))}
+  names = ({'dtype', 'microbatches', 'ema'} | data | own | leans | (set() if 'optimiser' in read else rule)) - read
   names |= {name for flags in optim.SCHEDULES.values() for name in flags} - {*optim.SCHEDULES[config.schedule]}
   return [name for name in changed(config, examples) if name in names]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from karpjax import config as configs
-from karpjax import errors
 from karpjax.train.prepare import prepare
 
 QUICK = {'evolution', 'image_classification', 'policy_gradient', 'regression', 'vae'}
@@ -19,8 +18,8 @@ SLOW = {
   *('actor_critic_off_policy', 'gan', 'image_to_image', 'language_model', 'masked_language_model', 'super_resolution'),
   *('text_classification', 'token_classification', 'translation', 'value_learning'),
 }
-ENGINE = {'batch_size', 'order', 'resident_mb', 'workers', 'data_dir'}  # of what finds sets and feeds steps
-DRAWN = {'split_seed'}  # where splits are drawn
+ENGINE = {'batch_size', 'order'}  # of what feeds steps
+OF_DATA = {'data_dir', 'resident_mb', 'workers'}  # where there are none, or none so large
 WHERE = {  # what is refused where other flags do not call for it, and what does
   'actor_critic_off_policy': {('smoothing_limit', 'exploration'): {'algorithm': 'td3'}},
   'gan': {('gradient_penalty',): {'objective': 'wasserstein_gp'}, ('clip_weights',): {'objective': 'wasserstein'}},
@@ -29,8 +28,18 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
 }
 PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '7%', 'sparsity_scope': 'global'}
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
-WORLDS = {'validation': 0.2, 'split_seed': 1}  # of which no split is cut
-VALUES = {'encoding': 'latin-1', 'columns': ('a', 'b'), 'distinct': True, 'target': 'b', 'task': 'numbers', **PRUNING}
+WORLDS = {'validation', 'split_seed'}  # of which no split is cut
+VALUES = {
+  'data_dir': '.',
+  'workers': 2,
+  'split_seed': 1,
+  'encoding': 'latin-1',
+  'columns': ('a', 'b'),
+  'distinct': True,
+  'target': 'b',
+  'task': 'numbers',
+  **PRUNING,
+}
 
 
 def load(name):
@@ -61,14 +70,12 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
   Config = load(name).Config
   fields = {f.name: configs.metadata(f) for f in dataclasses.fields(Config)}
   # `options.build` refuses a model's that it does not have; what may change, logging and reports read
-  ours = {
-    n for n, about in fields.items() if about['group'] not in ('Run', 'Hosts', 'Model') and not about['may_change']
+  ours, read = {n for n, about in fields.items() if about['group'] not in ('Run', 'Hosts', 'Model')}, reads(name)
+  ours = {n for n in ours if not fields[n]['may_change']} | {
+    'data_dir',
+    *(() if 'resident_mb' in read else ['workers']),
   }
-  unread = ours - reads(name) - ENGINE - DRAWN
-  if 'environment' in fields:
-    for flag, value in WORLDS.items():
-      with pytest.raises(errors.UsageError, match=f'^{flag}='):
-        prepare(load(name), Config(**{flag: value}))
+  unread = ours - read - ENGINE
   value = lambda flag: VALUES[flag] if flag in VALUES else getattr(Config, flag) / 2 or 0.5
   program, data, config = prepare(load(name), Config(**{flag: value(flag) for flag in unread}))
   trace(program, data, config.batch_size)
@@ -77,7 +84,7 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
   for flags, others in (WHERE.get(name, {}) | pruning).items():
     assert unread >= set(flags) and reads(name, **others) >= set(flags)
     unread -= set(flags)
-  assert unread <= FILES | {'ema', 'decay'}
+  assert unread <= FILES | OF_DATA | (WORLDS if 'environment' in fields else set()) | {'ema', 'decay'}
 
 
 def test_every_experiment_and_every_flag_of_the_engine_is_looked_at():

@@ -59,8 +59,11 @@ def choose(names: list[str], known: dict[str, dict]) -> list[str]:
   return list(dict.fromkeys(chosen))
 
 
-def check(name: str, flags: list[str]) -> None:
-  """Raises UsageError where a run of a flagfile would not measure what its row promises; nothing is compiled."""
+def check(name: str, flags: list[str]) -> list[str]:
+  """The flags, or with none of data_dir where the row's data lie in no folder, as it may be given for many rows.
+
+  Raises UsageError where such a run would not measure what the row promises; nothing is compiled.
+  """
   from karpjax import command_line
   from karpjax.train import prepare
   from karpjax.train.runner import Runner
@@ -68,7 +71,10 @@ def check(name: str, flags: list[str]) -> None:
   paper = read(PAPERS / f'{name}.flags')
   experiment = command_line.experiment(paper['experiment'])
   config = command_line.parse(experiment.Config, [f'--flagfile={PAPERS / name}.flags', *flags])
-  names = prepare.measured(Runner(*prepare.prepare(experiment, config)), list(paper['theirs']))
+  program, *bound = prepare.prepare(experiment, config)
+  if 'data_dir' in program.unread():
+    return check(name, [*flags, '--data_dir='])
+  names = prepare.measured(Runner(program, *bound), list(paper['theirs']))
   if any(metric.startswith('best/') for metric in paper['theirs']):
     prepare.refuse_select(config, names)  # without it none is the best
   for metric in paper['theirs']:
@@ -76,14 +82,15 @@ def check(name: str, flags: list[str]) -> None:
       raise errors.UsageError(
         f'{name} promises {metric}, which this run does not measure.{errors.nearest(metric, names)}'
       )
+  return flags
 
 
 CHECK = """
-import sys
+import json, sys
 from karpjax import command_line, errors
 from karpjax.commands import reproduce
 try:
-  reproduce.check(sys.argv[1], sys.argv[2:])
+  print(json.dumps(reproduce.check(sys.argv[1], sys.argv[2:])))
 except errors.UsageError as error:
   command_line.refuse('reproduce', error)
   sys.exit(1)
@@ -97,9 +104,16 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
     UsageError: where the run failed, or would not measure what the row promises; it has said why.
   """
   # in a process of its own, which gives the devices back
-  if subprocess.run([sys.executable, '-c', CHECK, paper['name'], *flags], cwd=ROOT, check=False).returncode:
+  checked = [sys.executable, '-c', CHECK, paper['name'], *flags]
+  checked = subprocess.run(checked, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+  if checked.returncode:
     raise errors.UsageError(f'{paper["name"]} was not begun')
-  command = ['launch.py', paper['experiment'], f'--flagfile=experiments/papers/{paper["name"]}.flags', *flags]
+  command = [
+    'launch.py',
+    paper['experiment'],
+    f'--flagfile=experiments/papers/{paper["name"]}.flags',
+    *json.loads(checked.stdout),
+  ]
   done = subprocess.run([sys.executable, *command, f'--workdir={workdir.absolute()}'], cwd=ROOT, check=False)
   if done.returncode:
     raise errors.UsageError(f'{paper["name"]} stopped with exit code {done.returncode}')

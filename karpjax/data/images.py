@@ -38,19 +38,13 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   Raises:
     UsageError: in one line, for whatever is wrong with the name, the files or the flags. Nothing is downloaded.
   """
-  data_dir = Path(config.data_dir) if config.data_dir else None
-  if data_dir and not data_dir.is_dir():
-    raise UsageError(f'data_dir={data_dir} is not a folder')
   name, size, resident_bytes = config.dataset, config.image_size, config.resident_mb * 2**20
   if name in bundled.SOURCES:
     data = bundled.SOURCES[name]()
-  elif name == 'usps':
-    data = bundled.usps(data_dir or Path())
   elif name.startswith('folder:'):
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
   else:
-    data = published.read(name, data_dir) if data_dir else None
-    data = data or tfds.read(name, data_dir, image_size=size, resident_bytes=resident_bytes, unlabelled=unlabelled)
+    data = _in_data_dir(config, image_size=size, resident_bytes=resident_bytes, unlabelled=unlabelled)
 
   splits, subset = splitting.subset(data.splits, config.subset)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
@@ -61,6 +55,16 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))
+
+
+def _in_data_dir(config, **options) -> Dataset:
+  """A set that lies in `data_dir` as published, or as TFDS has prepared it; `options` are `tfds.read`'s."""
+  name, data_dir = config.dataset, Path(config.data_dir) if config.data_dir else None
+  if data_dir and not data_dir.is_dir():
+    raise UsageError(f'data_dir={data_dir} is not a folder')
+  if name == 'usps':
+    return bundled.usps(data_dir or Path())
+  return (data_dir and published.read(name, data_dir)) or tfds.read(name, data_dir, **options)
 
 
 def _converted(split: Split, shape) -> Split:

@@ -72,9 +72,6 @@ def data(config: RLConfig) -> Dataset:
     UsageError: as `environments.make`, and for environments on the host where the run is to be made many of, or cut.
   """
   environment = environments.make(config.environment)
-  for name in ('validation', 'split_seed'):
-    if (value := getattr(config, name)) != getattr(RLConfig, name):
-      raise UsageError(f'{name}={value}: worlds are drawn for each split, none is cut')
   notes, split = [environments.describe(environment)], lambda numbers: Split.of(world=numbers)
   if environment.reset_done:
     for name in ('seeds', 'parallel', 'mesh', 'distributed', 'coordinator', 'topology'):

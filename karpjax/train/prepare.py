@@ -38,6 +38,8 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   options.check(config)
   read = set()
   data = read_data(experiment, configs.watched(config, read))
+  if any(split.arrays is None for split in data.splits.values()):
+    read.add('workers')
   config = configs.resolve(config, data.spec.examples)
   program = experiment.program(configs.watched(config, read), data)
   if not isinstance(program, Program):

@@ -99,6 +99,17 @@ def test_what_a_row_promises_is_measured_or_it_is_not_begun(papers, theirs, near
     reproduce.check('one_small', [])
 
 
+def test_a_folder_of_data_is_no_flag_of_rows_that_have_none(papers):
+  lines = '# what: one\n# experiment: regression\n# theirs: test/mse = none\n# source: here\n'
+  (reproduce.PAPERS / 'one_small.flags').write_text(lines)
+  assert reproduce.check('one_small', ['--data_dir=/data', '--seed=1']) == [
+    '--data_dir=/data',
+    '--seed=1',
+    '--data_dir=',
+  ]
+  assert reproduce.check('one_small', ['--seed=1']) == ['--seed=1']
+
+
 def test_where_nothing_chooses_the_best_a_row_of_it_is_not_begun(papers):
   lines = '# what: one\n# experiment: regression\n# theirs: best/test/mse = none\n# source: here\n'
   (reproduce.PAPERS / 'one_small.flags').write_text(lines)
