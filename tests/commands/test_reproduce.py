@@ -1,6 +1,7 @@
 """reproduce prints ours beside theirs, and writes nothing of it down unless it is asked to."""
 
 import json
+import re
 import subprocess
 import types
 
@@ -193,6 +194,38 @@ def test_the_table_is_what_flagfiles_and_results_say():
   known = {path.stem: reproduce.read(path) for path in sorted(reproduce.PAPERS.glob('*.flags'))}
   table = '\n'.join(reproduce.table(known))
   assert table in (reproduce.PAPERS / 'README.md').read_text(), 'write it anew: launch.py reproduce --record'
+
+
+# What a `differs` says of numbers, or of a setting, and the flag that has it, or (not) that it has not.
+SAID = {
+  r'(\d+) seeds for': '--seeds={}', r'from ([\d,]+) transitions': '--replay_batch={}', r'from ([\d,]+) steps on': '--learning_starts={}',
+  r'a buffer of ([\d,]+)': '--buffer={}', r'a discount of ([\d.]+) for [\d.]+;': '--discount={}', r'sees (\d+) whole names': '--batch_size={}',
+  r'^layers of (\d+) (?:and \d+ )?units': '--widths={0},{0}', r'steps of (\d+) names': '--batch_size={}', r'cut at ± ([\d.]+)': '--clip_values={}',
+  r'windows of (\d+) letters': '--context={}', r'the first (\d+) are not scored': '--overlap={}', r'limited to ([\d.]+)': '--max_norm={}',
+  r'^(\d+) environments of': '--batch_size={}', r'environments of (\d+) steps': '--rollout={}', r'(\d+) epochs of': '--steps={}epochs',
+  r'the rate falls to 0': '--schedule=(linear|cosine)', r'cosine schedule': '--schedule=cosine', r'<unk> is never said': 'not --unknown',
+  r'decay of norms and biases too': '--decay_all', r'biases are spared': 'not --decay_all', r'advantages are normalised;': '--normalise',
+  r'sources reversed': '--reverse', r'label smoothing': '--label_smoothing=.*', r'what is added alone': 'not --hidden_dropout=.*',
+  r'no validation split': '--validation=0', r'the value is clipped': 'not --noclip_value', r'moments': '--normalise_observations',
+}  # fmt: skip
+
+
+def test_what_differs_is_as_the_flags_have_it():
+  held = set()
+  for path in sorted(reproduce.PAPERS.glob('*.flags')):
+    paper = reproduce.read(path)
+    differs, has = (
+      paper.get('differs', ''),
+      lambda flag, flags=paper['flags']: any(re.fullmatch(flag, x) for x in flags),
+    )
+    for pattern, flag in SAID.items():
+      if found := re.search(pattern, differs):
+        flag = flag.format(*(x.replace(',', '') for x in found.groups()))
+        assert has(flag) if not flag.startswith('not ') else not has(flag[4:]), (path.stem, pattern)
+        held.add(pattern)
+    if any(paper['theirs'].values()) and has('--seeds=.*'):
+      assert re.search('seeds for|of 5 seeds|theirs is one seed|as mlp_names', differs), path.stem
+  assert held == {*SAID}
 
 
 def test_what_differs_is_said_of_every_published_number(tmp_path):
