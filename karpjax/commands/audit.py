@@ -76,6 +76,8 @@ def decided(scores: np.ndarray, chosen: Options) -> tuple[np.ndarray, str]:
       raise UsageError(f'score={chosen.score}: {len(values):,} different words; it is no score')
     if not chosen.selected or not {*chosen.selected} <= {*values}:
       raise UsageError(f'{given}score={chosen.score} holds {listed(values)}; name its decisions, as selected=WORD,WORD')
+    if chosen.threshold is not None:
+      raise UsageError(f'threshold={chosen.threshold:g}: it is of numbers; selected= names the decisions')
     return np.isin(scores, chosen.selected), f'{chosen.score} is {" or ".join(chosen.selected)}'
   if chosen.threshold is None and (scores.min() < 0 or scores.max() > 1):
     raise UsageError(f'score={chosen.score} goes from {scores.min():g} to {scores.max():g}; give its threshold=')
@@ -172,6 +174,8 @@ def of_file(path: str, chosen: Options) -> list[dict]:
   groups, cells = groupings(table, chosen), table.column(chosen.label, 'label')
   truth, scores = positive(cells, chosen.label, chosen), table.column(chosen.score, 'score')
   values = None if chosen.selected else table_files.numbers(scores)
+  if values is None and not chosen.selected and table_files.seem_numbers(scores):
+    raise table.refused(scores, f'{chosen.score} seems to be; name the decisions of words as selected=')
   return judged(groups, cells, np.array(scores) if values is None else values, truth, chosen.label, chosen)
 
 

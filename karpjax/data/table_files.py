@@ -1,6 +1,7 @@
 """Tables of the user's own: columns of a FILE.csv or FILE.tsv as numbers, one-hot categories, and a target."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ MISSING = '', '?', 'na', 'n/a', 'nan', 'null', 'none'  # a cell, whatever its ca
 MOST = 50  # different words of a column, classes, or groups
 LEAST = 10  # rows
 LARGEST = 3.4e38  # of float32
+AS_WRITTEN = re.compile(r'[-−+]?[$€£]?\s*\d[\d.,\s]*[%€]?')
 TASKS = 'auto', 'classes', 'numbers'
 RULE = "a number is train's mean, a word none of the column's"
 
@@ -71,17 +73,31 @@ class Table:
 
   def refused(self, cells: Sequence[str], what: str) -> UsageError:
     """On the first of a column's cells that is no number."""
-    at = next(i for i, cell in enumerate(cells) if numbers([cell]) is None)
+    at = next(i for i, cell in enumerate(cells) if number(cell) is None)
     return UsageError(f'{self.path}, line {self.rows[at][0]}: {cells[at]!r} is no number, as {what}')
 
 
-def numbers(cells: Sequence[str]) -> np.ndarray | None:
-  """[n] float64, NaN where a cell is missing; None where one is no number of float32."""
+def number(cell: str) -> float | None:
+  """A cell's number, NaN where it is missing; None where it is none of float32: words, 1_2, inf."""
+  if not cell:
+    return np.nan
   try:
-    values = np.array([float(cell) if cell else np.nan for cell in cells])
+    value = float(cell)
   except ValueError:
     return None
-  return values if (np.isnan(values) | (np.abs(values) < LARGEST)).all() else None
+  return value if abs(value) < LARGEST and '_' not in cell else None
+
+
+def numbers(cells: Sequence[str]) -> np.ndarray | None:
+  """[n] float64, by `number`; None where one cell is none."""
+  values = [number(cell) for cell in cells]
+  return None if None in values else np.array(values, float)
+
+
+def seem_numbers(cells: Sequence[str]) -> bool:
+  """Whether more than half of what is not missing is a number, or written as people write one: 1,234, 5 %, −3."""
+  there = [cell for cell in cells if cell]
+  return 2 * sum(number(cell) is not None or AS_WRITTEN.fullmatch(cell) is not None for cell in there) > len(there)
 
 
 def features(spec: TableSpec, table: Table) -> np.ndarray:
@@ -126,6 +142,8 @@ def load(config) -> Dataset:
   splits, test = drawn(target, bool(classes), config.split_seed)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   others = [name for name in table.heads if name and name.lower() != config.target.lower()]
+  if len({name.lower() for name in config.columns}) < len(config.columns):
+    raise UsageError(f'columns={",".join(config.columns)}: name each once')
   if config.target.lower() in map(str.lower, config.columns):
     raise UsageError(f'columns={",".join(config.columns)}: {config.target} is the target, and cannot be learnt from')
   columns, mean, std, notes = _columns(table, config.columns or others, splits['train'].column('row'))
@@ -138,7 +156,13 @@ def load(config) -> Dataset:
   splits = {name: Split.of(features=x[s.column('row')], target=s.column('target')) for name, s in splits.items()}
   kind = f'one of {len(classes)} classes ({listed(classes)})' if classes else 'a number'
   about = f'{splits["train"].size:,} train, {test:,} test rows; {len(columns)} columns are {len(mean)} features; {config.target} is {kind}'
-  notes += [f'{without:,} rows without {config.target} are left out'] if without else []
+  notes += (
+    [f'{without:,} rows without {config.target} (empty, or one of {", ".join(MISSING[1:])}) are left out']
+    if without
+    else []
+  )
+  unnamed = table.heads.count('')
+  notes += [f'{unnamed:,} without a name in the first line: left out'] if unnamed and not config.columns else []
   return Dataset(spec, splits, (f'{config.dataset}: {about}', *notes, *held_out))
 
 
@@ -152,7 +176,11 @@ def drawn(target: np.ndarray, stratify: bool, seed: int) -> tuple[dict[str, Spli
 
 def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
   """([n] int32, the classes), or ([n] float32, ())."""
-  name, values, different = config.target, numbers(cells), set(cells)
+  name, values = config.target, numbers(cells)
+  if values is not None:  # 1 and 1.0 are one
+    spelt = dict(zip(values[::-1], cells[::-1]))
+    cells = [spelt[value] for value in values]
+  different = set(cells)
   if len(cells) < LEAST:
     raise UsageError(f'{table.path} has {len(cells)} rows with a {name}; at least {LEAST} are needed')
   if len(different) == 1:
@@ -161,6 +189,8 @@ def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[s
     raise table.refused(cells, f'{name} is to be')
   if config.task == 'numbers' or (config.task == 'auto' and values is not None and len(different) > 2):
     return values.astype(np.float32), ()
+  if config.task == 'auto' and values is None and seem_numbers(cells):
+    raise table.refused(cells, f'{name} seems to be; write it as 1234.5, or give task=classes')
   if len(different) > MOST:
     raise UsageError(f'target={name}: {len(different):,} different values; of classes there are at most {MOST}')
   classes = sorted(different, key=lambda cell: (0 if values is None else float(cell), cell))
@@ -169,18 +199,22 @@ def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[s
 
 def _columns(table: Table, names: Sequence[str], train: np.ndarray):
   """(columns, mean, std) of a spec, of the rows of train, and notes."""
-  columns, mean, std, out, missing = {}, [], [], [], []
+  columns, mean, std, out, missing, mixed, coarse = {}, [], [], [], [], [], []
   for name in names:
     cells = table.column(name)
     values, seen = numbers(cells), {cells[i] for i in train}
     words = sorted(seen - {''}) if values is None else []
-    if len(seen) == 1 or (values is not None and len(np.unique(values[train][~np.isnan(values[train])])) < 2):
-      out.append(f'{name} (the same in all rows of train)')
+    own = np.unique(values[train][~np.isnan(values[train])]) if values is not None else np.zeros(0)
+    different = len(np.unique(own.astype(np.float32)))
+    if len(seen) == 1 or (values is not None and different < 2):
+      out.append(f'{name} (the same in all rows of train{", as float32 has it" * (len(own) > 1)})')
       continue
     if len(words) > MOST:
       out.append(f'{name} ({len(words):,} different words, such as {words[0][:20]!r})')
       continue
     missing += [f'{cells.count(""):,} of {name}'] if '' in cells else []
+    mixed += [f'{name} (as {next(x for x in cells if number(x) is None)!r})'] if words and seem_numbers(cells) else []
+    coarse += [f'{name} ({different:,} of {len(own):,})'] if different < len(own) / 2 else []
     columns[name] = tuple(words)
     mean += [0.0] * len(words) or [float(np.nanmean(values[train]))]
     filled = values is not None and np.where(np.isnan(values[train]), mean[-1], values[train])
@@ -189,4 +223,8 @@ def _columns(table: Table, names: Sequence[str], train: np.ndarray):
     raise UsageError(f'{table.path} has no column to learn from; left out: {listed(out)}')
   notes = [f'columns that are left out: {listed(out)}'] if out else []
   notes += [f'missing: {listed(missing)}; {RULE}'] if missing else []
+  notes += [f'taken as words, since not all are numbers: {listed(mixed)}'] if mixed else []
+  notes += (
+    [f'float32 tells few of their values apart: {listed(coarse)}; subtract what they have in common'] if coarse else []
+  )
   return columns, tuple(mean), tuple(std), notes

@@ -74,6 +74,12 @@ def by_group(labels: np.ndarray, selected: np.ndarray, groups: np.ndarray, least
   return {'groups': found, 'differences': differences}
 
 
+def distinct(values: np.ndarray, digits: int = 6) -> list[str]:
+  """Different numbers as texts of as few digits, from `digits` on, as tell all of them apart."""
+  written = ([f'{x:.{n}g}' for x in values] for n in itertools.count(digits))
+  return next(texts for texts in written if len({*texts}) == len(values))
+
+
 def calibration(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, dict[str, dict[str, Any]]]:
   """{score: {group: {'n', 'positives': [share, low, high]}}}: how often each score is right, group by group.
 
@@ -84,9 +90,12 @@ def calibration(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> d
   if scores.dtype.kind == 'f' and len(values) > BINS:
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, BINS + 1)))
     places = np.clip(np.searchsorted(edges, scores, 'right') - 1, 0, len(edges) - 2)
-    names = [f'{low:.3g} to {high:.3g}' for low, high in itertools.pairwise(edges)]
+    names = [f'{low} to {high}' for low, high in itertools.pairwise(distinct(edges, 3))]
   else:
-    places, names = np.searchsorted(values, scores), [f'{x:g}' if scores.dtype.kind == 'f' else str(x) for x in values]
+    places, names = (
+      np.searchsorted(values, scores),
+      distinct(values) if scores.dtype.kind == 'f' else [*map(str, values)],
+    )
   table: dict[str, dict[str, Any]] = {}
   for place, name in enumerate(names):
     for group in np.unique(groups):

@@ -52,6 +52,13 @@ def test_rates_are_those_counted_by_hand(fairlearn, table):
   assert found['calibration']['0.9']['a']['positives'][0] == 3 / 5 and found['calibration']['0.2']['b']['n'] == 7
 
 
+def test_scores_and_bins_that_are_near_each_other_stay_apart():
+  labels, groups = np.arange(60) % 3 == 0, np.array(['a', 'b'])[np.arange(60) % 2]
+  for scores in (0.5 + np.arange(60) * 1e-7, 0.5 + np.arange(60) % 8 * 1e-8, np.where(np.arange(60) < 45, 0.5, 0.7)):
+    found = fairness.calibration(labels, scores, groups)
+    assert sum(own['n'] for each in found.values() for own in each.values()) == 60, list(found)
+
+
 def test_a_group_of_one_label_has_rates_of_the_other_alone(fairlearn):
   true, groups = np.array([1, 1, 0, 1]) > 0, np.array(['a', 'a', 'b', 'b'])
   found = fairness.by_group(true, np.array([1, 0, 0, 0]) > 0, groups, 1)
@@ -147,6 +154,8 @@ OF_A_FILE = {
   '--label=true --score=number --group=who': 'goes from 0 to 59; give its --threshold=',
   '--label=true --score=who --group=true': 'holds a, b, c; name its decisions',
   '--label=true --score=who --selected=z --group=true': '--selected=z: --score=who holds a, b, c',
+  '--label=true --score=who --selected=a --threshold=0.5 --group=true': '--threshold=0.5: it is of numbers',
+  '--label=true --score=slip --group=who': "'0.5x' is no number, as slip seems to be",
   '--label=true --score=p --group=who --least=0': 'at least 1 is needed',
   '--label=true --score=p --group=who --treshold=1': 'Did you mean --threshold?',
 }
@@ -154,8 +163,8 @@ OF_A_FILE = {
 
 @pytest.mark.parametrize('flags', OF_A_FILE)
 def test_columns_that_cannot_be_audited_are_refused_in_one_line(tmp_path, flags, capsys):
-  rows = [f'{"abc"[i % 3]},{i % 2},0.{i % 10},7,{i}' for i in range(60)]
-  (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p,same,number', *rows]) + '\n')
+  rows = [f'{"abc"[i % 3]},{i % 2},0.{i % 10},7,{i},0.5{"x" * (i == 9)}' for i in range(60)]
+  (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p,same,number,slip', *rows]) + '\n')
   refused([str(tmp_path / 'made.csv'), *flags.split()], OF_A_FILE[flags], capsys)
 
 

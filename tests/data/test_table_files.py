@@ -67,6 +67,27 @@ def test_a_target_is_a_class_where_it_holds_words_or_two_values(load):
   assert load([f'{i},{i % 11}' for i in range(44)], 'x,price', task='classes').spec.classes[-2:] == ('9', '10')
 
 
+def test_values_are_classes_however_they_are_written(load):
+  data = load([f'{i},{("1", "1.0", "2")[i % 3]}' for i in range(30)], 'x,price')
+  assert data.spec.classes == ('1', '2') and np.mean(data.splits['train'].column('target')) < 0.5
+
+
+def test_numbers_that_are_not_read_as_such_are_said(load):
+  """A slip in a column, what looks like a number of Python's, and what float32 does not tell apart."""
+  row = lambda i: f'{i},{"inf" if i == 7 else i},{i}_{i % 3},{1_600_000_000 + i},{10**9 + 90 * i},{i / 7}'
+  data = load([row(i) for i in range(40)], ',slip,code,time,far,price')
+  notes = '\n'.join(data.notes)
+  for said in (
+    "taken as words, since not all are numbers: slip (as 'inf')",
+    'left out: time (the same in all rows of train, as float32 has it)',
+    '1 without a name in the first line: left out',
+  ):
+    assert said in notes, notes
+  assert [column for column, words in data.spec.columns.items() if words] == ['slip', 'code']
+  near = load([f'{10**9 + 20 * i},{i / 7}' for i in range(40)], 'far,price')
+  assert any(note.startswith('float32 tells few of their values apart: far (') for note in near.notes), near.notes
+
+
 REFUSED = {  # what is asked for -> what is said
   'name the column to predict, as target=NAME': {'target': ''},
   "mine.csv has no column 'cost' but .* give another target=": {'target': 'cost'},
@@ -80,6 +101,11 @@ REFUSED = {  # what is asked for -> what is said
   'no column to learn from; left out: id .72 different': {'columns': ('id',)},
   "has the column 'age' twice": {'head': 'id,age,city,note,age,price'},
   'has one line': {'rows': []},
+  "line 6: 'inf' is no number, as price seems to be": {'rows': [*ROWS[:4], 'r,1,Rome,x,7,inf', *ROWS]},
+  "'1,000' is no number, as price seems to be; write it as 1234.5, or give task=classes": {
+    'rows': [f'r,{i},Rome,x,7,"{i + 1},000"' for i in range(60)]
+  },
+  'columns=age,Age: name each once': {'columns': ('age', 'Age')},
 }
 
 
