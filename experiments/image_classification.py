@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, image_verbs, models, options
+from karpjax import config, distillation, image_verbs, models, options
 from karpjax.data import augmentation, batches, frequencies, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
@@ -44,7 +44,7 @@ def program(config: Config, data: Dataset) -> Program:
   spec, count = data.spec, len(data.spec.classes)
   inputs, decided = np.zeros((1, *spec.shape), np.float32), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
-  augmentations = augmentation.parse(config.augment)
+  augmentations, taught = augmentation.parse(config.augment), distillation.configured(config, data)
 
   def example_loss(logits, labels):  # labels [batch] or, mixed, [batch, classes]
     if config.loss == 'squared_error':
@@ -56,10 +56,11 @@ def program(config: Config, data: Dataset) -> Program:
     if augmentations:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       x, labels = augmentation.augment(augmentations, keys, x, jax.nn.one_hot(labels, count))
-    x, rngs = spec.scale(x, config.scale), {'dropout': dropout_key(key, batch)}
-    logits, collections = apply(model, params, collections, x, train=True, rngs=rngs)
+    scaled, rngs = spec.scale(x, config.scale), {'dropout': dropout_key(key, batch)}
+    logits, collections = apply(model, params, collections, scaled, train=True, rngs=rngs)
     error = pair(logits.argmax(-1) != batch['label'])
-    return {'loss': pair(example_loss(logits, labels)), 'error': error}, collections
+    measured = {'loss': pair(example_loss(logits, labels)), 'error': error}
+    return taught(measured, logits, {**batch, 'image': x}), collections
 
   def predict(state, batch, key):
     return model.apply(state.variables(), spec.scale(batch['image'], config.scale), train=False)
@@ -88,7 +89,7 @@ def program(config: Config, data: Dataset) -> Program:
   uninformed = frequencies.uninformed(data, 'label', count, config.label_smoothing) if known else {}
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
-    example_losses=example_losses, **uninformed,
+    example_losses=example_losses, lent=taught.lent, **uninformed,
   )  # fmt: skip
 
 

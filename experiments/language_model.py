@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import collectives, config, generate, options
+from karpjax import collectives, config, distillation, generate, options
 from karpjax.data import frequencies, language, splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
@@ -59,7 +59,13 @@ def program(config: Config, data: Dataset) -> Program:
   if streams and spec.lines:
     raise UsageError('order=streams is for running texts; lines do not go on from one to the next')
   carries, tokeniser = streams and isinstance(model, models.Recurrent), spec.tokenisers['text']
+  # counting minimises no loss
+  taught = distillation.Teaching() if config.model == 'counts' else distillation.configured(config, data)
   characters, of_bytes = (count(lines=spec.lines) for count in (tokeniser.characters, tokeniser.bytes))
+
+  def measured(logits, batch):
+    targets = batch['targets']
+    return taught({'loss': pair(cross_entropy(logits, targets), targets >= 0)}, logits, batch, targets >= 0)
 
   def loss(params, collections, batch, key):
     variables, tokens, targets = {'params': params, **collections}, batch['tokens'], batch['targets']
@@ -68,11 +74,11 @@ def program(config: Config, data: Dataset) -> Program:
       training['mask'] = targets >= 0
     if not carries:
       logits, collections = model.apply(variables, tokens, **training)
-      return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections
+      return measured(logits, batch), collections
     goes_on = batch['index'] % (spec.examples // config.batch_size) != 0  # the others are at a stream's beginning
     before = jax.tree.map(lambda x: x * goes_on[:, None], batch['carried'])
     (logits, after), collections = model.apply(variables, tokens, before, method='read', **training)
-    return {'loss': pair(cross_entropy(logits, targets), targets >= 0)}, collections, jax.lax.stop_gradient(after)
+    return measured(logits, batch), collections, jax.lax.stop_gradient(after)
 
   def predict(state, batch, key):
     return model.apply(state.variables(), batch['tokens'])
@@ -102,6 +108,7 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     example_losses=token_losses,
     causal=True,
+    lent=taught.lent,
     **frequencies.uninformed(data, 'targets', tokeniser.size),
     report=report(model, data, config),
     rename_weights=models.renamed,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from karpjax import config, optim
+from karpjax import config, distillation, optim
 from karpjax.commands import monitor
 from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
@@ -73,7 +73,7 @@ def data(config: Config) -> Dataset:
 def program(config: Config, data: Dataset) -> Program:
   """The method: the cross-entropy of classes; weights of the last layer limited by their norm, if asked (Kim 2014)."""
   spec, model = data.spec, models.build(config, data.spec)
-  optimiser = optim.configured(config)
+  optimiser, taught = optim.configured(config), distillation.configured(config, data)
   if config.max_norm:
     optimiser = optax.chain(optimiser, optim.limit_norms(config.max_norm))
 
@@ -84,7 +84,8 @@ def program(config: Config, data: Dataset) -> Program:
     rngs = {'dropout': dropout_key(key, batch)}
     logits, collections = apply(model, params, collections, batch['tokens'], train=True, rngs=rngs)
     wrong = logits.argmax(-1) != batch['label']
-    return {'loss': pair(example_loss(logits, batch['label'])), 'error': pair(wrong)}, collections
+    measured = {'loss': pair(example_loss(logits, batch['label'])), 'error': pair(wrong)}
+    return taught(measured, logits, batch), collections
 
   def predict(state, batch, key):
     return model.apply(state.variables(), batch['tokens'])
@@ -132,6 +133,7 @@ def program(config: Config, data: Dataset) -> Program:
     summarise=metrics.summarise,
     predict=predict,
     example_losses=example_losses,
+    lent=taught.lent,
     **frequencies.uninformed(data, 'label', len(spec.classes), config.label_smoothing),
     report=report,
   )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, options
+from karpjax import config, distillation, options
 from karpjax.data import frequencies, splitting, tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
@@ -56,7 +56,7 @@ def program(config: Config, data: Dataset) -> Program:
   inputs = [jnp.ones((1, spec.lengths['text'], *rest), jnp.int32) for rest in ((), (spec.lengths['characters'],))]
   decided = {**sizes, 'tags': len(spec.classes), 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, *inputs, **decided)
-  examples = collect.evaluated(config, data.splits)
+  examples, taught = collect.evaluated(config, data.splits), distillation.configured(config, data)
 
   def loss(params, collections, batch, key):
     tokens, words = batch['tokens'], (batch['targets'] >= 0).sum().astype(jnp.float32)
@@ -66,13 +66,18 @@ def program(config: Config, data: Dataset) -> Program:
       tokens = jnp.where(dropped & (tokens > 0), tokenisers.UNKNOWN, tokens)
     rngs = {'dropout': dropout_key(key, batch)}
     outputs = model.apply({'params': params}, tokens, batch['characters'], train=True, rngs=rngs)
-    return {'loss': (-models.log_likelihood(*outputs, batch['targets']).sum(), words)}, collections
+    measured = {'loss': (-models.log_likelihood(*outputs, batch['targets']).sum(), words)}
+    logits = models.logits(*outputs, tokens > 0)
+    return taught(measured, logits, {**batch, 'tokens': tokens}, batch['targets'] >= 0), collections
 
   def scores(state, batch):
     return model.apply(state.variables(), batch['tokens'], batch['characters'])
 
   def predict(state, batch, key):
     return models.decode(*scores(state, batch), batch['tokens'] > 0)
+
+  def logits(state, batch, key):
+    return models.logits(*scores(state, batch), batch['tokens'] > 0)
 
   def example_losses(state, batch, key):
     words = (batch['targets'] >= 0).sum(1)
@@ -92,7 +97,9 @@ def program(config: Config, data: Dataset) -> Program:
     evaluate=evaluate,
     summarise=lambda sums: metrics.summarise(sums, spec.classes),
     predict=predict,
+    logits=logits,
     example_losses=example_losses,
+    lent=taught.lent,
     **frequencies.uninformed(data, 'targets', len(spec.classes)),
     report=functools.partial(report, predict, data, config),
   )

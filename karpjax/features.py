@@ -90,7 +90,7 @@ def load(source: str, spec: Spec) -> Scorer:
     variables = inception.from_published(weights.read_safetensors(path, f'scorer={INCEPTION}'), f'scorer={source}')
     apply = lambda images: (inception.features(variables, images / spec.maximum), None)
     return Scorer(path, None, 0, inception.FEATURES, apply, batch=inception.PIECE)
-  run = _open(source)
+  run = opened('scorer', source, 'image_classification')
   for name in ('name', 'shape', 'maximum'):
     there, here = getattr(run.spec, name), getattr(spec, name)
     if there != here and not (name == 'name' and paths.expand(there) == here):  # older runs have it with a ~
@@ -108,18 +108,18 @@ def load(source: str, spec: Spec) -> Scorer:
   return Scorer(source, run.step, logits.shape[-1], features.shape[-1], apply)
 
 
-def _open(workdir: str) -> verbs.Run:
-  """A finished run of image_classification, by its best checkpoint; a UsageError where the workdir holds none."""
+def opened(flag: str, workdir: str, experiment: str) -> verbs.Run:
+  """A finished run of an experiment, by its best checkpoint; a UsageError, naming the flag, where the workdir holds none."""
   try:
     run = verbs.Run(workdir)
-    if (experiment := run.stored['experiment']) != 'image_classification':
-      raise UsageError(f'it holds a run of {experiment}')
+    if (there := run.stored['experiment']) != experiment:
+      raise UsageError(f'it holds a run of {there}')
     if not run_dir.summary(run.folder, run.config.steps):
       raise UsageError(
         f'its training has not come to its end; python launch.py {experiment} --workdir={workdir} goes on'
       )
   except UsageError as error:
-    raise UsageError(f'scorer={workdir}: {error}; give the workdir of a run of image_classification') from None
+    raise UsageError(f'{flag}={workdir}: {error}; give the workdir of a run of {experiment}') from None
   return run
 
 
@@ -162,7 +162,7 @@ def perceptual(source: str, shape: tuple[int, int, int]) -> Callable:
   if source.endswith('.safetensors'):
     features = vgg19(source)
   else:
-    run = _open(source)
+    run = opened('scorer', source, 'image_classification')
     known, maximum = run.spec.shape[-1], run.spec.maximum
     if known != shape[-1]:
       raise UsageError(f'scorer={source} sees {known} channels, and the net makes {shape[-1]}: colour=y makes 1, rgb 3')

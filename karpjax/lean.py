@@ -7,6 +7,7 @@ from karpjax import options
 from karpjax.durations import Duration
 
 pruning_flag = functools.partial(options.option, group='Pruning')
+distillation_flag = functools.partial(options.option, group='Distillation')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,4 +34,17 @@ class Flags:
     'Weights that a finished run (its workdir) has pruned are 0 from the start; with its seed the others begin as '
     'there: a lottery ticket (Frankle & Carbin 2019).',
     path=True,
+  )
+
+  teacher: str = distillation_flag(
+    '',
+    'The workdir of a finished run of this experiment: what its best weights hold probable is learnt too (Hinton et al. '
+    '2015).',
+    path=True,
+  )
+  temperature: float = distillation_flag(
+    4.0, 'What the logits of both are divided by where they are compared.', above=0
+  )
+  teacher_weight: float = distillation_flag(
+    0.9, "The teacher's share of the loss; of 1, labels teach nothing.", low=0, high=1
   )

@@ -112,6 +112,7 @@ class Program:
     evaluate: (state, batch, key) -> sums: any pytree, added up leaf by leaf over batches, replicas and hosts.
     summarise: sums (NumPy, on the host) -> {name: number}; by default of sums and counts, as `evaluate` gives metrics.
     predict: (state, batch, key) -> outputs [batch, ...], or None.
+    logits: (state, batch, key) -> those of classes, [batch, ..., classes], where `predict` gives none; or None.
     example_losses: (state, batch, key) -> [batch] float32 in evaluation mode, or None; of sequences [batch, time], where
       what is not scored, by a negative batch['targets'], counts nothing.
     causal: whether those of sequences depend on no later one of batch['tokens'].
@@ -127,6 +128,8 @@ class Program:
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
     settled: the first step whose weights may be the best.
+    lent: {what it is: its checksum}, of what is learnt from beside the data, such as a teacher: a run that goes on finds it
+      as it was.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
   """
 
@@ -135,6 +138,7 @@ class Program:
   evaluate: Callable[[Any, Batch, jax.Array], Any]
   summarise: Callable[[Any], dict[str, float]] = lambda sums: divide(sums)
   predict: Callable[[Any, Batch, jax.Array], Any] | None = None
+  logits: Callable[[Any, Batch, jax.Array], Any] | None = None
   example_losses: Callable[[Any, Batch, jax.Array], jax.Array] | None = None
   causal: bool = False
   uninformed_loss: float | None = None
@@ -146,6 +150,7 @@ class Program:
   rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   collecting: int = 0
   settled: int = 0
+  lent: Mapping[str, int] = dataclasses.field(default_factory=dict)
   unread: Callable[[], Sequence[str]] = tuple
 
 

@@ -254,7 +254,7 @@ def _evaluate(run: Run, chosen):
   """The function of `evaluate`: (state, data) -> {metric: number}, by the program and the batches of training."""
 
   def function(state, data):
-    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': '', 'final_splits': (chosen.split,)}
+    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': '', 'teacher': '', 'final_splits': (chosen.split,)}
     config = dataclasses.replace(run.config, **alone)
     runner = Runner(run.experiment.program(config, data), data, config)
     return runner.program.summarise(runner.evaluate(runner.carry(state), chosen.split))

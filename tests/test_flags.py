@@ -28,6 +28,7 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
 }
 PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '7%', 'sparsity_scope': 'global'}
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
+DISTILLATION = {'teacher', 'temperature', 'teacher_weight'}  # and of a run
 WORLDS = {'validation', 'split_seed'}  # of which no split is cut
 VALUES = {
   'data_dir': '.',
@@ -38,6 +39,7 @@ VALUES = {
   'distinct': True,
   'target': 'b',
   'task': 'numbers',
+  'teacher': 'runs/a',
   **PRUNING,
 }
 
@@ -84,7 +86,7 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
   for flags, others in (WHERE.get(name, {}) | pruning).items():
     assert unread >= set(flags) and reads(name, **others) >= set(flags)
     unread -= set(flags)
-  assert unread <= FILES | OF_DATA | (WORLDS if 'environment' in fields else set()) | {'ema', 'decay'}
+  assert unread <= FILES | DISTILLATION | OF_DATA | (WORLDS if 'environment' in fields else set()) | {'ema', 'decay'}
 
 
 def test_every_experiment_and_every_flag_of_the_engine_is_looked_at():

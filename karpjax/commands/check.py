@@ -148,7 +148,7 @@ def learns(program, state, batch, later) -> Result:
   pairs = []
   for each in later:
     state, metrics = program.step(state, each)
-    pairs.append(metrics['loss'])
+    pairs.append(metrics.get('hard_loss', metrics['loss']))
   if not pairs:
     raise NotApplicable('there are no other batches')
   loss = float(np.divide(*np.array(pairs[-LAST:], np.float64).sum(0)))

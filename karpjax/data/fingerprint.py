@@ -6,6 +6,7 @@ What is in memory is told by its content; what is streamed by the names and size
 import contextlib
 import contextvars
 import os
+import types
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,23 +42,26 @@ def note(files: Iterable[str | Path], folder: str | Path | None = None) -> None:
     reading.update(dict.fromkeys(files, os.path.abspath(folder)))
 
 
-def of(data: Dataset) -> dict[str, Any]:
-  """The fingerprint of a data set, as JSON: {'splits': {split: {'examples', array: checksum}}, 'files': {name: [size, checksum]}}."""
+def of(data: Dataset, lent: Mapping[str, int] = types.MappingProxyType({})) -> dict[str, Any]:
+  """The fingerprint of a data set, as JSON: {'splits': {split: {'examples', array: checksum}}, 'files': {name: [size, checksum]}}.
+
+  What is lent beside it, {what: checksum}, is kept as 'lent'.
+  """
   splits = {split: {'examples': s.size, **_checksums(s)} for split, s in data.splits.items()}
   read = {f'{split} as read': _checksums(s) for split, s in data.raw.items()}
-  return {'splits': splits | read, 'files': dict(data.files)}
+  return {'splits': splits | read, 'files': dict(data.files)} | ({'lent': dict(lent)} if lent else {})
 
 
 def _checksums(split: Split | Mapping[str, Any]) -> dict[str, Any]:
   arrays = split.arrays if isinstance(split, Split) else split
-  return {'streamed': True} if arrays is None else {str(name): _checksum(x) for name, x in arrays.items()}
+  return {'streamed': True} if arrays is None else {str(name): checksum(x) for name, x in arrays.items()}
 
 
-def _checksum(value: Any, start: int = 0) -> int:
-  """CRC-32, which runs at several gigabytes a second."""
+def checksum(value: Any, start: int = 0) -> int:
+  """CRC-32, which runs at several gigabytes a second, of an array or of {name: array}."""
   if isinstance(value, Mapping):
     for name, each in value.items():
-      start = _checksum(each, zlib.crc32(str(name).encode(), start))
+      start = checksum(each, zlib.crc32(str(name).encode(), start))
     return start
   value = np.asarray(value)
   start = zlib.crc32(f'{value.dtype} {value.shape}'.encode(), start)
@@ -104,7 +108,9 @@ def differences(before: Mapping, now: Mapping) -> list[str]:
     if _differ(before['files'].get(name), now['files'].get(name))
   ]
   streamed = any('streamed' in arrays for arrays in now['splits'].values())
-  return files or contents if contents or streamed else []
+  before, now = before.get('lent', {}), now.get('lent', {})
+  lent = [f'{what} have changed' for what in now if before.get(what, now[what]) != now[what]]
+  return lent + (files or contents if contents or streamed else [])
 
 
 def _of_split(split: str, before: Mapping, now: Mapping) -> list[str]:

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from karpjax.layers import convolution, crf, initialisers, linear, recurrence
@@ -96,6 +97,15 @@ def log_likelihood(emissions, chain: crf.Chain | None, targets):
   if chain is not None:
     return jnp.where(mask.any(1), crf.log_likelihood(chain, emissions, targets, mask), 0)
   return -losses.cross_entropy(emissions, targets).sum(1)
+
+
+def logits(emissions, chain: crf.Chain | None, mask):
+  """[batch, time, tags], whose softmax is the probability of each word's tag: of a chain its marginal's logarithm."""
+  if chain is None:
+    return emissions
+  # the gradient of the logarithm of a partition function
+  marginals = jax.grad(lambda scores: crf.log_partition(chain, scores, mask).sum())(emissions)
+  return jnp.log(jnp.maximum(marginals, 1e-30))
 
 
 def decode(emissions, chain: crf.Chain | None, mask):

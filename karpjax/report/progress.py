@@ -89,7 +89,7 @@ class Guess:
     before, self.step = self.step, row['step']
     if self.silent or not before or self.step < EARLY * self.config.steps:
       return
-    self.silent, losses = True, np.atleast_1d(row.get('train/loss', math.nan))
+    self.silent, losses = True, np.atleast_1d(row.get('train/hard_loss', row.get('train/loss', math.nan)))
     stands = np.isfinite(losses) & (losses >= STANDS * self.loss)
     whose = f' of {stands.sum()} of {len(losses)} seeds' if len(losses) > 1 else ''
     if stands.any():

@@ -71,7 +71,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
   folder = Path(hosts.run_on_host0(lambda: config.workdir or str(run_dir.default(experiment))))
   with run_dir.claim(folder), runtime.stop_signals() as signals, errors.unwrap_callback_error(), ExitStack() as stack:
     stored = hosts.run_on_host0(lambda: run_dir.refuse_changes(folder, experiment, config, dataset.spec)) or {}
-    data = run_dir.fingerprint_of(folder, stored, dataset)
+    data = run_dir.fingerprint_of(folder, stored, dataset, program.lent)
     runner = Runner(program, dataset, config)
     if not stored:
       check_select(runner)

@@ -205,9 +205,9 @@ def refuse_changes(folder: Path, experiment: str, config, spec) -> dict | None:
   return before
 
 
-def fingerprint_of(folder: Path, before: dict, data: Dataset) -> dict:
-  """That of a run's data; raises UsageError where they are not those that it began with, or not the same on every host."""
-  now = fingerprint.of(data)
+def fingerprint_of(folder: Path, before: dict, data: Dataset, lent) -> dict:
+  """That of a run's data and of what is `Program.lent`; raises UsageError where they are not those that it began with, or not the same on every host."""
+  now = fingerprint.of(data, lent)
   if jax.process_count() > 1 and hosts.any_host(now['splits'] != hosts.from_host0(now['splits'])):
     raise UsageError(f'{data.spec.name}: the hosts have read data that differ; give each of them the same')
   if before:
