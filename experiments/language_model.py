@@ -165,10 +165,8 @@ class Sampling:
 
 
 def encode(run, inputs, chosen: Sampling):
-  """The prompt's tokens [samples, n], behind token 0 where texts are lines; a new line where there is none."""
-  tokeniser, lines = run.spec.tokenisers['text'], run.spec.lines
-  tokens = [0] * lines + tokeniser.encode(chosen.prompt).tolist() or [language.line_break(tokeniser)]
-  count = chosen.samples or (NAMES if lines else 1)
+  """The prompt's tokens [samples, n], as `language.prompt`."""
+  tokens, count = language.prompt(run.spec, chosen.prompt), chosen.samples or (NAMES if run.spec.lines else 1)
   return {'prompt': np.array([tokens] * count, np.int32), 'key': jax.random.split(jax.random.key(chosen.seed), count)}
 
 
@@ -202,6 +200,6 @@ def decode(run, outputs, inputs, chosen: Sampling):
 verbs = {
   'sample': Verb(
     'Goes on with a text, token by token.', encode, function, decode, options=Sampling,
-    show=lambda answer: answer['text'] + answer['end'],
+    show=lambda answer: answer['text'] + answer['end'], model=lambda run: network(run.config, run.spec),
   )
 }  # fmt: skip

@@ -25,7 +25,7 @@ from karpjax.models import seq2seq
 from karpjax.program import Program, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.report.tables import table
-from karpjax.train.predict import predict_batches, predict_split
+from karpjax.train.predict import Predictions, predict_batches, predict_split
 from karpjax.train.step import ordinary
 from karpjax.verbs import Verb
 
@@ -190,15 +190,16 @@ def encode(run, texts, chosen):
   return {'source': bucketing.padded(rows, max(length, longest))}
 
 
-def function(run, chosen):
+class Translations(Predictions):
   """Translates 32 texts at a time, each batch when its first translation is asked for."""
-  translate = translator(network(run.config, run.spec)[0], run.spec, run.config, **dataclasses.asdict(chosen))
 
-  def outputs(state, arrays):
-    for rows in predict_batches(translate, state, Split.of(**arrays), batch_size=32):
+  def __call__(self, state, arrays):
+    for rows in predict_batches(self.predict, state, Split.of(**arrays), batch_size=32):
       yield from rows
 
-  return outputs
+
+def function(run, chosen):
+  return Translations(translator(network(run.config, run.spec)[0], run.spec, run.config, **dataclasses.asdict(chosen)))
 
 
 def decode(run, outputs, texts, chosen):

@@ -35,14 +35,17 @@ def filter_logits(logits, temperature: float = 1.0, top_k: int = 0, top_p: float
   if 0 < top_k < logits.shape[-1]:
     largest, tokens = jax.lax.top_k(logits, top_k)
     logits = jnp.full_like(logits, -jnp.inf).at[rows, tokens].set(largest)
-  if top_p < 1:
-    order = jnp.argsort(logits, descending=True, stable=True)
-    falling = jnp.take_along_axis(logits, order, -1)
-    probabilities = jax.nn.softmax(falling)
-    before = jnp.cumsum(probabilities, -1) - probabilities  # the probability of those that are more probable
-    kept = (before < top_p).at[:, 0].set(True)
-    logits = logits.at[rows, order].set(jnp.where(kept, falling, -jnp.inf))
-  return logits
+  return nucleus(logits, top_p) if top_p < 1 else logits
+
+
+def nucleus(logits, top_p):
+  """`filter_logits`'s rule of top_p, which may be traced, and [batch, 1], a number for each row."""
+  order = jnp.argsort(logits, descending=True, stable=True)
+  falling = jnp.take_along_axis(logits, order, -1)
+  probabilities = jax.nn.softmax(falling)
+  before = jnp.cumsum(probabilities, -1) - probabilities  # the probability of those that are more probable
+  kept = (before < top_p).at[:, 0].set(True)
+  return logits.at[jnp.arange(len(logits))[:, None], order].set(jnp.where(kept, falling, -jnp.inf))
 
 
 def next_tokens(logits, keys, temperature: float = 1.0, **rules):
@@ -184,21 +187,31 @@ def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, l
 # ---- streams of any length ----
 
 
+def begin(model, variables, tokens, length):
+  """What `model.begin` gives, or as many steps from `model.initial`: logits [batch, vocabulary] and the state.
+
+  Args:
+    tokens: [batch, n] int32, of which the first `length` [batch] int32 are the prompt; without `begin` of one length.
+  """
+  if hasattr(model, 'begin'):
+    return model.apply(variables, tokens, length, method='begin')
+
+  def one(t, carry):
+    return model.apply(variables, jax.lax.dynamic_slice_in_dim(tokens, t, 1, 1), carry[1], method='step')
+
+  return jax.lax.fori_loop(1, length[0], one, one(0, (None, model.initial(len(tokens)))))
+
+
+def chunk_of(model, chunk: int = CHUNK) -> int:
+  """Tokens between two looks at whether a model's cache has room for as many more."""
+  return min(chunk, max(1, model.context // 4)) if hasattr(model, 'begin') else chunk
+
+
 @functools.lru_cache(maxsize=16)
-def _compiled(model, batch: int, chunk: int, **rules):
+def _compiled(model, chunk: int, **rules):
   """(begin, extend): variables, … -> logits and a state; variables, logits, a state, keys, t -> tokens, logits,
   a state.
   """
-
-  @jax.jit
-  def begin(variables, tokens, length):
-    if hasattr(model, 'begin'):
-      return model.apply(variables, tokens, length, method='begin')
-
-    def one(t, carry):
-      return model.apply(variables, jax.lax.dynamic_slice_in_dim(tokens, t, 1, 1), carry[1], method='step')
-
-    return jax.lax.fori_loop(1, length[0], one, one(0, (None, model.initial(batch))))
 
   @functools.partial(jax.jit, donate_argnums=2)
   def extend(variables, logits, state, keys, t):
@@ -211,7 +224,7 @@ def _compiled(model, batch: int, chunk: int, **rules):
     (logits, state), tokens = jax.lax.scan(one, (logits, state), t + jnp.arange(chunk))
     return tokens.T, logits, state
 
-  return begin, extend
+  return jax.jit(functools.partial(begin, model)), extend
 
 
 def stream(model, variables, prompt: np.ndarray, keys, *, chunk: int = CHUNK, **rules) -> Iterator[np.ndarray]:
@@ -232,8 +245,8 @@ def stream(model, variables, prompt: np.ndarray, keys, *, chunk: int = CHUNK, **
   """
   batch, context = len(prompt), model.context
   limited = hasattr(model, 'begin')  # by its positions
-  chunk = min(chunk, max(1, context // 4)) if limited else chunk
-  begin, extend = _compiled(model, batch, chunk, **rules)
+  chunk = chunk_of(model, chunk)
+  start, extend = _compiled(model, chunk, **rules)
   text, t = np.asarray(prompt, np.int32), 0
 
   def read(tokens):
@@ -241,7 +254,7 @@ def stream(model, variables, prompt: np.ndarray, keys, *, chunk: int = CHUNK, **
     room = context // 2 if limited and tokens.shape[1] <= context // 2 else max(context, tokens.shape[1])
     padded = np.zeros((batch, room), np.int32)
     padded[:, : tokens.shape[1]] = tokens
-    return (*begin(variables, padded, np.full(batch, tokens.shape[1], np.int32)), tokens.shape[1])
+    return (*start(variables, padded, np.full(batch, tokens.shape[1], np.int32)), tokens.shape[1])
 
   logits, state, length = read(text[:, -(context - chunk) :] if limited else text)
   while True:

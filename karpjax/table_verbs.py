@@ -8,8 +8,8 @@ from karpjax.verbs import Top, Verb, likeliest, predictions, probabilities
 
 
 def read(run, files) -> table_files.Table:
-  """The one file that is given, as the run's own was read."""
-  return table_files.Table.read(files[0], run.config.encoding)
+  """The one file that is given, as the run's own was read; or a table already."""
+  return files[0] if isinstance(files[0], table_files.Table) else table_files.Table.read(files[0], run.config.encoding)
 
 
 def arrays(run, table: table_files.Table) -> dict[str, np.ndarray]:

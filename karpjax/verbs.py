@@ -18,11 +18,11 @@ from karpjax import config as configs
 from karpjax import options, paths
 from karpjax import population as populations
 from karpjax.data import fingerprint
-from karpjax.data.dataset import Dataset, Spec, Split
+from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, check_text, choose
 from karpjax.report import writers
 from karpjax.train import checkpoint, prepare, run_dir, weights
-from karpjax.train.predict import predict_split
+from karpjax.train.predict import Predictions
 from karpjax.train.runner import Runner
 
 
@@ -46,6 +46,7 @@ class Verb:
     expand: the inputs given -> those that are meant, such as the files of a folder.
     writes: (run, inputs, options) -> the files that `decode` writes, by `Run.own_path` where the user does not name them:
       none may be an input, or another thing that is read.
+    model: of a verb that goes on with texts: run -> the model, as `generate` takes it, of `spec.tokenisers['text']`.
   """
 
   help: str
@@ -57,6 +58,7 @@ class Verb:
   show: Callable[[dict[str, Any]], str] = lambda answer: '  '.join(map(str, answer.values())) + '\n'
   expand: Callable[[list[str]], list[str]] = list
   writes: Callable[..., Sequence[Path]] = lambda run, inputs, chosen: ()
+  model: Callable[..., Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,10 +271,9 @@ EVALUATE = Verb(
 )  # fmt: skip
 
 
-def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Callable:
-  """The function of a verb that predicts: (state, {name: [examples, …]}) -> `then` of the program's outputs, in NumPy."""
-  predict = lambda state, batch, key: then(run.program.predict(state, batch, key))
-  return lambda state, arrays: predict_split(predict, state, Split.of(**arrays))
+def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Predictions:
+  """The function of a verb that predicts: `then` of the program's outputs."""
+  return Predictions(lambda state, batch, key: then(run.program.predict(state, batch, key)))
 
 
 probabilities = functools.partial(predictions, then=jax.nn.softmax)

@@ -15,15 +15,21 @@ from karpjax.train import runtime
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
-  """What every verb takes."""
+class Asked:
+  """Which weights of a run are asked."""
 
-  json: bool = config.flag(False, 'Print each answer as a line of JSON.')
   checkpoint: str = config.flag('best', 'The weights to use: best, last, or the step of a checkpoint that is kept.')
   member: int | None = config.flag(None, "Which of several seeds, or of a sweep's part, from 0.", low=0)
   trial: int | None = config.flag(
     None, 'Which setting of a sweep, by its number in the table. Default: the best.', low=1
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking(Asked):
+  """What every verb takes."""
+
+  json: bool = config.flag(False, 'Print each answer as a line of JSON.')
 
 
 def describe(folder: Path) -> int:

@@ -85,16 +85,16 @@ def conversion(spec: Spec, image_size: int, channels: int) -> Spec:
   return dataclasses.replace(spec, shape=shape, dtype=spec.dtype if shape[:2] == (height, width) else 'float32')
 
 
-def load_image(path: str | Path, spec: Spec) -> np.ndarray:
-  """An image file as one raw example of a data set: [*spec.shape], spec.dtype, on the scale of spec.maximum.
+def load_image(path, spec: Spec) -> np.ndarray:
+  """An image file, its path or open, as one raw example: [*spec.shape], spec.dtype, on the scale of spec.maximum.
 
   It takes the way the data set took: first to the stored size and channels (by Pillow's antialiased filter, where it has
   another size), then to the chosen ones.
   """
   if len(spec.shape) != 3:
     raise UsageError(f'{path}: the model was trained on {spec.name}, whose examples are not images')
-  path, stored = Path(path), spec.stored or spec.shape
-  if not path.is_file():
+  stored = spec.stored or spec.shape
+  if isinstance(path, str | Path) and not Path(path).is_file():
     raise UsageError(f'{path}: no such file')
   image = image_files.read(path, stored[-1], stored[:2])
   if spec.maximum != 255:

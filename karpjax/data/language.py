@@ -40,6 +40,12 @@ def line_break(tokeniser: tokenisers.Tokeniser) -> int:
   return int(tokeniser.encode('\n')[-1]) if known else tokeniser.specials
 
 
+def prompt(spec: text.TextSpec, words: str) -> list[int]:
+  """The tokens of a text's beginning, behind token 0 where texts are lines; a new line where there is none."""
+  tokeniser = spec.tokenisers['text']
+  return [0] * spec.lines + tokeniser.encode(words).tolist() or [line_break(tokeniser)]
+
+
 # ---- reading ----
 
 

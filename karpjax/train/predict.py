@@ -1,5 +1,6 @@
 """A trained Program's predictions over a whole split."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,3 +33,17 @@ def predict_split(predict: Callable, state, split: Split, *, batch_size: int = 5
   """The same in one piece: a pytree of NumPy arrays [split.size, …]."""
   batches_ = predict_batches(predict, state, split, batch_size=batch_size)
   return jax.tree.map(lambda *parts: np.concatenate(parts), *batches_)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """The function of a verb that looks at each example alone, (state, {name: [examples, …]}) -> outputs in NumPy.
+
+  Attributes:
+    predict: (state, batch, key) -> outputs [batch, …]; pure, and what a server compiles.
+  """
+
+  predict: Callable
+
+  def __call__(self, state, arrays):
+    return predict_split(self.predict, state, Split.of(**arrays))
