@@ -9,6 +9,7 @@ python launch.py reproduce NAME …|all         run flagfiles of experiments/pap
 python launch.py sweep NAME --grid FLAG=…     many settings, in one program where they can be
 python launch.py runs [DIR]                   a table of runs
 python launch.py compare WORKDIR …            one page of runs side by side
+python launch.py serve WORKDIR [--port=8000]  a run behind HTTP, with a page that asks it
 python launch.py audit [WORKDIR] FILE.csv …   whom decisions wrong, group by group
 python launch.py bench NAME|all|start         our step, or our start, against PyTorch's
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
@@ -29,6 +30,7 @@ COMMANDS = {
   'check': 'karpjax.commands.check',
   'reproduce': 'karpjax.commands.reproduce',
   'audit': 'karpjax.commands.audit',
+  'serve': 'karpjax.serving.command',
   'bench': 'karpjax.bench.command',
   'sweep': 'karpjax.commands.sweep',
   'tpu': 'karpjax.commands.launchers.tpu',

@@ -19,7 +19,7 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / 'experiments').glob('[a-z]*.p
 # As a reader goes through them: later documents ask runs of earlier ones.
 ORDER = [
   ROOT / 'README.md',
-  *(ROOT / 'docs' / f'{name}.md' for name in ('data', 'runs', 'sweeps', 'devices', 'experiment', 'python')),
+  *(ROOT / 'docs' / f'{name}.md' for name in ('data', 'runs', 'sweeps', 'devices', 'experiment', 'python', 'deploy')),
 ]
 # Commands that a fresh machine cannot run, and what they lack there.
 NEEDS = {
@@ -28,6 +28,8 @@ NEEDS = {
   'inception.safetensors': "Inception's weights",
   '--data_dir=downloads': 'MNIST',
   'launch.py audit': 'fairlearn',
+  'launch.py serve': 'somebody who stops it',
+  'karpjax.serving.speed': 'starlette',
 }
 
 
@@ -54,6 +56,7 @@ def flags_of_commands() -> dict[str, set[str]]:
   from karpjax.bench import command as bench
   from karpjax.commands import reproduce, runs, sweep, use
   from karpjax.commands.launchers import slurm, tpu
+  from karpjax.serving import command as serving
 
   declared = lambda module: set(re.findall(r"'--(\w+)',", Path(module.__file__).read_text()))
   own = {'reproduce': declared(reproduce), 'sweep': declared(sweep), 'runs': declared(runs), 'compare': declared(runs)}
@@ -62,6 +65,7 @@ def flags_of_commands() -> dict[str, set[str]]:
     'slurm': fields(slurm.Slurm),
     'bench': fields(bench.All) | fields(bench.start.Start),
     'check': set(),
+    'serve': fields(serving.Serving),
   }
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
@@ -123,9 +127,19 @@ def test_commands_name_what_there_is(path):
     elif name == 'reproduce':
       assert all((reproduce.PAPERS / f'{n}.flags').exists() for n in rest if not n.startswith('--')), line
     else:
-      assert name in {*EXPERIMENTS, *verbs, 'evaluate', 'runs', 'compare', 'sweep', 'check', 'bench', 'tpu', 'slurm'}, (
-        line
-      )
+      assert name in {
+        *EXPERIMENTS,
+        *verbs,
+        'evaluate',
+        'runs',
+        'compare',
+        'sweep',
+        'check',
+        'bench',
+        'serve',
+        'tpu',
+        'slurm',
+      }, line
 
 
 def test_readme_is_short():
