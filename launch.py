@@ -10,6 +10,8 @@ python launch.py sweep NAME --grid FLAG=…     many settings, in one program wh
 python launch.py runs [DIR]                   a table of runs
 python launch.py compare WORKDIR …            one page of runs side by side
 python launch.py serve WORKDIR [--port=8000]  a run behind HTTP, with a page that asks it
+python launch.py export WORKDIR               files that run without karpjax
+python launch.py card WORKDIR                 a model card, whose questions its author answers
 python launch.py audit [WORKDIR] FILE.csv …   whom decisions wrong, group by group
 python launch.py bench NAME|all|start         our step, or our start, against PyTorch's
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
@@ -36,6 +38,7 @@ COMMANDS = {
   'tpu': 'karpjax.commands.launchers.tpu',
   'slurm': 'karpjax.commands.launchers.slurm',
 }
+OF_ANY_RUN = 'evaluate', 'export', 'card'  # verbs
 LISTS = 'runs', 'compare'  # of karpjax.commands.runs
 PLAIN = {'±': '+-', '·': '-', '×': 'x', '–': '-', '—': '-', '−': '-', '…': '...', '→': '->', '«': '"', '»': '"'}
 
@@ -84,7 +87,7 @@ def main(argv: list[str]) -> int:
     return getattr(module('karpjax.commands.runs'), name)(rest)
   if name in known:
     return module('karpjax.command_line').by_name(name, rest)
-  verbs = sorted({'evaluate', *(verb for _, own in known.values() for verb in own)})
+  verbs = sorted({*OF_ANY_RUN, *(verb for _, own in known.values() for verb in own)})
   if name in verbs or (rest and os.path.isdir(rest[0])):  # False of a text too long for a name
     return module('karpjax.commands.use').main(name, rest)
   if os.path.isdir(name) and not rest:

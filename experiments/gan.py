@@ -24,7 +24,7 @@ from karpjax.losses import adversarial
 from karpjax.losses.classification import cross_entropy
 from karpjax.metrics import collect, distribution
 from karpjax.models import gan
-from karpjax.program import AUGMENT, LATENT, Program, TrainState, apply, example_keys, first_key, pair
+from karpjax.program import AUGMENT, LATENT, Input, Program, TrainState, apply, example_keys, first_key, pair
 from karpjax.report import samples
 from karpjax.train.step import alternating_step
 
@@ -194,6 +194,7 @@ def program(config: Config, data: Dataset) -> Program:
     init, alternating_step(losses, optimisers, config, rounds=rounds),
     evaluate=evaluate,
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
+    exports={'sample': (predict, {'latent': Input((config.latent,)), 'label': Input((), 'int32')})},
     predict=predict, report=functools.partial(samples.report, config, data, scorer, modes_of(spec), predict),
   )  # fmt: skip
 

@@ -16,7 +16,7 @@ from karpjax.data import augmentation, batches, frequencies, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
-from karpjax.program import AUGMENT, Program, apply, dropout_key, example_keys, pair
+from karpjax.program import AUGMENT, Input, Program, apply, dropout_key, example_keys, pair
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -89,7 +89,8 @@ def program(config: Config, data: Dataset) -> Program:
   uninformed = frequencies.uninformed(data, 'label', count, config.label_smoothing) if known else {}
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
-    example_losses=example_losses, lent=taught.lent, **uninformed,
+    example_losses=example_losses, exports={'predict': (predict, {'image': Input(spec.shape, spec.dtype)})},
+    lent=taught.lent, **uninformed,
   )  # fmt: skip
 
 

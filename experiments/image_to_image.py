@@ -22,7 +22,18 @@ from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
-from karpjax.program import AUGMENT, Program, TrainState, apply, dropout_key, example_keys, first_key, pair, step_key
+from karpjax.program import (
+  AUGMENT,
+  Input,
+  Program,
+  TrainState,
+  apply,
+  dropout_key,
+  example_keys,
+  first_key,
+  pair,
+  step_key,
+)
 from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
@@ -160,7 +171,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     pictures.beside(columns, folder, 'translations', note)
     pictures.over_time(folder, 'translations', t)
 
-  return Program(init, step, evaluate, summarise, predict=predict, example_losses=example_losses, report=report)
+  exports = {'translate_image': (predict, {'input': Input(spec.input, 'uint8')})}
+  others = {'predict': predict, 'example_losses': example_losses, 'report': report, 'exports': exports}
+  return Program(init, step, evaluate, summarise, **others)
 
 
 def summarise(sums) -> dict[str, float]:

@@ -22,7 +22,7 @@ from karpjax.errors import UsageError
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models
-from karpjax.program import Program, dropout_key, pair
+from karpjax.program import Input, Program, dropout_key, pair
 from karpjax.report import texts
 from karpjax.train.step import ordinary
 from karpjax.verbs import Verb
@@ -106,6 +106,7 @@ def program(config: Config, data: Dataset) -> Program:
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
+    exports={'predict': (predict, {'tokens': Input((spec.lengths['text'],), 'int32')}), **generate.exports(model)},
     example_losses=token_losses,
     causal=True,
     lent=taught.lent,

@@ -23,7 +23,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models.transformer import Encoder, MaskedLanguageModel
-from karpjax.program import AUGMENT, Program, dropout_key, example_keys, pair
+from karpjax.program import AUGMENT, Input, Program, dropout_key, example_keys, pair
 from karpjax.report import tables, writers
 from karpjax.train.step import ordinary
 from karpjax.verbs import Verb, probabilities
@@ -65,6 +65,9 @@ def program(config: Config, data: Dataset) -> Program:
     each, scored = cross_entropy(logits, targets), targets >= 0
     return {'loss': pair(each, scored), 'accuracy': pair(logits.argmax(-1) == targets, scored)}, collections
 
+  def predict(state, batch, key):
+    return model.apply(state.variables(), batch['tokens'])
+
   def fixed(state, batch):  # of evaluation
     return guess(state.eval_params, masking.fixed_keys(batch), batch)
 
@@ -84,7 +87,8 @@ def program(config: Config, data: Dataset) -> Program:
     loss,
     evaluate=evaluate,
     summarise=metrics.summarise,
-    predict=lambda state, batch, key: model.apply(state.variables(), batch['tokens']),
+    predict=predict,
+    exports={'predict': (predict, {'tokens': Input((length,), 'int32')})},
     example_losses=example_losses,
     **frequencies.uninformed(data, 'targets', tokeniser.size, first=tokeniser.specials),
     report=functools.partial(report, fixed, data, config),

@@ -17,7 +17,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification, collect, regression
 from karpjax.models import mlp
-from karpjax.program import Program, apply, dropout_key, pair
+from karpjax.program import Input, Program, apply, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -98,7 +98,7 @@ def program(config: Config, data: Dataset) -> Program:
     uninformed = frequencies.uninformed_mean(data, 'target', spec.to_learn)
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=(classification if classes else regression).summarise,
-    predict=predict, report=report, **uninformed,
+    predict=predict, report=report, exports={'predict': (predict, {'features': Input(spec.shape)})}, **uninformed,
     example_losses=lambda state, batch, key: example_loss(learnt(state, batch), batch['target']),
   )  # fmt: skip
 

@@ -27,7 +27,7 @@ from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
-from karpjax.program import AUGMENT, Program, TrainState, apply, example_keys, first_key, pair
+from karpjax.program import AUGMENT, Input, Program, TrainState, apply, example_keys, first_key, pair
 from karpjax.report import pictures, plots, tables, writers
 from karpjax.train.step import alternating_step
 
@@ -156,6 +156,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
       return ours
     return measured.with_chroma(ours, batch['input'] / 255, config.factor, measured.present(batch))
 
+  def enlarged(state, batch, key):
+    return jnp.clip(predict(state, batch, key), 0, 1)
+
   def example_losses(state, batch, key):
     return content(evaluated(state, batch), scaled(batch['target']))
 
@@ -177,7 +180,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   draw = functools.partial(report, config, data, enlarger(config, net, predict))
   # a small net that begins at the bicubic picture cannot come to a tenth of its loss
+  of_any_size = {'input': Input(('height', 'width', data.spec.input[-1]), 'uint8')}
   others = {'predict': predict, 'example_losses': example_losses, 'loss_floor': getattr(net, 'residual', False)}
+  others |= {'exports': {'upscale': (enlarged, of_any_size)}}
   return Program(init, step, evaluate, measured.summarise, report=draw, **others)
 
 

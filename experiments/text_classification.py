@@ -24,7 +24,7 @@ from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf
 from karpjax.models import text as models
-from karpjax.program import Program, apply, dropout_key, pair
+from karpjax.program import Input, Program, apply, dropout_key, pair
 from karpjax.report import classification, writers
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -132,6 +132,7 @@ def program(config: Config, data: Dataset) -> Program:
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,
+    exports={'predict': (predict, {'tokens': Input((spec.lengths['text'],), 'int32')})},
     example_losses=example_losses,
     lent=taught.lent,
     **frequencies.uninformed(data, 'label', len(spec.classes), config.label_smoothing),

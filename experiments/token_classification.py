@@ -20,7 +20,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models
-from karpjax.program import AUGMENT, Program, dropout_key, example_keys
+from karpjax.program import AUGMENT, Input, Program, dropout_key, example_keys
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -53,7 +53,8 @@ data = tagged.load
 def program(config: Config, data: Dataset) -> Program:
   spec = data.spec
   sizes = {'words': spec.tokenisers['text'].size, 'alphabet': spec.tokenisers['characters'].size}
-  inputs = [jnp.ones((1, spec.lengths['text'], *rest), jnp.int32) for rest in ((), (spec.lengths['characters'],))]
+  shape, letters = (spec.lengths['text'],), spec.lengths['characters']
+  inputs = [jnp.ones((1, *shape, *rest), jnp.int32) for rest in ((), (letters,))]
   decided = {**sizes, 'tags': len(spec.classes), 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, *inputs, **decided)
   examples, taught = collect.evaluated(config, data.splits), distillation.configured(config, data)
@@ -98,6 +99,7 @@ def program(config: Config, data: Dataset) -> Program:
     summarise=lambda sums: metrics.summarise(sums, spec.classes),
     predict=predict,
     logits=logits,
+    exports={'predict': (predict, {'tokens': Input(shape, 'int32'), 'characters': Input((*shape, letters), 'int32')})},
     example_losses=example_losses,
     lent=taught.lent,
     **frequencies.uninformed(data, 'targets', len(spec.classes)),

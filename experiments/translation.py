@@ -22,7 +22,7 @@ from karpjax.losses import language as losses
 from karpjax.metrics import collect
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
-from karpjax.program import Program, dropout_key, pair
+from karpjax.program import Input, Program, dropout_key, pair
 from karpjax.report import plots, writers
 from karpjax.report.tables import table
 from karpjax.train.predict import Predictions, predict_batches, predict_split
@@ -120,6 +120,7 @@ def program(config: Config, data: Dataset) -> Program:
     evaluate=evaluate,
     summarise=lambda sums: metrics.summarise(sums, spec, references),
     predict=predict,
+    exports={'translate': (translate, {'source': Input((spec.lengths['source'],), 'int32')})},
     example_losses=token_losses,
     **frequencies.uninformed(data, 'targets', spec.tokenisers['target'].size, config.label_smoothing),
     report=functools.partial(report, model, data, config),

@@ -20,7 +20,7 @@ from scipy import stats
 from karpjax import config, image_verbs, options
 from karpjax.data import dataset, frequencies, images, splitting
 from karpjax.models import vae
-from karpjax.program import LATENT, Program, example_keys, pair
+from karpjax.program import LATENT, Input, Program, example_keys, pair
 from karpjax.report import pictures, plots
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
@@ -86,6 +86,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     """The mean codes, [batch, latent]."""
     return model.apply(state.variables(), spec.scale(batch['image'], 'unit'), method='encode')[0]
 
+  def decode(state, batch, key):
+    return model.apply(state.variables(), batch['code'], method='decode')
+
   def report(state, t, folder):
     (name, split), decode = (
       data.reported(t == config.steps),
@@ -109,7 +112,13 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return terms(state.variables(), batch, key)['loss']
 
   inputs = np.zeros((1, *spec.shape), np.float32), np.zeros((1, model.latent), np.float32)
-  more = {'example_losses': example_losses, 'loss_floor': True, **frequencies.uninformed_bits(data, spec.maximum)}
+  images, codes = {'image': Input(spec.shape, spec.dtype)}, {'code': Input((model.latent,))}
+  exports = {'exports': {'encode': (predict, images), 'decode': (decode, codes)}}
+  more = exports | {
+    'example_losses': example_losses,
+    'loss_floor': True,
+    **frequencies.uninformed_bits(data, spec.maximum),
+  }
   return ordinary(config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, **more)
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from karpjax.program import Input
+
 PADDING = 0  # what follows the end
 CHUNK = 32  # tokens in one call of a stream
 
@@ -87,7 +89,7 @@ def greedy(step, state, first, *, steps: int, end: int | None = None):
     ended = ended if end is None else ended | (chosen == end)
     return t + 1, state, chosen, ended, tokens.at[:, t].set(chosen)
 
-  size = len(first)
+  size = first.shape[0]
   tokens = jnp.full((size, steps), PADDING, jnp.int32)
   carry = jnp.zeros((), jnp.int32), state, first.astype(jnp.int32), jnp.zeros(size, bool), tokens
   return jax.lax.while_loop(lambda carry: (carry[0] < steps) & ~carry[3].all(), extend, carry)[-1]
@@ -167,7 +169,7 @@ def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, l
     tokens [batch, beam, steps] int32, the best first, 0 after the end; scores [batch, beam] float32, -inf where there
     is no such sequence.
   """
-  size = len(first)
+  size = first.shape[0]
   over = functools.partial(_finished, steps=steps, alpha=length_penalty)
   start = Beam(
     t=jnp.zeros((), jnp.int32),
@@ -188,18 +190,40 @@ def beam_search(step, state, first, *, beam: int, steps: int, end: int | None, l
 
 
 def begin(model, variables, tokens, length):
-  """What `model.begin` gives, or as many steps from `model.initial`: logits [batch, vocabulary] and the state.
+  """The logits [batch, vocabulary] of what follows prompts, and a model's state after them.
 
   Args:
-    tokens: [batch, n] int32, of which the first `length` [batch] int32 are the prompt; without `begin` of one length.
+    model: as for `stream`.
+    variables: its params and collections.
+    tokens: [batch, time] int32.
+    length: [batch] int32, at least 1: how many of them are each prompt.
   """
   if hasattr(model, 'begin'):
     return model.apply(variables, tokens, length, method='begin')
 
   def one(t, carry):
-    return model.apply(variables, jax.lax.dynamic_slice_in_dim(tokens, t, 1, 1), carry[1], method='step')
+    token = jax.lax.dynamic_slice_in_dim(tokens, t, 1, 1)
+    new = model.apply(variables, token, carry[1], method='step')
+    if carry[0] is None:
+      return new
+    return jax.tree.map(lambda new, old: jnp.where((t < length)[:, *(None,) * (new.ndim - 1)], new, old), new, carry)
 
-  return jax.lax.fori_loop(1, length[0], one, one(0, (None, model.initial(len(tokens)))))
+  return jax.lax.fori_loop(1, length.max(), one, one(0, (None, model.initial(tokens.shape[0]))))
+
+
+def exports(model) -> dict:
+  """For `Program.exports`: 'prefill' of prompts and 'step' of the tokens behind them, by a model as for `stream`."""
+  of_prompts = {'tokens': Input((model.context,), 'int32'), 'length': Input((), 'int32')}
+  state = jax.tree.map(lambda x: Input(x.shape[1:], str(x.dtype)), jax.eval_shape(lambda: model.initial(1)))
+  named = lambda logits, state: {'logits': logits, 'state': state}
+
+  def prefill(state, batch, key):
+    return named(*begin(model, state.variables(), batch['tokens'], batch['length']))
+
+  def step(state, batch, key):
+    return named(*model.apply(state.variables(), batch['token'][:, None], batch['state'], method='step'))
+
+  return {'prefill': (prefill, of_prompts), 'step': (step, {'token': Input((), 'int32'), 'state': state})}
 
 
 def chunk_of(model, chunk: int = CHUNK) -> int:

@@ -103,6 +103,14 @@ class Population:
 
 
 @dataclasses.dataclass(frozen=True)
+class Input:
+  """An array of a batch: the shape of an example, in which a name, such as 'height', is any size; and the dtype."""
+
+  shape: tuple[int | str, ...]
+  dtype: str = 'float32'
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
   """An experiment, as pure functions. Whatever one wants to do with it is a transformation of these.
 
@@ -130,6 +138,8 @@ class Program:
     settled: the first step whose weights may be the best.
     lent: {what it is: its checksum}, of what is learnt from beside the data, such as a teacher: a run that goes on finds it
       as it was.
+    exports: {name: ((state, batch, key) -> outputs [batch, ...], {entry of the batch: Input, or a tree of them})}: what
+      is of use without karpjax, for `launch.py export`; entries are raw, as in training.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
   """
 
@@ -151,6 +161,7 @@ class Program:
   collecting: int = 0
   settled: int = 0
   lent: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  exports: Mapping[str, tuple[Callable, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   unread: Callable[[], Sequence[str]] = tuple
 
 

@@ -21,9 +21,8 @@ from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, check_text, choose
 from karpjax.report import writers
-from karpjax.train import checkpoint, prepare, run_dir, weights
+from karpjax.train import checkpoint, run_dir, weights
 from karpjax.train.predict import Predictions
-from karpjax.train.runner import Runner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Run:
     self.checkpoint, self.stored = checkpoint, run_dir.stored(self.folder)
     self.experiment = options.imported(f'experiments.{self.stored["experiment"]}', f'{self.folder}: ')
     self.config = configs.from_json(self.experiment.Config, self.stored['flags'])
-    self.verbs: dict[str, Verb] = {**getattr(self.experiment, 'verbs', {}), 'evaluate': EVALUATE}
+    self.verbs: dict[str, Verb] = {**getattr(self.experiment, 'verbs', {}), **of_any_run()}
     population = self.stored.get('population')
     members = len(population['seeds']) if population else self.config.seeds
     if self.member is not None and self.member not in range(members):
@@ -239,36 +238,11 @@ class Run:
 # ---- verbs that several experiments have ----
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  split: str = configs.flag('test', 'The split.', choices=configs.SPLITS)
+def of_any_run() -> dict[str, Verb]:
+  """The verbs that every run has, whatever its experiment."""
+  from karpjax.commands import card, evaluate, export  # which are made of what stands here
 
-
-def _evaluated(run: Run, inputs, chosen):
-  data = prepare.read_data(run.experiment, run.config)
-  run_dir.refuse_other_data(run.folder, fingerprint.of(data), run.stored, data.spec)
-  if chosen.split not in data.splits:
-    raise UsageError(f'split={chosen.split}: the data have {", ".join(data.splits)}')
-  return data
-
-
-def _evaluate(run: Run, chosen):
-  """The function of `evaluate`: (state, data) -> {metric: number}, by the program and the batches of training."""
-
-  def function(state, data):
-    alone = {'seeds': 1, 'parallel': 'none', 'mesh': '', 'topology': '', 'teacher': '', 'final_splits': (chosen.split,)}
-    config = dataclasses.replace(run.config, **alone)
-    runner = Runner(run.experiment.program(config, data), data, config)
-    return runner.program.summarise(runner.evaluate(runner.carry(state), chosen.split))
-
-  return function
-
-
-EVALUATE = Verb(
-  "A split's metrics, of the run's weights.", _evaluated, _evaluate,
-  lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}], options=Evaluation,
-  show=lambda numbers: ''.join(f'{name:{max(28, *map(len, numbers))}} {x:.4f}\n' for name, x in numbers.items()),
-)  # fmt: skip
+  return {'evaluate': evaluate.VERB, 'export': export.VERB, 'card': card.VERB}
 
 
 def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs) -> Predictions:

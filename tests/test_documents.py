@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from launch import OF_ANY_RUN
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 PAGES = [*DOCUMENTS, ROOT / 'experiments' / 'papers' / 'README.md', ROOT / 'karpjax' / 'bench' / 'README.md']
@@ -70,7 +72,7 @@ def flags_of_commands() -> dict[str, set[str]]:
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
     own[name] = fields(module.Config)
-    for verb, what in {**getattr(module, 'verbs', {}), 'evaluate': verbs.EVALUATE}.items():
+    for verb, what in {**getattr(module, 'verbs', {}), **verbs.of_any_run()}.items():
       own[verb] = own.get(verb, set()) | fields(use.Asking, what.options)
   return own
 
@@ -127,19 +129,8 @@ def test_commands_name_what_there_is(path):
     elif name == 'reproduce':
       assert all((reproduce.PAPERS / f'{n}.flags').exists() for n in rest if not n.startswith('--')), line
     else:
-      assert name in {
-        *EXPERIMENTS,
-        *verbs,
-        'evaluate',
-        'runs',
-        'compare',
-        'sweep',
-        'check',
-        'bench',
-        'serve',
-        'tpu',
-        'slurm',
-      }, line
+      commands_ = {'runs', 'compare', 'sweep', 'check', 'bench', 'serve', 'tpu', 'slurm'}
+      assert name in {*EXPERIMENTS, *verbs, *OF_ANY_RUN, *commands_}, line
 
 
 def test_readme_is_short():

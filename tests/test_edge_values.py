@@ -177,7 +177,7 @@ def verbs_of(door, monkeypatch):
     stored = {'format': run_dir.FORMAT, 'experiment': name, 'flags': configs.to_json(config), 'command': ''}
     Path(name).mkdir()
     Path(name, 'config.json').write_text(json.dumps({**stored, 'spec': data.spec.to_json()}))
-    own = {**getattr(experiment, 'verbs', {}), 'evaluate': verbs.EVALUATE}
+    own = {**getattr(experiment, 'verbs', {}), **verbs.of_any_run()}
     given = {verb: [GIVEN[each.inputs]] if each.inputs else [] for verb, each in own.items()}
     flags = lambda verb: [f.name for kind in (own[verb].options, use.Asking) for f in dataclasses.fields(kind)]
     return {verb: (given[verb], flags(verb)) for verb in own}

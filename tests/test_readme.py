@@ -70,7 +70,7 @@ def test_the_complete_example_takes_all_commands(sine):
   assert of_best.returncode == 0 and 'of trial 2: learning_rate=1e-2' in of_best.stderr
   refused = run('predict', 'runs/sine', 'x')
   assert refused.returncode == 2
-  assert refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it can evaluate\n'
+  assert refused.stderr == 'predict: runs/sine is a run of sine, which cannot predict; it can evaluate, export, card\n'
   useless = run('sine', '--dtype=bfloat16')
   assert useless.returncode == 2 and useless.stderr == 'sine: --dtype=bfloat16: the program makes no use of it\n'
 

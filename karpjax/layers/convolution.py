@@ -89,7 +89,7 @@ def convolution(x, kernel, *, strides: Sequence[int] | None = None, padding='SAM
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(size, window, strides, padding)
   geometry = Geometry(size, window, strides, tuple((int(low), int(high)) for low, high in padding))
-  if min(geometry.output) < 1:
+  if any(n < 1 for n in geometry.output):
     raise UsageError(f"convolution: the window {window} exceeds the input {size}; use padding='SAME' or a smaller one.")
   return _forward(geometry, x, kernel)
 

@@ -77,7 +77,8 @@ class Rows:
 
 def rows(table, index):
   """table[index], […, in]; as Rows where each is taken twice or more in the mean, so that fewer are projected."""
-  return Rows(table, index) if 2 * len(table) <= index.size else table[index]
+  known = isinstance(index.size, int)  # not in an export for any batch
+  return Rows(table, index) if known and 2 * len(table) <= index.size else table[index]
 
 
 def reorder(x, order):

@@ -68,7 +68,8 @@ class BatchNorm(nn.Module):
     scale = self.param('scale', self.scale_init, shape)
     bias = self.param('bias', nn.initializers.zeros_init(), shape)
     if self.classes:
-      scale, bias = (jnp.asarray(table)[labels].reshape(len(x), *(1,) * (x.ndim - 2), -1) for table in (scale, bias))
+      shape = x.shape[0], *(1,) * (x.ndim - 2), -1
+      scale, bias = (jnp.asarray(table)[labels].reshape(shape) for table in (scale, bias))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
     running_var = self.variable('batch_stats', 'var', jnp.ones, channels)
     if train:

@@ -178,7 +178,7 @@ class ActorCritic(Network):
       h = self.features(x.reshape(-1, *x.shape[len(lead) :]), name, kernel_init=orthogonal(math.sqrt(2)))
       if self.memory == 'none':
         return h
-      h = h.reshape(len(x), -1, h.shape[-1])  # [batch, time, widths[-1]], of one time where there is no axis of it
+      h = h.reshape(x.shape[0], -1, h.shape[-1])  # [batch, time, widths[-1]], of one time where there is no axis of it
       layer = recurrence.Recurrent(self.memory_width, self.memory, dtype=self.dtype, name=f'{name}_memory')
       h, after[name] = layer(h, memory[name], fresh=is_first)  # [batch, time, memory_width]
       return h.reshape(*lead, -1).astype(jnp.float32)

@@ -59,7 +59,7 @@ class LogisticRegression(Classifier):
   @nn.compact
   def __call__(self, x, *, train: bool = False):
     """x: [batch, ...] -> logits [batch, classes] float32."""
-    x = x.reshape(len(x), -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
+    x = x.reshape(x.shape[0], -1).astype(self.dtype).astype(jnp.float32)  # [batch, inputs]
     return linear.Head(self.classes, kernel_init=nn.initializers.zeros_init(), name='logits')(x)
 
 
@@ -79,7 +79,7 @@ class MLP(Classifier):
     """x: [batch, ...] -> logits [batch, classes] float32."""
     activation, norm, init = ACTIVATIONS[self.activation], NORMS[self.norm], kernel_init(self.activation)
     rates = per_layer('dropout', self.dropout, len(self.widths))
-    x = x.reshape(len(x), -1).astype(self.dtype)  # [batch, inputs]
+    x = x.reshape(x.shape[0], -1).astype(self.dtype)  # [batch, inputs]
     x = linear.Dropout(self.input_dropout)(x, train=train)
     for layer, (width, rate) in enumerate(zip(self.widths, rates), start=1):
       # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).

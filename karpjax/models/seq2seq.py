@@ -170,7 +170,7 @@ class Seq2SeqTransformer(Sizes, Decoder):
     """(state with room for `steps` tokens, memory) for `step`, every leaf [batch, …]."""
     memory = self.encoder(source)
     read = [block.remember(memory) for block in self.blocks]
-    return self.empty(len(source), steps), {'read': read, 'mask': source != 0}
+    return self.empty(source.shape[0], steps), {'read': read, 'mask': source != 0}
 
   def step(self, tokens, state, memory):
     """tokens [batch] int32 behind those of a state -> logits [batch, vocabulary] float32 of what follows,
@@ -211,7 +211,7 @@ def translate(
     logits, state = model.apply({'params': params}, tokens, state, memory, method='step')
     return logits.at[:, silent].set(-jnp.inf), state
 
-  first, limits = jnp.full(len(source), tokenisers.BEGIN, jnp.int32), {'steps': steps, 'end': tokenisers.END}
+  first, limits = jnp.full(source.shape[:1], tokenisers.BEGIN, jnp.int32), {'steps': steps, 'end': tokenisers.END}
   if beam == 1:
     return generate.greedy(step, state, first, **limits)
   return generate.beam_search(step, state, first, beam=beam, length_penalty=length_penalty, **limits)[0][:, 0]

@@ -33,7 +33,7 @@ def bicubic(low, factor: int, present=None):
 
   As Pillow does it: at the edges the weights inside of the picture are made to add up to one.
   """
-  larger = lambda x: jax.image.resize(x, (len(x), *(n * factor for n in x.shape[1:3]), x.shape[-1]), 'cubic')
+  larger = lambda x: jax.image.resize(x, (x.shape[0], *(n * factor for n in x.shape[1:3]), x.shape[-1]), 'cubic')
   # inside of the picture the weights that are there add up to more than a quarter
   return larger(low) if present is None else larger(low * present) / jnp.maximum(larger(present), 0.2)
 

@@ -21,10 +21,10 @@ from karpjax.config import flag
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.durations import Pace
 from karpjax.errors import UsageError
-from karpjax.program import Program, TrainState
+from karpjax.program import Input, Program, TrainState
 from karpjax.report import pictures
 from karpjax.rl import environments, replay, rollout
-from karpjax.rl.environment import Environment
+from karpjax.rl.environment import Environment, WithMemory
 from karpjax.rl.rollout import Policy
 from karpjax.verbs import Verb
 
@@ -172,7 +172,21 @@ def parts(policy: Policy, config: RLConfig) -> dict:
 
   worlds = config.batch_size if 'train' in config.eval_splits + config.final_splits else 1
   evaluate = functools.partial(rollout.evaluate, policy, max(config.episodes, worlds))
-  return dict(evaluate=evaluate, summarise=rollout.summarise, predict=predict, report=report)
+  exports = {'act': (functools.partial(best_action, policy), seen_by(policy))}
+  return dict(evaluate=evaluate, summarise=rollout.summarise, predict=predict, report=report, exports=exports)
+
+
+def seen_by(policy: Policy) -> dict:
+  """What `best_action` reads of a batch, as `Program.exports` says it."""
+  box, memory = policy.environment.observation, {} if policy.memory is None else {'memory': policy.memory}
+  return {'observation': Input(box.shape, box.dtype), **jax.tree.map(lambda x: Input(x.shape, str(x.dtype)), memory)}
+
+
+def best_action(policy: Policy, state, batch, key) -> dict:
+  """{'action', and 'memory' where there is one} after batch['observation'], and what was remembered before."""
+  if policy.memory is None:
+    return {'action': policy.act(state, batch['observation'], None)}
+  return dict(zip(('action', 'memory'), policy.act(state, WithMemory(batch['observation'], batch['memory']), None)))
 
 
 def write_episode(policy: Policy, recorded, path: Path) -> float:

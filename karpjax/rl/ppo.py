@@ -101,7 +101,8 @@ def policy(environment: Environment, model: ActorCritic) -> Policy:
     return WithMemory(action, *memory) if memory else action
 
   predict = lambda state, observation: apply(state.params, state.moments, observation)[0]
-  return Policy(environment, act, distribution.noise, predict, init, apply, distribution)
+  memory = None if model.memory == 'none' else model.initial_memory()
+  return Policy(environment, act, distribution.noise, predict, init, apply, distribution, memory)
 
 
 # ---- the step ----

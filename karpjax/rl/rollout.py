@@ -30,6 +30,7 @@ class Policy:
     init: key -> variables of its networks.
     apply: its networks, as the algorithm takes them.
     distribution: of the actions, where they are drawn from one.
+    memory: what it remembers at first, where it has a memory: observations and actions then are `WithMemory`.
   """
 
   environment: Environment
@@ -39,6 +40,7 @@ class Policy:
   init: Callable | None = None
   apply: Any = None
   distribution: Any = None
+  memory: Any = None
 
 
 @struct.dataclass

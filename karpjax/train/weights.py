@@ -64,6 +64,12 @@ def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
   return {n: x[0] for n, x in weights.items()} if information['seeds'] > 1 else weights
 
 
+def of_state(state) -> dict[str, np.ndarray]:
+  """The same of a TrainState of one seed."""
+  averaged = {**state.collections, **state.ema_collections}
+  return checkpoint.to_arrays({'params': {**state.params, **(state.ema or {})}, **averaged})
+
+
 def read_safetensors(path: str, flag: str) -> dict[str, np.ndarray]:
   """{name: array} of a safetensors file.
 

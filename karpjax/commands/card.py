@@ -1,0 +1,213 @@
+"""`launch.py card WORKDIR`: a page about a model for those who may use it, from what its run has left.
+
+The sections are those of Mitchell et al. 2019, "Model cards for model reporting"; the head is what model hubs read. What
+a run cannot know is put as a question, for its author to answer in the file.
+"""
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from karpjax import config, verbs
+from karpjax.errors import UsageError
+from karpjax.metrics import fairness
+from karpjax.report import page, tables, writers
+from karpjax.train import run_dir
+
+SPLITS = 'train', 'validation', 'test'
+QUESTIONS = {
+  'Intended use': (
+    'For what, and by whom, is it to be used?', 'For what must it not be used? It was made by research code: it is no '
+    'medical device, and nothing here says that it may decide on people.',
+  ),
+  'Factors': ('On whom or what may its errors depend: groups, instruments, places, times?',),
+  'Ethical considerations': ('Whose data are these, and did they agree?', 'Whom can a wrong answer harm, and how?'),
+  'Caveats and recommendations': ('What was not tried? What should be, before it is used?',),
+}  # fmt: skip
+MARK = re.compile(r'\n<!-- as it was made: ([0-9a-f]{8}) -->\n\Z')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  output: str = config.flag('', 'The file. Default: card.md in the folder of the run.', path=True)
+
+
+# ---- what a run has left ----
+
+
+def source(flags: Mapping[str, Any]) -> str:
+  """The data's name, or the environment's, without the folders of the machine that it lay on."""
+  name = str(flags.get('dataset') or flags.get('environment') or '')
+  kind, colon, path = name.rpartition(':')
+  return kind + colon + Path(path).name if '/' in path and (colon or Path(path).suffix) else name
+
+
+def weights_of(numbers: Mapping[str, Any]) -> str:
+  """'best/' where a best checkpoint was kept that is not the last, which verbs use then; else ''."""
+  return 'best/' if numbers.get('best/step') not in (None, numbers.get('steps')) else ''
+
+
+def mean(value: Any) -> float:
+  return value['mean'] if page.over_seeds(value) else value
+
+
+def results(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """{split: {metric: its final number}} of the weights that verbs use; what is not finite is left out."""
+  of, found = weights_of(numbers), {}
+  for name, value in numbers.items():
+    split, slash, metric = name.removeprefix(of).partition('/')
+    if name.startswith(of) and slash and split in SPLITS[1:] and value is not None and math.isfinite(mean(value)):
+      found.setdefault(split, {})[metric] = value
+  return found
+
+
+def groups(folder: Path) -> list[str]:
+  """Lines on what `launch.py audit` has found, where it was asked."""
+  lines = []
+  for path in sorted((folder / 'audit').glob('*.json')):
+    for found in json.loads(path.read_text()):
+      cell = lambda x: '–' if x[0] is None else f'{100 * x[0]:.2f} ({100 * x[1]:.1f} to {100 * x[2]:.1f})'
+      rows = [
+        (name + ' (too small to judge)' * own['small'], f'{own["n"]:,}', *(cell(own[rate]) for rate in fairness.RATES))
+        for name, own in found['groups'].items()
+      ]
+      lines += [f'By {found["group"]}, of {path.stem}; positive: {found["label"]}; decision: {found["decision"]}:', '']
+      lines += [*tables.markdown(rows, (found['group'], 'n', *(f'{rate}, %' for rate in fairness.RATES))), '']
+      told = (f'{name} {"–" if x is None else f"{x:.4f}"}' for name, x in found['differences'].items())
+      lines += [f'In brackets: 95 % (Wilson). Largest differences: {", ".join(told)}.', '']
+  return lines
+
+
+# ---- the page ----
+
+
+def head(run, name: str, numbers: Mapping[str, Any]) -> list[str]:
+  """The YAML that hubs read; its values are JSON, which is YAML too."""
+  experiment, data = run.stored['experiment'], source(run.stored['flags'])
+  kind, found = experiment.replace('_', '-'), results(numbers)
+  metrics = list(dict.fromkeys(metric for own in found.values() for metric in own))
+  lines = ['---', 'license: unknown  # which?', f'tags: {json.dumps(["jax", "flax", "karpjax", kind])}']
+  lines += [f'datasets: {json.dumps([data], ensure_ascii=False)}'] if run.stored['flags'].get('dataset') else []
+  lines += [f'metrics: {json.dumps(metrics)}', 'model-index:', f'- name: {json.dumps(name, ensure_ascii=False)}']
+  lines += ['  results:'] if found else ['  results: []']
+  for split, own in found.items():
+    about = json.dumps({'name': data, 'type': data, 'split': split}, ensure_ascii=False)
+    lines += [f'  - task: {json.dumps({"type": kind})}', f'    dataset: {about}', '    metrics:']
+    for metric, value in own.items():
+      over = f' (mean of {len(value["values"])} seeds)' if page.over_seeds(value) else ''
+      lines.append(f'    - {json.dumps({"type": metric, "value": mean(value), "name": f"{split} {metric}{over}"})}')
+  return [*lines, '---', '']
+
+
+def details(run, numbers: Mapping[str, Any]) -> list[str]:
+  """What it is: model, size, cost, versions, and the command that makes it again."""
+  stored, parameters = run.stored, numbers['parameters']
+  flops, seconds = (stored.get('compiled') or {}).get('flops'), numbers.get('seconds')
+  time = f', {seconds:,.0f} s on {stored.get("device_kind")}' if seconds else ''
+  versions = ', '.join(f'{name} {version}' for name, version in (stored.get('versions') or {}).items())
+  rows = {
+    'Experiment': f'{stored["experiment"]}: {first_line(run.experiment)}',
+    'Model': stored['flags'].get('model'),
+    'Size': f'{parameters:,} parameters, {4 * parameters / 1e6:,.2f} MB in float32',
+    'Training': f'{numbers["steps"]:,} steps{time}',
+    'FLOPs of a step': f'{flops:,.0f} (estimated)' if flops else None,
+    **{page.title(n): page.figure(n, x) for n, x in numbers.items() if 'energy' in n},
+    'Privacy': privacy(run, numbers),
+    'Versions': versions,
+    'Git revision': stored.get('git'),
+  }
+  listed = [f'- {name}: {value}' for name, value in rows.items() if value]
+  return [*listed, '', '```', stored['command'], '```', '', '- Who made it, and where are questions to be sent?']
+
+
+def first_line(experiment) -> str:
+  return (inspect.getdoc(experiment) or '').partition('\n')[0]
+
+
+def privacy(run, numbers: Mapping[str, Any]) -> str:
+  """ε of the training, '' where it was not private."""
+  told = [f'{name.replace("_", " ")} {page.figure(name, x)}' for name, x in numbers.items() if 'epsilon' in name]
+  delta = f' at δ = {run.stored["flags"].get("dp_delta")}, of this one training; what a search of settings and '
+  return f'{", ".join(told)}{delta}evaluations have told is not accounted' if told else ''
+
+
+def data_table(run) -> list[str]:
+  """The splits and their sizes."""
+  splits = writers.read_json(run.folder / run_dir.DATA).get('splits', {})
+  rows = [(split, f'{own["examples"]:,}') for split, own in splits.items() if 'examples' in own]
+  return tables.markdown(rows, ('split', 'examples'))
+
+
+def text(run, name: str) -> str:
+  """The card of a finished run, in Markdown."""
+  numbers, data = run.summary, source(run.stored['flags'])
+  found = results(numbers)
+  metrics = [metric for metric in numbers if metric.startswith(SPLITS)]
+  rows, heads = tables.last_and_best(numbers, metrics, page.figure)
+  seeds = max((len(x['values']) for x in numbers.values() if page.over_seeds(x)), default=1)
+  over = [f'{seeds} seeds: mean ± sample standard deviation.', ''] if seeds > 1 else []
+  audited = groups(run.folder) or ['It was not audited for groups: `python launch.py audit` does it, of a table.', '']
+  named = list(dict.fromkeys(metric for own in found.values() for metric in own))
+  changed = {n: x for n, x in (run.stored.get('changed') or {}).items()}
+  preparation = [f'{n}={page.plain(x)}' for n, x in changed.items() if n in ('validation', 'test', 'augment', 'lower')]
+  ask = lambda heading: [*(f'- {question}' for question in QUESTIONS[heading]), '']
+  sections = {
+    'Model details': [*details(run, numbers), ''],
+    'Intended use': ask('Intended use'),
+    'Factors': ask('Factors'),
+    'Metrics': [f'Reported are {", ".join(named)}.', '- Why these, and what is an error worth?', ''],
+    'Evaluation data': [f'The splits validation and test of {data}, below.', ''],
+    'Training data': [f'{data}{"; " + ", ".join(preparation) if preparation else ""}', '', *data_table(run), ''],
+    'Quantitative analyses': [*over, *tables.markdown(rows, heads), '', *audited],
+    'Ethical considerations': ask('Ethical considerations'),
+    'Caveats and recommendations': ask('Caveats and recommendations'),
+  }
+  body = [line for heading, lines in sections.items() for line in (f'## {heading}', '', *lines)]
+  return '\n'.join([*head(run, name, numbers), f'# {name}', '', *body]).rstrip('\n') + '\n'
+
+
+# ---- the verb ----
+
+
+def marked(card: str) -> str:
+  """The card with a line by which `edited` knows it as it was made."""
+  return f'{card}\n<!-- as it was made: {zlib.crc32(card.encode()):08x} -->\n'
+
+
+def edited(card: str) -> bool:
+  """Whether somebody has written in it since it was made."""
+  mark = MARK.search(card)
+  return not mark or marked(card[: mark.start()]) != card
+
+
+def place(run, chosen: Options) -> Path:
+  return Path(chosen.output) if chosen.output else run.own_path(run.folder / 'card.md')
+
+
+def encode(run, inputs, chosen: Options) -> dict:
+  path = place(run, chosen)
+  if 'parameters' not in run.summary:
+    raise UsageError(f'{run.folder} is not finished: its card would have no numbers')
+  if path.is_dir():
+    raise UsageError(f'output={path} is a folder; a card is a file')
+  if path.exists() and edited(path.read_text('utf-8', errors='replace')):
+    raise UsageError(f'{path} has been edited, or is no card, and would be written over; choose another output=')
+  return {}
+
+
+def decode(run, outputs, inputs, chosen: Options):
+  path, name = place(run, chosen), run.folder.resolve().name
+  writers.write_bytes(path, marked(text(run, name)).encode())
+  return [{'file': str(path)}]
+
+
+VERB = verbs.Verb(
+  'Writes a model card, whose questions its author answers.', encode, lambda run, chosen: lambda state, arrays: {}, decode,
+  options=Options, writes=lambda run, inputs, chosen: [place(run, chosen)],
+)  # fmt: skip
