@@ -13,5 +13,5 @@ def requirements(name: str) -> list[str]:
   return [line for line in lines if line and not line.startswith('-')]
 
 
-extras = {name: requirements(f'requirements-{name}.txt') for name in ('cuda', 'tpu', 'rl', 'fairness', 'dev')}
+extras = {name: requirements(f'requirements-{name}.txt') for name in ('cuda', 'tpu', 'rl', 'fairness', 'serve', 'dev')}
 setup(install_requires=requirements('requirements.txt'), extras_require=extras)

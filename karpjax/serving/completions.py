@@ -74,7 +74,7 @@ class Completing:
     about = f'weights of step {run.step} ({run.checkpoint}){run.whose}'
     self.about = {
       'kind': 'language',
-      'name': str(run.folder),
+      'name': self._name,
       'about': about,
       'help': 'Goes on with a text.',
       'most': most,

@@ -38,7 +38,7 @@ class Predicting:
     self.about = {
       'kind': self._kind.name,
       'columns': columns,
-      'name': str(run.folder),
+      'name': run.folder.resolve().name,
       'about': about,
       'help': self._verb.help,
     }

@@ -192,9 +192,10 @@ def test_metrics_count_requests_by_status(client):
   assert 'karpjax_request_seconds_bucket{path="/predict",le="+Inf"}' in text and '/never' not in text
 
 
-def test_the_page_asks_nobody_else(client, houses):
+def test_the_page_asks_nobody_else_and_tells_no_path(client, houses):
   for page, kind in ((client.get('/'), 'image'), (houses.get('/'), 'row')):
     assert f'"kind": "{kind}"' in page.text and 'http:' not in page.text and 'https:' not in page.text
+    assert '"name": "mine"' in page.text and 'runs/' not in page.text
     assert "default-src 'none'" in page.headers['content-security-policy']
 
 
