@@ -90,7 +90,7 @@ def program(config: Config, data: Dataset) -> Program:
   return ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
     example_losses=example_losses, exports={'predict': (predict, {'image': Input(spec.shape, spec.dtype)})},
-    lent=taught.lent, **uninformed,
+    frozen=taught.frozen, lent=taught.lent, **uninformed,
   )  # fmt: skip
 
 

@@ -109,6 +109,7 @@ def program(config: Config, data: Dataset) -> Program:
     exports={'predict': (predict, {'tokens': Input((spec.lengths['text'],), 'int32')}), **generate.exports(model)},
     example_losses=token_losses,
     causal=True,
+    frozen=taught.frozen,
     lent=taught.lent,
     **frequencies.uninformed(data, 'targets', tokeniser.size),
     report=report(model, data, config),

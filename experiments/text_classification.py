@@ -134,6 +134,7 @@ def program(config: Config, data: Dataset) -> Program:
     predict=predict,
     exports={'predict': (predict, {'tokens': Input((spec.lengths['text'],), 'int32')})},
     example_losses=example_losses,
+    frozen=taught.frozen,
     lent=taught.lent,
     **frequencies.uninformed(data, 'label', len(spec.classes), config.label_smoothing),
     report=report,

@@ -101,6 +101,7 @@ def program(config: Config, data: Dataset) -> Program:
     logits=logits,
     exports={'predict': (predict, {'tokens': Input(shape, 'int32'), 'characters': Input((*shape, letters), 'int32')})},
     example_losses=example_losses,
+    frozen=taught.frozen,
     lent=taught.lent,
     **frequencies.uninformed(data, 'targets', len(spec.classes)),
     report=functools.partial(report, predict, data, config),

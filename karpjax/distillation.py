@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from karpjax import features
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, listed
 from karpjax.errors import UsageError
-from karpjax.program import Metrics, pair
+from karpjax.program import FROZEN, Metrics, pair
 from karpjax.report import writers
 from karpjax.train import checkpoint
 
@@ -39,12 +40,13 @@ class Teaching:
   Attributes:
     logits: batch -> the teacher's, [batch, …, classes], without dropout; None: there is none.
     temperature, weight: T, and the share of `soft_loss`.
-    lent: as a Program has it.
+    frozen, lent: as a Program has them.
   """
 
   logits: Callable | None = None
   temperature: float = 1.0
   weight: float = 0.0
+  frozen: Any = dataclasses.field(default_factory=dict)
   lent: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
   def __call__(self, metrics: Metrics, logits, batch, scored=None) -> Metrics:
@@ -81,10 +83,13 @@ def configured(config, data: Dataset) -> Teaching:
     if getattr(each, 'loss', 'cross_entropy') != 'cross_entropy':
       raise UsageError(f'{whose}loss={each.loss}: distillation compares probabilities; loss=cross_entropy has them')
   refuse_other(flag, run.spec, data.spec)
-  program, state, key = run.program, run.state, jax.random.key(0)  # loaded outside of what is traced
-  predict = program.logits or program.predict
-  lent = {f'the weights of {flag}': fingerprint.checksum(checkpoint.to_arrays(state.variables()))}
-  return Teaching(lambda batch: predict(state, batch, key), config.temperature, config.teacher_weight, lent)
+  predict, key, variables = run.program.logits or run.program.predict, jax.random.key(0), run.state.variables()
+  lent = {f'the weights of {flag}': fingerprint.checksum(checkpoint.to_arrays(variables))}
+  none = dict.fromkeys(('step', 'opt_state', 'key', 'nonfinite_step'), ())
+  params = variables.pop('params')
+  state = run.state.replace(params=params, collections=variables, ema=None, ema_collections={}, **none)
+  logits = lambda batch: predict(batch.get(FROZEN, state), batch, key)
+  return Teaching(logits, config.temperature, config.teacher_weight, state, lent)
 
 
 def refuse_other(flag: str, there, here) -> None:

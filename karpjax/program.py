@@ -15,6 +15,7 @@ from flax import struct
 
 from karpjax.errors import UsageError
 
+FROZEN = 'frozen'  # in a batch: what all its examples have, `Program.frozen`
 Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' int32, in evaluation also 'mask' bool, both [batch]
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
@@ -136,6 +137,8 @@ class Program:
     rename_weights: {name: array} of a published model -> under our names, as `weights.read` takes it.
     collecting: steps at the beginning that only gather what is learnt from later, and change no parameter.
     settled: the first step whose weights may be the best.
+    frozen: arrays that a step reads and never changes, such as a teacher's weights: what is compiled has them as an argument,
+      whole on every device and one for all seeds, and steps as batch['frozen']; without that they are constants.
     lent: {what it is: its checksum}, of what is learnt from beside the data, such as a teacher: a run that goes on finds it
       as it was.
     exports: {name: ((state, batch, key) -> outputs [batch, ...], {entry of the batch: Input, or a tree of them})}: what
@@ -160,6 +163,7 @@ class Program:
   rename_weights: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   collecting: int = 0
   settled: int = 0
+  frozen: Any = dataclasses.field(default_factory=dict)
   lent: Mapping[str, int] = dataclasses.field(default_factory=dict)
   exports: Mapping[str, tuple[Callable, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   unread: Callable[[], Sequence[str]] = tuple

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -20,12 +21,15 @@ from karpjax.layers import crf
 from karpjax.models import tagging
 from karpjax.train import checkpoint, loop
 from karpjax.train.prepare import prepare
+from karpjax.train.runner import Runner
 
 RUN = dict(
   model='mlp', widths=(16,), batch_size=16, steps='12', log_every='4', eval_every='4', checkpoint_every='4',
   checkpoint_seconds=0, learning_rate=0.01, tensorboard=False, plots=False, steps_per_call='3', temperature=3.0,
   teacher_weight=0.7,
 )  # fmt: skip
+
+TEACHER = dict(widths=(9,), scale='symmetric', dropout=0.5, steps='8', temperature=4.0, teacher_weight=0.9)
 
 
 def run(folder, teacher, stop_at=0, experiment=image_classification, **changes):
@@ -83,10 +87,17 @@ def test_logits_of_a_chain_are_those_of_its_marginals():
 
 
 @pytest.fixture(scope='module')
-def whole(classifier, tmp_path_factory):
+def teacher(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('teacher')
+  run(folder, '', **TEACHER)
+  return str(folder)
+
+
+@pytest.fixture(scope='module')
+def whole(teacher, tmp_path_factory):
   """(the arrays of two students of one teacher, their folder)."""
   folder = tmp_path_factory.mktemp('whole')
-  return checkpoint.to_arrays(run(folder, classifier, seeds=2, augment='shift:1').state), folder
+  return checkpoint.to_arrays(run(folder, teacher, seeds=2, augment='shift:1').state), folder
 
 
 def test_both_parts_of_the_loss_are_told(whole):
@@ -97,37 +108,44 @@ def test_both_parts_of_the_loss_are_told(whole):
   assert not any('soft_loss' in name for name in row if not name.startswith('train/'))
 
 
-def test_seeds_go_on_to_the_same_bits(whole, classifier, tmp_path):
+def test_seeds_go_on_to_the_same_bits(whole, teacher, tmp_path):
   flags = dict(seeds=2, augment='shift:1')
   with pytest.raises(SystemExit):
-    run(tmp_path, classifier, stop_at=4, **flags)
-  again = checkpoint.to_arrays(run(tmp_path, classifier, **flags).state)
+    run(tmp_path, teacher, stop_at=4, **flags)
+  again = checkpoint.to_arrays(run(tmp_path, teacher, **flags).state)
   assert again.keys() == whole[0].keys()
   assert all(again[name].tobytes() == x.tobytes() for name, x in whole[0].items())
 
 
-@pytest.mark.parametrize('layout', [dict(parallel='pmap'), dict(mesh='data:2,fsdp:4'), dict(parallel='seeds')])
-def test_every_layout_learns_as_one_device(whole, classifier, tmp_path, layout):
-  arrays = checkpoint.to_arrays(run(tmp_path, classifier, seeds=2, augment='shift:1', **layout).state)
+@pytest.mark.parametrize(
+  'layout',
+  [dict(parallel='pmap'), dict(mesh='data:2,fsdp:4'), pytest.param(dict(parallel='seeds'), marks=pytest.mark.slow)],
+)
+def test_every_layout_learns_as_one_device(whole, teacher, tmp_path, layout):
+  arrays = checkpoint.to_arrays(run(tmp_path, teacher, seeds=2, augment='shift:1', **layout).state)
   for name, x in whole[0].items():
     if name.startswith('params/'):
       np.testing.assert_allclose(arrays[name], x, rtol=1e-2, atol=2e-3)
 
 
-def test_microbatches_and_a_teacher_that_weighs_nothing_change_nothing(classifier, tmp_path):
+def test_microbatches_and_a_teacher_that_weighs_nothing_change_nothing(teacher, tmp_path):
   plain = run(tmp_path / 'plain', '', temperature=4.0, teacher_weight=0.9, dropout=0.0).state.params
-  still = run(tmp_path / 'still', classifier, teacher_weight=0.0).state.params
-  cut = run(tmp_path / 'cut', classifier, teacher_weight=0.0, microbatches=4).state.params
-  for other in (still, cut):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), plain, other)
+  cut = run(tmp_path / 'cut', teacher, teacher_weight=0.0, microbatches=4).state.params
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), plain, cut)
 
 
-def test_a_teacher_scales_the_augmented_images_that_the_student_sees_by_its_own_flags(tmp_path):
+def test_weights_of_a_teacher_are_an_argument_of_the_step_and_no_constants(teacher):
+  config = image_classification.Config(**RUN, teacher=teacher)
+  runner = Runner(*prepare(image_classification, config))
+  runner.compile(3)
+  text = runner.step.as_text()
+  assert re.search(r'f32\[64,9\]\S* parameter\(', text) and not re.search(r'f32\[64,9\]\S* constant\(', text)
+
+
+def test_a_teacher_scales_the_augmented_images_that_the_student_sees_by_its_own_flags(teacher, tmp_path):
   """A copy of its teacher agrees with it on moved images; a student of another scale is taught by the same logits."""
   flags = dict(steps='1', log_every='1', augment='shift:2,rotate:20', learning_rate=1e-9)
-  run(tmp_path / 'teacher', '', scale='symmetric', dropout=0.5, steps='8', temperature=4.0, teacher_weight=0.9)
-  teacher = str(tmp_path / 'teacher')
-  run(tmp_path / 'copy', teacher, scale='symmetric', init_from=teacher, **flags)
+  run(tmp_path / 'copy', teacher, widths=(9,), scale='symmetric', init_from=teacher, **flags)
   row = first_row(tmp_path / 'copy')
   assert row['train/soft_loss'] < 1e-9 and row['train/agreement'] == 1
   config = image_classification.Config(**RUN | flags, teacher=teacher, scale='unit', zero_head=True)
@@ -153,6 +171,7 @@ def taught_copy(experiment, folder, flags, **others):
   return first_row(folder / 'copy')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', ['bilstm', 'bilstm_crf'])
 def test_taggers_are_taught_word_by_word(tmp_path, model):
   folder = tmp_path / 'tagged'
@@ -169,6 +188,14 @@ def test_taggers_are_taught_word_by_word(tmp_path, model):
   assert row['train/soft_loss'] < 1e-5 and row['train/agreement'] == 1 and row['train/hard_loss'] > 0
 
 
+@pytest.mark.slow
+def test_seeds_in_turn_are_taught(classifier, tmp_path):
+  both = run(tmp_path / 'both', classifier, seeds=2, steps='3').state.params
+  one = run(tmp_path / 'one', classifier, seed=1, steps='3').state.params
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-2, atol=1e-3), both, one)
+
+
+@pytest.mark.slow
 def test_texts_cut_to_buckets_are_taught(tmp_path):
   rows = [f'{"sun " * (i % 7 + 1)}{"ice " * (i % 3)},{"hot" if i % 3 < 2 else "cold"}' for i in range(60)]
   (tmp_path / 'mine.csv').write_text('\n'.join(['text,label', *rows]))
@@ -187,16 +214,14 @@ def test_language_models_are_taught_token_by_token(tmp_path):
 # ---- bad input ----
 
 
-def test_a_run_does_not_go_on_with_a_changed_teacher(classifier, tmp_path):
-  shutil.copytree(classifier, tmp_path / 'teacher')
+def test_a_run_does_not_go_on_with_a_changed_teacher(teacher, tmp_path):
+  shutil.copytree(teacher, tmp_path / 'teacher')
   teacher = str(tmp_path / 'teacher')
   run(tmp_path / 'student', teacher)
   shutil.rmtree(teacher)
   with pytest.raises(UsageError, match='no such folder'):
     run(tmp_path / 'student', teacher, steps='16')
-  loop.run(
-    image_classification, dataclasses.replace(verbs.Run(classifier).config, seed=1, workdir=teacher), say=lambda _: None
-  )
+  run(teacher, '', **TEACHER, seed=1)
   with pytest.raises(UsageError, match=rf'not those that it began with: the weights of teacher={teacher} have changed'):
     run(tmp_path / 'student', teacher, steps='16')
   shutil.rmtree(teacher)  # which evaluation does not need
@@ -213,25 +238,25 @@ def test_a_run_does_not_go_on_with_a_changed_teacher(classifier, tmp_path):
     (dict(image_size=6), r'trained on other shape: \(8, 8, 1\), not \(6, 6, 1\)'),
   ],
 )
-def test_what_cannot_be_taught_is_refused(classifier, changes, message):
+def test_what_cannot_be_taught_is_refused(teacher, changes, message):
   with pytest.raises(UsageError, match=message):
-    prepare(image_classification, image_classification.Config(**RUN | {'teacher': classifier} | changes))
+    prepare(image_classification, image_classification.Config(**RUN | {'teacher': teacher} | changes))
 
 
-def test_a_teacher_that_is_itself_half_trained_or_of_another_experiment_is_refused(classifier, tmp_path):
+def test_a_teacher_that_is_itself_half_trained_or_of_another_experiment_is_refused(teacher, tmp_path):
   with pytest.raises(UsageError, match='is this run itself'):
-    run(classifier, classifier)
+    run(teacher, teacher)
   with pytest.raises(
     UsageError, match='it holds a run of image_classification; give the workdir of a run of language_'
   ):
-    prepare(language_model, language_model.Config(teacher=classifier))
-  shutil.copytree(classifier, tmp_path / 'half')
+    prepare(language_model, language_model.Config(teacher=teacher))
+  shutil.copytree(teacher, tmp_path / 'half')
   (tmp_path / 'half' / 'summary.json').unlink()
   with pytest.raises(UsageError, match=r'teacher=\S*half: its training has not come to its end'):
     run(tmp_path / 'new', str(tmp_path / 'half'))
 
 
-def test_flags_that_nothing_reads_are_refused(classifier, tmp_path):
+def test_flags_that_nothing_reads_are_refused(teacher, tmp_path):
   for changes in (dict(teacher_weight=0.5), dict(temperature=2.0)):
     given = {name: x for name, x in RUN.items() if name not in ('temperature', 'teacher_weight')} | changes
     config = image_classification.Config(**given, workdir=str(tmp_path / 'new'))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import collectives
+from karpjax.program import FROZEN
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, *, fill: int = 0, keep_last: bool = False) -> np.ndarray:
@@ -85,7 +86,7 @@ def bucketed(function: Callable, lengths: Sequence[int], padding: Mapping[str, i
     return function
 
   def cut(batch, length):
-    return {name: x if x.ndim < 2 else x[:, :length] for name, x in batch.items()}
+    return {name: x if name == FROZEN or x.ndim < 2 else x[:, :length] for name, x in batch.items()}
 
   def chosen(state, batch):
     longest = jnp.stack([(batch[name] != fill).sum(1).max() for name, fill in padding.items()]).max()

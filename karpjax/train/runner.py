@@ -14,7 +14,7 @@ from karpjax.data import batches
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError, first_line, refuse_too_large
 from karpjax.options import text as typed
-from karpjax.program import Population, Program
+from karpjax.program import FROZEN, Population, Program
 from karpjax.train import compile, hosts, placement, runtime, transforms
 
 CALL_SECONDS = 0.25  # of a call of many steps: short enough to be stopped, long enough to hide dispatch
@@ -143,7 +143,9 @@ class Runner:
     examples = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in example.items()}
     examples['index'] = jax.ShapeDtypeStruct((), jnp.int32)
     batch_of = lambda size: {n: jax.ShapeDtypeStruct((size, *x.shape), x.dtype) for n, x in examples.items()}
-    traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, batch_of(config.batch_size))
+    frozen = {FROZEN: program.frozen} if program.frozen else {}
+    batch = batch_of(config.batch_size) | jax.eval_shape(lambda: frozen)
+    traced, (_, metrics) = jax.make_jaxpr(program.step, return_shape=True)(state, batch)
     self.metrics = dict(metrics)
     self.flops = seeds * compile.estimate_flops(traced.jaxpr)
     once = compile.estimate_flops(traced.jaxpr, loops=False)
@@ -199,10 +201,16 @@ class Runner:
 
   # ---- training ----
 
+  @functools.cached_property
+  def frozen(self):
+    """What a step reads and never changes, on every device."""
+    return self.placement.shard(self.program.frozen)
+
   def _compile_step(self, steps: int):
     """A call of up to so many steps, compiled."""
     function, count = (self._many_steps, (np.int32(0),)) if steps > 1 else (self._one_step, ())
     arguments = self.placement.put(self.shapes), *self.feed.structs(steps), *count, np.bool_(False)
+    arguments += (self.placement.shard(jax.eval_shape(lambda: self.program.frozen)),)
     runtime.trim_malloc()  # else the compiler's peak comes on top of what was freed before
     compiled = self.placement.jit(function, arguments, donated=0).lower(*arguments).compile()
     runtime.trim_malloc()
@@ -254,7 +262,7 @@ class Runner:
     arguments = self.feed.take(start, stop, self.steps_per_call)
     steps = (np.int32(stop - start),) if self.steps_per_call > 1 else ()
     start_time = time.perf_counter()
-    carry = self.step(carry, *arguments, *steps, np.bool_(reset_metrics))
+    carry = self.step(carry, *arguments, *steps, np.bool_(reset_metrics), self.frozen)
     if self.growing and self.steps_per_call > 1:
       jax.block_until_ready(carry)
       seconds = hosts.from_host0((time.perf_counter() - start_time) / (stop - start))  # all have to choose alike

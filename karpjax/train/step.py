@@ -14,7 +14,7 @@ import optax
 from karpjax import optim
 from karpjax.collectives import total
 from karpjax.errors import UsageError
-from karpjax.program import Program, TrainState, partitioning
+from karpjax.program import FROZEN, Program, TrainState, partitioning
 
 
 def cut(batch, parts: int):
@@ -49,14 +49,15 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
     if microbatches == 1:
       grads, (metrics, collections, each) = one(params, collections, batch, key)
     else:
-      parts = cut(batch, microbatches)
-      first = jax.tree.map(lambda x: x[0], parts)
+      whole = {name: x for name, x in batch.items() if name == FROZEN}
+      parts = cut({name: x for name, x in batch.items() if name != FROZEN}, microbatches)
+      first = {**jax.tree.map(lambda x: x[0], parts), **whole}
       shapes = jax.eval_shape(one, params, collections, first, key)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
 
       def add(carry, part):
         (grads, metrics), collections = carry
-        new_grads, (new_metrics, collections, each) = one(params, collections, part, key)
+        new_grads, (new_metrics, collections, each) = one(params, collections, {**part, **whole}, key)
         return (jax.tree.map(jnp.add, (grads, metrics), (new_grads, new_metrics)), collections), each
 
       ((grads, metrics), collections), each = jax.lax.scan(add, (zeros, collections), parts)

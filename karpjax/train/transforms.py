@@ -14,7 +14,7 @@ from flax import struct
 from jax.custom_batching import sequential_vmap
 
 from karpjax import collectives
-from karpjax.program import EVALUATE, Program, step_key
+from karpjax.program import EVALUATE, FROZEN, Program, step_key
 
 
 @struct.dataclass
@@ -106,6 +106,8 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
     sequential: whether a step is that of one seed after the other, rather than of all at once.
 
   Returns:
+    Of steps each takes one more argument, the Program's `frozen`, by default none.
+
     one_batch: (carry, batch, reset_metrics) -> carry; batch: each [(seeds,) batch, …].
     one_step: (carry, arrays, numbers, reset_metrics) -> carry; arrays [size, …] on the device, numbers [(seeds,)
     batch]. many_steps: (carry, arrays, numbers, steps, reset_metrics) -> carry; numbers [most steps, (seeds,) batch],
@@ -119,17 +121,20 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
   def reset(carry, reset_metrics):
     return carry.replace(totals=jax.tree.map(lambda x: jnp.where(reset_metrics, 0, x), carry.totals))
 
-  def one_batch(carry, batch, reset_metrics):
-    return seeded(step)(reset(carry, reset_metrics), batch)
+  def whole(frozen):
+    return {FROZEN: frozen} if frozen else {}
 
-  def gather_and_step(carry, arrays, numbers):
-    return seeded(lambda c, n: step(c, {**gather(arrays, n), 'index': n}))(carry, numbers)
+  def one_batch(carry, batch, reset_metrics, frozen=None):
+    return seeded(lambda c, b: step(c, {**b, **whole(frozen)}))(reset(carry, reset_metrics), batch)
 
-  def one_step(carry, arrays, numbers, reset_metrics):
-    return gather_and_step(reset(carry, reset_metrics), arrays, numbers)
+  def gather_and_step(carry, arrays, numbers, frozen):
+    return seeded(lambda c, n: step(c, {**gather(arrays, n), 'index': n, **whole(frozen)}))(carry, numbers)
 
-  def many_steps(carry, arrays, numbers, steps, reset_metrics):
-    body = lambda i, carry: gather_and_step(carry, arrays, numbers[i])
+  def one_step(carry, arrays, numbers, reset_metrics, frozen=None):
+    return gather_and_step(reset(carry, reset_metrics), arrays, numbers, frozen)
+
+  def many_steps(carry, arrays, numbers, steps, reset_metrics, frozen=None):
+    body = lambda i, carry: gather_and_step(carry, arrays, numbers[i], frozen)
     return jax.lax.fori_loop(0, steps, body, reset(carry, reset_metrics))
 
   def add_sums(state, sums, batch, mask):
