@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, distillation, image_verbs, models, options
+from karpjax.commands import explain
 from karpjax.data import augmentation, batches, frequencies, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.losses import classification as losses
@@ -94,4 +95,5 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
 
 
-verbs = {'predict': classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load, image_verbs.files)}
+predict = classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load, image_verbs.files)
+verbs = {'predict': predict, 'explain': explain.IMAGE_VERB}

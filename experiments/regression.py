@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options, table_verbs
-from karpjax.commands import audit
+from karpjax.commands import audit, explain
 from karpjax.data import frequencies, table_files, tables
 from karpjax.data.dataset import Dataset
 from karpjax.losses import classification as losses
@@ -103,4 +103,5 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
 
 
-verbs = {'predict': table_verbs.PREDICT, 'audit': audit.verb(table_verbs.arrays, lambda run: run.spec.target)}
+AUDIT = audit.verb(table_verbs.arrays, lambda run: run.spec.target)
+verbs = {'predict': table_verbs.PREDICT, 'explain': explain.TABLE_VERB, 'audit': AUDIT}

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from karpjax import config, distillation, optim
-from karpjax.commands import monitor
+from karpjax.commands import explain, monitor
 from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
@@ -146,4 +146,5 @@ def encode(run, texts):
   return {'tokens': labelled_text.tokens(texts, run.spec)}
 
 
-verbs = {'predict': classes('The likeliest classes of texts.', 'TEXT …', encode), 'monitor': monitor.VERB}
+predict = classes('The likeliest classes of texts.', 'TEXT …', encode)
+verbs = {'predict': predict, 'explain': explain.text_verb(encode), 'monitor': monitor.VERB}

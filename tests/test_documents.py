@@ -21,7 +21,10 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / 'experiments').glob('[a-z]*.p
 # As a reader goes through them: later documents ask runs of earlier ones.
 ORDER = [
   ROOT / 'README.md',
-  *(ROOT / 'docs' / f'{name}.md' for name in ('data', 'runs', 'sweeps', 'devices', 'experiment', 'python', 'deploy')),
+  *(
+    ROOT / 'docs' / f'{name}.md'
+    for name in ('data', 'runs', 'explain', 'sweeps', 'devices', 'experiment', 'python', 'deploy')
+  ),
 ]
 # Commands that a fresh machine cannot run, and what they lack there.
 NEEDS = {

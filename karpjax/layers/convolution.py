@@ -129,6 +129,13 @@ class Conv(nn.Module):
     return y
 
 
+class FeatureMaps(nn.Module):
+  """The maps that a convolution's activation gives, as they are: by this module they can be looked at (Grad-CAM)."""
+
+  def __call__(self, x):
+    return x
+
+
 class ConvTranspose(Conv):
   """The gradient of a convolution with respect to its input, as a layer, with bias: PyTorch's ConvTranspose.
 

@@ -73,7 +73,7 @@ class CNN(mlp.Classifier):
           x
         )  # [batch, *spatial, width]
         x = activation(norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train) if norm else x)
-        x = attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}')
+        x = convolution.FeatureMaps()(attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}'))
       if pool > 1:
         check(x, f'pooling {block}', pool)
         x = convolution.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]

@@ -72,7 +72,7 @@ class Block(nn.Module):
     elif reshaped:
       x = x[(slice(None), *(slice(None, None, self.stride),) * (x.ndim - 2))]
       x = jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, features - x.shape[-1]),))  # [batch, *spatial', features]
-    return nn.relu(x + y)
+    return convolution.FeatureMaps()(nn.relu(x + y))
 
 
 class ResNet(mlp.Classifier):

@@ -1,6 +1,5 @@
 """Texts: samples by step, text as it is typed, and what models of texts do inside."""
 
-import html
 import re
 import sys
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax.report import page, plots, writers
+from karpjax.report import explanations, page, plots, writers
 
 MAPPED, READ = 32, 600  # tokens of an attention map, and of the text that cells are coloured over
 CELLS = 12  # of each layer
@@ -84,13 +83,11 @@ def cells(symbols: Sequence[str], rows: Mapping[str, np.ndarray], gates, about: 
     about: a sentence.
   """
 
-  def letter(symbol, value):
-    colour = f'{"0,98,163" if value > 0 else "213,94,0"},{0.75 * min(1.0, abs(float(value))):.2f}'
-    return f'<span style="background:rgba({colour})">{html.escape(symbol)}</span>'
-
   what = f'{about}: the {CELLS} cells of each layer whose values differ the most. Blue is +1, orange is −1. '
   what += 'The colour of a letter is that after reading it.'
-  letters = {heading: f'<pre>{"".join(map(letter, symbols, values))}</pre>' for heading, values in rows.items()}
+  letters = {
+    heading: f'<pre>{"".join(map(explanations.letter, symbols, values))}</pre>' for heading, values in rows.items()
+  }
   writers.write_bytes(folder / 'cells.html', page.render('Cells over text', what, letters))
   if gates[0]:
     _saturation(gates, f'Gate saturation · {about}', folder)
