@@ -23,7 +23,7 @@ ORDER = [
   ROOT / 'README.md',
   *(
     ROOT / 'docs' / f'{name}.md'
-    for name in ('data', 'runs', 'explain', 'sweeps', 'devices', 'experiment', 'python', 'deploy')
+    for name in ('data', 'runs', 'explain', 'sweeps', 'devices', 'efficiency', 'experiment', 'python', 'deploy')
   ),
 ]
 # Commands that a fresh machine cannot run, and what they lack there.
