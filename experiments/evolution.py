@@ -34,7 +34,9 @@ MODELS = {'actor': functools.partial(Actor, widths=(32,), activation='tanh')}
 )
 class Config(agents.RLConfig, config.model_flags(MODELS)):
   deviation: float = config.flag(0.1, 'σ of the perturbations.', above=0)
-  worlds: int = config.flag(1, 'Episodes of each member of the population; --batch_size counts pairs of these.', low=1)
+  worlds: int = config.flag(
+    1, 'Episodes of each member of the population; --batch_size counts pairs of these.', low=1, high=2**24
+  )
   ranked: bool = config.flag(True, 'Whether centred ranks stand for returns.')
 
 

@@ -39,7 +39,9 @@ class Config(agents.RLConfig, config.model_flags(MODELS)):
   algorithm: str = config.flag(
     'ppo', 'The algorithm; flags below that are not given have its own values.', choices=ALGORITHMS
   )
-  rollout: int | None = config.flag(None, 'Steps of each environment in one update; reinforce: whole episodes.', low=1)
+  rollout: int | None = config.flag(
+    None, 'Steps of each environment in one update; reinforce: whole episodes.', low=1, high=2**24
+  )
   epochs: int | None = config.flag(None, 'Passes over each rollout.', low=1)
   minibatches: int | None = config.flag(None, 'Parts into which a rollout is cut.', low=1)
   clip_ratio: float | None = config.flag(None, "ε of PPO's objective; 0: the plain policy gradient.", low=0)

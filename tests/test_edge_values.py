@@ -31,6 +31,7 @@ COUNTS = 'layers', 'blocks', 'depth', 'kernel_size', 'kernel_sizes', 'window', '
 EXPERIMENTS = [*launch.experiments()]
 OF_ALL = [field.name for field in dataclasses.fields(configs.Train)]
 WHOLE = 'regression', 'evolution'  # the quickest with data and with environments: of all flags they have all values
+PARTS = 4  # of an experiment's flags, each value of which is traced: of policy_gradient they take half an hour
 SECONDS, MEMORY = 120, 4 * 2**30  # of processors, and bytes, for one command at the most
 
 
@@ -152,7 +153,15 @@ def test_numbers_of_layers_and_windows_have_a_largest_value():
 
 @pytest.mark.parametrize(
   'argv',
-  ['gan --latent', 'vae --latent', 'translation --beam', 'text_classification --windows', 'evolution --episodes'],
+  [
+    'gan --latent',
+    'vae --latent',
+    'translation --beam',
+    'text_classification --windows',
+    'evolution --episodes',
+    'evolution --batch_size',
+    'policy_gradient --rollout',
+  ],
 )
 def test_a_number_that_would_take_all_memory_is_not_tried(door, argv, capsys):
   with pytest.raises(SystemExit):
@@ -211,10 +220,11 @@ def test_every_edge_value_of_every_verb(door, verbs_of, name):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize('name', EXPERIMENTS)
-def test_every_edge_value_of_every_flag(door, name):
+@pytest.mark.parametrize('part', range(PARTS))
+def test_every_edge_value_of_every_flag(door, name, part):
   """All flags in two experiments; in the others their own, and of each flag of all its share of the values."""
   turn, asked = EXPERIMENTS.index(name), []
-  for number, flag in enumerate(fields(name)):
+  for number, flag in [*enumerate(fields(name))][part::PARTS]:
     step, first = (
       (1, 0) if flag not in OF_ALL or name in WHOLE else (len(EXPERIMENTS), (turn + number) % len(EXPERIMENTS))
     )

@@ -29,6 +29,7 @@ from karpjax.rl.rollout import Policy
 from karpjax.verbs import Verb
 
 MILLISECONDS, MOST_FRAMES = 40, 250  # of a frame; of an episode's GIF
+WORLDS = 2**20  # of a split, at the most: each split has others
 NAMES = ', '.join(environments.NAMES)
 
 
@@ -36,9 +37,9 @@ NAMES = ', '.join(environments.NAMES)
 class RLConfig(config.Train):
   environment: str = flag('cartpole', f'{NAMES}, gymnax:NAME, brax:NAME, or gymnasium:NAME on the host.')
   episodes: int = flag(
-    100, 'Episodes of an evaluation; validation and test have their own.', low=1, high=2**20, may_change=True
+    100, 'Episodes of an evaluation; validation and test have their own.', low=1, high=WORLDS, may_change=True
   )
-  batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1)
+  batch_size: int = config.data_flag(1, 'Environments, side by side, over all devices.', low=1, high=WORLDS)
   order: str = config.data_flag('streams', 'Each environment goes on where it was.', choices=('streams',))
 
 
@@ -82,7 +83,8 @@ def data(config: RLConfig) -> Dataset:
     # streamed, so that steps are made one a call, and none to find out how many a call should make
     split = lambda numbers: Split(len(numbers), None, lambda indices: {'world': numbers[indices]})
     notes.append('it lives on the host: whatever of it a resumed run was in the midst of begins anew')
-  worlds = {'train': (0, config.batch_size), 'validation': (2**20, config.episodes), 'test': (2**21, config.episodes)}
+  numbers = ('train', config.batch_size), ('validation', config.episodes), ('test', config.episodes)
+  worlds = {name: (i * WORLDS, n) for i, (name, n) in enumerate(numbers)}
   splits = {name: split(np.arange(first, first + n, dtype=np.int32)) for name, (first, n) in worlds.items()}
   spec = Spec(environment.name, environment.observation.shape, (), 1.0, (), (), config.batch_size, 'float32')
   return Dataset(spec, splits, tuple(notes))

@@ -85,6 +85,16 @@ def flops_by_input(jaxpr, owners) -> tuple[collections.Counter, list]:
   return found, [None if isinstance(x, jex.core.Literal) else of.get(x) for x in jaxpr.outvars]
 
 
+def largest_array(jaxpr) -> int:
+  """Bytes of the largest array that no compiler leaves out: what products and convolutions take and give, and loops stack."""
+  sizes = [max(map(largest_array, _jaxprs(equation)), default=0) for equation in jaxpr.eqns]
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ('dot_general', 'conv_general_dilated', 'scan'):
+      arrays = [x.aval for x in (*equation.invars, *equation.outvars) if hasattr(x.aval, 'dtype')]
+      sizes += [math.prod(x.shape) * x.dtype.itemsize for x in arrays]
+  return max(sizes, default=0)
+
+
 def contains_primitive(name: str, jaxpr) -> bool:
   """Whether a jaxpr, or what it calls, has this operation."""
   return any(e.primitive.name == name or any(contains_primitive(name, x) for x in _jaxprs(e)) for e in jaxpr.eqns)

@@ -21,25 +21,30 @@ CALL_SECONDS = 0.25  # of a call of many steps: short enough to be stopped, long
 GROWTH = 4  # of a call to the next: the first is slower than the others
 
 
-def check_memory(state, seeds: int, num_state_shards: int = 1) -> None:
-  """Refuses so many states that cannot fit, before anything is compiled: three of each live at once in a step.
+def check_memory(state, seeds: int, num_state_shards: int = 1, array: int = 0) -> None:
+  """Refuses what cannot fit, before anything is compiled: so many states, of which three live at once in a step.
 
   Args:
     state: the shapes of one seed's.
     seeds: how many of them.
     num_state_shards: over how many accelerators they are cut; the devices of a CPU share one memory.
+    array: bytes of the largest array of a step, which all devices may have a part of.
 
   Raises:
     UsageError: which says how many seeds would fit.
   """
   needed = 3 * seeds * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
   stats = jax.local_devices()[0].memory_stats() or {}
-  available = stats.get('bytes_limit', 0) * num_state_shards or os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  here = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  available = stats.get('bytes_limit', 0) * num_state_shards or here
   if needed > available:
     text = f'seeds={seeds}: their parameters, optimiser states and gradients alone need {needed / 1e9:.1f} GB'
     most = int(seeds * available / needed)
     advice = f'at most seeds={most} could fit' if most else 'a smaller model is needed'
     raise UsageError(f'{text} and there are {available / 1e9:.1f} GB; {advice}')
+  if array > (limit := stats.get('bytes_limit', 0) * jax.device_count() or here):
+    text = f'one array of a step would need {array / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f} GB'
+    raise UsageError(f'{text}: make batches, rollouts or the model smaller')
 
 
 class Feed:
@@ -156,7 +161,7 @@ class Runner:
       parts = f'{shards} devices' + (f' × microbatches={config.microbatches}' if config.microbatches > 1 else '')
       raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
     if not config.topology:  # whose memory the compiler knows
-      check_memory(state, seeds, self.placement.num_state_shards)
+      check_memory(state, seeds, self.placement.num_state_shards, compile.largest_array(traced.jaxpr))
     self.feed = Feed(train, examples, config, self.population.seeds, self.placement)
     size = min(config.eval_batch_size, max(split.size for split in dataset.splits.values()))
     self.eval_batch_size = -(-size // shards) * shards

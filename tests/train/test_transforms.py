@@ -161,6 +161,22 @@ def test_a_state_that_is_cut_over_accelerators_may_need_the_memory_of_all(monkey
   runners.check_memory(state, 1, num_state_shards=4)
 
 
+def test_an_array_that_no_memory_holds_is_refused_by_its_size():
+  """As of a rollout of too many steps: what a loop stacks, and what a product takes; an unused one is none."""
+  stacked = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, t: (c, c * t), x, jnp.arange(10**9)))(jnp.ones(100))
+  product = jax.make_jaxpr(lambda x: jnp.broadcast_to(x, (10**9, 100)) @ jnp.ones((100, 3)))(jnp.ones(100))
+  for jaxpr in (stacked.jaxpr, product.jaxpr):
+    assert runners.compile.largest_array(jaxpr) == 4 * 10**11
+  assert (
+    runners.compile.largest_array(
+      jax.make_jaxpr(lambda x: jnp.broadcast_to(x, (10**9, 100)).sum())(jnp.ones(100)).jaxpr
+    )
+    == 0
+  )
+  with pytest.raises(UsageError, match='^one array of a step would need 4,000,000.0 GB, and there are'):
+    runners.check_memory({}, 1, array=4 * 10**15)
+
+
 @pytest.fixture
 def logged(caplog):
   """What is compiled, in whichever thread."""
