@@ -29,7 +29,7 @@ def picture():
   return file.getvalue()
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_process_answers_until_it_is_told_to_stop(classifier, number):
   argv = [sys.executable, 'launch.py', 'serve', classifier, '--port=0', '--top=1']
   environment = {**os.environ, 'XLA_FLAGS': ''}
