@@ -12,6 +12,7 @@ python launch.py compare WORKDIR …            one page of runs side by side
 python launch.py serve WORKDIR [--port=8000]  a run behind HTTP, with a page that asks it
 python launch.py export WORKDIR               files that run without karpjax
 python launch.py card WORKDIR                 a model card, whose questions its author answers
+python launch.py quantise WORKDIR --bits=8    a file of its weights in 8 or 4 bits
 python launch.py audit [WORKDIR] FILE.csv …   whom decisions wrong, group by group
 python launch.py bench NAME|all|start         our step, or our start, against PyTorch's
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent
 COMMANDS = {
   'check': 'karpjax.commands.check',
   'reproduce': 'karpjax.commands.reproduce',
+  'quantise': 'karpjax.commands.quantise',
   'audit': 'karpjax.commands.audit',
   'serve': 'karpjax.serving.command',
   'bench': 'karpjax.bench.command',

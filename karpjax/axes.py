@@ -55,6 +55,15 @@ def matrices(params) -> tuple[str, ...]:
   return tuple(said.get(path, kernel(x) if path in kernels else '') for path, x in made)
 
 
+def kernels(params) -> tuple[str, ...]:
+  """As `matrices`, with the kernels of last layers: what is pruned and quantised."""
+  leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(params))
+  is_kernel = lambda path, x: x.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) == 'kernel'
+  return tuple(
+    matrix or (kernel(x) if is_kernel(path, x) else '') for matrix, (path, x) in zip(matrices(params), leaves)
+  )
+
+
 def _last_made(params):
   """The last 'kernel' in the order in which a model has made them, or None."""
   last = None

@@ -6,6 +6,7 @@ import functools
 from karpjax import options
 from karpjax.durations import Duration
 
+quantisation_flag = functools.partial(options.option, group='Quantisation')
 pruning_flag = functools.partial(options.option, group='Pruning')
 distillation_flag = functools.partial(options.option, group='Distillation')
 
@@ -47,4 +48,11 @@ class Flags:
   )
   teacher_weight: float = distillation_flag(
     0.9, "The teacher's share of the loss; of 1, labels teach nothing.", low=0, high=1
+  )
+
+  quantise: str = quantisation_flag(
+    'none',
+    'Train with kernels of 8 or 4 bits, as floats that take few values: a scale for each output channel, gradients straight '
+    'through; w8a8: what enters layers is of 8 bits too. It makes no step faster.',
+    choices=('none', 'w8', 'w8a8', 'w4'),
   )

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes, pruning
+from karpjax import axes, pruning, quantisation
 from karpjax.durations import MOST_STEPS, Pace
 from karpjax.errors import UsageError
 
@@ -108,7 +108,7 @@ def schedule(config, pace: Pace = Pace()) -> Callable[[jax.Array], jax.Array]:
 
 def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
   """The optimiser of a config: clipping by global norm, then of each number, decay and update rule, then the learning
-  rate; around them pruning, if asked (see `pruning.pruned`).
+  rate; around them pruning and quantisation, if asked (see `pruning.pruned`, `quantisation.quantised`).
 
     sgd       params - rate * gradient
     momentum  v = momentum * v + gradient, params - rate * v (Polyak 1964; Sutskever et al. 2013)
@@ -151,7 +151,8 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
     *(decays if name in DECOUPLED else []),
     optax.scale(-constant) if is_known(constant) else optax.scale_by_learning_rate(rate),
   )
-  return pruning.pruned(optimiser, config, pace) if config.mask_from or config.sparsity else optimiser
+  optimiser = pruning.pruned(optimiser, config, pace) if config.mask_from or config.sparsity else optimiser
+  return optimiser if config.quantise == 'none' else quantisation.quantised(optimiser, config)
 
 
 def skipped(opt_state):

@@ -30,8 +30,8 @@ def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace())
 
     sparsity · (1 − (1 − (t − from) / (until − from))³)    (Zhu & Gupta 2017, eq. 1, from a sparsity of 0)
 
-  of each kernel or, where the scope is global, of all. Kernels are those of the last layer too, and what its maker says
-  is a matrix (see `axes.matrices`); biases, norms and embeddings are spared.
+  of each kernel or, where the scope is global, of all. Kernels are what `axes.kernels` says; biases, norms and embeddings
+  are spared.
 
   Args:
     optimiser: whose updates are masked.
@@ -47,11 +47,10 @@ def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace())
   masks_at = None if config.mask_from else _schedule(config, pace)
 
   def init(params):
-    leaves, tree = jax.tree_util.tree_flatten_with_path(nn.meta.unbox(params))
-    kernels = [matrix or _is_kernel(path, p) for matrix, (path, p) in zip(axes.matrices(params), leaves)]
+    kernels, (leaves, tree) = axes.kernels(params), jax.tree.flatten(nn.meta.unbox(params))
     if not any(kernels):
       raise UsageError('sparsity, mask_from: the model has no kernels to prune')
-    masks = [jnp.ones(p.shape if kernel else (), bool) for kernel, (_, p) in zip(kernels, leaves)]
+    masks = [jnp.ones(p.shape if kernel else (), bool) for kernel, p in zip(kernels, leaves)]
     zero = jnp.zeros((), jnp.int32)
     return Pruned(optax.ScaleByScheduleState(zero), zero, tree.unflatten(masks), optimiser.init(params))
 
@@ -65,10 +64,6 @@ def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace())
     return updates, Pruned(optax.ScaleByScheduleState(count), made, masks, inner)
 
   return optax.GradientTransformation(init, update)
-
-
-def _is_kernel(path, p) -> bool:
-  return p.ndim > 1 and jax.tree_util.keystr(path[-1:], simple=True) == 'kernel'
 
 
 def _schedule(config, pace: Pace):

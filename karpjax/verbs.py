@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from karpjax import config as configs
-from karpjax import options, paths
+from karpjax import options, paths, quantisation
 from karpjax import population as populations
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, check_text, choose
 from karpjax.report import writers
-from karpjax.train import checkpoint, run_dir, weights
+from karpjax.train import checkpoint, integers, run_dir, weights
 from karpjax.train.predict import Predictions
 
 
@@ -71,10 +71,13 @@ class Bound:
     return self.verb.encode(self.run, *self._given(inputs, chosen))
 
   def function(self, state, arrays, **chosen):
-    return self.verb.function(self.run, self._options(chosen))(state, arrays)
+    with quantisation.within(self.run.config):
+      return self.verb.function(self.run, self._options(chosen))(state, arrays)
 
   def decode(self, outputs, inputs: Sequence[str] = (), **chosen):
-    return self.verb.decode(self.run, outputs, *self._given(inputs, chosen))
+    with quantisation.within(self.run.config):
+      answers = self.verb.decode(self.run, outputs, *self._given(inputs, chosen))
+    return quantisation.each_within(self.run.config, answers)
 
   def answers(self, inputs: Sequence[str] = (), **chosen) -> Iterable[dict[str, Any]]:
     """The answers, one after the other, as they come."""
@@ -112,7 +115,8 @@ class Run:
 
   Args:
     folder: the run's, or a sweep's, which stands for one of its settings at the end of training, as these are compared.
-    checkpoint: the weights: 'best', 'last', or the step of a checkpoint that is kept.
+    checkpoint: the weights: 'best', 'last', the step of a checkpoint that is kept, 'int8' or 'int4' by `launch.py quantise`,
+      or a FILE.safetensors.
     member: which of several seeds, or of the settings in a part of a sweep, from 0; None: the first seed.
     trial: which setting of a sweep, by its number in the table; None: the best. `self.trial` names it.
 
@@ -171,15 +175,19 @@ class Run:
 
   @functools.cached_property
   def program(self):
-    return self.experiment.program(self.config, Dataset(self.spec, {}))
+    return quantisation.seen(self.experiment.program(self.config, Dataset(self.spec, {})), self.config)
 
   @functools.cached_property
   def _loaded(self):
-    arrays, information = weights.load_checkpoint(self.folder, self.checkpoint)
+    file = integers.file_of(self.checkpoint, lambda name: self.own_path(self.folder / name))
+    which = self.checkpoint if file is None else 'last' if self.trial else 'best'
+    arrays, information = weights.load_checkpoint(self.folder, which)
     if information['seeds'] > 1:
       arrays = {n: x if x.ndim == 0 else x[self.member or 0] for n, x in arrays.items()}  # the step is of all
     shapes = jax.eval_shape(self.program.init, jax.random.key(0))
-    return checkpoint.from_arrays(arrays, {'state': shapes})['state'], information['step']
+    state = checkpoint.from_arrays(arrays, {'state': shapes})['state']
+    state = weights.of_file(state, file, self.program.rename_weights) if file else state
+    return state, information['step']
 
   @property
   def state(self):

@@ -18,7 +18,9 @@ from karpjax.train import runtime
 class Asked:
   """Which weights of a run are asked."""
 
-  checkpoint: str = config.flag('best', 'The weights to use: best, last, or the step of a checkpoint that is kept.')
+  checkpoint: str = config.flag(
+    'best', 'The weights to use: best, last, the step of a checkpoint that is kept, int8, int4 or a FILE.safetensors.'
+  )
   member: int | None = config.flag(None, "Which of several seeds, or of a sweep's part, from 0.", low=0)
   trial: int | None = config.flag(
     None, 'Which setting of a sweep, by its number in the table. Default: the best.', low=1

@@ -122,7 +122,7 @@ class MultiHeadAttention(nn.Module):
 
   def _project(self, x, name):
     kernel = getattr(self, name).astype(self.dtype)
-    y = linear.matmul(x.astype(self.dtype), kernel.reshape(self.width, -1))
+    y = linear.dense(x.astype(self.dtype), kernel.reshape(self.width, -1))
     y = y.reshape(*x.shape[:-1], *kernel.shape[1:])  # [batch, time, …]
     return y + getattr(self, f'{name}_bias').astype(self.dtype) if self.bias else y
 
@@ -152,7 +152,7 @@ class MultiHeadAttention(nn.Module):
       self.sow('intermediates', 'attention', weights.reshape(*x.shape[:1], self.heads, -1, weights.shape[-1]))
     drop = functools.partial(self.drop, train=train)
     y = attend(query, store, mask=mask, causal=causal, implementation=implementation, drop=drop)
-    y = linear.matmul(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
+    y = linear.dense(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
     return y + self.out_bias.astype(self.dtype) if self.bias else y
 
 

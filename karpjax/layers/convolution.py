@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from karpjax import quantisation
 from karpjax.errors import UsageError
 from karpjax.layers import cpu, initialisers
 from karpjax.layers.cpu import Geometry
@@ -123,7 +124,7 @@ class Conv(nn.Module):
 
   def _applied(self, form, x, *channels):
     kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, *channels))
-    y = form(x.astype(self.dtype), kernel.astype(self.dtype))
+    y = form(quantisation.entering(x.astype(self.dtype), 1), kernel.astype(self.dtype))
     if self.use_bias:
       y = y + self.param('bias', nn.initializers.zeros_init(), (self.features,)).astype(self.dtype)
     return y

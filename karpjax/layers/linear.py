@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes
+from karpjax import axes, quantisation
 from karpjax.layers import cpu
 
 
@@ -39,8 +39,29 @@ def _backward(dtype, kept, gradient):
 matmul.defvjp(lambda x, kernel, dtype: (matmul(x, kernel, dtype), (x, kernel)), _backward)
 
 
+def dense(x, kernel, dtype=None):
+  """`matmul` of what enters a layer and its kernel; of both in 8 bits, accelerators multiply integers."""
+  entering = quantisation.entering(x, -1)
+  return (matmul if entering is x else _matmul_of_8_bits)(entering, kernel, dtype)
+
+
+def _of_integers(x, kernel, dtype):
+  (x_whole, x_scale), (whole, scale) = quantisation.integers(x, 8, (-1,)), quantisation.integers(kernel, 8, (0,))
+  y = jnp.matmul(x_whole.astype(jnp.int8), whole.astype(jnp.int8), preferred_element_type=jnp.int32)
+  return (y * x_scale * scale[0]).astype(dtype or x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul_of_8_bits(x, kernel, dtype):
+  of_integers, of_floats = (functools.partial(f, dtype=dtype) for f in (_of_integers, matmul))
+  return jax.lax.platform_dependent(x, kernel, cpu=of_floats, default=of_integers)
+
+
+_matmul_of_8_bits.defvjp(lambda x, kernel, dtype: (_matmul_of_8_bits(x, kernel, dtype), (x, kernel)), _backward)
+
+
 def _dot_general(x, kernel, dimension_numbers, precision=None):
-  return matmul(x, kernel)  # nn.Dense asks for nothing else
+  return dense(x, kernel)  # nn.Dense asks for nothing else
 
 
 Dense = functools.partial(nn.Dense, dot_general=_dot_general)
@@ -87,8 +108,8 @@ def reorder(x, order):
 
 
 def project(x, kernel, dtype=None):
-  """`matmul` of x […, in] or of Rows, whose table is multiplied: […, out]."""
-  return matmul(x.table, kernel, dtype)[x.index] if isinstance(x, Rows) else matmul(x, kernel, dtype)
+  """`dense` of x […, in] or of Rows, whose table is multiplied: […, out]."""
+  return dense(x.table, kernel, dtype)[x.index] if isinstance(x, Rows) else dense(x, kernel, dtype)
 
 
 class Dropout(nn.Module):

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from jax import lax
 
-from karpjax import errors
+from karpjax import errors, quantisation
 from karpjax.layers.convolution import Conv, max_pool
 from karpjax.layers.normalisation import BatchNorm
 
@@ -162,7 +162,8 @@ def features(variables, images):
 
   def piece(x):
     x = jax.image.resize(x.astype(jnp.float32), (rows, SIZE, SIZE, x.shape[-1]), 'bilinear', antialias=False)
-    return InceptionV3().apply(variables, jnp.broadcast_to(2 * x - 1, (rows, SIZE, SIZE, 3)))
+    with quantisation.within():
+      return InceptionV3().apply(variables, jnp.broadcast_to(2 * x - 1, (rows, SIZE, SIZE, 3)))
 
   with jax.default_matmul_precision('float32'):  # accelerators would round to fewer bits
     outputs = lax.map(piece, images)  # [pieces, rows, 2048]

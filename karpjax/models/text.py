@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import options
+from karpjax import options, quantisation
 from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear, recurrence
 from karpjax.models.transformer import Encoder, Sizes
@@ -59,7 +59,8 @@ class MaxOverTime(nn.Module):
     # times faster on a CPU than convolutions, whose gradients are slow in a loop, and the same over vmapped seeds.
     layers = [_Window(width, inputs, self.channels, name=f'window{width}')() for width in self.windows]
     kernels = jnp.concatenate([kernel.transpose(1, 0, 2).reshape(inputs, -1) for kernel, _ in layers], 1)
-    places = jnp.where(mask[..., None], x, 0).astype(self.dtype) @ kernels.astype(self.dtype)
+    x = quantisation.entering(jnp.where(mask[..., None], x, 0).astype(self.dtype), -1)
+    places = x @ kernels.astype(self.dtype)
     places = iter(jnp.split(places, sum(self.windows), -1))  # each [..., time, channels]
     features = []
     for width, (_, bias) in zip(self.windows, layers):

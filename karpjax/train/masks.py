@@ -22,7 +22,7 @@ SLOW = 'XLA multiplies by these zeros as by other numbers: they make no step fas
 
 def _of_params(arrays: Mapping[str, Any]) -> dict[str, Any]:
   """{name of an array of an optimiser's state: array} -> {name of a param: its mask}."""
-  matches = {name: re.fullmatch(r'((?:[A-Za-z_]\w*/)?)(?:\d+/)*masks/(.+)', name) for name in arrays}
+  matches = {name: re.fullmatch(r'((?:(?!inner/)[A-Za-z_]\w*/)?)(?:\d+/|inner/)*masks/(.+)', name) for name in arrays}
   return {match[1] + match[2]: arrays[name] for name, match in matches.items() if match}
 
 

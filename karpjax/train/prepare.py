@@ -7,7 +7,7 @@ from concurrent import futures
 from typing import Any
 
 from karpjax import config as configs
-from karpjax import options
+from karpjax import options, quantisation
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
@@ -45,6 +45,7 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   if not isinstance(program, Program):
     raise UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
+  program = quantisation.seen(program, config)
   program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
   seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
   if max(seeds) > configs.LAST_SEED:

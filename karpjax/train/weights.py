@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax.errors import UsageError
-from karpjax.train import checkpoint, run_dir
+from karpjax.train import checkpoint, integers, run_dir
 
 PICKLED = '.pth', '.pt', '.bin', '.pkl'  # as PyTorch saves; never opened here
 
@@ -38,23 +38,24 @@ def load_checkpoint(folder: str | Path, which: str | int = 'best') -> tuple[dict
   raise UsageError(f'{folder} holds no checkpoint' + (' that is whole' if places else ' yet'))
 
 
-def read(path: str, rename: Callable = dict) -> dict[str, np.ndarray]:
+def read(path: str, rename: Callable = dict, flag: str = 'init_from=') -> dict[str, np.ndarray]:
   """{'params/…' or 'batch_stats/…': array} of a run's best checkpoint (averages where it keeps them, first seed), or a
-  safetensors file.
+  safetensors file, of few bits too.
 
   Args:
     path: the run's workdir, or the file.
     rename: {name: array} of a file, with / in the names -> under our names; raises ValueError where it cannot.
+    flag: what named it, for messages.
 
   Raises:
     UsageError: where there is nothing to read.
   """
   if Path(path).suffix == '.safetensors':
-    arrays = read_safetensors(path, 'init_from=')
+    arrays = read_safetensors(path, flag)
     try:
-      return rename({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()})
+      return rename(integers.unpacked({n.replace('.', checkpoint.SEPARATOR): x for n, x in arrays.items()}))
     except ValueError as error:
-      raise UsageError(f'init_from={path} cannot be read: {error}') from None
+      raise UsageError(f'{flag}{path} cannot be read: {error}') from None
   run_dir.stored(path)
   arrays, information = load_checkpoint(path)
   weights = {}
@@ -126,3 +127,15 @@ def replace_weights(state, weights: Mapping[str, np.ndarray]) -> tuple[Any, list
   copied = lambda tree, like: like and jax.tree.map(jnp.copy, {name: tree[name] for name in like})
   averages = {'ema': copied(params, state.ema), 'ema_collections': copied(own, state.ema_collections)}
   return state.replace(params=params, collections=own, **averages), rows
+
+
+def of_file(state, path: Path, rename: Callable):
+  """The state of one seed with all weights of a safetensors file.
+
+  Raises:
+    UsageError: where it cannot be read, or is of another model.
+  """
+  state, rows = replace_weights(state, read(str(path), rename, 'checkpoint='))
+  if others := [name for name, _, what in rows if what != 'matched']:
+    raise UsageError(f'checkpoint={path}: this file is of another model; they differ in {others[0]}')
+  return state
