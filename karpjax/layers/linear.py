@@ -40,21 +40,16 @@ matmul.defvjp(lambda x, kernel, dtype: (matmul(x, kernel, dtype), (x, kernel)), 
 
 
 def dense(x, kernel, dtype=None):
-  """`matmul` of what enters a layer and its kernel; of both in 8 bits, accelerators multiply integers."""
+  """`matmul` of what enters a layer and its kernel; both in 8 bits are multiplied as integers."""
   entering = quantisation.entering(x, -1)
   return (matmul if entering is x else _matmul_of_8_bits)(entering, kernel, dtype)
 
 
-def _of_integers(x, kernel, dtype):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul_of_8_bits(x, kernel, dtype):
   (x_whole, x_scale), (whole, scale) = quantisation.integers(x, 8, (-1,)), quantisation.integers(kernel, 8, (0,))
   y = jnp.matmul(x_whole.astype(jnp.int8), whole.astype(jnp.int8), preferred_element_type=jnp.int32)
   return (y * x_scale * scale[0]).astype(dtype or x.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul_of_8_bits(x, kernel, dtype):
-  of_integers, of_floats = (functools.partial(f, dtype=dtype) for f in (_of_integers, matmul))
-  return jax.lax.platform_dependent(x, kernel, cpu=of_floats, default=of_integers)
 
 
 _matmul_of_8_bits.defvjp(lambda x, kernel, dtype: (_matmul_of_8_bits(x, kernel, dtype), (x, kernel)), _backward)

@@ -16,7 +16,7 @@ from karpjax.train import checkpoint
 OFFERED = {'int8': 8, 'int4': 4}
 
 
-def file_of(which: str, place: Callable[[str], Path]) -> Path | None:
+def file_of(which: str | int, place: Callable[[str], Path]) -> Path | None:
   """The file that a verb's `checkpoint` names, or None where it is a checkpoint of the run.
 
   Args:
@@ -27,7 +27,7 @@ def file_of(which: str, place: Callable[[str], Path]) -> Path | None:
     UsageError: where the run has none.
   """
   if which not in OFFERED:
-    return Path(paths.expand(which)) if which.endswith('.safetensors') else None
+    return Path(paths.expand(str(which))) if str(which).endswith('.safetensors') else None
   if not (path := place(f'{which}.safetensors')).exists():
     bits = OFFERED[which]
     raise UsageError(f'checkpoint={which}: no {path}; python launch.py quantise {path.parent} --bits={bits} writes it')
