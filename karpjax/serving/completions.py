@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from karpjax import quantisation
 from karpjax.data import language
 from karpjax.errors import check_text, refuse_too_large
 from karpjax.serving import slots
@@ -63,7 +64,7 @@ class Completing:
   def __init__(self, run, model, slots_: int, queue: int, most: int):
     self._run, self._queue, self._most, self._slots = run, queue, most, None
     self._tokeniser, self._name = run.spec.tokenisers['text'], run.folder.resolve().name
-    with refuse_too_large():
+    with refuse_too_large(), quantisation.within(run.config):
       self._programs = slots.Programs(model, run.state.variables(), slots_)
     self.routes = {
       ('/v1/models', 'GET'): self._models,
