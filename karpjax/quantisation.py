@@ -180,5 +180,8 @@ def seen(program: Program, config) -> Program:
     return function and inside
 
   names = 'step', 'evaluate', 'predict', 'example_losses', 'report'
+  exports = {name: (traced(function), inputs) for name, (function, inputs) in program.exports.items()}
   unread = lambda: [*program.unread(), *(['quantise'] if told and not told.noted else [])]
-  return dataclasses.replace(program, unread=unread, **{name: traced(getattr(program, name)) for name in names})
+  return dataclasses.replace(
+    program, unread=unread, exports=exports, **{name: traced(getattr(program, name)) for name in names}
+  )
