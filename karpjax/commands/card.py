@@ -108,13 +108,14 @@ def head(run, name: str, numbers: Mapping[str, Any]) -> list[str]:
 def details(run, numbers: Mapping[str, Any]) -> list[str]:
   """What it is: model, size, cost, versions, and the command that makes it again."""
   stored, parameters = run.stored, numbers['parameters']
+  about = (inspect.getdoc(run.experiment) or '').partition('\n')[0]
   flops, seconds = (stored.get('compiled') or {}).get('flops'), numbers.get('seconds')
   time = f', {seconds:,.0f} s on {stored.get("device_kind")}' if seconds else ''
   versions = ', '.join(f'{name} {version}' for name, version in (stored.get('versions') or {}).items())
   rows = {
-    'Experiment': f'{stored["experiment"]}: {first_line(run.experiment)}',
+    'Experiment': f'{stored["experiment"]}: {about}',
     'Model': stored['flags'].get('model'),
-    'Size': f'{parameters:,} parameters, {4 * parameters / 1e6:,.2f} MB in float32',
+    'Size': f'{parameters:,} parameters, {4 * parameters / 1e6:.3g} MB in float32',
     'Training': f'{numbers["steps"]:,} steps{time}',
     'FLOPs of a step': f'{flops:,.0f} (estimated)' if flops else None,
     **{page.title(n): page.figure(n, x) for n, x in numbers.items() if 'energy' in n},
@@ -124,10 +125,6 @@ def details(run, numbers: Mapping[str, Any]) -> list[str]:
   }
   listed = [f'- {name}: {value}' for name, value in rows.items() if value]
   return [*listed, '', '```', stored['command'], '```', '', '- Who made it, and where are questions to be sent?']
-
-
-def first_line(experiment) -> str:
-  return (inspect.getdoc(experiment) or '').partition('\n')[0]
 
 
 def privacy(run, numbers: Mapping[str, Any]) -> str:
@@ -154,7 +151,7 @@ def text(run, name: str) -> str:
   over = [f'{seeds} seeds: mean ± sample standard deviation.', ''] if seeds > 1 else []
   audited = groups(run.folder) or ['It was not audited for groups: `python launch.py audit` does it, of a table.', '']
   named = list(dict.fromkeys(metric for own in found.values() for metric in own))
-  changed = {n: x for n, x in (run.stored.get('changed') or {}).items()}
+  changed = run.stored.get('changed') or {}
   preparation = [f'{n}={page.plain(x)}' for n, x in changed.items() if n in ('validation', 'test', 'augment', 'lower')]
   ask = lambda heading: [*(f'- {question}' for question in QUESTIONS[heading]), '']
   sections = {

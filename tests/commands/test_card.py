@@ -61,7 +61,7 @@ def test_the_sections_are_those_of_mitchell_and_say_what_the_run_has_left(tmp_pa
     'Ethical considerations', 'Caveats and recommendations',
   ]  # fmt: skip
   for said in (
-    'Lines through points.', '1,210 parameters, 0.00 MB', '30 steps, 12 s on cpu', '2,000,000 (estimated)', 'jax 0.12',
+    'Lines through points.', '1,210 parameters, 0.00484 MB', '30 steps, 12 s on cpu', '2,000,000 (estimated)', 'jax 0.12',
     'python launch.py regression --seeds=2', '| train | 1,500 |', 'validation=0.2', '2 seeds: mean ±', 'was not audited',
     'no medical device',
   ):  # fmt: skip
