@@ -1,8 +1,9 @@
-"""The plain convolutional network over one or two spatial axes, all of it options. Four examples:
+"""The plain convolutional network over one or two spatial axes, all of it options. Five examples:
 
 * conv16-pool-conv32-pool-fc64: widths=16,32 hidden=64
 * for 224x224 images, conv64-pool-fc256 with 1000 classes: widths=64 hidden=256
 * Keras' mnist_cnn: widths=32,64 padding=VALID pool=1,2 hidden=128 dropout=0.25,0.5
+* TF Privacy's CNN of MNIST: widths=16,32 kernel_size=8,4 stride=2 padding=SAME,VALID pool_stride=1 hidden=32
 * mnist1d's ConvBase: widths=25,25,25 kernel_size=5,3,3 stride=2 padding=1 pool=1 hidden=
 """
 
@@ -15,7 +16,13 @@ from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import DEEPEST, option
 
-BLOCK = 'depth', 'kernel_size', 'stride', 'pool'  # options of each block: one value for all, or one per block
+BLOCK = (
+  'depth',
+  'kernel_size',
+  'stride',
+  'pool',
+  'pool_stride',
+)  # options of each block: one value for all, or one per block
 
 
 class CNN(mlp.Classifier):
@@ -32,8 +39,9 @@ class CNN(mlp.Classifier):
     3, "The convolutions' window; one number, or one per block.", low=1, high=256
   )
   stride: int | tuple[int, ...] = option(1, "The stride of each block's first convolution.", low=1)
-  padding: str = option('SAME', 'SAME, VALID, or the number of zeros on each side.')
+  padding: str = option('SAME', 'SAME, VALID, or the number of zeros on each side; one, or one per block.')
   pool: int | tuple[int, ...] = option(2, 'The window of the max pooling after each block; 1: none.', low=1)
+  pool_stride: int | tuple[int, ...] = option(0, 'Its stride; 0: the window, so that windows do not overlap.', low=0)
   head: str = option('flatten', 'What the dense layers see: all places, or their mean.', choices=('flatten', 'average'))
   hidden: tuple[int, ...] = option((128,), 'Units of the dense layers before the last; empty: none.', low=1)
   norm: str = option('none', 'Batch norm before each activation, or none.', choices=mlp.NORMS)
@@ -47,12 +55,8 @@ class CNN(mlp.Classifier):
     """x: [batch, *spatial, channels] -> logits [batch, classes] float32."""
     mlp.check_rank(x, 2, 3)
     rank, shape, layer = x.ndim - 2, x.shape[1:], 0
-    activation, norm, padding = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm], self.padding.upper()
-    if padding not in ('SAME', 'VALID') and not padding.isdecimal():
-      raise UsageError(f'padding={self.padding}: expected SAME, VALID or a number such as 1')
-    zeros = int(padding) if padding.isdecimal() else 0
+    activation, norm = mlp.ACTIVATIONS[self.activation], mlp.NORMS[self.norm]
     conv = {'use_bias': norm is None, 'dtype': self.dtype, 'kernel_init': mlp.kernel_init(self.activation)}
-    conv['padding'] = padding if padding == 'SAME' else ((zeros, zeros),) * rank
 
     def check(x, what, window, zeros=0):
       if min(x.shape[1:-1]) + 2 * zeros < window:
@@ -62,8 +66,14 @@ class CNN(mlp.Classifier):
         )
 
     x = x.astype(self.dtype)
-    blocks = zip(self.widths, *(mlp.per_layer(name, getattr(self, name), len(self.widths)) for name in BLOCK))
-    for block, (width, depth, window, stride, pool) in enumerate(blocks, start=1):
+    values = [getattr(self, name) for name in BLOCK] + [tuple(self.padding.upper().split(','))]
+    each = (mlp.per_layer(name, value, len(self.widths)) for name, value in zip((*BLOCK, 'padding'), values))
+    blocks = zip(self.widths, *each)
+    for block, (width, depth, window, stride, pool, pool_stride, padding) in enumerate(blocks, start=1):
+      if padding not in ('SAME', 'VALID') and not padding.isdecimal():
+        raise UsageError(f'padding={padding}: expected SAME, VALID or a number such as 1')
+      zeros = int(padding) if padding.isdecimal() else 0
+      conv['padding'] = padding if padding == 'SAME' else ((zeros, zeros),) * rank
       for i in range(depth):
         layer += 1
         if padding != 'SAME':
@@ -76,7 +86,7 @@ class CNN(mlp.Classifier):
         x = convolution.FeatureMaps()(attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}'))
       if pool > 1:
         check(x, f'pooling {block}', pool)
-        x = convolution.max_pool(x, pool, pool)  # [batch, *spatial / pool, width]
+        x = convolution.max_pool(x, pool, pool_stride or pool)  # [batch, *spatial / pool, width]
     if self.head == 'average':
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)

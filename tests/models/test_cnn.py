@@ -77,6 +77,7 @@ def test_too_many_poolings_are_refused(depth, poolings, fits):
   [
     ({'padding': 'VALID', 'depth': 3}, '8x8x1 is too small: 1x1x32 is left before convolution 4'),
     ({'padding': 'FULL'}, 'padding=FULL: expected SAME, VALID or a number'),
+    ({'padding': 'SAME,1,1'}, 'padding=SAME,1,1: 3 values; expected one for all, or 2'),
     ({'depth': (1, 2, 3)}, 'depth=1,2,3: 3 values; expected one for all, or 2'),
     ({'kernel_size': (0,)}, 'kernel_size=0: at least 1 and at most 256 is needed'),
     ({'dropout': (0.1, 0.2, 0.3)}, 'dropout=0.1,0.2,0.3: 3 values; expected one for all, or 2'),

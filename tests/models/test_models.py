@@ -91,6 +91,14 @@ def training_gradient(module, variables, x, labels):
       {'padding': 'VALID', 'pool': (1, 2), 'dropout': (0.25, 0.5)},
       1_199_882,
     ),
+    # TF Privacy's mnist_dpsgd_tutorial_common.py, by hand: 64 * 16 + 16, 256 * 32 + 32, 512 * 32 + 32, 330
+    (
+      'cnn',
+      (28, 28, 1),
+      10,
+      dict(widths=(16, 32), kernel_size=(8, 4), stride=2, padding='same,valid', pool_stride=1, hidden=(32,)),
+      26_010,
+    ),
     # by hand: 9 * 32 + 32, 9 * 32 * 64 + 64, 49 * 64 * 128 + 128, 1290
     ('cnn', (28, 28, 1), 10, {}, 421_642),
     # 27 * 16 + 16, 144 * 32 + 32, 64 * 32 * 64 + 64, 650
