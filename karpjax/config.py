@@ -7,7 +7,7 @@ import re
 import typing
 from pathlib import Path
 
-from karpjax import lean, model_defaults, optim, options
+from karpjax import lean, model_defaults, optim, options, privacy
 from karpjax.durations import MOST_STEPS, Duration, in_steps, step_range
 from karpjax.errors import UsageError
 from karpjax.train import mesh as meshes
@@ -104,8 +104,9 @@ class Train(lean.Flags):
   order: str = data_flag(
     'reshuffle',
     'Examples in a new order each epoch, in one shuffled order, as stored, or as streams: each place of a batch goes on '
-    'where it was in the batch before; bucketed: batches of similar lengths, in a new order each epoch.',
-    choices=('reshuffle', 'shuffle', 'stored', 'streams', 'bucketed'),
+    'where it was in the batch before; bucketed: batches of similar lengths, in a new order each epoch; poisson: each example '
+    'in a batch by chance, batch_size of them in the mean, for private training.',
+    choices=('reshuffle', 'shuffle', 'stored', 'streams', 'bucketed', 'poisson'),
   )
   resident_mb: int = data_flag(2048, 'Sets up to this size live on the device; larger ones are streamed.', low=0)
   workers: int = data_flag(0, 'Processes that decode streamed examples; 0: threads.', low=0, may_change=True)
@@ -226,7 +227,18 @@ def resolve(config, examples: int):
   durations = [field.name for field in dataclasses.fields(config) if field.type is Duration and field.name != 'steps']
   changes = {'steps': steps, **{name: steps_of(getattr(config, name), name=name, run=steps) for name in durations}}
   changes['boundaries'] = tuple(steps_of(x, name='boundaries', run=steps) for x in config.boundaries)
-  return dataclasses.replace(config, **changes)
+  return dataclasses.replace(config, **changes, dp_noise=_noise(config, steps, examples))
+
+
+def _noise(config, steps: int, examples: int) -> float:
+  """The noise of private training: that given, or that which keeps dp_epsilon."""
+  if not config.dp_epsilon:
+    return config.dp_noise
+  noise = privacy.least_noise(config.dp_epsilon, config.batch_size / examples, steps, config.dp_delta)
+  if config.dp_noise not in (0, noise):
+    text = f'dp_epsilon={config.dp_epsilon:g} over {steps:,} steps is dp_noise={noise:g}'
+    raise UsageError(f'{text}, not {config.dp_noise:g}; give one of them alone')
+  return noise
 
 
 # ---- flags and JSON ----

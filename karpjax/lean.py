@@ -1,4 +1,4 @@
-"""The flags of what makes any experiment's models small: fields of every Config."""
+"""The flags of what makes any experiment's models small, or private: fields of every Config."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ from karpjax.durations import Duration
 quantisation_flag = functools.partial(options.option, group='Quantisation')
 pruning_flag = functools.partial(options.option, group='Pruning')
 distillation_flag = functools.partial(options.option, group='Distillation')
+privacy_flag = functools.partial(options.option, group='Privacy')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,4 +56,17 @@ class Flags:
     'Train with kernels of 8 or 4 bits, as floats that take few values: a scale for each output channel, gradients straight '
     'through; w8a8: what enters layers is of 8 bits too, and dense layers multiply integers. See docs/efficiency.md.',
     choices=('none', 'w8', 'w8a8', 'w4'),
+  )
+
+  dp_noise: float = privacy_flag(
+    0.0,
+    'Private training (Abadi et al. 2016): deviation of the noise on the sum of gradients, as a multiple of dp_clip; '
+    '0: none. Needs --order=poisson. Start-up says ε.',
+    low=0,
+  )
+  dp_clip: float = privacy_flag(1.0, "Largest norm of one example's gradient.", above=0)
+  dp_delta: float = privacy_flag(1e-5, 'δ: below one in the number of examples.', above=0, below=1)
+  dp_epsilon: float = privacy_flag(0.0, 'Instead of the noise the ε in the end, from which it is found.', low=0)
+  dp_accept_shuffle: bool = privacy_flag(
+    False, 'Batches of a shuffled order are accepted: ε is then nominal, as if they were of --order=poisson.'
   )

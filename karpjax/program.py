@@ -16,11 +16,12 @@ from flax import struct
 from karpjax.errors import UsageError
 
 FROZEN = 'frozen'  # in a batch: what all its examples have, `Program.frozen`
-Batch = Mapping[str, jax.Array]  # each [batch, ...]; always 'index' int32, in evaluation also 'mask' bool, both [batch]
+# each [batch, ...]; always 'index' int32; in evaluation, and with order=poisson, also 'mask' bool: both [batch]
+Batch = Mapping[str, jax.Array]
 Metrics = Mapping[str, tuple[jax.Array, jax.Array]]  # name -> (sum, count), scalars; divided once, when printed
 
 # The purposes a step's key is folded with, so that no two draws of a step share a key.
-INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTURB, PLAYERS = range(10)
+INITIALISE, AUGMENT, DROPOUT, EVALUATE, LATENT, ROLLOUT, SHUFFLE, REPLAY, PERTURB, PLAYERS, NOISE = range(11)
 
 
 @struct.dataclass
@@ -144,6 +145,8 @@ class Program:
     exports: {name: ((state, batch, key) -> outputs [batch, ...], {entry of the batch: Input, or a tree of them})}: what
       is of use without karpjax, for `launch.py export`; entries are raw, as in training.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
+    notes: () -> lines for start-up to print.
+    of_step: (t) -> {name: number} of the training after t steps that depend on t alone; logged with its metrics.
   """
 
   init: Callable[[jax.Array], Any]
@@ -167,6 +170,8 @@ class Program:
   lent: Mapping[str, int] = dataclasses.field(default_factory=dict)
   exports: Mapping[str, tuple[Callable, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   unread: Callable[[], Sequence[str]] = tuple
+  notes: Callable[[], Sequence[str]] = tuple
+  of_step: Callable[[int], Mapping[str, float]] = lambda t: {}
 
 
 def partitioning(model, *inputs, **options) -> Callable[[], Any]:

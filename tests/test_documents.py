@@ -23,7 +23,18 @@ ORDER = [
   ROOT / 'README.md',
   *(
     ROOT / 'docs' / f'{name}.md'
-    for name in ('data', 'runs', 'explain', 'sweeps', 'devices', 'efficiency', 'experiment', 'python', 'deploy')
+    for name in (
+      'data',
+      'runs',
+      'explain',
+      'sweeps',
+      'devices',
+      'efficiency',
+      'privacy',
+      'experiment',
+      'python',
+      'deploy',
+    )
   ),
 ]
 # Commands that a fresh machine cannot run, and what they lack there.

@@ -42,6 +42,7 @@ VALUES = {
   'teacher': 'runs/a',
   **PRUNING,
 }
+PRIVATE = {'dp_epsilon': 1000.0, 'dp_clip': 0.5, 'dp_delta': 1e-6, 'dp_accept_shuffle': True}
 
 
 def load(name):
@@ -77,7 +78,7 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
     'data_dir',
     *(() if 'resident_mb' in read else ['workers']),
   }
-  unread = ours - read - ENGINE
+  unread = ours - read - ENGINE - {'dp_noise', *PRIVATE}
   value = lambda flag: VALUES[flag] if flag in VALUES else getattr(Config, flag) / 2 or 0.5
   program, data, config = prepare(load(name), Config(**{flag: value(flag) for flag in unread}))
   trace(program, data, config.batch_size)
@@ -87,6 +88,8 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
     assert unread >= set(flags) and reads(name, **others) >= set(flags)
     unread -= set(flags)
   assert unread <= FILES | DISTILLATION | OF_DATA | (WORLDS if 'environment' in fields else set()) | {'ema', 'decay'}
+  program, *_ = prepare(load(name), Config(**PRIVATE, order=Config.order.replace('bucketed', 'reshuffle')))
+  assert set(program.unread()) == (set() if 'dp_noise' in read else {'dp_noise', *PRIVATE})
 
 
 def test_every_experiment_and_every_flag_of_the_engine_is_looked_at():

@@ -259,11 +259,11 @@ def main(argv: list[str]) -> int:
     experiment = command_line.experiment(argv[0])
     given = command_line.parse(experiment.Config, argv[1:])
     program, data, resolved = loop.prepare(experiment, dataclasses.replace(given, seeds=1, parallel='none'))
-    runner, train = Runner(program, data, resolved), data.splits['train']  # its errors, before anything is compiled
-    numbers = batches.indices(resolved.seed, 0, 1, batch_size=resolved.batch_size, size=train.size)[0]
+    feed = Runner(program, data, resolved).feed  # its errors, before anything is compiled
+    train, (numbers,) = feed.split, feed.numbers(0, 1)
     batch = jax.tree.map(jnp.asarray, batches.fetch(train, numbers))
     steps = min(resolved.steps, max(EARLIEST, min(LATEST, math.ceil(progress.EARLY * resolved.steps))))
-    later = (batches.fetch(train, each) for each in runner.feed.numbers(0, steps))
+    later = (batches.fetch(train, each) for each in feed.numbers(0, steps))
     results = check(program, batch, seed=resolved.seed, later=later)
   except errors.UsageError as error:
     return command_line.refuse('check', error)

@@ -238,6 +238,11 @@ def augment(
     images = jax.lax.optimization_barrier(images)
   if not mixes:
     return images, targets
+  if len(images) * collectives.replicas() == 1:
+    names = ', '.join(name for name, _ in steps if name in MIXES)
+    raise UsageError(
+      f'augmentation {names}: each example is alone (batch_size=1, or dp_noise), with no other to be mixed with'
+    )
   mixed = [mix(images.astype(jnp.float32), targets) for mix in mixes]
   drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(mixed)))(fold(keys, len(steps)))
   pick = lambda *choices: jnp.choose(drawn.reshape(-1, *[1] * (choices[0].ndim - 1)), choices, mode='clip')

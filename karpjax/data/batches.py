@@ -4,7 +4,9 @@ Training runs through an endless sequence of epochs, each a permutation of the t
 t·batch_size … (t+1)·batch_size − 1 of it. A resume goes on at t, so nothing needs saving.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -63,19 +65,59 @@ def by_length(lengths: np.ndarray, batch_size: int) -> Callable[[int, int], np.n
   return epoch_order
 
 
-_BATCHES, _QUANTILE = 2**40, 2**41  # added to the epoch: other draws than that of its examples
+def most_drawn(batch_size: int, size: int) -> int:
+  """How many examples `poisson` draws at the most: six standard deviations more than expected, and up to a multiple of 16."""
+  most = batch_size + 6 * math.sqrt(batch_size * (1 - batch_size / size))
+  return min(size, 16 * math.ceil(most / 16))
+
+
+def poisson(seed: int, t: int, batch_size: int, size: int) -> np.ndarray:
+  """A batch that each of `size` examples joins by itself with probability batch_size / size.
+
+  Returns:
+    [most_drawn] int32: examples' numbers and, behind them, numbers below 0, as `padded` takes them.
+  """
+  generator = np.random.Generator(np.random.Philox(key=np.array([seed, t + _DRAWN], np.uint64)))
+  count, numbers = generator.binomial(size, batch_size / size), np.full(most_drawn(batch_size, size), -1, np.int32)
+  kept = count if count <= len(numbers) else len(numbers) - 1
+  numbers[:kept] = generator.choice(size, kept, replace=False, shuffle=False)
+  numbers[kept:] -= count - kept
+  return numbers
+
+
+def padded(split: Split) -> Split:
+  """The split, of which numbers below 0 are no examples, but rows that 'mask' says are none.
+
+  Each of −1 − k says that k examples were left out of the batch, which is its 'left_out'.
+  """
+
+  def rows(take):
+    def taken(*arrays_and_numbers):
+      *arrays, numbers = arrays_and_numbers
+      index = numbers.clip(0)
+      return {**take(*arrays, index), 'index': index, 'mask': numbers >= 0, 'left_out': (-1 - numbers).clip(0)}
+
+    return taken
+
+  return dataclasses.replace(split, fetch=rows(split.fetch), gather=rows(split.gather))
+
+
+_BATCHES, _QUANTILE, _DRAWN = 2**40, 2**41, 2**42  # added to the epoch: other draws than that of its examples
 
 
 def indices(
   seed: int, start: int, steps: int, *, batch_size: int, size: int, order: str | Callable = 'reshuffle'
 ) -> np.ndarray:
-  """The example numbers of steps start … start + steps − 1 over `size` examples, [steps, batch_size] int32.
+  """The example numbers of steps start … start + steps − 1 over `size` examples, [steps, rows] int32.
 
   Args:
     order: 'reshuffle' each epoch, 'shuffle' once, 'stored', or 'streams': the set is cut into `batch_size` runs of
       neighbours, and each place of a batch goes through one of them; what does not divide is left out. Or a function
-      (seed, epoch) -> the order of an epoch.
+      (seed, epoch) -> the order of an epoch. There are batch_size rows; or 'poisson', whose batches are as `poisson`
+      draws them.
   """
+  if order == 'poisson':
+    return np.stack([poisson(seed, t, batch_size, size) for t in range(start, start + steps)])
   if order == 'streams':
     length = size // batch_size
     return ((np.arange(start, start + steps)[:, None] % length) + np.arange(batch_size) * length).astype(np.int32)
@@ -98,7 +140,7 @@ def fetch(split: Split, numbers: np.ndarray) -> dict[str, np.ndarray]:
   """The batch of these examples, on the host: numbers [...] -> each [..., *example], and 'index'."""
   flat = split.fetch(numbers.reshape(-1))
   batch = {name: array.reshape(*numbers.shape, *array.shape[1:]) for name, array in flat.items()}
-  return {**batch, 'index': numbers}
+  return {'index': numbers, **batch}
 
 
 def stream(split: Split, numbers, start: int, stop: int, *, workers: int = 0) -> Iterator[dict[str, np.ndarray]]:

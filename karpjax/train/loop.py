@@ -90,7 +90,7 @@ def train(program: Program, dataset: Dataset, config, *, experiment: str, say: C
     carry, compiled = compiled_and_begun(runner, carry, chosen, say)
     checkpoints.forget_after(start)
     description = run_dir.describe(folder, experiment, runner, compiled, stored, data)
-    tell(progress.start_up(description, dataset, config, runner.placement.layout))
+    tell([*progress.start_up(description, dataset, config, runner.placement.layout), *program.notes()])
     sinks = run_dir.open_sinks(folder, start, config, description, say, program.uninformed_loss)
     again = f'python launch.py {experiment} --workdir={folder}'
     loop = Loop(runner, checkpoints, signals, sinks, folder, say, information, again)
@@ -167,7 +167,7 @@ class Loop:
       self.steps += t - logged
       epoch = t * config.batch_size / self.runner.dataset.spec.examples
       row = {'step': t, 'epoch': epoch, 'steps_per_second': (t - logged) / self.lap('step')}
-      row |= {f'train/{name}': x for name, x in divide(totals).items()}
+      row |= {f'train/{name}': x for name, x in {**divide(totals), **self.runner.program.of_step(t)}.items()}
       if evaluates and (np.asarray(nonfinite) < 0).any():
         row |= self.evaluate(carry, last)
         self.lap('evaluation')

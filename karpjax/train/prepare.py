@@ -13,7 +13,7 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
 from karpjax.program import Program, evaluated_names
 from karpjax.report.tables import table
-from karpjax.train import masks, weights
+from karpjax.train import masks, private, weights
 from karpjax.train.runner import Runner
 
 
@@ -47,6 +47,10 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
   program = quantisation.seen(program, config)
   program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
+  if config.dp_noise and 'dp_noise' in read:
+    program = private.accounted(program, data.spec.examples, configs.watched(config, read))
+  elif config.order == 'poisson':
+    raise UsageError('order=poisson is for private training, which dp_noise asks for, where the program can')
   seeds = program.population.seeds if program.population else [config.seed + config.seeds - 1]
   if max(seeds) > configs.LAST_SEED:
     text = f'seed={config.seed} and seeds={config.seeds}: the last seed would be {max(seeds)}'
@@ -77,7 +81,9 @@ def measured(runner: Runner, else_names) -> list[str]:
   config, names = runner.config, evaluated_names(runner.program, runner.sums)
   names = [name.rpartition('/')[2] for name in else_names] if names is None else names
   splits = [s for s in dict.fromkeys(config.eval_splits + config.final_splits) if s in runner.dataset.splits]
-  return [f'{split}/{name}' for split in splits for name in names] + [f'train/{name}' for name in runner.metrics]
+  return [f'{split}/{name}' for split in splits for name in names] + [
+    f'train/{name}' for name in (*runner.metrics, *runner.program.of_step(0))
+  ]
 
 
 def first_carry(runner: Runner, config, say):

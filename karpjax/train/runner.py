@@ -62,6 +62,10 @@ class Feed:
         raise UsageError('order=bucketed: the examples of this set are all of one length; give order=reshuffle')
       order = batches.by_length(split.lengths, config.batch_size)
     self.split, self.examples, self.config, self.order, self.placement = split, examples, config, order, placed
+    self.rows = config.batch_size  # of a step
+    if order == 'poisson':
+      parts = placed.num_batch_shards * config.microbatches
+      self.rows = -(-batches.most_drawn(config.batch_size, split.size) // parts) * parts
     self.shared, self.resident = len(set(seeds)) == 1, split.arrays is not None
     self.seeds = seeds[:1] if self.shared else seeds
     self.lead = () if self.shared else (len(seeds),)  # of a batch, before its rows
@@ -71,7 +75,7 @@ class Feed:
   def numbers(self):
     """(start, steps) -> the example numbers of these steps, [steps, (seeds,) rows of the batch] int32."""
     options = dict(batch_size=self.config.batch_size, size=self.split.size, order=self.order)
-    return functools.partial(_numbers, self.seeds, self.placement.local_rows(self.config.batch_size), options)
+    return functools.partial(_numbers, self.seeds, self.rows, self.placement.local_rows(self.rows), options)
 
   def _shard(self, tree, axis):
     return self.placement.shard(tree, axis, seeded=not self.shared)
@@ -83,7 +87,7 @@ class Feed:
 
   def structs(self, steps: int = 1):
     """The shapes of what `take` gives for a call of up to so many steps."""
-    shape = (*self.lead, self.config.batch_size)
+    shape = (*self.lead, self.rows)
     if not self.resident:
       batch = {name: jax.ShapeDtypeStruct(shape + x.shape, x.dtype) for name, x in self.examples.items()}
       return (self._shard(batch, len(self.lead)),)
@@ -111,9 +115,11 @@ class Feed:
     return arguments
 
 
-def _numbers(seeds, rows, options, start: int, steps: int) -> np.ndarray:
+def _numbers(seeds, rows: int, local: slice, options, start: int, steps: int) -> np.ndarray:
   each = [batches.indices(seed, start, steps, **options) for seed in seeds]
-  return (each[0] if len(seeds) == 1 else np.stack(each, 1))[..., rows]
+  numbers = each[0] if len(seeds) == 1 else np.stack(each, 1)
+  more = [(0, 0)] * (numbers.ndim - 1) + [(0, rows - numbers.shape[-1])]
+  return np.pad(numbers, more, constant_values=-1)[..., local]  # no examples
 
 
 def _signature(batch) -> tuple:
@@ -140,7 +146,8 @@ class Runner:
     program = dataclasses.replace(program, **traced_once)
     self.program, self.dataset, self.config, seeds = program, dataset, config, config.seeds
     self.population = program.population or Population(range(config.seed, config.seed + seeds), {})
-    train = dataset.splits['train']
+    poisson, train = config.order == 'poisson', dataset.splits['train']
+    train = batches.padded(train) if poisson else train
 
     key = jax.eval_shape(lambda: jax.random.key(0))  # which compiles nothing
     state = jax.eval_shape(program.init, key)
@@ -157,7 +164,7 @@ class Runner:
     self.shapes = jax.eval_shape(self._first_carry, jax.ShapeDtypeStruct((seeds,), np.uint32))
     self.placement = placement.place(config, self.shapes, program.axes, once)
     shards = self.placement.num_batch_shards
-    if config.batch_size % (shards * config.microbatches):
+    if config.batch_size % (shards * config.microbatches) and not poisson:
       parts = f'{shards} devices' + (f' × microbatches={config.microbatches}' if config.microbatches > 1 else '')
       raise UsageError(f'batch_size={config.batch_size} does not divide over {parts}')
     if not config.topology:  # whose memory the compiler knows

@@ -15,6 +15,8 @@ from karpjax import optim
 from karpjax.collectives import total
 from karpjax.errors import UsageError
 from karpjax.program import FROZEN, Program, TrainState, partitioning
+from karpjax.train import private
+from karpjax.train.private import Private
 
 
 def cut(batch, parts: int):
@@ -26,13 +28,14 @@ def cut(batch, parts: int):
   return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
 
-def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
-  """The gradient of a loss's mean over the whole batch.
+def compute_gradients(loss: Callable, *, microbatches: int = 1, private: Private | None = None) -> Callable:
+  """The gradient of a loss's mean over the whole batch, or the private one.
 
   Args:
     loss: (params, collections, batch, key) -> (metrics, collections); `metrics['loss']` is the (sum, count) to
       minimise. It may give a third value: what goes on with each example, a pytree of [batch, …].
     microbatches: in how many equal parts, one after the other, the batch of one replica is worked off.
+    private: of each example's gradient clipped, with noise.
 
   Returns:
     (params, collections, batch, key) -> (gradients, metrics, collections), alike on every replica, and the loss's third
@@ -43,14 +46,15 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
     metrics, collections, *each = loss(params, collections, batch, key)
     return metrics['loss'][0], (metrics, collections, each[0] if each else {})
 
-  one = jax.grad(summed, has_aux=True)
+  one = private.clipped(loss) if private else jax.grad(summed, has_aux=True)
 
   def gradients(params, collections, batch, key):
-    if microbatches == 1:
+    pieces = private.parts(params, len(batch['index']), microbatches) if private else microbatches
+    if pieces == 1:
       grads, (metrics, collections, each) = one(params, collections, batch, key)
     else:
       whole = {name: x for name, x in batch.items() if name == FROZEN}
-      parts = cut({name: x for name, x in batch.items() if name != FROZEN}, microbatches)
+      parts = cut({name: x for name, x in batch.items() if name != FROZEN}, pieces)
       first = {**jax.tree.map(lambda x: x[0], parts), **whole}
       shapes = jax.eval_shape(one, params, collections, first, key)
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
@@ -63,20 +67,24 @@ def compute_gradients(loss: Callable, *, microbatches: int = 1) -> Callable:
       ((grads, metrics), collections), each = jax.lax.scan(add, (zeros, collections), parts)
       each = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), each)  # back to [batch, …]
     grads, metrics = total((grads, metrics))
+    if private:
+      return *private.finished(grads, metrics, key), collections, each
     count = jnp.maximum(metrics['loss'][1], 1)  # a batch that is all mask has no gradient
     return jax.tree.map(lambda g: g / count.astype(g.dtype), grads), metrics, collections, each
 
   return gradients
 
 
-def update(loss: Callable, optimiser: optax.GradientTransformation, microbatches: int = 1) -> Callable:
+def update(
+  loss: Callable, optimiser: optax.GradientTransformation, microbatches: int = 1, private: Private | None = None
+) -> Callable:
   """One update of one player, by a loss as for `compute_gradients`.
 
   Returns:
     (params, collections, opt_state, batch, key) -> the first three anew, the metrics with 'gradient_norm', the global
     norm before clipping, and the loss's third value.
   """
-  gradients = compute_gradients(loss, microbatches=microbatches)
+  gradients = compute_gradients(loss, microbatches=microbatches, private=private)
 
   def updated(params, collections, opt_state, batch, key):
     grads, metrics, collections, carried = gradients(params, collections, batch, key)
@@ -93,13 +101,14 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
   Args:
     loss: as for `compute_gradients`; its key is that of the step, to be folded with a purpose.
     optimiser: what turns gradients into updates.
-    config: a `config.Train`: its `microbatches`, and the decay `ema` of running averages where the state keeps them.
+    config: a `config.Train`: its `microbatches`, whether it is private, and the decay `ema` of running averages where the
+      state keeps them.
 
   Returns:
     (TrainState, batch) -> (TrainState, metrics). Where the state carries something per example, the loss finds it as
     batch['carried'] and gives what it becomes as its third value.
   """
-  one = update(loss, optimiser, config.microbatches)
+  one = update(loss, optimiser, config.microbatches, private.of(config))
 
   def step(state: TrainState, batch):
     key = jax.random.fold_in(state.key, state.step)

@@ -128,7 +128,7 @@ def calls(program: Program, gather: Callable, state, *, seeds: int, shared: bool
     return seeded(lambda c, b: step(c, {**b, **whole(frozen)}))(reset(carry, reset_metrics), batch)
 
   def gather_and_step(carry, arrays, numbers, frozen):
-    return seeded(lambda c, n: step(c, {**gather(arrays, n), 'index': n, **whole(frozen)}))(carry, numbers)
+    return seeded(lambda c, n: step(c, {'index': n, **gather(arrays, n), **whole(frozen)}))(carry, numbers)
 
   def one_step(carry, arrays, numbers, reset_metrics, frozen=None):
     return gather_and_step(reset(carry, reset_metrics), arrays, numbers, frozen)
