@@ -39,7 +39,8 @@ def read(name: str, flags: Sequence[str] = ()) -> setups.Setup:
   about = dict(re.findall(r'^# (\w+): (.*)$', text, re.MULTILINE))
   experiment = importlib.import_module(f'experiments.{about["experiment"]}')
   flags = ['--seed=0', f'--steps={2**20}', *(line for line in text.splitlines() if line.startswith('--')), *flags]
-  made = config.settled(command_line.parse(experiment.Config, flags))
+  parsed = lambda *more: config.settled(command_line.parse(experiment.Config, [*flags, *more]))
+  made, (other, _, changes) = parsed(), about.get('beside', '').partition(': ')
   return setups.Setup(
     name,
     about['experiment'],
@@ -50,6 +51,7 @@ def read(name: str, flags: Sequence[str] = ()) -> setups.Setup:
     {name: value for name, value in made.model_options().items() if value is not None},
     int(about.get('steps', 100)),
     'generation' in about,
+    {other: config.to_json(parsed(*changes.split()))} if other else {},
   )
 
 
@@ -126,6 +128,8 @@ def jobs_of(setup: setups.Setup, flags, with_torch: bool) -> dict[str, tuple[str
   ours |= {many(n, 'seed'): {'seeds': n, 'parallel': flags.parallel} for n in flags.seeds if n != 1}
   ours |= {f'ours, {n} a call': {'steps_per_call': n} for n in flags.steps_per_call}
   ours |= {many(n, 'thread'): {'threads': n} for n in flags.threads}
+  changed = lambda config: dataclasses.asdict(dataclasses.replace(setup, config=config))
+  ours |= {f'ours, {name}': {'setup': changed(config), 'other': True} for name, config in setup.beside.items()}
   theirs = {'torch.compile': {'compiled': True}} if flags.torch_compile else {}
   theirs = theirs | {'PyTorch': {}} if with_torch else {}
   return {name: (sys.executable, 'karpjax.bench.ours', own | job) for name, job in ours.items()} | {
@@ -142,7 +146,8 @@ def measure(setup: setups.Setup, flags) -> dict:
   Raises:
     RuntimeError: where a worker of ours stops.
   """
-  lacks = {'PyTorch': why} if (why := torch_lacks(flags.torch_python)) else {}
+  why = 'there is no twin' if setup.twin == 'none' else torch_lacks(flags.torch_python)
+  lacks = {'PyTorch': why} if why else {}
   jobs = jobs_of(setup, flags, not lacks)
   with contextlib.ExitStack() as stack:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -169,6 +174,8 @@ def measure(setup: setups.Setup, flags) -> dict:
         job = shared | job | {'steps': setup.steps, 'way': one.facts, 'save': False}
         wholes[one.name].append(all_in(folder, f'{one.name}, all in', python, module, job))
   rows = [row(one, workers[0], wholes[one.name]) for one in workers]
+  besides = [f'{r["name"]}: {1e3 * r["seconds"]:.4g}' for r in rows if r.get('other')]
+  lacks |= {'PyTorch': '; '.join([why, *besides])} if besides else {}
   return {'setup': dataclasses.asdict(setup), 'machine': machine.name(), 'lacks': lacks, 'rows': rows}
 
 
@@ -207,7 +214,7 @@ def row(one: Worker, ours: Worker, wholes: Sequence[dict] = ()) -> dict:
 def disagreement(rows: list[dict]) -> float:
   """The largest relative difference of first losses between ours and any other row of one seed."""
   first = rows[0]['losses']
-  others = [row['losses'] for row in rows[1:] if not isinstance(row['losses'][0], list)]
+  others = [row['losses'] for row in rows[1:] if not (row.get('other') or isinstance(row['losses'][0], list))]
   differences = [abs(a - b) / max(abs(a), 1e-12) for other in others for a, b in zip(first, other)]
   # NaN compares with nothing, so it must not reach max().
   return float('inf') if any(d != d for d in differences) else max(differences, default=0.0)

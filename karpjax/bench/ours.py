@@ -165,6 +165,7 @@ def prepare(job: dict):
   run, first_losses, facts, params = make(setup, **changes)
   facts['versions'] = f'Python {platform.python_version()}, jax {jax.__version__}'
   facts['parameters'] = sum(x.size for x in jax.tree.leaves(params)) // job['seeds']
+  facts |= {'other': True} if job.get('other') else {}
   if 'steps' not in job:
     facts['losses'] = first_losses()
   if job.get('save'):

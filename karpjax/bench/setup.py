@@ -15,12 +15,13 @@ class Setup:
   Attributes:
     name: of the flagfile.
     experiment: whose step is timed. That of policy_gradient is a rollout and all updates from it.
-    twin: the module of `bench.torch` that has the same model in PyTorch.
+    twin: the module of `bench.torch` that has the same model in PyTorch, or 'none'.
     shape: of one image, uint8; of a text, (tokens of an example,); of an observation.
     classes: outputs; of a text, how many different tokens.
     config: the experiment's Config as JSON. Without dropout, so that first losses agree.
     options: those of the model that the flags give.
     steps: how many a process makes whose whole time is measured, with imports and compilation.
+    beside: {name: the Config as JSON} of another training, whose step is timed beside.
     generation: whether a step is one token of a text, drawn greedily with a cache of keys and values.
   """
 
@@ -33,6 +34,7 @@ class Setup:
   options: dict[str, Any]
   steps: int = 100
   generation: bool = False
+  beside: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def from_json(values: dict) -> Setup:
