@@ -46,11 +46,11 @@ class Config(agents.RLConfig, config.model_flags(MODELS)):
   minibatches: int | None = config.flag(None, 'Parts into which a rollout is cut.', low=1)
   clip_ratio: float | None = config.flag(None, "ε of PPO's objective; 0: the plain policy gradient.", low=0)
   clip_value: bool = config.flag(True, "Whether PPO's value loss is clipped too.")
-  discount: float = config.flag(0.99, 'Discount factor γ.')
-  gae: float | None = config.flag(None, 'λ of the advantages; 1: whole returns.')
+  discount: float = config.flag(0.99, 'Discount factor γ.', low=0, high=1)
+  gae: float | None = config.flag(None, 'λ of the advantages; 1: whole returns.', low=0, high=1)
   baseline: bool = config.flag(True, 'Whether the value is taken off the returns.')
   entropy: float = config.flag(0.01, "Weight of the policy's entropy.")
-  value: float = config.flag(0.5, "Weight of the value's loss.")
+  value: float = config.flag(0.5, "Weight of the value's loss.", low=0)
   normalise: bool | None = config.flag(None, "Whether a minibatch's advantages get mean 0 and deviation 1.")
   target_kl: float = config.flag(
     0.0, 'The rest of a rollout is skipped once a minibatch finds the policy over 1.5 times as far (KL) from the one that '

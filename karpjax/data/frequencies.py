@@ -9,6 +9,7 @@ from karpjax.data import splitting
 from karpjax.data.dataset import Dataset
 
 COUNTED = 5000  # examples, where targets are made as they are fetched
+VALUES = 2**24  # of them at the most, where an example has many
 FETCHED = 250  # of them at once: what is made on the way to windows of a text is many times as large
 
 
@@ -19,7 +20,8 @@ def targets(data: Dataset, name: str) -> np.ndarray:
     return np.zeros(0, np.int32)
   if name in train.arrays:
     return train.arrays[name]
-  numbers = splitting.sample(train.size, COUNTED)
+  one = train.fetch(np.zeros(1, np.int32))[name].size
+  numbers = splitting.sample(train.size, min(COUNTED, max(1, VALUES // one)))
   return np.concatenate([train.fetch(numbers[i : i + FETCHED])[name] for i in range(0, len(numbers), FETCHED)])
 
 

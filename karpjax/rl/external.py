@@ -32,6 +32,7 @@ def _import(module: str, name: str, packages: str):
 
 OPTIONS = {'limit': 0, 'pixels': 'grey', 'skip': 4, 'stack': 0, 'actions': ''}
 PIXELS = {'grey': 4, 'difference': 1}  # and how many frames are stacked
+MOST = 2**24  # of an option that is a number
 ATARI_FRAMES = 108_000  # of an episode at the most (Machado et al. 2018)
 
 
@@ -46,8 +47,8 @@ def gymnasium_options(name: str) -> tuple[str, dict]:
   for option in given:
     key, _, value = option.partition('=')
     if isinstance(choose(f'option of gymnasium:{name}', key, OPTIONS), int):
-      if not value.isdecimal() or int(value) < 1:
-        raise UsageError(f'gymnasium:{name},{option}: a whole number, at least 1, is needed')
+      if not value.isdecimal() or not 1 <= int(value) <= MOST:
+        raise UsageError(f'gymnasium:{name},{option}: a whole number, at least 1 and at most {MOST}, is needed')
       value = int(value)
     options[key] = value
   choose('value of pixels', options['pixels'], PIXELS)

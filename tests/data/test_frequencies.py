@@ -77,3 +77,12 @@ def test_targets_that_are_made_are_made_few_at_a_time():
   gather = lambda arrays, numbers: asked.append(len(numbers)) or {'targets': arrays['text'][numbers]}
   data = Dataset(None, {'train': Split.lazy(900, {'text': np.arange(900)}, gather)})
   assert sorted(frequencies.targets(data, 'targets')) == [*range(900)] and max(asked) <= 250
+
+
+def test_of_targets_that_are_long_fewer_are_counted(monkeypatch):
+  monkeypatch.setattr(frequencies, 'VALUES', 40)
+  gather = lambda arrays, numbers: {'targets': np.zeros((len(numbers), 10), np.int32)}
+  assert frequencies.targets(Dataset(None, {'train': Split.lazy(900, {'text': LABELS}, gather)}), 'targets').shape == (
+    4,
+    10,
+  )

@@ -216,6 +216,7 @@ def strange():
     ('CartPol-v1', 'Did you mean CartPole-v1'),
     ('CartPole-v1,limt=3', 'Did you mean limit'),
     ('CartPole-v1,limit=x', 'whole number'),
+    ('CartPole-v1,limit=99999999999', 'at most 16777216, is needed'),
     ('CartPole-v1,limit=0', 'at least 1'),
     ('CartPole-v1,skip=2', 'Atari only'),
     ('CartPole-v1,pixels=gray', 'Did you mean grey'),
