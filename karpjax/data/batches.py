@@ -85,13 +85,24 @@ def poisson(seed: int, t: int, batch_size: int, size: int) -> np.ndarray:
   return numbers
 
 
+def rows(batch_size: int, size: int, order: str | Callable, parts: int) -> int:
+  """How many rows a batch has that is cut into so many parts."""
+  return -(-most_drawn(batch_size, size) // parts) * parts if order == 'poisson' else batch_size
+
+
+def filled(numbers: np.ndarray, count: int) -> np.ndarray:
+  """Batches of numbers [..., rows] -> [..., count]; behind them stand no examples."""
+  more = [(0, 0)] * (numbers.ndim - 1) + [(0, count - numbers.shape[-1])]
+  return np.pad(numbers, more, constant_values=-1) if count > numbers.shape[-1] else numbers
+
+
 def padded(split: Split) -> Split:
   """The split, of which numbers below 0 are no examples, but rows that 'mask' says are none.
 
   Each of −1 − k says that k examples were left out of the batch, which is its 'left_out'.
   """
 
-  def rows(take):
+  def masked(take):
     def taken(*arrays_and_numbers):
       *arrays, numbers = arrays_and_numbers
       index = numbers.clip(0)
@@ -99,7 +110,7 @@ def padded(split: Split) -> Split:
 
     return taken
 
-  return dataclasses.replace(split, fetch=rows(split.fetch), gather=rows(split.gather))
+  return dataclasses.replace(split, fetch=masked(split.fetch), gather=masked(split.gather))
 
 
 _BATCHES, _QUANTILE, _DRAWN = 2**40, 2**41, 2**42  # added to the epoch: other draws than that of its examples

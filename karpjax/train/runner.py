@@ -62,10 +62,7 @@ class Feed:
         raise UsageError('order=bucketed: the examples of this set are all of one length; give order=reshuffle')
       order = batches.by_length(split.lengths, config.batch_size)
     self.split, self.examples, self.config, self.order, self.placement = split, examples, config, order, placed
-    self.rows = config.batch_size  # of a step
-    if order == 'poisson':
-      parts = placed.num_batch_shards * config.microbatches
-      self.rows = -(-batches.most_drawn(config.batch_size, split.size) // parts) * parts
+    self.rows = batches.rows(config.batch_size, split.size, order, placed.num_batch_shards * config.microbatches)
     self.shared, self.resident = len(set(seeds)) == 1, split.arrays is not None
     self.seeds = seeds[:1] if self.shared else seeds
     self.lead = () if self.shared else (len(seeds),)  # of a batch, before its rows
@@ -117,9 +114,7 @@ class Feed:
 
 def _numbers(seeds, rows: int, local: slice, options, start: int, steps: int) -> np.ndarray:
   each = [batches.indices(seed, start, steps, **options) for seed in seeds]
-  numbers = each[0] if len(seeds) == 1 else np.stack(each, 1)
-  more = [(0, 0)] * (numbers.ndim - 1) + [(0, rows - numbers.shape[-1])]
-  return np.pad(numbers, more, constant_values=-1)[..., local]  # no examples
+  return batches.filled(each[0] if len(seeds) == 1 else np.stack(each, 1), rows)[..., local]
 
 
 def _signature(batch) -> tuple:
