@@ -31,7 +31,7 @@ COUNTS = 'layers', 'blocks', 'depth', 'kernel_size', 'kernel_sizes', 'window', '
 EXPERIMENTS = [*launch.experiments()]
 OF_ALL = [field.name for field in dataclasses.fields(configs.Train)]
 WHOLE = 'regression', 'evolution'  # the quickest with data and with environments: of all flags they have all values
-PARTS = 4  # of an experiment's flags, each value of which is traced: of policy_gradient they take half an hour
+PARTS = 4  # of an experiment's flags, each value of which is traced
 SECONDS, MEMORY = 120, 4 * 2**30  # of processors, and bytes, for one command at the most
 
 
@@ -49,7 +49,7 @@ def door(tmp_path, monkeypatch, capsys):
   def stop(*_, **__):
     raise PreparedError
 
-  for method in ('init', 'compile_only'):
+  for method in ('init', 'compile', 'compile_evaluation', 'compile_only'):  # compilers are threads, which would go on
     monkeypatch.setattr(runner.Runner, method, stop)
   monkeypatch.setattr(runtime, 'set_up', lambda *_: None)  # of a process
   monkeypatch.setattr(hosts, 'meet', stop)
