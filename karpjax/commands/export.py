@@ -26,7 +26,7 @@ from karpjax.report import writers
 from karpjax.train import checkpoint, weights
 
 PLATFORMS = 'cpu', 'cuda', 'rocm', 'tpu'
-INSIDE = 2**20  # bytes of weights up to which they lie inside of the functions
+INSIDE = 2**20  # bytes of weights, in all functions together, up to which they lie inside
 RUNNER, MANIFEST, PARAMS, WEIGHTS = 'run.py', 'manifest.json', 'params.npz', 'weights.safetensors'
 
 
@@ -98,12 +98,12 @@ def _refused(name: str, chosen: Options) -> Iterator[None]:
     raise UsageError(f'{where}: this jaxlib cannot lower {name} for them: {first_line(error)}') from None
 
 
-def exported(name: str, function: Callable, inputs: Mapping[str, Any], state, chosen: Options):
-  """(export.Exported of (params, inputs), its params {path: array}, whether they lie beside it); raises UsageError."""
+def exported(name: str, function: Callable, inputs: Mapping[str, Any], state, chosen: Options, most: int = INSIDE):
+  """(export.Exported of (params, inputs), its params {path: array}, whether they lie beside it, as more than `most` bytes)."""
   with _refused(name, chosen):
     shapes = _shapes(inputs, chosen.batch)
     call, params = pure(function, state, shapes)
-    beside = sum(x.nbytes for x in params.values()) > INSIDE if chosen.params == 'auto' else chosen.params == 'beside'
+    beside = sum(x.nbytes for x in params.values()) > most if chosen.params == 'auto' else chosen.params == 'beside'
     whole = call if beside else lambda _, inputs: call(params, inputs)
     taken = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in params.items()} if beside else {}
     return export.export(jax.jit(whole), platforms=chosen.platforms)(taken, shapes), params, beside
@@ -118,9 +118,9 @@ def _about(tree) -> dict[str, dict]:
 
 def functions(run, state, chosen: Options) -> tuple[dict[str, bytes], dict]:
   """({file: content} of the functions and their params, what the manifest says of them)."""
-  files, about, beside = {}, {}, {}
+  files, about, beside, most = {}, {}, {}, INSIDE // len(run.program.exports)  # else each would hold them all
   for name, (function, inputs) in run.program.exports.items():
-    made, params, outside = exported(name, function, inputs, state, chosen)
+    made, params, outside = exported(name, function, inputs, state, chosen, most)
     file = f'{name}.jaxexport'
     files[file] = bytes(made.serialize())
     beside |= params if outside else {}
