@@ -5,7 +5,8 @@ python launch.py VERB WORKDIR … --checkpoint=int8
 python launch.py NAME … --init_from=WORKDIR/int8.safetensors
 
 Biases, norms, their statistics and embeddings stay as they are. What fraction of a channel's largest weight is the largest that
-is not clipped, one for all kernels, is chosen on the validation split, by the metric of the run's `select`; never on test.
+is not clipped, one for all kernels, is the one that changes the metric of the run's `select` the least, on the validation split;
+never on test.
 """
 
 import dataclasses
@@ -69,13 +70,12 @@ def quantise(run: verbs.Run, bits: int, say: Callable = print) -> Path:
 
   clip, how = CLIPS[0], 'the largest, for there is no validation split to choose by'
   if 'validation' in splits:
-    name, sign = run.config.select.rpartition('/')[2], -1 if run.config.select.startswith('-') else 1
-    scores = {}
-    for each in CLIPS:
-      numbers = measure(rounded(each)[1], 'validation')
-      scores[each] = sign * choose('metric', name, numbers)
-    clip = min(CLIPS, key=lambda each: scores[each] if math.isfinite(scores[each]) else math.inf)
-    how = f'the largest, of {", ".join(map(str, CLIPS))} the best by validation/{name}'
+    name = run.config.select.rpartition('/')[2]
+    numbers = [measure(state, 'validation') for state in (run.state, *(rounded(each)[1] for each in CLIPS))]
+    exact, *each = (choose('metric', name, x) for x in numbers)
+    change = {clip: abs(x - exact) if math.isfinite(x) else math.inf for clip, x in zip(CLIPS, each)}
+    clip = min(CLIPS, key=change.get)
+    how = f'the largest, which of {", ".join(map(str, CLIPS))} changes validation/{name} the least'
   file, state = rounded(clip)
   rows = []
   for split in splits:
