@@ -2,21 +2,25 @@
 
 import csv
 import json
+import types
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
 import karpjax
 import launch
-from experiments import regression, text_classification
-from karpjax import explain, models
+from experiments import image_classification, regression, text_classification
+from karpjax import explain, explained, models
+from karpjax.data.dataset import Spec
 from karpjax.explain import METHODS, Options
 from karpjax.models.text import Transformer
 from karpjax.models.vit import ViT
+from karpjax.program import TrainState
 from karpjax.train import loop
 
 KEY, WEIGHTS = jax.random.key(0), jnp.array([3.0, -2.0, 0.0, 0.5])
@@ -178,6 +182,22 @@ def test_a_run_explains_an_image_and_its_attributions_follow_the_weights(classif
   assert answer['class'] == '3' and answer['gap'] == pytest.approx(
     abs(answer['sum'] - (answer['score'] - answer['baseline'])), abs=1e-5
   )
+
+
+def test_maps_within_what_is_computed_anew_are_seen():
+  named = dict(classes=2, widths=(2, 2, 2), blocks=(1, 1, 1))
+
+  def program(settings, data):
+    model = models.MODELS['resnet20'](**named, remat=settings.remat)
+    return types.SimpleNamespace(predict=lambda state, batch, key: model.apply(state.variables(), batch['image']))
+
+  image = jax.random.normal(KEY, (8, 8, 1))
+  variables = jax.jit(models.MODELS['resnet20'](**named).init)(KEY, image[None])
+  spec, settings = Spec('made', (8, 8, 1), ('a', 'b'), 1.0, (0.5,)), image_classification.Config(remat='full')
+  run = types.SimpleNamespace(experiment=types.SimpleNamespace(program=program), config=settings, spec=spec)
+  asked = explained.Images(run, {'image': image[None]}, explained.ImageOptions('gradcam'))
+  state = TrainState.create(KEY, variables, optax.identity())
+  assert jax.jit(asked.attribute)(state, image, image, image, 0, KEY).shape == (8, 8)
 
 
 def test_shapley_values_of_an_image_sum_to_what_the_score_rises_by(classifier, seven, tmp_path):
