@@ -14,6 +14,7 @@ python launch.py export WORKDIR               files that run without karpjax
 python launch.py card WORKDIR                 a model card, whose questions its author answers
 python launch.py quantise WORKDIR --bits=8    a file of its weights in 8 or 4 bits
 python launch.py audit [WORKDIR] FILE.csv …   whom decisions wrong, group by group
+python launch.py shrink WORKDIR               the smaller network of a run that pruned channels
 python launch.py bench NAME|all|start         our step, or our start, against PyTorch's
 python launch.py tpu … -- NAME [flags]        run on all workers of a TPU VM
 python launch.py slurm … -- NAME [flags]      submit to Slurm
@@ -35,6 +36,7 @@ COMMANDS = {
   'quantise': 'karpjax.commands.quantise',
   'audit': 'karpjax.commands.audit',
   'serve': 'karpjax.serving.command',
+  'shrink': 'karpjax.commands.shrink',
   'bench': 'karpjax.bench.command',
   'sweep': 'karpjax.commands.sweep',
   'tpu': 'karpjax.commands.launchers.tpu',

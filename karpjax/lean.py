@@ -31,6 +31,11 @@ class Flags:
   sparsity_scope: str = pruning_flag(
     'layer', 'Whether that fraction is of each kernel, or of all together.', choices=('layer', 'global')
   )
+  structured: bool = pruning_flag(
+    False,
+    'That fraction is of the channels and units of each layer, whole, by the norm of their weights (Li et al. 2017); launch.py '
+    'shrink makes the smaller network of what is left.',
+  )
   mask_from: str = pruning_flag(
     '',
     'Weights that a finished run (its workdir) has pruned are 0 from the start; with its seed the others begin as '

@@ -23,7 +23,7 @@ from karpjax.errors import UsageError, check_text, choose, first_line, nearest
 
 def option(
   default, help='', *, group='Model', choices=None, low=None, high=None, above=None, below=None, least=0,
-  may_change=False, own=False, path=False, means='',
+  may_change=False, own=False, path=False, means='', by_model=None,
 ):  # fmt: skip
   """A dataclass field that is an option.
 
@@ -37,12 +37,12 @@ def option(
     own: whether it may also be a model of the user's own, package.module:Class.
     path: whether it is a path, or has one behind a colon or a comma: see `paths.expand`.
     least: how many values at the least, of a tuple.
-    means: what a default of None stands for, as `--help` says it.
+    means, by_model: what a default of None stands for, as `--help` says it; and {model: it}.
     may_change: whether a run may go on in its workdir with another value (logging, paths, layout).
   """
   bounds = {'low': low, 'high': high, 'above': above, 'below': below}
   metadata = {'help': help, 'group': group, 'choices': tuple(choices) if choices else None, 'may_change': may_change}
-  metadata |= {'own': own, 'path': path, 'means': means, 'least': least, 'of_models': None}
+  metadata |= {'own': own, 'path': path, 'means': means, 'least': least, 'of_models': None, 'by_model': by_model or {}}
   return dataclasses.field(default=default, metadata={**metadata, **bounds})
 
 
@@ -230,9 +230,10 @@ def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = Fal
     )  # which others may leave it to
     helps = _by_text({model: field.metadata['help'] or first for model, field in by_model.items()}, models, '.')
     own_default = lambda model, field: getattr(models[model], 'keywords', {}).get(field.name, field.default)
-    values = ((model, text(own_default(model, field))) for model, field in by_model.items())
-    means = '; '.join(_by_text({model: x for model, x in values if x not in ('', 'None')}, by_model))
-    fields.append((name, annotation, option(None, ' '.join(helps), choices=choices, means=means)))
+    values = {model: own_default(model, field) for model, field in by_model.items()}
+    texts = {model: text(x) for model, x in values.items() if text(x) not in ('', 'None')}
+    about = {'choices': choices, 'means': '; '.join(_by_text(texts, by_model)), 'by_model': values}
+    fields.append((name, annotation, option(None, ' '.join(helps), **about)))
   return dataclasses.make_dataclass('ModelFlags', fields, frozen=True)
 
 

@@ -70,7 +70,7 @@ def flags_of_commands() -> dict[str, set[str]]:
   """{command: the flags of its own}, of every command and verb; of an experiment all."""
   from karpjax import verbs
   from karpjax.bench import command as bench
-  from karpjax.commands import quantise, reproduce, runs, sweep, use
+  from karpjax.commands import quantise, reproduce, runs, shrink, sweep, use
   from karpjax.commands.launchers import slurm, tpu
   from karpjax.serving import command as serving
 
@@ -83,6 +83,7 @@ def flags_of_commands() -> dict[str, set[str]]:
     'check': set(),
     'serve': fields(serving.Serving),
     'quantise': fields(quantise.Command),
+    'shrink': fields(shrink.Command),
   }
   for name in EXPERIMENTS:
     module = importlib.import_module(f'experiments.{name}')
@@ -144,7 +145,7 @@ def test_commands_name_what_there_is(path):
     elif name == 'reproduce':
       assert all((reproduce.PAPERS / f'{n}.flags').exists() for n in rest if not n.startswith('--')), line
     else:
-      commands_ = {'runs', 'compare', 'sweep', 'check', 'quantise', 'bench', 'serve', 'tpu', 'slurm'}
+      commands_ = {'runs', 'compare', 'sweep', 'check', 'shrink', 'quantise', 'bench', 'serve', 'tpu', 'slurm'}
       assert name in {*EXPERIMENTS, *verbs, *OF_ANY_RUN, *commands_}, line
 
 

@@ -26,7 +26,13 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
   'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
   'value_learning': {('lowest', 'highest'): {'atoms': 51}},
 }
-PRUNING = {'sparsity_from': '10%', 'sparsity_until': '50%', 'sparsity_every': '7%', 'sparsity_scope': 'global'}
+PRUNING = {
+  'sparsity_from': '10%',
+  'sparsity_until': '50%',
+  'sparsity_every': '7%',
+  'sparsity_scope': 'global',
+  'structured': True,
+}
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
 DISTILLATION = {'teacher', 'temperature', 'teacher_weight'}  # and of a run
 WORLDS = {'validation', 'split_seed'}  # of which no split is cut

@@ -18,6 +18,7 @@ from karpjax.report.tables import table
 from karpjax.train import checkpoint, compile, run_dir, weights
 
 SLOW = 'XLA multiplies by these zeros as by other numbers: they make no step faster'
+SHRINK = f'{SLOW}; launch.py shrink WORKDIR leaves them out'
 
 
 def _of_params(arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def reported(program: Program, data: Dataset, config) -> Program:
   """The Program, whose reports tell of the masks as well, and whose best weights are those that are pruned in full."""
 
   def report(state, t, folder):
-    lines = described(program, data, state)
+    lines = [*described(program, data, state), SHRINK if config.structured else SLOW]
     writers.write_bytes(Path(folder) / 'texts' / 'sparsity.txt', '\n'.join(lines).encode())
     return [*((program.report(state, t, folder) if program.report else None) or ()), *lines]
 
@@ -90,7 +91,6 @@ def described(program: Program, data: Dataset, state) -> list[str]:
     *table(rows, ('pruned', 'shape', 'weights', 'not 0', 'sparsity')),
     f'parameters: {progress.quantity(dense, "B")}, or {bytes_}',
     *([f'products: {products} with those that are not 0'] if flops else []),
-    SLOW,
   ]
 
 

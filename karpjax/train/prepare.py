@@ -7,7 +7,7 @@ from concurrent import futures
 from typing import Any
 
 from karpjax import config as configs
-from karpjax import options, quantisation
+from karpjax import options, quantisation, structure
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
@@ -33,7 +33,7 @@ def read_data(experiment, config) -> Dataset:
 
 @refuse_too_large()
 def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
-  """(program, data, config with durations in steps) of an experiment, all checked; nothing is compiled."""
+  """(program, data, config with durations in steps) of an experiment, all checked; compiled is at most a trial of `structure`."""
   config = configs.settled(config)
   options.check(config)
   read = set()
@@ -45,6 +45,8 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   if not isinstance(program, Program):
     raise UsageError(f'program(config, data) must give a Program, not {type(program).__name__}')
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
+  if config.structured and config.sparsity and not config.mask_from:
+    program = structure.channelled(experiment, config, data, program)
   program = quantisation.seen(program, config)
   program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
   if config.dp_noise and 'dp_noise' in read:

@@ -1,0 +1,217 @@
+"""Which axes of which parameters belong to the channels of one layer, and the smaller model without some of them.
+
+No model says it: an axis belongs to an option whose value changes its size. Its channels are the inputs of a kernel: where
+the rows of one are 0, and nothing else reads it, whatever makes it may change without a trace.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from karpjax import config as configs
+from karpjax import lean, options, pruning
+from karpjax.data import batches
+from karpjax.data.dataset import Dataset, listed
+from karpjax.durations import Duration
+from karpjax.errors import UsageError
+from karpjax.program import Program
+from karpjax.pruning import Channels
+from karpjax.train import checkpoint
+
+EXAMPLES = 16  # of a trial
+SAME = 1e-6  # of the largest output: what is no trace
+CLOSE = 1e-4  # of the largest output: how much the smaller model may differ by rounding
+
+
+def of_state(state) -> dict[str, Any]:
+  """{'params/…' or 'batch_stats/…': array}."""
+  tree = {'params': state.params, **state.collections}
+  return dict(zip(checkpoint.names(tree), jax.tree.leaves(tree)))
+
+
+def with_arrays(state, arrays: Mapping[str, Any]):
+  """The state with these parameters and statistics."""
+  tree = {'params': state.params, **state.collections}
+  tree = jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in checkpoint.names(tree)])
+  return state.replace(params=tree.pop('params'), collections=tree)
+
+
+def trial(program: Program, data: Dataset):
+  """(a state whose parameters are drawn so that most units are active, a small batch).
+
+  Raises:
+    UsageError: for a program of several players, or that predicts nothing.
+  """
+  state = jax.jit(program.init)(jax.random.key(0))
+  pruned = [x for x in jax.tree.leaves(state.opt_state, is_leaf=_is_pruned) if _is_pruned(x)]
+  if len(pruned) != 1 or not (program.example_losses or program.predict):
+    raise UsageError('structured=True: for a program of one model with examples of its own')
+  draw, arrays = np.random.default_rng(0), of_state(state)
+  for name, x in arrays.items():
+    if x.ndim > 1 and name.startswith('params/'):
+      arrays[name] = draw.normal(size=x.shape) * math.prod(x.shape[:-1]) ** -0.5
+    elif name.startswith('params/'):  # no unit's input is far below 0
+      arrays[name] = x + draw.uniform(0.5, 1, x.shape)
+  numbers = np.arange(min(EXAMPLES, data.splits['train'].size))
+  batch = {**batches.fetch(data.splits['train'], numbers), 'mask': np.ones(len(numbers), bool)}
+  return with_arrays(state, {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}), batch
+
+
+def channelled(experiment, config, data: Dataset, program: Program) -> Program:
+  """The Program, whose optimiser knows the channels that it prunes.
+
+  Raises:
+    UsageError: where no smaller model could do without them.
+  """
+  state, batch = trial(program, data)
+  channels = find(experiment, config, data, program, state, batch)
+  draw, arrays = np.random.default_rng(1).uniform, of_state(state)
+  kept = [np.asarray(pruning.largest(draw(size=each.size), config.sparsity)) for each in channels]
+  for each, units in zip(channels, kept):
+    for name, axis in each.members:
+      if name.startswith('params/'):
+        arrays[name] *= pruning.spread(units, arrays[name].shape, axis)
+  small = experiment.program(smaller(config, channels, kept), data)
+  cut_state = with_arrays(jax.jit(small.init)(jax.random.key(0)), cut(arrays, channels, kept))
+  compare(program, with_arrays(state, arrays), small, cut_state, batch)
+  static = pruning.Static(tuple(channels))
+  known = lambda x: x._replace(channels=static) if _is_pruned(x) else x
+
+  def init(key):
+    state = program.init(key)
+    return state.replace(opt_state=jax.tree.map(known, state.opt_state, is_leaf=_is_pruned))
+
+  return dataclasses.replace(program, init=init)
+
+
+def find(experiment, config, data: Dataset, program: Program, state, batch) -> list[Channels]:
+  """The channels of all layers that an option of the model can make narrower; state and batch: of `trial`.
+
+  Raises:
+    UsageError: where there are none, which says why.
+  """
+  if config.quantise != 'none':
+    raise UsageError(f'quantise={config.quantise}: structured takes kernels that are not quantised')
+  arrays, outputs, found, why = of_state(state), _outputs(program, state, batch), [], {}
+  shapes, plain = {name: x.shape for name, x in arrays.items()}, outputs(arrays)
+  is_kernel = lambda name: name.startswith('params/') and len(shapes[name]) > 1
+  for option, entry, size, axes in _resized(experiment, config, data, shapes):
+    mark = lambda name, axis, unit, size=size: pruning.spread(jnp.arange(size) == unit, shapes[name], axis)
+    own = []
+    for reader in [(name, axis) for name, axis in axes if is_kernel(name) and axis < len(shapes[name]) - 1]:
+      without = lambda unit, reader=reader: {**arrays, reader[0]: arrays[reader[0]] * ~mark(*reader, unit)}
+      active = (unit for unit in range(size) if _gap(plain, outputs(without(unit))) > SAME)
+      unit = next(active, 0)
+      cut_off = without(unit)
+      silent = outputs(cut_off)
+      changed = lambda arrays, x, unit=unit: outputs({**arrays, x[0]: arrays[x[0]] + mark(*x, unit)})
+      trace = lambda x: (_gap(plain, changed(arrays, x)), _gap(silent, changed(cut_off, x)))
+      made = [x for x in axes if x != reader and trace(x)[0] > SAME > trace(x)[1]]
+      makers = tuple(x for x in made if is_kernel(x[0]))
+      if not makers:
+        break
+      own.append(Channels(option, entry, size, makers, (*made, reader)))
+    members = [x for each in own for x in each.members]
+    if sorted(members) == sorted(axes):
+      found += own
+    elif any(is_kernel(name) and axis == len(shapes[name]) - 1 for name, axis in axes):  # no window
+      why.setdefault(option, next((x[0] for x in axes if x not in members and is_kernel(x[0])), axes[0][0]))
+  if not found:
+    shared = listed([f'{option} ({name}, …)' for option, name in why.items()])
+    text = f': more than one layer reads what these say: {shared}' if why else ''
+    raise UsageError(f'structured=True: no option of this model makes single layers narrower{text}')
+  return found
+
+
+def _is_pruned(x) -> bool:
+  return isinstance(x, pruning.Pruned)
+
+
+def _outputs(program: Program, state, batch):
+  """A function of {name: array}: what the program makes of a batch with these."""
+  function = program.example_losses or program.predict
+  call = jax.jit(lambda arrays, batch: function(with_arrays(state, arrays), batch, jax.random.key(0)))
+  return lambda arrays: [np.asarray(x, np.float64) for x in jax.tree.leaves(call(arrays, batch))]
+
+
+def _gap(some, others) -> float:
+  """The largest difference of outputs, as a part of the largest."""
+  return max(np.abs(x - y).max() / max(np.abs(x).max(), 1e-30) for x, y in zip(some, others))
+
+
+def _resized(experiment, config, data, shapes: Mapping[str, tuple]):
+  """Of each number that sizes axes of arrays: (option, entry, how many units, [(name, axis)])."""
+
+  def sizes(option, value, entry, number):
+    try:
+      changed = dataclasses.replace(config, **{option: _with(value, entry, number)})
+      state = jax.eval_shape(experiment.program(changed, data).init, jax.random.key(0))
+    except Exception:  # a size that this model, perhaps of the user's own, cannot have
+      return {}
+    return {(name, axis): n for name, x in of_state(state).items() for axis, n in enumerate(x.shape)}
+
+  now = {(name, axis): n for name, shape in shapes.items() for axis, n in enumerate(shape)}
+  common = {field.name for field in dataclasses.fields(configs.Train)}
+  for field in [f for f in dataclasses.fields(config) if f.name not in common]:
+    value = _value(config, field)
+    for entry in range(len(value)) if isinstance(value, tuple) else (None,):
+      number = value if entry is None else value[entry]
+      if type(number) is not int:
+        continue
+      at = number or 8  # 0 may stand for another number
+      one, more = now if number else sizes(field.name, value, entry, at), sizes(field.name, value, entry, at + 1)
+      if not one.keys() == more.keys() == now.keys():
+        continue
+      places = {axis: more[axis] - n for axis, n in one.items() if more[axis] != n}
+      units = {now[axis] / n for axis, n in places.items()}
+      if len(units) == 1 and (size := units.pop()) == int(size) > 1:
+        yield field.name, entry, int(size), [*places]
+
+
+def _value(config, field: dataclasses.Field):
+  """What a flag stands for: of a model's, where it is not given, the model's own default; None where it has none."""
+  given, model, by_model = getattr(config, field.name), getattr(config, 'model', ''), field.metadata.get('by_model', {})
+  if given is None and options.is_own(model):
+    return getattr(options.of_model(options.own_model(model), own=True).get(field.name), 'default', None)
+  return by_model.get(model or next(iter(by_model))) if given is None and by_model else given
+
+
+def _with(value, entry: int | None, number: int):
+  return number if entry is None else (*value[:entry], number, *value[entry + 1 :])
+
+
+# ---- the smaller model ----
+
+
+def smaller(config, channels: Sequence[Channels], kept: Sequence[np.ndarray]):
+  """The Config of the model of which these units, [size] bool, are left; it prunes nothing."""
+  fields, changes = {field.name: field for field in dataclasses.fields(config)}, {}
+  for each, units in zip(channels, kept):
+    before = changes.get(each.option, _value(config, fields[each.option]))
+    changes[each.option] = _with(before, each.entry, int(units.sum()))
+  pruning_flags = [field for field in dataclasses.fields(lean.Flags) if field.metadata['group'] == 'Pruning']
+  plain = {f.name: int(f.default) if f.type is Duration else f.default for f in pruning_flags}  # in steps
+  return dataclasses.replace(config, **changes, **plain)
+
+
+def cut(arrays: Mapping[str, Any], channels: Sequence[Channels], kept: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of which these units are left; some may not be given."""
+  arrays = {name: np.asarray(x) for name, x in arrays.items()}
+  for each, units in zip(channels, kept):
+    for name, axis in [x for x in each.members if x[0] in arrays]:
+      places = np.tile(units, arrays[name].shape[axis] // each.size)
+      arrays[name] = np.compress(places, arrays[name], axis)
+  return arrays
+
+
+def compare(program: Program, state, small: Program, small_state, batch) -> None:
+  """Raises UsageError where a smaller model makes of a batch what the one with zeros does not."""
+  pairs = (program, state), (small, small_state)
+  gap = _gap(*(_outputs(p, state, batch)(of_state(state)) for p, state in pairs))
+  if not gap < CLOSE:
+    raise UsageError(f'structured=True: without its channels the model gives other outputs, by {gap:.1%}')
