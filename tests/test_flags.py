@@ -36,6 +36,7 @@ PRUNING = {
 FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
 DISTILLATION = {'teacher', 'temperature', 'teacher_weight'}  # and of a run
 WORLDS = {'validation', 'split_seed'}  # of which no split is cut
+LINES = {name: {'split_seed'} for name in ('language_model', 'masked_language_model')}  # drawn; running texts are cut
 VALUES = {
   'data_dir': '.',
   'workers': 2,
@@ -93,7 +94,8 @@ def test_every_flag_of_an_experiment_is_heeded_or_refused(name):
   for flags, others in (WHERE.get(name, {}) | pruning).items():
     assert unread >= set(flags) and reads(name, **others) >= set(flags)
     unread -= set(flags)
-  assert unread <= FILES | DISTILLATION | OF_DATA | (WORLDS if 'environment' in fields else set()) | {'ema', 'decay'}
+  unread -= FILES | DISTILLATION | OF_DATA | LINES.get(name, set()) | {'ema', 'decay'}
+  assert unread <= (WORLDS if 'environment' in fields else set())
   program, *_ = prepare(load(name), Config(**PRIVATE, order=Config.order.replace('bucketed', 'reshuffle')))
   assert set(program.unread()) == (set() if 'dp_noise' in read else {'dp_noise', *PRIVATE})
 
