@@ -172,13 +172,30 @@ def _pool(x, window, stride, padding, plain, tiled):
   return pool(x)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max(x, axes: tuple[int, ...]):
+  """The maximum along axes, whose gradient is shared by the places that hold it: by none, not NaN, where none does, as
+  when XLA computes x for the maximum and for the comparison in two fusions, which round otherwise.
+  """
+  return x.max(axes)
+
+
+def _shares(axes, kept, g):
+  x, y = kept
+  hits = (x == jnp.expand_dims(y, axes)).astype(g.dtype)
+  return (jnp.expand_dims(g, axes) / jnp.maximum(hits.sum(axes, keepdims=True), 1) * hits,)
+
+
+_max.defvjp(lambda x, axes: ((y := x.max(axes)), (x, y)), _shares)
+
+
 def max_pool(x, window: int = 2, stride: int = 2, padding='VALID'):
   """Maximum over windows. x: [batch, *spatial, channels] -> [batch, *spatial', channels] of x's dtype.
 
   Where several places of a window hold the maximum, its gradient goes to the first of them; on the CPU, where
   windows do not overlap, it is divided equally among them. After a relu, ties at 0 have no gradient either way.
   """
-  return _pool(x, window, stride, padding, nn.max_pool, jnp.max)
+  return _pool(x, window, stride, padding, nn.max_pool, _max)
 
 
 def avg_pool(x, window: int = 2, stride: int = 2, padding='VALID'):

@@ -189,6 +189,12 @@ def test_pools_are_linens(shape, window, stride, padding):
     assert lowered(f, (x,), 'tpu') == lowered(g, (x,), 'tpu')
 
 
+def test_a_maximum_that_was_rounded_otherwise_has_no_gradient_rather_than_nan():
+  x, rounded = jnp.ones((3, 2)), jnp.array([1.0, 1.0 + 1e-6, 1.0])
+  (gradient,) = conv._shares((1,), (x, rounded), jnp.full(3, 2.0))
+  np.testing.assert_array_equal(gradient, [[1, 1], [0, 0], [1, 1]])
+
+
 def test_max_pool_passes_the_whole_gradient_at_ties():
   x = jnp.ones((1, 4, 4, 1))
   gradient = jax.jit(jax.grad(lambda x: conv.max_pool(x).sum()))(x)
