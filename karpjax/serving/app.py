@@ -21,7 +21,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from karpjax.errors import UsageError
@@ -170,7 +170,9 @@ async def _refused(request: Request, error: HTTPException) -> Response:
   own = {name: getattr(error, name, None) for name in ('param', 'code')}
   words = {404: f'there is no {request.url.path}', 405: f'{request.url.path} does not take {request.method}'}
   said = error.detail if isinstance(error, Problem) else words.get(error.status_code, error.detail)
-  return JSONResponse(problem(error.status_code, said, **own), error.status_code, error.headers)
+  text = json.dumps(problem(error.status_code, said, **own), ensure_ascii=False)
+  content = text.encode(errors='backslashreplace')  # lone surrogates, which may have been sent, as JSON escapes them
+  return Response(content, error.status_code, error.headers, 'application/json')
 
 
 def is_loopback(host: str) -> bool:

@@ -56,9 +56,9 @@ def asked(body: dict[str, Any], chat: bool, most: int) -> Asked:
   body = {name: value for name, value in body.items() if value is not None}
   for name, value in body.items():
     if name in FIXED:
-      if value not in FIXED[name]:
+      if not any(value == x and isinstance(value, bool) == isinstance(x, bool) for x in FIXED[name]):  # logprobs=0 asks
         raise Problem(400, f'{name}={value!r} is not supported by this server', name, 'unsupported_value')
-    elif name not in KNOWN + UNUSED:
+    elif name not in KNOWN + UNUSED or name == ('prompt' if chat else 'messages'):
       raise Problem(400, f'unknown argument {name!r}', name, 'unknown_parameter')
   options = _value(body, 'stream_options', dict, {})
   named = 'max_completion_tokens' if 'max_completion_tokens' in body else 'max_tokens'

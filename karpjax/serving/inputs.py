@@ -25,6 +25,9 @@ class Picture(io.BytesIO):
   def __str__(self):
     return self.name
 
+  def __repr__(self):  # as what cannot read it quotes it
+    return repr(self.name)
+
 
 def pictures(run, given: Sequence[tuple[str, bytes]]) -> list[Picture]:
   """Pictures of (name, bytes); a UsageError for one of too many pixels, before it is decoded."""

@@ -75,11 +75,11 @@ def test_audits_privacy_and_energy_are_told_where_there_are_any(tmp_path):
     'groups': {'f': {'n': 1000, 'small': False, **RATES}, 'm': {'n': 5, 'small': True, **RATES, 'PPV': [None] * 3}},
   }  # fmt: skip
   writers.write_json(tmp_path / 'audit' / 'people.json', [answer])
-  numbers = {**SUMMARY, 'epsilon': 1.19, 'energy_joules': 20.0}
+  numbers = {**SUMMARY, 'train/epsilon': 1.19, 'energy_joules': 20.0}
   text = card.text(made(tmp_path, numbers), 'mine')
   assert 'By sex, of people; positive: y is 1' in text and '| f | 1,000 | 25.00 (10.0 to 50.0) |' in text
   assert 'm (too small to judge)' in text and 'equalised odds –' in text and 'was not audited' not in text
-  assert 'epsilon 1.19 at δ = 1e-05' in text and 'Energy joules: 20' in text
+  assert 'epsilon 1.19 at δ = 1e-05' in text and 'Energy joules: 20' in text and 'Privacy: epsilon' in text
 
 
 def test_a_card_that_its_author_has_edited_is_kept(tmp_path):

@@ -217,7 +217,8 @@ def test_what_fails_in_the_thread_is_said_and_the_next_text_is_right(run, made, 
     ({'seed': 1.5}, 'seed: a whole number'), ({'seed': 10**400}, 'seed='), ({'stop': 3}, 'stop: a text'), ({'stop': ['']}, 'stop: a text'),
     ({'stop': list('abcde')}, 'up to four'), ({'stream': 'yes'}, 'stream: true or false'), ({'n': 2}, 'n=2 is not supported'),
     ({'logprobs': 5}, 'logprobs=5 is not'), ({'tools': [1]}, 'is not supported'), ({'modell': 'a'}, "unknown argument 'modell'"),
-    ({'stream_options': [1]}, 'stream_options: an object'), ({'model': 3}, 'model: a text'),
+    ({'stream_options': [1]}, 'stream_options: an object'), ({'model': 3}, 'model: a text'), ({'logprobs': 0}, 'logprobs=0 is not'),
+    ({'messages': []}, "unknown argument 'messages'"), ({'\ud800é': 1}, "unknown argument '\\ud800é'"),
   ],
 )  # fmt: skip
 def test_bad_requests_are_refused_by_name(address, changes, said):

@@ -125,7 +125,7 @@ def test_texts_longer_than_what_is_compiled_are_refused(untrained):
 @pytest.mark.parametrize(
   ('content', 'kind', 'status', 'said'),
   [
-    (b'', '', 400, 'the body is not a readable PNG or JPEG'),
+    (b'', '', 400, "cannot identify image file 'the body'"),
     (b'/etc/passwd', '', 400, 'not a readable PNG or JPEG'),
     (png()[:60], 'image/png', 400, 'not a readable PNG or JPEG'),
     (png(size=(300, 300)), 'image/png', 413, 'larger than 20,000 bytes'),
