@@ -35,7 +35,7 @@ class Command:
 
 
 def kernels(run: verbs.Run) -> dict[str, str]:
-  """{name of a param, as in `integers.of_state`: its axes, as `axes.kernels`} of what training would quantise."""
+  """{name of a param, as in `weights.of_state`: its axes, as `axes.kernels`} of what training would quantise."""
   flags = dataclasses.replace(run.config, quantise='w8', ema=0.0)
   state = jax.eval_shape(run.experiment.program(flags, Dataset(run.spec, {})).init, jax.random.key(0))
   players = state.opt_state if isinstance(state.opt_state, Mapping) else {'': state.opt_state}
@@ -58,7 +58,7 @@ def quantise(run: verbs.Run, bits: int, say: Callable = print) -> Path:
   place = run.own_path(run.folder / f'int{bits}.safetensors')
   if place.exists():
     raise UsageError(f'{place} exists; it stays until you move or delete it')
-  data, arrays, quantised = evaluate.read_data(run), integers.of_state(run.state), kernels(run)
+  data, arrays, quantised = evaluate.read_data(run), weights.of_state(run.state), kernels(run)
   if not quantised:
     raise UsageError(f'{run.folder}: its model has no kernels')
   splits = list(dict.fromkeys(s for s in ('validation', *run.config.final_splits) if s in data.splits))

@@ -11,7 +11,6 @@ import numpy as np
 
 from karpjax import paths, quantisation
 from karpjax.errors import UsageError
-from karpjax.train import checkpoint
 
 OFFERED = {'int8': 8, 'int4': 4}
 
@@ -34,17 +33,11 @@ def file_of(which: str | int, place: Callable[[str], Path]) -> Path | None:
   return path
 
 
-def of_state(state) -> dict[str, np.ndarray]:
-  """{name: array} of what a state is evaluated by, under the names that `init_from` takes."""
-  params, rest = {**state.params, **(state.ema or {})}, {**state.collections, **state.ema_collections}
-  return checkpoint.to_arrays({'params': params, **rest})
-
-
 def packed(arrays: Mapping[str, np.ndarray], kernels: Mapping[str, str], bits: int, clip: float = 1.0):
   """{name: array} of a file of few bits.
 
   Args:
-    arrays: as `of_state`.
+    arrays: as `weights.of_state`.
     kernels: {name of one that is quantised: as `axes.kernels`}.
     bits: 8 or 4.
     clip: as `quantisation.integers`'s.
