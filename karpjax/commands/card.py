@@ -129,7 +129,11 @@ def details(run, numbers: Mapping[str, Any]) -> list[str]:
 
 def privacy(run, numbers: Mapping[str, Any]) -> str:
   """ε of the training, '' where it was not private."""
-  told = [f'{name.removeprefix("train/").replace("_", " ")} {page.figure(name, x)}' for name, x in numbers.items() if 'epsilon' in name]
+  told = [
+    f'{name.removeprefix("train/").replace("_", " ")} {page.figure(name, x)}'
+    for name, x in numbers.items()
+    if 'epsilon' in name
+  ]
   delta = f' at δ = {run.stored["flags"].get("dp_delta")}, of this one training; what a search of settings and '
   return f'{", ".join(told)}{delta}evaluations have told is not accounted' if told else ''
 
