@@ -42,15 +42,7 @@ def test_a_tilde_that_begins_a_path_is_the_home(text, expanded, home):
 
 
 def test_a_run_and_all_that_it_reads_are_at_home(home):
-  (home / 'data').mkdir()
-  argv = [
-    '--workdir=~/runs/a',
-    '--data_dir=~/data',
-    '--compilation_cache=off',
-    '--dataset=digits',
-    '--model=mlp',
-    '--steps=2',
-  ]
+  argv = ['--workdir=~/runs/a', '--compilation_cache=off', '--dataset=digits', '--model=mlp', '--steps=2']
   argv += ['--widths=4', '--steps_per_call=1', '--notensorboard', '--noplots', '--final_splits=', '--eval_splits=']
   assert command_line.main(image_classification, argv) == 0
   assert (home / 'runs/a/summary.json').exists() and not Path('~').exists()

@@ -223,10 +223,10 @@ def test_hosts_that_have_read_other_data_than_the_first_are_refused(tmp_path, mo
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   monkeypatch.setattr(run_dir.hosts, 'any_host', bool)
   monkeypatch.setattr(run_dir.hosts, 'from_host0', lambda value: first)
-  assert run_dir.fingerprint_of(tmp_path, {}, data)['splits'] == first
+  assert run_dir.fingerprint_of(tmp_path, {}, data, {})['splits'] == first
   data.splits['train'].arrays['x'][3] += 1
   with pytest.raises(UsageError, match='counting: the hosts have read data that differ'):
-    run_dir.fingerprint_of(tmp_path, {}, data)
+    run_dir.fingerprint_of(tmp_path, {}, data, {})
 
 
 def test_a_run_keeps_its_spec_and_an_older_one_gets_a_fingerprint(run):
