@@ -1,8 +1,7 @@
 """Private training: ε against published values, gradients against a loop over examples, and runs as all else has them."""
 
+import functools
 import math
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,12 @@ from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
 from karpjax.program import example_keys, pair
 from karpjax.report import writers
-from karpjax.train import checkpoint, loop, runner
+from karpjax.train import checkpoint, runner
 from karpjax.train import private as private_steps
 from karpjax.train.prepare import prepare
 from karpjax.train.private import Private
 from karpjax.train.step import compute_gradients
+from tests import stopped
 
 KEY = jax.random.key(0)
 RATE = 256 / 60_000  # of TensorFlow Privacy's tutorial
@@ -197,12 +197,7 @@ def test_examples_that_have_no_room_are_left_out_and_counted(monkeypatch):
 # ---- runs ----
 
 
-def run(folder, stop_at=0, say=None, **changes):
-  def stop(line):
-    if stop_at and line.startswith(f'step {stop_at}/'):
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  return loop.run(experiment, experiment.Config(**RUN | changes, workdir=str(folder)), say=say or stop)
+run = functools.partial(stopped.run, experiment, RUN)
 
 
 @pytest.fixture(scope='module')

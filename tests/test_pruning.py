@@ -1,7 +1,6 @@
 """Pruning: the schedule against its closed form, what is 0 for ever, and that it runs as all else does."""
 
-import os
-import signal
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from karpjax.durations import Pace
 from karpjax.errors import UsageError
 from karpjax.train import checkpoint, loop, masks
 from karpjax.train.prepare import prepare
+from tests import stopped
 
 TIMES = dict(sparsity_from=2, sparsity_until=9, sparsity_every=3)
 RUN = dict(
@@ -127,12 +127,7 @@ def test_a_model_without_kernels_is_refused():
     jax.eval_shape(program.init, jax.random.key(0))
 
 
-def run(folder, stop_at=0, say=None, **changes):
-  def stop(line):
-    if stop_at and line.startswith(f'step {stop_at}/'):
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  return loop.run(experiment, experiment.Config(**RUN | changes, workdir=str(folder)), say=say or stop)
+run = functools.partial(stopped.run, experiment, RUN)
 
 
 @pytest.fixture(scope='module')

@@ -1,8 +1,7 @@
 """Quantisation: numbers against NumPy, gradients straight through, that it runs as all else does, and files of few bits."""
 
-import os
+import functools
 import shutil
-import signal
 
 import flax.linen as nn
 import jax
@@ -22,6 +21,7 @@ from karpjax.layers import linear
 from karpjax.program import Program
 from karpjax.train import checkpoint, integers, loop, masks
 from karpjax.train.prepare import prepare
+from tests import stopped
 
 RUN = dict(
   model='mlp', widths=(16,), batch_size=16, steps='20', log_every='10', eval_every='10', checkpoint_every='10',
@@ -137,12 +137,7 @@ def test_w8a8_of_layers_that_do_not_heed_it_is_refused(tmp_path):
     loop.run(experiment, own(**flags | dict(model='tests.test_quantisation:Plain', workdir=str(tmp_path))), say=str)
 
 
-def run(folder, stop_at=0, say=None, **changes):
-  def stop(line):
-    if stop_at and line.startswith(f'step {stop_at}/'):
-      os.kill(os.getpid(), signal.SIGTERM)
-
-  return loop.run(experiment, experiment.Config(**RUN | changes, workdir=str(folder)), say=say or stop)
+run = functools.partial(stopped.run, experiment, RUN)
 
 
 @pytest.fixture(scope='module')

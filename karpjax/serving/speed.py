@@ -27,7 +27,7 @@ class Measuring:
 
   seconds: float = config.flag(10.0, 'Seconds of each measurement.', above=0, high=60)
   clients: tuple[int, ...] = config.flag((1, 8), 'Clients at once, one measurement each.', low=1, high=256)
-  tokens: int = config.flag(128, 'Of a language model: tokens of each text.', low=1)
+  tokens: int = config.flag(128, 'Tokens of each text, where the run is a language model.', low=1)
 
 
 def body(run, tokens: int) -> tuple[str, bytes]:
