@@ -195,6 +195,8 @@ def encode(run, inputs, chosen: Options) -> dict:
   path = place(run, chosen)
   if 'parameters' not in run.summary:
     raise UsageError(f'{run.folder} is not finished: its card would have no numbers')
+  if run.checkpoint not in ('best', 'last'):
+    raise UsageError(f'checkpoint={run.checkpoint}: a card tells what training has measured; leave checkpoint out')
   if path.is_dir():
     raise UsageError(f'output={path} is a folder; a card is a file')
   if path.exists() and edited(path.read_text('utf-8', errors='replace')):

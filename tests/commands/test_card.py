@@ -28,7 +28,9 @@ def made(folder, summary=None, **flags):
   writers.write_json(folder / 'data.json', {'splits': {'train': {'examples': 1500}, 'train as read': {}}, 'files': {}})
   about = types.SimpleNamespace(__doc__='Lines through points.\n\nMore.')
   own = lambda path: path
-  return types.SimpleNamespace(folder=folder, stored=stored, summary=summary or SUMMARY, experiment=about, own_path=own)
+  return types.SimpleNamespace(
+    folder=folder, stored=stored, summary=summary or SUMMARY, experiment=about, own_path=own, checkpoint='best'
+  )
 
 
 def head(text):
@@ -105,6 +107,9 @@ def test_the_card_of_a_real_run_from_the_command_line(classifier, tmp_path, caps
   assert json.loads(capsys.readouterr().out) == {'file': path}
   about, rest = head((tmp_path / 'card.md').read_text())
   assert about['datasets'] == ['digits'] and karpjax.open(classifier).stored['command'] in rest
+  step = karpjax.open(classifier).step
+  assert launch.main(['card', classifier, f'--output={path}', f'--checkpoint={step}']) == 2
+  assert f'checkpoint={step}' in capsys.readouterr().err
   (tmp_path / 'card.md').write_text('mine')
   assert launch.main(['card', classifier, f'--output={path}']) == 2
   assert capsys.readouterr().err.count('\n') == 1
