@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, distillation, image_verbs, models, options
+from karpjax import config, image_verbs, models, options
 from karpjax.commands import explain
 from karpjax.data import augmentation, batches, frequencies, images
 from karpjax.data.dataset import SCALES, Dataset
+from karpjax.lean import distillation
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.program import AUGMENT, Input, Program, apply, dropout_key, example_keys, pair

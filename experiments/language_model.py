@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import collectives, config, distillation, generate, options
+from karpjax import collectives, config, generate, options
 from karpjax.data import frequencies, language, splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
+from karpjax.lean import distillation
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
 from karpjax.models import language as models

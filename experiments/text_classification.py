@@ -15,11 +15,12 @@ import jax
 import numpy as np
 import optax
 
-from karpjax import config, distillation, optim
+from karpjax import config, optim
 from karpjax.commands import explain, monitor
 from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
+from karpjax.lean import distillation
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
 from karpjax.metrics import tfidf

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, distillation, options
+from karpjax import config, options
 from karpjax.data import frequencies, splitting, tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
+from karpjax.lean import distillation
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
 from karpjax.models import tagging as models

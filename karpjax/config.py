@@ -7,9 +7,10 @@ import re
 import typing
 from pathlib import Path
 
-from karpjax import lean, model_defaults, optim, options, privacy
+from karpjax import model_defaults, optim, options
 from karpjax.durations import MOST_STEPS, Duration, in_steps, step_range
 from karpjax.errors import UsageError
+from karpjax.lean import flags, privacy
 from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
@@ -36,7 +37,7 @@ defaults, metadata, settled = model_defaults.defaults, model_defaults.metadata, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(lean.Flags):
+class Train(flags.Flags):
   """What every experiment has. Durations: 2000 (steps), 10epochs, 50000examples or, of a run, 5%."""
 
   steps: Duration = run_flag('10epochs', 'How long to train.')
@@ -174,14 +175,14 @@ def watched(config, read: set[str]):
 def unread(config, examples: int, read: set[str]) -> list[str]:
   """The flags that were given and that nothing has read, or that are of another schedule: accepted, they would mislead.
 
-  Looked at are the experiment's own, the optimiser's (all or none of which are read), `lean.Flags`, and those of every
+  Looked at are the experiment's own, the optimiser's (all or none of which are read), `flags.Flags`, and those of every
   experiment that only a program can heed, or its data: `workers` where sets may be streamed. Not those of logging and
   reports, which may change.
   """
   own = {f.name for f in dataclasses.fields(config)} - {f.name for f in dataclasses.fields(Train)}
   own -= {f.name for f in dataclasses.fields(config) if metadata(f)['may_change']}
   rule = {f.name for f in dataclasses.fields(config) if metadata(f)['group'] == 'Optimiser'} - {'ema', 'clip'}
-  leans = {f.name for f in dataclasses.fields(lean.Flags)}
+  leans = {f.name for f in dataclasses.fields(flags.Flags)}
   data = {'data_dir', 'validation', 'split_seed', 'resident_mb', *(() if 'resident_mb' in read else ('workers',))}
   names = ({'dtype', 'microbatches', 'ema'} | data | own | leans | (set() if 'optimiser' in read else rule)) - read
   names |= {name for flags in optim.SCHEDULES.values() for name in flags} - {*optim.SCHEDULES[config.schedule]}

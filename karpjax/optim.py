@@ -14,9 +14,10 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes, pruning, quantisation
+from karpjax import axes
 from karpjax.durations import MOST_STEPS, Pace
 from karpjax.errors import UsageError
+from karpjax.lean import pruning, quantisation
 
 SCHEDULES = {  # and the flags that each takes
   'constant': (),

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from karpjax import config as configs
-from karpjax import options, paths, quantisation
+from karpjax import options, paths
 from karpjax import population as populations
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.errors import UsageError, check_text, choose
+from karpjax.lean import quantisation
 from karpjax.report import writers
 from karpjax.train import checkpoint, integers, run_dir, weights
 from karpjax.train.predict import Predictions

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from karpjax import config as configs
-from karpjax import quantisation
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
+from karpjax.lean import quantisation
 from karpjax.train import prepare, run_dir
 from karpjax.train.runner import Runner
 from karpjax.verbs import Verb

@@ -1,7 +1,7 @@
 """The verb `explain` of what classifies or regresses: what of an image, a text or a row of a table makes the model say
 what it says.
 
-Leaves pictures, or a page of texts, in WORKDIR/explain. The methods are those of `karpjax.explain`.
+Leaves pictures, or a page of texts, in WORKDIR/explain. The methods are those of `karpjax.explaining.attribution`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from karpjax import explain, explained, image_verbs, paths, table_verbs
+from karpjax import image_verbs, paths, table_verbs
+from karpjax.explaining import attribution, inputs
 from karpjax.report import explanations
 from karpjax.verbs import Verb
 
@@ -25,11 +26,11 @@ def _answer(run, chosen, given: dict[str, Any], found) -> dict[str, Any]:
   if classes:
     answer |= {'class': classes[target], 'probability': float(jax.nn.softmax(outputs)[target])}
   answer |= {'score': found['score'], 'baseline': found['baseline']}
-  if chosen.method in explain.COMPLETE:
+  if chosen.method in attribution.COMPLETE:
     answer['sum'] = float(found['values'].sum())
     answer['gap'] = abs(answer['sum'] - (found['score'] - found['baseline']))
   if 'curves' in found:
-    areas = explain.area(found['curves'])
+    areas = attribution.area(found['curves'])
     answer |= {name: dict(zip(('by_method', 'at_random'), map(float, own))) for name, own in zip(CURVES, areas)}
   return answer | ({'randomised': found['randomised']} if 'randomised' in found else {})
 
@@ -74,7 +75,7 @@ def _folder(run, chosen) -> Path:
 
 
 def _verb(
-  kind: type[explained.Asked], help: str, encode, decode, inputs: str, options: type, show, expand, writes
+  kind: type[inputs.Asked], help: str, encode, decode, inputs: str, options: type, show, expand, writes
 ) -> Verb:
   """Of `Verb`'s arguments, with encode: (run, inputs) -> arrays."""
 
@@ -108,8 +109,8 @@ def _decode_images(run, outputs, files, chosen):
 
 
 IMAGE_VERB = _verb(
-  explained.Images, 'What of an image makes the model say what it says.', image_verbs.load, _decode_images, 'IMAGE …',
-  explained.ImageOptions, show(lambda answer: answer['input'], lambda answer: []), image_verbs.files, _pictures,
+  inputs.Images, 'What of an image makes the model say what it says.', image_verbs.load, _decode_images, 'IMAGE …',
+  inputs.ImageOptions, show(lambda answer: answer['input'], lambda answer: []), image_verbs.files, _pictures,
 )  # fmt: skip
 
 
@@ -152,13 +153,13 @@ def text_verb(encode: Callable) -> Verb:
   body = lambda answer: ['  ' + line.lstrip() for line in explanations.words(*zip(*answer['attributions']))]
   text = 'What words of a text make the model say what it says.'
   shown = show(lambda answer: answer['input'], body)
-  return _verb(explained.Texts, text, cut, decode, 'TEXT …', explained.Options, shown, list, _text_places)
+  return _verb(inputs.Texts, text, cut, decode, 'TEXT …', inputs.Options, shown, list, _text_places)
 
 
 def _decode_table(run, outputs, files, chosen):
   [place], found, answers = _pictures(run, files, chosen), list(outputs), []
   for (line, _), each in zip(table_verbs.read(run, files).rows, found):
-    values = np.bincount(explained.columns(run.spec), each['values'])  # of a column's words the sum
+    values = np.bincount(inputs.columns(run.spec), each['values'])  # of a column's words the sum
     own = dict(zip(run.spec.columns, values.tolist()))
     answers.append({**_answer(run, chosen, {'line': line}, each), 'attributions': own})
   rows = {f'line {x["line"]}' + (f', {x["class"]}' if 'class' in x else ''): x['attributions'] for x in answers}
@@ -168,8 +169,8 @@ def _decode_table(run, outputs, files, chosen):
 
 
 TABLE_VERB = _verb(
-  explained.Tables, 'What columns of a row make the model say what it says.', table_verbs.encode, _decode_table,
-  'FILE.csv', explained.Options,
+  inputs.Tables, 'What columns of a row make the model say what it says.', table_verbs.encode, _decode_table,
+  'FILE.csv', inputs.Options,
   show(lambda answer: f'line {answer["line"]}', lambda answer: explanations.bars(answer['attributions'])),
   paths.one_file, _pictures,
 )  # fmt: skip

@@ -17,10 +17,11 @@ from pathlib import Path
 import jax
 import safetensors.numpy
 
-from karpjax import command_line, config, errors, options, quantisation, verbs
+from karpjax import command_line, config, errors, options, verbs
 from karpjax.commands import evaluate
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, choose
+from karpjax.lean import quantisation
 from karpjax.report import progress, tables, writers
 from karpjax.train import checkpoint, integers, run_dir, runtime, weights
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from karpjax import command_line, config, errors, options, pruning, structure, verbs
+from karpjax import command_line, config, errors, options, verbs
 from karpjax.data import fingerprint
 from karpjax.errors import UsageError
+from karpjax.lean import pruning, structure
 from karpjax.report import progress, tables, writers
 from karpjax.train import checkpoint, prepare, run_dir, runtime, weights
 from karpjax.train.runner import Runner

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from karpjax import quantisation
 from karpjax.errors import UsageError
 from karpjax.layers import cpu, initialisers
 from karpjax.layers.cpu import Geometry
+from karpjax.lean import quantisation
 
 DIMENSIONS = {1: ('NWC', 'WIO', 'NWC'), 2: ('NHWC', 'HWIO', 'NHWC')}
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes, quantisation
+from karpjax import axes
 from karpjax.layers import cpu
+from karpjax.lean import quantisation
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

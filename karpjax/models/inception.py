@@ -18,9 +18,10 @@ import numpy as np
 from flax import traverse_util
 from jax import lax
 
-from karpjax import errors, quantisation
+from karpjax import errors
 from karpjax.layers.convolution import Conv, max_pool
 from karpjax.layers.normalisation import BatchNorm
+from karpjax.lean import quantisation
 
 SIZE = 299  # height and width of what the network sees
 FEATURES = 2048

@@ -8,9 +8,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import options, quantisation
+from karpjax import options
 from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear, recurrence
+from karpjax.lean import quantisation
 from karpjax.models.transformer import Encoder, Sizes
 from karpjax.options import option
 

@@ -12,9 +12,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from karpjax import quantisation
 from karpjax.data import language
 from karpjax.errors import check_text, refuse_too_large
+from karpjax.lean import quantisation
 from karpjax.serving import slots
 from karpjax.serving.app import FAILED, GONE, App, Problem, problem
 from karpjax.serving.asked import Asked, asked

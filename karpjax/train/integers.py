@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from karpjax import paths, quantisation
+from karpjax import paths
 from karpjax.errors import UsageError
+from karpjax.lean import quantisation
 
 OFFERED = {'int8': 8, 'int4': 4}
 

@@ -7,10 +7,11 @@ from concurrent import futures
 from typing import Any
 
 from karpjax import config as configs
-from karpjax import options, quantisation, structure
+from karpjax import options
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
+from karpjax.lean import quantisation, structure
 from karpjax.program import Program, evaluated_names
 from karpjax.report.tables import table
 from karpjax.train import masks, private, weights

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from karpjax import privacy
 from karpjax.errors import UsageError
+from karpjax.lean import privacy
 from karpjax.program import FROZEN, NOISE, Program
 from karpjax.report import writers
 

@@ -1,4 +1,4 @@
-"""A run, asked why: how an image, a text or a row of a table becomes an input that `karpjax.explain` can differentiate.
+"""A run, asked why: how an image, a text or a row of a table becomes an input that `karpjax.explaining.attribution` can differentiate.
 
 An input is [*places, channels] float32: the pixels of an image in [0, 1], the vectors of a text's tokens, the columns of
 a row in deviations from their mean.
@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config as configs
-from karpjax import explain
 from karpjax.data import tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest
+from karpjax.explaining import attribution
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  method: str = configs.flag('integrated', 'How; docs/explain.md says which to take.', choices=explain.METHODS)
+  method: str = configs.flag('integrated', 'How; docs/attribution.md says which to take.', choices=attribution.METHODS)
   target: str = configs.flag('', 'The class that is explained. Default: the likeliest of each input.')
   steps: int = configs.flag(
     64, 'Points of integrated gradients, noisy copies of smoothgrad, orders of shapley.', low=1, high=10_000
@@ -73,7 +73,7 @@ class Asked:
     return jnp.zeros_like(x)
 
   def groups(self, example) -> tuple[Any, int]:
-    """Those of `explain.Options`, and their count."""
+    """Those of `attribution.Options`, and their count."""
     raise NotImplementedError
 
   def outputs(self, state, example, x):
@@ -87,19 +87,19 @@ class Asked:
     baseline = self.baseline(x)
     return x, baseline, self.outputs(state, example, x), self.outputs(state, example, baseline)
 
-  def options(self, example) -> explain.Options:
-    return explain.Options(*self.groups(example), self.chosen.steps, self.chosen.noise)
+  def options(self, example) -> attribution.Options:
+    return attribution.Options(*self.groups(example), self.chosen.steps, self.chosen.noise)
 
   def attribute(self, state, example, x, baseline, target, key):
     """[*places]."""
     score = lambda x: self.outputs(state, example, x)[target]
-    return explain.METHODS[self.chosen.method](score, x, baseline, key, self.options(example))
+    return attribution.METHODS[self.chosen.method](score, x, baseline, key, self.options(example))
 
   def curves(self, state, example, x, baseline, target, values, key):
-    """`explain.curves` of the class's probability, or of the number."""
+    """`attribution.curves` of the class's probability, or of the number."""
     chance = jax.nn.softmax if self.spec.classes else lambda outputs: outputs
     measure = lambda x: chance(self.outputs(state, example, x))[target]
-    return explain.curves(measure, x, baseline, values, key, self.options(example))
+    return attribution.curves(measure, x, baseline, values, key, self.options(example))
 
   def check(self) -> None:
     """Raises UsageError for a class that there is not, or a method that the model cannot have; nothing is compiled."""
@@ -114,7 +114,7 @@ class Asked:
 
     example = self.arrays[self.given][0]
     self.groups(example)
-    if self.chosen.method in explain.INSIDE:
+    if self.chosen.method in attribution.INSIDE:
       jax.eval_shape(traced, jax.eval_shape(self.run.program.init, key), example)
 
   def findings(self, state) -> Iterator[dict[str, Any]]:
@@ -133,14 +133,14 @@ class Asked:
         found['curves'] = np.asarray(curves(state, example, x, baseline, target, values, key))
       if self.chosen.randomise:
         found['randomised'], params = {}, state.eval_params
-        fresh = jax.jit(explain.drawn_anew)(params, key)
-        layers = explain.layers(lambda x, example=example: self.outputs(state, example, x), x, params)
+        fresh = jax.jit(attribution.drawn_anew)(params, key)
+        layers = attribution.layers(lambda x, example=example: self.outputs(state, example, x), x, params)
         for layer, places in reversed(layers.items()):
           anew = lambda path, old, new, places=places: new if path in places else old
           params = jax.tree_util.tree_map_with_path(anew, params, fresh)
           changed = _with_params(state, params)
           again = attribute(changed, example, *begin(changed, example)[:2], target, key)
-          found['randomised'][layer] = explain.rank_correlation(values, again)
+          found['randomised'][layer] = attribution.rank_correlation(values, again)
       yield found
 
 

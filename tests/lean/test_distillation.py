@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from experiments import image_classification, language_model, text_classification, token_classification
-from karpjax import distillation, verbs
+from karpjax import verbs
 from karpjax.data import images, text, tokenisers
 from karpjax.errors import UsageError
 from karpjax.layers import crf
+from karpjax.lean import distillation
 from karpjax.models import tagging
 from karpjax.train import checkpoint, loop
 from karpjax.train.prepare import prepare

@@ -15,9 +15,10 @@ from PIL import Image
 import karpjax
 import launch
 from experiments import image_classification, regression, text_classification
-from karpjax import explain, explained, models
+from karpjax import models
 from karpjax.data.dataset import Spec
-from karpjax.explain import METHODS, Options
+from karpjax.explaining import attribution, inputs
+from karpjax.explaining.attribution import METHODS, Options
 from karpjax.models.text import Transformer
 from karpjax.models.vit import ViT
 from karpjax.program import TrainState
@@ -79,8 +80,8 @@ def test_gradcam_of_a_mean_and_a_dense_layer_is_the_class_activation_map():
   seen = []
 
   def intercept(call, inputs, options, context):
-    seen.append(call(*inputs, **options)) if isinstance(context.module, explain.FeatureMaps) else None
-    return seen[-1] if isinstance(context.module, explain.FeatureMaps) else call(*inputs, **options)
+    seen.append(call(*inputs, **options)) if isinstance(context.module, attribution.FeatureMaps) else None
+    return seen[-1] if isinstance(context.module, attribution.FeatureMaps) else call(*inputs, **options)
 
   with nn.intercept_methods(intercept):
     model.apply(variables, x[None])
@@ -126,10 +127,10 @@ def test_deletion_and_insertion_know_what_matters():
   matters = jnp.zeros((8, 8)).at[2:4, 3:5].set(1.0)
   measure = lambda x: jax.nn.sigmoid(4 * (matters * x[..., 0]).sum() - 8)
   x, baseline, options = jnp.ones((8, 8, 1)), jnp.zeros((8, 8, 1)), Options(jnp.arange(64).reshape(8, 8), 64)
-  curves = jax.jit(lambda values: explain.curves(measure, x, baseline, values, KEY, options))
-  (deletion, chance), (insertion, by_chance) = explain.area(curves(matters))
+  curves = jax.jit(lambda values: attribution.curves(measure, x, baseline, values, KEY, options))
+  (deletion, chance), (insertion, by_chance) = attribution.area(curves(matters))
   assert deletion < chance - 0.1 and insertion > by_chance + 0.1
-  (worst, _), (worst_insertion, _) = explain.area(curves(-matters))
+  (worst, _), (worst_insertion, _) = attribution.area(curves(-matters))
   assert worst > chance + 0.1 and worst_insertion < by_chance - 0.1
   assert curves(matters)[0, 0, 0] == measure(x) == curves(matters)[1, 0, -1]
   assert curves(matters)[0, 0, -1] == measure(baseline) == curves(matters)[1, 0, 0]
@@ -138,13 +139,13 @@ def test_deletion_and_insertion_know_what_matters():
 def test_padding_is_neither_deleted_nor_inserted():
   options = Options(jnp.array([0, 1, -1, -1]), 4)
   measure = lambda x: x[:2].sum() + 100 * (x[2:] != 1).sum()
-  curves = explain.curves(measure, jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.array([1.0, 2, 9, 9]), KEY, options)
+  curves = attribution.curves(measure, jnp.ones((4, 1)), jnp.zeros((4, 1)), jnp.array([1.0, 2, 9, 9]), KEY, options)
   assert curves[0, 0].tolist() == [2, 1, 1, 0, 0]
 
 
 def test_rank_correlation_is_scipys_and_none_of_what_is_constant():
-  assert explain.rank_correlation([[1, 2], [3, 4]], [[1, 3], [9, 27]]) == pytest.approx(1)
-  assert np.isnan(explain.rank_correlation([1, 2], [5, 5]))
+  assert attribution.rank_correlation([[1, 2], [3, 4]], [[1, 3], [9, 27]]) == pytest.approx(1)
+  assert np.isnan(attribution.rank_correlation([1, 2], [5, 5]))
 
 
 # ---- images ----
@@ -195,7 +196,7 @@ def test_maps_within_what_is_computed_anew_are_seen():
   variables = jax.jit(models.MODELS['resnet20'](**named).init)(KEY, image[None])
   spec, settings = Spec('made', (8, 8, 1), ('a', 'b'), 1.0, (0.5,)), image_classification.Config(remat='full')
   run = types.SimpleNamespace(experiment=types.SimpleNamespace(program=program), config=settings, spec=spec)
-  asked = explained.Images(run, {'image': image[None]}, explained.ImageOptions('gradcam'))
+  asked = inputs.Images(run, {'image': image[None]}, inputs.ImageOptions('gradcam'))
   state = TrainState.create(KEY, variables, optax.identity())
   assert jax.jit(asked.attribute)(state, image, image, image, 0, KEY).shape == (8, 8)
 

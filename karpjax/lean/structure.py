@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config as configs
-from karpjax import lean, options, pruning
+from karpjax import options
 from karpjax.data import batches
 from karpjax.data.dataset import Dataset, listed
 from karpjax.durations import Duration
 from karpjax.errors import UsageError
+from karpjax.lean import flags, pruning
+from karpjax.lean.pruning import Channels
 from karpjax.program import Program
-from karpjax.pruning import Channels
 from karpjax.train import checkpoint
 
 EXAMPLES = 16  # of a trial
@@ -194,7 +195,7 @@ def smaller(config, channels: Sequence[Channels], kept: Sequence[np.ndarray]):
   for each, units in zip(channels, kept):
     before = changes.get(each.option, _value(config, fields[each.option]))
     changes[each.option] = _with(before, each.entry, int(units.sum()))
-  pruning_flags = [field for field in dataclasses.fields(lean.Flags) if field.metadata['group'] == 'Pruning']
+  pruning_flags = [field for field in dataclasses.fields(flags.Flags) if field.metadata['group'] == 'Pruning']
   plain = {f.name: int(f.default) if f.type is Duration else f.default for f in pruning_flags}  # in steps
   return dataclasses.replace(config, **changes, **plain)
 

@@ -14,10 +14,11 @@ import safetensors.numpy
 import karpjax
 from experiments import gan, language_model
 from experiments import image_classification as experiment
-from karpjax import config, optim, options, quantisation
+from karpjax import config, optim, options
 from karpjax.commands import quantise
 from karpjax.errors import UsageError
 from karpjax.layers import linear
+from karpjax.lean import quantisation
 from karpjax.program import Program
 from karpjax.train import checkpoint, integers, loop, masks
 from karpjax.train.prepare import prepare
@@ -132,9 +133,11 @@ class Plain(nn.Module):
 
 def test_w8a8_of_layers_that_do_not_heed_it_is_refused(tmp_path):
   flags = {name: value for name, value in RUN.items() if name != 'widths'}
-  own = options.with_model(experiment.Config, 'tests.test_quantisation:Plain')
+  own = options.with_model(experiment.Config, 'tests.lean.test_quantisation:Plain')
   with pytest.raises(UsageError, match='^quantise=w8a8: the program makes no use of it'):
-    loop.run(experiment, own(**flags | dict(model='tests.test_quantisation:Plain', workdir=str(tmp_path))), say=str)
+    loop.run(
+      experiment, own(**flags | dict(model='tests.lean.test_quantisation:Plain', workdir=str(tmp_path))), say=str
+    )
 
 
 run = functools.partial(stopped.run, experiment, RUN)

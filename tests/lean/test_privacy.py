@@ -10,10 +10,11 @@ import pytest
 
 from experiments import gan, text_classification
 from experiments import image_classification as experiment
-from karpjax import collectives, config, privacy
+from karpjax import collectives, config
 from karpjax.data import batches
 from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
+from karpjax.lean import privacy
 from karpjax.program import example_keys, pair
 from karpjax.report import writers
 from karpjax.train import checkpoint, runner
