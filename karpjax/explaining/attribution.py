@@ -44,26 +44,26 @@ class Options(NamedTuple):
 
 
 def saliency(score, x, baseline, key, options: Options):
-  """|∂ score / ∂ x|, its maximum over channels (Simonyan et al. 2014, section 3)."""
+  """|∂ score / ∂ x|, its maximum over channels (Simonyan et al. 2014)."""
   return jnp.abs(jax.grad(score)(x)).max(-1)
 
 
 def smoothgrad(score, x, baseline, key, options: Options):
-  """`saliency`, of the gradient's mean over noisy copies (Smilkov et al. 2017, section 3)."""
+  """`saliency`, of the gradient's mean over noisy copies (Smilkov et al. 2017)."""
   deviation = options.noise * (x.max() - x.min())
   noisy = lambda key: jax.grad(score)(x + deviation * jax.random.normal(key, x.shape))
   return jnp.abs(_mapped(noisy, jax.random.split(key, options.steps)).mean(0)).max(-1)
 
 
 def integrated(score, x, baseline, key, options: Options):
-  """(x - baseline) times the mean gradient on the way between them, by midpoints (Sundararajan et al. 2017, eq. 1)."""
+  """(x - baseline) times the mean gradient on the way between them, by midpoints (Sundararajan et al. 2017)."""
   along = lambda part: jax.grad(score)(baseline + part * (x - baseline))
   gradients = _mapped(along, (jnp.arange(options.steps) + 0.5) / options.steps)
   return ((x - baseline) * gradients.mean(0)).sum(-1)
 
 
 def gradcam(score, x, baseline, key, options: Options):
-  """The last convolution's maps, weighed by their mean gradients, rectified, and resized (Selvaraju et al. 2017, eq. 1, 2).
+  """The last convolution's maps, weighed by their mean gradients, rectified, and resized (Selvaraju et al. 2017).
 
   Raises:
     UsageError: where there is none, or its maps have other axes than the input.
@@ -132,8 +132,8 @@ def _shared(values, options: Options):
 
 
 def rollout(score, x, baseline, key, options: Options):
-  """How much of each token reaches what the last layer sees: attention and residuals through all blocks (Abnar & Zuidema
-  2020, section 3), heads averaged.
+  """How much of each token reaches what the last layer sees: attention and residuals through all blocks, heads averaged
+  (Abnar & Zuidema 2020).
 
   The last layer sees a token before all others, where there is one, else the mean of those that are no padding.
 
@@ -189,7 +189,7 @@ METHODS: Mapping[str, Callable] = {
 
 
 def curves(measure, x, baseline, attributions, key, options: Options):
-  """Deletion and insertion (Petsiuk et al. 2018, section 3.2): what is measured where the places with the largest
+  """Deletion and insertion (Petsiuk et al. 2018): what is measured where the places with the largest
   attributions become the baseline's, one after the other, and where they alone are the input's.
 
   Returns:
@@ -238,7 +238,7 @@ def layers(score, x, params) -> dict[str, list]:
 
 
 def drawn_anew(params, key):
-  """Params of the same shapes, as normal draws with each array's own mean and deviation (Adebayo et al. 2018, section 3).
+  """Params of the same shapes, as normal draws with each array's own mean and deviation (Adebayo et al. 2018).
 
   Not by the initialisers, as a last layer may begin at 0, which attributes nothing.
   """

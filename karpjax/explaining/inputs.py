@@ -21,7 +21,7 @@ from karpjax.explaining import attribution
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  method: str = configs.flag('integrated', 'How; docs/attribution.md says which to take.', choices=attribution.METHODS)
+  method: str = configs.flag('integrated', 'How; docs/explain.md says which to take.', choices=attribution.METHODS)
   target: str = configs.flag('', 'The class that is explained. Default: the likeliest of each input.')
   steps: int = configs.flag(
     64, 'Points of integrated gradients, noisy copies of smoothgrad, orders of shapley.', low=1, high=10_000
@@ -173,7 +173,7 @@ class Images(Asked):
 
 
 class Texts(Asked):
-  """The vectors of tokens, before positions; the baseline is 0 (Sundararajan et al. 2017, section 3).
+  """The vectors of tokens, before positions; the baseline is 0 (Sundararajan et al. 2017).
 
   A text of n tokens is that of a vocabulary of its own, of n + 1, whose token i is what stands at place i - 1: so a
   model of whatever kind is differentiated by its table of vectors.

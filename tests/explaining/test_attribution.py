@@ -85,7 +85,7 @@ def test_gradcam_of_a_mean_and_a_dense_layer_is_the_class_activation_map():
 
   with nn.intercept_methods(intercept):
     model.apply(variables, x[None])
-  cam = seen[-1][0] @ variables['params']['head']['logits']['kernel'][:, 1]  # Zhou et al. 2016, eq. 2
+  cam = seen[-1][0] @ variables['params']['head']['logits']['kernel'][:, 1]  # Zhou et al. 2016
   assert cam.max() > 0
   np.testing.assert_allclose(found, np.maximum(cam, 0) / cam.size, atol=1e-6)
 
