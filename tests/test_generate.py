@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from karpjax import generate, options
+from karpjax import generate, options, search
 from karpjax.models import language
 
 UNITS, END = 5, 3
@@ -42,9 +42,9 @@ def beginnings(size, seed=1):
   return {'h': jnp.asarray(h), 'length': jnp.zeros(size, jnp.int32)}, jnp.full(size, 2, jnp.int32)
 
 
-def search(step, state, first, **options):
+def searched(step, state, first, **options):
   """(tokens, scores) of a beam, in NumPy."""
-  found = jax.jit(lambda state, first: generate.beam_search(step, state, first, **options))(state, first)
+  found = jax.jit(lambda state, first: search.beam_search(step, state, first, **options))(state, first)
   return tuple(map(np.asarray, found))
 
 
@@ -74,7 +74,7 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 def test_the_best_of_a_beam_that_holds_all_prefixes_is_the_best_of_all(vocabulary, beam, steps, alpha):
   step, plain = network(vocabulary)
   state, first = beginnings(3)
-  tokens, scores = search(step, state, first, beam=beam, steps=steps, end=END, length_penalty=alpha)
+  tokens, scores = searched(step, state, first, beam=beam, steps=steps, end=END, length_penalty=alpha)
   for b in range(3):
     best, score = every_sequence(plain, np.asarray(state['h'][b]), vocabulary, steps, alpha)[0]
     np.testing.assert_allclose(scores[b, 0], score, rtol=1e-5, atol=1e-5)
@@ -84,7 +84,7 @@ def test_the_best_of_a_beam_that_holds_all_prefixes_is_the_best_of_all(vocabular
 def test_without_an_end_the_whole_beam_is_the_best_of_all_in_order():
   step, plain = network(5)
   state, first = beginnings(2)
-  tokens, scores = search(step, state, first, beam=25, steps=3, end=None)
+  tokens, scores = searched(step, state, first, beam=25, steps=3, end=None)
   for b in range(2):
     best = every_sequence(plain, np.asarray(state['h'][b]), 5, 3, 0.0, end=99)[:25]
     likely = [i for i, (_, s) in enumerate(best) if s > -12]  # beyond lie ties of what is never said
@@ -97,8 +97,8 @@ def test_without_an_end_the_whole_beam_is_the_best_of_all_in_order():
 def test_a_beam_of_one_is_greedy(end, alpha):
   step, plain = network(9, end_bias=1.0)
   state, first = beginnings(20)
-  ours = np.asarray(jax.jit(lambda state: generate.greedy(step, state, first, steps=12, end=end))(state))
-  tokens, _ = search(step, state, first, beam=1, steps=12, end=end, length_penalty=alpha)
+  ours = np.asarray(jax.jit(lambda state: search.greedy(step, state, first, steps=12, end=end))(state))
+  tokens, _ = searched(step, state, first, beam=1, steps=12, end=end, length_penalty=alpha)
   np.testing.assert_array_equal(tokens[:, 0], ours)
   for b in range(20):  # and greedy is a plain loop
     last, h, said = 2, np.asarray(state['h'][b]), []
@@ -111,7 +111,7 @@ def test_a_beam_of_one_is_greedy(end, alpha):
 def test_scores_are_those_of_the_sequences_and_fall_and_a_batch_gives_what_its_members_give_alone():
   step, plain = network(9, end_bias=1.0)
   state, first = beginnings(6)
-  find = jax.jit(lambda *start: generate.beam_search(step, *start, beam=4, steps=12, end=END, length_penalty=0.7))
+  find = jax.jit(lambda *start: search.beam_search(step, *start, beam=4, steps=12, end=END, length_penalty=0.7))
   tokens, scores = map(np.asarray, find(state, first))
   assert (np.diff(scores, axis=1) <= 0).all()
   for b, k in itertools.product(range(6), range(4)):

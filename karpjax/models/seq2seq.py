@@ -1,6 +1,6 @@
 """Encoders and decoders: recurrent, without and with attention, and the Transformer.
 
-Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.generate`.
+Each model is called as (source, target_in) -> logits, and decodes with `encode` and `step`, see `karpjax.search`.
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from karpjax import generate
+from karpjax import search
 from karpjax.data import tokenisers
 from karpjax.layers import attention, initialisers, linear, recurrence
 from karpjax.layers.transformer import Block, Tokens
@@ -197,7 +197,7 @@ def translate(
     source: [batch, source] int32, with </s> at its end and 0 behind that.
     steps: the most tokens, the end included.
     beam: how many sequences are kept; 1: greedy.
-    length_penalty: as `generate.beam_search`'s.
+    length_penalty: as `search.beam_search`'s.
     unknown: whether <unk> may be chosen; <pad> and <s> never are.
 
   Returns:
@@ -205,7 +205,7 @@ def translate(
   """
   silent = jnp.array([tokenisers.PAD, tokenisers.BEGIN, *([] if unknown else [tokenisers.UNKNOWN])])
   state, memory = model.apply({'params': params}, source, steps, method='encode')
-  memory = generate.repeat(memory, beam)
+  memory = search.repeat(memory, beam)
 
   def step(tokens, state):
     logits, state = model.apply({'params': params}, tokens, state, memory, method='step')
@@ -213,8 +213,8 @@ def translate(
 
   first, limits = jnp.full(source.shape[:1], tokenisers.BEGIN, jnp.int32), {'steps': steps, 'end': tokenisers.END}
   if beam == 1:
-    return generate.greedy(step, state, first, **limits)
-  return generate.beam_search(step, state, first, beam=beam, length_penalty=length_penalty, **limits)[0][:, 0]
+    return search.greedy(step, state, first, **limits)
+  return search.beam_search(step, state, first, beam=beam, length_penalty=length_penalty, **limits)[0][:, 0]
 
 
 def alignment(model: nn.Module, params, source, target_in):
