@@ -7,17 +7,18 @@ python launch.py image_classification --model=vit --optimiser=adamw --learning_r
 python launch.py reproduce lecun1989                                       # LeCun et al. 1989, five seeds
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, image_verbs, models, options
+from karpjax import config, image_verbs, labels, models, options
 from karpjax.commands import explain
-from karpjax.data import augmentation, batches, frequencies, images
+from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.lean import distillation
-from karpjax.losses import classification as losses
-from karpjax.metrics import classification as metrics
+from karpjax.losses.multi_label import LOSSES as TAG_LOSSES
 from karpjax.program import AUGMENT, Input, Program, apply, dropout_key, example_keys, pair
 from karpjax.report import classification as reports
 from karpjax.train.predict import predict_split
@@ -36,65 +37,66 @@ class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
     'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=('cross_entropy', 'squared_error')
   )  # fmt: skip
   label_smoothing: float = config.flag(0.0, 'The fraction of a target spread over all classes.', low=0, high=1)
+  tag_loss: str = config.flag(
+    'binary',
+    'Of tags, where an image has any number of them: cross-entropy, or what spares the easy ones.',
+    choices=TAG_LOSSES,
+  )
+  class_weights: str = config.flag(
+    'none', 'balanced: rare classes, or tags, weigh as much as frequent ones.', choices=('none', 'balanced')
+  )
 
 
-data = images.load
+data = functools.partial(images.load, tags=True)
 
 
 def program(config: Config, data: Dataset) -> Program:
-  """The method: cross-entropy, or LeCun 1989's squared error, of augmented images."""
+  """The method: cross-entropy of the class, LeCun 1989's squared error, or that of tags, of augmented images."""
   spec, count = data.spec, len(data.spec.classes)
   inputs, decided = np.zeros((1, *spec.shape), np.float32), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
   augmentations, taught = augmentation.parse(config.augment), distillation.configured(config, data)
-
-  def example_loss(logits, labels):  # labels [batch] or, mixed, [batch, classes]
-    if config.loss == 'squared_error':
-      return losses.squared_error_to_targets(logits, labels)
-    return losses.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+  label = labels.kind(spec)(config, data)
 
   def loss(params, collections, batch, key):
-    x, labels = batch['image'], batch['label']
+    x, targets = batch['image'], batch['label']
     if augmentations:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
-      x, labels = augmentation.augment(augmentations, keys, x, jax.nn.one_hot(labels, count))
+      x, targets = augmentation.augment(augmentations, keys, x, label.targets(targets))
     scaled, rngs = spec.scale(x, config.scale), {'dropout': dropout_key(key, batch)}
     logits, collections = apply(model, params, collections, scaled, train=True, rngs=rngs)
-    error = pair(logits.argmax(-1) != batch['label'])
-    measured = {'loss': pair(example_loss(logits, labels)), 'error': error}
+    measured = {'loss': pair(label.loss(logits, targets)), 'error': label.wrong(logits, batch['label'])}
     return taught(measured, logits, {**batch, 'image': x}), collections
 
   def predict(state, batch, key):
     return model.apply(state.variables(), spec.scale(batch['image'], config.scale), train=False)
 
   def probabilities(state, batch, key):
-    return jax.nn.softmax(predict(state, batch, key))
+    return label.probabilities(predict(state, batch, key))
 
   def example_losses(state, batch, key):
-    return example_loss(predict(state, batch, key), batch['label'])
+    return label.loss(predict(state, batch, key), batch['label'])
 
   def evaluate(state, batch, key):
-    logits = predict(state, batch, key)
-    return metrics.sums(logits, batch['label'], example_loss(logits, batch['label']), batch['mask'])
+    return label.evaluate(predict(state, batch, key), batch)
 
   def report(state, t, folder):
     name, split = data.reported(t == config.steps)
-    reports.write(
-      folder, classes=spec.classes, labels=split.column('label'), heading=f'{name} split, step {t}', seeds=config.seeds,
-      probabilities=predict_split(probabilities, state, split),
+    known = {'validation': data.splits['validation']} if 'validation' in data.splits else {}
+    label.report(
+      folder, known | {name: split}, lambda split: predict_split(probabilities, state, split),
+      heading=f'{name} split, step {t}', seeds=config.seeds,
       images=lambda numbers: split.fetch(numbers)['image'].astype(np.float32) / spec.maximum,
       kernel=reports.first_kernel(state.eval_params, spec.shape),
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
     )  # fmt: skip
 
-  known = config.loss == 'cross_entropy'
-  uninformed = frequencies.uninformed(data, 'label', count, config.label_smoothing) if known else {}
-  return ordinary(
-    config, model, [inputs], loss, evaluate=evaluate, summarise=metrics.summarise, predict=predict, report=report,
+  return label.begin(ordinary(
+    config, model, [inputs], loss, evaluate=evaluate, summarise=label.summarise, predict=predict, report=report,
     example_losses=example_losses, exports={'predict': (predict, {'image': Input(spec.shape, spec.dtype)})},
-    frozen=taught.frozen, lent=taught.lent, **uninformed,
-  )  # fmt: skip
+    frozen=taught.frozen, lent=taught.lent, **label.uninformed,
+  ))  # fmt: skip
 
 
 predict = classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load, image_verbs.files)
-verbs = {'predict': predict, 'explain': explain.IMAGE_VERB}
+verbs = {'predict': predict, 'annotate': image_verbs.annotate(), 'explain': explain.IMAGE_VERB}

@@ -1,7 +1,11 @@
 """Verbs of experiments on images: the images of files, new samples in one picture, and an image made of each file."""
 
+import csv
 import dataclasses
+import io
+import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,8 +15,8 @@ from karpjax import config as configs
 from karpjax import paths
 from karpjax.data import folders, image_files, images
 from karpjax.errors import UsageError
-from karpjax.report import pictures
-from karpjax.verbs import Verb
+from karpjax.report import multi_label, pictures, writers
+from karpjax.verbs import Verb, likeliest, probabilities
 
 
 def files(given: list[str]) -> list[str]:
@@ -29,6 +33,55 @@ def files(given: list[str]) -> list[str]:
 def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
   """A verb's `encode`: {'image': [n, *shape]} of image files, raw examples such as the run's own."""
   return {'image': np.stack([images.load_image(path, run.spec) for path in paths])}
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotating:
+  threshold: float | None = configs.flag(
+    None, 'From which probability on a tag is given. Default: of each that which training has chosen.', low=0, high=1
+  )
+  output: str = configs.flag(
+    '', 'A table to write too, FILE.csv of file and tags, or FILE.json with probabilities.', path=True
+  )
+
+
+def annotate() -> Verb:
+  """The verb of a run whose images may have several tags, see `Spec.multi_label`: those that images have."""
+
+  def encode(run, paths, chosen):
+    if not run.spec.multi_label:
+      raise UsageError(f'{run.folder}: an image has one class there, which `predict` gives; annotate is for tags')
+    if chosen.output and Path(chosen.output).suffix not in ('.csv', '.json'):
+      raise UsageError(f'output={chosen.output}: FILE.csv or FILE.json')
+    return load(run, paths)
+
+  def decode(run, outputs, inputs, chosen):
+    kept = writers.read_json(run.folder / multi_label.THRESHOLDS)
+    given = {tag: kept.get(tag, 0.5) if chosen.threshold is None else chosen.threshold for tag in run.spec.classes}
+    found = [likeliest(run.spec.classes, row, len(row)) for row in outputs]
+    tags = [{tag: p for tag, p in row.items() if p >= given[tag]} for row in found]
+    answers = [{'input': each, 'tags': own} for each, own in zip(inputs, tags)]
+    if chosen.output:
+      writers.write_bytes(Path(chosen.output), _table(answers, Path(chosen.output)).encode())
+    return answers
+
+  numbers = lambda tags: (f'{tag} {p:.4f}' for tag, p in tags.items())
+  show = lambda answer: '  '.join([answer['input'], *numbers(answer['tags'])]) + '\n'
+  writes = lambda run, inputs, chosen: [Path(chosen.output)] if chosen.output else []
+  return Verb(
+    'The tags of image files.', encode, probabilities, decode, 'IMAGE …', Annotating, show, files, writes
+  )  # fmt: skip
+
+
+def _table(answers, path: Path) -> str:
+  """FILE.json, or the FILE.csv that --dataset=tags:FILE.csv reads, of files from its folder on."""
+  if path.suffix == '.json':
+    return json.dumps(answers, indent=2, ensure_ascii=False) + '\n'
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator='\n')
+  table.writerow(['file', 'tags'])
+  table.writerows([os.path.relpath(each['input'], path.parent), '|'.join(each['tags'])] for each in answers)
+  return text.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -259,7 +259,9 @@ def predictions(run: Run, chosen=None, then: Callable = lambda outputs: outputs)
   return Predictions(lambda state, batch, key: then(run.program.predict(state, batch, key)))
 
 
-probabilities = functools.partial(predictions, then=jax.nn.softmax)
+def probabilities(run: Run, chosen=None) -> Predictions:
+  """The same of classes, or of tags, by the logits of which `predict` is."""
+  return predictions(run, then=jax.nn.sigmoid if getattr(run.spec, 'multi_label', False) else jax.nn.softmax)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,8 @@ class Spec:
     examples: size of the train split.
     dtype: of the raw examples: 'uint8', 'uint16' or 'float32'.
     stored: the shape before it was resized or recoloured.
+    multi_label: whether an example may be of any of the classes, which then are tags: its label is [classes] int8, 1 or 0, or
+      -1 where it is not known.
   """
 
   name: str
@@ -40,6 +42,7 @@ class Spec:
   examples: int = 0
   dtype: str = 'uint8'
   stored: tuple[int, ...] = ()
+  multi_label: bool = False
 
   to_json = dataclasses.asdict
 
@@ -162,7 +165,10 @@ def rare_classes(data: Dataset) -> tuple[str, ...]:
   for split, s in data.splits.items() if classes else ():
     labels = next((s.arrays[name] for name in ('label', 'target', 'targets') if name in (s.arrays or {})), None)
     if labels is not None and np.issubdtype(labels.dtype, np.integer):
-      counts[split] = np.bincount(labels[labels >= 0].reshape(-1), minlength=len(classes))[: len(classes)]
+      tags = getattr(data.spec, 'multi_label', False)
+      counts[split] = (
+        (labels == 1).sum(0) if tags else np.bincount(labels[labels >= 0].reshape(-1), minlength=len(classes))
+      )
   if 'train' not in counts:
     return ()
   named = lambda chosen: [classes[i] for i in np.flatnonzero(chosen)]

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import bundled, image_files, published, splitting, tfds
+from karpjax.data import bundled, image_files, image_tags, published, scenes, splitting, tfds
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.data.folders import visible
 from karpjax.errors import UsageError
+
+SOURCES = {**bundled.SOURCES, 'scenes': scenes.tagged}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +21,16 @@ class Flags:
   """The flags of experiments on images."""
 
   dataset: str = configs.flag(
-    'digits', f'{", ".join(bundled.NAMES)}, folder:PATH, or mnist, cifar10, …: as published, or of TFDS.', path=True
+    'digits',
+    f'{", ".join((*SOURCES, "usps"))}, folder:PATH, tags:FILE.csv, flickr8k, or mnist, cifar10, …: as published, or of TFDS.',
+    path=True,
   )
   image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0, high=2**14)
   channels: int = configs.flag(0, '1: grey, 3: colour; 0: as stored.', choices=(0, 1, 3))
   subset: str = configs.flag('', 'TRAIN/TEST:SEED draws so many examples of each split, as 7291/2007:1337.')
 
 
-def load(config, *, unlabelled: bool = False) -> Dataset:
+def load(config, *, unlabelled: bool = False, tags: bool = False) -> Dataset:
   """The data set that a config names, with batches of 'image' (raw) and 'label' (int32).
 
   Sets that need no more than `resident_mb` are held as whole arrays; larger ones are decoded as they are fetched.
@@ -34,24 +38,30 @@ def load(config, *, unlabelled: bool = False) -> Dataset:
   Args:
     config: a `config.Train` with `Flags`.
     unlabelled: whether a folder of images without classes serves as well.
+    tags: whether a set of tags serves, see `Spec.multi_label`; without labels, it does anyway.
 
   Raises:
     UsageError: in one line, for whatever is wrong with the name, the files or the flags. Nothing is downloaded.
   """
   name, size, resident_bytes = config.dataset, config.image_size, config.resident_mb * 2**20
-  if name in bundled.SOURCES:
-    data = bundled.SOURCES[name]()
+  if name in SOURCES:
+    data = SOURCES[name]()
   elif name.startswith('folder:'):
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
+  elif name.startswith(('tags:', 'flickr8k')):
+    data = image_tags.read(name, config.data_dir, seed=config.split_seed, image_size=size)
   else:
     data = _in_data_dir(config, image_size=size, resident_bytes=resident_bytes, unlabelled=unlabelled)
 
+  if data.spec.multi_label and not tags:
+    data = _untagged(data, unlabelled)
   splits, subset = splitting.subset(data.splits, config.subset)
   splits, held_out = splitting.hold_out(splits, config.validation, config.split_seed)
   spec = conversion(data.spec, size, config.channels)
   if spec.shape != spec.stored:
     splits = {split: _converted(s, spec.shape) for split, s in splits.items()}
-  splits, residency = splitting.settle(name, splits, resident_bytes, () if unlabelled else spec.classes)
+  checked = () if unlabelled or spec.multi_label else spec.classes
+  splits, residency = splitting.settle(name, splits, resident_bytes, checked)
   mean, std = splitting.statistics(splits['train'], spec.maximum)
   spec = dataclasses.replace(spec, mean=mean, std=std, examples=splits['train'].size)
   return Dataset(spec, splits, (*data.notes, *subset, *held_out, residency))
@@ -65,6 +75,17 @@ def _in_data_dir(config, **options) -> Dataset:
   if name == 'usps':
     return bundled.usps(data_dir or Path())
   return (data_dir and published.read(name, data_dir)) or tfds.read(name, data_dir, **options)
+
+
+def _untagged(data: Dataset, unlabelled: bool) -> Dataset:
+  """The same images, all of one class."""
+  if not unlabelled:
+    raise UsageError(
+      f'dataset={data.spec.name} has tags, of which an image has any number; a class for each is needed here'
+    )
+  spec = dataclasses.replace(data.spec, classes=('all',), multi_label=False)
+  plain = lambda split: Split.of(image=split.column('image'), label=np.zeros(split.size, np.int32))
+  return dataclasses.replace(data, spec=spec, splits={name: plain(split) for name, split in data.splits.items()})
 
 
 def _converted(split: Split, shape) -> Split:

@@ -4,21 +4,16 @@ TFDS is storage here: a set that fits in memory is decoded once and kept as .npz
 default ~/.cache/karpjax). Nothing in this module touches the network.
 """
 
-import contextlib
 import functools
-import hashlib
 import io
-import json
 import math
 import os
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from karpjax.data import bundled, fingerprint, image_files, published, splitting
+from karpjax.data import bundled, cache, fingerprint, image_files, published, splitting
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.errors import UsageError, nearest
 
@@ -26,7 +21,7 @@ from karpjax.errors import UsageError, nearest
 def read(
   name: str, data_dir: Path | None = None, *, image_size: int = 0, resident_bytes: int = 2**31, unlabelled: bool = False
 ) -> Dataset:
-  """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label'.
+  """The prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME:VERSION', with features 'image' and 'label', or 'labels'.
 
   A set without a test split, or with one whose labels are hidden, has its validation split as 'test'; one with train
   only gives a fifth of that, by a fixed draw. With `unlabelled` train needs no labels. Images of many sizes need
@@ -35,7 +30,8 @@ def read(
   import tensorflow_datasets as tfds
 
   builder, prepared = opened(name, data_dir)
-  shape, classes = _features(name, builder.info)
+  shape, classes, several = _features(name, builder.info)
+  tags = len(classes) if several else 0
   if None in shape[:2]:
     if not image_size:
       raise UsageError(f'{name} has images of many sizes: give image_size=N to resize all to N×N')
@@ -47,15 +43,15 @@ def read(
     # Pillow decodes, always: TFDS would take OpenCV where that is installed, and other bits from the same JPEG.
     source = builder.as_data_source(split=split, decoders={'image': tfds.decode.SkipDecoding()})
     few = source.__getitems__(splitting.sample(len(source), 16).tolist())
-    labels[split] = [record['label'] for record in few]
-    splits[split] = Split(len(source), None, functools.partial(_fetch, f'{name}: {split}', source, shape))
+    labels[split] = [] if several else [record['label'] for record in few]
+    splits[split] = Split(len(source), None, functools.partial(_fetch, f'{name}: {split}', source, shape, tags))
   splits, hidden = splitting.labelled(name, splits, labels, needed=not unlabelled)
   if sum(split.size for split in splits.values()) * math.prod(shape) <= resident_bytes:
     for split, s in splits.items():
       files = [Path(file) for file in builder.info.splits[split].filepaths]
       splits[split] = _keep(f'{builder.info.full_name}/{split}', s, shape, files)
   splits, notes = splitting.with_test(splits, max(splits['train'].size // 5, 1), 0, purpose=3)
-  return Dataset(Spec(name, shape, classes, 255.0), splits, (*hidden, *notes))
+  return Dataset(Spec(name, shape, classes, 255.0, multi_label=several), splits, (*hidden, *notes))
 
 
 def opened(
@@ -116,19 +112,23 @@ def _builder(folder: Path, root: Path, prepare: str):
 
 
 def _features(name, info):
-  """(height, width, channels), None where it varies, and the class names."""
+  """(height, width, channels), None where it varies; the class names; whether an image may be of several."""
   import tensorflow_datasets as tfds
 
   features = dict(info.features.items())
-  image, label = features.get('image'), features.get('label')
+  image, several = features.get('image'), 'label' not in features and 'labels' in features
+  label = getattr(features['labels'], 'feature', None) if several else features.get('label')
   if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-    raise UsageError(f'{name} has features {", ".join(features)}; expected an image and its label, so called')
+    raise UsageError(
+      f'{name} has features {", ".join(features)}; expected an image and its label, or labels, so called'
+    )
   if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3, None):
     raise UsageError(f'{name}: images of {image.np_dtype} {image.shape}; expected uint8 with 1 or 3 channels')
-  return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes)))
+  return tuple(image.shape), tuple(label.names or map(str, range(label.num_classes))), several
 
 
-def _fetch(title, source, shape, indices):
+def _fetch(title, source, shape, tags, indices):
+  """tags: how many there are, of images that may have several; 0: each has a class."""
   records = source.__getitems__([int(i) for i in indices])
   decoded = np.empty((len(indices), *shape), np.uint8)
   for row, (index, record) in enumerate(zip(indices, records)):
@@ -136,22 +136,21 @@ def _fetch(title, source, shape, indices):
       decoded[row] = image_files.read(io.BytesIO(record['image']), shape[-1], shape[:2])
     except UsageError as error:
       raise UsageError(f'{title} example {index} is not a readable PNG or JPEG image') from error
-  return {'image': decoded, 'label': np.array([record['label'] for record in records], np.int32)}
+  labels = np.stack([_tags(record, tags) for record in records]) if tags else [record['label'] for record in records]
+  return {'image': decoded, 'label': np.asarray(labels, np.int8 if tags else np.int32)}
+
+
+def _tags(record, count: int) -> np.ndarray:
+  """[count] int8; -1 where all that shows it is hard to tell, as Pascal VOC scores it."""
+  labels = np.zeros(count, np.int8)
+  labels[record['labels']] = 1
+  if 'labels_no_difficult' in record:
+    labels[np.setdiff1d(record['labels'], record['labels_no_difficult'])] = -1
+  return labels
 
 
 def _keep(title, split, shape, files):
   """The split as whole arrays, from a file in the cache, decoded and written there at first."""
   stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-  digest = hashlib.sha256(json.dumps([stats, shape, 'upright']).encode()).hexdigest()[:16]
-  cache = Path(os.environ.get('KARPJAX_CACHE') or '~/.cache/karpjax').expanduser()
-  path = cache / f'{title.replace("/", "-")}-{digest}.npz'
-  broken = contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile)  # it is not there, or not whole
-  with broken, np.load(path, allow_pickle=False) as arrays:
-    return Split.of(**arrays)
-  whole = splitting.materialise(split, f'decoding {title}')
-  with contextlib.suppress(OSError):  # a full or read-only disk: the arrays are in memory all the same
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix='writing-', ignore_cleanup_errors=True) as temporary:
-      np.savez(f'{temporary}/whole.npz', **whole.arrays)
-      os.replace(f'{temporary}/whole.npz', path)
-  return whole
+  whole = lambda: splitting.materialise(split, f'decoding {title}').arrays
+  return Split.of(**cache.kept(title, [stats, shape, 'upright'], whole))

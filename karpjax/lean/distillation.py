@@ -78,6 +78,8 @@ def configured(config, data: Dataset) -> Teaching:
   flag = f'teacher={config.teacher}'
   if config.workdir and Path(config.workdir).resolve() == Path(config.teacher).resolve():
     raise UsageError(f'{flag} is this run itself; give the workdir of another')
+  if getattr(data.spec, 'multi_label', False):
+    raise UsageError(f'{flag}: distillation compares probabilities of classes; {data.spec.name} has tags')
   run = features.opened('teacher', config.teacher, type(config).__module__.rpartition('.')[2])
   for whose, each in (('', config), (f'{flag}: ', run.config)):
     if getattr(each, 'loss', 'cross_entropy') != 'cross_entropy':

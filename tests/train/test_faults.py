@@ -19,7 +19,7 @@ import karpjax
 from experiments import image_classification as experiment
 from karpjax import command_line, config
 from karpjax.commands import runs, sweep
-from karpjax.data import bundled, fingerprint
+from karpjax.data import fingerprint, images
 from karpjax.errors import Diverged, UsageError
 from karpjax.report import progress
 from karpjax.train import checkpoint, loop, run_dir
@@ -162,21 +162,21 @@ def test_a_flag_that_is_newer_than_the_workdir_had_its_default(run, capsys):
 
 
 def test_other_data_on_an_old_workdir_are_refused_by_name(run, capsys, monkeypatch):
-  before, read = contents('run'), bundled.SOURCES['digits']
+  before, read = contents('run'), images.SOURCES['digits']
 
   def other():
     data = read()
     data.splits['test'].arrays['image'][0, 0, 0] += 1
     return data
 
-  monkeypatch.setitem(bundled.SOURCES, 'digits', other)
+  monkeypatch.setitem(images.SOURCES, 'digits', other)
   line = 'run: the data are not those that it began with: image of test has changed. Put them back, or train on these in another workdir'
   assert main('--workdir=run', '--steps=40') == 2
   assert capsys.readouterr().err == f'image_classification: {line}\n'
   with pytest.raises(UsageError, match=line):
     karpjax.open('run').evaluate()
   assert contents('run') == before
-  monkeypatch.setitem(bundled.SOURCES, 'digits', read)
+  monkeypatch.setitem(images.SOURCES, 'digits', read)
   assert karpjax.open('run').evaluate() and main('--workdir=run', '--steps=40') == 0
 
 
