@@ -288,8 +288,8 @@ def write_results(
   if config.plots:
     plots.curves(rows, folder)
   writers.write_csv(folder)
-  writers.write_json(folder / 'summary.json', numbers)
   rendering.wait()
+  writers.write_json(folder / 'summary.json', numbers)  # which says that a run is finished
   for sink in sinks:
     if isinstance(sink, writers.TensorBoard | writers.Wandb):
       sink.finish(numbers)

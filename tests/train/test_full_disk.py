@@ -79,7 +79,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
     assert same_bits(run(folder, plots=False), whole) and rows(folder) == rows(tmp_path / 'whole')
 
 
-FILES = ('data.json', 'config.json', 'report.txt', 'plots/curve_loss.png', 'metrics.csv', 'summary.json', 'index.html')
+FILES = ('data.json', 'config.json', 'report.txt', 'metrics.csv', 'plots/curve_loss.png', 'summary.json', 'index.html')
 
 
 def stops(folder, name):
