@@ -40,8 +40,8 @@ class Classes:
     self._set_up()
 
   def _set_up(self) -> None:
-    self.squared, self.smoothing = self.config.loss == 'squared_error', self.config.label_smoothing
-    self.weights = self._weights()
+    self.squared = self.config.loss == 'squared_error'
+    self.smoothing, self.weights = (0.0, None) if self.squared else (self.config.label_smoothing, self._weights())
     plain = not self.squared and self.weights is None
     self.uninformed = frequencies.uninformed(self.data, 'label', self.count, self.smoothing) if plain else {}
 

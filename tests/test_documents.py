@@ -25,6 +25,7 @@ ORDER = [
     ROOT / 'docs' / f'{name}.md'
     for name in (
       'data',
+      'annotation',
       'runs',
       'explain',
       'sweeps',

@@ -33,7 +33,7 @@ PRUNING = {
   'sparsity_scope': 'global',
   'structured': True,
 }
-FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'target', 'task'}  # likewise, of files that a user has
+FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'tag_loss', 'target', 'task'}  # likewise, of files that a user has
 DISTILLATION = {'teacher', 'temperature', 'teacher_weight'}  # and of a run
 WORLDS = {'validation', 'split_seed'}  # of which no split is cut
 LINES = {name: {'split_seed'} for name in ('language_model', 'masked_language_model')}  # drawn; running texts are cut
@@ -47,6 +47,7 @@ VALUES = {
   'target': 'b',
   'task': 'numbers',
   'teacher': 'runs/a',
+  'tag_loss': 'focal',
   **PRUNING,
 }
 PRIVATE = {'dp_epsilon': 1000.0, 'dp_clip': 0.5, 'dp_delta': 1e-6, 'dp_accept_shuffle': True}
