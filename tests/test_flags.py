@@ -33,7 +33,15 @@ PRUNING = {
   'sparsity_scope': 'global',
   'structured': True,
 }
-FILES = {'encoding', 'columns', 'distinct', 'scorer_weight', 'tag_loss', 'target', 'task'}  # likewise, of files that a user has
+FILES = {
+  'encoding',
+  'columns',
+  'distinct',
+  'scorer_weight',
+  'tag_loss',
+  'target',
+  'task',
+}  # likewise, of files that a user has
 DISTILLATION = {'teacher', 'temperature', 'teacher_weight'}  # and of a run
 WORLDS = {'validation', 'split_seed'}  # of which no split is cut
 LINES = {name: {'split_seed'} for name in ('language_model', 'masked_language_model')}  # drawn; running texts are cut
