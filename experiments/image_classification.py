@@ -13,21 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from karpjax import config, image_verbs, labels, models, options
+from karpjax import adversary, config, image_verbs, labels, models, options
 from karpjax.commands import explain
 from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.lean import distillation
 from karpjax.losses.multi_label import LOSSES as TAG_LOSSES
-from karpjax.program import AUGMENT, Input, Program, apply, dropout_key, example_keys, pair
+from karpjax.program import AUGMENT, Input, Program, apply, divide, dropout_key, example_keys, pair
 from karpjax.report import classification as reports
+from karpjax.report import robustness
 from karpjax.train.predict import predict_split
 from karpjax.train.step import ordinary
 from karpjax.verbs import classes
 
 
 @config.defaults(steps='25epochs', batch_size=64)
-class Config(config.Train, images.Flags, config.model_flags(models.MODELS)):
+class Config(config.Train, images.Flags, adversary.Flags, config.model_flags(models.MODELS)):
   model: str = config.flag(
     'cnn', 'The network; its options, with defaults of its own, are below.', choices=models.MODELS, own=True
   )
@@ -56,20 +57,25 @@ def program(config: Config, data: Dataset) -> Program:
   inputs, decided = np.zeros((1, *spec.shape), np.float32), {'classes': count, 'dtype': jnp.dtype(config.dtype)}
   model = options.build(models.MODELS, config.model, config, inputs, call={'train': False}, **decided)
   augmentations, taught = augmentation.parse(config.augment), distillation.configured(config, data)
-  label = labels.kind(spec)(config, data)
+  label, against = labels.kind(spec)(config, data), adversary.configured(config, spec)
+
+  def logits_of(variables, x):
+    return model.apply(variables, spec.scale(x, config.scale), train=False)
 
   def loss(params, collections, batch, key):
     x, targets = batch['image'], batch['label']
     if augmentations:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
       x, targets = augmentation.augment(augmentations, keys, x, label.targets(targets))
+    x = against.seen(key, batch, x, batch['label'], lambda x: logits_of({'params': params, **collections}, x))
     scaled, rngs = spec.scale(x, config.scale), {'dropout': dropout_key(key, batch)}
     logits, collections = apply(model, params, collections, scaled, train=True, rngs=rngs)
-    measured = {'loss': pair(label.loss(logits, targets)), 'error': label.wrong(logits, batch['label'])}
+    losses, logits = against.losses(label.loss, logits, targets)
+    measured = {'loss': pair(losses), 'error': label.wrong(logits, batch['label'])}
     return taught(measured, logits, {**batch, 'image': x}), collections
 
   def predict(state, batch, key):
-    return model.apply(state.variables(), spec.scale(batch['image'], config.scale), train=False)
+    return logits_of(state.variables(), batch['image'])
 
   def probabilities(state, batch, key):
     return label.probabilities(predict(state, batch, key))
@@ -78,7 +84,11 @@ def program(config: Config, data: Dataset) -> Program:
     return label.loss(predict(state, batch, key), batch['label'])
 
   def evaluate(state, batch, key):
-    return label.evaluate(predict(state, batch, key), batch)
+    robust = against.evaluated(batch, lambda x: logits_of(state.variables(), x))
+    return {'clean': label.evaluate(predict(state, batch, key), batch), **robust}
+
+  def summarise(sums):
+    return label.summarise(sums['clean']) | divide({n: x for n, x in sums.items() if n != 'clean'})
 
   def report(state, t, folder):
     name, split = data.reported(t == config.steps)
@@ -90,11 +100,15 @@ def program(config: Config, data: Dataset) -> Program:
       kernel=reports.first_kernel(state.eval_params, spec.shape),
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
     )  # fmt: skip
+    if against.evaluation:
+      return robustness.write(folder, against, lambda x: logits_of(state.variables(), x), split, spec.classes)
+    return []
 
   return label.begin(ordinary(
-    config, model, [inputs], loss, evaluate=evaluate, summarise=label.summarise, predict=predict, report=report,
+    config, model, [inputs], loss, evaluate=evaluate, summarise=summarise, predict=predict, report=report,
     example_losses=example_losses, exports={'predict': (predict, {'image': Input(spec.shape, spec.dtype)})},
     frozen=taught.frozen, lent=taught.lent, **label.uninformed,
+    checks=robustness.checks(against, lambda state, x: logits_of(state.variables(), x)),
   ))  # fmt: skip
 
 

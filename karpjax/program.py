@@ -146,6 +146,8 @@ class Program:
       is of use without karpjax, for `launch.py export`; entries are raw, as in training.
     unread: () -> names of flags that were given and that the program has not read; see `config.unread`.
     notes: () -> lines for start-up to print.
+    checks: {what has to be so: (state, batch) -> (whether it is, a figure)} of a state that has learnt a little, for
+      `launch.py check`.
     of_step: (t) -> {name: number} of the training after t steps that depend on t alone; logged with its metrics.
   """
 
@@ -171,6 +173,7 @@ class Program:
   exports: Mapping[str, tuple[Callable, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
   unread: Callable[[], Sequence[str]] = tuple
   notes: Callable[[], Sequence[str]] = tuple
+  checks: Mapping[str, Callable[[Any, Batch], tuple[bool, str]]] = dataclasses.field(default_factory=dict)
   of_step: Callable[[int], Mapping[str, float]] = lambda t: {}
 
 

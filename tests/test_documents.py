@@ -26,6 +26,7 @@ ORDER = [
     for name in (
       'data',
       'annotation',
+      'robustness',
       'runs',
       'explain',
       'sweeps',

@@ -23,6 +23,10 @@ OF_DATA = {'data_dir', 'resident_mb', 'workers'}  # where there are none, or non
 WHERE = {  # what is refused where other flags do not call for it, and what does
   'actor_critic_off_policy': {('smoothing_limit', 'exploration'): {'algorithm': 'td3'}},
   'gan': {('gradient_penalty',): {'objective': 'wasserstein_gp'}, ('clip_weights',): {'objective': 'wasserstein'}},
+  'image_classification': {
+    ('attack_norm', 'attack_epsilon', 'attack_step'): {'adversary': 'fgsm'},
+    ('attack_steps', 'trades_beta'): {'adversary': 'trades'},
+  },
   'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
   'value_learning': {('lowest', 'highest'): {'atoms': 51}},
 }
@@ -56,6 +60,8 @@ VALUES = {
   'task': 'numbers',
   'teacher': 'runs/a',
   'tag_loss': 'focal',
+  'attack_norm': 'l2',
+  'attack_steps': 3,
   **PRUNING,
 }
 PRIVATE = {'dp_epsilon': 1000.0, 'dp_clip': 0.5, 'dp_delta': 1e-6, 'dp_accept_shuffle': True}

@@ -245,6 +245,9 @@ def check(program, batch, *, seed: int = 0, later=()) -> dict[str, tuple[bool | 
       results[name] = one(program, state, batch, *((later,) if one is learns else ()))
     except NotApplicable as reason:
       results[name] = None, str(reason)
+  if program.checks:
+    learnt = _train(program, state, batch, BLIND_STEPS)
+    results |= {name: one(learnt, batch) for name, one in program.checks.items()}
   return results
 
 
@@ -269,6 +272,7 @@ def main(argv: list[str]) -> int:
     return command_line.refuse('check', error)
   word = lambda passed: '-' if passed is None else 'pass' if passed else 'FAIL'
   rows = [(word(passed), name, figure) for name, (passed, figure) in results.items()]
-  failures = [f'{name}: {CHECKS[name][1]}.' for mark, name, _ in rows if mark == 'FAIL']
+  remedies = {name: remedy for name, (_, remedy) in CHECKS.items()}
+  failures = [f'{name}: {remedies.get(name, "see its figure")}.' for mark, name, _ in rows if mark == 'FAIL']
   print(*tables.table(rows, ('', 'check', 'figure')), *([''] if failures else []), *failures, sep='\n')
   return int(bool(failures))
