@@ -25,8 +25,7 @@ ORDER = [
     ROOT / 'docs' / f'{name}.md'
     for name in (
       'data',
-      'annotation',
-      'robustness',
+      'images',
       'runs',
       'explain',
       'sweeps',
