@@ -93,14 +93,15 @@ def first_carry(runner: Runner, config, say):
   """The carry before the first step, with the weights that `init_from` and the masks that `mask_from` lend, in global form."""
   arrays = weights.read(config.init_from, runner.program.rename_weights) if config.init_from else None
   carry = runner.init()
+  if not (arrays or config.mask_from):
+    return carry
+  carry = runner.placement.get(carry)
   if arrays:
-    state, rows = weights.replace_weights(runner.placement.get(carry).state, arrays)
+    state, rows = weights.replace_weights(carry.state, arrays)
     carry = carry.replace(state=state)
     for line in table(rows, ('array', 'shape', config.init_from)):
       say(line)
-  if config.mask_from:
-    carry = carry.replace(state=masks.lend(runner.placement.get(carry).state, config.mask_from, config.seeds))
-  return carry
+  return carry.replace(state=masks.lend(carry.state, config.mask_from, config.seeds)) if config.mask_from else carry
 
 
 def compiled_and_begun(runner: Runner, carry, steps_per_call: str | int, say) -> tuple[Any, dict]:

@@ -177,6 +177,13 @@ def test_a_ticket_begins_with_the_weights_and_the_zeros_of_its_run(whole, tmp_pa
     np.testing.assert_array_equal(end[name] == 0, pruned)
 
 
+def test_a_ticket_may_begin_with_other_weights_on_any_layout(whole, tmp_path):
+  ticket = dict(sparsity=0.0, sparsity_every='100', sparsity_until='0', mask_from=str(whole[1]), seeds=2)
+  state = run(tmp_path, init_from=str(whole[1]), mesh='data:2,fsdp:4', steps='1', learning_rate=1e-12, **ticket).state
+  for name, kernel in kernels(checkpoint.to_arrays(state)).items():  # the weights are those of the first seed
+    np.testing.assert_allclose(kernel, np.where(whole[0][name] == 0, 0, whole[0][name][0]), atol=1e-9)
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [
