@@ -185,9 +185,10 @@ class Run:
     arrays, information = weights.load_checkpoint(self.folder, which)
     if information['seeds'] > 1:
       arrays = {n: x if x.ndim == 0 else x[self.member or 0] for n, x in arrays.items()}  # the step is of all
-    shapes = jax.eval_shape(self.program.init, jax.random.key(0))
-    state = checkpoint.from_arrays(arrays, {'state': shapes})['state']
-    state = weights.of_file(state, file, self.program.rename_weights) if file else state
+    with jax.ensure_compile_time_eval():  # a program that opens a run may be made where it is traced, as a sweep's are
+      shapes = jax.eval_shape(self.program.init, jax.random.key(0))
+      state = checkpoint.from_arrays(arrays, {'state': shapes})['state']
+      state = weights.of_file(state, file, self.program.rename_weights) if file else state
     return state, information['step']
 
   @property

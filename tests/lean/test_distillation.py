@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import image_classification, language_model, text_classification, token_classification
-from karpjax import verbs
+from karpjax import population, verbs
 from karpjax.data import images, text, tokenisers
 from karpjax.errors import UsageError
 from karpjax.layers import crf
@@ -127,6 +127,15 @@ def test_every_layout_learns_as_one_device(whole, teacher, tmp_path, layout):
   for name, x in whole[0].items():
     if name.startswith('params/'):
       np.testing.assert_allclose(arrays[name], x, rtol=1e-2, atol=2e-3)
+
+
+def test_settings_of_a_sweep_have_the_teacher_in_one_program(whole, teacher, tmp_path):
+  swept = population.varied(image_classification, {'learning_rate': [0.01, 0.02]}, [1, 1])
+  config = image_classification.Config(**RUN, augment='shift:1', seeds=2, teacher=teacher, workdir=str(tmp_path))
+  arrays = checkpoint.to_arrays(loop.run(swept, config, say=lambda _: None).state)
+  for name, x in whole[0].items():  # whose second seed the first setting is
+    if name.startswith('params/'):
+      np.testing.assert_allclose(arrays[name][0], x[1], rtol=1e-2, atol=2e-3)
 
 
 def test_microbatches_and_a_teacher_that_weighs_nothing_change_nothing(teacher, tmp_path):
