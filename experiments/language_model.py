@@ -103,7 +103,7 @@ def program(config: Config, data: Dataset) -> Program:
     [np.zeros((1, spec.lengths['text']), np.int32)],
     loss,
     carried=lambda: model.initial(config.batch_size) if carries else {},
-    change_step=lambda step: count if config.model == 'counts' else step,
+    step=count if config.model == 'counts' else None,
     evaluate=evaluate,
     summarise=metrics.summarise,
     predict=predict,

@@ -136,17 +136,19 @@ def accounted(program: Program, examples: int, config) -> Program:
     writers.write_bytes(Path(folder) / 'texts' / 'privacy.txt', '\n'.join(lines).encode())
     return [*((program.report(state, t, folder) if program.report else None) or ()), *lines]
 
-  caveats = _caveats(config, examples, exact, about)
+  seeds = len(set(program.population.seeds)) if program.population else config.seeds
+  caveats = _caveats(config, examples, exact, about, seeds)
   aim = f' for dp_epsilon={config.dp_epsilon:g}' if config.dp_epsilon else ''
   mechanism = f'private: noise {config.dp_noise:g}{aim} × clip {config.dp_clip:g}, each example in a step with probability {rate:.3g}'
   notes = lambda: [*program.notes(), mechanism, said(config.steps), *caveats]
   return dataclasses.replace(program, report=report, notes=notes, of_step=spent)
 
 
-def _caveats(config, examples: int, exact: bool, about) -> list[str]:
+def _caveats(config, examples: int, exact: bool, about, seeds: int) -> list[str]:
   """What a reader of ε has to know."""
   lines = [
-    'not accounted: choices made by looking at results, and numbers of train and validation; who knows the seed knows the noise'
+    'not accounted: choices made by looking at results, and numbers of train and validation; who knows the seed knows the '
+    'noise, and runs of one seed share it'
   ]
   if not exact:
     lines.append(
@@ -156,9 +158,9 @@ def _caveats(config, examples: int, exact: bool, about) -> list[str]:
     lines.append(
       f'dp_delta={config.dp_delta:g} is not below 1 / {examples:,} examples: to publish one of them would be as private'
     )
-  if config.seeds > 1:
-    together = privacy.epsilon(*about, config.steps * config.seeds, config.dp_delta)
-    lines.append(f'that is of one seed; of all {config.seeds}, where more than one is published, ε is {together:.3f}')
+  if seeds > 1:
+    together = privacy.epsilon(*about, config.steps * seeds, config.dp_delta)
+    lines.append(f'that is of one seed; of all {seeds}, where more than one is published, ε is {together:.3f}')
   if given := [
     f'{name}={getattr(config, name)}' for name in ('init_from', 'mask_from', 'teacher') if getattr(config, name)
   ]:

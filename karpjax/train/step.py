@@ -121,7 +121,7 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
 
 
 def ordinary(
-  config, model, inputs, loss: Callable, *, optimiser=None, carried=dict, change_step=None, **others
+  config, model, inputs, loss: Callable, *, optimiser=None, carried=dict, step=None, change_step=None, **others
 ) -> Program:
   """The Program of one model that is trained by `train_step`.
 
@@ -131,16 +131,17 @@ def ordinary(
     loss: as for `compute_gradients`.
     optimiser: None: that of the config.
     carried: () -> what the state carries per example at first.
+    step: of a model that no gradient finds, which has no averages and no privacy; None: `train_step`.
     change_step: the step -> the one to use.
     others: the Program's other fields.
   """
-  optimiser = optimiser or optim.configured(config)
+  optimiser, descends = optimiser or optim.configured(config), step is None
 
   def init(key):
     variables = model.init(key, *inputs)
-    return TrainState.create(key, variables, optimiser, ema=config.ema > 0, carried=carried())
+    return TrainState.create(key, variables, optimiser, ema=descends and config.ema > 0, carried=carried())
 
-  step = train_step(loss, optimiser, config)
+  step = train_step(loss, optimiser, config) if descends else step
   step = change_step(step) if change_step else step
   return Program(init=init, step=step, axes=partitioning(model, *inputs), **others)
 

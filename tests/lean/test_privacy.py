@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gan, text_classification
+from experiments import gan, language_model, text_classification
 from experiments import image_classification as experiment
-from karpjax import collectives, config
+from karpjax import collectives, config, population
 from karpjax.data import batches
 from karpjax.data.dataset import Split
 from karpjax.errors import UsageError
@@ -280,5 +280,15 @@ def test_other_experiments_are_private_or_refused():
   runner.Runner(
     *prepare(text_classification, text_classification.Config(order='poisson', dp_noise=1.0, baseline=False))
   )
-  with pytest.raises(UsageError, match='^dp_noise=1.0: the program makes no use of it'):
-    runner.Runner(*prepare(gan, gan.Config(dp_noise=1.0)))
+  for module, flags in ((gan, {}), (language_model, dict(model='counts'))):
+    with pytest.raises(UsageError, match='^dp_noise=1.0: the program makes no use of it'):
+      runner.Runner(*prepare(module, module.Config(**flags, dp_noise=1.0)))
+
+
+def test_of_settings_that_share_a_seed_no_epsilon_of_all_together_is_told():
+  notes = {}
+  for seeds in ([0, 0], [0, 1]):
+    swept = population.varied(experiment, {'learning_rate': [0.01, 0.02]}, seeds)
+    program, *_ = prepare(swept, experiment.Config(**SMALL, steps='5', seeds=2))
+    notes[seeds[1]] = '\n'.join(program.notes())
+  assert 'of all 2' in notes[1] and 'of all' not in notes[0] and 'runs of one seed share it' in notes[0]
