@@ -130,6 +130,15 @@ class Train(flags.Flags):
   decay_all: bool = optimiser_flag(False, "Weight decay takes biases and norms too, as PyTorch's optimisers do.")
   clip: float = optimiser_flag(0.0, 'Largest global norm of the gradient; 0: no clipping.', low=0)
   clip_values: float = optimiser_flag(0.0, 'Largest absolute value of a number of the gradient; 0: no clipping.', low=0)
+  freeze: tuple[str, ...] = optimiser_flag(
+    (), 'Parameters that stay as they are: names or patterns, as conv1,block*, or trunk: all but the last layer.'
+  )
+  layer_decay: float = optimiser_flag(
+    1.0, 'Each layer learns so much more slowly than the one behind it, as 0.75.', above=0, high=1
+  )
+  head_learning_rate: float = optimiser_flag(
+    1.0, 'The rate of the last layer, as a multiple of learning_rate.', above=0
+  )
   ema: float = optimiser_flag(
     0.0,
     'Decay of running averages of parameters and of batch-norm statistics, which are evaluated; 0: none.',

@@ -14,7 +14,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from karpjax import axes
+from karpjax import axes, fine_tuning
 from karpjax.durations import MOST_STEPS, Pace
 from karpjax.errors import UsageError
 from karpjax.lean import pruning, quantisation
@@ -152,6 +152,10 @@ def configured(config, pace: Pace = Pace()) -> optax.GradientTransformation:
     *(decays if name in DECOUPLED else []),
     optax.scale(-constant) if is_known(constant) else optax.scale_by_learning_rate(rate),
   )
+  if fine_tuning.asked(config):
+    if config.freeze and (config.mask_from or config.sparsity or config.quantise != 'none'):
+      raise UsageError(f'freeze={",".join(config.freeze)}: pruning and quantisation change weights that would stay')
+    optimiser = fine_tuning.tuned(optimiser, config)
   optimiser = pruning.pruned(optimiser, config, pace) if config.mask_from or config.sparsity else optimiser
   return optimiser if config.quantise == 'none' else quantisation.quantised(optimiser, config)
 

@@ -7,7 +7,7 @@ from concurrent import futures
 from typing import Any
 
 from karpjax import config as configs
-from karpjax import options
+from karpjax import fine_tuning, options
 from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest, refuse_too_large
@@ -48,7 +48,7 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
   if config.structured and config.sparsity and not config.mask_from:
     program = structure.channelled(experiment, config, data, program)
-  program = quantisation.seen(program, config)
+  program = fine_tuning.said(quantisation.seen(program, config), config)
   program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
   if config.dp_noise and 'dp_noise' in read:
     program = private.accounted(program, data.spec.examples, configs.watched(config, read))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from karpjax import optim
+from karpjax import fine_tuning, optim
 from karpjax.collectives import total
 from karpjax.errors import UsageError
 from karpjax.program import FROZEN, Program, TrainState, partitioning
@@ -108,7 +108,7 @@ def train_step(loss: Callable, optimiser: optax.GradientTransformation, config) 
     (TrainState, batch) -> (TrainState, metrics). Where the state carries something per example, the loss finds it as
     batch['carried'] and gives what it becomes as its third value.
   """
-  one = update(loss, optimiser, config.microbatches, private.of(config))
+  one = update(fine_tuning.still(loss, config), optimiser, config.microbatches, private.of(config))
 
   def step(state: TrainState, batch):
     key = jax.random.fold_in(state.key, state.step)
@@ -191,7 +191,7 @@ def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, roun
     def loss(own, own_collections, batch, key):
       return losses[player]({**params, player: own}, {**collections, player: own_collections}, batch, key)
 
-    one = update(loss, optimisers[player], config.microbatches)
+    one = update(fine_tuning.still(loss, config), optimisers[player], config.microbatches)
     *own, its, _ = one(params[player], collections[player], opt_state[player], batch, key)
     # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
     norm, count = its['gradient_norm']
