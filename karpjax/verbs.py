@@ -127,6 +127,8 @@ class Run:
 
   def __init__(self, folder: str | Path, checkpoint: str = 'best', member: int | None = None, trial: int | None = None):
     self.folder, self.trial, self.member = Path(paths.expand(folder)), '', member
+    flags = {'member': member, 'trial': trial}
+    self._asked = [str(folder), *(f'--{name}={x}' for name, x in flags.items() if x is not None)]
     self._ending = '' if member is None else f'_member_{member}'
     if (self.folder / 'sweep.json').exists():
       self.folder, self.trial, first = run_dir.setting_of_sweep(self.folder, trial)
@@ -180,7 +182,7 @@ class Run:
 
   @functools.cached_property
   def _loaded(self):
-    file = integers.file_of(self.checkpoint, lambda name: self.own_path(self.folder / name))
+    file = integers.file_of(self.checkpoint, lambda name: self.own_path(self.folder / name), self._asked)
     which = self.checkpoint if file is None else 'last' if self.trial else 'best'
     arrays, information = weights.load_checkpoint(self.folder, which)
     if information['seeds'] > 1:

@@ -97,6 +97,14 @@ def test_a_folder_is_described_with_what_it_can_do(folder, capsys):
   out = capsys.readouterr().out
   assert 'a run of image_classification, finished' in out and f'python launch.py predict {folder} IMAGE …' in out
   assert '--model=mlp' in out and 'test/error' in out and '--workdir' not in out
+
+
+def test_what_is_to_be_typed_is_quoted_for_the_shell(folder, tmp_path, capsys):
+  (spaced := tmp_path / 'a run').symlink_to(folder)
+  assert use.describe(spaced) == 0
+  assert f"python launch.py predict '{spaced}' IMAGE …" in capsys.readouterr().out
+  with pytest.raises(errors.UsageError, match=f"launch.py quantise '{spaced}' --member=1 --bits=4 writes it"):
+    assert karpjax.open(spaced, 'int4', member=1).state
   for argv in ([str(folder), '--help'], [str(folder), '-h'], ['-h', str(folder)]):
     assert use.main('predict', argv) == 0
     help = capsys.readouterr().out
@@ -120,7 +128,11 @@ def other_format(folder, number):
     ('predict', ['RUN', 'IMAGE', '--top=x'], 'top'),
     ('predict', ['RUN', 'IMAGE', '--tops=1'], 'unknown flag --tops. Did you mean --top?'),
     ('predict', ['RUN', 'IMAGE', '--member=-1'], '--member=-1: at least 0 is needed'),
-    ('predict', ['RUN', 'IMAGE', '--checkpoint=7'], '--checkpoint=7: best, last, or one of the steps kept: '),
+    (
+      'predict',
+      ['RUN', 'IMAGE', '--checkpoint=7'],
+      '=7: best, last, int8, int4, FILE.safetensors, or one of the steps kept: ',
+    ),
     ('sample', ['RUN'], 'is a run of image_classification, which cannot sample; it can predict'),
     ('predict', ['/nowhere', 'IMAGE'], '/nowhere: no such folder'),
     ('predict', ['EMPTY', 'IMAGE'], 'is no run: it holds no config.json'),

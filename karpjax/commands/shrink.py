@@ -5,6 +5,7 @@ both is timed, turn by turn.
 """
 
 import dataclasses
+import shlex
 import shutil
 import statistics
 import sys
@@ -75,7 +76,7 @@ def shrink(workdir: str, output: str = '', say: Callable = print) -> Path:
     for name in (writers.METRICS, run_dir.DATA):
       shutil.copyfile(folder / name, place / name)
     description = run_dir.describe(place, run.stored['experiment'], new, compiled[1], run.stored, {})
-    description['command'] = f'python launch.py shrink {folder} --output={place}'
+    description['command'] = shlex.join(['python', 'launch.py', 'shrink', str(folder), f'--output={place}'])
     writers.write_json(place / 'config.json', description)
     counts = [sum(each['count'] for each in x['parameters']) for x in (run.stored, description)]
     after = {'parameters': counts[1], 'flops': new.flops, 'step_seconds': seconds[1]}

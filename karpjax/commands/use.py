@@ -5,6 +5,7 @@ An input `-` stands for the lines of standard input. `--json` prints an answer a
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def describe(folder: Path) -> int:
   lines += [f'  {line}' for line in tables.table(*table)] if metrics else []
   lines += ['', 'It can:'] if run.verbs else ['', 'It has no verbs.']
   for name, verb in run.verbs.items():
-    lines += [f'  python launch.py {name} {folder} {verb.inputs}'.rstrip(), f'      {verb.help}']
+    lines += [f'  python launch.py {name} {shlex.quote(str(folder))} {verb.inputs}'.rstrip(), f'      {verb.help}']
   pictures = [path for path in (folder / 'index.html', folder / 'plots' / 'response.png') if path.exists()]
   print(*lines, *(f'\nto look at: {path}' for path in pictures), sep='\n')
   return 0

@@ -1,6 +1,7 @@
 """The run's page: one index.html that shows its folder. It opens from disk and fetches nothing."""
 
 import json
+import shlex
 import string
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,8 @@ def write_page(folder: Path) -> Path:
   arrays = config.get('parameters', [])
   shapes = [(p['name'], ' × '.join(map(str, p['shape'])) or 'scalar', f'{p["count"]:,}') for p in arrays]
   total = f'{len(shapes)} arrays, {sum(p["count"] for p in arrays):,} parameters'
-  seconds, asks = summary.get('compile_seconds'), f'python launch.py {folder}\npython launch.py evaluate {folder}'
+  seconds, place = summary.get('compile_seconds'), shlex.quote(str(folder))
+  asks = f'python launch.py {place}\npython launch.py evaluate {place}'
   where = {
     'Devices': config.get('devices'),
     'Device kind': config.get('device_kind'),

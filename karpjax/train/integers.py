@@ -4,7 +4,8 @@ In a file a kernel NAME is NAME/int8, int8 of its shape, or NAME/int4, uint8, of
 NAME/shape; and NAME/scale, float32. All else is as it was.
 """
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from karpjax.lean import quantisation
 OFFERED = {'int8': 8, 'int4': 4}
 
 
-def file_of(which: str | int, place: Callable[[str], Path]) -> Path | None:
+def file_of(which: str | int, place: Callable[[str], Path], asked: Sequence[str]) -> Path | None:
   """The file that a verb's `checkpoint` names, or None where it is a checkpoint of the run.
 
   Args:
     which: int8, int4 or FILE.safetensors.
     place: the name of a file -> where the run has it.
+    asked: what a command line says of the run: its folder, and flags.
 
   Raises:
     UsageError: where the run has none.
@@ -29,8 +31,8 @@ def file_of(which: str | int, place: Callable[[str], Path]) -> Path | None:
   if which not in OFFERED:
     return Path(paths.expand(str(which))) if str(which).endswith('.safetensors') else None
   if not (path := place(f'{which}.safetensors')).exists():
-    bits = OFFERED[which]
-    raise UsageError(f'checkpoint={which}: no {path}; python launch.py quantise {path.parent} --bits={bits} writes it')
+    command = shlex.join(['python', 'launch.py', 'quantise', *asked, f'--bits={OFFERED[which]}'])
+    raise UsageError(f'checkpoint={which}: no {path}; {command} writes it')
   return path
 
 

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,7 +150,9 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
     raise UsageError(f'{folder}: no such folder')
   description = configs.saved(folder)
   if description is None:
-    raise UsageError(f'{folder} is no run: it holds no config.json; launch.py runs {folder} lists what is below it')
+    raise UsageError(
+      f'{folder} is no run: it holds no config.json; launch.py runs {shlex.quote(str(folder))} lists what is below it'
+    )
   version = description.get('format', 1)
   if version != FORMAT:
     age = 'a newer' if version > FORMAT else 'an older'

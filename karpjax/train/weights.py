@@ -26,10 +26,11 @@ def load_checkpoint(folder: str | Path, which: str | int = 'best') -> tuple[dict
   if which == 'last':
     places.sort(key=lambda place: (-place[1], place[0] == 'best'))
   elif which != 'best' and places:
-    steps = ', '.join(map(str, sorted({step for _, step in places})))
+    kept = ', '.join(map(str, sorted({step for _, step in places})))
     places = [place for place in places if str(place[1]) == str(which)]
     if not places:
-      raise UsageError(f'checkpoint={which}: best, last, or one of the steps kept: {steps}')
+      files = ', '.join(integers.OFFERED)
+      raise UsageError(f'checkpoint={which}: best, last, {files}, FILE.safetensors, or one of the steps kept: {kept}')
   for kind, step in places:
     try:
       return store.load(kind, step)
