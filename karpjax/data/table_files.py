@@ -108,7 +108,10 @@ def features(spec: TableSpec, table: Table) -> np.ndarray:
   """
   if not spec.columns:
     raise UsageError(f'this run has learnt {spec.name} without the names of its columns; train it again')
-  found = []
+  heads, found = {head.lower() for head in table.heads}, []
+  if missing := [name for name in spec.columns if name.lower() not in heads]:
+    learnt = f'this run has learnt from {listed([*spec.columns])}: an empty cell, or null, is one that is missing'
+    raise UsageError(f'{table.path} has no column {missing[0]!r}; {learnt}')
   for name, words in spec.columns.items():
     cells = table.column(name)
     if words:

@@ -4,6 +4,7 @@ A tokeniser is an immutable record, saved with a run as JSON, so that sampling a
 """
 
 import collections
+import contextvars
 import dataclasses
 import functools
 import json
@@ -23,6 +24,7 @@ KINDS = ('characters', 'bytes', 'words', 'bpe')
 PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIALS = ('<pad>', '<unk>', '<s>', '</s>')  # of words and bpe, in this order
 MASK = '<mask>'  # follows them where a masked language model asks for it
+quiet = contextvars.ContextVar('quiet', default=False)  # as in a server, whose log is not for what strangers write
 LINE_END = '\n'  # symbol 0 of characters and bytes on lines: begins and ends each of them
 WORDS = re.compile(rf"\w{LETTER}*(?:'\w{LETTER}*)*|[^\w\s{MARKS}][{MARKS}]*|[{MARKS}]+")
 
@@ -89,8 +91,8 @@ class Tokeniser:
     return [piece for piece in dict.fromkeys(p for text in texts for p in self.split(text)) if piece not in self.table]
 
   def warn_of_unknown(self, texts: Iterable[str]) -> None:
-    """Says on standard error which pieces of texts are no tokens."""
-    if unknown := self.unknown(texts):
+    """Says on standard error which pieces of texts are no tokens, unless `quiet` is set."""
+    if not quiet.get() and (unknown := self.unknown(texts)):
       print(f'never seen in training, so taken as unknown: {listed(unknown)}', file=sys.stderr)
 
   def encode(self, text: str) -> np.ndarray:

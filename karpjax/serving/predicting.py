@@ -9,6 +9,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from karpjax.data import tokenisers
 from karpjax.errors import refuse_too_large
 from karpjax.report import writers
 from karpjax.serving.app import App, Problem
@@ -29,8 +30,7 @@ class Predicting:
   def __init__(self, run, name: str, function, chosen, queue: int):
     self._run, self._verb, self._chosen, self._queue = run, run.verbs[name], chosen, queue
     self._kind = KINDS[self._verb.inputs]
-    with refuse_too_large():
-      self._predictor = Predictor(run, function, example(run, self._verb, chosen))
+    self._predictor = Predictor(run, function, example(run, self._verb, chosen))
     self._batcher = None
     self.routes = {('/predict', 'POST'): self._answer}
     columns = list(getattr(run.spec, 'columns', ()))
@@ -62,6 +62,7 @@ class Predicting:
     return JSONResponse({'answers': await asyncio.to_thread(self._decoded, outputs, inputs)})
 
   def _encoded(self, given: Sequence):
+    tokenisers.quiet.set(True)  # in this call alone: a thread of asyncio's has a context of its own
     inputs = self._kind.read(self._run, given)
     with refuse_too_large():
       return inputs, filled(self._run, self._verb.encode(self._run, inputs, self._chosen))
@@ -73,7 +74,7 @@ class Predicting:
   async def _listed(self, request: Request, app: App) -> list:
     body = await app.json(request)
     given = body.get('inputs', [body['input']] if 'input' in body else None)
-    if not isinstance(given, list) or body.keys() - {'inputs', 'input'}:
+    if not isinstance(given, list) or len(body) > 1:
       raise Problem(
         400, 'send {"inputs": [' + ('{"COLUMN": …}' if self._kind.name == 'row' else '"…"') + ', …]}', 'inputs'
       )

@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -82,7 +84,8 @@ def test_rows_of_a_table_are_objects_of_columns(houses):
   assert sum(answers[0]['classes'].values()) == pytest.approx(1, abs=1e-5)
   both = ask({'rooms': 4.5, 'town': 'Rome'}, {'rooms': None, 'town': 'Oslo'}).json()['answers']
   assert both[0] == answers[0] and both[1] != both[0]
-  assert "no column 'town'" in message(ask({'rooms': 4}), 400)
+  lacks = message(ask({'rooms': 4}), 400)
+  assert "no column 'town'; this run has learnt from rooms, town" in lacks and 'columns=' not in lacks
   assert 'other columns than input 1' in message(ask({'rooms': 1, 'town': 'Oslo'}, {'rooms': 1}), 400)
   assert "'big' is no number" in message(ask({'rooms': 'big', 'town': 'Oslo'}), 400)
   assert 'a number, a text or null is wanted' in message(ask({'rooms': [1], 'town': 'Oslo'}), 400)
@@ -101,6 +104,7 @@ def test_a_text_is_never_a_file(untrained, application, tmp_path, capfd):
     assert [each['input'] for each in ask(path, '-').json()['answers']] == [path, '-']
     long = ask('sun ' * 500, 'sun').json()['answers']
     assert [*map(len, (each['classes'] for each in long))] == [2, 2]
+    assert capfd.readouterr().err == ''  # of words of strangers
     assert 'text 1 is empty' in message(ask(''), 400)
     assert 'a text is wanted' in message(ask(7), 400)
     assert 'no text' in message(client.post('/predict', content=b'{"inputs": ["\\ud800"]}'), 400)
@@ -145,6 +149,17 @@ def test_a_body_that_does_not_say_its_length_is_bounded_too(client):
   assert 'larger than 20,000 bytes' in message(response, 413)
 
 
+def test_a_body_of_many_pieces_is_read_in_time_that_its_length_takes():
+  async def stream():
+    for _ in range(200_000):
+      yield b'x'
+
+  request = types.SimpleNamespace(headers={'content-length': '²'}, stream=stream)
+  begin = time.monotonic()
+  content = asyncio.run(app.App.body(types.SimpleNamespace(limits=app.Limits()), request))
+  assert len(content) == 200_000 and time.monotonic() - begin < 10
+
+
 def test_a_picture_of_too_many_pixels_is_not_decoded(client, monkeypatch):
   monkeypatch.setattr(inputs, 'MOST_PIXELS', 100)
   assert 'at most 100 are taken' in message(client.post('/predict', content=png(size=(20, 20))), 400)
@@ -156,6 +171,7 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(client, monkeypatch):
     (b'', 'no JSON'), (b'{', 'no JSON'), (b'\xff', 'no JSON'), (b'[1]', 'no object'), (b'{"inputs": NaN}', 'NaN is no number'),
     (b'[' * 50_000, 'no JSON'), (b'{}', 'send {"inputs"'), (b'{"inputs": "a"}', 'send {"inputs"'),
     (b'{"inputs": []}', '0 inputs; a request has 1 to 256'), (b'{"inputs": [{}], "top": 1}', 'send {"inputs"'),
+    (b'{"inputs": [{}], "input": {}}', 'send {"inputs"'),
     (json.dumps({'inputs': [{}] * 257}).encode(), '257 inputs'),
   ],
 )  # fmt: skip
@@ -219,6 +235,19 @@ def test_what_comes_within_a_moment_is_one_batch_and_the_queue_is_bounded():
 
   (one, many), waiting = asyncio.run(ask())
   assert one.tolist() == [[2]] and many.tolist() == [[40]] * 20 and calls == [21] and waiting == 0
+
+
+def test_what_cannot_be_answered_together_fails_and_the_next_is_answered():
+  async def ask():
+    batcher = batching.Batcher(lambda arrays: arrays['x'], 30)
+    work = asyncio.create_task(batcher.work())
+    odd = await asyncio.gather(*(batcher.ask({'x': np.zeros((1, n))}, 1) for n in (1, 2)), return_exceptions=True)
+    answer = await asyncio.wait_for(batcher.ask({'x': np.ones((1, 1))}, 1), 5)
+    work.cancel()
+    return odd, answer
+
+  odd, answer = asyncio.run(ask())
+  assert [*map(type, odd)] == [ValueError] * 2 and answer.tolist() == [[1]]
 
 
 def test_a_full_queue_and_a_late_answer_have_their_own_status(digits, application, monkeypatch):
