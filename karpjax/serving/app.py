@@ -102,7 +102,7 @@ class App:
       except Full:
         raise Problem(429, 'too much is waiting; try again', code='queue_full', headers={'Retry-After': '1'}) from None
       except UsageError as error:
-        raise Problem(400, str(error)[:LONGEST]) from None
+        raise Problem(400, str(error)) from None
       except ClientDisconnect:
         return Response(status_code=GONE)
       except HTTPException:
@@ -122,16 +122,16 @@ class App:
 
   async def body(self, request: Request) -> bytes:
     """The body of a request; a Problem where it is too large, before all of it is read."""
-    most, parts, size = self.limits.body, [], 0
+    most, content = self.limits.body, bytearray()
+    too_large = Problem(413, f'the body is larger than {most:,} bytes', headers={'Connection': 'close'})
     announced = request.headers.get('content-length', '')
-    if not announced.isdigit() or int(announced) <= most:
-      async for part in request.stream():
-        parts, size = [*parts, part], size + len(part)
-        if size > most:
-          break
-      else:
-        return b''.join(parts)
-    raise Problem(413, f'the body is larger than {most:,} bytes', headers={'Connection': 'close'})
+    if announced.isdecimal() and int(announced) > most:
+      raise too_large
+    async for part in request.stream():
+      content += part
+      if len(content) > most:
+        raise too_large
+    return bytes(content)
 
   async def json(self, request: Request) -> dict[str, Any]:
     """The object that a body holds; a Problem where it holds none."""
@@ -163,7 +163,7 @@ def _kind(status: int) -> str:
 
 def problem(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
   """OpenAI's error object."""
-  return {'error': {'message': message, 'type': _kind(status), 'param': param, 'code': code}}
+  return {'error': {'message': message[:LONGEST], 'type': _kind(status), 'param': param, 'code': code}}
 
 
 async def _refused(request: Request, error: HTTPException) -> Response:

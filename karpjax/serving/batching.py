@@ -121,8 +121,8 @@ class Batcher:
   async def _answer(self, loop, asked: Sequence) -> None:
     if not asked:
       return  # all of them have left
-    together = {name: np.concatenate([arrays[name] for arrays, _, _ in asked]) for name in asked[0][0]}
     try:
+      together = {name: np.concatenate([arrays[name] for arrays, _, _ in asked]) for name in asked[0][0]}
       outputs, at = await loop.run_in_executor(self._thread, self._predict, together), 0
     except Exception as error:
       for _, _, answer in asked:

@@ -49,17 +49,19 @@ def listening(host: str, port: int) -> socket.socket:
 
 def service(run, chosen: Serving):
   """What answers for a run, compiled; a UsageError where none of its verbs can be served."""
+  from karpjax.lean import quantisation
   from karpjax.serving import batching, completions, predicting
 
-  for verb in run.verbs.values():
-    if verb.model:
-      return completions.Completing(run, verb.model(run), chosen.slots, chosen.queue, chosen.max_tokens)
   own = lambda verb: verb.options(
     **{f.name: getattr(chosen, f.name, f.default) for f in dataclasses.fields(verb.options)}
   )
-  if found := batching.served(run, own):
-    name, function = found
-    return predicting.Predicting(run, name, function, own(run.verbs[name]), chosen.queue)
+  with quantisation.within(run.config):
+    for verb in run.verbs.values():
+      if verb.model:
+        return completions.Completing(run, verb.model(run), chosen.slots, chosen.queue, chosen.max_tokens)
+    if found := batching.served(run, own):
+      name, function = found
+      return predicting.Predicting(run, name, function, own(run.verbs[name]), chosen.queue)
   experiment = run.stored['experiment']
   raise UsageError(
     f'{run.folder} is a run of {experiment}, none of whose verbs, {", ".join(run.verbs)}, answers requests'
@@ -67,11 +69,11 @@ def service(run, chosen: Serving):
 
 
 def known_flags(run) -> type:
-  """The flags of `serve`, and those of the verbs that it can ask."""
+  """The flags of `serve`, and those of the first verb that it may ask."""
   from karpjax.serving.inputs import KINDS
 
-  asked = dict.fromkeys(verb.options for verb in run.verbs.values() if verb.inputs in KINDS)
-  return dataclasses.make_dataclass('Flags', [], bases=(*list(asked)[:1], Serving), frozen=True)
+  asked = [verb.options for verb in run.verbs.values() if verb.inputs in KINDS][:1]
+  return dataclasses.make_dataclass('Flags', [], bases=(*asked, Serving), frozen=True)
 
 
 def server(app):
@@ -124,6 +126,8 @@ def _main(run, chosen) -> int:
   from karpjax.serving import app
 
   token = chosen.token or os.environ.get(TOKEN, '')
+  if token != token.strip() or not token.isprintable():
+    raise UsageError('token: no header can hold it: it has a space at an end, a line break, or bytes that are no text')
   with listening(chosen.host, chosen.port) as listener:
     if not (token or app.is_loopback(chosen.host)):
       print(

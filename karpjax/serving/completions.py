@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from karpjax.data import language
-from karpjax.errors import check_text, refuse_too_large
-from karpjax.lean import quantisation
+from karpjax.errors import check_text
 from karpjax.serving import slots
 from karpjax.serving.app import FAILED, GONE, App, Problem, problem
 from karpjax.serving.asked import Asked, asked
@@ -44,10 +43,22 @@ class Typed:
     if found:
       self.stopped, end = True, min(found)
     else:
-      starts = (n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+      starts = (n for x in self._stops for n in range(1, min(len(x), len(text) + 1)) if text.endswith(x[:n]))
       end = max(self._shown, len(text) - (0 if last else max(starts, default=0)))
     piece, self._shown = text[self._shown : end], max(self._shown, end)
     return piece
+
+
+class _Stream(StreamingResponse):
+  """The events of an answer, which ends with them, even where the client has left before the first."""
+
+  def __init__(self, answer: '_Answer', events: AsyncIterator[str]):
+    super().__init__(events, media_type='text/event-stream', headers={'Cache-Control': 'no-cache'})
+    self._answer = answer
+
+  async def __call__(self, scope, receive, send):
+    with self._answer:
+      await super().__call__(scope, receive, send)
 
 
 class Completing:
@@ -64,8 +75,7 @@ class Completing:
   def __init__(self, run, model, slots_: int, queue: int, most: int):
     self._run, self._queue, self._most, self._slots = run, queue, most, None
     self._tokeniser, self._name = run.spec.tokenisers['text'], run.folder.resolve().name
-    with refuse_too_large(), quantisation.within(run.config):
-      self._programs = slots.Programs(model, run.state.variables(), slots_)
+    self._programs = slots.Programs(model, run.state.variables(), slots_)
     self.routes = {
       ('/v1/models', 'GET'): self._models,
       ('/v1/models/{name:path}', 'GET'): self._model,
@@ -116,7 +126,8 @@ class Completing:
     what = asked(await app.json(request), chat, self._most)
     self._check_model(what.model)
     check_text('the prompt, ', what.prompt)
-    prompt, room = language.prompt(self._run.spec, what.prompt), self._programs.context
+    prompt = await asyncio.to_thread(language.prompt, self._run.spec, what.prompt)  # megabytes take seconds
+    room = self._programs.context
     if len(prompt) > room:
       said = f'the prompt has {len(prompt):,} tokens; the context of this model is {room:,}'
       raise Problem(400, said, 'messages' if chat else 'prompt', 'context_length_exceeded')
@@ -127,8 +138,7 @@ class Completing:
     head = {'id': f'{kind}-{secrets.token_hex(12)}', 'created': int(time.time()), 'model': self._name}
     answer = _Answer(text, Typed(self._tokeniser.decode, prompt, what.stops), len(prompt), app)
     if what.stream:
-      events = _events(answer, {**head, 'object': part}, what, chat)
-      return StreamingResponse(events, media_type='text/event-stream', headers={'Cache-Control': 'no-cache'})
+      return _Stream(answer, _events(answer, {**head, 'object': part}, what, chat))
     pieces = await _unless_gone(request, answer.whole())
     if pieces is None:
       return Response(status_code=GONE)
@@ -140,7 +150,7 @@ class Completing:
 
 @dataclasses.dataclass
 class _Answer:
-  """A text as it comes: `pieces`, of which nothing is lost that has come; then `reason`."""
+  """A text as it comes: `pieces`, of which nothing is lost that has come; then `reason`. Whoever leaves its `with` stops it."""
 
   text: slots.Text
   typed: Typed
@@ -152,27 +162,30 @@ class _Answer:
     new = self.text.made
     return {'prompt_tokens': self.prompt, 'completion_tokens': new, 'total_tokens': self.prompt + new}
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.text.gone = True
+    self.app.metrics.tokens['completion'] += self.text.made
+
   async def whole(self) -> list[str]:
-    async with contextlib.aclosing(self.pieces()) as pieces:
-      return [piece async for piece in pieces]
+    with self:
+      return [piece async for piece in self.pieces()]
 
   async def pieces(self) -> AsyncIterator[str]:
-    """Raises TimeoutError where the end does not come in time; whoever leaves stops the text."""
+    """Raises TimeoutError where the end does not come in time."""
     text, loop = self.text, asyncio.get_running_loop()
     end = loop.time() + self.app.limits.timeout
-    try:
-      new: list[int] | None = []
-      while new is not None and not self.typed.stopped:
-        new = await asyncio.wait_for(text.news.get(), end - loop.time())
-        if isinstance(new, Exception):
-          raise new
-        if piece := self.typed.add(new or [], last=new is None):
-          yield piece
-      ended = text.made < text.most  # by itself
-      self.reason = 'stop' if self.typed.stopped or ended else 'length'
-    finally:
-      text.gone = True
-      self.app.metrics.tokens['completion'] += text.made
+    new: list[int] | None = []
+    while new is not None and not self.typed.stopped:
+      new = await asyncio.wait_for(text.news.get(), end - loop.time())
+      if isinstance(new, Exception):
+        raise new
+      if piece := self.typed.add(new or [], last=new is None):
+        yield piece
+    ended = text.made < text.most  # by itself
+    self.reason = 'stop' if self.typed.stopped or ended else 'length'
 
 
 async def _events(answer: _Answer, head: dict[str, Any], what: Asked, chat: bool) -> AsyncIterator[str]:
@@ -186,9 +199,8 @@ async def _events(answer: _Answer, head: dict[str, Any], what: Asked, chat: bool
   if chat:
     yield event('', first=True)
   try:
-    async with contextlib.aclosing(answer.pieces()) as pieces:
-      async for piece in pieces:
-        yield event(piece)
+    async for piece in answer.pieces():
+      yield event(piece)
     yield event(None, answer.reason)
     if what.usage:
       yield _event({**head, 'choices': [], 'usage': answer.usage()})

@@ -192,15 +192,14 @@ class Slots:
         self._loop.call_soon_threadsafe(_tell, news)
 
   def _admit(self) -> None:
-    """Texts that nobody waits for leave their slots, others come in, and what has filled its cache reads again."""
+    """Texts that nobody waits for leave, others come into their slots, and what has filled its cache reads again."""
     p = self._programs
+    with self._change:
+      self._waiting = collections.deque(text for text in self._waiting if not text.gone)
+      for slot, text in enumerate(self._texts):
+        if text is None or text.gone:
+          self._texts[slot] = self._waiting.popleft() if self._waiting else None
     for slot, text in enumerate(self._texts):
-      if text and text.gone:
-        self._texts[slot] = text = None
-      while text is None and self._waiting:
-        text = self._waiting.popleft()
-        text = None if text.gone else text
-        self._texts[slot] = text
       if text and (not text.length or (p.limited and text.made % p.chunk == 0 and text.length + p.chunk > p.context)):
         read = text.tokens[-(p.context // 2 if text.length else p.context - p.chunk if p.limited else p.context) :]
         p.begin(slot, read, text.rules, text.made)

@@ -19,7 +19,8 @@ from PIL import Image
 import launch
 from experiments import image_classification, policy_gradient
 from karpjax import errors
-from karpjax.serving import app, command
+from karpjax.lean import quantisation
+from karpjax.serving import app, command, predicting
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +53,7 @@ def test_a_process_answers_until_it_is_told_to_stop(classifier, number):
   [
     (['--port=99999'], '--port=99999: at least 0 and at most 65535'), (['--host=203.0.113.9'], 'cannot be used'),
     (['--host=nowhere.invalid'], 'cannot be used'), (['--prot=1'], 'Did you mean --port?'), (['--queue=0'], '--queue=0: at least 1'),
+    (['--token=a '], 'no header can hold it'), (['--token=a\nb'], 'no header can hold it'),
     (['--timeout=nan'], '--timeout'), (['--beam=3'], 'unknown flag --beam'), (['--checkpoint=7'], '--checkpoint=7'),
   ],
 )  # fmt: skip
@@ -93,6 +95,14 @@ def test_a_run_of_reinforcement_learning_answers_no_requests(untrained):
   run.verbs, run.stored = policy_gradient.verbs, {'experiment': 'policy_gradient'}
   with pytest.raises(errors.UsageError, match='policy_gradient, none of whose verbs, play, answers requests'):
     command.service(run, command.known_flags(run)())
+
+
+def test_what_enters_layers_is_quantised_as_in_training(untrained, monkeypatch):
+  x = np.array([1, 0.301], np.float32)
+  monkeypatch.setattr(predicting, 'Predicting', lambda *_: quantisation.entering(x, 0))
+  for kind, same in (('none', True), ('w8a8', False)):
+    run = untrained(image_classification, model='mlp', widths=(2,), quantise=kind)
+    assert np.array_equal(command.service(run, command.known_flags(run)()), x) == same
 
 
 def test_other_machines_are_warned_of(classifier, capsys, monkeypatch):

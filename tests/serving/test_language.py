@@ -1,8 +1,10 @@
 """A language model in OpenAI's form: by its client, many texts at once, and what is refused."""
 
+import asyncio
 import http.client
 import json
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -15,7 +17,8 @@ from starlette.testclient import TestClient
 from experiments import language_model
 from karpjax import generate
 from karpjax.data import language
-from karpjax.serving import app
+from karpjax.serving import app, completions, slots
+from karpjax.serving.batching import Full
 from karpjax.serving.completions import Typed
 
 SMALL = dict(context=24, layers=1, heads=2, width=8, std=0.5)
@@ -149,6 +152,18 @@ def test_pieces_hold_whole_characters_and_no_beginning_of_a_stop():
   assert typed.add('–'.encode()[:2], last=True) == ''
 
 
+def test_a_stop_of_megabytes_costs_no_more_than_the_text_it_is_looked_for_in():
+  class Counted(str):
+    asked = 0
+
+    def __getitem__(self, part):
+      Counted.asked += 1
+      return super().__getitem__(part)
+
+  typed = Typed(''.join, [], [Counted('ab' * 10_000)])
+  assert typed.add('xab') == 'x' and Counted.asked <= 3
+
+
 # ---- who leaves ----
 
 
@@ -167,6 +182,46 @@ def test_a_client_that_leaves_frees_its_slot(made, address, client, stream, monk
   begin = time.monotonic()
   wait_for(lambda: not slots.busy())
   assert time.monotonic() - begin < 10
+
+
+def test_a_stream_whose_client_left_before_it_began_stops_its_text(made):
+  async def left():
+    text = slots.Text([1], 400, slots.Rules())
+    answer = completions._Answer(text, Typed(''.join, [], []), 1, made)
+    stream = completions._Stream(answer, completions._events(answer, {}, None, False))
+    await stream({'type': 'http', 'asgi': {'spec_version': '2.3'}}, receive, send)
+    return text.gone
+
+  async def receive():
+    return {'type': 'http.disconnect'}
+
+  async def send(message):
+    await asyncio.sleep(1)
+
+  assert asyncio.run(left())
+
+
+def test_who_has_left_waits_no_more():
+  programs = types.SimpleNamespace(
+    slots=1, context=8, limited=False, chunk=1, begin=lambda *_: None, step=lambda: time.sleep(0.01) or np.zeros((1, 1), int)
+  )  # fmt: skip
+
+  async def ask():
+    some = slots.Slots(programs, None, 1)
+    going, waiting, next_ = (slots.Text([1], 10**6, slots.Rules()) for _ in range(3))
+    some.ask(going)
+    await asyncio.to_thread(wait_for, some.busy)
+    some.ask(waiting)
+    with pytest.raises(Full):
+      some.ask(next_)
+    waiting.gone = True
+    await asyncio.to_thread(wait_for, lambda: not some.waiting())
+    some.ask(next_)
+    going.gone = True
+    await asyncio.to_thread(wait_for, lambda: next_.made)
+    some.stop()
+
+  asyncio.run(ask())
 
 
 def wait_for(true):
@@ -216,7 +271,7 @@ def test_what_fails_in_the_thread_is_said_and_the_next_text_is_right(run, made, 
     ({'temperature': 1e999}, 'Infinity is no number'), ({'temperature': float('nan')}, 'NaN is no number'), ({'top_p': 0}, 'top_p=0'), ({'top_p': 1.1}, 'top_p=1.1'),
     ({'seed': 1.5}, 'seed: a whole number'), ({'seed': 10**400}, 'seed='), ({'stop': 3}, 'stop: a text'), ({'stop': ['']}, 'stop: a text'),
     ({'stop': list('abcde')}, 'up to four'), ({'stream': 'yes'}, 'stream: true or false'), ({'n': 2}, 'n=2 is not supported'),
-    ({'logprobs': 5}, 'logprobs=5 is not'), ({'tools': [1]}, 'is not supported'), ({'modell': 'a'}, "unknown argument 'modell'"),
+    ({'logprobs': 5}, 'logprobs=5 is not'), ({'tools': [1]}, 'is not supported'), ({'tools': ['x' * 5000]}, 'tools='), ({'modell': 'a'}, "unknown argument 'modell'"),
     ({'stream_options': [1]}, 'stream_options: an object'), ({'model': 3}, 'model: a text'), ({'logprobs': 0}, 'logprobs=0 is not'),
     ({'messages': []}, "unknown argument 'messages'"), ({'\ud800é': 1}, "unknown argument '\\ud800é'"),
   ],
@@ -227,7 +282,7 @@ def test_bad_requests_are_refused_by_name(address, changes, said):
   response = connection.getresponse()
   error = json.loads(response.read())['error']
   assert response.status == 400 and error['type'] == 'invalid_request_error'
-  assert said in error['message']
+  assert said in error['message'] and len(error['message']) <= app.LONGEST
 
 
 def test_openais_client_raises_its_own_errors(client):
