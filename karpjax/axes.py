@@ -64,6 +64,14 @@ def kernels(params) -> tuple[str, ...]:
   )
 
 
+def layers(params) -> tuple[str, ...]:
+  """As `kernels`, with all else of two axes or more of which makers say nothing, as embeddings: what makes and reads units."""
+  boxes = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, nn.meta.AxisMetadata))
+  said = [isinstance(x, Axes) or nn.meta.unbox(x).ndim < 2 for x in boxes]
+  guess = lambda x: kernel(nn.meta.unbox(x))
+  return tuple(matrix or ('' if known else guess(x)) for matrix, known, x in zip(kernels(params), said, boxes))
+
+
 def _last_made(params):
   """The last 'kernel' in the order in which a model has made them, or None."""
   last = None

@@ -48,13 +48,14 @@ def shrink(workdir: str, output: str = '', say: Callable = print) -> Path:
   run_dir.refuse_other_data(folder, fingerprint.of(data), run.stored, data.spec)
   program = run.experiment.program(old_config, data)
   state, batch = structure.trial(program, data)
-  channels = structure.find(run.experiment, old_config, data, program, state, batch)
+  config_said = structure.said(run.experiment, old_config, data)
+  channels = structure.find(run.experiment, config_said, data, program, state, batch)
   old, carries = Runner(program, data, old_config), {}
   for kind in [kind for kind in ('last', 'best') if (folder / 'checkpoints' / kind).exists()]:
     arrays, information = weights.load_checkpoint(folder, kind)
     carries[kind] = checkpoint.from_arrays(arrays, old.shapes), information
   kept = _kept(carries['last'][0].state, channels, old_config.seeds)
-  new_config = dataclasses.replace(structure.smaller(old_config, channels, kept[0]), workdir=str(place))
+  new_config = dataclasses.replace(structure.smaller(config_said, channels, kept[0]), workdir=str(place))
   new = Runner(run.experiment.program(new_config, data), data, new_config)
   small = {}
   for kind, (carry, information) in carries.items():

@@ -74,7 +74,7 @@ class MultiHeadAttention(nn.Module):
 
   Attributes:
     width: of the input and the output.
-    heads: of the queries; head_dim is width / heads.
+    heads: of the queries.
     kv_heads: of the keys and values; None: as many.
     rotary: whether positions turn queries and keys.
     bias: whether the projections have one.
@@ -82,6 +82,7 @@ class MultiHeadAttention(nn.Module):
     implementation: as `attend`'s, of a sequence to itself.
     dropout: rate on the weights; a key of the collection 'dropout' draws.
     dtype: of the matmuls and the output.
+    head_dim: units of a head; 0: width / heads.
   """
 
   width: int
@@ -94,18 +95,20 @@ class MultiHeadAttention(nn.Module):
   implementation: str | None = None
   dtype: Any = jnp.float32
   dropout: Any = 0.0
+  head_dim: int = 0
 
   def setup(self):
     if self.implementation and self.dropout:
       raise errors.UsageError(f'implementation={self.implementation} takes no attention_dropout={self.dropout}')
-    kv, size = self.kv_heads or self.heads, self.width // self.heads
-    if self.width % self.heads or self.heads % kv or (self.rotary and size % 2):
+    kv, size = self.kv_heads or self.heads, head_size(self)
+    uneven = not self.head_dim and self.width % self.heads
+    if uneven or self.heads % kv or (self.rotary and size % 2):
       raise errors.UsageError(
-        f'width={self.width} does not divide over heads={self.heads}, with rotary positions into parts of an even size, '
-        f'or the heads over kv_heads={self.kv_heads}'
+        f'width={self.width} does not divide over heads={self.heads} (head_dim={self.head_dim}), with rotary positions into '
+        f'parts of an even size, or the heads over kv_heads={self.kv_heads}'
       )
     # Glorot & Bengio 2010: U(±√(6 / (in + out))); the kernels have more axes than two
-    xavier = (3 / self.width) ** 0.5
+    xavier = (6 / (self.width + self.heads * size)) ** 0.5
     init = lambda std: initialisers.normal(std) if std else initialisers.uniform(xavier)
     named = lambda init, matrix, *names: axes.declare(init, matrix, names)
     into, zeros = init(self.kernel_std), nn.initializers.zeros_init()
@@ -154,6 +157,11 @@ class MultiHeadAttention(nn.Module):
     y = attend(query, store, mask=mask, causal=causal, implementation=implementation, drop=drop)
     y = linear.dense(y.reshape(*y.shape[:2], -1), self.out.astype(self.dtype).reshape(-1, self.width))
     return y + self.out_bias.astype(self.dtype) if self.bias else y
+
+
+def head_size(sizes) -> int:
+  """The units of a head: of what has `width`, `heads` and `head_dim`."""
+  return sizes.head_dim or sizes.width // sizes.heads
 
 
 def stored(key, value):

@@ -22,7 +22,7 @@ class Block(nn.Module):
 
   Attributes:
     width: of input and output.
-    heads, kv_heads, rotary, bias, implementation: as `MultiHeadAttention`'s.
+    heads, kv_heads, head_dim, rotary, bias, implementation: as `MultiHeadAttention`'s.
     hidden: units of the MLP; 0: four times the width.
     causal: whether a token sees no later one.
     crossed: whether it attends to a memory.
@@ -51,11 +51,13 @@ class Block(nn.Module):
   out_std: float = 0.02
   epsilon: float = 1e-5
   implementation: str | None = None
+  head_dim: int = 0
   dtype: Any = jnp.float32
 
   def setup(self):
     sizes, kernels = (self.width, self.heads, self.kv_heads), (self.bias, self.std, self.out_std)
     others = dict(implementation=self.implementation, dropout=self.attention_dropout, dtype=self.dtype)
+    others['head_dim'] = self.head_dim
     attends = lambda rotary: attention.MultiHeadAttention(*sizes, rotary, *kernels, **others)
     norm = lambda: nn.LayerNorm(epsilon=self.epsilon, use_bias=self.bias, dtype=self.dtype)
     self.attention, self.attention_norm = attends(self.rotary), norm()

@@ -41,6 +41,7 @@ class Pruned(NamedTuple):
   masks: Any  # bool, like params: False where they are pruned; [] of what is spared
   inner: optax.OptState  # of the optimiser
   channels: Static = Static()  # Channels, where they are pruned: see `structure`
+  layers: Static = Static()  # `axes.layers` of params
 
 
 def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace()) -> optax.GradientTransformation:
@@ -74,7 +75,8 @@ def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace())
       raise UsageError('sparsity, mask_from: the model has no kernels to prune')
     masks = [jnp.ones(p.shape if kernel else (), bool) for kernel, p in zip(kernels, leaves)]
     zero = jnp.zeros((), jnp.int32)
-    return Pruned(optax.ScaleByScheduleState(zero), zero, tree.unflatten(masks), optimiser.init(params))
+    clock, layers = optax.ScaleByScheduleState(zero), Static(axes.layers(params))
+    return Pruned(clock, zero, tree.unflatten(masks), optimiser.init(params), layers=layers)
 
   def update(gradients, state, params=None):
     masked = jax.tree.map(lambda mask, g: jnp.where(mask, g, 0), state.masks, gradients)
@@ -83,7 +85,7 @@ def pruned(optimiser: optax.GradientTransformation, config, pace: Pace = Pace())
     if masks_at:
       masks, made = masks_at(count, made, masks, optax.apply_updates(params, updates), state.channels.value)
     updates = jax.tree.map(lambda mask, u, p: jnp.where(mask, u, -p), masks, updates, params)
-    return updates, Pruned(optax.ScaleByScheduleState(count), made, masks, inner, state.channels)
+    return updates, state._replace(clock=optax.ScaleByScheduleState(count), made=made, masks=masks, inner=inner)
 
   return optax.GradientTransformation(init, update)
 

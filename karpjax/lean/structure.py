@@ -26,6 +26,7 @@ from karpjax.train import checkpoint
 
 EXAMPLES = 16  # of a trial
 SAME = 1e-6  # of the largest output: what is no trace
+ZERO = 8, 16  # numbers in place of one that is 0; even, as rotary positions want a head
 CLOSE = 1e-4  # of the largest output: how much the smaller model may differ by rounding
 
 
@@ -49,8 +50,7 @@ def trial(program: Program, data: Dataset):
     UsageError: for a program of several players, or that predicts nothing.
   """
   state = jax.jit(program.init)(jax.random.key(0))
-  pruned = [x for x in jax.tree.leaves(state.opt_state, is_leaf=_is_pruned) if _is_pruned(x)]
-  if len(pruned) != 1 or not (program.example_losses or program.predict):
+  if len(_pruned(state)) != 1 or not (program.example_losses or program.predict):
     raise UsageError('structured=True: for a program of one model with examples of its own')
   draw, arrays = np.random.default_rng(0), of_state(state)
   for name, x in arrays.items():
@@ -70,6 +70,7 @@ def channelled(experiment, config, data: Dataset, program: Program) -> Program:
     UsageError: where no smaller model could do without them.
   """
   state, batch = trial(program, data)
+  config = said(experiment, config, data)
   channels = find(experiment, config, data, program, state, batch)
   draw, arrays = np.random.default_rng(1).uniform, of_state(state)
   kept = [np.asarray(pruning.largest(draw(size=each.size), config.sparsity)) for each in channels]
@@ -91,7 +92,7 @@ def channelled(experiment, config, data: Dataset, program: Program) -> Program:
 
 
 def find(experiment, config, data: Dataset, program: Program, state, batch) -> list[Channels]:
-  """The channels of all layers that an option of the model can make narrower; state and batch: of `trial`.
+  """The channels of all layers that an option of the model can make narrower; config: of `said`; state and batch: of `trial`.
 
   Raises:
     UsageError: where there are none, which says why.
@@ -100,28 +101,29 @@ def find(experiment, config, data: Dataset, program: Program, state, batch) -> l
     raise UsageError(f'quantise={config.quantise}: structured takes kernels that are not quantised')
   arrays, outputs, found, why = of_state(state), _outputs(program, state, batch), [], {}
   shapes, plain = {name: x.shape for name, x in arrays.items()}, outputs(arrays)
-  is_kernel = lambda name: name.startswith('params/') and len(shapes[name]) > 1
+  letters = {f'params/{name}': x for name, x in zip(checkpoint.names(state.params), _pruned(state)[0].layers.value)}
+  kind = lambda x: letters.get(x[0], '')[x[1] : x[1] + 1]  # i or o, of a kernel's axis
   for option, entry, size, axes in _resized(experiment, config, data, shapes):
     mark = lambda name, axis, unit, size=size: pruning.spread(jnp.arange(size) == unit, shapes[name], axis)
     own = []
-    for reader in [(name, axis) for name, axis in axes if is_kernel(name) and axis < len(shapes[name]) - 1]:
+    for reader in [x for x in axes if kind(x) == 'i']:
       without = lambda unit, reader=reader: {**arrays, reader[0]: arrays[reader[0]] * ~mark(*reader, unit)}
       active = (unit for unit in range(size) if _gap(plain, outputs(without(unit))) > SAME)
       unit = next(active, 0)
       cut_off = without(unit)
       silent = outputs(cut_off)
       changed = lambda arrays, x, unit=unit: outputs({**arrays, x[0]: arrays[x[0]] + mark(*x, unit)})
-      trace = lambda x: (_gap(plain, changed(arrays, x)), _gap(silent, changed(cut_off, x)))
-      made = [x for x in axes if x != reader and trace(x)[0] > SAME > trace(x)[1]]
-      makers = tuple(x for x in made if is_kernel(x[0]))
+      unseen = lambda x: _gap(silent, changed(cut_off, x)) < SAME < _gap(plain, changed(arrays, x))
+      made = [x for x in axes if x != reader and unseen(x)]
+      makers = tuple(x for x in made if kind(x) == 'o')
       if not makers:
         break
       own.append(Channels(option, entry, size, makers, (*made, reader)))
     members = [x for each in own for x in each.members]
     if sorted(members) == sorted(axes):
       found += own
-    elif any(is_kernel(name) and axis == len(shapes[name]) - 1 for name, axis in axes):  # no window
-      why.setdefault(option, next((x[0] for x in axes if x not in members and is_kernel(x[0])), axes[0][0]))
+    elif any(kind(x) == 'o' for x in axes):  # no window
+      why.setdefault(option, next((x[0] for x in axes if x not in members and kind(x)), axes[0][0]))
   if not found:
     shared = listed([f'{option} ({name}, …)' for option, name in why.items()])
     text = f': more than one layer reads what these say: {shared}' if why else ''
@@ -131,6 +133,10 @@ def find(experiment, config, data: Dataset, program: Program, state, batch) -> l
 
 def _is_pruned(x) -> bool:
   return isinstance(x, pruning.Pruned)
+
+
+def _pruned(state) -> list[pruning.Pruned]:
+  return [x for x in jax.tree.leaves(state.opt_state, is_leaf=_is_pruned) if _is_pruned(x)]
 
 
 def _outputs(program: Program, state, batch):
@@ -145,33 +151,56 @@ def _gap(some, others) -> float:
   return max(np.abs(x - y).max() / max(np.abs(x).max(), 1e-30) for x, y in zip(some, others))
 
 
-def _resized(experiment, config, data, shapes: Mapping[str, tuple]):
-  """Of each number that sizes axes of arrays: (option, entry, how many units, [(name, axis)])."""
+def said(experiment, config, data: Dataset):
+  """The Config with numbers for the zeros that stand for them: as another option shrinks, these do not."""
+  now = _sizes(experiment, config, data)
+  for option, entry, value, number in _numbers(config):
+    trials = () if number else [{option: _with(value, entry, n)} for n in ZERO]
+    one, more = (_sizes(experiment, config, data, **x) for x in trials or ({}, {}))
+    per_unit = _moved(now, one, more)
+    stands = {now[axis] * (ZERO[1] - ZERO[0]) / n for axis, n in per_unit.items()}
+    if len(stands) == 1 and (size := stands.pop()) == int(size) > 0:
+      change = {option: _with(value, entry, int(size))}
+      config = dataclasses.replace(config, **change) if _sizes(experiment, config, data, **change) == now else config
+  return config
 
-  def sizes(option, value, entry, number):
-    try:
-      changed = dataclasses.replace(config, **{option: _with(value, entry, number)})
-      state = jax.eval_shape(experiment.program(changed, data).init, jax.random.key(0))
-    except Exception:  # a size that this model, perhaps of the user's own, cannot have
-      return {}
-    return {(name, axis): n for name, x in of_state(state).items() for axis, n in enumerate(x.shape)}
 
-  now = {(name, axis): n for name, shape in shapes.items() for axis, n in enumerate(shape)}
+def _sizes(experiment, config, data, **changes) -> dict[tuple[str, int], int]:
+  """{(name, axis): its size} of the arrays; {} of a model, perhaps of the user's own, that these changes cannot be made to."""
+  try:
+    program = experiment.program(dataclasses.replace(config, **changes), data)
+    state = jax.eval_shape(program.init, jax.random.key(0))
+  except Exception:
+    return {}
+  return {(name, axis): n for name, x in of_state(state).items() for axis, n in enumerate(x.shape)}
+
+
+def _moved(now, one, more) -> dict[tuple[str, int], int]:
+  """{(name, axis): by how much it grows} from one model to the other, which are of the same arrays as now; else {}."""
+  same = now.keys() == one.keys() == more.keys()
+  return {axis: more[axis] - n for axis, n in one.items() if more[axis] != n} if same else {}
+
+
+def _numbers(config):
+  """Of each whole number that is no flag of all experiments: (option, entry, the option's value, number)."""
   common = {field.name for field in dataclasses.fields(configs.Train)}
   for field in [f for f in dataclasses.fields(config) if f.name not in common]:
     value = _value(config, field)
     for entry in range(len(value)) if isinstance(value, tuple) else (None,):
       number = value if entry is None else value[entry]
-      if type(number) is not int:
-        continue
-      at = number or 8  # 0 may stand for another number
-      one, more = now if number else sizes(field.name, value, entry, at), sizes(field.name, value, entry, at + 1)
-      if not one.keys() == more.keys() == now.keys():
-        continue
-      places = {axis: more[axis] - n for axis, n in one.items() if more[axis] != n}
-      units = {now[axis] / n for axis, n in places.items()}
-      if len(units) == 1 and (size := units.pop()) == int(size) > 1:
-        yield field.name, entry, int(size), [*places]
+      if type(number) is int:
+        yield field.name, entry, value, number
+
+
+def _resized(experiment, config, data, shapes: Mapping[str, tuple]):
+  """Of each number that sizes axes of arrays: (option, entry, how many units, [(name, axis)])."""
+  now = {(name, axis): n for name, shape in shapes.items() for axis, n in enumerate(shape)}
+  for option, entry, value, number in _numbers(config):
+    more = _sizes(experiment, config, data, **{option: _with(value, entry, number + 1)}) if number else {}
+    places = _moved(now, now, more)
+    units = {now[axis] / n for axis, n in places.items()}
+    if len(units) == 1 and (size := units.pop()) == int(size) > 1:
+      yield option, entry, int(size), [*places]
 
 
 def _value(config, field: dataclasses.Field):

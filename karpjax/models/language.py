@@ -37,6 +37,7 @@ class GPT(Decoder):
   heads: int = option(4, 'The heads of the attention.', low=1)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   kv_heads: int | None = option(None, 'The heads of keys and values, which groups of heads share.', low=1)
+  head_dim: int = option(0, 'Units of each head; 0: width / heads.', low=0)
   hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
   positions: str = option('learned', 'The kind of positions; rotary is quicker to learn.', choices=POSITIONS)
   bias: bool = option(True, 'Whether linear layers and norms have biases.')

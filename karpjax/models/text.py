@@ -162,7 +162,8 @@ def pretrained(spec, flags) -> dict[str, Any]:
   """What an encoder's weights depend on: the context and the sizes of a masked language model,
   from its spec and flags.
   """
-  fields = {name: field for name, field in options.of_model(Transformer).items() if 'dropout' not in name}
+  fields = options.of_model(Transformer).items()
+  fields = {name: field for name, field in fields if 'dropout' not in name and name in flags}  # a run may be older
   sizes = {name: field.default if flags.get(name) is None else flags[name] for name, field in fields.items()}
   return {'context': spec.lengths['text'], **sizes}
 

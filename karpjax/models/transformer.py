@@ -22,6 +22,7 @@ class Sizes:
 
   layers: int = option(2, 'The number of blocks of an encoder, and of a decoder.', low=1, high=DEEPEST)
   heads: int = option(4, 'The heads of the attention.', low=1)
+  head_dim: int = option(0, 'Units of each head; 0: width / heads.', low=0)
   width: int = option(128, 'The width of embeddings and blocks.', low=1)
   hidden: int = option(0, "Units of a block's MLP; 0: four times the width.", low=0)
   positions: str = option('learned', 'The kind of positions; rotary is quicker to learn.', choices=POSITIONS)
@@ -49,7 +50,7 @@ class Decoder(nn.Module):
 
   def empty(self, batch: int, room: int, kv_heads: int | None = None):
     """The state before the first token, with room for so many."""
-    shape = batch, room, kv_heads or self.heads, self.width // self.heads
+    shape = batch, room, kv_heads or self.heads, attention.head_size(self)
     caches = [attention.cache(*shape, self.dtype) for _ in range(self.layers)]
     return {'caches': caches, 'length': jnp.zeros((batch,), jnp.int32)}
 

@@ -21,6 +21,7 @@ class ViT(Classifier):
   depth: int = option(6, 'Blocks of attention and an MLP.', low=1, high=DEEPEST)
   heads: int = option(4, 'The heads of the attention.', low=1)
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
+  head_dim: int = option(0, 'Units of each head; 0: width / heads.', low=0)
   head: str = option('token', 'What the last layer sees: a class token, or all averaged.', choices=('token', 'average'))
   dropout: float = option(0.0, 'The rate of dropout of the embeddings and of what each block adds.', low=0, below=1)
   attention_dropout: float = option(0.0, 'The rate of dropout of the weights of the attention.', low=0, below=1)

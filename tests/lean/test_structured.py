@@ -99,12 +99,39 @@ def test_channels_of_convolutions_are_found():
   assert ('params/head/hidden1/kernel', 0) in found[2].members and ('batch_stats/norm3/var', 0) in found[2].members
 
 
-@pytest.mark.slow
-def test_hidden_units_of_transformers_are_found_in_each_block():
-  found = channels(language_model, model='gpt', layers=2, width=8, heads=2, context=8)
+def test_hidden_units_and_heads_of_transformers_are_found():
+  found = channels(language_model, model='gpt', layers=1, width=8, heads=4, context=4, positions='rotary')
+  block = 'params/blocks_0/'
   assert [(x.option, x.size, *x.makers) for x in found] == [
-    ('hidden', 32, (f'params/blocks_{i}/up/kernel', 1)) for i in range(2)
+    ('hidden', 32, (block + 'up/kernel', 1)),
+    ('heads', 4, (block + 'attention/key_value', 2), (block + 'attention/query', 1)),
   ]
+  assert set(found[1].members) == {
+    *((block + 'attention/' + name, axis) for name, axis in (('query', 1), ('query_bias', 0), ('out', 0))),
+    *((block + 'attention/' + name, axis) for name, axis in (('key_value', 2), ('key_value_bias', 1))),
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kv_heads, left', [(1, ['hidden', 'heads']), (2, ['hidden'])])
+def test_heads_that_share_one_key_go_and_groups_of_them_stay(kv_heads, left):
+  found = channels(language_model, model='gpt', layers=1, width=8, heads=4, kv_heads=kv_heads, context=8)
+  assert [x.option for x in found] == left
+
+
+@pytest.mark.slow
+def test_a_transformer_shrinks_to_fewer_heads_of_the_same_size(tmp_path):
+  (tmp_path / 'story.txt').write_text('the old fox went to the red sea. ' * 40)
+  flags = {name: x for name, x in RUN.items() if name not in ('widths', 'norm')} | dict(sparsity=0.5, context=8)
+  flags |= dict(model='gpt', layers=1, heads=4, width=16, positions='rotary', workdir=str(tmp_path / 'run'))
+  flags |= dict(dataset=f'text:{tmp_path / "story.txt"}')
+  loop.run(language_model, language_model.Config(**flags), say=str)
+  place = shrink.shrink(str(tmp_path / 'run'), say=str)
+  old, new = karpjax.open(tmp_path / 'run'), karpjax.open(place)
+  assert (new.config.heads, new.config.head_dim, new.config.hidden) == (2, 4, 32)
+  assert new.state.params['blocks_0']['attention']['key_value'].shape == (16, 2, 2, 4)
+  before, after = old.evaluate()[0], new.evaluate()[0]
+  assert all(after[name] == pytest.approx(x, rel=1e-4) for name, x in before.items())
 
 
 @pytest.mark.parametrize(

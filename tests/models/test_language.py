@@ -22,10 +22,11 @@ SMALL = {
   'gpt': {'layers': 2, 'heads': 4, 'width': 16},
 }
 GPTS = [{}, {'kv_heads': 2}, {'positions': 'rotary'}, {'positions': 'sinusoidal', 'tied': False}, {'bias': False}]
+GPTS += [{'head_dim': 6, 'heads': 3, 'positions': 'rotary'}]
 SLOW = ('bigram', 'rnn', 'gru')  # as counts and lstm are
 CASES = [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in SLOW)) for case in SMALL.items()]
 CASES += [
-  pytest.param('gpt', SMALL['gpt'] | more, marks=[pytest.mark.slow] * (i > 1)) for i, more in enumerate(GPTS) if i
+  pytest.param('gpt', SMALL['gpt'] | more, marks=[pytest.mark.slow] * (1 < i < 5)) for i, more in enumerate(GPTS) if i
 ]
 
 
@@ -183,6 +184,30 @@ def test_grouped_queries_are_heads_with_shared_keys():
   np.testing.assert_allclose(attend(grouped, params), full, atol=1e-6)
 
 
+@pytest.mark.parametrize('std', [0.02, 0])
+def test_heads_of_a_size_of_their_own_that_is_the_usual_one_are_the_same_to_the_bit(std):
+  from karpjax.layers import attention
+
+  x = np.random.default_rng(0).normal(size=(2, 5, 12)).astype(np.float32)
+  usual, own = (attention.MultiHeadAttention(12, 3, kernel_std=std, out_std=std, head_dim=n) for n in (0, 4))
+  (y, params), (same, others) = (m.init_with_output(jax.random.key(0), x) for m in (usual, own))
+  assert jax.tree.all(jax.tree.map(np.array_equal, (y, params), (same, others)))
+
+
+def test_a_head_whose_output_nobody_reads_can_be_left_out():
+  from karpjax.layers import attention
+
+  x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+  attend = lambda heads, params: attention.MultiHeadAttention(16, heads, rotary=True, head_dim=6).apply(
+    {'params': params}, x, causal=True
+  )
+  params = drawn(attention.MultiHeadAttention(16, 4, rotary=True, head_dim=6), x, scale=0.3)['params']
+  params['out'] = jnp.asarray(params['out']).at[2].set(0)
+  axis = {'query': 1, 'query_bias': 0, 'key_value': 2, 'key_value_bias': 1, 'out': 0}
+  left = {name: np.delete(p, 2, axis[name]) if name in axis else p for name, p in params.items()}
+  np.testing.assert_allclose(attend(3, left), attend(4, params), atol=1e-5)
+
+
 @pytest.mark.parametrize(
   'name, chosen, message',
   [
@@ -191,6 +216,7 @@ def test_grouped_queries_are_heads_with_shared_keys():
     ('gpt', {'positions': 'leanred'}, 'Did you mean learned'),
     ('gpt', {'units': (3,)}, 'has no units=3'),
     ('gpt', {'width': 12, 'heads': 4, 'positions': 'rotary'}, 'even size'),
+    ('gpt', {'head_dim': 3, 'positions': 'rotary'}, r'head_dim=3.* even size'),
     ('wavenet', {'window': 6}, 'power of 2'),
     ('mlp', {'norm': 'layer'}, 'norm=layer: unknown'),
     ('lstm', {'units': (0,)}, 'at least 1'),

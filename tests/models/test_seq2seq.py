@@ -22,7 +22,9 @@ MODELS = {
   'gru': dict(attention='additive', units=(6,)),
   'gru multiplying': dict(attention='multiplicative', units=(6,)),
   'transformer': dict(layers=1, heads=2, width=8, hidden=16),
-  'transformer rotary': dict(layers=1, heads=2, width=8, hidden=16, positions='rotary', pre_norm=True, tied=True),
+  'transformer rotary': dict(
+    layers=1, heads=2, width=8, hidden=16, positions='rotary', pre_norm=True, tied=True, head_dim=6
+  ),
 }
 SOURCE = np.array([[4, 5, 6, 7, 3, 0, 0], [8, 9, 10, 11, 4, 5, 3], [6, 3, 0, 0, 0, 0, 0]], np.int32)
 TARGET_IN = np.array([[2, 5, 6, 7, 0], [2, 9, 4, 5, 6], [2, 4, 0, 0, 0]], np.int32)

@@ -135,11 +135,14 @@ def test_options_that_make_no_sense_are_refused(name, options, says):
 
 def test_a_pretrained_encoder_decides_the_model_and_its_sizes():
   before = spec(length=30)
-  sizes = text.pretrained(before, {'layers': 1, 'heads': None, 'width': 8, 'dropout': 0.3})
+  defaults = dict.fromkeys(('heads', 'hidden', 'positions', 'pre_norm', 'activation'))
+  flags = defaults | {'layers': 1, 'width': 8, 'dropout': 0.3}  # of a run from before there was head_dim
+  sizes = text.pretrained(before, flags)
   assert sizes == {
     'context': 30, 'layers': 1, 'heads': 4, 'width': 8, 'hidden': 0, 'positions': 'learned', 'pre_norm': False,
     'activation': 'gelu',
   }  # fmt: skip
+  assert text.pretrained(before, flags | {'head_dim': 6}) == sizes | {'head_dim': 6}
   model = build('textcnn', spec(pretrained=sizes), dropout=0.3)
   assert isinstance(model, text.Transformer) and (model.layers, model.heads, model.width) == (1, 4, 8)
   assert model.context == 30 and model.dropout == 0.3
