@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import collectives, config, generate, options
-from karpjax.data import frequencies, language, splitting, text
+from karpjax.commands import explain
+from karpjax.data import bucketing, frequencies, language, splitting, text
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
+from karpjax.explaining import texts as explaining
 from karpjax.lean import distillation
 from karpjax.losses.language import cross_entropy
 from karpjax.metrics import language as metrics
@@ -200,9 +202,28 @@ def decode(run, outputs, inputs, chosen: Sampling):
     yield from ({'sample': i, 'text': piece, 'end': '\n' if lines else ''} for piece in pieces)
 
 
+def encode_why(run, given, chosen):
+  """{'tokens' [n, L]}, −1 behind the end: prompts, of which a model of so many positions sees the last ones."""
+  model, tokeniser = network(run.config, run.spec), run.spec.tokenisers['text']
+  tokeniser.warn_of_unknown(given)
+  most = model.context if hasattr(model, 'begin') else None
+  rows = [language.prompt(run.spec, prompt)[-most if most else None :] for prompt in given]
+  return {'tokens': bucketing.padded(rows, max(map(len, rows)), fill=-1)}
+
+
+def pieces(spec, prompt, tokens):
+  """What each token adds to the prompt, with spaces visible."""
+  tokeniser = spec.tokenisers['text']
+  named = (piece or tokeniser.name(token) for piece, token in zip(tokeniser.pieces(tokens), tokens))
+  return [name.replace(' ', '␣').replace('\n', '↵') for name in named]
+
+
 verbs = {
   'sample': Verb(
     'Goes on with a text, token by token.', encode, function, decode, options=Sampling,
     show=lambda answer: answer['text'] + answer['end'], model=lambda run: network(run.config, run.spec),
-  )
+  ),
+  'explain': explain.text_verb(
+    'What tokens of a prompt make the next one likely.', encode_why, explaining.Prompts, explaining.PromptOptions, pieces, '',
+  ),
 }  # fmt: skip

@@ -148,4 +148,7 @@ def encode(run, texts):
 
 
 predict = classes('The likeliest classes of texts.', 'TEXT …', encode)
-verbs = {'predict': predict, 'explain': explain.text_verb(encode), 'monitor': monitor.VERB}
+why = explain.text_verb(
+  'What words of a text make the model say what it says.', lambda run, texts, _: encode(run, texts)
+)
+verbs = {'predict': predict, 'explain': why, 'monitor': monitor.VERB}

@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
+from karpjax.commands import explain
 from karpjax.data import frequencies, splitting, tagged, text, tokenisers
 from karpjax.data.dataset import Dataset
+from karpjax.errors import UsageError
+from karpjax.explaining import texts as explaining
 from karpjax.lean import distillation
 from karpjax.metrics import classification, collect
 from karpjax.metrics import tagging as metrics
@@ -154,4 +157,22 @@ def show(answer):
   return ''.join(f'{word} {tag}\n' for word, tag in zip(answer['words'], answer['tags'])) + '\n'
 
 
-verbs = {'predict': Verb('The tags of the words of texts.', encode, predictions, decode, 'TEXT …', show=show)}
+def encode_why(run, texts, chosen):
+  """As `encode`, and 'weights' [n, L] float32: 1 for the words whose tags are explained."""
+  sentences, weights = [tagged.words_of(each) for each in texts], []
+  for number, words in enumerate(sentences, 1):
+    asked = [i for i, word in enumerate(words, 1) if chosen.word in ('', word, str(i))]
+    if not asked:
+      raise UsageError(f'word={chosen.word}: text {number} has no such word, and {len(words)} words')
+    weights.append(asked)
+  arrays = tagged.encode(run.spec, sentences)
+  places = 1 + np.arange(arrays['tokens'].shape[1])
+  return {**arrays, 'weights': np.array([np.isin(places, asked) for asked in weights], np.float32)}
+
+
+why = explain.text_verb(
+  'What words of a text make the tag of a word, or those of all.', encode_why, explaining.Words, explaining.WordOptions,
+  lambda spec, text, tokens: tagged.words_of(text),
+)  # fmt: skip
+predict = Verb('The tags of the words of texts.', encode, predictions, decode, 'TEXT …', show=show)
+verbs = {'predict': predict, 'explain': why}

@@ -1,5 +1,4 @@
-"""The verb `explain` of what classifies or regresses: what of an image, a text or a row of a table makes the model say
-what it says.
+"""The verb `explain`: what of an image, a text or a row of a table makes the model say what it says.
 
 Leaves pictures, or a page of texts, in WORKDIR/explain. The methods are those of `karpjax.explaining.attribution`.
 """
@@ -8,23 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from karpjax import image_verbs, paths, table_verbs
-from karpjax.explaining import attribution, inputs
+from karpjax.explaining import attribution, inputs, texts
 from karpjax.report import explanations
 from karpjax.verbs import Verb
 
 # ---- what all answers say ----
 
 
-def _answer(run, chosen, given: dict[str, Any], found) -> dict[str, Any]:
+def _answer(chosen, given: dict[str, Any], found) -> dict[str, Any]:
   """What JSON is to hold of one finding, but for its attributions and its files."""
-  outputs, target, classes = found['outputs'], found['target'], run.spec.classes
-  answer = {**given, 'method': chosen.method}
-  if classes:
-    answer |= {'class': classes[target], 'probability': float(jax.nn.softmax(outputs)[target])}
+  answer = {**given, 'method': chosen.method, **found['named']}
+  answer |= {'probability': found['chance']} if found['named'] else {}
   answer |= {'score': found['score'], 'baseline': found['baseline']}
   if chosen.method in attribution.COMPLETE:
     answer['sum'] = float(found['values'].sum())
@@ -40,7 +36,7 @@ CURVES = 'deletion', 'insertion'
 
 def about(answer) -> list[str]:
   """Sentences on an answer."""
-  what = f'{answer["class"]}, probability {answer["probability"]:.4f}; score' if 'class' in answer else 'number'
+  what = f'{_named(answer)}, probability {answer["probability"]:.4f}; score' if 'probability' in answer else 'number'
   lines = [f'{answer["method"]}: {what} {answer["score"]:.4g}, of the baseline {answer["baseline"]:.4g}']
   if 'gap' in answer:
     rise = answer['score'] - answer['baseline']
@@ -60,6 +56,16 @@ def about(answer) -> list[str]:
   return lines
 
 
+def _named(answer) -> str:
+  """What is explained: a class, a token, or tags."""
+  word = f' (word {answer["places"][0]})' if len(answer.get('places', ())) == 1 else ''
+  return answer.get('class') or answer.get('token') or ' '.join(answer['tags']) + word
+
+
+def _heading(number: int, answer) -> str:
+  return f'{number}. {_named(answer)}, {100 * answer["probability"]:.0f} %'
+
+
 def show(head: Callable, body: Callable) -> Callable:
   """A verb's `show`: the head of an answer and what is said about it, its body's lines, and the file."""
 
@@ -77,10 +83,10 @@ def _folder(run, chosen) -> Path:
 def _verb(
   kind: type[inputs.Asked], help: str, encode, decode, inputs: str, options: type, show, expand, writes
 ) -> Verb:
-  """Of `Verb`'s arguments, with encode: (run, inputs) -> arrays."""
+  """Of `Verb`'s arguments, where `checked` is what `encode` gives."""
 
   def checked(run, given, chosen):
-    arrays = encode(run, given)
+    arrays = encode(run, given, chosen)
     kind(run, arrays, chosen).check()
     return arrays
 
@@ -101,9 +107,9 @@ def _pictures(run, files, chosen) -> list[Path]:
 
 def _decode_images(run, outputs, files, chosen):
   for file, place, found in zip(files, _pictures(run, files, chosen), outputs):
-    answer, values = _answer(run, chosen, {'input': file}, found), found['values']
+    answer, values = _answer(chosen, {'input': file}, found), found['values']
     heading = f'{chosen.method} · {answer["class"]}, {100 * answer["probability"]:.0f} %'
-    picture = found['example'].astype(np.float32) / run.spec.maximum
+    picture = found['example']['image'].astype(np.float32) / run.spec.maximum
     explanations.image(picture, values, found.get('curves'), heading, place.parents[1], place.stem)
     yield {**answer, 'attributions': values.tolist(), 'file': str(place)}
 
@@ -118,7 +124,7 @@ def _text_place(run, chosen) -> Path:
   return run.own_path(_folder(run, chosen) / f'texts_{chosen.method}.html')
 
 
-def _text_places(run, texts, chosen):
+def _text_places(run, given, chosen):
   page = _text_place(run, chosen)
   return [page, *([page.parent / 'plots' / f'{page.stem}.png'] if chosen.curves else [])]
 
@@ -132,28 +138,40 @@ def _pieces(spec, text: str, tokens) -> list[str]:
   return [*names[: bool(spec.pretrained)], *tokeniser.split(text)][: len(names)]  # <s> before them
 
 
-def text_verb(encode: Callable) -> Verb:
-  """The verb of a classifier of texts, padded with 0; encode: (run, texts) -> {'tokens' [n, length]}."""
+def text_verb(
+  help: str, encode: Callable, kind: type[texts.Texts] = texts.Texts, options: type = inputs.Options,
+  pieces: Callable = _pieces, gap: str = ' ',
+) -> Verb:  # fmt: skip
+  """The verb of a model of texts.
 
-  def cut(run, texts):
-    tokens = encode(run, texts)['tokens']
-    return {'tokens': tokens[:, : max(1, (tokens > 0).sum(1).max())]}
+  Args:
+    help, options: as for `Verb`.
+    encode: (run, texts, options) -> the arrays of `kind`.
+    kind: how a text becomes an input.
+    pieces: (spec, text, its tokens) -> what stands for each of them.
+    gap: what stands between them.
+  """
 
-  def decode(run, outputs, texts, chosen):
+  def cut(run, given, chosen):
+    arrays = encode(run, given, chosen)
+    longest = max(1, (arrays['tokens'] != kind.padding).sum(1).max())
+    return {name: array[:, :longest] for name, array in arrays.items()}
+
+  def decode(run, outputs, given, chosen):
     found, place, sections, answers = list(outputs), _text_place(run, chosen), {}, []
-    for number, (text, each) in enumerate(zip(texts, found), 1):
-      tokens = each['example'][each['example'] > 0]
-      pieces, values = _pieces(run.spec, text, tokens), each['values'][: len(tokens)].tolist()
-      answer = _answer(run, chosen, {'input': text}, each)
-      sections[f'{number}. {answer["class"]}, {100 * answer["probability"]:.0f} %'] = pieces, values, about(answer)
-      answers.append({**answer, 'attributions': [*map(list, zip(pieces, values))], 'file': str(place)})
-    explanations.texts(sections, _mean_curves(found), chosen.method, place.parent, place.stem)
+    for number, (text, each) in enumerate(zip(given, found), 1):
+      tokens = each['example']['tokens']
+      tokens = tokens[tokens != kind.padding]
+      named, values = pieces(run.spec, text, tokens), each['values'][: len(tokens)].tolist()
+      answer = _answer(chosen, {'input': text}, each)
+      sections[_heading(number, answer)] = named, values, about(answer)
+      answers.append({**answer, 'attributions': [*map(list, zip(named, values))], 'file': str(place)})
+    explanations.texts(sections, _mean_curves(found), chosen.method, place.parent, place.stem, gap)
     return answers
 
-  body = lambda answer: ['  ' + line.lstrip() for line in explanations.words(*zip(*answer['attributions']))]
-  text = 'What words of a text make the model say what it says.'
+  body = lambda answer: ['  ' + line.lstrip() for line in explanations.words(*zip(*answer['attributions']), gap)]
   shown = show(lambda answer: answer['input'], body)
-  return _verb(inputs.Texts, text, cut, decode, 'TEXT …', inputs.Options, shown, list, _text_places)
+  return _verb(kind, help, cut, decode, 'TEXT …', options, shown, list, _text_places)
 
 
 def _decode_table(run, outputs, files, chosen):
@@ -161,7 +179,7 @@ def _decode_table(run, outputs, files, chosen):
   for (line, _), each in zip(table_verbs.read(run, files).rows, found):
     values = np.bincount(inputs.columns(run.spec), each['values'])  # of a column's words the sum
     own = dict(zip(run.spec.columns, values.tolist()))
-    answers.append({**_answer(run, chosen, {'line': line}, each), 'attributions': own})
+    answers.append({**_answer(chosen, {'line': line}, each), 'attributions': own})
   rows = {f'line {x["line"]}' + (f', {x["class"]}' if 'class' in x else ''): x['attributions'] for x in answers}
   explanations.table(rows, _mean_curves(found), f'{chosen.method} · {run.spec.target}', place.parents[1], place.stem)
   answers[-1]['file'] = str(place)

@@ -32,12 +32,14 @@ class Options(NamedTuple):
     count: how many groups.
     steps: points of a path, noisy copies, or orders.
     noise: its deviation, as a fraction of the input's range.
+    seen: [*places], of tokens: how much of each of them the model's last layer sees, 1 together; None: of all alike.
   """
 
   groups: Any
   count: int
   steps: int = 64
   noise: float = 0.15
+  seen: Any = None
 
 
 # ---- by gradients ----
@@ -135,7 +137,7 @@ def rollout(score, x, baseline, key, options: Options):
   """How much of each token reaches what the last layer sees: attention and residuals through all blocks, heads averaged
   (Abnar & Zuidema 2020).
 
-  The last layer sees a token before all others, where there is one, else the mean of those that are no padding.
+  The last layer sees a token before all others, where there is one, else what `options.seen` says.
 
   Raises:
     UsageError: where there is no attention, or its tokens do not lie over the input.
@@ -143,14 +145,14 @@ def rollout(score, x, baseline, key, options: Options):
   maps = _attention(score, x)
   if not maps:
     raise UsageError('method=rollout: the model has no attention')
-  places, real, size = x.shape[:-1], options.groups >= 0, maps[0].shape[-1]
+  places, size = x.shape[:-1], maps[0].shape[-1]
   extra = next((n for n in (0, 1) if (grid := _grid(places, size - n))), None)
   if extra is None or any(each.shape != maps[0].shape for each in maps):
     raise UsageError(f'method=rollout: attention among {size} tokens does not lie over {"×".join(map(str, places))}')
   flow = jnp.eye(size)
   for weights in maps:
     flow = (weights[0].mean(0) + jnp.eye(size)) / 2 @ flow
-  seen = real / real.sum() if len(places) == 1 and not extra else jnp.full(size, 1 / size)
+  seen = jnp.full(size, 1 / size) if options.seen is None else options.seen
   reached = flow[0, 1:] if extra else seen @ flow
   return jnp.kron(reached.reshape(grid), jnp.ones([n // m for n, m in zip(places, grid)]))
 

@@ -1,7 +1,7 @@
-"""A run, asked why: how an image, a text or a row of a table becomes an input that `karpjax.explaining.attribution` can differentiate.
+"""A run, asked why: how an image or a row of a table becomes an input that `karpjax.explaining.attribution` can differentiate.
 
-An input is [*places, channels] float32: the pixels of an image in [0, 1], the vectors of a text's tokens, the columns of
-a row in deviations from their mean.
+An input is [*places, channels] float32: the pixels of an image in [0, 1], the columns of a row in deviations from their
+mean, or, of `karpjax.explaining.texts`, the vectors of tokens.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import tokenisers
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError, nearest
 from karpjax.explaining import attribution
@@ -45,90 +44,114 @@ class ImageOptions(Options):
 class Asked:
   """A run, asked about one kind of examples, of which it is a subclass. All but the making is pure.
 
-  Attributes:
-    given: the name of an example's array in a batch.
+  An example is a row of each of the arrays that are asked about, by their names.
   """
-
-  given = ''
 
   def __init__(self, run, arrays: Mapping[str, Any], chosen: Options):
     self.run, self.spec, self.arrays, self.chosen = run, run.spec, arrays, chosen
     # what is computed anew in the backward pass cannot be looked at
     plain = {'remat': 'none'} if getattr(run.config, 'remat', None) else {}
-    self.program = run.experiment.program(dataclasses.replace(run.config, **plain), Dataset(self.spec_of_program(), {}))
+    self.program = run.experiment.program(dataclasses.replace(run.config, **plain), Dataset(self.spec, {}))
 
-  def spec_of_program(self):
-    return self.spec
+  # ---- what a kind of examples decides ----
 
-  def embed(self, params, example):
+  def embed(self, state, example):
     """The input of an example, [*places, channels]."""
     raise NotImplementedError
 
-  def ask(self, params, example, x):
-    """Params, and the batch of one example that has this input, for the program's `predict`."""
+  def outputs(self, state, example, x):
+    """Of an example that has this input: the logits of classes, [..., classes], or the number, [1]."""
+    raise NotImplementedError
+
+  def groups(self, example) -> tuple[Any, int]:
+    """Those of `attribution.Options`, and their count."""
     raise NotImplementedError
 
   def baseline(self, x):
     """An input that says nothing."""
     return jnp.zeros_like(x)
 
-  def groups(self, example) -> tuple[Any, int]:
-    """Those of `attribution.Options`, and their count."""
-    raise NotImplementedError
+  def seen(self, example):
+    """That of `attribution.Options`."""
+    return None
 
-  def outputs(self, state, example, x):
-    """[classes], or the number [1]."""
-    params, batch = self.ask(state.eval_params, example, x)
-    return self.program.predict(_with_params(state, params), batch, jax.random.key(0))[0].astype(jnp.float32)
+  def weights(self, example):
+    """How much each output counts, [...]."""
+    return jnp.ones(())
+
+  def likeliest(self, state, example, outputs):
+    """The classes that are predicted, [...]."""
+    return outputs.argmax(-1)
+
+  def number(self, target: str) -> int:
+    """That of a class; a UsageError where there is none such."""
+    if target not in self.spec.classes:
+      raise UsageError(f'target={target}: unknown.{nearest(target, self.spec.classes)}')
+    return self.spec.classes.index(target)
+
+  def named(self, example, target) -> dict[str, Any]:
+    """What the classes are called, [...]; {} of numbers."""
+    return {'class': self.spec.classes[target]}
+
+  # ---- what is done with it ----
+
+  def score(self, example, outputs, target):
+    """The sum of the logits of `target` [...], or the number; both by `weights`."""
+    return (self.weights(example) * jnp.take_along_axis(outputs, target[..., None], -1)[..., 0]).sum()
+
+  def chance(self, example, outputs, target):
+    """The mean probability of `target` [...]; the number itself."""
+    return self.score(example, jax.nn.softmax(outputs), target) / self.weights(example).sum()
 
   def begin(self, state, example):
-    """The input, its baseline, and the outputs of both."""
-    x = self.embed(state.eval_params, example)
+    """The input, its baseline, the outputs of both, and the classes that are predicted."""
+    x = self.embed(state, example)
     baseline = self.baseline(x)
-    return x, baseline, self.outputs(state, example, x), self.outputs(state, example, baseline)
+    outputs = self.outputs(state, example, x)
+    return x, baseline, outputs, self.outputs(state, example, baseline), self.likeliest(state, example, outputs)
 
   def options(self, example) -> attribution.Options:
-    return attribution.Options(*self.groups(example), self.chosen.steps, self.chosen.noise)
+    return attribution.Options(*self.groups(example), self.chosen.steps, self.chosen.noise, self.seen(example))
 
   def attribute(self, state, example, x, baseline, target, key):
     """[*places]."""
-    score = lambda x: self.outputs(state, example, x)[target]
+    score = lambda x: self.score(example, self.outputs(state, example, x), target)
     return attribution.METHODS[self.chosen.method](score, x, baseline, key, self.options(example))
 
   def curves(self, state, example, x, baseline, target, values, key):
-    """`attribution.curves` of the class's probability, or of the number."""
-    chance = jax.nn.softmax if self.spec.classes else lambda outputs: outputs
-    measure = lambda x: chance(self.outputs(state, example, x))[target]
+    """`attribution.curves` of `chance`."""
+    measure = lambda x: self.chance(example, self.outputs(state, example, x), target)
     return attribution.curves(measure, x, baseline, values, key, self.options(example))
 
   def check(self) -> None:
-    """Raises UsageError for a class that there is not, or a method that the model cannot have; nothing is compiled."""
-    target, classes, key = self.chosen.target, self.spec.classes, jax.random.key(0)
-    if target and target not in classes:
-      why = nearest(target, classes) if classes else f' {self.run.folder} predicts numbers, and has no classes'
-      raise UsageError(f'target={target}: unknown.{why}')
+    """Raises UsageError for a class that there is not, or what the model cannot be asked; nothing is compiled."""
+    if self.chosen.target:
+      self.number(self.chosen.target)
 
     def traced(state, example):
-      x, baseline, *_ = self.begin(state, example)
-      return self.attribute(state, example, x, baseline, 0, key)
+      x, baseline, _, _, target = self.begin(state, example)
+      return self.chosen.method in attribution.INSIDE and self.attribute(state, example, x, baseline, target, key)
 
-    example = self.arrays[self.given][0]
+    key, example = jax.random.key(0), {name: array[0] for name, array in self.arrays.items()}
     self.groups(example)
-    if self.chosen.method in attribution.INSIDE:
-      jax.eval_shape(traced, jax.eval_shape(self.run.program.init, key), example)
+    jax.eval_shape(traced, jax.eval_shape(self.run.program.init, key), example)
 
   def findings(self, state) -> Iterator[dict[str, Any]]:
-    """Of each its 'example', 'target', 'outputs' [classes], 'score', 'baseline' (its score) and 'values' [*places]; where
-    they are asked for, 'curves' and 'randomised', {layer: rank correlation}.
+    """Of each its 'example', what is explained ('named', 'chance'), 'score', 'baseline' (its score) and 'values' [*places];
+    where they are asked for, 'curves' and 'randomised', {layer: rank correlation}.
     """
-    key, names = jax.random.key(self.chosen.seed), self.spec.classes
+    key = jax.random.key(self.chosen.seed)
     begin, attribute, curves = jax.jit(self.begin), jax.jit(self.attribute), jax.jit(self.curves)
-    for example in self.arrays[self.given]:
-      x, baseline, outputs, at_baseline = begin(state, example)
-      target = names.index(self.chosen.target) if self.chosen.target else int(outputs.argmax())
+    for row in zip(*self.arrays.values()):
+      example = dict(zip(self.arrays, row))
+      x, baseline, outputs, at_baseline, target = begin(state, example)
+      target = jnp.full_like(target, self.number(self.chosen.target)) if self.chosen.target else target
       values = attribute(state, example, x, baseline, target, key)
-      found = {'example': example, 'target': target, 'outputs': np.asarray(outputs), 'values': np.asarray(values)}
-      found |= {'score': float(outputs[target]), 'baseline': float(at_baseline[target])}
+      found = {'example': example, 'values': np.asarray(values), 'named': self.named(example, np.asarray(target))}
+      found['chance'] = float(self.chance(example, outputs, target))
+      found |= {
+        name: float(self.score(example, of, target)) for name, of in (('score', outputs), ('baseline', at_baseline))
+      }
       if self.chosen.curves:
         found['curves'] = np.asarray(curves(state, example, x, baseline, target, values, key))
       if self.chosen.randomise:
@@ -151,13 +174,12 @@ def _with_params(state, params):
 class Images(Asked):
   """Pixels in [0, 1]; the baseline is their mean over train."""
 
-  given = 'image'
+  def embed(self, state, example):
+    return example['image'].astype(jnp.float32) / self.spec.maximum
 
-  def embed(self, params, example):
-    return example.astype(jnp.float32) / self.spec.maximum
-
-  def ask(self, params, example, x):
-    return params, {'image': (x * self.spec.maximum)[None]}
+  def outputs(self, state, example, x):
+    batch = {'image': (x * self.spec.maximum)[None]}
+    return self.program.predict(state, batch, jax.random.key(0))[0].astype(jnp.float32)
 
   def baseline(self, x):
     return jnp.broadcast_to(jnp.asarray(self.spec.mean, jnp.float32), x.shape)
@@ -172,58 +194,34 @@ class Images(Asked):
     return jnp.asarray(groups), int(groups.max()) + 1
 
 
-class Texts(Asked):
-  """The vectors of tokens, before positions; the baseline is 0 (Sundararajan et al. 2017).
-
-  A text of n tokens is that of a vocabulary of its own, of n + 1, whose token i is what stands at place i - 1: so a
-  model of whatever kind is differentiated by its table of vectors.
-  """
-
-  given = 'tokens'
-
-  def spec_of_program(self):
-    own = tokenisers.Tokeniser('words', ('',) * (self.arrays['tokens'].shape[1] + 1))
-    return dataclasses.replace(self.spec, tokenisers={**self.spec.tokenisers, 'text': own})
-
-  def _table(self, params) -> tuple:
-    """(path, array [vocabulary, size]) of the vectors."""
-    named = [(path, x) for path, x in jax.tree_util.tree_leaves_with_path(params) if path[-1].key == 'embedding']
-    found = [(path, x) for path, x in named if x.shape[0] == self.spec.tokenisers['text'].size]
-    if len(found) != 1:
-      raise UsageError(f"explain: the model has {len(found)} tables 'embedding' of all tokens; one is differentiated")
-    return found[0]
-
-  def embed(self, params, example):
-    return self._table(params)[1][example]
-
-  def ask(self, params, example, x):
-    place, table = self._table(params)
-    own = jnp.concatenate([table[:1], x])
-    changed = jax.tree_util.tree_map_with_path(lambda path, value: own if path == place else value, params)
-    return changed, {'tokens': jnp.where(example > 0, 1 + jnp.arange(len(example)), 0)[None]}
-
-  def groups(self, example):
-    return jnp.where(example > 0, jnp.arange(len(example)), -1), len(example)
-
-
 class Tables(Asked):
   """Columns in deviations from train's mean, which is the baseline; a column of words is a feature for each, one group."""
-
-  given = 'features'
 
   def __init__(self, run, arrays, chosen):
     super().__init__(run, arrays, chosen)
     self.mean, std = np.array(self.spec.mean, np.float32), np.array(self.spec.std, np.float32)
     self.std = np.where(std > 0, std, 1)
 
-  def embed(self, params, example):
-    return ((example - self.mean) / self.std)[:, None]
+  def embed(self, state, example):
+    return ((example['features'] - self.mean) / self.std)[:, None]
 
-  def ask(self, params, example, x):
-    return params, {'features': (self.mean + self.std * x[:, 0])[None]}
+  def outputs(self, state, example, x):
+    batch = {'features': (self.mean + self.std * x[:, 0])[None]}
+    return self.program.predict(state, batch, jax.random.key(0))[0].astype(jnp.float32)
 
   def groups(self, example):
     return jnp.asarray(columns(self.spec)), len(self.spec.columns)
+
+  def number(self, target):
+    if not self.spec.classes:
+      raise UsageError(f'target={target}: {self.run.folder} predicts numbers, and has no classes')
+    return super().number(target)
+
+  def named(self, example, target):
+    return super().named(example, target) if self.spec.classes else {}
+
+  def chance(self, example, outputs, target):
+    return super().chance(example, outputs, target) if self.spec.classes else self.score(example, outputs, target)
 
 
 def columns(spec) -> np.ndarray:

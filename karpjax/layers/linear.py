@@ -98,6 +98,22 @@ def rows(table, index):
   return Rows(table, index) if known and 2 * len(table) <= index.size else table[index]
 
 
+class Lookup(nn.Module):
+  """The rows of a table that numbers stand for, as the vectors of tokens: by this module they can be looked at, and changed.
+
+  Attributes:
+    of: the array of a batch that the numbers are.
+    late: whether rows are taken as `rows` does.
+  """
+
+  of: str = 'tokens'
+  late: bool = False
+
+  def __call__(self, table, index):
+    """table [n, in], index […] int32 -> […, in]."""
+    return rows(table, index) if self.late else table[index]
+
+
 def reorder(x, order):
   """`order` of the leading axes of x […, in] or of Rows."""
   return x.replace(index=order(x.index)) if isinstance(x, Rows) else order(x)

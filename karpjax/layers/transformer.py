@@ -164,6 +164,7 @@ class Tokens(nn.Module):
     if self.positions not in POSITIONS:
       raise errors.UsageError(f'unknown positions {self.positions!r}.{errors.nearest(self.positions, POSITIONS)}')
     init = initialisers.normal(self.std)
+    self.lookup = linear.Lookup()
     self.embedding = self.param(
       'embedding', nn.with_partitioning(init, ('vocabulary', 'embed')), (self.vocabulary, self.width)
     )
@@ -176,7 +177,7 @@ class Tokens(nn.Module):
     if tokens.shape[1] > self.context:
       raise errors.UsageError(f'{tokens.shape[1]} tokens are more than the {self.context} positions of this model')
     at = jnp.arange(tokens.shape[1]) if at is None else at
-    x = self.embedding.astype(self.dtype)[tokens]
+    x = self.lookup(self.embedding.astype(self.dtype), tokens)
     if self.scaled:
       x = x * self.width**0.5
     if self.positions == 'learned':

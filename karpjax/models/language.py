@@ -198,6 +198,7 @@ class Recurrent(nn.Module):
   def setup(self):
     width = self.embedding or self.units[0]
     self.embed = nn.Embed(self.vocabulary, width, dtype=self.dtype, embedding_init=normal(1.0))
+    self.lookup = linear.Lookup(late=True)
     self.stack = recurrence.Stack(self.units, self.cell, dropout=self.dropout, dtype=self.dtype)
     self.drop = linear.Dropout(self.dropout)
     self.head = linear.Head(self.vocabulary, dtype=self.dtype)
@@ -205,7 +206,7 @@ class Recurrent(nn.Module):
   def read(self, tokens, state=None, *, train: bool = False):
     """tokens [batch, time] after those of a state (None: none) -> logits [batch, time, vocabulary], and the next state."""
     drops = train and self.dropout > 0
-    x = self.drop(self.embed(tokens), train=True) if drops else linear.rows(self.embed.embedding, tokens)
+    x = self.drop(self.embed(tokens), train=True) if drops else self.lookup(self.embed.embedding, tokens)
     x, state = self.stack(x, state, train=train)
     return self.head(self.drop(x, train=train)).astype(jnp.float32), state
 

@@ -35,7 +35,7 @@ class Spelling(nn.Module):
     """characters: [words, C] int -> [words, filters] of `dtype`; 0 for a word without characters."""
     table = self.param('table', _uniform, (self.alphabet, self.embedding))
     real = (characters > 0)[..., None]
-    x = table[characters.astype(jnp.int32)].astype(self.dtype)  # [words, C, embedding]
+    x = linear.Lookup('characters')(table, characters.astype(jnp.int32)).astype(self.dtype)  # [words, C, embedding]
     x = jnp.where(real, linear.Dropout(self.dropout)(x, train=train), 0)
     x = convolution.Conv(self.filters, (self.window,), dtype=self.dtype, name='filters')(x)  # [words, C, filters]
     return jnp.where(real.any(1), jnp.where(real, x, -jnp.inf).max(1), 0)
@@ -69,7 +69,7 @@ class Tagger(nn.Module):
       emissions [batch, time, tags] float32, and the `crf.Chain`, or None.
     """
     table = self.param('table', _uniform, (self.words, self.embedding))
-    x = table[tokens].astype(self.dtype)  # [batch, time, embedding]
+    x = linear.Lookup()(table, tokens).astype(self.dtype)  # [batch, time, embedding]
     if self.filters:
       sizes = self.alphabet, self.character_embedding, self.filters, self.window, self.dropout, self.dtype
       each = characters.reshape(-1, characters.shape[-1])  # [batch * time, C]

@@ -24,7 +24,7 @@ def embed(module: nn.Module, tokens):
   """
   init = nn.initializers.uniform(0.5)
   table = module.param('embedding', lambda *a: init(*a) - 0.25, (module.vocabulary, module.embedding))
-  return table.astype(module.dtype)[tokens], tokens != 0
+  return linear.Lookup()(table.astype(module.dtype), tokens), tokens != 0
 
 
 def logits(module: nn.Module, features, *, train: bool):

@@ -31,8 +31,8 @@ def bars(values: Mapping[str, float], most: int = BARS) -> list[str]:
   return [*lines, f'  and {more:,} more'] if more else lines
 
 
-def words(pieces: Sequence[str], values: Sequence[float]) -> list[str]:
-  """A text's pieces in a line, coloured where a terminal shows it; elsewhere bars."""
+def words(pieces: Sequence[str], values: Sequence[float], gap: str = ' ') -> list[str]:
+  """A text's pieces in a line, with a gap between them, coloured where a terminal shows it; elsewhere bars."""
   if not sys.stdout.isatty() or os.environ.get('NO_COLOR'):
     names = (f'{i}. {piece}' for i, piece in enumerate(pieces, 1))  # a word may come twice
     return bars(dict(zip(names, values)))
@@ -43,7 +43,7 @@ def words(pieces: Sequence[str], values: Sequence[float]) -> list[str]:
     colour = ';'.join(str(round(255 + (c - 255) * strength)) for c in RGB[value > 0])
     return f'\x1b[48;2;{colour};38;2;0;0;0m{piece}\x1b[0m'
 
-  return [' '.join(map(coloured, pieces, values))]
+  return [gap.join(map(coloured, pieces, values))]
 
 
 # ---- pictures and a page ----
@@ -119,17 +119,20 @@ def table(
     figure.suptitle(heading, **plots.SUPTITLE)
 
 
-def texts(sections: Mapping[str, tuple], curves: Curves | None, about: str, folder: Path, name: str) -> None:
+def texts(
+  sections: Mapping[str, tuple], curves: Curves | None, about: str, folder: Path, name: str, gap: str = ' '
+) -> None:
   """NAME.html: texts whose words are coloured by their attributions; and plots/NAME.png, their mean curves.
 
   Args:
     sections: {heading: (pieces, values, lines about it)}.
     curves: the mean over texts; or None.
+    gap: what stands between pieces.
   """
   shown = {}
   for heading, (pieces, values, lines) in sections.items():
     scale = max(map(abs, values), default=0) or 1
-    spans = ' '.join(letter(piece, value / scale, f'{value:+.4g}') for piece, value in zip(pieces, values))
+    spans = gap.join(letter(piece, value / scale, f'{value:+.4g}') for piece, value in zip(pieces, values))
     below = ''.join(f'<p class="quiet">{html.escape(line)}</p>' for line in lines)
     shown[heading] = f'<pre>{spans}</pre>{below}'
   if curves is not None:
@@ -137,7 +140,7 @@ def texts(sections: Mapping[str, tuple], curves: Curves | None, about: str, fold
       draw_curves(axis, curves)
     figure = f'<figure><img src="plots/{name}.png" alt="deletion and insertion" style="max-width:600px"></figure>'
     shown['Deletion and insertion'] = figure
-  about = f'{about}. Blue speaks for the class, orange against it, each text on its own scale; point at a word.'
+  about = f'{about}. Blue speaks for it, orange against it, each text on its own scale; point at a word.'
   writers.write_bytes(folder / f'{name}.html', page.render('Explanation', about, shown))
 
 

@@ -104,7 +104,7 @@ def test_rollout_of_one_layer_is_its_mean_attention_with_the_residual():
   _, sown = jax.jit(lambda variables: model.apply(variables, tokens, mutable='intermediates'))(variables)
   [weights] = jax.tree.leaves(sown)  # [1, heads, time, time]
   exact = ((weights[0].mean(0) + jnp.eye(6)) / 2)[:4].mean(0)
-  options = Options(jnp.array([0, 1, 2, 3, -1, -1]), 6)
+  options = Options(jnp.array([0, 1, 2, 3, -1, -1]), 6, seen=jnp.array([1, 1, 1, 1, 0, 0]) / 4)
   found = attributed('rollout', lambda x: model.apply(variables, tokens)[0, 0], jnp.zeros((6, 8)), None, options)
   np.testing.assert_allclose(found, exact, atol=1e-6)
   assert found[4:].tolist() == [0, 0] and found.sum() == pytest.approx(1)
@@ -198,7 +198,7 @@ def test_maps_within_what_is_computed_anew_are_seen():
   run = types.SimpleNamespace(experiment=types.SimpleNamespace(program=program), config=settings, spec=spec)
   asked = inputs.Images(run, {'image': image[None]}, inputs.ImageOptions('gradcam'))
   state = TrainState.create(KEY, variables, optax.identity())
-  assert jax.jit(asked.attribute)(state, image, image, image, 0, KEY).shape == (8, 8)
+  assert jax.jit(asked.attribute)(state, {'image': image}, image, image, jnp.int32(0), KEY).shape == (8, 8)
 
 
 def test_shapley_values_of_an_image_sum_to_what_the_score_rises_by(classifier, seven, tmp_path):
