@@ -19,6 +19,7 @@ from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.lean import distillation
 from karpjax.losses.multi_label import LOSSES as TAG_LOSSES
+from karpjax.models import published
 from karpjax.program import AUGMENT, Input, Program, apply, divide, dropout_key, example_keys, pair
 from karpjax.report import classification as reports
 from karpjax.report import robustness
@@ -107,7 +108,7 @@ def program(config: Config, data: Dataset) -> Program:
   return label.begin(ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=summarise, predict=predict, report=report,
     example_losses=example_losses, exports={'predict': (predict, {'image': Input(spec.shape, spec.dtype)})},
-    frozen=taught.frozen, lent=taught.lent, **label.uninformed,
+    rename_weights=published.renamed, frozen=taught.frozen, lent=taught.lent, **label.uninformed,
     checks=robustness.checks(against, lambda state, x: logits_of(state.variables(), x)),
   ))  # fmt: skip
 

@@ -12,7 +12,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-SCALES = 'unit', 'symmetric', 'standard'
+SCALES = 'unit', 'symmetric', 'standard', 'imagenet', 'lite'
+IMAGENET = (
+  (0.485, 0.456, 0.406),
+  (0.229, 0.224, 0.225),
+)  # mean and deviation of its colours, as PyTorch's networks have them
 ALIGNMENT = 64  # bytes, of what XLA takes as it lies
 
 
@@ -56,12 +60,18 @@ class Spec:
 
     Args:
       examples: on the scale of `maximum`.
-      how: 'unit': [0, 1]; 'symmetric': [-1, 1]; 'standard': mean 0 and deviation 1 per channel over the train split.
+      how: 'unit': [0, 1]; 'symmetric': [-1, 1]; 'standard': mean 0 and deviation 1 per channel over the train split;
+        'imagenet': over ImageNet, for published weights; 'lite': (255 x - 127) / 128 of x in [0, 1], EfficientNet-Lite's.
     """
     unit = examples.astype(jnp.float32) / self.maximum
     if how == 'standard':
       mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
       return (unit - mean) / np.where(std > 0, std, 1)  # a constant channel stays 0
+    if how == 'imagenet':
+      mean, std = (np.array(x, np.float32) if self.shape[-1] == 3 else np.float32(np.mean(x)) for x in IMAGENET)
+      return (unit - mean) / std
+    if how == 'lite':
+      return (255 * unit - 127) / 128
     return 2 * unit - 1 if how == 'symmetric' else unit
 
 

@@ -130,6 +130,47 @@ class Conv(nn.Module):
     return y
 
 
+def _depthwise_plain(strides, padding, x, kernel):
+  return lax.conv_general_dilated(
+    x, kernel, strides, padding, dimension_numbers=DIMENSIONS[len(strides)], feature_group_count=x.shape[-1]
+  )
+
+
+def depthwise(x, kernel, *, strides: Sequence[int] | None = None, padding='SAME'):
+  """Each channel by a window of its own: x [batch, *spatial, channels], kernel [*window, 1, channels] -> [batch, *spatial', channels].
+
+  Args:
+    strides, padding: as for `convolution`.
+  """
+  size, window = x.shape[1:-1], kernel.shape[:-2]
+  strides = tuple(strides or (1,) * len(window))
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(size, window, strides, padding)
+  geometry = Geometry(size, window, strides, tuple((int(low), int(high)) for low, high in padding))
+  return lax.platform_dependent(
+    x, kernel, cpu=partial(cpu.depthwise, geometry), default=partial(_depthwise_plain, strides, geometry.padding)
+  )
+
+
+class Depthwise(Conv):
+  """`depthwise` as a layer: as many channels as come in.
+
+  Attributes:
+    features: none; that of `Conv` is not looked at.
+  """
+
+  features: int = 0
+  kernel_size: tuple[int, ...] = (3, 3)
+  use_bias: bool = False
+  kernel_init: Callable = initialisers.variance_scaling(2.0, 'fan_in', 'normal')  # of one window
+
+  @nn.compact
+  def __call__(self, x):
+    """x: [batch, *spatial, channels] -> [batch, *spatial', channels] of `dtype`."""
+    strides = (self.strides,) * len(self.kernel_size)
+    return self._applied(partial(depthwise, strides=strides, padding=self.padding), x, 1, x.shape[-1])
+
+
 class FeatureMaps(nn.Module):
   """The maps that a convolution's activation gives, as they are: by this module they can be looked at (Grad-CAM)."""
 

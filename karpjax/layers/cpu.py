@@ -50,6 +50,16 @@ def _fields(geometry: Geometry, x):
   return jnp.concatenate(places, -1)
 
 
+def depthwise(geometry: Geometry, x, kernel):
+  """Each channel by a window of its own, [*window, 1, channels]: products of the shifted input, added up."""
+  x, total = _pad(x, (0, 0), *geometry.padding, (0, 0)), 0
+  for offset in itertools.product(*map(range, geometry.window)):
+    stop = [o + s * (n - 1) + 1 for o, s, n in zip(offset, geometry.strides, geometry.output)]
+    place = lax.slice(x, (0, *offset, 0), (x.shape[0], *stop, x.shape[-1]), (1, *geometry.strides, 1))
+    total += place * kernel[offset][0]
+  return total
+
+
 def _summed(geometry, fields):
   """The transpose of `_fields`, "col2im": what fields [batch, *output, window * in] say of one place, added up.
 

@@ -2,6 +2,7 @@
 and the embeddings of tokens and their positions.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,12 @@ import jax.numpy as jnp
 from karpjax import errors
 from karpjax.layers import attention, initialisers, linear
 
-ACTIVATIONS = {'gelu': nn.gelu, 'relu': nn.relu, 'silu': nn.silu}
+ACTIVATIONS = {
+  'gelu': nn.gelu,
+  'gelu_exact': functools.partial(nn.gelu, approximate=False),
+  'relu': nn.relu,
+  'silu': nn.silu,
+}
 REMATS = {'none': None, 'full': None, 'dots': jax.checkpoint_policies.dots_saveable}
 POSITIONS = ('learned', 'sinusoidal', 'rotary', 'none')
 

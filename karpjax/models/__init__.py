@@ -3,6 +3,7 @@
 import functools
 
 from karpjax.models.cnn import CNN
+from karpjax.models.efficientnet import EfficientNetLite0
 from karpjax.models.lenet import LeNet1989
 from karpjax.models.mlp import MLP, LogisticRegression
 from karpjax.models.recurrent import GRUClassifier
@@ -24,6 +25,7 @@ MODELS = {  # name -> a module with the fields classes and dtype
   'resnet56': functools.partial(cifar_resnet, blocks=(9, 9, 9)),
   'resnet18': functools.partial(imagenet_resnet, blocks=(2, 2, 2, 2), bottleneck=False),
   'resnet50': functools.partial(imagenet_resnet, blocks=(3, 4, 6, 3), bottleneck=True),
+  'efficientnet_lite0': EfficientNetLite0,
   'vit': ViT,
   'gru': GRUClassifier,
 }

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from karpjax.errors import UsageError
 from karpjax.layers import initialisers, linear
-from karpjax.layers.transformer import Block
+from karpjax.layers.transformer import ACTIVATIONS, Block
 from karpjax.models.mlp import Classifier, check_rank, dimensions
 from karpjax.options import DEEPEST, option, shared
 
@@ -23,6 +23,7 @@ class ViT(Classifier):
   hidden: int = option(0, "Units of each block's MLP; 0: four times the width.", low=0)
   head_dim: int = option(0, 'Units of each head; 0: width / heads.', low=0)
   head: str = option('token', 'What the last layer sees: a class token, or all averaged.', choices=('token', 'average'))
+  activation: str = option('gelu', "The MLPs'; published weights of PyTorch are of gelu_exact.", choices=ACTIVATIONS)
   dropout: float = option(0.0, 'The rate of dropout of the embeddings and of what each block adds.', low=0, below=1)
   attention_dropout: float = option(0.0, 'The rate of dropout of the weights of the attention.', low=0, below=1)
   hidden_dropout: float = option(0.0, "The rate of dropout of the units of a block's MLP.", low=0, below=1)
