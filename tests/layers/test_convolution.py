@@ -242,3 +242,18 @@ def test_transposed_convolution_is_laxs(size, window, stride):
   assert ours[0].shape == (2, *(stride * n for n in size), 6)
   for a, b in zip(ours, jax.jit(derivatives(of_lax))(x, kernel)):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'strides, padding', [((1, 1), 'SAME'), ((2, 2), 'SAME'), ((2, 1), 'VALID'), ((1, 1), ((2, 1), (0, 3)))]
+)
+def test_depthwise_equals_xla_in_values_and_gradients(strides, padding):
+  draw = np.random.default_rng(0)
+  x, kernel = draw.normal(size=(2, 9, 8, 5)).astype('f4'), draw.normal(size=(3, 4, 1, 5)).astype('f4')
+  ours = lambda x, kernel: convolution.depthwise(x, kernel, strides=strides, padding=padding)
+  theirs = lambda x, kernel: jax.lax.conv_general_dilated(
+    x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=5
+  )
+  weights = draw.normal(size=theirs(x, kernel).shape)
+  for function in (lambda f: f(x, kernel), lambda f: jax.grad(lambda *a: (weights * f(*a)).sum(), (0, 1))(x, kernel)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), function(ours), function(theirs))
