@@ -250,7 +250,7 @@ def test_transposed_convolution_is_laxs(size, window, stride):
 def test_depthwise_equals_xla_in_values_and_gradients(strides, padding):
   draw = np.random.default_rng(0)
   x, kernel = draw.normal(size=(2, 9, 8, 5)).astype('f4'), draw.normal(size=(3, 4, 1, 5)).astype('f4')
-  ours = lambda x, kernel: convolution.depthwise(x, kernel, strides=strides, padding=padding)
+  ours = lambda x, kernel: conv.depthwise(x, kernel, strides=strides, padding=padding)
   theirs = lambda x, kernel: jax.lax.conv_general_dilated(
     x, kernel, strides, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=5
   )
