@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from karpjax import config, image_verbs, options
 from karpjax.data import dataset, frequencies, images, splitting
@@ -104,7 +104,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     if model.latent == 2:
       labels = split.fetch(np.arange(split.size)).get('label')
       plots.scatter(codes, labels, spec.classes, f'Mean codes of the {name} split', folder, 'latent_codes')
-      quantiles = stats.norm.ppf((np.arange(20) + 0.5) / 20)
+      quantiles = special.ndtri((np.arange(20) + 0.5) / 20)
       plane = np.stack(np.meshgrid(quantiles, quantiles[::-1]), -1).reshape(-1, 2)
       show(plane, 20, 'The latent plane, by quantiles of the prior', 'latent_plane')
 

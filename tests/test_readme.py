@@ -89,7 +89,7 @@ def test_help_shows_flags(capsys):
 
 
 def test_help_imports_no_tensorflow_and_a_reader_who_has_seen_enough_ends_it_without_a_word(tmp_path):
-  heavy = ('tensorflow', 'orbax.checkpoint', 'matplotlib', 'grain', 'sklearn', 'tensorflow_datasets')
+  heavy = ('tensorflow', 'scipy.stats', 'orbax.checkpoint', 'matplotlib', 'grain', 'sklearn', 'tensorflow_datasets')
   code = f"""if 1:
     import atexit, runpy, sys
     atexit.register(lambda: print([m for m in {heavy} if m in sys.modules], file=open('imported', 'w')))

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from scipy import stats
 
 from karpjax.errors import UsageError
 from karpjax.layers.attention import MultiHeadAttention
@@ -251,5 +250,7 @@ def drawn_anew(params, key):
 
 def rank_correlation(a, b) -> float:
   """Spearman's, of arrays of one shape; NaN where one of them is the same everywhere."""
+  from scipy import stats
+
   a, b = np.ravel(a), np.ravel(b)
   return float(stats.spearmanr(a, b)[0]) if np.ptp(a) and np.ptp(b) else float('nan')
