@@ -205,9 +205,9 @@ def decode(run, outputs, inputs, chosen: Sampling):
 def encode_why(run, given, chosen):
   """{'tokens' [n, L]}, −1 behind the end: prompts, of which a model of so many positions sees the last ones."""
   model, tokeniser = network(run.config, run.spec), run.spec.tokenisers['text']
-  tokeniser.warn_of_unknown(given)
   most = model.context if hasattr(model, 'begin') else None
   rows = [language.prompt(run.spec, prompt)[-most if most else None :] for prompt in given]
+  tokeniser.warn_of_unknown(given)
   return {'tokens': bucketing.padded(rows, max(map(len, rows)), fill=-1)}
 
 

@@ -76,6 +76,13 @@ def show(head: Callable, body: Callable) -> Callable:
   return text
 
 
+def _colours(chosen) -> str:
+  """What colours say."""
+  return (
+    'the bluer, the more it matters' if chosen.method in attribution.MAGNITUDES else 'blue: for it, orange: against'
+  )
+
+
 def _folder(run, chosen) -> Path:
   return Path(chosen.output or run.folder / 'explain')
 
@@ -110,7 +117,7 @@ def _decode_images(run, outputs, files, chosen):
     answer, values = _answer(chosen, {'input': file}, found), found['values']
     heading = f'{chosen.method} · {answer["class"]}, {100 * answer["probability"]:.0f} %'
     picture = found['example']['image'].astype(np.float32) / run.spec.maximum
-    explanations.image(picture, values, found.get('curves'), heading, place.parents[1], place.stem)
+    explanations.image(picture, values, found.get('curves'), heading, _colours(chosen), place.parents[1], place.stem)
     yield {**answer, 'attributions': values.tolist(), 'file': str(place)}
 
 
@@ -166,7 +173,9 @@ def text_verb(
       answer = _answer(chosen, {'input': text}, each)
       sections[_heading(number, answer)] = named, values, about(answer)
       answers.append({**answer, 'attributions': [*map(list, zip(named, values))], 'file': str(place)})
-    explanations.texts(sections, _mean_curves(found), chosen.method, place.parent, place.stem, gap)
+    explanations.texts(
+      sections, _mean_curves(found), f'{chosen.method} · {_colours(chosen)}', place.parent, place.stem, gap
+    )
     return answers
 
   body = lambda answer: ['  ' + line.lstrip() for line in explanations.words(*zip(*answer['attributions']), gap)]

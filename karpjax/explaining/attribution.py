@@ -20,6 +20,7 @@ PIECE = 64  # inputs in one call of the model
 POINTS = 32  # of a curve, at the most
 ORDERS = 8  # random orders that a curve is compared with
 INSIDE = 'gradcam', 'rollout'  # which look for layers that not every model has
+MAGNITUDES = 'saliency', 'smoothgrad', 'rollout'  # whose attributions say how much, and not which way
 COMPLETE = 'integrated', 'shapley'  # whose attributions sum to score(input) - score(baseline)
 
 
@@ -70,7 +71,7 @@ def gradcam(score, x, baseline, key, options: Options):
     UsageError: where there is none, or its maps have other axes than the input.
   """
   _, seen = jax.eval_shape(lambda x: _watched(score, x, (FeatureMaps, Conv, nn.Conv)), x)
-  if not seen or len(seen[-1].shape) != x.ndim + 1:
+  if not seen or len(seen[-1].shape) != x.ndim + 1 or len(seen[-1]) > 1:
     raise UsageError(f'method=gradcam: the model has no convolution over the {x.ndim - 1} axes of its input')
   last = len(seen) - 1
 

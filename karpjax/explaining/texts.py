@@ -137,6 +137,11 @@ class Words(Texts):
   def predicted(self, state, batch, example):
     return self.program.logits(state, batch, jax.random.key(0))[0]
 
+  def check(self):
+    if self.chosen.method == 'gradcam':
+      raise UsageError('method=gradcam: the model has no convolution over words, but over their characters')
+    super().check()
+
   def weights(self, example):
     return example['weights']
 

@@ -50,7 +50,7 @@ def words(pieces: Sequence[str], values: Sequence[float], gap: str = ' ') -> lis
 
 
 def image(
-  picture: np.ndarray, values: np.ndarray, curves: Curves | None, heading: str, folder: Path, name: str
+  picture: np.ndarray, values: np.ndarray, curves: Curves | None, heading: str, colours: str, folder: Path, name: str
 ) -> None:
   """plots/NAME.png: an image, its attributions over it, and their curves.
 
@@ -58,16 +58,15 @@ def image(
     picture: [height, width, 1 or 3] in [0, 1].
     values: [height, width].
     curves: or None.
+    colours: what they say.
   """
   grey = np.repeat(picture.mean(-1, keepdims=True), 3, -1)  # [height, width, 3]
   strength = np.abs(values)[..., None] / (np.abs(values).max() or 1)
-  colours = np.where((values > 0)[..., None], *(np.array(RGB[sign]) / 255 for sign in (True, False)))
-  over = (1 - strength) * (0.75 + 0.25 * grey) + strength * colours
+  painted = np.where((values > 0)[..., None], *(np.array(RGB[sign]) / 255 for sign in (True, False)))
+  over = (1 - strength) * (0.75 + 0.25 * grey) + strength * painted
   columns, tall = (2 if curves is None else 3), 2.7 * picture.shape[0] / picture.shape[1] + 0.6
   with plots.drawing(folder, name, 2.9 * columns, min(max(tall, 2.6), 6), ncols=columns) as (figure, axes):
-    for axis, pixels, text in zip(
-      axes, (np.broadcast_to(picture, grey.shape), over), ('what is seen', 'blue: for it, orange: against')
-    ):
+    for axis, pixels, text in zip(axes, (np.broadcast_to(picture, grey.shape), over), ('what is seen', colours)):
       axis.imshow(np.clip(pixels, 0, 1), interpolation='nearest')
       axis.set_axis_off()
       axis.set_title(text, fontsize=9)
@@ -111,9 +110,10 @@ def table(
       axis.set_axis_off()
     for axis, (row, x) in zip(axes.flat, shown.items()):
       axis.barh(range(len(order)), x[order], color=[BLUE if v > 0 else VERMILION for v in x[order]])
-      axis.set_yticks(range(len(order)), [plots.short(columns[i], 20) for i in order], fontsize=7)
+      names = [plots.short(columns[i], 20) for i in order]
+      axis.set_yticks(range(len(order)), names, fontsize=7, parse_math=False)
       axis.axvline(0, color=FAINT, linewidth=0.8)
-      axis.set_title(row, fontsize=9)
+      axis.set_title(row, fontsize=9, parse_math=False)
     if curves is not None:
       draw_curves(axes.flat[panels - 1], curves)
     figure.suptitle(heading, **plots.SUPTITLE)
@@ -134,13 +134,13 @@ def texts(
     scale = max(map(abs, values), default=0) or 1
     spans = gap.join(letter(piece, value / scale, f'{value:+.4g}') for piece, value in zip(pieces, values))
     below = ''.join(f'<p class="quiet">{html.escape(line)}</p>' for line in lines)
-    shown[heading] = f'<pre>{spans}</pre>{below}'
+    shown[heading] = f'<pre dir="auto">{spans}</pre>{below}'
   if curves is not None:
     with plots.drawing(folder, name, 4.2, 3.0) as (_, axis):
       draw_curves(axis, curves)
     figure = f'<figure><img src="plots/{name}.png" alt="deletion and insertion" style="max-width:600px"></figure>'
     shown['Deletion and insertion'] = figure
-  about = f'{about}. Blue speaks for it, orange against it, each text on its own scale; point at a word.'
+  about = f'{about}, each text on its own scale; point at a word.'
   writers.write_bytes(folder / f'{name}.html', page.render('Explanation', about, shown))
 
 

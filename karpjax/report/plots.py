@@ -15,7 +15,7 @@ from karpjax.report import rendering, writers
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = '#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9'
 SPLITS = {'train': BLUE, 'validation': GREEN, 'test': VERMILION}
 INK, FAINT = '#222222', '#8a8f98'
-SUPTITLE = {'x': 0.01, 'ha': 'left', 'fontweight': 'bold', 'fontsize': 10.5}  # as an axis' title
+SUPTITLE = {'x': 0.01, 'ha': 'left', 'fontweight': 'bold', 'fontsize': 10.5, 'parse_math': False}  # as an axis' title
 RUNS = BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, INK  # of runs side by side
 LOGARITHMIC = 'loss', 'norm', 'perplexity'  # families whose axis is logarithmic where they span two decades
 

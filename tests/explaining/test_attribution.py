@@ -22,6 +22,7 @@ from karpjax.explaining.attribution import METHODS, Options
 from karpjax.models.text import Transformer
 from karpjax.models.vit import ViT
 from karpjax.program import TrainState
+from karpjax.report import explanations
 from karpjax.train import loop
 
 KEY, WEIGHTS = jax.random.key(0), jnp.array([3.0, -2.0, 0.0, 0.5])
@@ -235,6 +236,12 @@ def test_what_is_no_image_and_what_would_be_written_over_are_refused(classifier,
   Image.open(seven).save(tmp_path / 'a.png')
   argv = ['explain', classifier, str(tmp_path / 'a.png'), str(own), '--method=saliency', f'--output={tmp_path}']
   assert launch.main(argv) == 2 and 'would be written over' in capsys.readouterr().err
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+  explanations.image(np.zeros((4, 4, 1)), np.eye(4), None, '$\\x$', 'colours', tmp_path, 'a')
+  explanations.table({'$\\x$': {'$\\y$': 1.0, 'b': -2.0}}, None, 'h', tmp_path, 'b')
+  assert sorted(path.name for path in (tmp_path / 'plots').iterdir()) == ['a.png', 'b.png']
 
 
 # ---- texts ----

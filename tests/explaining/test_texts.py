@@ -1,6 +1,8 @@
 """What of a prompt makes a language model's next token, and what of a sentence the tags of its words."""
 
+import json
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -90,6 +92,24 @@ def test_targets_that_are_not_one_token_are_refused():
       prompts(run, state, ['abc'], target=target)
 
 
+def answered(run, state, verb, given, folder, **chosen):
+  """The answers of a verb, as they are shown, and the page."""
+  run.own_path, options = (lambda path: path), verb.options(output=str(folder), **chosen)
+  answers = verb.decode(run, verb.function(run, options)(state, verb.encode(run, given, options)), given, options)
+  answers = json.loads(json.dumps(list(answers)))
+  return answers, [verb.show(answer) for answer in answers], Path(answers[0]['file']).read_text('utf-8')
+
+
+def test_spaces_and_new_lines_of_prompts_are_seen_and_an_empty_one_is_a_new_line(tmp_path):
+  run, state = language('mlp', **SMALL['mlp'])
+  answers, shown, page = answered(
+    run, state, language_model.verbs['explain'], ['a b\n', ''], tmp_path, method='saliency'
+  )
+  assert [[piece for piece, _ in each['attributions']] for each in answers] == [['a', '␣', 'b', '↵'], ['↵']]
+  assert '␣' in shown[0] and f'saliency: {answers[0]["token"]}, probability' in shown[0] and 'deletion' in shown[0]
+  assert '>␣</span><span' in page and 'the bluer, the more it matters' in page and 'speaks' not in page
+
+
 # ---- tags ----
 
 
@@ -133,9 +153,20 @@ def test_the_tag_of_a_word_is_explained_and_one_of_two_unknown_words_by_its_spel
     (dict(target='B-LOC'), 'of which word'),
     (dict(word='1', target='LOC'), 'target=LOC: unknown'),
     (dict(method='rollout'), 'no attention'),
+    (dict(method='gradcam'), 'no convolution over words'),
   ):
     with pytest.raises(UsageError, match=why):
       words(run, state, ['Anna Oslo'], **chosen)
+
+
+def test_words_of_any_script_are_shown_with_the_tag_that_they_make(tmp_path):
+  run, state = tagger('bilstm')
+  given = ['שלום <b> Oslo', 'Anna']
+  chosen = dict(word='1', method='occlusion', curves=False)
+  answers, shown, page = answered(run, state, token_classification.verbs['explain'], given, tmp_path, **chosen)
+  assert [word for word, _ in answers[0]['attributions']] == ['שלום', '<', 'b', '>', 'Oslo']
+  assert f'{answers[0]["tags"][0]} (word 1), probability' in shown[0] and '1. שלום' in shown[0]
+  assert '<pre dir="auto"><span' in page and '>&lt;</span>' in page and '<b>' not in page
 
 
 def test_a_tagger_without_spelling_is_explained_by_its_words():
