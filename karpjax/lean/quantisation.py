@@ -169,7 +169,10 @@ def each_within(config, answers: Iterable) -> Iterator:
 
 
 def seen(program: Program, config) -> Program:
-  """The Program, what enters whose layers is quantised if the config says so; of another one's, as a scorer's, it is not."""
+  """The Program, what enters whose layers is quantised if the config says so; of another one's, as a scorer's, it is not.
+
+  Its best weights are of few bits: none of before the first update.
+  """
   told = _Entering() if config.quantise == 'w8a8' else None
 
   def traced(function):
@@ -182,6 +185,6 @@ def seen(program: Program, config) -> Program:
   names = 'step', 'evaluate', 'predict', 'example_losses', 'report'
   exports = {name: (traced(function), inputs) for name, (function, inputs) in program.exports.items()}
   unread = lambda: [*program.unread(), *(['quantise'] if told and not told.noted else [])]
-  return dataclasses.replace(
-    program, unread=unread, exports=exports, **{name: traced(getattr(program, name)) for name in names}
-  )
+  settled = program.settled if config.quantise == 'none' else max(program.settled, program.collecting + 1)
+  functions = {name: traced(getattr(program, name)) for name in names}
+  return dataclasses.replace(program, unread=unread, exports=exports, settled=settled, **functions)

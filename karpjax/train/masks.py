@@ -12,6 +12,7 @@ import numpy as np
 
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
+from karpjax.lean import quantisation
 from karpjax.program import Program
 from karpjax.report import progress, writers
 from karpjax.report.tables import table
@@ -68,7 +69,8 @@ def reported(program: Program, data: Dataset, config) -> Program:
     writers.write_bytes(Path(folder) / 'texts' / 'sparsity.txt', '\n'.join(lines).encode())
     return [*((program.report(state, t, folder) if program.report else None) or ()), *lines]
 
-  return dataclasses.replace(program, report=report, settled=0 if config.mask_from else config.sparsity_until)
+  settled = 0 if config.mask_from else max(config.sparsity_until, program.collecting + 1)
+  return dataclasses.replace(program, report=report, settled=settled)
 
 
 def described(program: Program, data: Dataset, state) -> list[str]:
@@ -100,7 +102,9 @@ def _flops(program: Program, data: Dataset, state) -> Mapping[str, float]:
     return {}
   example = {**data.splits['train'].fetch(np.zeros(1, np.int32)), 'index': np.zeros(1, np.int32)}
   arguments = state, example, jax.random.key(0)
+  with quantisation.within():  # rounded, an input is another array
+    jaxpr = jax.make_jaxpr(program.predict)(*arguments).jaxpr
   names = [
     name.removeprefix('0/params/') if name.startswith('0/params/') else None for name in checkpoint.names(arguments)
   ]
-  return compile.flops_by_input(jax.make_jaxpr(program.predict)(*arguments).jaxpr, names)[0]
+  return compile.flops_by_input(jaxpr, names)[0]

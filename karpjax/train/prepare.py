@@ -48,8 +48,8 @@ def prepare(experiment, config) -> tuple[Program, Dataset, Any]:
   program = dataclasses.replace(program, unread=lambda: configs.unread(config, data.spec.examples, read))
   if config.structured and config.sparsity and not config.mask_from:
     program = structure.channelled(experiment, config, data, program)
-  program = fine_tuning.said(quantisation.seen(program, config), config)
   program = masks.reported(program, data, config) if config.sparsity or config.mask_from else program
+  program = fine_tuning.said(quantisation.seen(program, config), config)
   if config.dp_noise and 'dp_noise' in read:
     program = private.accounted(program, data.spec.examples, configs.watched(config, read))
   elif config.order == 'poisson':

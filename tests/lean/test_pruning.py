@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import gan, language_model, text_classification
+from experiments import gan, language_model, text_classification, value_learning
 from experiments import image_classification as experiment
 from karpjax import config, optim, verbs
 from karpjax.durations import Pace
@@ -221,6 +221,22 @@ def test_flops_of_convolutions_and_of_attention_are_found():
   found, _ = flops(language_model, layers=1, width=8, heads=2, context=16)
   query = next(name for name in found if name.endswith('query'))
   assert found[query] == 2 * 16 * 8 * 8
+
+
+def test_the_report_counts_products_of_layers_whose_inputs_are_rounded_too(tmp_path):
+  told = {}
+  for kind in ('none', 'w8a8'):
+    program, *_ = prepare(experiment, experiment.Config(**RUN, quantise=kind))
+    told[kind] = program.report(jax.jit(program.init)(jax.random.key(0)), 1, tmp_path)[-2]
+  assert told['w8a8'] == told['none'] and told['none'].startswith('products: 2.37 kFLOP')
+
+
+@pytest.mark.parametrize(
+  'flags, first', [(dict(quantise='w8'), 13), (dict(sparsity=0.5, sparsity_until='5'), 13), ({}, 0)]
+)
+def test_no_weights_of_before_the_first_update_are_the_best(flags, first):
+  given = dict(steps='40', learning_starts=200, batch_size=16, train_frequency=1, **flags)
+  assert prepare(value_learning, value_learning.Config(**given))[0].settled == first
 
 
 @pytest.mark.parametrize('experiment, flags', [(gan, {'ema': 0.0}), (text_classification, {'max_norm': 3.0})])
