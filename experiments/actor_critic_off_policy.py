@@ -24,6 +24,7 @@ import optax
 
 from karpjax import config, optim, options
 from karpjax.data.dataset import Dataset
+from karpjax.models.actor_critic import squashed_sample
 from karpjax.models.q_network import Actor, critics
 from karpjax.program import PLAYERS, Program, TrainState, first_key, pair
 from karpjax.rl import agents, environments
@@ -65,22 +66,6 @@ data = agents.data
 def resolved(config: Config, size: int) -> Config:
   """The config with the algorithm's own values, for actions of `size` numbers."""
   return agents.with_own_values(config, {'entropy': -float(size), **ALGORITHMS[config.algorithm]})
-
-
-def squashed_sample(outputs, noise):
-  """A Gaussian's draw through tanh (Haarnoja et al. 2018b, appendix C): (actions […, size] within ±1, log_prob […]).
-
-  Args:
-    outputs: […, 2 · size], the means before the tanh and the logs of the deviations, which are kept from -20 to 2.
-    noise: […, size], standard normal.
-  """
-  mean, log_std = jnp.split(outputs, 2, -1)
-  log_std = jnp.clip(log_std, -20, 2)
-  raw = mean + jnp.exp(log_std) * noise
-  log_prob = -(0.5 * jnp.square(noise) + log_std + 0.5 * math.log(2 * math.pi))
-  # log(1 - tanh² u), which would be log 0 for large u
-  slope = 2 * (math.log(2) - raw - jax.nn.softplus(-2 * raw))
-  return jnp.tanh(raw), (log_prob - slope).sum(-1)
 
 
 def squashed(environment: Environment, init: Callable, actor: Callable, critics: Callable, config: Config) -> Policy:

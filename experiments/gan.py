@@ -134,9 +134,8 @@ def game(config: Config, spec: Spec, generator, discriminator):
       losses += config.gradient_penalty * adversarial.gradient_penalty(gradients(between))
     if config.r1 > 0:
       losses += config.r1 * adversarial.r1_penalty(gradients(real))
-    boundary = objective.boundary(on_real, on_fake)
-    right = {'accuracy_on_real': pair(on_real > boundary), 'accuracy_on_fake': pair(on_fake < boundary)}
-    return {'loss': pair(losses), **right}, new
+    real_right, fake_right = map(pair, objective.right(on_real, on_fake))
+    return {'loss': pair(losses), 'accuracy_on_real': real_right, 'accuracy_on_fake': fake_right}, new
 
   def generators_loss(params, collections, batch, key):
     fake, own = generate(params, collections, batch, key)

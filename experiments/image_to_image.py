@@ -10,35 +10,22 @@ https://arxiv.org/abs/1611.07004
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, errors, image_verbs, optim, options
-from karpjax.data import augmentation, dataset, image_files, pairs
+from karpjax.data import augmentation, batches, dataset, image_files, pairs
 from karpjax.data import pictures as sources
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.models import image_to_image as models
-from karpjax.program import (
-  AUGMENT,
-  Input,
-  Program,
-  TrainState,
-  apply,
-  dropout_key,
-  example_keys,
-  first_key,
-  pair,
-  step_key,
-)
+from karpjax.program import AUGMENT, Input, Program, TrainState, apply, dropout_key, first_key, pair, step_key
 from karpjax.report import pictures, tables
 from karpjax.train.step import alternating_step
 
 SHOWN = 8  # held-out pairs
-FLAT = 1e-7  # a mean gradient that is none, to rounding
 Spec = pairs.Spec
 
 
@@ -74,10 +61,8 @@ def data(config: Config) -> dataset.Dataset:
 
 def networks(config: Config, spec: Spec):
   """(generator, discriminator) for pairs of these shapes."""
-  image, both = (
-    np.zeros((1, *spec.input), np.float32),
-    np.zeros((1, *spec.input[:2], spec.input[-1] + spec.target[-1]), np.float32),
-  )
+  image = np.zeros((1, *spec.input), np.float32)
+  both = np.zeros((1, *spec.input[:2], spec.input[-1] + spec.target[-1]), np.float32)
   dtype, call = jnp.dtype(config.dtype), {'train': True, 'noise': False}
   unet = options.build(models.GENERATORS, 'unet', config, image, call=call, channels=spec.target[-1], dtype=dtype)
   return unet, options.build(models.DISCRIMINATORS, config.discriminator, config, both, dtype=dtype)
@@ -122,9 +107,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     real, after = score(params, collections['discriminator'], batch, symmetric(batch['target']))
     fake, after = score(params, after, batch, fakes)
     loss = objective.discriminator(real, fake).mean(-1) / 2  # section 3.3
-    boundary = objective.boundary(real, fake)
-    right = {'accuracy_on_real': (real > boundary).mean(-1), 'accuracy_on_fake': (fake < boundary).mean(-1)}
-    return {'loss': pair(loss), **{name: pair(x) for name, x in right.items()}}, after
+    real_right, fake_right = (pair(x.mean(-1)) for x in objective.right(real, fake))
+    return {'loss': pair(loss), 'accuracy_on_real': real_right, 'accuracy_on_fake': fake_right}, after
 
   def generators_turn(params, collections, batch, key):
     outputs, after = translate(params, collections, batch, key)
@@ -142,7 +126,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
   alternate = alternating_step(turns, optimisers, config)
 
   def step(state, batch):  # augmented once for both players, whose images are then the same computation
-    return alternate(state, pairs.augment(moves, example_keys(step_key(state, AUGMENT), batch), batch))
+    return alternate(state, pairs.augment(moves, step_key(state, AUGMENT), batch))
 
   def predict(state, batch, key):
     """[batch, height, width, channels] float32 in [0, 1]."""
@@ -154,37 +138,23 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return image_quality.l1(predict(state, batch, key), batch['target'] / 255)
 
   def evaluate(state, batch, key):
-    outputs, targets = predict(state, batch, key), batch['target'] / 255
-    each = {name: getattr(image_quality, name)(outputs, targets) for name in ('l1', 'psnr', 'ssim')}
-    each['gradient'], each['target_gradient'] = map(image_quality.gradient_magnitude, (outputs, targets))
-    # infinite is the PSNR of what is exactly right, such as a black frame
-    return {name: pair(x, batch['mask'] & ~jnp.isposinf(x)) for name, x in each.items()}
+    return image_quality.sums(predict(state, batch, key), batch['target'] / 255, batch['mask'])
 
   def report(state, t, folder):
     """Held-out pairs beside their translations, now and over time."""
     name = 'validation' if 'validation' in data.splits else data.reported(t == config.steps)[0]
     numbers = np.unique(np.linspace(0, data.splits[name].size - 1, SHOWN).astype(np.int32))
-    batch = {**data.splits[name].fetch(numbers), 'index': numbers}
+    batch = batches.fetch(data.splits[name], numbers)
     output = np.asarray(jax.jit(predict)(state, batch, jax.random.key(t)))
     note = f' · {name} split, step {t}{tables.first_of(config.seeds)}'
     columns = {'input': batch['input'] / 255, 'output': output, 'target': batch['target'] / 255}
     pictures.beside(columns, folder, 'translations', note)
     pictures.over_time(folder, 'translations', t)
 
-  exports = {'translate_image': (predict, {'input': Input(spec.input, 'uint8')})}
-  others = {'predict': predict, 'example_losses': example_losses, 'report': report, 'exports': exports}
-  return Program(init, step, evaluate, summarise, **others)
-
-
-def summarise(sums) -> dict[str, float]:
-  """L1 in [0, 1], PSNR in dB, the mean of those that are finite, SSIM; sharpness: the mean gradient of the outputs over that of the targets, so 1 is as sharp.
-
-  Beside targets that are flat nothing is sharp: there it is NaN.
-  """
-  means = {name: float(s / c) if c else math.nan for name, (s, c) in sums.items()}
-  ours, theirs = means.pop('gradient'), means.pop('target_gradient')
-  sharpness = ours / theirs if theirs > FLAT else math.nan
-  return {**means, 'sharpness': sharpness}
+  return Program(
+    init, step, evaluate, image_quality.summarise, predict=predict, example_losses=example_losses, report=report,
+    exports={'translate_image': (predict, {'input': Input(spec.input, 'uint8')})},
+  )  # fmt: skip
 
 
 # ---- what a run can do ----
@@ -206,8 +176,8 @@ def encode(run, paths, chosen) -> list[np.ndarray]:
 
 def function(run, chosen):
   translate = jax.jit(run.program.predict)
-  batches = lambda images: ({'input': x[None], 'index': np.full(1, i, np.int32)} for i, x in enumerate(images))
-  return lambda state, images: (translate(state, batch, jax.random.key(0))[0] for batch in batches(images))
+  batch = lambda i, image: {'input': image[None], 'index': np.full(1, i, np.int32)}
+  return lambda state, images: (translate(state, batch(*x), jax.random.key(0))[0] for x in enumerate(images))
 
 
 verbs = {

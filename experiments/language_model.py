@@ -19,7 +19,6 @@ from karpjax import collectives, config, generate, options
 from karpjax.commands import explain
 from karpjax.data import bucketing, frequencies, language, splitting, text
 from karpjax.data.dataset import Dataset
-from karpjax.errors import UsageError
 from karpjax.explaining import texts as explaining
 from karpjax.lean import distillation
 from karpjax.losses.language import cross_entropy
@@ -59,8 +58,8 @@ def network(config: Config, spec: Spec):
 def program(config: Config, data: Dataset) -> Program:
   """The method: the cross-entropy of each next token."""
   spec, model, streams = data.spec, network(config, data.spec), config.order == 'streams'
-  if streams and spec.lines:
-    raise UsageError('order=streams is for running texts; lines do not go on from one to the next')
+  if spec.lines:
+    text.refuse_streams(config, 'lines')
   carries, tokeniser = streams and isinstance(model, models.Recurrent), spec.tokenisers['text']
   # counting minimises no loss
   taught = distillation.Teaching() if config.model == 'counts' else distillation.configured(config, data)
@@ -196,9 +195,8 @@ def decode(run, outputs, inputs, chosen: Sampling):
   decoded = lambda tokens: tokeniser.decode([*before, *tokens])[len(tokeniser.decode(before)) :]
   for i, output in enumerate(outputs):
     begin = ('\n――――\n' if i and not lines else '') + chosen.prompt
-    pieces = (
-      [begin + decoded(output)] if lines else itertools.chain([begin], texts.typed(output, decoded, chosen.tokens))
-    )
+    typed = itertools.chain([begin], texts.typed(output, decoded, chosen.tokens))
+    pieces = [begin + decoded(output)] if lines else typed
     yield from ({'sample': i, 'text': piece, 'end': '\n' if lines else ''} for piece in pieces)
 
 

@@ -15,26 +15,22 @@ https://arxiv.org/abs/1501.00092, https://arxiv.org/abs/1609.05158, https://arxi
 
 import functools
 import math
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, errors, features, image_verbs, optim, options
-from karpjax.data import augmentation, dataset, image_files, pairs, splitting
+from karpjax.data import augmentation, dataset, image_files, pairs
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
 from karpjax.program import AUGMENT, Input, Program, TrainState, apply, example_keys, first_key, pair
-from karpjax.report import pictures, plots, tables, writers
+from karpjax.report import super_resolution as report
 from karpjax.train.step import alternating_step
 
 TILE = 96  # pixels of the small picture that a tile gives at most
-DRAWN = 4  # pictures
-DETAIL = 8  # a detail's height is such a part of the picture's
-MEASURES = 'psnr', 'bicubic_psnr', 'ssim', 'bicubic_ssim'
 Spec = pairs.Spec
 
 
@@ -120,12 +116,9 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     ours, high, _ = enlarge(params, collections, batch, key)
     real, own = score(params, collections['discriminator'], high)
     fake, own = score(params, own, jax.lax.stop_gradient(ours))
-    loss = objective.discriminator(real, fake)
-    return {
-      'loss': pair(loss),
-      'real_accuracy': pair(real > objective.boundary(real, fake)),
-      'fake_accuracy': pair(fake < objective.boundary(real, fake)),
-    }, own
+    real_right, fake_right = map(pair, objective.right(real, fake))
+    loss = pair(objective.discriminator(real, fake))
+    return {'loss': loss, 'real_accuracy': real_right, 'fake_accuracy': fake_right}, own
 
   def generator_loss(params, collections, batch, key):
     ours, high, own = enlarge(params, collections, batch, key)
@@ -166,27 +159,18 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     sums = measured.sums_by_picture(predict(state, batch, key), batch, config.factor, spec.pictures)
     if 'part' not in batch:  # crops, of train
       return {**sums, 'tiles': jnp.zeros(()), 'loss': pair(example_losses(state, batch, key), batch['mask'])}
-    counted = measured.between(batch['part'] * config.factor, *batch['target'].shape[1:3])[..., None]
-    ours, high = (pieces(x * counted) for x in (evaluated(state, batch), scaled(batch['target'])))
-    loss = content(ours, high).reshape(len(counted), -1).sum(1) * high[0, ..., 0].size
-    sums['tiles'] = batch['mask'].sum().astype(jnp.float32)
-    return {**sums, 'loss': (pair(loss, batch['mask'])[0], pair(counted.sum((1, 2, 3)), batch['mask'])[0])}
+    ours, high, border = evaluated(state, batch), scaled(batch['target']), margin(config, net) * config.factor
+    return sums | measured.tile_sums(content, ours, high, batch, config.factor, spec.target[0], border)
 
-  def pieces(x):  # tiles -> their parts, cut into images of a crop's size, for which features are
-    side, around = spec.target[0], margin(config, net) * config.factor
-    x = x[:, around : x.shape[1] - around, around : x.shape[2] - around]
-    across = x.shape[1] // side
-    return x.reshape(-1, across, side, across, side, x.shape[-1]).swapaxes(2, 3).reshape(-1, side, side, x.shape[-1])
-
-  draw = functools.partial(report, config, data, enlarger(config, net, predict))
-  # a small net that begins at the bicubic picture cannot come to a tenth of its loss
-  of_any_size = {'input': Input(('height', 'width', data.spec.input[-1]), 'uint8')}
-  others = {'predict': predict, 'example_losses': example_losses, 'loss_floor': getattr(net, 'residual', False)}
-  others |= {'exports': {'upscale': (enlarged, of_any_size)}}
-  return Program(init, step, evaluate, measured.summarise, report=draw, **others)
+  return Program(
+    init, step, evaluate, measured.summarise, predict=predict, example_losses=example_losses,
+    loss_floor=net.residual,  # a small net that begins at the bicubic picture cannot come to a tenth of its loss
+    exports={'upscale': (enlarged, {'input': Input(('height', 'width', spec.input[-1]), 'uint8')})},
+    report=functools.partial(report.write, config, data, enlarger(config, net, predict)),
+  )  # fmt: skip
 
 
-# ---- what a run leaves ----
+# ---- what a run can do ----
 
 
 def enlarger(config: Config, net: models.Net, predict):
@@ -194,55 +178,6 @@ def enlarger(config: Config, net: models.Net, predict):
   call = jax.jit(lambda state, low: jnp.clip(predict(state, {'input': low}, jax.random.key(0)), 0, 1))
   size = {'tile': TILE + 2 * net.reach, 'margin': net.reach, 'scale': config.factor}
   return lambda state, low: models.in_tiles(lambda x: call(state, x), low, **size)
-
-
-def report(config: Config, data: dataset.Dataset, enlarge, state, t: int, folder: Path) -> None:
-  """texts/SPLIT_pictures.txt and report.json, of whole pictures, and plots of a few."""
-  split, _ = data.reported(t == config.steps)
-  for path in (folder / 'plots').glob('before_and_after_*.png'):  # of another split
-    path.unlink()
-  rows, note = {}, f', step {t}{tables.first_of(config.seeds)}'
-  drawn = {list(data.raw[split])[i] for i in splitting.sample(len(data.raw[split]), DRAWN)}
-  for name, (low, high) in ((name, layers.values()) for name, layers in data.raw[split].items()):
-    ours = enlarge(state, low)
-    each = measured.measures(ours[None], {'input': low[None], 'target': high[None]}, config.factor)
-    numbers = measured.summarise({name: np.asarray(x) for name, x in each.items()})
-    rows[name] = {measure: numbers[measure] for measure in MEASURES}
-    if name in drawn:
-      before_and_after(low, ours, high, rows[name], Path(name).stem, folder, note)
-  exact = [name for name, row in rows.items() if math.isinf(row['bicubic_psnr'])]
-  counted = {n: [row for name, row in rows.items() if 'ssim' in n or name not in exact] for n in MEASURES}
-  mean = {n: float(np.mean([row[n] for row in some or rows.values()])) for n, some in counted.items()}
-  heading = f'{split} pictures whole, ×{config.factor}{note}'
-  writers.write_json(folder / 'report.json', {'heading': heading, 'pictures': rows, 'mean': mean, 'infinite': exact})
-  shown = lambda row: [round(row[measure], 4 if 'ssim' in measure else 2) for measure in MEASURES]
-  lines = [(n, *shown(row), round(row['psnr'] - row['bicubic_psnr'], 2)) for n, row in {**rows, 'mean': mean}.items()]
-  why = 'interpolation gives exactly, which the means of PSNR leave out'
-  left_out = ['', f'{len(exact)} of {len(rows)} that {why}: {dataset.listed(exact)}'] if exact else []
-  text = tables.table(lines, ('', 'PSNR', 'bicubic', 'SSIM', 'bicubic', 'PSNR gain'))
-  writers.write_bytes(
-    folder / 'texts' / f'{split}_pictures.txt', '\n'.join([heading, '', *text, *left_out, '']).encode()
-  )
-
-
-def before_and_after(low, ours, high, numbers, name: str, folder: Path, note: str) -> None:
-  """plots/before_and_after_NAME.png: the picture, and below it the detail with the strongest edges."""
-  factor = len(high) // len(low)
-  plain = np.clip(np.asarray(models.bicubic(low[None] / np.float32(255), factor))[0], 0, 1)
-  whole = low.repeat(factor, 0).repeat(factor, 1) / 255, plain, ours, high / 255
-  gains = f'bicubic, {numbers["bicubic_psnr"]:.2f} dB', f'ours, {numbers["psnr"]:.2f} dB'
-  captions = f'{low.shape[0]}×{low.shape[1]}', *gains, 'original'
-  height, width = (n // DETAIL for n in high.shape[:2])
-  edges = np.hypot(*np.gradient(high.mean(-1)))[: height * DETAIL, : width * DETAIL]
-  strength = edges.reshape(DETAIL, height, DETAIL, width).mean((1, 3))[1:-1, 1:-1]
-  row, column = np.unravel_index(strength.argmax(), strength.shape)
-  detail = [x[(row + 1) * height :][:height, (column + 1) * width :][:, :width] for x in whole]
-  heading = f'{name} ×{factor}{note}'
-  lines = [[(caption, plots.INK)] for caption in [*captions, *captions]]
-  pictures.grid([*whole, *detail], 4, heading, folder, f'before_and_after_{name}', captions=lines, width=2.4)
-
-
-# ---- what a run can do ----
 
 
 def encode(run, paths, chosen) -> list[np.ndarray]:

@@ -19,7 +19,6 @@ from karpjax import config, optim
 from karpjax.commands import explain, monitor
 from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
-from karpjax.errors import UsageError
 from karpjax.lean import distillation
 from karpjax.losses import classification as losses
 from karpjax.metrics import classification as metrics
@@ -66,8 +65,7 @@ def pretrained(workdir: str) -> dict:
 
 
 def data(config: Config) -> Dataset:
-  if config.order == 'streams':
-    raise UsageError('order=streams is for running texts; labelled texts do not go on from one to the next')
+  text.refuse_streams(config, 'labelled texts')
   return labelled_text.load(config, **pretrained(config.init_from))
 
 

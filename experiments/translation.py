@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, options
-from karpjax.data import bucketing, frequencies, parallel, splitting, text
+from karpjax.data import bucketing, frequencies, parallel, text
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
 from karpjax.losses import language as losses
@@ -23,7 +23,7 @@ from karpjax.metrics import collect
 from karpjax.metrics import translation as metrics
 from karpjax.models import seq2seq
 from karpjax.program import Input, Program, dropout_key, pair
-from karpjax.report import plots, writers
+from karpjax.report import texts, writers
 from karpjax.report.tables import table
 from karpjax.train.predict import Predictions, predict_batches, predict_split
 from karpjax.train.step import ordinary
@@ -31,7 +31,6 @@ from karpjax.verbs import Verb
 
 Spec = parallel.Spec
 BEAMS = (1, 4, 5)  # those of the report
-PICTURES, LONGEST = 4, 24  # sentences whose attention is drawn, and their tokens at most
 
 
 @config.defaults(
@@ -62,10 +61,7 @@ class Config(config.Train, text.Flags, config.model_flags(seq2seq.MODELS, 'gru')
   unknown: bool = config.flag(False, 'Whether decoding may say <unk>, which is written ⁇.')
 
 
-def data(config: Config) -> Dataset:
-  if config.order == 'streams':
-    raise UsageError('order=streams is for running texts; pairs do not go on from one to the next')
-  return parallel.load(config)
+data = parallel.load
 
 
 def network(config: Config, spec: Spec):
@@ -146,26 +142,10 @@ def report(model, data: Dataset, config: Config, state, t, folder):
   notes = [f'{row["metric"]}: sacrebleu {row["signature"]}' for row in signatures]
   lines = [heading, '', *table(rows, ('', *next(iter(scores.values())))), '', *notes, '']
   writers.write_bytes(folder / 'report.txt', '\n'.join(lines).encode())
-  texts = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours)]
-  writers.write_bytes(folder / 'translations.txt', '\n'.join(texts).encode())
-  draw_alignments(model, state, split.fetch(np.arange(split.size)), spec, folder)
-
-
-def draw_alignments(model, state, batch, spec, folder):
-  """Draws, for a few short sentences and their references, the source tokens that each target token attends to."""
-  sizes = np.maximum((batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1))
-  short = np.flatnonzero(sizes <= LONGEST)
-  few = {name: rows[short[splitting.sample(len(short), PICTURES)]] for name, rows in batch.items()}
-  align = jax.jit(lambda few: seq2seq.alignment(model, state.eval_params, few['source'], few['target_in']))
-  weights = align(few) if len(few['source']) else None
-  if weights is None:
-    return
-  cells = []
-  for source, target, each in zip(few['source'], few['targets'], np.asarray(weights)):
-    tokens = source[source != 0], target[target >= 0]
-    across, down = ([*map(spec.tokenisers[side].name, row)] for side, row in zip(parallel.SIDES, tokens))
-    cells.append((each[: len(down), : len(across)], across, down))
-  plots.heat_maps(cells, folder, 'alignments')
+  each = [f'source     {a}\nreference  {b}\nours       {c}\n' for a, b, c in zip(sources, references, ours)]
+  writers.write_bytes(folder / 'translations.txt', '\n'.join(each).encode())
+  align = jax.jit(lambda batch: seq2seq.alignment(model, state.eval_params, batch['source'], batch['target_in']))
+  texts.alignments(align, split.fetch(np.arange(split.size)), spec.tokenisers, folder)
 
 
 # ---- what a run can do ----

@@ -90,10 +90,8 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     return model.apply(state.variables(), batch['code'], method='decode')
 
   def report(state, t, folder):
-    (name, split), decode = (
-      data.reported(t == config.steps),
-      functools.partial(model.apply, state.variables(), method='decode'),
-    )
+    name, split = data.reported(t == config.steps)
+    decode = functools.partial(model.apply, state.variables(), method='decode')
     show = lambda z, columns, heading, name: pictures.grid(np.asarray(decode(z)), columns, heading, folder, name)
     show(jax.random.normal(jax.random.key(config.seed), (64, model.latent)), 8, f'Samples, step {t}', 'samples')
     codes = predict_split(predict, state, split)
@@ -113,13 +111,11 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   inputs = np.zeros((1, *spec.shape), np.float32), np.zeros((1, model.latent), np.float32)
   images, codes = {'image': Input(spec.shape, spec.dtype)}, {'code': Input((model.latent,))}
-  exports = {'exports': {'encode': (predict, images), 'decode': (decode, codes)}}
-  more = exports | {
-    'example_losses': example_losses,
-    'loss_floor': True,
+  return ordinary(
+    config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, example_losses=example_losses,
+    exports={'encode': (predict, images), 'decode': (decode, codes)}, loss_floor=True,
     **frequencies.uninformed_bits(data, spec.maximum),
-  }
-  return ordinary(config, model, inputs, loss, evaluate=evaluate, predict=predict, report=report, **more)
+  )  # fmt: skip
 
 
 def prior(run, inputs, chosen):

@@ -17,25 +17,11 @@ from karpjax.train import hosts, loop, run_dir, runtime
 
 # What other programs call flags of ours.
 OTHER_NAMES = {'lr': 'learning_rate', 'epochs': 'steps=10epochs', 'batch': 'batch_size', 'optimizer': 'optimiser'}
-
-
 # The flags of `config.Train` that a short --help shows.
 COMMON = (
-  *(
-    'steps',
-    'seed',
-    'seeds',
-    'workdir',
-    'init_from',
-    'parallel',
-    'dtype',
-    'eval_every',
-    'select',
-    'batch_size',
-    'data_dir',
-  ),
-  *('validation', 'optimiser', 'learning_rate', 'schedule', 'warmup', 'weight_decay', 'clip'),
-)
+  'steps', 'seed', 'seeds', 'workdir', 'init_from', 'parallel', 'dtype', 'eval_every', 'select', 'batch_size', 'data_dir',
+  'validation', 'optimiser', 'learning_rate', 'schedule', 'warmup', 'weight_decay', 'clip',
+)  # fmt: skip
 TYPES = {int: 'int', float: 'number', str: 'text', bool: 'bool', configs.Duration: 'duration'}  # as --help says them
 
 

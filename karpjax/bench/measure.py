@@ -259,10 +259,8 @@ def report(name: str, result: dict) -> str:
     lines.append(f'first losses, {r["name"]}: {" ".join(f"{x:.7f}" for x in r["losses"])}')
   lines += [f'no {other}: {why}' for other, why in result['lacks'].items()]
   if rows[-1]['name'] == 'PyTorch':
-    ratio = (
-      f'{rows[-1]["ratio"]:.2f} times as fast as PyTorch (quartiles of turns {between(*rows[-1]["ratio_quartiles"])})'
-    )
-    lines += ['', f'ours is {ratio}']
+    quarters = f'quartiles of turns {between(*rows[-1]["ratio_quartiles"])}'
+    lines += ['', f'ours is {rows[-1]["ratio"]:.2f} times as fast as PyTorch ({quarters})']
   return '\n'.join(lines)
 
 

@@ -152,10 +152,8 @@ def learns(program, state, batch, later) -> Result:
   if not pairs:
     raise NotApplicable('there are no other batches')
   loss = float(np.divide(*np.array(pairs[-LAST:], np.float64).sum(0)))
-  figure = (
-    f'loss {loss:.4f} in steps {max(1, len(pairs) - LAST + 1)} to {len(pairs)}; a guess {program.uninformed_loss:.4f}'
-  )
-  return loss < progress.STANDS * program.uninformed_loss, figure
+  guess, first = program.uninformed_loss, max(1, len(pairs) - LAST + 1)
+  return loss < progress.STANDS * guess, f'loss {loss:.4f} in steps {first} to {len(pairs)}; a guess {guess:.4f}'
 
 
 @named(

@@ -108,12 +108,8 @@ def run(paper: dict, workdir: Path, flags: list[str]) -> dict:
   checked = subprocess.run(checked, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
   if checked.returncode:
     raise errors.UsageError(f'{paper["name"]} was not begun')
-  command = [
-    'launch.py',
-    paper['experiment'],
-    f'--flagfile=experiments/papers/{paper["name"]}.flags',
-    *json.loads(checked.stdout),
-  ]
+  flagfile = f'--flagfile=experiments/papers/{paper["name"]}.flags'
+  command = ['launch.py', paper['experiment'], flagfile, *json.loads(checked.stdout)]
   done = subprocess.run([sys.executable, *command, f'--workdir={workdir.absolute()}'], cwd=ROOT, check=False)
   if done.returncode:
     raise errors.UsageError(f'{paper["name"]} stopped with exit code {done.returncode}')
@@ -150,10 +146,8 @@ def refuse_older(name: str, workdir: Path) -> None:
 
   before, now = config.saved(workdir), commits.current(ROOT)
   if before and before.get('git') != now:
-    text = (
-      f'{name} is not recorded: the run in {workdir} is of {before.get("git") or "an unknown commit"}, not of {now}'
-    )
-    raise errors.UsageError(f'{text}; remove it, or give other --runs, or --dirty')
+    text = f'the run in {workdir} is of {before.get("git") or "an unknown commit"}, not of {now}'
+    raise errors.UsageError(f'{name} is not recorded: {text}; remove it, or give other --runs, or --dirty')
 
 
 def shown(metric: str, value: float | None, std: float | None = None) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from karpjax.data import augmentation, dataset, image_files, pictures, splitting
 from karpjax.data.dataset import Dataset, Split
 from karpjax.errors import UsageError
+from karpjax.program import example_keys
 
 DIRECTIONS = 'forward', 'backward'
 SIDES = 'input', 'target'
@@ -134,10 +135,10 @@ def _dataset(
 # ---- in the step ----
 
 
-def augment(steps: Sequence[augmentation.Step], keys, batch: Mapping) -> dict:
-  """The batch with input and target [batch, height, width, channels] moved alike, by the keys [batch]."""
-  channels = batch['input'].shape[-1]
-  both, _ = augmentation.augment(steps, keys, jnp.concatenate([batch['input'], batch['target']], -1), None)
+def augment(steps: Sequence[augmentation.Step], key, batch: Mapping) -> dict:
+  """The batch with input and target [batch, height, width, channels] moved alike, each example by its own key."""
+  channels, both = batch['input'].shape[-1], jnp.concatenate([batch['input'], batch['target']], -1)
+  both, _ = augmentation.augment(steps, example_keys(key, batch), both, None)
   return {**batch, 'input': both[..., :channels], 'target': both[..., channels:]}
 
 

@@ -106,6 +106,7 @@ def load(config) -> Dataset:
 
   Tokens are learnt from the train split, of each side alone.
   """
+  text.refuse_streams(config, 'pairs')
   name, made_by_rule = config.dataset, config.dataset in generated.GENERATORS
   kind = config.tokeniser or ('characters' if made_by_rule else 'words')
   if config.max_length == 1:

@@ -51,9 +51,8 @@ def ways(streamed: dataset.Split, whole: dataset.Split, batch_size: int, workers
 def rates(name: str, options) -> str:
   """The line of one data set."""
   read = Config(dataset=name, data_dir=options.data_dir, image_size=options.image_size, validation=0.0)
-  streamed, whole = (
-    images.load(dataclasses.replace(read, resident_mb=mb)).splits['train'] for mb in (0, options.resident_mb)
-  )
+  train = lambda mb: images.load(dataclasses.replace(read, resident_mb=mb)).splits['train']
+  streamed, whole = train(0), train(options.resident_mb)
   if not 1 <= options.batch_size <= streamed.size:
     raise UsageError(f'--batch_size={options.batch_size}: {name} has {streamed.size} examples')
   iterators = ways(streamed, whole, options.batch_size, options.workers)

@@ -124,6 +124,12 @@ def make_tokeniser(config, texts: Sequence[str], *, kind: str = '', kinds: Seque
   return tokenisers.make(kind, texts, **options)
 
 
+def refuse_streams(config, what: str) -> None:
+  """Raises UsageError where examples are to go on from one to the next, which `what` do not."""
+  if config.order == 'streams':
+    raise UsageError(f'order=streams is for running texts; {what} do not go on from one to the next')
+
+
 def tokeniser_of_run(workdir: str) -> tokenisers.Tokeniser | None:
   """That of the run of texts in a workdir, whose weights mean its tokens; None of anything else."""
   spec = (configs.saved(workdir) or {}).get('spec', {}) if workdir and Path(workdir).is_dir() else {}

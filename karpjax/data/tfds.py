@@ -74,9 +74,8 @@ def opened(
   bare, _, version = name.partition(':')
   place = data_dir or Path(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
   where = f' --data_dir={data_dir}' if data_dir else ''
-  files = (
-    f'put {published.WANTED[name]} into a folder and name it by data_dir=, or ' if name in published.WANTED else ''
-  )
+  wanted = published.WANTED.get(name)
+  files = f'put {wanted} into a folder and name it by data_dir=, or ' if wanted else ''
   prepare = f'{files}prepare it with: pip install tensorflow && tfds build {name} --file_format=array_record{where}'
   for root in (place, place / 'tfds') if bare else ():
     folders = (path.parent for path in (root / bare).rglob('dataset_info.json'))

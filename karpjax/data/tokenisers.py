@@ -245,9 +245,8 @@ def _train_bpe(texts: Sequence[str], specials: Sequence[str], vocabulary: int) -
     'initial_alphabet': sorted(byte_level.alphabet()),
     'show_progress': False,
   }
-  most = (
-    256 + len(specials) + 4 * sum(map(len, texts))
-  )  # a merge for each byte; the library makes room for all it is told
+  # a merge for each byte; the library makes room for all it is told
+  most = 256 + len(specials) + 4 * sum(map(len, texts))
   model.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=min(vocabulary, most), **options))
   return model.to_str()
 

@@ -27,6 +27,11 @@ class Objective(NamedTuple):
   generator: Callable  # fake -> each example's loss
   boundary: Callable = lambda real, fake: 0.0  # even odds
 
+  def right(self, real, fake):
+    """Which real and which fake examples the discriminator tells rightly: two bools, each of the shape of its scores."""
+    boundary = self.boundary(real, fake)
+    return real > boundary, fake < boundary
+
 
 def _between_means(real, fake):
   """[]: a critic's score has no zero."""

@@ -3,9 +3,14 @@
 Images are [batch, height, width, channels] in [0, 1], float32.
 """
 
+import math
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from karpjax.program import pair
 
 # ITU-R BT.601 for 8 bits, on the scale of [0, 1]: RGB -> Y', Cb, Cr with footroom (16 … 235 of 255), as MATLAB's rgb2ycbcr.
 _TO_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255
@@ -13,6 +18,7 @@ _OFFSET = np.array([16, 128, 128]) / 255
 _TO_RGB = np.linalg.inv(_TO_YCBCR)
 
 WINDOW, SIGMA = 11, 1.5  # of SSIM
+FLAT = 1e-7  # a mean gradient that is none, to rounding
 
 
 def rgb_to_ycbcr(images):
@@ -85,3 +91,22 @@ def _blurred(x):
   matrix = lambda n: sum(w * np.eye(n - WINDOW + 1, n, i) for i, w in enumerate(weights / weights.sum()))
   rows, columns = (jnp.asarray(matrix(n), jnp.float32) for n in x.shape[1:3])
   return jnp.einsum('ij,bjlc,kl->bikc', rows, x, columns, precision=jax.lax.Precision.HIGHEST)  # two matmuls
+
+
+def sums(images, targets, mask) -> dict:
+  """What `summarise` takes, {name: (sum, count)}; PSNR of those that are finite: infinite is that of what is exactly right,
+  such as a black frame.
+  """
+  each = {'l1': l1(images, targets), 'psnr': psnr(images, targets), 'ssim': ssim(images, targets)}
+  each |= {'gradient': gradient_magnitude(images), 'target_gradient': gradient_magnitude(targets)}
+  return {name: pair(x, mask & ~jnp.isposinf(x)) for name, x in each.items()}
+
+
+def summarise(sums: Mapping) -> dict[str, float]:
+  """'l1', 'psnr' in dB, 'ssim'; 'sharpness': the mean gradient over that of the targets, so 1 is as sharp.
+
+  Beside targets that are flat nothing is sharp: there it is NaN.
+  """
+  means = {name: float(s / c) if c else math.nan for name, (s, c) in sums.items()}
+  ours, theirs = means.pop('gradient'), means.pop('target_gradient')
+  return {**means, 'sharpness': ours / theirs if theirs > FLAT else math.nan}

@@ -5,11 +5,14 @@ or tiles of them, as `data.pictures.tiles` cuts them: 'whole' and 'part', [batch
 rows and which columns of 'input' the picture lies, and between which those that a tile stands for.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
 from karpjax.metrics import collect, image_quality
 from karpjax.models.super_resolution import bicubic
+from karpjax.program import pair
 
 
 def present(batch):
@@ -21,9 +24,8 @@ def present(batch):
 
 def between(edges, height: int, width: int):
   """Edges [batch, 2, 2], (first, end) of rows and of columns -> what lies between them, [batch, height, width] bool."""
-  rows, columns = (
-    (np.arange(n) >= edges[:, i, :1]) & (np.arange(n) < edges[:, i, 1:]) for i, n in enumerate((height, width))
-  )
+  inside = lambda n, edges: (np.arange(n) >= edges[:, :1]) & (np.arange(n) < edges[:, 1:])
+  rows, columns = inside(height, edges[:, 0]), inside(width, edges[:, 1])
   return rows[:, :, None] & columns[:, None]
 
 
@@ -59,11 +61,7 @@ def measures(pictures, batch, factor: int) -> dict:
   pixels, windows = inside(factor), inside(factor + half)[:, half : height - half, half : width - half]
   eight_bits = lambda images: image_quality.luma(jnp.round(jnp.clip(images, 0, 1) * 255) / 255)
   total = lambda values, where: jnp.where(where, values[..., 0], 0).sum((1, 2))
-  ones, low, high = (
-    np.ones((1, 1, 1, 1), np.float32),
-    batch['input'] / np.float32(255),
-    eight_bits(batch['target'] / 255),
-  )
+  low, high, ones = batch['input'] / np.float32(255), eight_bits(batch['target'] / 255), np.ones((1,) * 4, np.float32)
   sums = {'pixels': total(ones, pixels), 'windows': total(ones, windows)}
   for prefix, made in (('', pictures), ('bicubic_', bicubic(low, factor, present(batch)))):
     ours = eight_bits(made)
@@ -75,6 +73,27 @@ def measures(pictures, batch, factor: int) -> dict:
 def sums_by_picture(pictures, batch, factor: int, count: int) -> dict:
   """{name: [count]} float32: those of `measures`, added up by the picture, batch['picture'], that tiles are of."""
   return collect.collect(measures(pictures, batch, factor), batch['picture'], batch['mask'], count)
+
+
+def tile_sums(loss: Callable, ours, high, batch, factor: int, side: int, margin: int) -> dict:
+  """{'loss': its (sum, count) over the pixels of the pictures that tiles are of, 'tiles': how many}.
+
+  Args:
+    loss: images of the size of a crop [n, side, side, channels], and originals -> their means [n], for which features are.
+    ours, high: [batch, size, size, channels], enlarged tiles and their originals.
+    batch: of tiles.
+    side, margin: of an enlarged crop, a few of which are a tile's part; and of what lies around it.
+  """
+  counted = between(batch['part'] * factor, *batch['target'].shape[1:3])[..., None]
+
+  def pieces(x):
+    x = x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
+    across = x.shape[1] // side
+    return x.reshape(-1, across, side, across, side, x.shape[-1]).swapaxes(2, 3).reshape(-1, side, side, x.shape[-1])
+
+  each = loss(*(pieces(x * counted) for x in (ours, high))).reshape(len(counted), -1).sum(1) * side**2
+  total, pixels = (pair(x, batch['mask'])[0] for x in (each, counted.sum((1, 2, 3))))
+  return {'loss': (total, pixels), 'tiles': batch['mask'].sum().astype(jnp.float32)}
 
 
 def summarise(sums: dict) -> dict[str, float]:

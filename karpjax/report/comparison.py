@@ -67,10 +67,9 @@ def write(entries: Sequence[Entry], folder: Path, heading: str) -> Path:
   about = [f'{len(entries)} runs']
   about += ['of several seeds mean ± standard deviation'] if any(map(_over_seeds, entries)) else []
   about += [f'curves of the first {DRAWN}'] if len(entries) > DRAWN else []
-  (first, numbers), *others = (
-    (name, page.table(rows, heads) + (f'<p class="quiet">{escape(note)}</p>' if note else ''))
-    for name, (rows, heads, note) in tables(entries).items()
-  )
+  quiet = lambda note: f'<p class="quiet">{escape(note)}</p>' if note else ''
+  made = tables(entries).items()
+  (first, numbers), *others = ((name, page.table(*table) + quiet(note)) for name, (*table, note) in made)
   runs = f'<p>{" · ".join(links)}</p>' if links else ''
   sections = {first: numbers, 'Runs': runs, **page.pictures(folder), **dict(others), 'Files': page.file_links(folder)}
   writers.write_bytes(folder / 'index.html', page.render(heading, '; '.join(about), sections))

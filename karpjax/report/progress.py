@@ -35,13 +35,10 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
   hosts = f', on {jax.process_count()} hosts' if jax.process_count() > 1 else ''
   rows = [(p['name'], '×'.join(map(str, p['shape'])) or 'scalar', p['count']) for p in parameters]
   each = f', for each of {config.seeds} seeds' if config.seeds > 1 else ''
-  batch_norm = (
-    f'{config.microbatches} microbatches: batch norm takes its moments over each of them, not over the whole batch'
-  )
+  flags = ' '.join(options.as_flags(description['changed']))
+  moments = 'batch norm takes its moments over each of them, not over the whole batch'
   return [
-    'flags: '
-    + (' '.join(options.as_flags(description['changed'])) or 'all at their defaults')
-    + '; all are in config.json',
+    f'flags: {flags or "all at their defaults"}; all are in config.json',
     f'devices: {len(description["devices"])} × {description["device_kind"]} ({layout}){hosts}',
     *(f'data: {note}' for note in (*dataset.notes, *rare_classes(dataset), *seen_in_train(dataset))),
     'parameters:',
@@ -51,7 +48,7 @@ def start_up(description: dict, dataset, config, layout: str) -> list[str]:
     f'memory {quantity(compiled["argument_bytes"], "B")} arguments, {quantity(compiled["temporary_bytes"], "B")} temporary; '
     f'compilation {compiled["compile_seconds"]:.1f} s',
     f'steps per call: {"at most " if steps > 1 else ""}{steps}',
-    *([batch_norm] if config.microbatches > 1 else []),
+    *([f'{config.microbatches} microbatches: {moments}'] if config.microbatches > 1 else []),
   ]
 
 

@@ -113,10 +113,8 @@ def collapse(
       'makes few kinds'
     )
   if modes:
-    kinds, counts = (
-      'modes',
-      np.asarray(distribution.covered_modes(jnp.asarray(fake), *modes, jnp.ones(len(fake), bool))),
-    )
+    kinds, everything = 'modes', jnp.ones(len(fake), bool)
+    counts = np.asarray(distribution.covered_modes(jnp.asarray(fake), *modes, everything))
   elif scorer and scorer.classes and classes:
     kinds, counts = 'classes', np.bincount(np.asarray(scorer.apply(fake)[1]).argmax(-1), minlength=len(classes))
     signs['class_shares'] = dict(zip(classes, counts / len(fake)))

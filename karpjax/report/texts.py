@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from karpjax.data import splitting
 from karpjax.report import explanations, page, plots, writers
 
 MAPPED, READ = 32, 600  # tokens of an attention map, and of the text that cells are coloured over
 CELLS = 12  # of each layer
+PICTURES, LONGEST = 4, 24  # sentences whose alignments are drawn, and their tokens at most
 MARGIN = 0.1  # how near 0 or 1 a gate is saturated
 
 
@@ -68,6 +70,28 @@ def attention_maps(maps: np.ndarray, names: Sequence[str], about: str, folder: P
     titles=[f'layer {layer + 1}, head {head + 1}' for layer, head in places],
     heading=f'Attention maps · {about}',
   )
+
+
+def alignments(align: Callable, batch: Mapping, tokenisers: Mapping, folder: Path) -> None:
+  """plots/alignments.png: the source tokens that each target token of a few short sentences attends to.
+
+  Args:
+    align: a batch -> [batch, target time, source time]; or None, of a model that does not attend.
+    batch: 'source', 0 behind its end, and 'targets', −1 there, [batch, time] each.
+    tokenisers: of 'source' and 'target'.
+  """
+  sizes = np.maximum((batch['source'] != 0).sum(1), (batch['targets'] >= 0).sum(1))
+  short = np.flatnonzero(sizes <= LONGEST)
+  few = {name: rows[short[splitting.sample(len(short), PICTURES)]] for name, rows in batch.items()}
+  weights = align(few) if len(short) else None
+  if weights is None:
+    return
+  cells = []
+  for source, target, each in zip(few['source'], few['targets'], np.asarray(weights)):
+    across, down = source[source != 0], target[target >= 0]
+    names = [*map(tokenisers['source'].name, across)], [*map(tokenisers['target'].name, down)]
+    cells.append((each[: len(down), : len(across)], *names))
+  plots.heat_maps(cells, folder, 'alignments')
 
 
 def cells(symbols: Sequence[str], rows: Mapping[str, np.ndarray], gates, about: str, folder: Path) -> None:

@@ -81,17 +81,13 @@ def described(program: Program, data: Dataset, state) -> list[str]:
   rows = [(name, shape, f'{size:,}', f'{left:,}', f'{1 - left / size:.2%}') for name, shape, size, left in each]
   dense = sum(x.nbytes for x in jax.tree.leaves(state.params))
   _, _, size, left = each[-1]
-  bytes_ = (
-    f'{progress.quantity(dense - 4 * (size - left) + size / 8, "B")} with a bit for each weight that may be pruned'
-  )
-  flops = _flops(program, data, state)
+  flops, quantity = _flops(program, data, state), progress.quantity
   rest = sum(count * (masks[name].mean() if name in masks else 1) for name, count in flops.items())
-  products = (
-    f'{progress.quantity(sum(flops.values()), "FLOP")} of an example with weights, {progress.quantity(rest, "FLOP")}'
-  )
+  bytes_ = quantity(dense - 4 * (size - left) + size / 8, 'B')
+  products = f'{quantity(sum(flops.values()), "FLOP")} of an example with weights, {quantity(rest, "FLOP")}'
   return [
     *table(rows, ('pruned', 'shape', 'weights', 'not 0', 'sparsity')),
-    f'parameters: {progress.quantity(dense, "B")}, or {bytes_}',
+    f'parameters: {quantity(dense, "B")}, or {bytes_} with a bit for each weight that may be pruned',
     *([f'products: {products} with those that are not 0'] if flops else []),
   ]
 
@@ -104,7 +100,5 @@ def _flops(program: Program, data: Dataset, state) -> Mapping[str, float]:
   arguments = state, example, jax.random.key(0)
   with quantisation.within():  # rounded, an input is another array
     jaxpr = jax.make_jaxpr(program.predict)(*arguments).jaxpr
-  names = [
-    name.removeprefix('0/params/') if name.startswith('0/params/') else None for name in checkpoint.names(arguments)
-  ]
-  return compile.flops_by_input(jaxpr, names)[0]
+  own = re.compile('0/params/(.+)').fullmatch
+  return compile.flops_by_input(jaxpr, [match and match[1] for match in map(own, checkpoint.names(arguments))])[0]

@@ -1,7 +1,6 @@
 """Pairs: which file is whose twin, which half is which, edges by scikit-image; bad folders refused in one line."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -96,10 +95,9 @@ def test_even_light_leaves_nothing_of_a_constant_and_zero_leaves_the_picture():
 
 
 def test_both_images_of_a_pair_move_alike():
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(8))
   batch = {'input': noise(0, 8, 12, 12, 1), 'target': np.repeat(noise(0, 8, 12, 12, 1), 3, -1), 'index': np.arange(8)}
   steps = augmentation.parse('flip,enlarge:4', pairs.MOVES)
-  moved = jax.jit(lambda keys, batch: pairs.augment(steps, keys, batch))(keys, batch)
+  moved = jax.jit(lambda key, batch: pairs.augment(steps, key, batch))(jax.random.key(0), batch)
   assert moved['input'].shape == (8, 12, 12, 1) and moved['target'].shape == (8, 12, 12, 3)
   assert not np.array_equal(moved['input'], batch['input'])
   np.testing.assert_allclose(moved['target'], np.repeat(moved['input'], 3, -1), atol=1e-3)

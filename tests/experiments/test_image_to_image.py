@@ -1,6 +1,5 @@
 """Image to image as a user runs it: the losses of its objectives, and images translated."""
 
-import math
 import types
 
 import jax
@@ -197,21 +196,6 @@ def test_images_are_translated_without_the_data(tmp_path, run, folder, capsys):
     assert says in capsys.readouterr().err.splitlines()[-1]
   opened.translate_image(files[0], edges=True, output=str(tmp_path / 'out'))
   assert [path.name for path in (tmp_path / 'out').iterdir()] == ['a_translated.png']
-
-
-def test_beside_flat_targets_nothing_is_sharp():
-  means = {'l1': 0.25, 'psnr': 12.0, 'ssim': 0.5, 'gradient': 0.1}
-  sums = {name: (3 * x, 3) for name, x in means.items()}
-  flat = experiment.summarise({**sums, 'target_gradient': (4e-8, 3)})  # what rounding leaves of 0
-  assert math.isnan(flat.pop('sharpness')) and flat == pytest.approx({n: means[n] for n in ('l1', 'psnr', 'ssim')})
-  assert experiment.summarise({**sums, 'target_gradient': (0.6, 3)})['sharpness'] == pytest.approx(0.5)
-
-
-def test_the_mean_of_psnr_is_of_what_is_finite(monkeypatch):
-  """A black frame that is exactly right has none; a batch of such has no mean, and no traceback."""
-  assert math.isnan(
-    experiment.summarise({'psnr': (0.0, 0.0), 'gradient': (0.1, 1), 'target_gradient': (0.1, 1)})['psnr']
-  )
 
 
 def test_players_begin_with_keys_of_their_own_that_no_step_draws_from(monkeypatch):

@@ -19,6 +19,7 @@ from karpjax.errors import UsageError
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
 from karpjax.models import super_resolution as models
+from karpjax.report import super_resolution as reports
 from karpjax.train import checkpoint, loop
 
 TINY = dict(
@@ -154,7 +155,7 @@ def test_black_pictures_are_said_at_the_start_and_in_the_report(tmp_path):
   assert expected in data.notes
   settings = config.resolve(settings, data.spec.examples)
   twice = lambda state, low: np.asarray(low.repeat(2, 0).repeat(2, 1) / 255, np.float32)
-  experiment.report(settings, data, twice, None, settings.steps, tmp_path)
+  reports.write(settings, data, twice, None, settings.steps, tmp_path)
   report = json.loads((tmp_path / 'report.json').read_text())
   assert report['infinite'] == ['b.png'] and report['pictures']['b.png']['psnr'] is None
   values = [report['pictures'][f'{name}.png']['psnr'] for name in 'ac']

@@ -1,5 +1,7 @@
 """PSNR and SSIM are scikit-image's numbers; the luma is that of MATLAB's formula."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,3 +54,17 @@ def test_the_luma_is_on_the_papers_scale(pair):
   np.testing.assert_allclose(ends, [16, 235, 81.481], atol=1e-4)  # MATLAB: rgb2ycbcr([1 0 0]) = 0.3195…
   grey = pair[0][..., :1]
   np.testing.assert_allclose(image_quality.luma(grey), image_quality.luma(np.repeat(grey, 3, -1)), atol=1e-6)
+
+
+def test_beside_flat_targets_nothing_is_sharp():
+  means = {'l1': 0.25, 'psnr': 12.0, 'ssim': 0.5, 'gradient': 0.1}
+  sums = {name: (3 * x, 3) for name, x in means.items()}
+  flat = image_quality.summarise({**sums, 'target_gradient': (4e-8, 3)})  # what rounding leaves of 0
+  assert math.isnan(flat.pop('sharpness')) and flat == pytest.approx({n: means[n] for n in ('l1', 'psnr', 'ssim')})
+  assert image_quality.summarise({**sums, 'target_gradient': (0.6, 3)})['sharpness'] == pytest.approx(0.5)
+
+
+def test_the_mean_of_psnr_is_of_what_is_finite():
+  """A black frame that is exactly right has none; a batch of such has no mean, and no traceback."""
+  sums = {'psnr': (0.0, 0.0), 'gradient': (0.1, 1), 'target_gradient': (0.1, 1)}
+  assert math.isnan(image_quality.summarise(sums)['psnr'])

@@ -12,6 +12,7 @@ from scipy import stats
 
 from experiments import actor_critic_off_policy
 from experiments.actor_critic_off_policy import Config, resolved
+from karpjax.models.actor_critic import squashed_sample
 from karpjax.program import INITIALISE, REPLAY, ROLLOUT, TrainState, example_keys, step_key
 from karpjax.rl import replay, rollout
 from karpjax.rl.environment import Box, Environment, TimeStep, time_limit
@@ -96,7 +97,7 @@ def test_the_best_action_is_learnt(name):
   np.testing.assert_allclose(best, BEST, atol=0.08)
   if name == 'sac':
     noise = jax.random.normal(jax.random.key(0), (3, 4000, 1))
-    log_probs = actor_critic_off_policy.squashed_sample(outputs[:, None], noise)[1]
+    log_probs = squashed_sample(outputs[:, None], noise)[1]
     np.testing.assert_allclose(-log_probs.mean(1), -1, atol=0.3)  # the entropy asked for
 
 
@@ -236,7 +237,7 @@ def test_the_first_actions_are_drawn_evenly_and_later_ones_by_the_policy(steps):
 def test_a_squashed_gaussian_s_density_is_that_of_the_changed_variable():
   """Of one number: the Gaussian's density over the slope of tanh, by finite differences in float64; it sums up to 1."""
   outputs, noise = np.array([0.4, -0.3], np.float32), np.linspace(-4, 4, 2001, dtype=np.float32)[:, None]
-  actions, log_probs = actor_critic_off_policy.squashed_sample(jnp.asarray(outputs), jnp.asarray(noise))
+  actions, log_probs = squashed_sample(jnp.asarray(outputs), jnp.asarray(noise))
   raw = 0.4 + np.exp(-0.3) * noise[:, 0].astype(np.float64)
   slopes = (np.tanh(raw + 1e-4) - np.tanh(raw - 1e-4)) / 2e-4
   np.testing.assert_allclose(actions[:, 0], np.tanh(raw), rtol=1e-4, atol=1e-6)
@@ -246,11 +247,11 @@ def test_a_squashed_gaussian_s_density_is_that_of_the_changed_variable():
 
 
 def test_a_squashed_gaussian_s_numbers_are_independent_and_finite_far_out():
-  one = actor_critic_off_policy.squashed_sample(jnp.array([0.2, -0.5]), jnp.array([0.7]))[1]
-  other = actor_critic_off_policy.squashed_sample(jnp.array([-1.0, 0.1]), jnp.array([-0.2]))[1]
-  both = actor_critic_off_policy.squashed_sample(jnp.array([0.2, -1.0, -0.5, 0.1]), jnp.array([0.7, -0.2]))[1]
+  one = squashed_sample(jnp.array([0.2, -0.5]), jnp.array([0.7]))[1]
+  other = squashed_sample(jnp.array([-1.0, 0.1]), jnp.array([-0.2]))[1]
+  both = squashed_sample(jnp.array([0.2, -1.0, -0.5, 0.1]), jnp.array([0.7, -0.2]))[1]
   np.testing.assert_allclose(both, one + other, rtol=1e-6)
-  far = lambda outputs: actor_critic_off_policy.squashed_sample(outputs, jnp.array([3.0]))[1]
+  far = lambda outputs: squashed_sample(outputs, jnp.array([3.0]))[1]
   value, gradient = jax.value_and_grad(far)(jnp.array([80.0, 1.0]))
   assert np.isfinite(value) and value > 100 and np.isfinite(gradient).all()  # log(1 - tanh² u) is about -2 u
 
