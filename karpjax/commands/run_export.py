@@ -17,13 +17,16 @@ HERE = Path(__file__).resolve().parent
 
 def load(name):
   about = json.loads((HERE / 'manifest.json').read_text())['functions'][name]
-  call = jax.jit(jax.export.deserialize(bytearray((HERE / about['file']).read_bytes())).call)
+  function = jax.export.deserialize(bytearray((HERE / about['file']).read_bytes()))
   weights = np.load(HERE / 'params.npz') if about['params'] else {}
-  params = jax.device_put({name: weights[name] for name in about['params']})
-  return lambda **inputs: call(params, inputs)
+  params, call = jax.device_put({name: weights[name] for name in about['params']}), jax.jit(function.call)
+  made = lambda **inputs: call(params, inputs)
+  tree = function.in_tree.children()[0].children()[1]  # of the inputs, of which a state is a tree itself
+  made.of_arrays = lambda arrays: call(params, jax.tree.unflatten(tree, [arrays[name] for name in about['inputs']]))
+  return made
 
 
 if __name__ == '__main__':
   function, source, target = sys.argv[1:]
-  outputs, _ = jax.tree_util.tree_flatten_with_path(load(function)(**np.load(source)))
+  outputs, _ = jax.tree_util.tree_flatten_with_path(load(function).of_arrays(np.load(source)))
   np.savez(target, **{jax.tree_util.keystr(path, simple=True, separator='/') or 'output': x for path, x in outputs})

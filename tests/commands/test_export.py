@@ -114,6 +114,18 @@ def test_a_language_model_goes_on_with_prompts_of_any_length(gpt, tmp_path, monk
   np.testing.assert_allclose(found['first'], expected[rows, [2, 0, 4]], rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(found['then'], expected[rows, [3, 1, 5]], rtol=1e-5, atol=1e-5)
   assert (tmp_path / 'e' / 'params.npz').exists()
+  np.savez(tmp_path / 'e' / 'begin.npz', tokens=tokens, length=np.array([3, 1, 5], np.int32))
+  run_elsewhere(
+    tmp_path / 'e',
+    'import runpy, sys, numpy as np\n'
+    'ask = lambda *given: (setattr(sys, "argv", ["run.py", *given]), runpy.run_path("run.py", run_name="__main__"))\n'
+    'ask("prefill", "begin.npz", "made.npz")\n'
+    'made, tokens = np.load("made.npz"), np.load("tokens.npy")\n'
+    'state = {name: x for name, x in made.items() if name != "logits"}\n'
+    'np.savez("next.npz", token=tokens[np.arange(3), [3, 1, 5]], **state)\n'
+    'ask("step", "next.npz", "after.npz")',
+  )
+  np.testing.assert_allclose(np.load(tmp_path / 'e' / 'after.npz')['logits'], found['then'], rtol=1e-5, atol=1e-5)
 
 
 def test_weights_as_safetensors_are_those_that_init_from_reads(classifier, tmp_path):
