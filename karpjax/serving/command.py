@@ -18,6 +18,7 @@ from karpjax.errors import UsageError
 from karpjax.train import runtime
 
 BACKLOG = 512  # connections that the system holds for us
+LONGEST_HEAD = 2**16  # bytes of a request before its body
 TOKEN = 'KARPJAX_TOKEN'
 NEEDED = 'starlette', 'uvicorn', 'python_multipart'
 
@@ -76,25 +77,58 @@ def known_flags(run) -> type:
   return dataclasses.make_dataclass('Flags', [], bases=(*asked, Serving), frozen=True)
 
 
-def server(app):
-  """uvicorn's, of an ASGI application; it answers what is asked by the time that it stops."""
+def _protocol(seconds: float) -> type:
+  """uvicorn's, which cuts off whose next request does not begin in time, or begins with a head without end."""
+  from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+  class Protocol(AutoHTTPProtocol):
+    head = 0  # bytes of it that have come
+
+    def connection_made(self, transport):
+      super().connection_made(transport)
+      self.look(self)
+
+    def data_received(self, data):
+      super().data_received(data)
+      self.head = self.head + len(data) if self.idle() else 0
+      if self.head > LONGEST_HEAD:
+        self.cut(b'431 Request Header Fields Too Large')
+
+    def idle(self):
+      return self.cycle is None or self.cycle.response_complete
+
+    def look(self, before):
+      if before is self.cycle and self.idle():
+        self.cut(b'408 Request Timeout')
+      elif not self.transport.is_closing():
+        self.loop.call_later(seconds, self.look, self.cycle)
+
+    def cut(self, status):
+      self.transport.write(b'HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: 0\r\n\r\n' % status)
+      self.transport.close()
+
+  return Protocol
+
+
+def server(made):
+  """uvicorn's, of an `App`; it answers what is asked by the time that it stops."""
   import uvicorn
 
   return uvicorn.Server(
     uvicorn.Config(
-      app, log_level='warning', access_log=False, server_header=False, limit_concurrency=2 * BACKLOG, backlog=BACKLOG,
+      made.asgi, http=_protocol(made.limits.timeout), log_level='warning', access_log=False, server_header=False, limit_concurrency=2 * BACKLOG, backlog=BACKLOG,
       timeout_graceful_shutdown=10, ws='none', lifespan='on',
     )
   )  # fmt: skip
 
 
-def serve(app, listener: socket.socket, say=print) -> None:
-  """Answers until SIGINT or SIGTERM."""
+def serve(made, listener: socket.socket, say=print) -> None:
+  """An `App` answers until SIGINT or SIGTERM."""
   host, port = listener.getsockname()[:2]
   say(f'http://{f"[{host}]" if ":" in host else host}:{port} answers; Ctrl-C stops it', flush=True)
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)  # uvicorn has its own, and raises them once more when it has stopped
-  server(app).run([listener])
+  server(made).run([listener])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -137,5 +171,5 @@ def _main(run, chosen) -> int:
     with errors.refuse_too_large():
       made = app.App(service(run, chosen), app.Limits(token, chosen.timeout, int(chosen.megabytes * 2**20)))
     print(f'weights of step {run.step} ({run.checkpoint}){run.whose}', file=sys.stderr)
-    serve(made.asgi, listener)
+    serve(made, listener)
   return 0

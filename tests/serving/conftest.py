@@ -48,7 +48,7 @@ def answering():
   @contextlib.contextmanager
   def serve(made):
     with command.listening('127.0.0.1', 0) as listener:
-      server = command.server(made.asgi)
+      server = command.server(made)
       thread = threading.Thread(target=server.run, args=([listener],))
       thread.start()
       while not server.started:

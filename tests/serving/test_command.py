@@ -9,12 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 import launch
 from experiments import image_classification, policy_gradient
@@ -113,6 +117,24 @@ def test_other_machines_are_warned_of(classifier, capsys, monkeypatch):
   assert app.is_loopback('127.1.2.3') and app.is_loopback('::1') and not app.is_loopback('127.example')
 
 
+def test_a_head_that_has_no_end_or_does_not_come_is_cut_off(answering):
+  answer = Starlette(routes=[Route('/', lambda request: PlainTextResponse('ok'))])
+  made = types.SimpleNamespace(asgi=answer, limits=app.Limits(timeout=0.5))
+  good = b'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
+
+  def said(*parts):
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+      client.sendall(b''.join(parts))
+      return b''.join(iter(lambda: client.recv(4096), b''))
+
+  with answering(made) as address:
+    host, port = address.removeprefix('http://').split(':')
+    for parts in ([b''], [b'GET / HT'], [b'GET / HTTP/1.1\r\nX: '], [good, b'GET']):
+      assert b' 408 Request Timeout' in said(*parts)
+    assert b' 431 ' in said(b'GET / HTTP/1.1\r\nX: ', b'a' * 70_000)
+    assert said(good[:-2], b'Connection: close\r\n\r\n').endswith(b'ok')
+
+
 def test_a_thousand_connections_at_once_are_answered_and_the_server_lives_on(untrained, application, answering):
   low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
   if high < 4096:
@@ -130,9 +152,10 @@ def test_a_thousand_connections_at_once_are_answered_and_the_server_lives_on(unt
   async def many(port):
     await asyncio.gather(*(one(port) for _ in range(1000)))
 
+  run = untrained(image_classification, model='mlp', widths=(2,))
   resource.setrlimit(resource.RLIMIT_NOFILE, (max(low, 4096), high))
   try:
-    with answering(application(untrained(image_classification, model='mlp', widths=(2,)))) as address:
+    with answering(application(run, app.Limits(timeout=600))) as address:  # slow clients
       asyncio.run(many(int(address.rpartition(':')[2])))
       assert len(statuses) == 1000 and set(statuses) <= {200, 429, 503} and 200 in statuses
       with urllib.request.urlopen(f'{address}/predict', body) as response:
