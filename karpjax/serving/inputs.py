@@ -12,7 +12,7 @@ from PIL import Image
 from karpjax.data import table_files, tokenisers
 from karpjax.errors import UsageError, check_text
 
-MOST_PIXELS = 2**25  # of a picture, decoded
+MOST_PIXELS = 2**26  # of the pictures of a request, decoded
 
 
 class Picture(io.BytesIO):
@@ -30,17 +30,16 @@ class Picture(io.BytesIO):
 
 
 def pictures(run, given: Sequence[tuple[str, bytes]]) -> list[Picture]:
-  """Pictures of (name, bytes); a UsageError for one of too many pixels, before it is decoded."""
-  made = [Picture(content, name) for name, content in given]
+  """Pictures of (name, bytes); a UsageError for too many pixels, before they are decoded."""
+  made, pixels = [Picture(content, name) for name, content in given], 0
   for each in made:
     try:
       with Image.open(each, formats=('PNG', 'JPEG')) as image:
-        pixels = image.width * image.height
+        pixels += image.width * image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
       continue  # what decodes it says so better
     if pixels > MOST_PIXELS:
-      raise UsageError(f'{each} has {pixels:,} pixels; at most {MOST_PIXELS:,} are taken')
-    each.seek(0)
+      raise UsageError(f'with {each} there are {pixels:,} pixels; of a request at most {MOST_PIXELS:,} are taken')
   return made
 
 

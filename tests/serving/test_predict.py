@@ -212,6 +212,7 @@ def test_the_page_asks_nobody_else_and_tells_no_path(client, houses):
   for page, kind in ((client.get('/'), 'image'), (houses.get('/'), 'row')):
     assert f'"kind": "{kind}"' in page.text and 'http:' not in page.text and 'https:' not in page.text
     assert '"name": "mine"' in page.text and 'runs/' not in page.text
+    assert ('"columns": {"rooms": [], "town": ["Oslo", "Rome"]}' in page.text) == (kind == 'row')
     assert "default-src 'none'" in page.headers['content-security-policy']
 
 
