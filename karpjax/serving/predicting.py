@@ -33,11 +33,10 @@ class Predicting:
     self._predictor = Predictor(run, function, example(run, self._verb, chosen))
     self._batcher = None
     self.routes = {('/predict', 'POST'): self._answer}
-    columns = list(getattr(run.spec, 'columns', ()))
     about = f'weights of step {run.step} ({run.checkpoint}){run.whose}'
     self.about = {
       'kind': self._kind.name,
-      'columns': columns,
+      'columns': dict(getattr(run.spec, 'columns', {})),
       'name': run.folder.resolve().name,
       'about': about,
       'help': self._verb.help,

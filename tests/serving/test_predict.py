@@ -163,6 +163,9 @@ def test_a_body_of_many_pieces_is_read_in_time_that_its_length_takes():
 def test_a_picture_of_too_many_pixels_is_not_decoded(client, monkeypatch):
   monkeypatch.setattr(inputs, 'MOST_PIXELS', 100)
   assert 'at most 100 are taken' in message(client.post('/predict', content=png(size=(20, 20))), 400)
+  files = [('image', (name, png(size=(8, 8)))) for name in ('a.png', 'b.png')]
+  assert client.post('/predict', files=files[:1]).status_code == 200
+  assert 'with b.png there are 128 pixels' in message(client.post('/predict', files=files), 400)
 
 
 @pytest.mark.parametrize(
