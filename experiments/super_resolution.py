@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import config, errors, features, image_verbs, optim, options
-from karpjax.data import augmentation, dataset, image_files, pairs
+from karpjax.data import dataset, image_files, pairs, transformations
 from karpjax.losses import adversarial
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
@@ -99,7 +99,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
     low, high = scaled(batch['input']), scaled(batch['target'])
     if config.symmetries:
       keys = example_keys(jax.random.fold_in(key, AUGMENT), batch)
-      low, high = (jax.vmap(augmentation.symmetry)(keys, x) for x in (low, high))
+      low, high = (jax.vmap(transformations.symmetry)(keys, x) for x in (low, high))
     ours, own = apply(net, params['generator'], collections['generator'], low, train=True)
     return ours, high, own
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from karpjax import collectives, errors
-from karpjax.data import augmentation
+from karpjax.data import augmentation, transformations
 
 ALL = 'flip,shift:3,rotate:10,jitter:0.4,cutout:4'
 
@@ -34,7 +34,10 @@ def images():
 def test_flip_mirrors_half_of_the_images_and_twice_is_the_identity(images):
   image = images[0]
   flipped, again = drawn(
-    lambda key: jnp.stack([augmentation.flip(key, image), augmentation.flip(key, augmentation.flip(key, image))]), 400
+    lambda key: jnp.stack(
+      [transformations.flip(key, image), transformations.flip(key, transformations.flip(key, image))]
+    ),
+    400,
   ).swapaxes(0, 1)
   mirrored = np.array([np.array_equal(f, image[:, ::-1]) for f in flipped])
   kept = np.array([np.array_equal(f, image) for f in flipped])
@@ -49,7 +52,7 @@ def test_flip_mirrors_half_of_the_images_and_twice_is_the_identity(images):
 def test_translate_is_numpys_padding_and_cropping(images, mode, pad, dtype):
   image = (images[0] * 255).astype(dtype)
   padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), pad)
-  translate = jax.jit(augmentation.translate, static_argnums=2)
+  translate = jax.jit(transformations.translate, static_argnums=2)
   for down, right in ((-4, -3), (-1, 4), (0, 0), (3, 1)):
     got = translate(image, jnp.array([down, right]), mode)
     assert got.dtype == dtype
@@ -58,14 +61,14 @@ def test_translate_is_numpys_padding_and_cropping(images, mode, pad, dtype):
 
 def test_shift_draws_every_offset_within_the_limit_and_no_other():
   image = np.arange(81, dtype=np.float32).reshape(9, 9, 1)
-  shifted = drawn(lambda key: augmentation.shift(key, image, 1.0), 300)
+  shifted = drawn(lambda key: transformations.shift(key, image, 1.0), 300)
   centres = np.unique(shifted[:, 4, 4, 0])
   np.testing.assert_array_equal(centres, [30, 31, 32, 39, 40, 41, 48, 49, 50])
 
 
 def test_rotate_by_quarter_turns_is_rot90_and_by_nothing_the_identity():
   image = np.random.default_rng(0).random((9, 9, 2), np.float32)
-  rotate = jax.jit(augmentation.rotate)
+  rotate = jax.jit(transformations.rotate)
   for turns in range(4):
     got = rotate(image, jnp.float32(turns * np.pi / 2))
     np.testing.assert_allclose(got, np.rot90(image, turns), atol=1e-5)
@@ -77,7 +80,7 @@ def test_rotate_is_scipys_bilinear_rotation_away_from_the_border():
   y, x = np.mgrid[:20, :16].astype(np.float32)
   image = np.stack([np.sin(y / 3) + np.cos(x / 2), y * x], -1)
   expected = ndimage.rotate(image, 17, reshape=False, order=1)
-  got = jax.jit(augmentation.rotate)(image, jnp.float32(np.radians(17)))
+  got = jax.jit(transformations.rotate)(image, jnp.float32(np.radians(17)))
   np.testing.assert_allclose(got[5:-5, 5:-5], expected[5:-5, 5:-5], atol=1e-3)
 
 
@@ -88,13 +91,13 @@ def test_jitter_is_brightness_then_contrast_then_saturation(images):
   expected = image * brightness
   expected = expected * contrast + (expected @ luma).mean() * (1 - contrast)
   expected = expected * saturation + (expected @ luma)[..., None] * (1 - saturation)
-  jittered = jax.jit(augmentation.jitter)(key, image, 0.4)
+  jittered = jax.jit(transformations.jitter)(key, image, 0.4)
   np.testing.assert_allclose(jittered, expected, atol=1e-5)
 
 
 def test_cutout_blanks_one_square_that_the_border_clips():
   image = jnp.ones((10, 10, 2))
-  blank = 1 - drawn(lambda key: augmentation.cutout(key, image, 4.0), 500)
+  blank = 1 - drawn(lambda key: transformations.cutout(key, image, 4.0), 500)
   areas = blank[..., 0].sum((1, 2))
   assert set(areas) <= {h * w for h in (2, 3, 4) for w in (2, 3, 4)}
   assert (areas == 16).mean() == pytest.approx(0.49, abs=0.08)  # centres 2 … 8 of 0 … 9, in both directions
@@ -200,6 +203,6 @@ def test_enlarge_is_a_crop_of_the_resized_image_at_every_place(images):
   image = images[0]
   large = jax.image.resize(image, (14, 12, 3), 'bilinear')
   crops = np.stack([large[i : i + 12, j : j + 10] for i in range(3) for j in range(3)])
-  enlarged = drawn(lambda key: augmentation.enlarge(key, image, 2.0), 100)
+  enlarged = drawn(lambda key: transformations.enlarge(key, image, 2.0), 100)
   distances = np.abs(enlarged[:, None] - crops).max((2, 3, 4))  # [draws, places]
   assert (distances.min(1) < 1e-6).all() and set(distances.argmin(1)) == set(range(9))

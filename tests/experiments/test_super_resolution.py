@@ -14,7 +14,7 @@ from experiments import super_resolution as experiment
 from karpjax import config, verbs
 from karpjax.commands import check as recipe
 from karpjax.commands import use
-from karpjax.data import augmentation, batches, pictures
+from karpjax.data import batches, pictures, transformations
 from karpjax.errors import UsageError
 from karpjax.metrics import image_quality
 from karpjax.metrics import super_resolution as measured
@@ -251,7 +251,7 @@ def test_turned_and_mirrored_crops_stay_aligned(folder):
   small = np.random.default_rng(0).normal(size=(64, 5, 5, 2)).astype(np.float32)
   large = np.repeat(np.repeat(small, 3, 1), 3, 2)
   keys = jax.random.split(jax.random.key(0), 64)
-  moved, moved_large = (jax.vmap(augmentation.symmetry)(keys, x) for x in (small, large))
+  moved, moved_large = (jax.vmap(transformations.symmetry)(keys, x) for x in (small, large))
   np.testing.assert_array_equal(np.repeat(np.repeat(moved, 3, 1), 3, 2), moved_large)
   turns = [np.rot90(small, k, (1, 2)) for k in range(4)]
   eight = np.stack([*turns, *(x[:, :, ::-1] for x in turns)])
