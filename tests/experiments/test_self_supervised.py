@@ -108,7 +108,7 @@ def test_byol_s_target_is_an_average_of_what_learns():
   (dict(method='mae'), 'method=mae is of model=vit, not mlp'),
   (dict(method='rotation', dataset='mnist1d', subset=''), 'method=rotation is of square images'),
   (dict(method='byol', projection=()), 'method=byol needs a projection'),
-  (dict(dp_noise=1.0, dp_accept_shuffle=True), 'dp_noise: the loss of method=simclr is of a whole batch'),
+  (dict(dp_noise=1.0, dp_accept_shuffle=True, projection_norm=False), 'dp_noise: the loss of method=simclr is of a whole batch'),
   (dict(augment='detrend'), 'augmentation detrend is for series'),
   (dict(masked=0.5), 'masked'),
 ])  # fmt: skip
