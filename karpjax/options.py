@@ -225,9 +225,8 @@ def model_flags(models: Mapping[str, Callable], usual: str = '', own: bool = Fal
     annotation = (tuple[plain, ...] if any(several for _, several in kinds) else plain) | None
     every = [field.metadata['choices'] for field in by_model.values()]
     choices = dict.fromkeys(c for each in every for c in each) if all(every) else None
-    first = next(
-      filter(None, (field.metadata['help'] for field in by_model.values())), ''
-    )  # which others may leave it to
+    # which others may leave it to
+    first = next(filter(None, (field.metadata['help'] for field in by_model.values())), '')
     helps = _by_text({model: field.metadata['help'] or first for model, field in by_model.items()}, models, '.')
     own_default = lambda model, field: getattr(models[model], 'keywords', {}).get(field.name, field.default)
     values = {model: own_default(model, field) for model, field in by_model.items()}

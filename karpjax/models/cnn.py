@@ -16,13 +16,8 @@ from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import DEEPEST, option
 
-BLOCK = (
-  'depth',
-  'kernel_size',
-  'stride',
-  'pool',
-  'pool_stride',
-)  # options of each block: one value for all, or one per block
+# options of each block: one value for all, or one per block
+BLOCK = 'depth', 'kernel_size', 'stride', 'pool', 'pool_stride'
 
 
 class CNN(mlp.Classifier):
@@ -79,9 +74,8 @@ class CNN(mlp.Classifier):
         if padding != 'SAME':
           check(x, f'convolution {layer}', window, zeros)
         strides = stride if i == 0 else 1
-        x = convolution.Conv(width, (window,) * rank, strides, name=f'conv{layer}', **conv)(
-          x
-        )  # [batch, *spatial, width]
+        convolve = convolution.Conv(width, (window,) * rank, strides, name=f'conv{layer}', **conv)
+        x = convolve(x)  # [batch, *spatial, width]
         x = activation(norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train) if norm else x)
         x = convolution.FeatureMaps()(attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}'))
       if pool > 1:

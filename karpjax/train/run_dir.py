@@ -150,9 +150,8 @@ def stored(folder: str | Path, experiment: str = '') -> dict:
     raise UsageError(f'{folder}: no such folder')
   description = configs.saved(folder)
   if description is None:
-    raise UsageError(
-      f'{folder} is no run: it holds no config.json; launch.py runs {shlex.quote(str(folder))} lists what is below it'
-    )
+    below = f'launch.py runs {shlex.quote(str(folder))} lists what is below it'
+    raise UsageError(f'{folder} is no run: it holds no config.json; {below}')
   version = description.get('format', 1)
   if version != FORMAT:
     age = 'a newer' if version > FORMAT else 'an older'

@@ -47,9 +47,8 @@ def advance(road: roads.Road, vehicle: Vehicle, steering, acceleration) -> Vehic
     faster = jnp.clip(speed + seconds * acceleration, 0, FASTEST)
     mean = (speed + faster) / 2
     most = jnp.arctan((FRONT + REAR) * GRIP / jnp.maximum(mean, 1.0) ** 2)  # rad: wheels that turn further slide
-    slip = jnp.arctan(
-      REAR / (FRONT + REAR) * jnp.tan(jnp.clip(steering, -most, most))
-    )  # of the middle's way to the body
+    turned = jnp.tan(jnp.clip(steering, -most, most))
+    slip = jnp.arctan(REAR / (FRONT + REAR) * turned)  # of the middle's way to the body
     spin = mean * jnp.sin(slip) / REAR  # rad / s
     here = roads.at(road, s)
 
