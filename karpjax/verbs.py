@@ -92,7 +92,8 @@ class Bound:
     """The inputs that are meant and the options; a UsageError where a file that is read would be written over."""
     listed, checked = self._listed(inputs), self._options(chosen)
     if places := self.verb.writes(self.run, listed, checked):
-      paths.keep({**self.run.reads(places), **{Path(path): 'which is given as well' for path in listed}}, places)
+      files = [Path(each) for each in listed if os.path.exists(each)]  # and not texts, of any length
+      paths.keep({**self.run.reads(places), **dict.fromkeys(files, 'which is given as well')}, places)
     return listed, checked
 
   def _listed(self, inputs) -> list[str]:

@@ -51,7 +51,7 @@ def about(answer) -> list[str]:
     )
     lines.append('areas: ' + ', '.join(areas))
   if 'randomised' in answer:
-    each = ', '.join(f'{layer} {x:.2f}' for layer, x in answer['randomised'].items())
+    each = ', '.join(f'{layer} {"–" if x != x else f"{x:.2f}"}' for layer, x in answer['randomised'].items())
     lines.append(f'rank correlation as layers are drawn anew, from the top: {each}')
   return lines
 
@@ -142,7 +142,8 @@ def _pieces(spec, text: str, tokens) -> list[str]:
   names = [tokeniser.name(token) for token in tokens]
   if tokeniser.kind not in ('words', 'characters'):
     return names
-  return [*names[: bool(spec.pretrained)], *tokeniser.split(text)][: len(names)]  # <s> before them
+  words = [word.replace(' ', '␣').replace('\n', '↵') for word in tokeniser.split(text)]
+  return [*names[: bool(spec.pretrained)], *words][: len(names)]  # <s> before them
 
 
 def text_verb(

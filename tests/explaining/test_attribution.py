@@ -295,7 +295,14 @@ def test_words_that_decide_a_text_are_found(texts, tmp_path, model, method):
 
 
 def test_a_text_is_explained_in_a_terminal(texts, tmp_path, capsys, monkeypatch):
-  argv = ['explain', texts['transformer'], 'the sun', '--method=rollout', f'--output={tmp_path}', '--nocurves']
+  argv = [
+    'explain',
+    texts['transformer'],
+    'the sun' + 100 * ' the',
+    '--method=rollout',
+    f'--output={tmp_path}',
+    '--nocurves',
+  ]
   assert launch.main(argv) == 0
   assert '2. sun' in (out := capsys.readouterr().out) and '█' in out and 'texts_rollout.html' in out
   monkeypatch.setattr('sys.stdout.isatty', lambda: True)
