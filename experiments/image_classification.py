@@ -39,6 +39,10 @@ class Config(config.Train, images.Flags, adversary.Flags, config.model_flags(mod
     'cross_entropy', "squared_error is LeCun 1989's: to targets of +1 and -1.", choices=('cross_entropy', 'squared_error')
   )  # fmt: skip
   label_smoothing: float = config.flag(0.0, 'The fraction of a target spread over all classes.', low=0, high=1)
+  auc: bool = config.flag(
+    False,
+    'Measure the area under the ROC curve too; of two classes report sensitivity and specificity, with intervals.',
+  )
   tag_loss: str = config.flag(
     'binary',
     'Of tags, where an image has any number of them: cross-entropy, or what spares the easy ones.',
@@ -94,7 +98,7 @@ def program(config: Config, data: Dataset) -> Program:
   def report(state, t, folder):
     name, split = data.reported(t == config.steps)
     known = {'validation': data.splits['validation']} if 'validation' in data.splits else {}
-    label.report(
+    lines = label.report(
       folder, known | {name: split}, lambda split: predict_split(probabilities, state, split),
       heading=f'{name} split, step {t}', seeds=config.seeds,
       images=lambda numbers: split.fetch(numbers)['image'].astype(np.float32) / spec.maximum,
@@ -102,8 +106,8 @@ def program(config: Config, data: Dataset) -> Program:
       saliency=lambda numbers: reports.saliency(predict, state, batches.fetch(split, numbers)),
     )  # fmt: skip
     if against.evaluation:
-      return robustness.write(folder, against, lambda x: logits_of(state.variables(), x), split, spec.classes)
-    return []
+      lines += robustness.write(folder, against, lambda x: logits_of(state.variables(), x), split, spec.classes)
+    return lines
 
   return label.begin(ordinary(
     config, model, [inputs], loss, evaluate=evaluate, summarise=summarise, predict=predict, report=report,

@@ -12,11 +12,13 @@ from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.losses import classification, multi_label
 from karpjax.metrics import classification as class_metrics
-from karpjax.metrics import collect
+from karpjax.metrics import collect, roc
 from karpjax.metrics import multi_label as tag_metrics
 from karpjax.program import Program, pair
 from karpjax.report import classification as class_report
 from karpjax.report import multi_label as tag_report
+from karpjax.report import roc as roc_report
+from karpjax.report import tables
 
 
 def kind(spec) -> type['Classes']:
@@ -28,11 +30,10 @@ class Classes:
   """An example is of one class: labels are [batch] int32.
 
   Args:
-    config: with loss, label_smoothing and class_weights; of `Tags` with tag_loss and class_weights.
+    config: with loss, label_smoothing, class_weights and auc; of `Tags` with tag_loss and class_weights.
     data: whose train split tells frequencies, where it is in memory.
   """
 
-  summarise = staticmethod(class_metrics.summarise)
   probabilities = staticmethod(jax.nn.softmax)  # of logits
 
   def __init__(self, config, data: Dataset):
@@ -40,7 +41,7 @@ class Classes:
     self._set_up()
 
   def _set_up(self) -> None:
-    self.squared = self.config.loss == 'squared_error'
+    self.squared, self.examples = self.config.loss == 'squared_error', collect.evaluated(self.config, self.data.splits)
     self.smoothing, self.weights = (0.0, None) if self.squared else (self.config.label_smoothing, self._weights())
     plain = not self.squared and self.weights is None
     self.uninformed = frequencies.uninformed(self.data, 'label', self.count, self.smoothing) if plain else {}
@@ -77,18 +78,27 @@ class Classes:
     return pair(logits.argmax(-1) != labels)
 
   def evaluate(self, logits, batch):
-    return class_metrics.sums(logits, batch['label'], self.loss(logits, batch['label']), batch['mask'])
+    """Sums of a batch, of which `summarise` makes numbers."""
+    sums = class_metrics.sums(logits, batch['label'], self.loss(logits, batch['label']), batch['mask'])
+    return sums | ({'scores': roc.sums(logits, batch, self.examples)} if self.config.auc else {})
 
-  def report(self, folder, splits, probabilities, **shown) -> None:
-    """What a report leaves; `shown` goes to `report.classification.write`.
+  def summarise(self, sums):
+    return class_metrics.summarise(sums) | (roc.summarise(sums['scores']) if 'scores' in sums else {})
+
+  def report(self, folder, splits, probabilities, **shown) -> list[str]:
+    """What a report leaves, and lines for the reader; `shown` goes to `report.classification.write`.
 
     Args:
       splits: {name: Split}: the one shown last.
       probabilities: Split -> [size, classes].
     """
-    *_, split = splits.values()
-    found = dict(labels=split.column('label'), probabilities=probabilities(split))
-    class_report.write(folder, classes=self.data.spec.classes, **found, **shown)
+    *_, last = splits
+    own = splits if self.config.auc else {last: splits[last]}
+    found, classes = {name: (s.column('label'), probabilities(s)) for name, s in own.items()}, self.data.spec.classes
+    class_report.write(folder, classes=classes, **dict(zip(('labels', 'probabilities'), found[last])), **shown)
+    if not self.config.auc:
+      return []
+    return roc_report.write(folder, found, classes, shown['heading'], tables.first_of(self.config.seeds))
 
   def begin(self, program: Program) -> Program:
     """The Program, its last layer knowing how frequent labels are where that is of use."""
@@ -98,7 +108,6 @@ class Classes:
 class Tags(Classes):
   """An example has any number of tags: labels are [batch, tags] int8 of 1, 0, or -1 where one is not known."""
 
-  summarise = staticmethod(tag_metrics.summarise)
   probabilities = staticmethod(jax.nn.sigmoid)
 
   def _set_up(self) -> None:
@@ -135,9 +144,13 @@ class Tags(Classes):
     losses = self.loss(logits, batch['label'])
     return tag_metrics.sums(logits, batch['label'], losses, batch, self.examples)
 
-  def report(self, folder, splits, probabilities, **shown) -> None:
+  def summarise(self, sums):
+    return tag_metrics.summarise(sums)
+
+  def report(self, folder, splits, probabilities, **shown) -> list[str]:
     found = {name: (split.column('label'), probabilities(split)) for name, split in splits.items()}
     tag_report.write(folder, tags=self.data.spec.classes, found=found, **shown)
+    return []
 
   def begin(self, program):
     prior = np.log(self.odds / (1 - self.odds))

@@ -9,10 +9,10 @@ import numpy as np
 import tqdm
 from PIL import Image
 
-from karpjax.data import fingerprint, folders
+from karpjax.data import fingerprint, folders, medical
 from karpjax.errors import UsageError
 
-SUFFIXES = ('.png', '.jpg', '.jpeg')
+SUFFIXES = ('.png', '.jpg', '.jpeg', '.dcm')
 GREY = ('1', 'L', 'LA')  # Pillow's modes of eight bits and fewer
 COLOUR = ('P', 'RGB', 'RGBA', 'CMYK', 'YCbCr')
 ORIENTATION = 0x0112  # EXIF's tag
@@ -108,6 +108,9 @@ def read(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.n
 
 @contextlib.contextmanager
 def _opened(path):
+  if isinstance(path, str | Path) and Path(path).suffix.lower() == '.dcm':
+    yield medical.dicom(path)
+    return
   try:
     with Image.open(path, formats=('PNG', 'JPEG')) as image:
       if image.mode not in GREY + COLOUR:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax import config as configs
-from karpjax.data import bundled, image_files, image_tags, published, scenes, splitting, tfds
+from karpjax.data import bundled, image_files, image_tags, medical, published, scenes, splitting, tfds
 from karpjax.data.dataset import Dataset, Spec, Split
 from karpjax.data.folders import visible
 from karpjax.errors import UsageError
@@ -22,7 +22,7 @@ class Flags:
 
   dataset: str = configs.flag(
     'digits',
-    f'{", ".join((*SOURCES, "usps"))}, folder:PATH, tags:FILE.csv, flickr8k, or mnist, cifar10, …: as published, or of TFDS.',
+    f'{", ".join((*SOURCES, "usps"))}, folder:PATH, tags:FILE.csv, flickr8k, medmnist:FILE.npz, or mnist, cifar10, …: as published, or of TFDS.',
     path=True,
   )
   image_size: int = configs.flag(0, 'Resize to this height and width; 0: as stored.', low=0, high=2**14)
@@ -48,6 +48,8 @@ def load(config, *, unlabelled: bool = False, tags: bool = False) -> Dataset:
     data = SOURCES[name]()
   elif name.startswith('folder:'):
     data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
+  elif name.startswith('medmnist:'):
+    data = medical.medmnist(Path(name.removeprefix('medmnist:')))
   elif name.startswith(('tags:', 'flickr8k')):
     data = image_tags.read(name, config.data_dir, seed=config.split_seed, image_size=size)
   else:

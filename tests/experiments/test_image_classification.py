@@ -196,3 +196,25 @@ def test_lenet_1989_on_the_zip_code_digits(tmp_path, shared_data):
   settings = command_line.parse(experiment.Config, [*flags, f'--workdir={tmp_path}'])
   numbers = loop.run(experiment, settings).numbers
   assert 0.045 < numbers['test/error'] < 0.065 and numbers['train/error'] < 0.008
+
+
+def test_areas_under_curves_with_intervals_and_a_threshold_of_validation(tmp_path):
+  arrays = {}
+  for split, size in (('train', 200), ('val', 60), ('test', 80)):
+    labels = np.arange(size) % 2
+    noise = np.random.default_rng(size).normal(size=(size, 6, 6))
+    arrays[f'{split}_images'] = np.clip(110 + 40 * noise + 20 * labels[:, None, None], 0, 255).astype(np.uint8)
+    arrays[f'{split}_labels'] = labels[:, None].astype(np.uint8)
+  np.savez(tmp_path / 'breastmnist.npz', **arrays)
+  flags = dict(
+    dataset=f'medmnist:{tmp_path}/breastmnist.npz', model='logistic', auc=True, class_weights='balanced', plots=True
+  )
+  done = run(tmp_path / 'run', steps='60', learning_rate=0.02, select='-validation/auc', **flags)
+  assert done.numbers['test/auc'] > 0.9 and 'best/test/auc' in done.numbers
+  found = json.loads((tmp_path / 'run' / 'roc.json').read_text())
+  assert (
+    found['auc'] == pytest.approx(done.numbers['test/auc'])
+    and found['interval'][0] <= found['auc'] <= found['interval'][1]
+  )
+  assert 'validation' in found['threshold']['chosen'] and 0 < found['threshold']['value'] < 1
+  assert (tmp_path / 'run' / 'plots' / 'roc.png').exists()
