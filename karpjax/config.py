@@ -14,6 +14,7 @@ from karpjax.lean import flags, privacy
 from karpjax.train import mesh as meshes
 
 SPLITS = ('train', 'validation', 'test')
+EVALUATED = (*SPLITS, 'compositional')  # of scenes, see `data.scenes`
 LAST_SEED = 2**32 - 1  # of JAX's keys: a larger number would draw as another one does
 
 
@@ -85,8 +86,8 @@ class Train(flags.Flags):
   report_every: Duration = free_flag('0', "Draw the experiment's plots this often; 0: at the end only.")
   select: str = run_flag('validation/loss', 'The metric whose least value is the best; -NAME for the largest.')
   keep: int = free_flag(2, 'How many of the last checkpoints to keep, beside the best.', low=1)
-  eval_splits: tuple[str, ...] = free_flag(('validation',), 'Splits evaluated while training.', choices=SPLITS)
-  final_splits: tuple[str, ...] = free_flag(SPLITS[1:], 'Splits evaluated once, at the end.', choices=SPLITS)
+  eval_splits: tuple[str, ...] = free_flag(('validation',), 'Splits evaluated while training.', choices=EVALUATED)
+  final_splits: tuple[str, ...] = free_flag(SPLITS[1:], 'Splits evaluated once, at the end.', choices=EVALUATED)
   eval_batch_size: int = free_flag(500, 'Examples in one call of the evaluation.', low=1)
   plots: bool = free_flag(True, 'Draw plots/ at the end.')
   tensorboard: bool = free_flag(True, 'Write tensorboard/ (scalars, text, plots).')

@@ -47,7 +47,8 @@ def load(config, *, unlabelled: bool = False, tags: bool = False) -> Dataset:
   if name in SOURCES:
     data = SOURCES[name]()
   elif name.startswith('folder:'):
-    data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled)
+    place = Path(config.data_dir) if config.data_dir else None
+    data = read_folder(name, seed=config.split_seed, image_size=size, unlabelled=unlabelled, place=place)
   elif name.startswith('medmnist:'):
     data = medical.medmnist(Path(name.removeprefix('medmnist:')))
   elif name.startswith(('tags:', 'flickr8k')):
@@ -76,6 +77,10 @@ def _in_data_dir(config, **options) -> Dataset:
     raise UsageError(f'data_dir={data_dir} is not a folder')
   if name == 'usps':
     return bundled.usps(data_dir or Path())
+  if data_dir and (
+    file := next((f for f in (data_dir / f'{name}.npz', data_dir / 'files' / f'{name}.npz') if f.is_file()), None)
+  ):
+    return medical.medmnist(file)
   return (data_dir and published.read(name, data_dir)) or tfds.read(name, data_dir, **options)
 
 
@@ -129,17 +134,21 @@ def load_image(path, spec: Spec) -> np.ndarray:
 # ---- a folder of class folders ----
 
 
-def read_folder(name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bool = False) -> Dataset:
+def read_folder(
+  name: str, *, seed: int = 0, image_size: int = 0, unlabelled: bool = False, place: Path | None = None
+) -> Dataset:
   """'folder:PATH': PATH/train/CLASS/* and perhaps PATH/test/CLASS/*, PATH/val/CLASS/* (or validation/); or PATH/CLASS/*.
 
   Without a test folder PATH/val is the test split; without either, a fifth of each class, drawn by `seed`. Where grey and
   colour images are mixed, all become RGB. With `image_size` each is resized by Pillow's antialiased bilinear filter. Where
-  no labels are needed (`unlabelled`), one class is enough, and the images may lie without class folders.
+  no labels are needed (`unlabelled`), one class is enough, and the images may lie without class folders. PATH may lie in the
+  folder `place`.
 
   Raises:
     UsageError: it names the folder or file that is empty, unreadable, at the wrong level, of another size or class.
   """
   path = Path(name.removeprefix('folder:'))
+  path = place / path if place and not path.exists() and (place / path).is_dir() else path
   folders = image_files.split_folders(path)
   # a lone folder 'train' of images may be a class
   if not folders or (len(folders) == 1 and not any(entry.is_dir() for entry in visible(folders['train']))):
