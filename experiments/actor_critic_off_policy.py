@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from karpjax import config, optim, options
+from karpjax import config, model_defaults, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.models.actor_critic import squashed_sample
 from karpjax.models.q_network import Actor, critics
@@ -65,7 +65,7 @@ data = agents.data
 
 def resolved(config: Config, size: int) -> Config:
   """The config with the algorithm's own values, for actions of `size` numbers."""
-  return agents.with_own_values(config, {'entropy': -float(size), **ALGORITHMS[config.algorithm]})
+  return model_defaults.with_own_values(config, {'entropy': -float(size), **ALGORITHMS[config.algorithm]})
 
 
 def squashed(environment: Environment, init: Callable, actor: Callable, critics: Callable, config: Config) -> Policy:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from karpjax import config, errors, features, image_verbs, optim, options
+from karpjax import config, errors, features, image_verbs, model_defaults, optim, options
 from karpjax.data import augmentation, bundled, images, splitting
 from karpjax.data.dataset import Dataset, Spec
 from karpjax.durations import Pace
@@ -84,7 +84,7 @@ def players(config: Config, spec: Spec):
   defaults = {'widths': widths, 'discriminator_widths': (*reversed(widths), *widths[: name == 'sngan'])}
   if penalised and name == 'dcgan':
     defaults['norm'] = 'layer'  # Gulrajani et al. 2017, section 4
-  config = dataclasses.replace(config, **{n: x for n, x in defaults.items() if getattr(config, n) is None})
+  config = model_defaults.with_own_values(config, defaults)
   decided = dict(shape=shape, classes=len(spec.classes), conditional=config.conditional, dtype=jnp.dtype(config.dtype))
   z, x, label = first_inputs(config, spec)
   generator = options.build(gan.GENERATORS, name, config, z, label, call={'train': False}, **decided)

@@ -12,7 +12,7 @@ environment, and a step is a rollout of all environments and the updates from it
 
 import jax.numpy as jnp
 
-from karpjax import config, optim, options
+from karpjax import config, model_defaults, optim, options
 from karpjax.data.dataset import Dataset
 from karpjax.durations import Pace
 from karpjax.errors import UsageError
@@ -79,7 +79,7 @@ def policy(config: Config) -> Policy:
 
 def resolved(config: Config, limit: int) -> Config:
   """The config with the algorithm's own values, for episodes of up to `limit` steps."""
-  config = agents.with_own_values(config, {'rollout': limit, **ALGORITHMS[config.algorithm]})
+  config = model_defaults.with_own_values(config, {'rollout': limit, **ALGORITHMS[config.algorithm]})
   if config.algorithm == 'reinforce' and config.rollout < limit:
     raise UsageError(f'rollout={config.rollout}: reinforce needs whole episodes, here of up to {limit} steps')
   return config

@@ -46,6 +46,11 @@ def of(config, field: dataclasses.Field):
   return of_models.get(config.model, of_models[''])
 
 
+def with_own_values(config, values: Mapping[str, typing.Any]):
+  """The config with an algorithm's or a network's own values where a flag is None."""
+  return dataclasses.replace(config, **{name: x for name, x in values.items() if getattr(config, name) is None})
+
+
 def settled(config):
   """The same config with its model's own defaults in place of None, which flags that have such are where they are not given."""
   missing = [f for f in dataclasses.fields(config) if metadata(f).get('of_models') and getattr(config, f.name) is None]

@@ -59,10 +59,8 @@ class GPT(Decoder):
     block = functools.partial(remat(Block, self.remat), **options.shared(Block, self))
     out_std = self.std * (2 * self.layers) ** -0.5
     self.blocks = [block(rotary=self.positions == 'rotary', out_std=out_std) for _ in range(self.layers)]
-    self.norm, self.drop = (
-      nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype),
-      linear.Dropout(self.dropout),
-    )
+    self.norm = nn.LayerNorm(epsilon=1e-5, use_bias=self.bias, dtype=self.dtype)
+    self.drop = linear.Dropout(self.dropout)
     if not self.tied:
       named = {'kernel_init': normal(0.02), 'names': ('embed', 'vocabulary')}
       self.head = linear.Head(self.vocabulary, use_bias=False, dtype=self.dtype, **named)

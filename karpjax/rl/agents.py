@@ -61,11 +61,6 @@ class ReplayConfig(RLConfig):
     return self.batch_size * self.train_frequency
 
 
-def with_own_values(config, values: dict):
-  """The config with an algorithm's own values where a flag is None."""
-  return dataclasses.replace(config, **{name: x for name, x in values.items() if getattr(config, name) is None})
-
-
 def data(config: RLConfig) -> Dataset:
   """The worlds of a run; each split has its own.
 
