@@ -4,11 +4,14 @@ import json
 import types
 from pathlib import Path
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from experiments import language_model, token_classification
+from experiments import language_model, text_classification, token_classification
 from karpjax import config
 from karpjax.data import tagged
 from karpjax.data.dataset import Dataset
@@ -16,10 +19,48 @@ from karpjax.data.text import TextSpec
 from karpjax.data.tokenisers import SPECIALS, Tokeniser
 from karpjax.errors import UsageError
 from karpjax.explaining import texts
+from karpjax.explaining.inputs import Options
+from karpjax.program import TrainState
 
 KEY = jax.random.key(0)
 LETTERS = Tokeniser('characters', tuple('\n abcde'))
 WORDS = Tokeniser('words', (*SPECIALS, 'anna', 'in', 'oslo', 'lives'), len(SPECIALS), True)
+
+
+class Sums(nn.Module):
+  """A classifier of one's own, which adds up the vectors of tokens, of their positions, and maybe of tokens once more."""
+
+  twice: bool = False
+
+  @nn.compact
+  def __call__(self, tokens):
+    x = nn.Embed(8, 4)(tokens) + nn.Embed(5, 4)(jnp.arange(tokens.shape[1]))
+    x = x + nn.Embed(8, 4)(tokens) if self.twice else x
+    return nn.Dense(2)(jnp.where(tokens[..., None] > 0, x, 0).sum(1))
+
+
+@pytest.mark.parametrize('twice', [False, True])
+def test_words_of_a_linear_model_of_ones_own_add_their_vectors_and_not_their_positions(twice):
+  model, tokens = Sums(twice), np.array([[3, 5, 3, 0]], np.int32)
+  variables = model.init(KEY, tokens)
+  predict = lambda state, batch, key: model.apply({'params': state.params}, batch['tokens'])
+  own = types.SimpleNamespace(
+    program=lambda settings, data: types.SimpleNamespace(predict=predict, init=lambda key: state)
+  )
+  spec = TextSpec('made', 10, {'text': WORDS}, {'text': 4}, ('a', 'b'))
+  state = TrainState.create(KEY, variables, optax.identity())
+  run = types.SimpleNamespace(
+    experiment=own, config=text_classification.Config(), spec=spec, program=own.program(None, None)
+  )
+  asked = texts.Texts(run, {'tokens': tokens}, Options('occlusion', 'b', curves=False))
+  if twice:
+    with pytest.raises(UsageError, match='the model looks tokens up in several tables'):
+      asked.check()
+    return
+  asked.check()
+  [each] = asked.findings(state)
+  exact = variables['params']['Embed_0']['embedding'][tokens[0]] @ variables['params']['Dense_0']['kernel'][:, 1]
+  np.testing.assert_allclose(each['values'], np.where(tokens[0] > 0, exact, 0), atol=1e-6)
 
 
 def opened(experiment, spec, ended=lambda x: x, **flags):
