@@ -77,7 +77,7 @@ def program(config: Config, data: Dataset) -> Program:
     logits, collections = apply(model, params, collections, scaled, train=True, rngs=rngs)
     losses, logits = against.losses(label.loss, logits, targets)
     measured = {'loss': pair(losses), 'error': label.wrong(logits, batch['label'])}
-    return taught(measured, logits, {**batch, 'image': x}), collections
+    return taught(measured, logits, {**batch, 'image': x[: len(logits)]}), collections
 
   def predict(state, batch, key):
     return logits_of(state.variables(), batch['image'])

@@ -129,6 +129,14 @@ def test_every_layout_learns_as_one_device(whole, teacher, tmp_path, layout):
       np.testing.assert_allclose(arrays[name], x, rtol=1e-2, atol=2e-3)
 
 
+def test_a_teacher_is_asked_of_the_images_that_an_adversary_has_left(teacher):
+  flags = dict(adversary='trades', attack_steps=1, batch_size=1)
+  program, data, _ = prepare(image_classification, image_classification.Config(**RUN | flags, teacher=teacher))
+  batch = {**data.splits['train'].fetch(np.arange(1)), 'index': np.arange(1)}
+  metrics = jax.jit(lambda key: program.step(program.init(key), batch))(jax.random.key(0))[1]
+  assert metrics['soft_loss'][1] == metrics['agreement'][1] == 1
+
+
 def test_settings_of_a_sweep_have_the_teacher_in_one_program(whole, teacher, tmp_path):
   swept = population.varied(image_classification, {'learning_rate': [0.01, 0.02]}, [1, 1])
   config = image_classification.Config(**RUN, augment='shift:1', seeds=2, teacher=teacher, workdir=str(tmp_path))
