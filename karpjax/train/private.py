@@ -15,6 +15,7 @@ from karpjax.lean import privacy
 from karpjax.program import FROZEN, NOISE, Program
 from karpjax.report import writers
 
+LEARNT = {'scale': 'standard', 'class_weights': 'balanced'}  # flags by which losses depend on all examples
 ROWS = 'mask', 'left_out'  # of a batch: about its rows, not for the loss
 # bytes of gradients at once, for a CPU's caches: of the network of `bench mnist_cnn` 1.5 times the plain step; all at once 2.7
 CACHED = 2**24
@@ -161,8 +162,8 @@ def _caveats(config, examples: int, exact: bool, about, seeds: int) -> list[str]
   if seeds > 1:
     together = privacy.epsilon(*about, config.steps * seeds, config.dp_delta)
     lines.append(f'that is of one seed; of all {seeds}, where more than one is published, ε is {together:.3f}')
-  if given := [
-    f'{name}={getattr(config, name)}' for name in ('init_from', 'mask_from', 'teacher') if getattr(config, name)
-  ]:
-    lines.append(f'not accounted: what {", ".join(given)} has learnt from the same examples')
+  given = {name: getattr(config, name) for name in ('init_from', 'mask_from', 'teacher')}
+  given |= {name: x for name, x in LEARNT.items() if getattr(config, name, '') == x}
+  if told := [f'{name}={x}' for name, x in given.items() if x]:
+    lines.append(f'not accounted: what {", ".join(told)} has learnt from the same examples')
   return lines

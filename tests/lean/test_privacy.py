@@ -285,6 +285,17 @@ def test_other_experiments_are_private_or_refused():
       runner.Runner(*prepare(module, module.Config(**flags, dp_noise=1.0)))
 
 
+def test_what_is_learnt_of_all_examples_beforehand_is_told():
+  for changes, told in (
+    (dict(class_weights='balanced'), 'scale=standard, class_weights=balanced'),
+    (dict(scale='unit'), ''),
+  ):
+    notes = prepare(experiment, experiment.Config(**SMALL, **changes))[0].notes()
+    assert [line for line in notes if 'has learnt' in line] == (
+      [f'not accounted: what {told} has learnt from the same examples'] if told else []
+    )
+
+
 def test_of_settings_that_share_a_seed_no_epsilon_of_all_together_is_told():
   notes = {}
   for seeds in ([0, 0], [0, 1]):
