@@ -212,7 +212,7 @@ def encode_why(run, given, chosen):
 def pieces(spec, prompt, tokens):
   """What each token adds to the prompt, with spaces visible."""
   tokeniser = spec.tokenisers['text']
-  named = (piece or tokeniser.name(token) for piece, token in zip(tokeniser.pieces(tokens), tokens))
+  named = (piece or language.name(spec, token) for piece, token in zip(tokeniser.pieces(tokens), tokens))
   return [name.replace(' ', '␣').replace('\n', '↵') for name in named]
 
 

@@ -46,6 +46,11 @@ def prompt(spec: text.TextSpec, words: str) -> list[int]:
   return [0] * spec.lines + tokeniser.encode(words).tolist() or [line_break(tokeniser)]
 
 
+def name(spec: text.TextSpec, token: int) -> str:
+  """A token as it is shown; token 0 of lines, which begins and ends each, is a new line."""
+  return '↵' if spec.lines and token == 0 else spec.tokenisers['text'].name(token)
+
+
 # ---- reading ----
 
 

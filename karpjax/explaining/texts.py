@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from karpjax import config as configs
+from karpjax.data import language
 from karpjax.errors import UsageError
 from karpjax.explaining.inputs import Asked, Options
 from karpjax.layers import linear
@@ -113,6 +114,8 @@ class Prompts(Texts):
 
   def number(self, target):
     tokeniser = self.spec.tokenisers['text']
+    if self.spec.lines and target == '\n':
+      return 0
     tokens, unknown = tokeniser.encode(target), tokeniser.unknown([target])
     if len(tokens) != 1 or unknown:
       what = 'never seen in training' if unknown else f'{len(tokens)} tokens, of which one can be next'
@@ -120,7 +123,7 @@ class Prompts(Texts):
     return int(tokens[0])
 
   def named(self, example, target):
-    return {'token': self.spec.tokenisers['text'].name(int(target))}
+    return {'token': language.name(self.spec, int(target))}
 
   def seen(self, example):
     return jnp.arange(len(example['tokens'])) == self.real(example).sum() - 1

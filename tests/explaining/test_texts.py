@@ -151,6 +151,14 @@ def test_spaces_and_new_lines_of_prompts_are_seen_and_an_empty_one_is_a_new_line
   assert '>␣</span><span' in page and 'the bluer, the more it matters' in page and 'speaks' not in page
 
 
+def test_token_0_of_lines_is_a_new_line():
+  spec = TextSpec('made', 10, {'text': WORDS}, {'text': 6}, lines=True)
+  run, state = opened(language_model, spec, model='mlp', context=6, **SMALL['mlp'])
+  [each] = prompts(run, state, ['anna lives'], target='\n')
+  assert each['named'] == {'token': '↵'}
+  assert language_model.pieces(spec, 'anna lives', each['example']['tokens']) == ['↵', 'anna', '␣lives']
+
+
 # ---- tags ----
 
 
