@@ -105,7 +105,7 @@ class Conv(nn.Module):
     padding: as `convolution`'s.
     use_bias: whether a bias [features] is added.
     dtype: of the computation; params are float32.
-    kernel_init: a Linen initialiser.
+    kernel_init, bias_init: Linen initialisers.
   """
 
   features: int
@@ -115,6 +115,7 @@ class Conv(nn.Module):
   use_bias: bool = True
   dtype: Any = jnp.float32
   kernel_init: Callable = initialisers.lecun_normal
+  bias_init: Callable = nn.initializers.zeros_init()
 
   @nn.compact
   def __call__(self, x):
@@ -126,7 +127,7 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init, (*self.kernel_size, *channels))
     y = form(quantisation.entering(x.astype(self.dtype), 1), kernel.astype(self.dtype))
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros_init(), (self.features,)).astype(self.dtype)
+      y = y + self.param('bias', self.bias_init, (self.features,)).astype(self.dtype)
     return y
 
 

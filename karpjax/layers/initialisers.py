@@ -5,6 +5,7 @@ numbers in a row for tenths of a second; a ResNet has dozens of kernels, and a T
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -62,3 +63,11 @@ def uniform(bound: float):
 xavier_uniform = variance_scaling(1.0, 'fan_avg', 'uniform')  # Glorot & Bengio 2010, eq. 16
 lecun_normal = variance_scaling(1.0, 'fan_in', 'truncated_normal')
 he_normal = variance_scaling(2.0, 'fan_in', 'truncated_normal')
+
+
+def of_torch(inputs: int, initialiser: str) -> dict[str, Callable]:
+  """{'kernel_init', 'bias_init'} of PyTorch's layers, whose outputs are made of so many inputs each; {} where `initialiser` is
+  not 'torch'.
+  """
+  within = uniform(1 / math.sqrt(inputs))
+  return {'kernel_init': within, 'bias_init': within} if initialiser == 'torch' else {}

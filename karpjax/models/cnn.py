@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from karpjax.errors import UsageError
-from karpjax.layers import convolution
+from karpjax.layers import convolution, initialisers
 from karpjax.layers.channel_attention import ATTENTIONS, attend
 from karpjax.models import mlp
 from karpjax.options import DEEPEST, option
@@ -43,6 +43,7 @@ class CNN(mlp.Classifier):
   dropout: float | tuple[float, ...] = option(0.0, "Rates on the dense layers' inputs.", low=0, below=1)
   attention: str = option('none', 'Gates after each activation: squeeze-and-excitation or CBAM.', choices=ATTENTIONS)
   activation: str = option('relu', 'The activation function.', choices=mlp.ACTIVATIONS)
+  initialiser: str = option('own', mlp.INITIALISER, choices=mlp.INITIALISERS)
   zero_head: bool = option(True, 'Whether the last layer begins at 0, and so the loss as that of a guess.')
 
   @nn.compact
@@ -73,8 +74,8 @@ class CNN(mlp.Classifier):
         layer += 1
         if padding != 'SAME':
           check(x, f'convolution {layer}', window, zeros)
-        strides = stride if i == 0 else 1
-        convolve = convolution.Conv(width, (window,) * rank, strides, name=f'conv{layer}', **conv)
+        begin = conv | initialisers.of_torch(window**rank * x.shape[-1], self.initialiser)
+        convolve = convolution.Conv(width, (window,) * rank, stride if i == 0 else 1, name=f'conv{layer}', **begin)
         x = convolve(x)  # [batch, *spatial, width]
         x = activation(norm(dtype=self.dtype, name=f'norm{layer}')(x, train=train) if norm else x)
         x = convolution.FeatureMaps()(attend(self.attention, x, dtype=self.dtype, name=f'attention{layer}'))
@@ -85,5 +86,5 @@ class CNN(mlp.Classifier):
       x = x.mean(range(1, x.ndim - 1), dtype=jnp.float32)  # [batch, width]
     first, *rates = mlp.per_layer('dropout', self.dropout, len(self.hidden) + 1)
     dense = dict(widths=self.hidden, activation=self.activation, norm=self.norm, dropout=tuple(rates))
-    dense |= dict(input_dropout=first, zero_head=self.zero_head)
+    dense |= dict(input_dropout=first, zero_head=self.zero_head, initialiser=self.initialiser)
     return mlp.MLP(self.classes, self.dtype, **dense, name='head')(x, train=train)

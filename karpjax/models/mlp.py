@@ -11,6 +11,8 @@ from karpjax.options import option
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'gelu': nn.gelu}
 NORMS = {'none': None, 'batch': normalisation.BatchNorm}
+INITIALISERS = 'own', 'torch'
+INITIALISER = "How weights begin: by He's draw or LeCun's, biases at 0; or all uniform, as those of PyTorch's layers."
 KINDS = {1: 'a table', 2: 'a 1-D signal', 3: 'an image'}  # by the rank of an example
 
 
@@ -72,6 +74,7 @@ class MLP(Classifier):
   dropout: float | tuple[float, ...] = option(0.0, 'The dropout rate of hidden units, or one a layer.', low=0, below=1)
   input_dropout: float = option(0.0, 'The rate of dropout of the inputs.', low=0, below=1)
   residual: bool = option(False, "Whether a hidden layer's input is added to its output, where they are alike.")
+  initialiser: str = option('own', INITIALISER, choices=INITIALISERS)
   zero_head: bool = option(False, 'Whether the last layer begins at 0, and so the loss as that of a guess.')
 
   @nn.compact
@@ -84,12 +87,15 @@ class MLP(Classifier):
     for layer, (width, rate) in enumerate(zip(self.widths, rates), start=1):
       # Cut over tensor by columns, then by rows: one sum over devices for every two layers (Shoeybi et al. 2019).
       axes = ('embed', 'hidden') if layer % 2 else ('hidden', 'embed')
-      named = {'kernel_init': nn.with_partitioning(init, axes), 'name': f'hidden{layer}'}
-      named['bias_init'] = nn.with_partitioning(nn.initializers.zeros_init(), axes[1:])
+      begin = {'kernel_init': init, 'bias_init': nn.initializers.zeros_init()}
+      begin |= initialisers.of_torch(x.shape[-1], self.initialiser)
+      named = {'kernel_init': nn.with_partitioning(begin['kernel_init'], axes), 'name': f'hidden{layer}'}
+      named['bias_init'] = nn.with_partitioning(begin['bias_init'], axes[1:])
       y = linear.Dense(width, norm is None, dtype=self.dtype, **named)(x)  # [batch, width]
       y = activation(norm(dtype=self.dtype, name=f'norm{layer}')(y, train=train) if norm else y)
       if self.residual and layer > 1 and x.shape == y.shape:  # as in mnist1d's MLPBase
         y = x + y
       x = linear.Dropout(rate)(y, train=train)
-    first = {'kernel_init': nn.initializers.zeros_init()} if self.zero_head else {}
+    first = initialisers.of_torch(x.shape[-1], self.initialiser)
+    first |= {'kernel_init': nn.initializers.zeros_init()} if self.zero_head else {}
     return linear.Head(self.classes, name='logits', **first)(x.astype(jnp.float32))

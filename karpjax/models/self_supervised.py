@@ -21,10 +21,12 @@ class Projection(nn.Module):
   Attributes:
     widths: of the layers; with none, what comes in goes out.
     norm: whether there is batch norm.
+    initialiser: of `mlp.INITIALISERS`.
   """
 
   widths: tuple[int, ...]
   norm: bool
+  initialiser: str = 'own'
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -32,7 +34,8 @@ class Projection(nn.Module):
     """x: [batch, units] -> [batch, the last width] float32."""
     for layer, width in enumerate(self.widths, 1):
       last = layer == len(self.widths)
-      x = linear.Dense(width, last or not self.norm, dtype=self.dtype, name=f'layer{layer}')(x)
+      begin = initialisers.of_torch(x.shape[-1], self.initialiser)
+      x = linear.Dense(width, last or not self.norm, dtype=self.dtype, name=f'layer{layer}', **begin)(x)
       if not last:
         x = nn.relu(BatchNorm(dtype=self.dtype, name=f'norm{layer}')(x, train=train) if self.norm else x)
     return x.astype(jnp.float32)
@@ -62,10 +65,11 @@ class Embedder(nn.Module):
     features = self.trunk(x, train=train).astype(jnp.float32)
     if self.turns:
       return {'features': features, 'projection': features, 'turns': linear.Dense(4, name='turns')(features)}
-    found = Projection(self.projection, self.norm, self.dtype, name='projection')(features, train=train)
+    kinds = self.norm, getattr(self.trunk, 'initialiser', 'own'), self.dtype
+    found = Projection(self.projection, *kinds, name='projection')(features, train=train)
     out = {'features': features, 'projection': found}
     if self.predictor:
-      out['prediction'] = Projection(self.predictor, self.norm, self.dtype, name='predictor')(found, train=train)
+      out['prediction'] = Projection(self.predictor, *kinds, name='predictor')(found, train=train)
     return out
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from flax import traverse_util
 
 from karpjax import errors, models, options
 from karpjax.losses import classification
@@ -221,3 +223,14 @@ def test_vgg_configurations_a_d_and_e_have_torchvisions_parameter_counts(depth, 
   module = options.build(models.MODELS, 'vgg', chosen, classes=1000)
   params = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 224, 224, 3)))['params']
   assert sum(math.prod(a.shape) for a in jax.tree.leaves(params)) == expected
+
+
+@pytest.mark.parametrize('name', ['cnn', 'mlp'])
+def test_pytorch_s_initialiser_is_uniform_within_the_root_of_its_inputs(name):
+  model = models.MODELS[name](10, initialiser='torch', **({'zero_head': False} if name == 'cnn' else {}))
+  params = nn.meta.unbox(model.init(jax.random.key(0), jnp.ones((1, 8, 8, 3))))['params']
+  for path, kernel in traverse_util.flatten_dict(params).items():
+    if path[-1] == 'kernel':
+      limit, bias = 1 / np.sqrt(np.prod(kernel.shape[:-1])), traverse_util.flatten_dict(params)[*path[:-1], 'bias']
+      assert 0.9 * limit < np.abs(kernel).max() <= limit and 0.5 * limit < np.abs(bias).max() <= limit, path
+      assert np.std(kernel) == pytest.approx(limit / np.sqrt(3), rel=0.1)
