@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from karpjax import adversary, config, image_verbs, labels, models, options
-from karpjax.commands import explain
+from karpjax.commands import audit, explain
 from karpjax.data import augmentation, batches, images
 from karpjax.data.dataset import SCALES, Dataset
 from karpjax.lean import distillation
@@ -118,4 +118,5 @@ def program(config: Config, data: Dataset) -> Program:
 
 
 predict = classes('The likeliest classes of image files.', 'IMAGE …', image_verbs.load, image_verbs.files)
-verbs = {'predict': predict, 'annotate': image_verbs.annotate(), 'explain': explain.IMAGE_VERB}
+judge = audit.verb(image_verbs.of_table, lambda run: 'label')
+verbs = {'predict': predict, 'annotate': image_verbs.annotate(), 'explain': explain.IMAGE_VERB, 'audit': judge}

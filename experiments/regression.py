@@ -103,5 +103,5 @@ def program(config: Config, data: Dataset) -> Program:
   )  # fmt: skip
 
 
-AUDIT = audit.verb(table_verbs.arrays, lambda run: run.spec.target)
+AUDIT = audit.verb(lambda run, table, _: table_verbs.arrays(run, table), lambda run: run.spec.target, audit.Options)
 verbs = {'predict': table_verbs.PREDICT, 'explain': explain.TABLE_VERB, 'audit': AUDIT}

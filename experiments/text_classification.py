@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from karpjax import config, optim
-from karpjax.commands import explain, monitor
+from karpjax.commands import audit, explain, monitor
 from karpjax.data import bucketing, frequencies, labelled_text, text
 from karpjax.data.dataset import Dataset
 from karpjax.lean import distillation
@@ -149,4 +149,8 @@ predict = classes('The likeliest classes of texts.', 'TEXT …', encode)
 why = explain.text_verb(
   'What words of a text make the model say what it says.', lambda run, texts, _: encode(run, texts)
 )
-verbs = {'predict': predict, 'explain': why, 'monitor': monitor.VERB}
+judge = audit.verb(
+  lambda run, table, chosen: encode(run, table.filled(chosen.input or run.config.columns[0], 'input')),
+  lambda run: run.config.columns[1],
+)
+verbs = {'predict': predict, 'explain': why, 'audit': judge, 'monitor': monitor.VERB}

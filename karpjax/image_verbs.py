@@ -13,7 +13,7 @@ import numpy as np
 
 from karpjax import config as configs
 from karpjax import paths
-from karpjax.data import folders, image_files, images
+from karpjax.data import folders, image_files, images, table_files
 from karpjax.errors import UsageError
 from karpjax.report import multi_label, pictures, writers
 from karpjax.verbs import Verb, likeliest, probabilities
@@ -33,6 +33,15 @@ def files(given: list[str]) -> list[str]:
 def load(run, paths: Sequence[str], chosen=None) -> dict[str, np.ndarray]:
   """A verb's `encode`: {'image': [n, *shape]} of image files, raw examples such as the run's own."""
   return {'image': np.stack([images.load_image(path, run.spec) for path in paths])}
+
+
+def of_table(run, table: table_files.Table, chosen) -> dict[str, np.ndarray]:
+  """The same of a table's column `chosen.input`, or file: image files from its folder on; a UsageError says a line."""
+  found = [table.path.parent / name for name in table.filled(chosen.input or 'file', 'input')]
+  for (line, _), file in zip(table.rows, found):
+    if not file.is_file():
+      raise UsageError(f'{table.path}, line {line}: {file} is no file')
+  return load(run, found)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,9 +104,10 @@ class Bound:
     return self.verb.expand(given)
 
   def _options(self, chosen):
-    for name in chosen:
-      choose('option', name, {field.name: field for field in dataclasses.fields(self.verb.options)})
-    checked = self.verb.options(**chosen)
+    known = {field.name: field for field in dataclasses.fields(self.verb.options)}
+    several = {name for name in chosen if isinstance(choose('option', name, known).default, tuple)}
+    given = {name: (x,) if name in several and isinstance(x, str) else x for name, x in chosen.items()}
+    checked = self.verb.options(**given)
     options.expand_paths(checked)
     options.check(checked)
     return checked

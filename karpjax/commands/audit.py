@@ -1,6 +1,6 @@
 """`launch.py audit`: whom a classifier, or anybody's scores in a table, judges wrongly, group by group.
 
-python launch.py audit WORKDIR FILE.csv --group=COLUMN[,COLUMN …]               a run's, which predicts the rows
+python launch.py audit WORKDIR FILE.csv --group=COLUMN[,COLUMN …]               a run's, of rows, texts or image files
 python launch.py audit FILE.csv --score=COLUMN --label=COLUMN --group=COLUMN    scores that are there
 """
 
@@ -27,12 +27,19 @@ YES = '1', '1.0', 'yes', 'true', 'y'  # a label that is the positive one, whatev
 class Options:
   group: tuple[str, ...] = config.flag((), 'The columns of groups; of several, their combinations too.', least=1)
   label: str = config.flag('', "The column of what was true. Default: the run's target.")
-  positive: str = config.flag('', 'The label whose decision is judged. Default: 1, yes or true.')
+  positive: str = config.flag(
+    '', 'The label whose decision is judged. Default: 1, yes or true; of more than two classes of a run, each.'
+  )
   threshold: float | None = config.flag(None, 'Scores from here on are decisions for it.', means='0.5 of probabilities')
   score: str = config.flag('', 'Without a run: the column of scores.')
   selected: tuple[str, ...] = config.flag((), 'Without a run: the words of that column that are decisions for it.')
   least: int = config.flag(30, 'Rows of either label below which a group is too small to judge.', low=1)
   encoding: str = config.flag('', 'The encoding of the file. Default: as its byte-order mark says, or utf-8.')
+
+
+@dataclasses.dataclass(frozen=True)
+class OfColumn(Options):
+  input: str = config.flag('', "The column of what is judged. Default: the run's texts, or file, of images beside it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Command(Options):
 
 def groupings(table: table_files.Table, chosen: Options) -> dict[str, np.ndarray]:
   """{what the groups are of: the group of each row}; a UsageError where it tells no groups apart."""
-  columns = {name: [cell or '(missing)' for cell in table.column(name, 'group')] for name in chosen.group}
+  columns = {name: [cell or '(missing)' for cell in table.cells(name, 'group')] for name in chosen.group}
   if len(columns) > 1:
     columns[' × '.join(columns)] = [' · '.join(cells) for cells in zip(*columns.values())]
   for name, cells in columns.items():
@@ -53,8 +60,8 @@ def groupings(table: table_files.Table, chosen: Options) -> dict[str, np.ndarray
   return {name: np.array(cells) for name, cells in columns.items()}
 
 
-def positive(cells: Sequence[str], name: str, chosen: Options) -> str:
-  """The label whose decision is judged; a UsageError where a column is none of labels, or it is not clear which."""
+def positives(cells: Sequence[str], name: str, chosen: Options, each: bool = False) -> list[str]:
+  """The label whose decision is judged, or `each` one; a UsageError where a column is none of labels, or it is not clear which."""
   values = sorted({*cells} - {''})
   if len(values) < 2:
     raise UsageError(f'label={name}: all rows have {listed(values) or "none"}; a label has two or more values')
@@ -63,9 +70,11 @@ def positive(cells: Sequence[str], name: str, chosen: Options) -> str:
   likely = [value for value in values if value.lower() in YES]
   if chosen.positive and chosen.positive not in values:
     raise UsageError(f'positive={chosen.positive}: the values of {name} are {listed(values)}')
+  if each and not chosen.positive:
+    return values
   if not chosen.positive and (len(values) > 2 or len(likely) != 1):
     raise UsageError(f'label={name}: which of {listed(values)} is to be judged? Give it as positive=')
-  return chosen.positive or likely[0]
+  return [chosen.positive or likely[0]]
 
 
 def decided(scores: np.ndarray, chosen: Options) -> tuple[np.ndarray, str]:
@@ -85,13 +94,17 @@ def decided(scores: np.ndarray, chosen: Options) -> tuple[np.ndarray, str]:
   return scores >= threshold, f'{chosen.score or "probability"} ≥ {threshold:g}'
 
 
-def judged(groups, cells: Sequence[str], scores: np.ndarray, truth: str, name: str, chosen: Options) -> list[dict]:
-  """The answers, one for each of the groupings; rows without a label, or a score, are left out."""
+def judged(groups, cells: Sequence[str], scores, truth: str, name: str, chosen: Options, likeliest=None) -> list[dict]:
+  """The answers, one for each of the groupings; rows without a label, or a score, are left out.
+
+  Args:
+    likeliest: [n] bool; where it is given, the decisions.
+  """
   known = np.array([cell != '' for cell in cells]) & (np.isfinite(scores) if scores.dtype.kind == 'f' else scores != '')
   if not known.any():
     raise UsageError(f'no row has a {name} and a score')
   labels, scores = (np.array(cells) == truth)[known], scores[known]
-  taken, rule = decided(scores, chosen)
+  taken, rule = decided(scores, chosen) if likeliest is None else (likeliest[known], f'{truth} is the likeliest')
   about = {'label': f'{name} is {truth}', 'decision': rule, 'rows': len(labels), 'left_out': int((~known).sum())}
   return [
     {'group': of, **about, 'least': chosen.least, **fairness.by_group(labels, taken, each[known], chosen.least),
@@ -126,12 +139,13 @@ def show(answer) -> str:
 # ---- of a run ----
 
 
-def verb(arrays: Callable, target: Callable) -> verbs.Verb:
-  """The verb of a classifier whose examples are rows of a table.
+def verb(arrays: Callable, target: Callable, flags: type[Options] = OfColumn) -> verbs.Verb:
+  """The verb of a classifier: a table holds its examples, or says where they are, with labels and groups.
 
   Args:
-    arrays: (run, table) -> a batch, as the program's `predict` takes it.
+    arrays: (run, table, options) -> a batch, as the program's `predict` takes it.
     target: run -> the column of the label.
+    flags: `Options`, or a dataclass that inherits from it.
   """
 
   def read(run, files, chosen):
@@ -139,27 +153,37 @@ def verb(arrays: Callable, target: Callable) -> verbs.Verb:
       raise UsageError(f'{given[0]}= is of a file without a run: the scores are those of {run.folder}')
     if not run.spec.classes:
       raise UsageError(f'{run.folder} predicts numbers; audit judges decisions, of classes')
+    if getattr(run.spec, 'multi_label', False):
+      raise UsageError(f'{run.folder}: an image may have several tags there; audit judges decisions for one of classes')
+    if chosen.threshold is not None and not 0 <= chosen.threshold <= 1:
+      raise UsageError(f'threshold={chosen.threshold:g}: the scores are probabilities, from 0 to 1')
     table, name = table_files.Table.read(files[0], chosen.encoding), chosen.label or target(run)
-    cells = table.column(name, 'label')
-    if unknown := sorted({*cells} - {'', *run.spec.classes}):
+    known = {cell: cell for cell in run.spec.classes}  # such as none, which is missing elsewhere
+    both = zip(table.cells(name, 'label'), table.column(name, 'label'))
+    cells = table_files.alike([known.get(written, cell) for written, cell in both], run.spec.classes)
+    if unknown := sorted({*cells} - {'', *known}):
       raise UsageError(f'label={name}: {unknown[0]!r} is none of the classes, {listed(run.spec.classes)}')
-    return table, groupings(table, chosen), cells, positive(cells, name, chosen), name
+    return table, groupings(table, chosen), cells, positives(cells, name, chosen, len(known) > 2), name
 
   def encode(run, files, chosen):
-    return arrays(run, read(run, files, chosen)[0])
+    return arrays(run, read(run, files, chosen)[0], chosen)
 
   def writes(run, files, chosen):
     return [run.own_path(run.folder / 'audit' / f'{Path(file).stem}.json') for file in files]
 
   def decode(run, probabilities, files, chosen):
-    _, groups, cells, truth, name = read(run, files, chosen)
-    scores = probabilities[:, run.spec.classes.index(truth)].astype(float)
-    answers, [place] = judged(groups, cells, scores, truth, name, chosen), writes(run, files, chosen)
+    (_, groups, cells, truths, name), [place] = read(run, files, chosen), writes(run, files, chosen)
+    several, most, answers = len(run.spec.classes) > 2 and chosen.threshold is None, probabilities.argmax(1), []
+    about = {'weights': f'step {run.step} ({run.checkpoint}){run.whose}', 'member': run.member or 0}
+    for truth in truths:
+      at = run.spec.classes.index(truth)
+      scores, likeliest = probabilities[:, at].astype(float), most == at if several else None
+      answers += [about | each for each in judged(groups, cells, scores, truth, name, chosen, likeliest)]
     writers.write_json(place, answers)
     return [{**each, 'file': str(place)} for each in answers]
 
   text = 'Error rates of the decisions, group by group, with intervals; and calibration.'
-  return verbs.Verb(text, encode, verbs.probabilities, decode, 'FILE.csv', Options, show, paths.one_file, writes)
+  return verbs.Verb(text, encode, verbs.probabilities, decode, 'FILE.csv', flags, show, paths.one_file, writes)
 
 
 # ---- of a file alone ----
@@ -172,7 +196,8 @@ def of_file(path: str, chosen: Options) -> list[dict]:
       raise UsageError(f'{name}=COLUMN is needed, or a run before the file: python launch.py audit WORKDIR FILE.csv')
   table = table_files.Table.read(path, chosen.encoding)
   groups, cells = groupings(table, chosen), table.column(chosen.label, 'label')
-  truth, scores = positive(cells, chosen.label, chosen), table.column(chosen.score, 'score')
+  cells = table_files.alike(cells)
+  [truth], scores = positives(cells, chosen.label, chosen), table.column(chosen.score, 'score')
   values = None if chosen.selected else table_files.numbers(scores)
   if values is None and not chosen.selected and table_files.seem_numbers(scores):
     raise table.refused(scores, f'{chosen.score} seems to be; name the decisions of words as selected=')

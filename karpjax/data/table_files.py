@@ -66,10 +66,20 @@ class Table:
     """Raises UsageError as `text_files.read_rows`."""
     return cls(Path(path), *text_files.read_rows(Path(path), encoding))
 
-  def column(self, name: str, flag: str = 'columns') -> list[str]:
-    """The cells of one column, '' where they are missing; a UsageError where there is none, or two."""
+  def cells(self, name: str, flag: str = 'columns') -> list[str]:
+    """Those of one column, as they are written; a UsageError where there is none, or two."""
     [place] = text_files.places(self.path, self.heads, [name], f'give another {flag}=')
-    return ['' if row[place].lower() in MISSING else row[place] for _, row in self.rows]
+    return [row[place] for _, row in self.rows]
+
+  def column(self, name: str, flag: str = 'columns') -> list[str]:
+    """The same, '' where they are missing."""
+    return ['' if cell.lower() in MISSING else cell for cell in self.cells(name, flag)]
+
+  def filled(self, name: str, flag: str) -> list[str]:
+    """The same, as they are written; a UsageError names the line of one that is empty."""
+    if '' in (cells := self.cells(name, flag)):
+      raise UsageError(f'{self.path}, line {self.rows[cells.index("")][0]}: the {name} is empty')
+    return cells
 
   def refused(self, cells: Sequence[str], what: str) -> UsageError:
     """On the first of a column's cells that is no number."""
@@ -92,6 +102,14 @@ def numbers(cells: Sequence[str]) -> np.ndarray | None:
   """[n] float64, by `number`; None where one cell is none."""
   values = [number(cell) for cell in cells]
   return None if None in values else np.array(values, float)
+
+
+def alike(cells: Sequence[str], classes: Sequence[str] = ()) -> list[str]:
+  """Cells that are equal as numbers, such as 1 and 1.0, written as the class, or the first of them, is."""
+  first = {}
+  for cell in (*classes, *cells):
+    first.setdefault(number(cell), cell)
+  return [cell if cell in classes else first[value] if (value := number(cell)) is not None else cell for cell in cells]
 
 
 def seem_numbers(cells: Sequence[str]) -> bool:
@@ -180,9 +198,7 @@ def drawn(target: np.ndarray, stratify: bool, seed: int) -> tuple[dict[str, Spli
 def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
   """([n] int32, the classes), or ([n] float32, ())."""
   name, values = config.target, numbers(cells)
-  if values is not None:  # 1 and 1.0 are one
-    spelt = dict(zip(values[::-1], cells[::-1]))
-    cells = [spelt[value] for value in values]
+  cells = cells if values is None else alike(cells)
   different = set(cells)
   if len(cells) < LEAST:
     raise UsageError(f'{table.path} has {len(cells)} rows with a {name}; at least {LEAST} are needed')

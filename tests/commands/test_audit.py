@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn import datasets
 
 import karpjax
 import launch
-from experiments import regression
+from experiments import regression, text_classification
 from karpjax.commands import audit
 from karpjax.metrics import fairness
 from karpjax.train import loop
@@ -17,7 +19,7 @@ COMPAS = ['--score=score_text', '--selected=Medium,High', '--label=two_year_reci
 
 @pytest.fixture
 def fairlearn():
-  return pytest.importorskip('fairlearn', reason='fairlearn is not installed: requirements-fairness.txt')
+  return pytest.importorskip('fairlearn.metrics', reason='fairlearn is not installed: requirements-fairness.txt')
 
 
 def made() -> list[str]:
@@ -123,49 +125,138 @@ def test_a_run_is_audited_by_its_own_predictions(fairlearn, run, capsys):
   assert capsys.readouterr().out.startswith('400 rows; positive: paid is yes; decision: probability ≥ 0.5')
 
 
-def refused(argv, why, capsys):
-  assert launch.main(['audit', *argv]) == 2
+TEXTS = {  # what is said, by a model that goes by the word -> (its true class, group), how often
+  ('a good day', 'good', 'a'): 3, ('a good day', 'bad', 'a'): 1, ('a bad day', 'bad', 'a'): 2, ('none', 'none', 'a'): 2,
+  ('a good day', 'good', 'b'): 2, ('a bad day', 'good', 'b'): 2, ('a bad day', 'bad', 'b'): 1, ('none', 'none', 'b'): 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def texts(tmp_path_factory):
+  """A run that tells texts by a word, of classes of which one is called none, and a table to audit it by."""
+  folder = tmp_path_factory.mktemp('texts')
+  said = {'good': 'a good day', 'bad': 'a bad day', 'none': 'none'}
+  (folder / 'mine.csv').write_text('\n'.join(['what,mood', *(f'{said[x]},{x}' for x in [*said] * 20)]))
+  config = text_classification.Config(
+    dataset=str(folder / 'mine.csv'), columns=('what', 'mood'), workdir=str(folder / 'run'), embedding=8, channels=4,
+    windows=(1,), buckets=1, dropout=0.0, steps='60', batch_size=20, learning_rate=0.05, baseline=False, plots=False,
+    tensorboard=False, eval_splits=(), final_splits=(),
+  )  # fmt: skip
+  loop.run(text_classification, config, say=lambda _: None)
+  rows = [','.join([*row, '7']) for row, count in TEXTS.items() for _ in range(count)]
+  (folder / 'made.csv').write_text('\n'.join(['what,mood,who,same', *rows, 'a good day,,None,7']))
+  return folder
+
+
+def test_texts_of_several_classes_are_audited_each_against_the_rest(fairlearn, texts):
+  answers = karpjax.open(texts / 'run').audit(texts / 'made.csv', group='who', least=2)
+  found = {each['label']: each for each in answers}
+  assert [*found] == ['mood is bad', 'mood is good', 'mood is none']
+  assert [(own['rows'], own['left_out']) for own in answers] == [(16, 1)] * 3  # none is a class here, '' is none
+  assert found['mood is good']['decision'] == 'good is the likeliest' and answers[0]['weights'] == 'step 60 (best)'
+  rates = {
+    (c, who): [own[rate][0] for rate in fairness.RATES] for c, x in found.items() for who, own in x['groups'].items()
+  }
+  np.testing.assert_allclose(rates['mood is good', 'a'], [7 / 8, 1 / 5, 0, 3 / 4, 4 / 8])
+  np.testing.assert_allclose(rates['mood is good', 'b'], [6 / 8, 0, 2 / 4, 1, 2 / 8])
+  np.testing.assert_allclose(rates['mood is bad', 'b'], [6 / 8, 2 / 7, 0, 1 / 3, 3 / 8])
+  np.testing.assert_allclose(rates['mood is none', 'b'], [1, 0, 0, 1, 3 / 8])
+  differences = found['mood is good']['differences']
+  np.testing.assert_allclose([*differences.values()], [4 / 8 - 2 / 8, 1 - 2 / 4])
+  one = karpjax.open(texts / 'run').audit(texts / 'made.csv', group=('who',), positive='bad', threshold=0.5)
+  assert [(each['label'], each['decision']) for each in one] == [('mood is bad', 'probability ≥ 0.5')]
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+  """Digits as files, in a folder beside a table of them."""
+  folder, digits = tmp_path_factory.mktemp('pictures'), datasets.load_digits()
+  (folder / 'all').mkdir()
+  for i in range(60):
+    Image.fromarray((digits.images[i] * 255 / 16).astype(np.uint8)).save(folder / 'all' / f'{i}.png')
+  rows = [f'all/{i}.png,{digits.target[i]}.0,{"xyz"[i % 3]},{i}' for i in range(60)]  # labels as pandas writes them
+  (folder / 'made.csv').write_text('\n'.join(['file,label,who,number', *rows]))
+  (folder / 'gone.csv').write_text('file,label,who\nall/1.png,1,x\nall/none.png,2,y\n')
+  (folder / 'no.csv').write_text('file,label,who\nall/1.png,1,x\nmade.csv,2,y\n')
+  (folder / 'empty.csv').write_text('file,label,who\nall/1.png,1,x\n,2,y\n')
+  return folder
+
+
+def test_images_are_audited_by_what_predict_says_of_them(fairlearn, classifier, pictures):
+  run, files = karpjax.open(classifier), [str(pictures / 'all' / f'{i}.png') for i in range(60)]
+  said = [next(iter(each['classes'])) for each in run.predict(files, top=1)]
+  true, who = datasets.load_digits().target[:60].astype(str), np.array([*'xyz'] * 20)
+  answers = run.audit(pictures / 'made.csv', group=('who',), least=1)
+  assert [each['label'] for each in answers] == [f'label is {digit}' for digit in range(10)]
+  for digit, found in enumerate(answers):
+    frame = fairlearn.MetricFrame(
+      metrics={'selection rate': fairlearn.selection_rate, 'FNR': fairlearn.false_negative_rate},
+      y_true=true == str(digit), y_pred=np.array(said) == str(digit), sensitive_features=who,
+    )  # fmt: skip
+    for name, row in frame.by_group.iterrows():
+      assert {rate: found['groups'][name][rate][0] for rate in row.index} == pytest.approx(dict(row))
+
+
+NUMBERS = [f'{"abc"[i % 3]},{i % 2},0.{i % 10},7,{i},0.5{"x" * (i == 9)}' for i in range(60)]
+REFUSED = {  # kind, table, flags -> why
+  ('run', 'loans', '--group=sex'): "loans.csv has no column 'sex' but",
+  ('run', 'loans', '--group=income'): 'different values; at most 50 groups',
+  ('run', 'loans', '--group=who --label=income'): 'is none of the classes, no, yes',
+  ('run', 'loans', '--group=who --score=income'): '--score= is of a file without a run',
+  ('run', 'loans', '--group=who --threshold=5'): '--threshold=5: the scores are probabilities, from 0 to 1',
+  ('run', 'loans', ''): '--group=: at least 1 value is needed',
+  ('texts', 'made', '--group=same'): "--group=same: all rows have '7'",
+  ('texts', 'made', '--group=who --label=who'): "--label=who: 'a' is none of the classes, bad, good, none",
+  ('texts', 'made', '--group=who --positive=fine'): '--positive=fine: the values of mood are bad, good, none',
+  ('texts', 'made', '--group=who --input=text'): "no column 'text'",
+  ('texts', 'made', '--group=mood --input=mood --label=what'): "--label=what: 'a bad day' is none of the classes",
+  ('pictures', 'made', '--group=number'): '60 different values; at most 50 groups',
+  ('pictures', 'made', '--group=who --input=label'): 'made.csv, line 2: ',
+  ('pictures', 'gone', '--group=who'): 'none.png is no file',
+  ('pictures', 'no', '--group=who'): 'is not a readable PNG or JPEG file',
+  ('pictures', 'empty', '--group=who'): 'empty.csv, line 3: the file is empty',
+  ('file', '', '--score=p --group=who'): '--label=COLUMN is needed',
+  ('file', '', '--label=true --score=p --group=true2'): "no column 'true2'",
+  ('file', '', '--label=true --score=p --group=same'): "--group=same: all rows have '7'",
+  ('file', '', '--label=who --score=p --group=true'): 'which of a, b, c is to be judged? Give it as --positive=',
+  ('file', '', '--label=who --positive=d --score=p --group=true'): '--positive=d: the values of who are a, b, c',
+  ('file', '', '--label=same --score=p --group=who'): '--label=same: all rows have 7; a label has two',
+  ('file', '', '--label=number --score=p --group=who'): 'different values; it is no label',
+  ('file', '', '--label=true --score=number --group=who'): 'goes from 0 to 59; give its --threshold=',
+  ('file', '', '--label=true --score=who --group=true'): 'holds a, b, c; name its decisions',
+  ('file', '', '--label=true --score=who --selected=z --group=true'): '--selected=z: --score=who holds a, b, c',
+  (
+    'file',
+    '',
+    '--label=true --score=who --selected=a --threshold=0.5 --group=true',
+  ): '--threshold=0.5: it is of numbers',
+  ('file', '', '--label=true --score=slip --group=who'): "'0.5x' is no number, as slip seems to be",
+  ('file', '', '--label=true --score=p --group=who --least=0'): 'at least 1 is needed',
+  ('file', '', '--label=true --score=p --group=who --treshold=1'): 'Did you mean --threshold?',
+}
+
+
+@pytest.mark.parametrize('kind, table, flags', REFUSED)
+def test_what_cannot_be_audited_is_refused_in_one_line(kind, table, flags, request, tmp_path, capsys):
+  (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p,same,number,slip', *NUMBERS]) + '\n')
+  folder = tmp_path if kind == 'file' else request.getfixturevalue(kind)
+  of = {'file': [], 'pictures': [request.getfixturevalue('classifier')]}.get(kind, [str(folder / 'run')])
+  assert launch.main(['audit', *of, str(folder / f'{table or "made"}.csv'), *flags.split()]) == 2
   said = capsys.readouterr().err
-  assert why in said and said.count('\n') == 1
+  assert REFUSED[kind, table, flags] in said and said.count('\n') == 1
 
 
-OF_A_RUN = {
-  '--group=sex': "loans.csv has no column 'sex' but",
-  '--group=income': 'different values; at most 50 groups',
-  '--group=who --label=income': 'is none of the classes, no, yes',
-  '--group=who --score=income': '--score= is of a file without a run',
-  '': '--group=: at least 1 value is needed',
-}
+def test_numbers_that_are_equal_are_one_label_however_they_are_written(fairlearn, tmp_path):
+  (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p', *made(), 'a,1.0,0.9', 'b,0.0,0.2']) + '\n')
+  [found] = audit.of_file(str(tmp_path / 'made.csv'), audit.Options(group=('who',), label='true', score='p'))
+  assert [(own['positives'], own['negatives']) for own in found['groups'].values()] == [(5, 6), (4, 6), (1, 1)]
 
 
-@pytest.mark.parametrize('flags', OF_A_RUN)
-def test_what_no_run_can_be_judged_by_is_refused_in_one_line(run, flags, capsys):
-  refused([str(run / 'run'), str(run / 'loans.csv'), *flags.split()], OF_A_RUN[flags], capsys)
-
-
-OF_A_FILE = {
-  '--score=p --group=who': '--label=COLUMN is needed',
-  '--label=true --score=p --group=true2': "no column 'true2'",
-  '--label=true --score=p --group=same': "--group=same: all rows have '7'",
-  '--label=who --score=p --group=true': 'which of a, b, c is to be judged? Give it as --positive=',
-  '--label=who --positive=d --score=p --group=true': '--positive=d: the values of who are a, b, c',
-  '--label=same --score=p --group=who': '--label=same: all rows have 7; a label has two',
-  '--label=number --score=p --group=who': 'different values; it is no label',
-  '--label=true --score=number --group=who': 'goes from 0 to 59; give its --threshold=',
-  '--label=true --score=who --group=true': 'holds a, b, c; name its decisions',
-  '--label=true --score=who --selected=z --group=true': '--selected=z: --score=who holds a, b, c',
-  '--label=true --score=who --selected=a --threshold=0.5 --group=true': '--threshold=0.5: it is of numbers',
-  '--label=true --score=slip --group=who': "'0.5x' is no number, as slip seems to be",
-  '--label=true --score=p --group=who --least=0': 'at least 1 is needed',
-  '--label=true --score=p --group=who --treshold=1': 'Did you mean --threshold?',
-}
-
-
-@pytest.mark.parametrize('flags', OF_A_FILE)
-def test_columns_that_cannot_be_audited_are_refused_in_one_line(tmp_path, flags, capsys):
-  rows = [f'{"abc"[i % 3]},{i % 2},0.{i % 10},7,{i},0.5{"x" * (i == 9)}' for i in range(60)]
-  (tmp_path / 'made.csv').write_text('\n'.join(['who,true,p,same,number,slip', *rows]) + '\n')
-  refused([str(tmp_path / 'made.csv'), *flags.split()], OF_A_FILE[flags], capsys)
+def test_a_group_called_none_is_one_and_not_missing(fairlearn, tmp_path):
+  rows = ['none,1,0.9', 'None,0,0.1', 'nan,1,0.9', ',0,0.1']
+  (tmp_path / 'made.csv').write_text('\n'.join(['faith,true,p', *rows]) + '\n')
+  [found] = audit.of_file(str(tmp_path / 'made.csv'), audit.Options(group=('faith',), label='true', score='p'))
+  assert {*found['groups']} == {'none', 'None', 'nan', '(missing)'}
 
 
 def test_help_shows_the_flags_without_a_run(capsys):
