@@ -49,7 +49,7 @@ def test_a_run_opens_as_in_a_notebook(folder, image):
   assert run.summary['steps'] == 20 and 'test/error' in run.summary
   assert [row['step'] for row in run.metrics] == [5, 10, 15, 20] and 'train/loss' in run.metrics[0]
   assert run.state.params and run.state.step == run.step
-  assert [*run.verbs] == ['predict', 'explain', *launch.OF_ANY_RUN]
+  assert [*run.verbs] == ['predict', 'annotate', 'explain', 'audit', *launch.OF_ANY_RUN]
   (answer,) = run.predict(image, top=2)
   assert answer['input'] == image and len(answer['classes']) == 2
   assert run.predict([image, image])[1]['classes'] == pytest.approx(run.predict([image])[0]['classes'])

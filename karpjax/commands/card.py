@@ -45,7 +45,14 @@ def source(flags: Mapping[str, Any]) -> str:
   """The data's name, or the environment's, without the folders of the machine that it lay on."""
   name = str(flags.get('dataset') or flags.get('environment') or '')
   kind, colon, path = name.rpartition(':')
-  return kind + colon + Path(path).name if '/' in path and (colon or Path(path).suffix) else name
+  is_path = '/' in path and (colon or path.startswith('/') or Path(path).suffix)
+  return kind + colon + ','.join(Path(each).name for each in path.split(',')) if is_path else name
+
+
+def named(run) -> str:
+  """The folder's name, and of several settings or seeds in it, which."""
+  folder, member = run.folder.resolve(), '' if run.member is None else f', member {run.member}'
+  return f'{folder.parent.name}, {run.trial}' if run.trial else f'{folder.name}{member}'
 
 
 def weights_of(numbers: Mapping[str, Any]) -> str:
@@ -67,17 +74,21 @@ def results(numbers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   return found
 
 
-def groups(folder: Path) -> list[str]:
-  """Lines on what `launch.py audit` has found, where it was asked."""
+def groups(run) -> list[str]:
+  """Lines on what `launch.py audit` has found, where it was asked of what the card is of; of another setting it may be false."""
   lines = []
-  for path in sorted((folder / 'audit').glob('*.json')):
-    for found in json.loads(path.read_text()):
+  for path in sorted((run.folder / 'audit').glob('*.json')):
+    for found in json.loads(path.read_text('utf-8')):
+      if run.member not in (None, found.get('member', 0)):
+        continue
       cell = lambda x: '–' if x[0] is None else f'{100 * x[0]:.2f} ({100 * x[1]:.1f} to {100 * x[2]:.1f})'
       rows = [
         (name + ' (too small to judge)' * own['small'], f'{own["n"]:,}', *(cell(own[rate]) for rate in fairness.RATES))
         for name, own in found['groups'].items()
       ]
-      lines += [f'By {found["group"]}, of {path.stem}; positive: {found["label"]}; decision: {found["decision"]}:', '']
+      weights = f'; weights of {found["weights"]}' if 'weights' in found else ''
+      about = f'positive: {found["label"]}; decision: {found["decision"]}{weights}'
+      lines += [f'By {found["group"]}, of {path.stem}; {about}:', '']
       lines += [*tables.markdown(rows, (found['group'], 'n', *(f'{rate}, %' for rate in fairness.RATES))), '']
       told = (f'{name} {"–" if x is None else f"{x:.4f}"}' for name, x in found['differences'].items())
       lines += [f'In brackets: 95 % (Wilson). Largest differences: {", ".join(told)}.', '']
@@ -112,19 +123,26 @@ def details(run, numbers: Mapping[str, Any]) -> list[str]:
   flops, seconds = (stored.get('compiled') or {}).get('flops'), numbers.get('seconds')
   time = f', {seconds:,.0f} s on {stored.get("device_kind")}' if seconds else ''
   versions = ', '.join(f'{name} {version}' for name, version in (stored.get('versions') or {}).items())
+  population, parent = stored.get('population'), writers.read_json(run.folder.parent / 'sweep.json')
+  members = len(population['seeds']) if population else stored['flags'].get('seeds', 1)
+  together = f', of {members} {"members" if population else "seeds"} together' if members > 1 else ''
+  own = {name: values[run.member] for name, values in population['hyper'].items()} if population else {}
   rows = {
     'Experiment': f'{stored["experiment"]}: {about}',
-    'Model': stored['flags'].get('model'),
+    'Model': stored['flags'].get('model') or stored['flags'].get('algorithm'),
+    'Setting': run.trial or ' '.join(f'{name}={x}' for name, x in own.items()),
     'Size': f'{parameters:,} parameters, {4 * parameters / 1e6:.3g} MB in float32',
-    'Training': f'{numbers["steps"]:,} steps{time}',
-    'FLOPs of a step': f'{flops:,.0f} (estimated)' if flops else None,
+    'Training': f'{numbers["steps"]:,} steps{time}{together if time else ""}',
+    'FLOPs of a step': f'{flops:,.0f} (estimated){together}' if flops else None,
     **{page.title(n): page.figure(n, x) for n, x in numbers.items() if 'energy' in n},
     'Privacy': privacy(run, numbers),
     'Versions': versions,
     'Git revision': stored.get('git'),
   }
   listed = [f'- {name}: {value}' for name, value in rows.items() if value]
-  return [*listed, '', '```', stored['command'], '```', '', '- Who made it, and where are questions to be sent?']
+  command = parent.get('command') if population else None  # a member's is of the program
+  asked = '- Who made it, and where are questions to be sent?'
+  return [*listed, '', '```', command or stored['command'], '```', '', asked]
 
 
 def privacy(run, numbers: Mapping[str, Any]) -> str:
@@ -134,15 +152,26 @@ def privacy(run, numbers: Mapping[str, Any]) -> str:
     for name, x in numbers.items()
     if 'epsilon' in name
   ]
-  delta = f' at δ = {run.stored["flags"].get("dp_delta")}, of this one training; what a search of settings and '
-  return f'{", ".join(told)}{delta}evaluations have told is not accounted' if told else ''
+  path = run.folder / 'texts' / 'privacy.txt'
+  about = f' at δ = {run.stored["flags"].get("dp_delta")}, of this one training; '
+  lines = path.read_text('utf-8').splitlines()[1:] if path.exists() else []
+  caveats = lines or ['what a search of settings and evaluations have told is not accounted']
+  return f'{", ".join(told)}{about}{"; ".join(caveats)}' if told else ''
 
 
 def data_table(run) -> list[str]:
-  """The splits and their sizes."""
-  splits = writers.read_json(run.folder / run_dir.DATA).get('splits', {})
-  rows = [(split, f'{own["examples"]:,}') for split, own in splits.items() if 'examples' in own]
-  return tables.markdown(rows, ('split', 'examples'))
+  """The splits and their sizes; of an environment the episodes of evaluation."""
+  splits, plays = writers.read_json(run.folder / run_dir.DATA).get('splits', {}), played(run)
+  kept = {
+    split: own['examples'] for split, own in splits.items() if 'examples' in own and not (plays and split == 'train')
+  }
+  rows = [(split, f'{count:,}') for split, count in kept.items()]
+  return tables.markdown(rows, ('split', 'episodes' if plays else 'examples')) if rows else []
+
+
+def played(run) -> bool:
+  """Whether it has learnt from an environment, and no data."""
+  return not run.stored['flags'].get('dataset')
 
 
 def text(run, name: str) -> str:
@@ -153,8 +182,12 @@ def text(run, name: str) -> str:
   rows, heads = tables.last_and_best(numbers, metrics, page.figure)
   seeds = max((len(x['values']) for x in numbers.values() if page.over_seeds(x)), default=1)
   over = [f'{seeds} seeds: mean ± sample standard deviation.', ''] if seeds > 1 else []
-  audited = groups(run.folder) or ['It was not audited for groups: `python launch.py audit` does it, of a table.', '']
-  named = list(dict.fromkeys(metric for own in found.values() for metric in own))
+  advice = ': `python launch.py audit` does it, of a table' if 'audit' in run.verbs else ''
+  audited = groups(run) or [f'It was not audited for groups{advice}.', '']
+  reported = list(dict.fromkeys(metric for own in found.values() for metric in own))
+  kind = 'episodes' if played(run) else 'split'
+  evaluated = f'The {kind}{"s" * (kind == "split" and len(found) > 1)} {" and ".join(found)}'
+  trained = f'What was played in {data}' if played(run) else data
   changed = run.stored.get('changed') or {}
   preparation = [f'{n}={page.plain(x)}' for n, x in changed.items() if n in ('validation', 'test', 'augment', 'lower')]
   ask = lambda heading: [*(f'- {question}' for question in QUESTIONS[heading]), '']
@@ -162,9 +195,13 @@ def text(run, name: str) -> str:
     'Model details': [*details(run, numbers), ''],
     'Intended use': ask('Intended use'),
     'Factors': ask('Factors'),
-    'Metrics': [f'Reported are {", ".join(named)}.', '- Why these, and what is an error worth?', ''],
-    'Evaluation data': [f'The splits validation and test of {data}, below.', ''],
-    'Training data': [f'{data}{"; " + ", ".join(preparation) if preparation else ""}', '', *data_table(run), ''],
+    'Metrics': [
+      f'Reported are {", ".join(reported)}.' if reported else 'None was measured on validation or test.',
+      '- Why these, and what is an error worth?',
+      '',
+    ],
+    'Evaluation data': [f'{evaluated} of {data}, below.' if found else 'None.', ''],
+    'Training data': [f'{trained}{"; " + ", ".join(preparation) if preparation else ""}', '', *data_table(run), ''],
     'Quantitative analyses': [*over, *tables.markdown(rows, heads), '', *audited],
     'Ethical considerations': ask('Ethical considerations'),
     'Caveats and recommendations': ask('Caveats and recommendations'),
@@ -205,8 +242,8 @@ def encode(run, inputs, chosen: Options) -> dict:
 
 
 def decode(run, outputs, inputs, chosen: Options):
-  path, name = place(run, chosen), run.folder.resolve().name
-  writers.write_bytes(path, marked(text(run, name)).encode())
+  path = place(run, chosen)
+  writers.write_bytes(path, marked(text(run, named(run))).encode())
   return [{'file': str(path)}]
 
 

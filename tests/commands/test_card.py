@@ -29,8 +29,9 @@ def made(folder, summary=None, **flags):
   about = types.SimpleNamespace(__doc__='Lines through points.\n\nMore.')
   own = lambda path: path
   return types.SimpleNamespace(
-    folder=folder, stored=stored, summary=summary or SUMMARY, experiment=about, own_path=own, checkpoint='best'
-  )
+    folder=folder, stored=stored, summary=summary or SUMMARY, experiment=about, own_path=own, checkpoint='best', trial='',
+    member=None, verbs={'audit': None},
+  )  # fmt: skip
 
 
 def head(text):
@@ -82,6 +83,57 @@ def test_audits_privacy_and_energy_are_told_where_there_are_any(tmp_path):
   assert 'By sex, of people; positive: y is 1' in text and '| f | 1,000 | 25.00 (10.0 to 50.0) |' in text
   assert 'm (too small to judge)' in text and 'equalised odds –' in text and 'was not audited' not in text
   assert 'epsilon 1.19 at δ = 1e-05' in text and 'Energy joules: 20' in text and 'Privacy: epsilon' in text
+
+
+def test_a_member_of_a_sweep_is_named_with_its_setting_and_its_own_audits(tmp_path):
+  writers.write_json(
+    tmp_path / 'sweep.json', {'command': 'python launch.py sweep regression --grid learning_rate=0.1,0.2'}
+  )
+  answer = {'label': 'y is 1', 'decision': 'p ≥ 0.5', 'differences': {}, 'groups': {}}
+  for member in (0, 1):
+    own = {**answer, 'group': f'sex{member}', 'member': member, 'weights': f'step 30 (last) of trial {member + 1}'}
+    writers.write_json(tmp_path / 'part-000' / 'audit' / f'people_trial_{member + 1}.json', [own])
+  run = made(tmp_path / 'part-000')
+  run.stored['population'] = {'seeds': [0, 0], 'hyper': {'learning_rate': [0.1, 0.2]}}
+  run.member, run.trial = 1, 'trial 2: learning_rate=0.2'
+  text = card.text(run, card.named(run))
+  assert f'# {tmp_path.name}, trial 2: learning_rate=0.2' in text and '- Setting: trial 2: learning_rate=0.2' in text
+  assert 'python launch.py sweep regression --grid' in text and '--seeds=2' not in text
+  assert '2,000,000 (estimated), of 2 members together' in text and '12 s on cpu, of 2 members together' in text
+  assert 'By sex1' in text and 'weights of step 30 (last) of trial 2' in text and 'sex0' not in text
+
+
+def test_what_was_not_evaluated_audited_or_read_is_not_claimed(tmp_path):
+  run = made(
+    tmp_path, {'steps': 60, 'parameters': 9, 'test/episode_return': 1.0}, dataset=None, environment='pole', model=None
+  )
+  writers.write_json(tmp_path / 'data.json', {'splits': {'train': {'examples': 1}, 'test': {'examples': 4}}})
+  run.verbs, run.stored['flags'] = {}, {**run.stored['flags'], 'algorithm': 'td3'}
+  text = card.text(run, 'mine')
+  assert 'The episodes test of pole, below' in text and 'What was played in pole' in text and '- Model: td3' in text
+  assert '| test | 4 |' in text and '| split | episodes |' in text and '| train |' not in text
+  assert 'It was not audited for groups.' in text and 'launch.py audit' not in text
+  text = card.text(made(tmp_path, {'steps': 60, 'parameters': 9, 'test/loss': 1.0}), 'mine')
+  assert 'The split test of pets.csv, below' in text
+  text = card.text(made(tmp_path, {'steps': 60, 'parameters': 9}), 'mine')
+  assert 'None was measured on validation or test.' in text and '## Evaluation data\n\nNone.' in text
+
+
+def test_what_a_private_runs_epsilon_leaves_out_is_told_as_the_run_told_it(tmp_path):
+  (tmp_path / 'texts').mkdir()
+  (tmp_path / 'texts' / 'privacy.txt').write_text('ε is 1.19\nthat is of one seed; of all 2, ε is 1.8\n', 'utf-8')
+  text = card.text(made(tmp_path, {**SUMMARY, 'train/nominal_epsilon': 1.19}), 'mine')
+  assert (
+    'Privacy: nominal epsilon 1.19 at δ = 1e-05, of this one training; that is of one seed; of all 2, ε is 1.8' in text
+  )
+
+
+def test_sources_are_named_without_their_folders():
+  for given, name in {
+    '/home/me/pets': 'pets', 'folder:/home/me/pets': 'folder:pets', 'files:/home/a.txt,/home/b.txt': 'files:a.txt,b.txt',
+    'glue/sst2': 'glue/sst2', 'digits': 'digits',
+  }.items():  # fmt: skip
+    assert card.source({'dataset': given}) == name
 
 
 def test_a_card_that_its_author_has_edited_is_kept(tmp_path):
