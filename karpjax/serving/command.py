@@ -90,15 +90,12 @@ def _protocol(seconds: float) -> type:
 
     def data_received(self, data):
       super().data_received(data)
-      self.head = self.head + len(data) if self.idle() else 0
+      self.head = self.head + len(data) if self.cycle is None or self.cycle.response_complete else 0
       if self.head > LONGEST_HEAD:
         self.cut(b'431 Request Header Fields Too Large')
 
-    def idle(self):
-      return self.cycle is None or self.cycle.response_complete
-
     def look(self, before):
-      if before is self.cycle and self.idle():
+      if before is self.cycle and (self.head or self.cycle is None):  # else uvicorn ends what is idle
         self.cut(b'408 Request Timeout')
       elif not self.transport.is_closing():
         self.loop.call_later(seconds, self.look, self.cycle)
