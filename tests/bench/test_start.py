@@ -54,7 +54,7 @@ def test_without_pytorch_ours_is_timed_alone_and_the_row_says_so(capsys):
   assert 'launch' in capsys.readouterr().out
 
 
-def test_a_run_has_a_folder_and_a_cache_of_its_own_and_a_warm_one_is_kept(tmp_path, monkeypatch):
+def test_a_run_has_a_folder_and_a_cache_of_its_own_and_a_warm_one_is_kept(monkeypatch):
   seen = []
   monkeypatch.setattr(start, 'seconds', lambda given, folder: seen.append(given) or 1.0)
   for warm in (False, True):

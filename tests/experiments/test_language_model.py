@@ -293,14 +293,14 @@ def test_a_run_that_goes_on_from_another_reads_its_tokens(recurrent, story, tmp_
 
 
 @slow
-def test_seeds_in_one_program_are_the_seeds_alone(story, tmp_path):
+def test_seeds_in_one_program_are_the_seeds_alone(story):
   both = trained(story, seeds=2, seed=5)[0]
   alone = np.stack([trained(story, seed=s)[0] for s in (5, 6)], 1)
   np.testing.assert_allclose(both, alone, rtol=1e-4)
 
 
 @slow
-def test_a_step_of_gpt2s_size_runs(tmp_path):
+def test_a_step_of_gpt2s_size_runs():
   """124,439,808 params, one example of 1,024 tokens, within 24 GB."""
   code = (
     'import resource, jax, jax.numpy as jnp\n'
