@@ -194,7 +194,8 @@ def program(config: Config, data: Dataset) -> Program:
     evaluate=evaluate,
     summarise=functools.partial(distribution.summarise, train=train_features if scorer else None),
     exports={'sample': (predict, {'latent': Input((config.latent,)), 'label': Input((), 'int32')})},
-    predict=predict, report=functools.partial(samples.report, config, data, scorer, modes_of(spec), predict),
+    predict=predict, lent=features.lent(config.scorer) if scorer else {},
+    report=functools.partial(samples.report, config, data, scorer, modes_of(spec), predict),
   )  # fmt: skip
 
 

@@ -164,6 +164,7 @@ def program(config: Config, data: dataset.Dataset) -> Program:
 
   return Program(
     init, step, evaluate, measured.summarise, predict=predict, example_losses=example_losses,
+    lent=features.lent(config.scorer) if extract else {},
     loss_floor=net.residual,  # a small net that begins at the bicubic picture cannot come to a tenth of its loss
     exports={'upscale': (enlarged, {'input': Input(('height', 'width', spec.input[-1]), 'uint8')})},
     report=functools.partial(report.write, config, data, enlarger(config, net, predict)),

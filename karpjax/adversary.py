@@ -220,6 +220,8 @@ def configured(config, spec) -> Adversary:
   asked = config.evaluate_attack or EVALUATED
   if not (found := re.fullmatch(r'([1-9]\d{0,3}):([1-9]\d{0,2})(?::(0?\.\d+|1))?', asked)):
     raise UsageError(f'evaluate_attack={asked}: write STEPS:RESTARTS or STEPS:RESTARTS:STEP, as 50:10:0.01')
+  if found[3] and not float(found[3]):
+    raise UsageError(f'evaluate_attack={asked}: a step of 0 changes nothing; leave it out for that of the steps')
   steps = int(found[1])
   evaluation = Attack(epsilon, _step(float(found[3] or 0), epsilon, steps), steps, int(found[2]), norm)
   beta = config.trades_beta if config.adversary == 'trades' else 0.0

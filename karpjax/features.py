@@ -8,7 +8,9 @@ the last convolution, before its activation (Ledig et al. 2017, section 2.2.1, t
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import flax.errors
 import jax
@@ -17,11 +19,12 @@ import numpy as np
 from flax import linen as nn
 
 from karpjax import paths, verbs
+from karpjax.data import fingerprint
 from karpjax.data.dataset import Spec, Split
 from karpjax.errors import UsageError, first_line
 from karpjax.layers.convolution import Conv, convolution, max_pool
 from karpjax.models import inception
-from karpjax.train import run_dir, weights
+from karpjax.train import checkpoint, run_dir, weights
 
 INCEPTION = 'inception:'  # before the file of its weights
 # The convolutions of Simonyan & Zisserman 2015, configuration E, as torchvision counts them with activations and poolings; a
@@ -106,6 +109,18 @@ def load(source: str, spec: Spec) -> Scorer:
 
   features, logits = jax.eval_shape(apply, jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32))
   return Scorer(source, run.step, logits.shape[-1], features.shape[-1], apply)
+
+
+def lent(source: str) -> dict[str, int]:
+  """For `Program.lent`: by what the weights of a scorer, as `load` and `perceptual` take it, are known again; {} of none."""
+  path = source.removeprefix(INCEPTION)
+  if not source:
+    return {}
+  if path.endswith('.safetensors'):
+    checksum = zlib.crc32(Path(paths.expand(path)).read_bytes())
+  else:
+    checksum = fingerprint.checksum(checkpoint.to_arrays(verbs.Run(path).state.variables()))
+  return {f'the weights of scorer={source}': checksum}
 
 
 def opened(flag: str, workdir: str, experiment: str) -> verbs.Run:

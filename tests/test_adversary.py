@@ -122,6 +122,7 @@ def test_a_model_that_hides_its_gradient_is_found_out():
   [
     (dict(adversary='pgd', attack_step=0.5), 'a step of 0.5 is more than from one side to the other, 0.4'),
     (dict(evaluate_attack='50'), 'evaluate_attack=50: write STEPS:RESTARTS'),
+    (dict(evaluate_attack='50:1:.0'), 'evaluate_attack=50:1:.0: a step of 0'),
     (dict(adversary='fgsm', augment='mixup:0.2'), 'needs the class of an image, and augment=mixup:0.2 mixes two'),
     (dict(adversary='fgsm', dataset='mnist1d', subset=''), 'is for images of one class each'),
     (dict(adversary='fgsm', attack_epsilon=1.5), 'attack_epsilon'),

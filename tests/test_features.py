@@ -43,6 +43,17 @@ def test_a_scorer_that_is_half_trained_is_refused(classifier, tmp_path):
     features.load(str(tmp_path / 'half'), DATA.spec)
 
 
+def test_by_its_weights_a_scorer_is_known_again(classifier, tmp_path):
+  shutil.copytree(classifier, tmp_path / 'other')
+  [before], [same] = features.lent(classifier).values(), features.lent(str(tmp_path / 'other')).values()
+  assert before == same and features.lent('') == {}
+  file = tmp_path / 'net.safetensors'
+  told = [
+    safetensors.numpy.save_file({'x': np.full(3, x)}, file) or features.lent(f'inception:{file}') for x in (1.0, 2.0)
+  ]
+  assert told[0] != told[1] and told[0].keys() == told[1].keys() == {f'the weights of scorer=inception:{file}'}
+
+
 def test_a_scorer_of_other_data_is_refused(classifier, tmp_path):
   spec = dataclasses.replace(DATA.spec, shape=(16, 16, 1))
   with pytest.raises(UsageError, match=r'trained on another shape, \(8, 8, 1\), not \(16, 16, 1\)'):

@@ -8,6 +8,7 @@ from karpjax.data import fingerprint
 from karpjax.data.dataset import Dataset
 from karpjax.errors import UsageError
 from karpjax.lean import quantisation
+from karpjax.report import tables
 from karpjax.train import prepare, run_dir
 from karpjax.train.runner import Runner
 from karpjax.verbs import Verb
@@ -48,5 +49,5 @@ def function(run, chosen):
 VERB = Verb(
   "A split's metrics, of the run's weights.", encode, function,
   lambda run, numbers, inputs, chosen: [{f'{chosen.split}/{name}': x for name, x in numbers.items()}], options=Evaluation,
-  show=lambda numbers: ''.join(f'{name:{max(28, *map(len, numbers))}} {x:.4f}\n' for name, x in numbers.items()),
+  show=lambda numbers: ''.join(f'{name:{max(28, *map(len, numbers))}} {tables.decimal(x)}\n' for name, x in numbers.items()),
 )  # fmt: skip

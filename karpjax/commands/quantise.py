@@ -81,7 +81,9 @@ def quantise(run: verbs.Run, bits: int, say: Callable = print) -> Path:
   rows = []
   for split in splits:
     before, after = measure(run.state, split), measure(state, split)
-    rows += [(f'{split}/{n}', f'{before[n]:.4f}', f'{x:.4f}', f'{x - before[n]:+.4f}') for n, x in after.items()]
+    for name, x in after.items():
+      numbers = tables.decimal(before[name]), tables.decimal(x), tables.decimal(x - before[name], '+')
+      rows.append((f'{split}/{name}', *numbers))
   writers.write_bytes(place, safetensors.numpy.save(file))
   say(f'weights of step {run.step}{run.whose}; clipped in each channel at {clip} of {how}')
   for line in tables.table(rows, ('metric', 'before', f'{bits} bits', 'change')):

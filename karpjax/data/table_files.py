@@ -167,7 +167,8 @@ def load(config) -> Dataset:
     raise UsageError(f'columns={",".join(config.columns)}: name each once')
   if config.target.lower() in map(str.lower, config.columns):
     raise UsageError(f'columns={",".join(config.columns)}: {config.target} is the target, and cannot be learnt from')
-  columns, mean, std, notes = _columns(table, config.columns or others, splits['train'].column('row'))
+  coarse = [] if classes else _coarse(config.target, numbers([answers[i] for i in known]))
+  columns, mean, std, notes = _columns(table, config.columns or others, splits['train'].column('row'), coarse)
   seen = splits['train'].column('target').astype(float)
   unit = {} if classes else {'target_mean': float(seen.mean()), 'target_std': float(seen.std()) or 1.0}
   spec = TableSpec(
@@ -207,6 +208,8 @@ def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[s
   if config.task == 'numbers' and values is None:
     raise table.refused(cells, f'{name} is to be')
   if config.task == 'numbers' or (config.task == 'auto' and values is not None and len(different) > 2):
+    if not np.ptp(values.astype(np.float32)):
+      raise UsageError(f'target={name}: float32 tells none of its values apart; subtract what they have in common')
     return values.astype(np.float32), ()
   if config.task == 'auto' and values is None and seem_numbers(cells):
     raise table.refused(cells, f'{name} seems to be; write it as 1234.5, or give task=classes')
@@ -216,9 +219,16 @@ def _target(config, table: Table, cells: list[str]) -> tuple[np.ndarray, tuple[s
   return np.array([classes.index(cell) for cell in cells], np.int32), tuple(classes)
 
 
-def _columns(table: Table, names: Sequence[str], train: np.ndarray):
-  """(columns, mean, std) of a spec, of the rows of train, and notes."""
-  columns, mean, std, out, missing, mixed, coarse = {}, [], [], [], [], [], []
+def _coarse(name: str, values: np.ndarray) -> list[str]:
+  """What is told apart of a column's different numbers, where float32 tells less than half of them."""
+  own = np.unique(values[~np.isnan(values)])
+  different = len(np.unique(own.astype(np.float32)))
+  return [f'{name} ({different:,} of {len(own):,})'] if different < len(own) / 2 else []
+
+
+def _columns(table: Table, names: Sequence[str], train: np.ndarray, coarse: list[str]):
+  """(columns, mean, std) of a spec, of the rows of train, and notes; `coarse` has what the target's says."""
+  columns, mean, std, out, missing, mixed = {}, [], [], [], [], []
   for name in names:
     cells = table.column(name)
     values, seen = numbers(cells), {cells[i] for i in train}
@@ -233,7 +243,7 @@ def _columns(table: Table, names: Sequence[str], train: np.ndarray):
       continue
     missing += [f'{cells.count(""):,} of {name}'] if '' in cells else []
     mixed += [f'{name} (as {next(x for x in cells if number(x) is None)!r})'] if words and seem_numbers(cells) else []
-    coarse += [f'{name} ({different:,} of {len(own):,})'] if different < len(own) / 2 else []
+    coarse += [] if values is None else _coarse(name, values[train])
     columns[name] = tuple(words)
     mean += [0.0] * len(words) or [float(np.nanmean(values[train]))]
     filled = values is not None and np.where(np.isnan(values[train]), mean[-1], values[train])

@@ -40,9 +40,9 @@ class Watch(NamedTuple):
 
 
 def expected(count: int, size: int) -> float:
-  """The expected rate after `count` hits among `size`: Laplace's estimate, and one standard error more."""
+  """The expected rate after `count` hits among `size`: Laplace's estimate, and one standard error more, but below 1."""
   rate = (count + 1) / (size + 2)
-  return rate + math.sqrt(rate * (1 - rate) / size)
+  return min(rate + math.sqrt(rate * (1 - rate) / size), 1 - 0.5 / (size + 2))  # which only hits alone would exceed
 
 
 def cusum(statistic: float, hit: bool, reference: float, factor: float) -> float:

@@ -82,9 +82,10 @@ def tally(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np
   labels, classes = np.asarray(labels), probabilities.shape[1]
   predicted, confidence = probabilities.argmax(1), probabilities.max(1)
   confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-  bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
-  weights = (None, confidence, predicted == labels)
-  return confusion, np.stack([np.bincount(bins, weight, BINS) for weight in weights], 1).astype(float)
+  known = ~np.isnan(confidence)  # what is NaN is in no bin
+  bins = np.clip(np.ceil(np.nan_to_num(confidence) * BINS) - 1, 0, BINS - 1).astype(int)
+  weights = (known, known * np.nan_to_num(confidence), known & (predicted == labels))
+  return confusion, np.stack([np.bincount(bins, weight, BINS) for weight in weights], 1)
 
 
 def per_class_report(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:

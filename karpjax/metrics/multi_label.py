@@ -53,10 +53,8 @@ def scores(labels: np.ndarray, probabilities: np.ndarray, thresholds=0.5) -> dic
     'exact_match': of how many examples all known tags are right.
     'hamming_accuracy': of how many (example, tag).
   """
-  from sklearn.metrics import average_precision_score
-
   known, given = labels >= 0, probabilities >= thresholds
-  has = lambda tag: average_precision_score(labels[known[:, tag], tag], probabilities[known[:, tag], tag])
+  has = lambda tag: average_precision(labels[known[:, tag], tag], probabilities[known[:, tag], tag])
   f1 = _f1(labels, given, known)
   first = np.argsort(np.where(known, -probabilities, np.inf), 1, kind='stable')[:, :FIRST]
   hits, looked = (np.take_along_axis(x, first, 1) for x in (labels == 1, known))
@@ -64,13 +62,20 @@ def scores(labels: np.ndarray, probabilities: np.ndarray, thresholds=0.5) -> dic
   mean = lambda values: float(np.mean(values)) if len(values) else np.nan
   return {
     'macro_map': mean([has(tag) for tag in scorable(labels)]),
-    'micro_map': float(average_precision_score(labels[known], probabilities[known])) if (labels == 1).any() else np.nan,
+    'micro_map': average_precision(labels[known], probabilities[known]) if (labels == 1).any() else np.nan,
     'micro_f1': float(_f1(*(x[known][:, None] for x in (labels, given, known)))[0]) if known.any() else np.nan,
     'macro_f1': mean(f1),
     'precision_at_5': mean(hits[looked]),
     'exact_match': mean((right | ~known).all(1)),
     'hamming_accuracy': mean(right[known]),
   }
+
+
+def average_precision(labels: np.ndarray, probabilities: np.ndarray) -> float:
+  """scikit-learn's, of [n]; NaN where a probability is."""
+  from sklearn.metrics import average_precision_score
+
+  return float(average_precision_score(labels, probabilities)) if not np.isnan(probabilities).any() else np.nan
 
 
 def scorable(labels: np.ndarray) -> np.ndarray:
@@ -85,13 +90,16 @@ def _f1(labels, given, known) -> np.ndarray:
 
 
 def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-  """[tags]: of each tag the threshold of the largest F1, halfway to the next lower probability; 0.5 of one that is not `scorable`.
+  """[tags]: of each tag the threshold of the largest F1, halfway to the next lower probability; 0.5 of one that is not
+  `scorable`, or has a probability of NaN.
 
   Of equal ones the highest.
   """
   thresholds = np.full(labels.shape[1], 0.5)
   for tag in scorable(labels):
     known = labels[:, tag] >= 0
+    if np.isnan(probabilities[known, tag]).any():
+      continue
     order = np.argsort(-probabilities[known, tag], kind='stable')
     p, there = probabilities[known, tag][order].astype(float), labels[known, tag][order] == 1
     f1 = 2 * np.cumsum(there) / (np.arange(1, len(p) + 1) + there.sum())
@@ -103,8 +111,6 @@ def best_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray
 
 def per_tag(labels: np.ndarray, probabilities: np.ndarray, thresholds, tags: Sequence[str]) -> list[dict[str, Any]]:
   """Of each tag: {'tag', 'average_precision' (None where not `scorable`), 'precision', 'recall', 'f1', 'threshold', 'support'}."""
-  from sklearn.metrics import average_precision_score
-
   rows, can, given = [], {*scorable(labels).tolist()}, probabilities >= thresholds
   for i, tag in enumerate(tags):
     known = labels[:, i] >= 0
@@ -113,7 +119,7 @@ def per_tag(labels: np.ndarray, probabilities: np.ndarray, thresholds, tags: Seq
     ratio = lambda whole, hits=hits: hits / whole if whole else 0.0
     rows.append({
       'tag': tag,
-      'average_precision': float(average_precision_score(there, probabilities[known, i])) if i in can else None,
+      'average_precision': average_precision(there, probabilities[known, i]) if i in can else None,
       'precision': ratio(int(own.sum())), 'recall': ratio(int(there.sum())),
       'f1': ratio((int(own.sum()) + int(there.sum())) / 2), 'threshold': float(thresholds[i]), 'support': int(there.sum()),
     })  # fmt: skip

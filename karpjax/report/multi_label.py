@@ -63,13 +63,14 @@ def _prior(labels) -> float:
 
 def _precision_recall(labels, probabilities, tags, mean: float, folder: Path, note: str) -> None:
   """plots/precision_recall.png: a curve for each tag, of many for those of the least average precision."""
-  from sklearn.metrics import average_precision_score, precision_recall_curve
+  from sklearn.metrics import precision_recall_curve
 
   curves = []
   for i in metrics.scorable(labels):
     known = labels[:, i] >= 0
     own = labels[known, i], probabilities[known, i]
-    curves.append((average_precision_score(*own), tags[i], precision_recall_curve(*own)))
+    if not np.isnan(average := metrics.average_precision(*own)):
+      curves.append((average, tags[i], precision_recall_curve(*own)))
   curves = sorted(curves, key=lambda curve: curve[:2])[:DRAWN]
   with plots.drawing(folder, 'precision_recall', 5.2, 4.4) as (figure, axis):
     for number, (average, tag, (precision, recall, _)) in enumerate(curves):

@@ -209,7 +209,7 @@ def number(value: Any, percent: bool, digits: int) -> str:
     return '–' if value is None else plain(value)
   if percent:
     return f'{100 * value:.2f} %'
-  return f'{value:,.0f}' if isinstance(value, int) or abs(value) >= 10_000 else f'{value:.{digits}g}'
+  return f'{value:,.0f}' if isinstance(value, int) or 10_000 <= abs(value) < 1e15 else f'{value:.{digits}g}'
 
 
 def plain(value: Any) -> str:

@@ -105,10 +105,13 @@ def serve() -> None:
   while True:
     try:
       figure = pickle.load(sys.stdin.buffer)
-    except EOFError:
+    except (EOFError, pickle.UnpicklingError):  # the run is gone, perhaps within a figure
       return
-    pickle.dump(png(figure), sys.stdout.buffer)
-    sys.stdout.buffer.flush()
+    content = pickle.dumps(png(figure))
+    try:
+      os.write(sys.stdout.fileno(), content)
+    except BrokenPipeError:
+      return
 
 
 if __name__ == '__main__':

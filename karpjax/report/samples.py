@@ -127,18 +127,21 @@ def collapse(
 
 
 def slerp(a: np.ndarray, b: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions,
-  d].
+  """Between a and b, [n, d], on the great circle (White 2016, section 2.1; lengths change linearly): [n, fractions, d].
+
+  Where a and b lie on one line, as in one dimension, on that.
   """
   a, b, t = a[:, None], b[:, None], fractions[:, None]
   long, other = (np.linalg.norm(x, axis=-1, keepdims=True) for x in (a, b))
-  a, b = a / long, b / other
-  angle = np.arccos(np.clip((a * b).sum(-1, keepdims=True), -1, 1))
-  on_circle = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-  return (on_circle * ((1 - t) * long + t * other)).astype(np.float32)
+  unit, end = a / long, b / other
+  angle = np.arccos(np.clip((unit * end).sum(-1, keepdims=True), -1, 1))
+  with np.errstate(invalid='ignore', divide='ignore'):
+    on_circle = (np.sin((1 - t) * angle) * unit + np.sin(t * angle) * end) / np.sin(angle)
+  turned = on_circle * ((1 - t) * long + t * other)
+  return np.where(np.sin(angle) > 1e-6, turned, (1 - t) * a + t * b).astype(np.float32)
 
 
 def neighbours(points: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
   """[n, k] numbers of the k nearest of others [m, d] to each of points [n, d], the nearest first."""
-  squares = np.square(others).sum(1) - 2 * points @ others.T  # less |point|², which is the same in a row
+  squares = np.stack([np.square(others - point).sum(1) for point in points])  # not of products, which cancel far from 0
   return np.argsort(squares, axis=1, kind='stable')[:, :k]

@@ -18,10 +18,15 @@ def is_number(cell) -> bool:
   return cell in ('', '–') or (digits and not cell.strip('0123456789.,-+ ±eE%'))
 
 
+def decimal(x: float, sign: str = '') -> str:
+  """A number with four decimals, or with four digits where these would say little of it; a `sign` of + is always shown."""
+  return f'{x:{sign}.4f}' if x == 0 or 1e-3 <= abs(x) < 1e9 else f'{x:{sign}.4g}'
+
+
 def table(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
   """Lines of a table; columns of numbers are set flush right."""
   right = [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(len(heads))]
-  cells = [tuple(map(str, row)) for row in (heads, *rows)]
+  cells = [tuple(' '.join(str(cell).splitlines()) for cell in row) for row in (heads, *rows)]
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   line = lambda row: '  '.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right)).rstrip()
   return [line(cells[0]), '  '.join('-' * w for w in widths), *(line(row) for row in cells[1:])]
@@ -30,7 +35,8 @@ def table(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
 def markdown(rows: Sequence[tuple], heads: tuple[str, ...]) -> list[str]:
   """Lines of a table of a Markdown page."""
   lines = [heads, ('---',) * len(heads), *rows]
-  return ['| ' + ' | '.join(str(cell).replace('|', '\\|') for cell in line) + ' |' for line in lines]
+  cell = lambda value: ' '.join(str(value).splitlines()).replace('|', '\\|')
+  return ['| ' + ' | '.join(map(cell, line)) + ' |' for line in lines]
 
 
 def write_between(path: Path, marks: tuple[str, str], lines: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_trials(folder: Path) -> list[dict[str, Any]]:
   """The rows of a sweep's trials.csv, best first, with 'setting' {flag: value} and 'metric', by which they are ranked, beside."""
   path, trials = Path(folder) / 'trials.csv', []
-  for row in csv.DictReader(io.StringIO(path.read_text(), newline='')) if path.exists() else ():
+  for row in csv.DictReader(io.StringIO(path.read_bytes().decode(), newline='')) if path.exists() else ():
     names = list(row)
     status = names.index('status')
     if row['status']:  # a whole line

@@ -86,6 +86,8 @@ def test_numbers_that_are_not_read_as_such_are_said(load):
   assert [column for column, words in data.spec.columns.items() if words] == ['slip', 'code']
   near = load([f'{10**9 + 20 * i},{i / 7}' for i in range(40)], 'far,price')
   assert any(note.startswith('float32 tells few of their values apart: far (') for note in near.notes), near.notes
+  target = load([f'{i / 7},{10**9 + 20 * i}' for i in range(40)], 'far,price')
+  assert any(note.startswith('float32 tells few of their values apart: price (') for note in target.notes), target.notes
 
 
 REFUSED = {  # what is asked for -> what is said
@@ -104,6 +106,9 @@ REFUSED = {  # what is asked for -> what is said
   "line 6: 'inf' is no number, as price seems to be": {'rows': [*ROWS[:4], 'r,1,Rome,x,7,inf', *ROWS]},
   "'1,000' is no number, as price seems to be; write it as 1234.5, or give task=classes": {
     'rows': [f'r,{i},Rome,x,7,"{i + 1},000"' for i in range(60)]
+  },
+  'target=price: float32 tells none of its values apart; subtract': {
+    'rows': [f'r,{i},Rome,x,7,{1_600_000_000 + i}' for i in range(60)]
   },
   'columns=age,Age: name each once': {'columns': ('age', 'Age')},
 }

@@ -87,3 +87,12 @@ def test_false_alerts_are_rarer_than_the_bound():
   """Lorden 1971: at least exp(h) places apart in the mean where the share is known; here h = 3."""
   hits = np.random.default_rng(0).random(40_000) < 0.2
   assert len(watch(hits, reference=0.2, threshold=3.0).alerts) < 40_000 / math.exp(3)
+
+
+@pytest.mark.parametrize('test', change.TESTS)
+def test_where_all_are_hits_the_usual_share_is_below_1_and_there_is_nothing_to_tell(test):
+  seen = watch(np.ones(60, bool), test=test, window=10, baseline=20)
+  assert (
+    (seen.references[~np.isnan(seen.references)] < 1).all() and np.isfinite(seen.statistics).all() and not seen.alerts
+  )
+  assert change.expected(19, 20) == pytest.approx(20 / 22 + math.sqrt(20 / 22 * (2 / 22) / 20))  # one miss: as ever

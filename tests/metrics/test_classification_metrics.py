@@ -128,3 +128,13 @@ def test_no_example_gives_nan_and_no_warning(recwarn):
   numbers = classification.summarise(summed(*example(), np.zeros(97, bool)))
   assert np.isnan(numbers['loss']) and np.isnan(numbers['accuracy']) and np.isnan(numbers['ece'])
   assert not recwarn.list
+
+
+def test_where_logits_are_nan_the_host_counts_what_the_device_does():
+  logits, labels, losses = example(seed=3)
+  logits = np.array(logits)
+  logits[::4] = np.nan
+  device = summed(logits, labels, losses)
+  confusion, calibration = classification.tally(labels, np.asarray(jax.nn.softmax(logits)))
+  np.testing.assert_array_equal(confusion, device['confusion'])
+  np.testing.assert_allclose(calibration, device['calibration'], rtol=1e-6)

@@ -48,3 +48,14 @@ def test_thresholds_are_the_best_of_all():
     assert f1(threshold) == pytest.approx(max(f1(t) for t in PROBABILITIES[:, tag]))
   tied = metrics.best_thresholds(np.array([[1], [0], [1]]), np.array([[0.7], [0.7], [0.2]]))
   assert tied == pytest.approx(0.1)  # all three: F1 0.8, where the two that are alike have 0.5
+
+
+def test_where_a_probability_is_nan_its_tag_has_no_average_precision_and_no_threshold_of_its_own():
+  probabilities = PROBABILITIES.copy()
+  probabilities[3, 1] = np.nan
+  found = metrics.scores(LABELS, probabilities)
+  assert np.isnan(found['macro_map']) and np.isnan(found['micro_map']) and 0 < found['micro_f1'] < 1
+  best = metrics.best_thresholds(LABELS, probabilities)
+  assert best[1] == 0.5 and best[0] == metrics.best_thresholds(LABELS, PROBABILITIES)[0]
+  rows = metrics.per_tag(LABELS, probabilities, best, [*map(str, range(len(best)))])
+  assert np.isnan(rows[1]['average_precision']) and rows[0]['average_precision'] > 0

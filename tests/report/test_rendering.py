@@ -1,5 +1,9 @@
 """Figures that another process draws are those that this one would draw, and none is lost."""
 
+import pickle
+import subprocess
+import sys
+
 import pytest
 from matplotlib.ticker import FuncFormatter
 
@@ -46,3 +50,9 @@ def test_a_picture_that_cannot_be_written_is_an_error_of_who_waits(tmp_path):
 def test_nothing_is_begun_where_nothing_is_to_be_drawn():
   with rendering.aside(False):
     assert not rendering.beside
+
+
+def test_where_the_run_is_gone_within_a_figure_the_process_ends_without_a_word():
+  command = [sys.executable, '-P', rendering.__file__]
+  ended = subprocess.run(command, input=pickle.dumps('a figure' * 1000)[:100], capture_output=True)
+  assert (ended.returncode, ended.stderr, ended.stdout) == (0, b'', b'')

@@ -102,3 +102,17 @@ def test_neighbours_are_the_nearest_in_order():
   points, others = draw.normal(size=(5, 3)), draw.normal(size=(40, 3))
   distances = np.linalg.norm(points[:, None] - others, axis=-1)
   np.testing.assert_array_equal(samples.neighbours(points, others, 4), np.argsort(distances, axis=1)[:, :4])
+
+
+def test_a_walk_between_latents_on_one_line_stays_on_it():
+  for a, b in (([[0.5]], [[-1.0]]), ([[1.0, 2.0]], [[2.0, 4.0]]), ([[1.0, 2.0]], [[1.0, 2.0]])):
+    a, b = np.array(a), np.array(b)
+    np.testing.assert_allclose(samples.slerp(a, b, np.linspace(0, 1, 3))[0], [a[0], (a[0] + b[0]) / 2, b[0]], atol=1e-6)
+
+
+def test_neighbours_far_from_0_are_told_apart():
+  draw = np.random.default_rng(0)
+  others = (1000 + 0.1 * draw.normal(size=(60, 100))).astype(np.float32)
+  points = (others[:4] + 0.05 * draw.normal(size=(4, 100))).astype(np.float32)
+  distances = np.linalg.norm(points[:, None].astype(float) - others, axis=-1)
+  np.testing.assert_array_equal(samples.neighbours(points, others, 3), np.argsort(distances, axis=1)[:, :3])

@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import struct
+import subprocess
 import sys
 import types
 from contextlib import closing
@@ -287,3 +289,13 @@ def test_wandb_that_is_absent_is_said_in_one_line(monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)  # makes its import fail
   with pytest.raises(errors.UsageError, match='pip install wandb'):
     writers.require_wandb('offline')
+
+
+def test_a_sweep_s_table_is_read_alike_in_every_locale(tmp_path):
+  (tmp_path / 'trials.csv').write_text('trial,model,status,loss\n1,größe,done,0.5\n', 'utf-8')
+  script = 'import sys; from karpjax.report import writers; print(ascii(writers.read_trials(sys.argv[1])[0]["model"]))'
+  locale = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+  read = subprocess.run(
+    [sys.executable, '-c', script, tmp_path], env=os.environ | locale, capture_output=True, text=True
+  )
+  assert read.stdout.strip() == ascii('größe'), read.stderr

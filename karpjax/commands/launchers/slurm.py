@@ -142,7 +142,7 @@ def launch(flags: Slurm, experiment: str, rest: list[str], given) -> int:
     (workdir / 'jobs').mkdir(parents=True, exist_ok=True)
     numbered = (workdir / 'jobs' / f'{number}.sbatch' for number in itertools.count(1))
     path = next(path for path in numbered if not path.exists())
-    with path.open('x') as file:
+    with path.open('x', encoding='utf-8', errors='surrogateescape') as file:
       file.write(text)
   except OSError as error:
     raise errors.UsageError(f'--workdir={workdir} cannot be written: {error.strerror}') from None

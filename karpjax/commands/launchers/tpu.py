@@ -128,7 +128,7 @@ class Commands:
     """Carries a step out, and returns its stdout."""
     captured = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, errors='replace')
     done = subprocess.run(self.plan[step], check=False, **captured)
-    with self.log.open('a') as file:
+    with self.log.open('a', encoding='utf-8', errors='surrogateescape') as file:
       print(f'$ {shlex.join(self.plan[step])}', done.stdout, done.stderr, sep='\n', file=file)
     self._check(step, done.returncode, done.stderr)
     return done.stdout
