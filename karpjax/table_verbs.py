@@ -4,6 +4,7 @@ import numpy as np
 
 from karpjax import paths
 from karpjax.data import table_files
+from karpjax.report import tables
 from karpjax.verbs import Top, Verb, likeliest, predictions, probabilities
 
 
@@ -29,7 +30,7 @@ def decode(run, outputs, files, chosen):
 
 
 def show(answer) -> str:
-  numbers = (f'{name} {x:.4f}' for name, x in [*answer.values()][1].items())
+  numbers = (f'{name} {tables.decimal(x)}' for name, x in [*answer.values()][1].items())
   return '  '.join([f'line {answer["line"]}', *numbers]) + '\n'
 
 

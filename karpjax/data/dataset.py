@@ -194,8 +194,12 @@ def rare_classes(data: Dataset) -> tuple[str, ...]:
 def seen_in_train(data: Dataset) -> tuple[str, ...]:
   """Lines on texts of other splits that are in train too, word for word."""
   columns = lambda split: [x for x in split.arrays.values() if x.dtype == object]
-  texts = {split: [*zip(*columns(s))] for split, s in data.raw.items() if isinstance(s, Split)}
-  train = set(texts.pop('train', ()))
-  again = {split: sum(text in train for text in each) for split, each in texts.items()}
-  about = lambda count, size: f'{count:,} of its {size:,} texts ({count / size:.1%}) are in train too'
-  return tuple(f'{split}: {about(count, len(texts[split]))}' for split, count in again.items() if count)
+  return repeated({split: [*zip(*columns(s))] for split, s in data.raw.items() if isinstance(s, Split)}, 'texts')
+
+
+def repeated(found: Mapping[str, Sequence], what: str) -> tuple[str, ...]:
+  """Lines on examples {split: hashable ones} of other splits that are in train too."""
+  train, others = set(found.get('train', ())), {split: each for split, each in found.items() if split != 'train'}
+  again = {split: sum(x in train for x in each) for split, each in others.items()}
+  about = lambda count, size: f'{count:,} of its {size:,} {what} ({count / size:.1%}) are in train too'
+  return tuple(f'{split}: {about(count, len(others[split]))}' for split, count in again.items() if count)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from karpjax.data import splitting, text_files
-from karpjax.data.dataset import Dataset, Spec, Split, listed
+from karpjax.data.dataset import Dataset, Spec, Split, listed, repeated
 from karpjax.errors import UsageError
 
 MISSING = '', '?', 'na', 'n/a', 'nan', 'null', 'none'  # a cell, whatever its case
@@ -174,6 +174,7 @@ def load(config) -> Dataset:
   spec = TableSpec(
     config.dataset, (len(mean),), classes, 1.0, mean, std, len(seen), 'float32', columns=columns, target=config.target, **unit
   )  # fmt: skip
+  notes += repeated({name: [(*table.rows[i][1],) for i in s.column('row')] for name, s in splits.items()}, 'rows')
   x = features(spec, table)
   splits = {name: Split.of(features=x[s.column('row')], target=s.column('target')) for name, s in splits.items()}
   kind = f'one of {len(classes)} classes ({listed(classes)})' if classes else 'a number'

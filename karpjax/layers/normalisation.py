@@ -32,6 +32,7 @@ def moments(x, weights=None):
     mean, mean_of_squares = collectives.mean((x.mean(axes), jnp.square(x).mean(axes)))  # [channels]
   else:
     share = (weights / jnp.maximum(collectives.total(weights.sum()), 1))[..., None]
+    x = jnp.where(share, x, 0)  # or NaN at padding would count
     mean, mean_of_squares = collectives.total(((share * x).sum(axes), (share * jnp.square(x)).sum(axes)))
   return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)  # rounding may leave it below 0
 

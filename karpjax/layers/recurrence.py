@@ -166,7 +166,7 @@ class Recurrent(nn.Module):
       outputs.append(turn(states[0]))
     output = jnp.swapaxes(jnp.concatenate(outputs, -1), 0, 1)  # [batch, time, directions * units]
     if mask is not None:
-      output = output * mask[..., None]
+      output = jnp.where(mask[..., None], output, 0)
     return output.astype(self.dtype), tuple(jnp.concatenate(parts, -1) for parts in zip(*finals))
 
 

@@ -1,6 +1,7 @@
 """Runs side by side: one page with their curves over each other, the flags that differ, and their final numbers."""
 
 import dataclasses
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -63,7 +64,8 @@ def write(entries: Sequence[Entry], folder: Path, heading: str) -> Path:
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if curves:
       plots.overlaid(curves, metric, folder)
-  links = [f'<a href="{escape(e.link)}">{escape(e.name)}</a>' for e in entries if e.link]
+  address = lambda path: escape(urllib.parse.quote(path, errors='surrogateescape'))
+  links = [f'<a href="{address(e.link)}">{escape(e.name)}</a>' for e in entries if e.link]
   about = [f'{len(entries)} runs']
   about += ['of several seeds mean ± standard deviation'] if any(map(_over_seeds, entries)) else []
   about += [f'curves of the first {DRAWN}'] if len(entries) > DRAWN else []

@@ -21,6 +21,7 @@ def prepend_step(path: Path, t: int, text: str) -> None:
   """Writes a step's text at the head of a file, in one piece, instead of what the file has of this step or later
   ones.
   """
+  text = re.sub(r'^(?=step [\d,]+$)', ' ', text, flags=re.M)  # no head of a block
   before = path.read_text(encoding='utf-8') if path.exists() else ''
   blocks = re.findall(r'^step ([\d,]+)\n(.*?)(?=^step [\d,]+\n|\Z)', before, flags=re.M | re.S)
   older = [f'step {step}\n{body}' for step, body in blocks if int(step.replace(',', '')) < t]

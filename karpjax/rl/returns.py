@@ -21,7 +21,7 @@ def advantages(rewards, values, next_values, terminated, truncated, *, discount,
 
   def backwards(future, x):
     error, weight = x
-    total = error + weight * future
+    total = error + jnp.where(weight, weight * future, 0)  # nor does NaN cross an end
     return total, total
 
   return jax.lax.scan(backwards, jnp.zeros_like(errors[0]), (errors, weights), reverse=True)[1]

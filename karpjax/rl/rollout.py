@@ -236,8 +236,8 @@ def evaluate(policy: Policy, examples: int, state, batch, key):
   Args:
     examples: size of the largest split: all returns are kept, since sums of squares would lose a small deviation.
   """
-  mask = batch['mask'].astype(jnp.float32)
-  sums = {'episodes': mask.sum()}
+  mask = batch['mask']
+  sums = {'episodes': mask.sum().astype(jnp.float32)}
   for prefix in ('',) if policy.noise is None else ('', 'stochastic_'):
     ends = episodes(policy, state, world_keys(key, batch), greedy=not prefix)
     numbers = {
@@ -245,7 +245,7 @@ def evaluate(policy: Policy, examples: int, state, batch, key):
       'episode_length': ends.episode_length,
       **jax.vmap(policy.environment.outcomes)(ends.state, ends.episode_return),
     }
-    sums |= {f'{prefix}{name}': (x * mask).sum() for name, x in numbers.items()}
+    sums |= {f'{prefix}{name}': jnp.where(mask, x, 0).sum() for name, x in numbers.items()}
     sums[f'{prefix}{RETURNS}'] = collect(ends.episode_return, batch['index'], batch['mask'], examples)
   return sums
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+import urllib.parse
 
 import pytest
 
@@ -145,3 +146,14 @@ def test_a_comparison_takes_no_place_of_a_runs_page_and_keeps_no_old_curves(tmp_
   old.parent.mkdir(parents=True)
   old.touch()
   assert runs.compare([str(a), str(b), f'--output={tmp_path / "page"}']) == 0 and not old.exists()
+
+
+def test_a_page_finds_runs_whose_folders_have_marks_of_addresses(tmp_path, capsys):
+  folders = [make(tmp_path / name, test=0.5) for name in ('a#1 50%', 'b?ü')]
+  for folder in folders:
+    (folder / 'index.html').touch()
+  assert runs.compare([*map(str, folders), f'--output={tmp_path / "page"}']) == 0
+  found = re.findall(r'href="(\.\./[^"]*)"', (tmp_path / 'page' / 'index.html').read_text('utf-8'))
+  assert [urllib.parse.unquote(urllib.parse.urlsplit(link).path) for link in found] == [
+    '../a#1 50%/index.html', '../b?ü/index.html',
+  ]  # fmt: skip

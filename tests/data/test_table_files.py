@@ -90,6 +90,14 @@ def test_numbers_that_are_not_read_as_such_are_said(load):
   assert any(note.startswith('float32 tells few of their values apart: price (') for note in target.notes), target.notes
 
 
+def test_rows_of_test_that_train_has_too_are_said(load):
+  data = load([f'{i % 30},{i % 30}' for i in range(60)], 'age,price')
+  train = {(*row,) for row in zip(data.splits['train'].column('features')[:, 0], data.splits['train'].column('target'))}
+  test = [*zip(data.splits['test'].column('features')[:, 0], data.splits['test'].column('target'))]
+  again = sum(row in train for row in test)
+  assert f'test: {again} of its {len(test)} rows ({again / len(test):.1%}) are in train too' in data.notes
+
+
 REFUSED = {  # what is asked for -> what is said
   'name the column to predict, as target=NAME': {'target': ''},
   "mine.csv has no column 'cost' but .* give another target=": {'target': 'cost'},

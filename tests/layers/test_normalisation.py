@@ -168,3 +168,12 @@ def test_classes_have_each_a_gain_and_a_bias_and_share_the_moments():
     normal, two = jax.jit(lambda x: plain.apply({'params': unit, 'batch_stats': stats}, x, **options))(x)
     np.testing.assert_allclose(found, np.asarray(normal) * scale + bias, rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_what_is_nan_at_padding_is_in_no_moment():
+  x, weights = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32), np.ones((3, 4), np.float32)
+  x[1, 2:], weights[1, 2:] = np.nan, 0
+  mean, variance = normalisation.moments(x, weights)
+  real = x[weights > 0].astype(float)
+  np.testing.assert_allclose(mean, real.mean(0), rtol=1e-5)
+  np.testing.assert_allclose(variance, real.var(0), rtol=1e-5)

@@ -160,3 +160,11 @@ def test_rows_of_a_table_are_read_as_what_they_are():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
   again = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(0), linear.Rows(table, index)))
   assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, params)
+
+
+def test_what_is_nan_behind_a_sequence_s_end_changes_nothing():
+  layer, draw = recurrence.Recurrent(3, 'lstm', True), np.random.default_rng(0)
+  x, mask = draw.normal(size=(2, 4, 5)).astype(np.float32), np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
+  variables = layer.init(jax.random.key(0), x)
+  clean, spoilt = (layer.apply(variables, np.where(mask[..., None], x, bad), mask=mask) for bad in (0, np.nan))
+  jax.tree.map(np.testing.assert_array_equal, clean, spoilt)

@@ -89,3 +89,9 @@ def test_replicas_see_one_another():
   for name in ('count', 'mean', 'variance'):
     for replica in range(8):
       np.testing.assert_allclose(getattr(together, name)[replica], getattr(alone, name), rtol=1e-4)
+
+
+def test_what_is_nan_behind_an_end_stays_there():
+  rewards, zeros, ends = np.array([1.0, 2.0, np.nan]), np.zeros(3), np.array([False, True, False])
+  found = returns.advantages(rewards, zeros, zeros, ends, ~ends & False, discount=0.5, gae_lambda=1.0)
+  np.testing.assert_allclose(found[:2], [2.0, 2.0])
