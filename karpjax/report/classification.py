@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from karpjax.data import splitting
@@ -126,5 +125,5 @@ def saliency(predict: Callable, state, batch) -> np.ndarray:
   def largest(images, state, batch):
     return predict(state, {**batch, 'image': images}, jax.random.key(0)).max(-1).sum()
 
-  gradient = jax.jit(jax.grad(largest))(jnp.asarray(batch['image'], jnp.float32), state, batch)
+  gradient = jax.jit(jax.grad(largest))(np.asarray(batch['image'], np.float32), state, batch)
   return np.abs(gradient).max(-1)  # [batch, ..., channels] -> [batch, ...]

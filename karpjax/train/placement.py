@@ -19,7 +19,6 @@ Wherever it takes arrays it takes their ShapeDtypeStructs as well, and says how 
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -72,7 +71,8 @@ class OneDevice:
 
   def put(self, carry):
     own = lambda x: isinstance(x, jax.Array | jax.ShapeDtypeStruct)
-    return jax.tree.map(lambda x: x if own(x) else jnp.array(x), carry)  # a copy, for calls donate it
+    # a copy, for calls donate it; jnp.array would compile a program for every shape
+    return jax.tree.map(lambda x: x if own(x) else jax.device_put(np.array(x)), carry)
 
   put_sums = put
 

@@ -186,8 +186,8 @@ def logged(caplog):
   jax.config.update('jax_log_compiles', False)
 
 
-def test_no_program_is_compiled_twice_in_a_run(tmp_path, logged):
-  """Steps, evaluations of splits of different sizes, saves: each is one compilation."""
+def test_no_program_is_compiled_twice_in_a_run_nor_one_that_copies_an_array(tmp_path, logged):
+  """Steps, evaluations of splits of different sizes: each is one compilation; nothing else is one."""
   config = image_classification.Config(
     model='mlp', widths=(8,), steps='30', log_every='7', eval_every='13', checkpoint_every='20', tensorboard=False,
     eval_splits=('train', 'validation'), workdir=str(tmp_path / 'run'), plots=False, compilation_cache='off',
@@ -197,6 +197,7 @@ def test_no_program_is_compiled_twice_in_a_run(tmp_path, logged):
   ours = [name for name in compiled if re.search(r'step|sums|carry', name)]
   assert any('sums' in name for name in ours) and any('step' in name for name in ours)
   assert len(ours) == len(set(ours)), ours
+  assert compiled == ours, compiled
 
 
 def test_sequential_seeds_are_vmapped_seeds_in_a_loop():
