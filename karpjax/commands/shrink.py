@@ -23,7 +23,6 @@ from karpjax.lean import pruning, structure
 from karpjax.report import progress, tables, writers
 from karpjax.train import checkpoint, prepare, run_dir, runtime, weights
 from karpjax.train.runner import Runner
-from karpjax.train.transforms import first_seed
 
 TURNS, STEPS = 7, 64  # how often, and in turns of how many steps at the most
 
@@ -44,29 +43,11 @@ def shrink(workdir: str, output: str = '', say: Callable = print) -> Path:
   if not old_config.structured:
     raise UsageError(f'{folder}: this run has pruned no channels; train with sparsity and structured')
   place = Path(output or f'{folder}-small')
-  data = prepare.read_data(run.experiment, old_config)
-  run_dir.refuse_other_data(folder, fingerprint.of(data), run.stored, data.spec)
-  program = run.experiment.program(old_config, data)
-  state, batch = structure.trial(program, data)
-  config_said = structure.said(run.experiment, old_config, data)
-  channels = structure.find(run.experiment, config_said, data, program, state, batch)
-  old, carries = Runner(program, data, old_config), {}
-  for kind in [kind for kind in ('last', 'best') if (folder / 'checkpoints' / kind).exists()]:
-    arrays, information = weights.load_checkpoint(folder, kind)
-    carries[kind] = checkpoint.from_arrays(arrays, old.shapes), information
-  kept = _kept(carries['last'][0].state, channels, old_config.seeds)
-  new_config = dataclasses.replace(structure.smaller(config_said, channels, kept[0]), workdir=str(place))
-  new = Runner(run.experiment.program(new_config, data), data, new_config)
-  small = {}
-  for kind, (carry, information) in carries.items():
-    units = _kept(carry.state, channels, old_config.seeds)
-    small[kind] = checkpoint.from_arrays(_cut(carry, channels, units), new.shapes), information
-    states = [first_seed(x.state, old_config.seeds) for x in (carry, small[kind][0])]
-    structure.compare(program, states[0], new.program, states[1], batch)
   with run_dir.claim(place):
     if config.saved(place):
       raise UsageError(f'{place} holds a run; choose another output')
     run_dir.refuse_foreign(place)
+    old, new, small = _networks(run, old_config, place)
     compiled = [runner.compile() for runner in (old, new)]
     seconds = _seconds_in_turns(old, new)
     store = checkpoint.Checkpoints(place / 'checkpoints', say=say)
@@ -83,7 +64,7 @@ def shrink(workdir: str, output: str = '', say: Callable = print) -> Path:
     after = {'parameters': counts[1], 'flops': new.flops, 'step_seconds': seconds[1]}
     before = {'parameters': counts[0], 'flops': old.flops, 'step_seconds': seconds[0]}
     times = {**finished, **after, **{f'{name}_before': x for name, x in before.items()}}
-    run_dir.write_results(place, new_config, description, times, [])
+    run_dir.write_results(place, new.config, description, times, [])
   rows = [('parameters', *(f'{x:,}' for x in counts), _ratio(*counts))]
   rows += [('FLOPs of a step', *(progress.quantity(r.flops, 'FLOP') for r in (old, new)), _ratio(old.flops, new.flops))]
   rows += [('time of a step', *(f'{1000 * x:.3g} ms' for x in seconds), _ratio(*seconds))]
@@ -92,16 +73,45 @@ def shrink(workdir: str, output: str = '', say: Callable = print) -> Path:
   return place
 
 
+def _networks(run: verbs.Run, old_config, place: Path):
+  """(the runner of a finished run, that of its smaller network, {kind of checkpoint: (the smaller carry, what it says)})."""
+  experiment, folder, seeds = run.experiment, run.folder, old_config.seeds
+  data = prepare.read_data(experiment, old_config)
+  run_dir.refuse_other_data(folder, fingerprint.of(data), run.stored, data.spec)
+  tried, state, batch = structure.trial(experiment, old_config, data)
+  said = structure.said(experiment, old_config, data)
+  channels = structure.find(experiment, said, data, tried, state, batch)
+  old, carries = Runner(experiment.program(old_config, data), data, old_config), {}
+  for kind in [kind for kind in ('last', 'best') if (folder / 'checkpoints' / kind).exists()]:
+    arrays, information = weights.load_checkpoint(folder, kind)
+    carries[kind] = checkpoint.from_arrays(arrays, old.shapes), information
+  kept = _kept(carries['last'][0].state, channels, seeds)
+  new_config = dataclasses.replace(structure.smaller(said, channels, kept[0]), workdir=str(place))
+  new = Runner(experiment.program(new_config, data), data, new_config)
+  structure.compare(tried, experiment.program(structure.exact(new_config), data), state, batch, channels, kept[0])
+  small = {}
+  for kind, (carry, information) in carries.items():
+    units = _kept(carry.state, channels, seeds)
+    for seed, arrays in enumerate(_of_seeds(structure.of_state(carry.state), seeds)):
+      structure.refuse_rest(arrays, channels, units[seed])
+    small[kind] = checkpoint.from_arrays(_cut(carry, channels, units), new.shapes), information
+  return old, new, small
+
+
 def _ratio(before: float, after: float) -> str:
   return f'{before / after:.2f}'
+
+
+def _of_seeds(arrays: Mapping, seeds: int) -> list[Mapping]:
+  """The arrays of each."""
+  return [arrays] if seeds == 1 else [{name: x[seed] for name, x in arrays.items()} for seed in range(seeds)]
 
 
 def _kept(state, channels: Sequence[pruning.Channels], seeds: int) -> list[list[np.ndarray]]:
   """Of each seed, of all channels which are left."""
   is_pruned = lambda x: isinstance(x, pruning.Pruned)
   [pruned] = [x for x in jax.tree.leaves(state.opt_state, is_leaf=is_pruned) if is_pruned(x)]
-  masks = checkpoint.to_arrays({'params': pruned.masks})
-  each = [masks] if seeds == 1 else [{name: x[seed] for name, x in masks.items()} for seed in range(seeds)]
+  each = _of_seeds(checkpoint.to_arrays({'params': pruned.masks}), seeds)
   left = lambda masks, name, axis, size: np.asarray(pruning.by_unit(masks[name], axis, size).any(0))
   return [[left(masks, *x.makers[0], x.size) for x in channels] for masks in each]
 

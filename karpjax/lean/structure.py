@@ -43,16 +43,23 @@ def with_arrays(state, arrays: Mapping[str, Any]):
   return state.replace(params=tree.pop('params'), collections=tree)
 
 
-def trial(program: Program, data: Dataset):
-  """(a state whose parameters are drawn so that most units are active, a small batch).
+def exact(config):
+  """The Config of the same model whose outputs differ by rounding to float32 alone; it learns from nobody."""
+  return dataclasses.replace(config, dtype='float32', teacher='')
+
+
+def trial(experiment, config, data: Dataset):
+  """(the `exact` Program, a state whose parameters are drawn so that most units are active, a small batch).
 
   Raises:
     UsageError: for a program of several players, or that predicts nothing.
   """
+  program = experiment.program(exact(config), data)
   state = jax.jit(program.init)(jax.random.key(0))
   if len(_pruned(state)) != 1 or not (program.example_losses or program.predict):
     raise UsageError('structured=True: for a program of one model with examples of its own')
   draw, arrays = np.random.default_rng(0), of_state(state)
+  dtypes = {name: x.dtype for name, x in arrays.items()}
   for name, x in arrays.items():
     if x.ndim > 1 and name.startswith('params/'):
       arrays[name] = draw.normal(size=x.shape) * math.prod(x.shape[:-1]) ** -0.5
@@ -60,7 +67,7 @@ def trial(program: Program, data: Dataset):
       arrays[name] = x + draw.uniform(0.5, 1, x.shape)
   numbers = np.arange(min(EXAMPLES, data.splits['train'].size))
   batch = {**batches.fetch(data.splits['train'], numbers), 'mask': np.ones(len(numbers), bool)}
-  return with_arrays(state, {name: jnp.asarray(x, jnp.float32) for name, x in arrays.items()}), batch
+  return program, with_arrays(state, {name: jnp.asarray(x, dtypes[name]) for name, x in arrays.items()}), batch
 
 
 def channelled(experiment, config, data: Dataset, program: Program) -> Program:
@@ -69,18 +76,13 @@ def channelled(experiment, config, data: Dataset, program: Program) -> Program:
   Raises:
     UsageError: where no smaller model could do without them.
   """
-  state, batch = trial(program, data)
+  tried, state, batch = trial(experiment, config, data)
   config = said(experiment, config, data)
-  channels = find(experiment, config, data, program, state, batch)
-  draw, arrays = np.random.default_rng(1).uniform, of_state(state)
+  channels = find(experiment, config, data, tried, state, batch)
+  draw = np.random.default_rng(1).uniform
   kept = [np.asarray(pruning.largest(draw(size=each.size), config.sparsity)) for each in channels]
-  for each, units in zip(channels, kept):
-    for name, axis in each.members:
-      if name.startswith('params/'):
-        arrays[name] *= pruning.spread(units, arrays[name].shape, axis)
-  small = experiment.program(smaller(config, channels, kept), data)
-  cut_state = with_arrays(jax.jit(small.init)(jax.random.key(0)), cut(arrays, channels, kept))
-  compare(program, with_arrays(state, arrays), small, cut_state, batch)
+  small = experiment.program(exact(smaller(config, channels, kept)), data)
+  compare(tried, small, state, batch, channels, kept)
   static = pruning.Static(tuple(channels))
   known = lambda x: x._replace(channels=static) if _is_pruned(x) else x
 
@@ -92,7 +94,7 @@ def channelled(experiment, config, data: Dataset, program: Program) -> Program:
 
 
 def find(experiment, config, data: Dataset, program: Program, state, batch) -> list[Channels]:
-  """The channels of all layers that an option of the model can make narrower; config: of `said`; state and batch: of `trial`.
+  """The channels of all layers that an option of the model can make narrower; config: of `said`; program, state and batch: of `trial`.
 
   Raises:
     UsageError: where there are none, which says why.
@@ -168,7 +170,7 @@ def said(experiment, config, data: Dataset):
 def _sizes(experiment, config, data, **changes) -> dict[tuple[str, int], int]:
   """{(name, axis): its size} of the arrays; {} of a model, perhaps of the user's own, that these changes cannot be made to."""
   try:
-    program = experiment.program(dataclasses.replace(config, **changes), data)
+    program = experiment.program(dataclasses.replace(exact(config), **changes), data)
     state = jax.eval_shape(program.init, jax.random.key(0))
   except Exception:
     return {}
@@ -239,9 +241,30 @@ def cut(arrays: Mapping[str, Any], channels: Sequence[Channels], kept: Sequence[
   return arrays
 
 
-def compare(program: Program, state, small: Program, small_state, batch) -> None:
-  """Raises UsageError where a smaller model makes of a batch what the one with zeros does not."""
-  pairs = (program, state), (small, small_state)
-  gap = _gap(*(_outputs(p, state, batch)(of_state(state)) for p, state in pairs))
+def _members(arrays: Mapping[str, Any], channels: Sequence[Channels], kept: Sequence[np.ndarray]):
+  """(name, where these units of a parameter are, bool of its shape)."""
+  for each, units in zip(channels, kept):
+    for name, axis in [x for x in each.members if x[0].startswith('params/')]:
+      yield name, pruning.spread(units, arrays[name].shape, axis)
+
+
+def refuse_rest(arrays: Mapping[str, Any], channels: Sequence[Channels], kept: Sequence[np.ndarray]) -> None:
+  """Raises UsageError where what belongs to units that are not kept is not 0."""
+  for name, left in _members(arrays, channels, kept):
+    if np.where(left, 0, arrays[name]).any():
+      raise UsageError(f'structured=True: {name} is not 0 where its channels are pruned')
+
+
+def compare(program: Program, small: Program, state, batch, channels, kept) -> None:
+  """Raises UsageError where `exact` Programs, with these units 0 or without them, make other outputs of what is of `trial`.
+
+  Its parameters are drawn: the losses of trained ones may be as small as the rounding of their logits.
+  """
+  arrays = of_state(state)
+  for name, left in _members(arrays, channels, kept):
+    arrays[name] *= left
+  small_state = with_arrays(jax.jit(small.init)(jax.random.key(0)), cut(arrays, channels, kept))
+  pairs = (program, with_arrays(state, arrays)), (small, small_state)
+  gap = _gap(*(_outputs(program, state, batch)(of_state(state)) for program, state in pairs))
   if not gap < CLOSE:
     raise UsageError(f'structured=True: without its channels the model gives other outputs, by {gap:.1%}')

@@ -13,6 +13,7 @@ from experiments import image_classification as experiment
 from karpjax import optim
 from karpjax.commands import shrink
 from karpjax.errors import UsageError
+from karpjax.lean import structure
 from karpjax.train import checkpoint, loop, weights
 from karpjax.train.prepare import prepare
 
@@ -151,6 +152,22 @@ def test_a_transformer_shrinks_to_fewer_heads_of_the_same_size(tmp_path):
 def test_what_cannot_be_made_smaller_is_refused_before_training(module, flags, message):
   with pytest.raises(UsageError, match=message):
     channels(module, **flags)
+
+
+def test_units_that_go_and_are_not_0_are_refused():
+  of = structure.Channels('widths', 0, 3, (('params/a', 1),), (('params/a', 1), ('params/b', 0)))
+  kept, arrays = np.array([True, False, True]), {'params/a': np.ones((2, 3)), 'params/b': np.ones((6, 2))}
+  arrays['params/a'][:, 1] = arrays['params/b'][[1, 4]] = 0
+  structure.refuse_rest(arrays, [of], [kept])
+  arrays['params/b'][4, 1] = 1e-9
+  with pytest.raises(UsageError, match='params/b is not 0 where'):
+    structure.refuse_rest(arrays, [of], [kept])
+
+
+@pytest.mark.slow
+def test_roundings_of_bfloat16_are_no_other_outputs():
+  flags = dict(model='cnn', widths=(64, 128), depth=(1, 1), hidden=(256,), dtype='bfloat16')
+  assert [x.size for x in channels(experiment, **flags)] == [64, 128, 256]
 
 
 def test_the_smaller_network_is_a_run_that_predicts_the_same(whole, tmp_path):
