@@ -7,9 +7,18 @@ import jax
 
 REPLICAS = 'data'  # the axis of a mesh over which `train.placement` maps a step
 
+_alone = jax.make_user_context(False)
+
+
+def alone():
+  """Where an example is traced by itself, as private training does: it shares its batch with none."""
+  return _alone(True)
+
 
 def replicas() -> int:
-  """How many replicas share this trace's batch: 1 outside the mapped axis."""
+  """How many replicas share this trace's batch: 1 outside the mapped axis, and `alone`."""
+  if _alone.value:
+    return 1
   try:
     return jax.lax.axis_size(REPLICAS)
   except NameError:

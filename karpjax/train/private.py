@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from karpjax import collectives
 from karpjax.errors import UsageError
 from karpjax.lean import privacy
 from karpjax.program import FROZEN, NOISE, Program
@@ -51,7 +52,8 @@ class Private:
     """
 
     def of_one(params, row, whole, key):
-      metrics, _, *each = loss(params, {}, {**jax.tree.map(lambda x: x[None], row), **whole}, key)
+      with collectives.alone():  # else a loss that gathers its batch would see other replicas' examples
+        metrics, _, *each = loss(params, {}, {**jax.tree.map(lambda x: x[None], row), **whole}, key)
       if each and jax.tree.leaves(each):
         raise UsageError('dp_noise: what goes on from batch to batch is not private; give a model without it')
       total, count = metrics['loss']
