@@ -39,9 +39,14 @@ def summarise(sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 def threshold(is_one: np.ndarray, scores: np.ndarray) -> float:
-  """From which score on the sum of sensitivity and specificity is largest (Youden 1950); of equal ones the highest."""
+  """From which score on the sum of sensitivity and specificity is largest (Youden 1950); of equal ones the highest.
+
+  0.5 where a score is no number, or only one kind is there.
+  """
   from sklearn.metrics import roc_curve
 
+  if not np.isfinite(scores).all() or is_one.all() or not is_one.any():
+    return 0.5
   false, true, thresholds = roc_curve(is_one, scores, drop_intermediate=False)
   best = int(np.argmax(true - false))
   below = scores[scores < thresholds[best]]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from karpjax.metrics import roc
 from karpjax.report import plots, tables, writers
 
@@ -44,7 +46,9 @@ def _draw(labels, probabilities, classes, area: float, folder: Path, note: str) 
 
   shown = [1] if len(classes) == 2 else range(len(classes))
   with plots.drawing(folder, 'roc', 4.8, 4.4) as (figure, axis):
-    for number in list(shown)[:DRAWN]:
+    for number in [n for n in shown if np.isfinite(probabilities[:, n]).all() and {*(labels == n)} == {True, False}][
+      :DRAWN
+    ]:
       false, true, _ = roc_curve(labels == number, probabilities[:, number])
       axis.plot(false, true, color=f'C{number % 10}', linewidth=1.2, label=plots.short(classes[number]))
     axis.plot([0, 1], [0, 1], color=plots.INK, linestyle='--', linewidth=1)

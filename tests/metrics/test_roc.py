@@ -25,6 +25,7 @@ def test_the_threshold_is_the_best_of_all():
   is_one, scores = LABELS == 1, PROBABILITIES[:, 1]
   total = lambda at: sum(roc.at_threshold(is_one, scores, at)[name] for name in ('sensitivity', 'specificity'))
   assert total(roc.threshold(is_one, scores)) == pytest.approx(max(total(at) for at in scores))
+  assert roc.threshold(np.array([False, True]), np.array([np.nan, 0.9])) == 0.5
   assert 0 < roc.threshold(np.array([False, True]), np.array([0.2, 0.9])) <= 0.9
 
 
