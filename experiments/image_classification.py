@@ -89,11 +89,11 @@ def program(config: Config, data: Dataset) -> Program:
     return label.loss(predict(state, batch, key), batch['label'])
 
   def evaluate(state, batch, key):
-    robust = against.evaluated(batch, lambda x: logits_of(state.variables(), x))
-    return {'clean': label.evaluate(predict(state, batch, key), batch), **robust}
+    sums = label.evaluate(predict(state, batch, key), batch)
+    return sums | against.evaluated(batch, lambda x: logits_of(state.variables(), x))
 
   def summarise(sums):
-    return label.summarise(sums['clean']) | divide({n: x for n, x in sums.items() if n != 'clean'})
+    return label.summarise(sums) | divide({name: sums[name] for name in ('robust_accuracy',) if name in sums})
 
   def report(state, t, folder):
     name, split = data.reported(t == config.steps)

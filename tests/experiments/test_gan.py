@@ -217,6 +217,7 @@ def test_the_floor_is_that_of_drawn_examples_where_train_is_sorted_by_class(monk
   real = (10 * draw.integers(0, 4, 100)[:, None] + draw.normal(size=(100, 3))).astype(np.float32)
   pixels = features.Scorer('pixels', None, 0, 3, lambda x: (x, None), batch=64)
   monkeypatch.setattr(features, 'load', lambda *_: pixels)
+  monkeypatch.setattr(features, 'lent', lambda *_: {})
   data = Dataset(Spec('made', (3,), tuple('abcd'), 1.0, examples=400), {'train': Split.of(image=points, label=labels)})
   settings = config.resolve(experiment.Config(**QUICK | {'scorer': 'pixels', 'validation': 0.0}), 400)
   moments = jax.device_get(distribution.moments(jnp.asarray(real), jnp.ones(100, bool)))
