@@ -85,7 +85,8 @@ def run(folder, **changes):
 
 
 @pytest.mark.parametrize('kind, layout', [
-  ('fgsm', dict(parallel='pmap')), ('pgd', dict(seeds=2)), ('trades', dict(mesh='data:8')),
+  pytest.param('fgsm', dict(parallel='pmap'), marks=pytest.mark.slow), pytest.param('pgd', dict(seeds=2), marks=pytest.mark.slow),
+  ('trades', dict(mesh='data:8')),
 ])  # fmt: skip
 def test_every_layout_attacks_as_one_device(tmp_path, kind, layout):
   quiet = dict(adversary=kind, model='logistic', widths=None, hidden=None) | (

@@ -100,7 +100,14 @@ def test_the_loss_of_the_beginning_is_that_of_a_guess_by_frequencies(table):
   assert program.uninformed_loss == pytest.approx(entropy)
 
 
-@pytest.mark.parametrize('layout', [dict(seeds=2), dict(parallel='pmap'), dict(microbatches=2)])
+@pytest.mark.parametrize(
+  'layout',
+  [
+    pytest.param(dict(seeds=2), marks=pytest.mark.slow),
+    dict(parallel='pmap'),
+    pytest.param(dict(microbatches=2), marks=pytest.mark.slow),
+  ],
+)
 def test_every_layout_learns_as_one_device(table, tmp_path, layout):
   short = dict(steps='4', steps_per_call='2', log_every='0', class_weights='balanced', tag_loss='asymmetric')
   alone, other = (

@@ -55,7 +55,7 @@ def test_embed_gives_the_features_of_files(learnt, tmp_path):
 
 
 @pytest.mark.parametrize('method, more', [
-  ('byol', {}),
+  pytest.param('byol', {}, marks=pytest.mark.slow),
   pytest.param('barlow', {}, marks=pytest.mark.slow),
   pytest.param('rotation', PLAIN, marks=pytest.mark.slow),
   ('mae', VIT),

@@ -175,6 +175,7 @@ def words(run, state, given, **chosen):
   return found(run, state, token_classification.verbs['explain'], given, texts.Words, chosen)
 
 
+@pytest.mark.slow
 def test_the_tags_of_a_sentence_are_explained_by_words_and_their_spelling():
   run, state = tagger('bilstm_crf')
   given = ['Anna lives in Oslo', 'xo Oslo']

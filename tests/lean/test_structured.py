@@ -100,6 +100,7 @@ def test_channels_of_convolutions_are_found():
   assert ('params/head/hidden1/kernel', 0) in found[2].members and ('batch_stats/norm3/var', 0) in found[2].members
 
 
+@pytest.mark.slow
 def test_hidden_units_and_heads_of_transformers_are_found():
   found = channels(language_model, model='gpt', layers=1, width=8, heads=4, context=4, positions='rotary')
   block = 'params/blocks_0/'
