@@ -48,7 +48,7 @@ BANK = 4000  # examples of train, in which neighbours are looked for
 
 @config.defaults(steps='100epochs', batch_size=128, select='-validation/knn_accuracy')
 class Config(config.Train, images.Flags, config.model_flags(TRUNKS, 'cnn')):
-  method: str = config.flag('simclr', 'What is learnt from.', choices=METHODS)
+  method: str = config.flag('simclr', 'The method that learns features.', choices=METHODS)
   scale: str = config.flag('standard', 'As image_classification has it.', choices=dataset.SCALES)
   augment: str = config.flag(
     '', f'How a view differs from its example. Default: {VIEWS[3]} of images, {VIEWS[2]} of series.'
@@ -57,7 +57,7 @@ class Config(config.Train, images.Flags, config.model_flags(TRUNKS, 'cnn')):
     (128, 64), 'Widths of the layers on top of the trunk; none: the trunk alone.', low=1
   )
   projection_norm: bool = config.flag(True, 'Whether these have batch norm.')
-  temperature: float = config.flag(0.5, 'What similarities are divided by (simclr).', above=0)
+  temperature: float = config.flag(0.5, 'The temperature that similarities are divided by (simclr).', above=0)
   negatives: str = config.flag(
     'both',
     'What a view is told from: all others of both views, or of the other one alone (simclr).',

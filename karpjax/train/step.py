@@ -191,7 +191,7 @@ def alternating_step(losses: Mapping[str, Callable], optimisers, config, *, roun
     def loss(own, own_collections, batch, key):
       return losses[player]({**params, player: own}, {**collections, player: own_collections}, batch, key)
 
-    one = update(fine_tuning.still(loss, config), optimisers[player], config.microbatches)
+    one = update(loss, optimisers[player], config.microbatches)
     *own, its, _ = one(params[player], collections[player], opt_state[player], batch, key)
     # weights that have grown beyond a norm are this player's fault, though the next one's loss would be the first to show it
     norm, count = its['gradient_norm']

@@ -63,11 +63,7 @@ def test_embed_gives_the_features_of_files(learnt, tmp_path):
 def test_every_method_goes_on_to_the_bit(tmp_path, method, more):
   more = dict(more, method=method, steps='9')
   whole = run(tmp_path / 'whole', **more)
-  with pytest.raises(SystemExit):
-    run(tmp_path / 'parts', stop_at=3, **more)
-  parts = run(tmp_path / 'parts', **more)
-  a, b = (checkpoint.to_arrays(x.state) for x in (whole, parts))
-  assert a.keys() == b.keys() and all(a[n].tobytes() == b[n].tobytes() for n in a)
+  stopped.goes_on_to(checkpoint.to_arrays(whole.state), run, tmp_path / 'parts', 3, **more)
   assert np.isfinite(whole.numbers['train/loss']) and 0 <= whole.numbers['test/knn_accuracy'] <= 1
 
 
@@ -86,7 +82,7 @@ def test_every_layout_learns_as_one_device(tmp_path, method, layout):
 
 
 @pytest.mark.slow
-def test_published_rows_of_mnist1d_are_a_minute_each(tmp_path):
+def test_series_are_learnt_from_by_views_of_their_own(tmp_path):
   augment = 'detrend,cycle:10,slope:0.04,offset:0.3'
   series = dict(
     dataset='mnist1d', augment=augment, subset='', model='cnn', widths=(8, 8), kernel_size=(5, 3), stride=2, padding='1'
